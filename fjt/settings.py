@@ -1,0 +1,354 @@
+"""The settings of a run: frozen dataclasses made from a config, checked once, read everywhere below.
+
+The fields mirror `configs/base.py`, which documents each of them and holds the defaults; none are kept here.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+
+
+class UserError(Exception):
+    """A mistake in what the user gave; its message names the value, the place and the remedy. Exit code 2."""
+
+
+def suggest(name, valid):
+    """' Did you mean ...?' for the valid names nearest to `name`, or a list of all when none is near."""
+    near = difflib.get_close_matches(str(name), [str(v) for v in valid], n=3, cutoff=0.5)
+    if near:
+        return f" Did you mean {' or '.join(near)}?"
+    return f" Valid: {', '.join(sorted(str(v) for v in valid))}."
+
+
+@dataclasses.dataclass(frozen=True)
+class Seeds:
+    init: int | None
+    data: int | None
+    dropout: int | None
+    subset: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    train: str
+    dev: str
+    test: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    text: str
+    text_pair: str
+    label: str
+    id: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    source: str
+    dir: str
+    manual_dir: str
+    files: Files
+    columns: Columns
+    header: bool
+    kind: str
+    label_names: tuple
+    holdout: float
+    limit: int
+    shuffle_labels: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Scratch:
+    layers: int
+    width: int
+    heads: int
+    inner: int
+    vocab: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropout:
+    hidden: float | None
+    attention: float | None
+    classifier: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    path: str
+    revision: str
+    scratch: Scratch
+    max_length: int
+    dtype: str | None
+    matmul_precision: str
+    dropout: Dropout
+    frozen_dropout: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Tune:
+    method: tuple
+    layers: int
+    train: tuple
+    train_pooler: bool | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    name: str
+    learning_rate: float | None
+    weight_decay: float | None
+    schedule: str
+    warmup_fraction: float
+    final_fraction: float
+    power: float
+    cycles: int
+    clip_norm: float
+    b1: float
+    b2: float
+    eps: float
+    momentum: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    epochs: int | None
+    steps: int | None
+    batch_size: int
+    accumulation: int
+    packing: bool
+    row_length: int
+    select: str
+    patience: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    label_smoothing: float
+    class_weights: tuple
+
+
+@dataclasses.dataclass(frozen=True)
+class Eval:
+    every_epochs: int | None
+    every_steps: int | None
+    test: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What the result depends on; its fingerprint decides whether a work directory may be continued."""
+
+    task: str
+    seed: int
+    seeds: Seeds
+    data: Data
+    model: Model
+    tune: Tune
+    optim: Optim
+    train: Train
+    loss: Loss
+    eval: Eval
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    every_steps: int | None
+    keep: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    data: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+    every_steps: int
+    tensorboard: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    dir: str
+    compilation: bool | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How the run is carried out; free to change between restarts."""
+
+    checkpoint: Checkpoint
+    mesh: Mesh
+    log: Log
+    cache: Cache
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    experiment: Experiment
+    execution: Execution
+
+
+CHOICES = {
+    "data.source": ("tfds", "files", "synthetic"),
+    "data.kind": ("classification", "regression"),
+    "model.dtype": ("float32", "bfloat16", "float64"),
+    "model.matmul_precision": ("default", "high", "highest"),
+    "optim.name": ("adamw", "adam", "sgd", "rmsprop", "adagrad", "adadelta", "adafactor", "lamb", "lion"),
+    "optim.schedule": (
+        "linear", "cosine", "constant", "cosine_restarts", "polynomial", "exponential", "inverse_sqrt",
+    ),
+    "train.select": ("last", "best"),
+}  # fmt: skip
+
+# (lowest, highest) allowed; None is open.
+RANGES = {
+    "data.holdout": (0.0, 0.99),
+    "data.limit": (0, None),
+    "model.max_length": (3, None),
+    "model.dropout.hidden": (0.0, 0.99),
+    "model.dropout.attention": (0.0, 0.99),
+    "model.dropout.classifier": (0.0, 0.99),
+    "tune.layers": (0, None),
+    "optim.learning_rate": (0.0, None),
+    "optim.weight_decay": (0.0, None),
+    "optim.warmup_fraction": (0.0, 1.0),
+    "optim.final_fraction": (0.0, 1.0),
+    "optim.cycles": (1, None),
+    "optim.clip_norm": (0.0, None),
+    "train.epochs": (1, None),
+    "train.steps": (1, None),
+    "train.batch_size": (1, None),
+    "train.accumulation": (1, None),
+    "train.row_length": (0, None),
+    "train.patience": (0, None),
+    "loss.label_smoothing": (0.0, 0.99),
+    "eval.every_epochs": (1, None),
+    "eval.every_steps": (1, None),
+    "checkpoint.every_steps": (1, None),
+    "checkpoint.keep": (1, None),
+    "mesh.data": (0, None),
+    "log.every_steps": (1, None),
+}
+
+
+def flatten(config, prefix=""):
+    """{dotted key: value} of a nested mapping, tables excluded."""
+    flat = {}
+    for key, value in config.items():
+        if hasattr(value, "items"):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def from_config(config):
+    """Settings of a config with the keys of `configs/base.py`, types, choices and ranges checked.
+
+    config: any nested mapping (ConfigDict or dict).  Raises UserError.
+    """
+    config = {key: config[key] for key in config}
+    experiment = {f.name: config.pop(f.name, None) for f in dataclasses.fields(Experiment)}
+    settings = Settings(
+        _build(Experiment, experiment, ""),
+        _build(Execution, config, ""),
+    )
+    _check(settings)
+    return settings
+
+
+def _build(cls, mapping, prefix):
+    if mapping is None:
+        raise UserError(f"config.{prefix[:-1]} is missing; configs start from configs/base.py, which has it.")
+    fields = typing.get_type_hints(cls)
+    for key in mapping:
+        if key not in fields:
+            raise UserError(f"config.{prefix}{key} is no option.{suggest(prefix + key, [prefix + f for f in fields])}")
+    values = {}
+    for name, kind in fields.items():
+        key = prefix + name
+        if dataclasses.is_dataclass(kind):
+            values[name] = _build(kind, mapping.get(name), key + ".")
+        elif name not in mapping:
+            raise UserError(f"config.{key} is missing; configs start from configs/base.py, which has it.")
+        else:
+            values[name] = _convert(mapping[name], kind, key)
+    return cls(**values)
+
+
+def _convert(value, kind, key):
+    optional = isinstance(kind, types.UnionType)
+    if optional:
+        if value is None:
+            return None
+        kind = typing.get_args(kind)[0]
+    if kind is tuple and isinstance(value, (list, tuple)):
+        return tuple(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise UserError(f"config.{key}={value!r} should be of type {kind.__name__}.")
+    return value
+
+
+def _check(settings):
+    flat = flatten(to_dict(settings))
+    for key, valid in CHOICES.items():
+        value = flat[key]
+        if value is not None and value not in valid:
+            raise UserError(f"config.{key}={value!r} is unknown.{suggest(value, valid)}")
+    for key, (low, high) in RANGES.items():
+        value = flat[key]
+        if value is None:
+            continue
+        if not value >= (low if low is not None else value) or (high is not None and value > high):
+            wanted = f"at least {low}" if high is None else f"between {low} and {high}"
+            raise UserError(f"config.{key}={value!r} should be {wanted}.")
+    experiment = settings.experiment
+    for section, names in (("train", ("epochs", "steps")), ("eval", ("every_epochs", "every_steps"))):
+        given = [n for n in names if getattr(getattr(experiment, section), n) is not None]
+        if len(given) == 2:
+            raise UserError(f"config.{section}.{names[0]} and config.{section}.{names[1]} are both set; give one.")
+    for key in ("seeds.init", "seeds.data", "seeds.dropout", "seeds.subset", "seed"):
+        if flat[key] is not None and not 0 <= flat[key] < 2**32:
+            raise UserError(f"config.{key}={flat[key]} should be between 0 and {2**32 - 1}.")
+
+
+def resolve_seeds(settings):
+    """The settings with the three seeds that were left open set to `seed`."""
+    experiment = settings.experiment
+    seeds = experiment.seeds
+    values = {
+        name: experiment.seed if getattr(seeds, name) is None else getattr(seeds, name)
+        for name in ("init", "data", "dropout")
+    }
+    seeds = dataclasses.replace(seeds, **values)
+    return dataclasses.replace(settings, experiment=dataclasses.replace(experiment, seeds=seeds))
+
+
+def to_dict(settings):
+    """The nested dict of plain values that `from_config` would read back (config.json)."""
+    tree = dataclasses.asdict(settings)
+    return tree["experiment"] | tree["execution"]
+
+
+# Where the data and the weights lie does not matter to a result: what they hold does, and is hashed by content.
+PATHS = ("data.dir", "data.manual_dir", "data.files.train", "data.files.dev", "data.files.test", "model.path",
+         "model.revision", "data.source")  # fmt: skip
+
+
+def fingerprint(experiment, contents):
+    """sha256 of what a result depends on: the experiment without its paths, and the contents they led to.
+
+    contents: {name: sha256} of data, weights and tokenizer.
+    """
+    flat = flatten(dataclasses.asdict(experiment))
+    kept = {key: value for key, value in flat.items() if key not in PATHS and key != "seed"}
+    text = json.dumps(kept | contents, sort_keys=True, default=list)
+    return hashlib.sha256(text.encode()).hexdigest()
