@@ -42,6 +42,7 @@ def get_config():
     config.model = model = ConfigDict()
     model.path = "bert-base-uncased"  # a directory, a hub name or an fjt run; empty: random weights (model.scratch)
     model.revision = "main"  # of a hub name: branch, tag or commit
+    model.keep_head = False  # True: start from the checkpoint's own classifier (--config.train.steps=0 evaluates it)
     model.scratch = scratch = ConfigDict()  # the shape when model.path is empty
     scratch.layers = 2
     scratch.width = 128
@@ -59,7 +60,7 @@ def get_config():
 
     config.tune = tune = ConfigDict()
     tune.method = ("full",)  # `--list` names the methods
-    tune.layers = 2  # top_k: how many of the highest layers train
+    tune.layers = placeholder(int)  # top_k: how many of the highest layers train
     tune.train = ()  # pattern: regular expressions over parameter names; what one of them finds trains
     tune.train_pooler = placeholder(bool)  # None: with the encoder (full, top_k), or when the checkpoint lacks it
 

@@ -81,6 +81,7 @@ class Dropout:
 class Model:
     path: str
     revision: str
+    keep_head: bool
     scratch: Scratch
     max_length: int
     dtype: str | None
@@ -92,7 +93,7 @@ class Model:
 @dataclasses.dataclass(frozen=True)
 class Tune:
     method: tuple
-    layers: int
+    layers: int | None
     train: tuple
     train_pooler: bool | None
 
@@ -222,7 +223,7 @@ RANGES = {
     "optim.cycles": (1, None),
     "optim.clip_norm": (0.0, None),
     "train.epochs": (1, None),
-    "train.steps": (1, None),
+    "train.steps": (0, None),
     "train.batch_size": (1, None),
     "train.accumulation": (1, None),
     "train.row_length": (0, None),

@@ -1,0 +1,116 @@
+"""Text to ragged token ids with the model's own tokenizer, kept on disk under a fingerprint."""
+
+import hashlib
+import json
+import os
+import zipfile
+
+import numpy as np
+
+from fjt.data.batches import Examples
+from fjt.settings import UserError
+
+CHUNK = 2000  # texts a call; a progress bar moves between calls
+
+
+def load_tokenizer(path):
+    """The tokenizer of a directory; without a `tokenizer.json` of its own it is built from `vocab.txt`.
+
+    Raises UserError when there is none, or when it lacks one of [CLS], [SEP], [PAD], [UNK].
+    """
+    import transformers
+
+    try:
+        if os.path.isfile(path):
+            tokenizer = transformers.BertTokenizer(vocab=path)
+        else:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"No tokenizer could be read from {path}: {str(error).splitlines()[0]} The directory should hold "
+            "tokenizer.json or vocab.txt beside config.json."
+        ) from None
+    for name in ("cls_token", "sep_token", "pad_token", "unk_token"):
+        token = getattr(tokenizer, name)
+        if token is None or token not in tokenizer.get_vocab():
+            raise UserError(f"The tokenizer of {path} has no {name}: its vocabulary of {len(tokenizer)} is incomplete.")
+    return tokenizer
+
+
+def check_vocabulary(tokenizer, vocab, path):
+    """Raises UserError when the tokenizer gives ids that the model of `vocab` embeddings does not have."""
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= vocab:
+        raise UserError(
+            f"The tokenizer of {path} has ids up to {largest}, the model's vocab_size is {vocab}: they do not belong "
+            "together. Use the tokenizer that the model was trained with."
+        )
+
+
+def tokenizer_sha256(tokenizer):
+    """sha256 of what the tokenizer does: its serialised pipeline, without padding and truncation settings."""
+    pipeline = json.loads(tokenizer.backend_tokenizer.to_str())
+    pipeline.pop("truncation", None)
+    pipeline.pop("padding", None)
+    return hashlib.sha256(json.dumps(pipeline, sort_keys=True).encode()).hexdigest()
+
+
+def tokenize(split, tokenizer, max_length, cache_dir="", progress=None):
+    """Examples of a Split: [CLS] text [SEP] (text_pair [SEP]), the longest text cut first.
+
+    cache_dir: where the arrays are kept, "" for nowhere.  progress: called with the number of texts done.
+    """
+    key = hashlib.sha256(f"{tokenizer_sha256(tokenizer)} {max_length} 1".encode())
+    for texts in (split.text, split.text_pair or ()):
+        for text in texts:
+            key.update(text.encode() + b"\0")
+        key.update(b"\1")
+    file = os.path.join(cache_dir, "tokens", f"{key.hexdigest()}.npz") if cache_dir else ""
+    if file and os.path.exists(file):
+        try:
+            with np.load(file) as arrays:
+                return Examples(label=split.label, truncated=int(arrays["truncated"]),
+                                **{name: arrays[name] for name in ("token_ids", "type_ids", "offsets")})  # fmt: skip
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            os.remove(file)
+    examples = _tokenize(split, tokenizer, max_length, progress)
+    if file:
+        os.makedirs(os.path.dirname(file), exist_ok=True)
+        temporary = f"{file}.{os.getpid()}.tmp.npz"
+        np.savez(temporary, token_ids=examples.token_ids, type_ids=examples.type_ids,
+                 offsets=examples.offsets, truncated=examples.truncated)  # fmt: skip
+        os.replace(temporary, file)
+    return examples
+
+
+def _tokenize(split, tokenizer, max_length, progress):
+    ids, types, lengths, truncated = [], [], [], 0
+    for start in range(0, len(split), CHUNK):
+        part = slice(start, start + CHUNK)
+        pair = None if split.text_pair is None else list(split.text_pair[part])
+        encoded = tokenizer(
+            list(split.text[part]), pair, truncation="longest_first", max_length=max_length,
+            return_token_type_ids=True, return_attention_mask=False,
+        )  # fmt: skip
+        for encoding, tokens, kinds in zip(
+            encoded.encodings, encoded["input_ids"], encoded["token_type_ids"], strict=True
+        ):
+            truncated += bool(encoding.overflowing)
+            ids.append(np.array(tokens, np.int32))
+            types.append(np.array(kinds, np.int8))
+            lengths.append(len(tokens))
+        if progress:
+            progress(min(start + CHUNK, len(split)))
+    return Examples(
+        np.concatenate(ids), np.concatenate(types), np.concatenate([[0], np.cumsum(lengths)]), split.label, truncated
+    )
+
+
+def data_sha256(splits):
+    """sha256 over token ids and labels of {name: Examples}, in file order."""
+    digest = hashlib.sha256()
+    for name, examples in sorted(splits.items()):
+        digest.update(name.encode())
+        for array in (examples.token_ids, examples.offsets, examples.label):
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

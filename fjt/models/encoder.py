@@ -1,0 +1,210 @@
+"""The BERT encoder, and the seam of two functions through which all other code uses it: `init` and `apply`."""
+
+import dataclasses
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from fjt import prng
+from fjt.models import heads
+from fjt.models.layers import (
+    ACTIVATIONS,
+    ATTENTION_OUTPUT,
+    EMBEDDINGS,
+    OUTPUT,
+    Dense,
+    Embedding,
+    Hooks,
+    LayerNorm,
+    Noise,
+    Tokens,
+    attend,
+    drop,
+)
+
+SITES = ("query", "key", "value", "attention_output", "intermediate", "output")
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+    """The shape and the constants of an encoder, as a Hugging Face config.json names them in other words."""
+
+    family: str
+    layers: int
+    width: int
+    heads: int
+    inner: int
+    vocab: int
+    positions: int
+    types: int
+    epsilon: float
+    activation: str
+    stddev: float
+    dropout_hidden: float
+    dropout_attention: float
+    dropout_classifier: float
+
+
+class Layer(nn.Module):
+    """One transformer layer, LayerNorm after each sublayer (Vaswani et al. 2017; Devlin et al. 2019)."""
+
+    config: EncoderConfig
+    index: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, h, tokens, first, noise, hooks):
+        """h: f[G, R, L, D] -> f[G, R, L, D]; or f[G, E, 1, D] at the tokens first i32[G, E] alone, when given.
+
+        The output of one token needs the keys and values of all, but only its own query and feed-forward layer.
+        """
+        config, dense = self.config, self._dense
+        head_shape = (config.heads, config.width // config.heads)
+        k = dense("key", h, config.width, hooks)
+        v = dense("value", h, config.width, hooks)
+        k, v = hooks.key_value(self.index, k.reshape(*h.shape[:-1], *head_shape), v.reshape(*h.shape[:-1], *head_shape))
+        keys = tokens
+        if first is not None:
+            row = first // h.shape[2]
+            h, tokens = take_tokens(h, first), Tokens(*(take_tokens(x, first) for x in astuple(tokens)))
+            k, v = take_rows(k, row), take_rows(v, row)
+            keys = Tokens(*(take_rows(x, row) for x in astuple(keys)))
+        q = dense("query", h, config.width, hooks).reshape(*h.shape[:-1], *head_shape)
+        a = attend(q, k, v, tokens, keys, noise).reshape(h.shape)
+        a = drop(dense("attention_output", a, config.width, hooks), noise, ATTENTION_OUTPUT, tokens)
+        norm = LayerNorm(config.epsilon, self.dtype, name="attention_norm")
+        h = norm(hooks.block("attention_output", self.index, a, h, norm) + h)
+        f = ACTIVATIONS[config.activation](dense("intermediate", h, config.inner, hooks))
+        f = drop(dense("output", f, config.width, hooks), noise, OUTPUT, tokens)
+        norm = LayerNorm(config.epsilon, self.dtype, name="output_norm")
+        return norm(hooks.block("output", self.index, f, h, norm) + h)
+
+    def _dense(self, site, x, features, hooks):
+        return Dense(features, site, self.index, self.config.stddev, self.dtype, name=site)(x, hooks)
+
+
+class Encoder(nn.Module):
+    """Embeddings, layers, pooler.  Gives f[G, E, D], the pooled vectors of the examples' first tokens."""
+
+    config: EncoderConfig
+    dtype: jnp.dtype
+    noisy_from: int
+
+    @nn.compact
+    def __call__(self, batch, noise, hooks):
+        """noise: None, or a function of a layer's number (-1 for the embeddings) to its Noise."""
+        config = self.config
+        tokens = token_addresses(batch)
+
+        def noise_of(layer):
+            return noise(layer) if noise is not None and layer >= self.noisy_from else None
+
+        h = Embeddings(config, self.dtype, name="embeddings")(batch, hooks)
+        h = drop(h, noise_of(-1), EMBEDDINGS, tokens)
+        for i in range(config.layers):
+            first = batch["first"] if i == config.layers - 1 else None
+            h = Layer(config, i, self.dtype, name=f"layer_{i}")(h, tokens, first, noise_of(i), hooks)
+        pooled = Dense(config.width, "pooler", config.layers, config.stddev, self.dtype, name="pooler")(
+            h[:, :, 0], hooks
+        )
+        return jnp.tanh(pooled)
+
+
+class Embeddings(nn.Module):
+    """Sum of word, position and type embeddings, normalised: f[G, R, L, D]."""
+
+    config: EncoderConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, batch, hooks):
+        config = self.config
+
+        def table(rows, name):
+            return Embedding(rows, config.width, config.stddev, self.dtype, name=name)
+
+        words = hooks.embed(table(config.vocab, "word")(batch["token_ids"]), batch)
+        h = words + table(config.positions, "position")(batch["position_ids"])
+        if config.types:
+            h = h + table(config.types, "type")(batch["type_ids"])
+        return LayerNorm(config.epsilon, self.dtype, name="norm")(h)
+
+
+def token_addresses(batch):
+    """Tokens of a batch; a segment is the number of its example in the group plus one, so it finds the row."""
+    segment = batch["segment_ids"]
+    shape = segment.shape
+    example = jnp.take_along_axis(batch["example"], jnp.maximum(segment.reshape(shape[0], -1) - 1, 0), axis=1)
+    return Tokens(segment, batch["position_ids"], example.reshape(shape))
+
+
+def astuple(tokens):
+    return tokens.segment, tokens.position, tokens.example
+
+
+def take_rows(x, row):
+    """x: [G, R, ...], row: i32[G, E] -> [G, E, ...]."""
+    return jax.vmap(lambda rows, index: jnp.take(rows, index, axis=0, mode="clip"))(x, row)
+
+
+def take_tokens(x, first):
+    """x: [G, R, L, ...], first: i32[G, E] = row * L + column -> [G, E, 1, ...]."""
+    return take_rows(x.reshape(x.shape[0], -1, *x.shape[3:]), first)[:, :, None]
+
+
+def no_hooks(adapters, hyper, noise):
+    """The hooks of no method."""
+    del adapters, hyper, noise
+    return Hooks()
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """An encoder with a head, as two functions of plain dicts; equal by value, so jit compiles each once.
+
+    noisy_from: the lowest layer with dropout (-1: the embeddings, `layers`: none of the encoder).
+    adapt(adapters, hyper, noise) -> Hooks: what a tuning method adds.
+    """
+
+    config: EncoderConfig
+    classes: int
+    dtype: str = "float32"
+    noisy_from: int = -1
+    adapt: Callable = no_hooks
+
+    def init(self, key):
+        """Base parameters {encoder, head} in float32.  key: u32[2]; each leaf's draw depends on its own name alone."""
+        ones = {
+            name: jnp.ones((1, 1, 1), jnp.int32) for name in ("token_ids", "segment_ids", "position_ids", "type_ids")
+        }
+        batch = ones | {"first": jnp.zeros((1, 1), jnp.int32), "example": jnp.zeros((1, 1), jnp.int32)}
+        encoder_key, head_key = jax.random.split(jax.random.wrap_key_data(jnp.asarray(key)))
+        pooled, encoder = self._encoder().init_with_output(encoder_key, batch, None, Hooks())
+        head = self._head().init(head_key, pooled, batch["example"], None)
+        return {"encoder": encoder["params"], "head": head["params"]}
+
+    def apply(self, params, batch, hyper=None, key=None):
+        """Logits f[G, E, C] of packed examples.
+
+        params: {encoder, head[, adapters]}.  batch: token_ids, segment_ids, position_ids, type_ids i32[G, R, L];
+        first (row * L + column), example (row in the data set) i32[G, E].  key: pair of u32[] for dropout with
+        hyper's rates, None without.
+        """
+        noise = head_noise = None
+        if key is not None:
+            head_noise = (prng.fold(key, self.config.layers + 1), hyper.dropout_classifier)
+
+            def noise(layer):
+                return Noise(prng.fold(key, layer + 1), hyper.dropout_hidden, hyper.dropout_attention)
+
+        hooks = self.adapt(params.get("adapters", {}), hyper, noise)
+        pooled = self._encoder().apply({"params": params["encoder"]}, batch, noise, hooks)
+        return self._head().apply({"params": params["head"]}, pooled, batch["example"], head_noise)
+
+    def _encoder(self):
+        return Encoder(self.config, jnp.dtype(self.dtype), self.noisy_from)
+
+    def _head(self):
+        return heads.Classifier(self.classes, self.config.stddev, jnp.dtype(self.dtype))

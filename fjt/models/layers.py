@@ -1,0 +1,175 @@
+"""The building blocks of an encoder: hooked dense layers, LayerNorm, GELU, segment attention, addressed dropout."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from fjt import prng
+
+
+@dataclasses.dataclass(frozen=True)
+class Hooks:
+    """Where a tuning method enters the encoder; each hook's default changes nothing.
+
+    linear(site, layer, x, kernel, y) -> y: after a dense layer, x f[..., D], kernel f[D, F], y f[..., F].
+    key_value(layer, k, v) -> (k, v): f[G, R, L, H, K]; keys put before the L own ones are seen by every segment.
+    block(site, layer, h, residual, norm) -> h: a sublayer's output before `norm(h + residual)`.
+    embed(words, batch) -> words: word embeddings f[G, R, L, D] before positions and types are added.
+    """
+
+    linear: Callable = lambda site, layer, x, kernel, y: y
+    key_value: Callable = lambda layer, k, v: (k, v)
+    block: Callable = lambda site, layer, h, residual, norm: h
+    embed: Callable = lambda words, batch: words
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """The addresses of tokens, i32[G, X, L] each: segment (0 is padding), position in the example, data set row."""
+
+    segment: jax.Array
+    position: jax.Array
+    example: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise:
+    """Dropout at one place: key (pair of u32[]) of the run, step and layer, and the traced rates."""
+
+    key: tuple
+    hidden: jax.Array
+    attention: jax.Array
+
+    def at(self, site, tokens):
+        """Key pair u32[G, X, L] of a site's tokens.
+
+        The barrier keeps XLA from computing a token's key again for each of its features.
+        """
+        key = prng.fold(prng.fold(prng.fold(self.key, site), tokens.example), tokens.position)
+        return jax.lax.optimization_barrier(key)
+
+
+# Sites of dropout; a number is part of a bit's address, so it never changes.
+EMBEDDINGS, PROBABILITIES, ATTENTION_OUTPUT, OUTPUT, POOLED = range(5)
+
+
+def drop(x, noise, site, tokens):
+    """x f[G, X, L, D] with hidden dropout, or x itself when noise is None."""
+    if noise is None:
+        return x
+    a, b = noise.at(site, tokens)
+    return prng.dropout(x, (a[..., None], b[..., None]), jnp.arange(x.shape[-1]), noise.hidden)
+
+
+class Dense(nn.Module):
+    """x W + b, accumulated in float32 at least.  x: f[..., D] -> f[..., F]."""
+
+    features: int
+    site: str
+    layer: int
+    stddev: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x, hooks):
+        kernel = self.param("kernel", nn.initializers.normal(self.stddev), (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        kernel, bias = kernel.astype(self.dtype), bias.astype(self.dtype)
+        y = jnp.matmul(x, kernel, preferred_element_type=wide(self.dtype)).astype(self.dtype)
+        y = y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+        return hooks.linear(self.site, self.layer, x, kernel, y)
+
+
+class LayerNorm(nn.Module):
+    """(x - mean) / sqrt(variance + epsilon) * scale + bias over the last axis, in float32 at least."""
+
+    epsilon: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x):
+        width = x.shape[-1]
+        shape = (1,) * (x.ndim - 1) + (-1,)
+        scale = self.param("scale", nn.initializers.ones, (width,)).reshape(shape)
+        bias = self.param("bias", nn.initializers.zeros, (width,)).reshape(shape)
+        x = x.astype(wide(self.dtype))
+        x = x - jnp.mean(x, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+        return (x * jax.lax.rsqrt(variance + self.epsilon) * scale + bias).astype(self.dtype)
+
+
+class Embedding(nn.Module):
+    """Rows of a table.  ids: i32[...] -> f[..., D]."""
+
+    rows: int
+    width: int
+    stddev: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, ids):
+        table = self.param("embedding", nn.initializers.normal(self.stddev), (self.rows, self.width))
+        return jnp.take(table, ids, axis=0, mode="clip").astype(self.dtype)
+
+
+def wide(dtype):
+    """The dtype of sums, means and exponentials: float32, or float64 when computing in it."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+@jax.custom_vjp
+def gelu(x):
+    """x Phi(x), exact (Hendrycks & Gimpel 2016).
+
+    Its derivative Phi(x) + x phi(x) is made in the forward pass, where erf is at hand, and kept in the place of
+    x: the same memory, and the backward pass is one product.
+    """
+    return _gelu_forward(x)[0]
+
+
+def _gelu_forward(x):
+    wider = x.astype(wide(x.dtype))
+    cdf = 0.5 * (1.0 + jax.lax.erf(wider * math.sqrt(0.5)))
+    pdf = jnp.exp(-0.5 * jnp.square(wider)) * (1.0 / math.sqrt(2.0 * math.pi))
+    return (wider * cdf).astype(x.dtype), (cdf + wider * pdf).astype(x.dtype)
+
+
+gelu.defvjp(_gelu_forward, lambda derivative, g: (g * derivative,))
+
+ACTIVATIONS = {
+    "gelu": gelu,
+    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+}
+
+
+def attend(q, k, v, queries, keys, noise):
+    """Attention of each token over the keys of its own segment: f[G, X, Q, H, K].
+
+    q: f[G, X, Q, H, K]; k, v: f[G, X, P + L, H, K], whose first P keys every segment sees; queries, keys: Tokens
+    [G, X, Q] and [G, X, L].  Padding is segment 0 and sees itself, so no row is empty.
+    """
+    prefix = k.shape[2] - keys.segment.shape[2]
+    visible = queries.segment[:, :, :, None] == keys.segment[:, :, None, :]
+    visible = jnp.pad(visible, ((0, 0), (0, 0), (0, 0), (prefix, 0)), constant_values=True)
+    scores = jnp.einsum("gxqhk,gxlhk->gxhql", q, k, preferred_element_type=wide(q.dtype))
+    scores = scores * (1.0 / math.sqrt(q.shape[-1]))
+    scores = jnp.where(visible[:, :, None], scores, jnp.finfo(scores.dtype).min)
+    probabilities = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
+    if noise is not None:
+        # Prefix keys count down from -1: the same address wherever the segment lies in its row.
+        before = jnp.broadcast_to(jnp.arange(-prefix, 0), (*keys.position.shape[:2], prefix))
+        position = jnp.concatenate([before, keys.position], axis=-1)
+        a, b = noise.at(PROBABILITIES, queries)
+        head = jnp.arange(q.shape[3])[None, None, :, None]
+        a, b = prng.fold((a[:, :, None, :], b[:, :, None, :]), head)
+        key = (a[..., None], b[..., None])
+        probabilities = prng.dropout(probabilities, key, position[:, :, None, None, :], noise.attention)
+    return jnp.einsum("gxhql,gxlhk->gxqhk", probabilities, v, preferred_element_type=wide(q.dtype)).astype(q.dtype)

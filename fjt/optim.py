@@ -1,0 +1,87 @@
+"""Optimizers as functions of hyper-parameters, and learning rates as data (optax)."""
+
+import numpy as np
+import optax
+
+from fjt import tree
+
+DECOUPLED = ("adamw", "lamb", "lion")  # decay is added to the update; elsewhere to the gradient, as in PyTorch
+EVERY_LEAF = ("bias", "scale")  # leaves without decay
+
+
+def decay_mask(params):
+    """The tree of bool: decay on kernels and embeddings, not on biases and LayerNorm."""
+    return tree.map_names(lambda name, leaf: name.rsplit("/", 1)[1] not in EVERY_LEAF, params)
+
+
+def make_optimizer(optim):
+    """Hyper -> GradientTransformation.  optim: settings.Optim.
+
+    It is built inside the trace from traced rate, decay and clip norm, and its state depends on none of them.
+    The order is PyTorch's: clip, decay into the gradient (or after the moments when decoupled), moments, rate.
+    """
+    decoupled = optim.name in DECOUPLED
+
+    def optimizer(hyper):
+        decay = optax.add_decayed_weights(hyper.weight_decay, mask=decay_mask)
+        return optax.chain(
+            optax.clip_by_global_norm(hyper.clip_norm),
+            *([] if decoupled else [decay]),
+            _moments(optim),
+            *([decay] if decoupled else []),
+            *([optax.scale_by_trust_ratio()] if optim.name == "lamb" else []),
+            optax.scale_by_learning_rate(hyper.learning_rate),
+        )
+
+    return optimizer
+
+
+def _moments(optim):
+    if optim.name in ("adamw", "adam", "lamb"):
+        return optax.scale_by_adam(optim.b1, optim.b2, optim.eps)
+    if optim.name == "sgd":
+        return optax.trace(optim.momentum)
+    if optim.name == "rmsprop":
+        return optax.chain(
+            optax.scale_by_rms(decay=0.99, eps=optim.eps, eps_in_sqrt=False), optax.trace(optim.momentum)
+        )
+    if optim.name == "adagrad":
+        return optax.scale_by_rss(initial_accumulator_value=0.0, eps=1e-10)
+    if optim.name == "adadelta":
+        return optax.scale_by_adadelta(rho=0.9, eps=1e-6)
+    if optim.name == "adafactor":
+        return optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0))
+    if optim.name == "lion":
+        return optax.scale_by_lion(optim.b1, 0.99)
+    raise ValueError(optim.name)
+
+
+def learning_rates(optim, steps):
+    """f32[steps]: the rate of each step, warm-up included.  optim: settings.Optim.
+
+    Warm-up rises linearly from 0 over round(warmup_fraction * steps) steps, as in Trainer: step 0 of a run with
+    warm-up has rate 0. The linear schedule reaches 0 after the last step.
+    """
+    warmup = round(optim.warmup_fraction * steps)
+    rest = max(1, steps - warmup)
+    peak, end = optim.learning_rate, optim.learning_rate * optim.final_fraction
+    schedules = {
+        "constant": lambda: optax.constant_schedule(peak),
+        "linear": lambda: optax.linear_schedule(peak, end, rest),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, rest, alpha=optim.final_fraction),
+        "cosine_restarts": lambda: _restarts(peak, end, rest, optim.cycles),
+        "polynomial": lambda: optax.polynomial_schedule(peak, end, optim.power, rest),
+        "exponential": lambda: optax.exponential_decay(peak, rest, max(optim.final_fraction, 1e-3)),
+        "inverse_sqrt": lambda: lambda k: peak * np.sqrt(max(warmup, 1) / (k + max(warmup, 1))),
+    }
+    after = schedules[optim.schedule]()
+    rates = [peak * k / warmup if k < warmup else float(after(k - warmup)) for k in range(steps)]
+    return np.asarray(rates, np.float32)
+
+
+def _restarts(peak, end, steps, cycles):
+    def rate(k):
+        progress = (k / steps * cycles) % 1.0
+        return end + (peak - end) * 0.5 * (1.0 + np.cos(np.pi * progress))
+
+    return rate

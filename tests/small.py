@@ -1,0 +1,92 @@
+"""Small models and made-up examples that the tests share, and a loop over the pure step."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+
+from fjt import losses, prng, tree
+from fjt.data import batches, packing
+from fjt.hyper import Hyper
+from fjt.models.encoder import EncoderConfig, Model
+from fjt.optim import make_optimizer
+from fjt.settings import Optim
+from fjt.step import init_state, train_step
+
+CONFIG = EncoderConfig(
+    family="bert", layers=2, width=32, heads=4, inner=64, vocab=100, positions=64, types=2, epsilon=1e-12,
+    activation="gelu", stddev=0.2, dropout_hidden=0.1, dropout_attention=0.1, dropout_classifier=0.1,
+)  # fmt: skip
+
+ADAMW = Optim(
+    name="adamw", learning_rate=1e-3, weight_decay=0.01, schedule="constant", warmup_fraction=0.0, final_fraction=0.0,
+    power=1.0, cycles=1, clip_norm=1.0, b1=0.9, b2=0.999, eps=1e-8, momentum=0.9,
+)  # fmt: skip
+
+
+def make_examples(num=100, longest=24, seed=0, vocab=100, kind="classification", classes=2):
+    """Examples of random tokens with lengths 3..longest and second segments."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(3, longest + 1, num)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    types = np.concatenate([(np.arange(n) >= n // 2).astype(np.int8) for n in lengths])
+    token_ids = rng.integers(5, vocab, offsets[-1]).astype(np.int32)
+    if kind == "classification":
+        label = rng.integers(0, classes, num).astype(np.int32)
+    else:
+        label = rng.normal(size=num).astype(np.float32)
+    return batches.Examples(token_ids, types, offsets, label, 0)
+
+
+def make_hyper(rate=1e-3, dropout=0.1, clip=1.0, decay=0.01, smoothing=0.0, classes=2, seed=0, dtype=np.float32):
+    """Hyper with one dropout rate for all sites."""
+    values = dict(
+        learning_rate=rate, weight_decay=decay, clip_norm=clip, dropout_hidden=dropout, dropout_attention=dropout,
+        dropout_classifier=dropout, label_smoothing=smoothing,
+    )  # fmt: skip
+    values = {name: dtype(value) for name, value in values.items()}
+    return Hyper(**values, class_weights=np.ones(classes, dtype), dropout_key=prng.make_key(seed, "dropout"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How batches are laid out: what must not matter."""
+
+    groups: int = 1
+    accumulation: int = 1
+    row_length: int = 0
+    one_a_row: bool = False
+    batch_size: int = 16
+
+
+def train(layout, steps, *, model=None, examples=None, hyper=None, optim=ADAMW, seed=0, chosen=None, mesh=None,
+          params=None, dtype=np.float32, loss="classification", step=train_step):  # fmt: skip
+    """(losses f64[steps], final TrainState, frozen) of a run of the pure step."""
+    examples = make_examples() if examples is None else examples
+    model = Model(CONFIG, 2, dtype=np.dtype(dtype).name) if model is None else model
+    hyper = make_hyper(dtype=dtype) if hyper is None else hyper
+    if params is None:
+        params = jax.jit(model.init)(prng.make_key(seed, "init"))
+    params = jax.tree.map(lambda x: np.asarray(x, dtype), params)
+    trainable, frozen = tree.split(params, set(tree.flatten(params)) if chosen is None else chosen)
+    schedule = batches.Schedule(len(examples), layout.batch_size, seed)
+    indices = schedule.batches(0, steps)
+    plan = packing.plan(
+        batches.lengths_of(examples, indices), groups=layout.groups, row_length=layout.row_length,
+        one_a_row=layout.one_a_row, width=model.config.width,
+    )  # fmt: skip
+    optimizer = make_optimizer(optim)
+    compiled = jax.jit(
+        functools.partial(step, model=model, loss=losses.LOSSES[loss], optimizer=optimizer,
+                          accumulation=layout.accumulation),
+    )  # fmt: skip
+    state = init_state(trainable, hyper, optimizer)
+    put = (lambda x: x) if mesh is None else mesh
+    seen = []
+    for k in range(steps):
+        batch, _ = batches.build(examples, indices[k], plan.shapes[plan.shape_of[k]], layout.one_a_row)
+        batch["weight"] = batch["weight"].astype(dtype)
+        state, metrics = compiled(state, frozen, put(batch), hyper)
+        seen.append(float(metrics["loss"]))
+    return np.array(seen), state, frozen
