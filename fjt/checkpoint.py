@@ -50,6 +50,10 @@ class Checkpoints:
         """The steps that are kept, newest first."""
         return sorted(self._manager.all_steps(), reverse=True)
 
+    def keep_best(self, step):
+        """Names the step whose checkpoint is never pruned."""
+        self._best.step = step
+
     def save(self, step, state, host):
         """Starts saving a step; raises what the save before it failed with.
 
@@ -60,7 +64,7 @@ class Checkpoints:
         for name, leaf in leaves.items():
             if np.issubdtype(leaf.dtype, np.floating) and not np.isfinite(leaf).all():
                 raise NotFinite(f"{name} is not finite after step {step}")
-        self._best.step = host["best_step"]
+        self.keep_best(host["best_step"])
         checksums = {name: tree.crc32(leaf) for name, leaf in leaves.items()}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state), host=ocp.args.JsonSave({"host": host, "checksums": checksums})
@@ -89,7 +93,7 @@ class Checkpoints:
                 self._report(f"the checkpoint of step {candidate} cannot be read ({reason}); trying the one before")
                 self._manager.delete(candidate)
                 continue
-            self._best.step = host["best_step"]
+            self.keep_best(host["best_step"])
             return candidate, state, host
         return None
 

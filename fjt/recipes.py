@@ -1,0 +1,96 @@
+"""Values for the options left open: by method, size of the training set, checkpoint and device; with their origin."""
+
+import dataclasses
+import math
+
+from fjt.settings import UserError, flatten, to_dict
+from fjt.tuning.partition import find_method
+
+SMALL = 10_000  # rows under which a run makes more epochs
+STEPS_WANTED = 20_000  # examples to see, in a small data set
+NARROW = 512  # width under which an encoder takes the rates of MiniLM
+SCRATCH_RATE, NARROW_RATE = 1e-3, 1e-4
+EVALUATIONS = 10  # over a run on a large data set
+LARGE = 50_000
+
+
+def resolve(settings, *, rows, config, scratch, platform):
+    """(settings without open values, {key: where a filled value came from}).
+
+    rows: training examples; config: EncoderConfig; scratch: whether all weights are random; platform: JAX's name.
+    """
+    experiment = settings.experiment
+    method, name = find_method(experiment.tune), experiment.tune.method[0]
+    filled = {}
+
+    def fill(section, key, value, origin):
+        full = f"{section}.{key}"
+        node = experiment
+        for part in section.split("."):
+            node = getattr(node, part)
+        if getattr(node, key) is None:
+            filled[full] = (value, origin)
+
+    rate = method.learning_rate
+    if scratch and name == "full":
+        rate = SCRATCH_RATE
+    elif name == "full" and config.width < NARROW:
+        rate = NARROW_RATE
+    fill("optim", "learning_rate", rate, f"recipe for {name}")
+    fill("optim", "weight_decay", method.weight_decay, f"recipe for {name}")
+    for option, value in method.options.items():
+        fill("tune", option, value, f"recipe for {name}")
+    if experiment.train.steps is None:
+        epochs = 3 if rows >= SMALL else min(20, max(5, math.ceil(STEPS_WANTED / rows)))
+        if name != "full":
+            epochs = min(20, 2 * epochs)
+        fill("train", "epochs", epochs, f"recipe for {name} on {rows:,} rows")
+    if experiment.eval.every_epochs is None and experiment.eval.every_steps is None:
+        if rows < LARGE and experiment.train.steps is None:
+            fill("eval", "every_epochs", 1, f"recipe under {LARGE:,} rows")
+        else:
+            total = total_steps(_replace(experiment, filled), rows)
+            fill("eval", "every_steps", max(1, math.ceil(total / EVALUATIONS)), f"{EVALUATIONS} times a run")
+    fill("model", "dtype", "float32" if platform == "cpu" else "bfloat16", f"the {platform} device")
+    for site in ("hidden", "attention", "classifier"):
+        fill("model.dropout", site, getattr(config, f"dropout_{site}"), "the checkpoint's config.json")
+    experiment = _replace(experiment, filled)
+    return dataclasses.replace(settings, experiment=experiment), {key: origin for key, (_, origin) in filled.items()}
+
+
+def _replace(node, filled, prefix=""):
+    values = {}
+    for field in dataclasses.fields(node):
+        value, key = getattr(node, field.name), prefix + field.name
+        if dataclasses.is_dataclass(value):
+            values[field.name] = _replace(value, filled, key + ".")
+        elif key in filled:
+            values[field.name] = filled[key][0]
+    return dataclasses.replace(node, **values)
+
+
+def total_steps(experiment, rows):
+    """Optimizer steps of a run on `rows` examples."""
+    if experiment.train.steps is not None:
+        return experiment.train.steps
+    return experiment.train.epochs * math.ceil(rows / experiment.train.batch_size)
+
+
+def evaluation_steps(experiment, rows):
+    """The steps after which dev is evaluated, the last one always among them."""
+    total = total_steps(experiment, rows)
+    every = experiment.eval.every_steps
+    if every is None:
+        every = experiment.eval.every_epochs * math.ceil(rows / experiment.train.batch_size)
+    return tuple(sorted({*range(every, total, every), total}))
+
+
+def check_groups(batch_size, groups):
+    """Raises UserError when a batch has fewer examples than groups."""
+    if batch_size < groups:
+        raise UserError(f"config.train.batch_size={batch_size} is less than {groups} (devices x config.train.accumulation).")
+
+
+def describe(settings, origins):
+    """[(key, value, origin)] of every option, for people."""
+    return [(key, value, origins.get(key, "")) for key, value in flatten(to_dict(settings)).items()]
