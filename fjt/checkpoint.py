@@ -1,4 +1,4 @@
-"""Checkpoints of a run: what trains, the optimizer's state, the step and the host's state (Orbax, kept behind this file)."""
+"""Checkpoints: what trains, the optimizer's state, the step and the host's state (Orbax, kept behind this file)."""
 
 import math
 import os

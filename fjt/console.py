@@ -28,7 +28,9 @@ def table(title, columns, rows):
         rows = [[name.lstrip(">") for name in columns], *[[str(cell) for cell in row] for row in rows]]
         widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
         for row in rows:
-            cells = [c.rjust(w) if n.startswith(">") else c.ljust(w) for c, w, n in zip(row, widths, columns, strict=True)]
+            cells = [
+                c.rjust(w) if n.startswith(">") else c.ljust(w) for c, w, n in zip(row, widths, columns, strict=True)
+            ]
             say("  " + "  ".join(cells).rstrip())
         return
     shown = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
@@ -64,7 +66,8 @@ def bar(label, total, done=0, every=0):
         yield Bar(None, label, total, done, every)
         return
     columns = (
-        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
+        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=CONSOLE, transient=True) as progress:

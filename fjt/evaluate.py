@@ -19,13 +19,28 @@ class Packed:
     size: int
 
 
-def pack_split(examples, *, groups, grid, width):
-    """The Packed of an Examples."""
-    lengths = examples.lengths
-    size = int(np.clip(TOKENS // max(1.0, lengths.mean()), 1, len(examples)))
-    indices = batches.chunk(lengths, size)
-    plan = packing.plan(batches.lengths_of(examples, indices), groups=groups, grid=grid, most_shapes=1, width=width)
-    shape = plan.shapes[0]
+def pack_splits(splits, *, groups, grid, width):
+    """{name: Packed} of {name: Examples}, all in one shape, so one program serves them.
+
+    groups: devices; grid: step of row lengths; width: of the encoder.
+    """
+    chosen = {}
+    for name, examples in splits.items():
+        size = int(np.clip(TOKENS // max(1.0, examples.lengths.mean()), groups, max(groups, len(examples))))
+        chosen[name] = batches.chunk(examples.lengths, size)
+    widest = max(indices.shape[1] for indices in chosen.values())
+    lengths = np.concatenate(
+        [_widen(batches.lengths_of(splits[name], indices), widest, 0) for name, indices in chosen.items()]
+    )
+    shape = packing.plan(lengths, groups=groups, grid=grid, most_shapes=1, width=width).shapes[0]
+    return {name: _pack(splits[name], indices, shape) for name, indices in chosen.items()}
+
+
+def _widen(array, width, value):
+    return np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=value)
+
+
+def _pack(examples, indices, shape):
     chunks = []
     for chosen in indices:
         batch, place = batches.build(examples, chosen, shape)

@@ -88,7 +88,9 @@ def evaluation_steps(experiment, rows):
 def check_groups(batch_size, groups):
     """Raises UserError when a batch has fewer examples than groups."""
     if batch_size < groups:
-        raise UserError(f"config.train.batch_size={batch_size} is less than {groups} (devices x config.train.accumulation).")
+        raise UserError(
+            f"config.train.batch_size={batch_size} is less than {groups} (devices x config.train.accumulation)."
+        )
 
 
 def describe(settings, origins):

@@ -48,7 +48,7 @@ class Stop:
 def first_host_state():
     """What the host carries from step to step and each checkpoint holds, at step 0."""
     return {
-        "evaluated": 0, "best_step": None, "best_score": None, "best_metrics": {}, "metrics": {}, "stale": 0,
+        "evaluated": -1, "best_step": None, "best_score": None, "best_metrics": {}, "metrics": {}, "stale": 0,
         "finished": False, "train_seconds": 0.0, "examples": 0, "tokens": 0, "compile_seconds": 0.0,
     }  # fmt: skip
 

@@ -32,7 +32,8 @@ def export(directory, params, hf_config, task, tokenizer, family):
     }
     records.write_json(os.path.join(temporary, "config.json"), config)
     tensors = {
-        torch_name(name, family): to_torch(name, np.asarray(leaf, np.float32)) for name, leaf in tree.flatten(params).items()
+        torch_name(name, family): to_torch(name, np.asarray(leaf, np.float32))
+        for name, leaf in tree.flatten(params).items()
     }
     safetensors.numpy.save_file(tensors, os.path.join(temporary, "model.safetensors"), metadata={"format": "pt"})
     tokenizer.save_pretrained(temporary)

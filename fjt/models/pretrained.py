@@ -80,6 +80,11 @@ def read_config(path):
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{file} is no JSON: {error}.") from None
+    return parse_config(raw, file), raw
+
+
+def parse_config(raw, file):
+    """EncoderConfig of a config.json given as a dict; file: its name, for messages.  Raises UserError."""
     family = raw.get("model_type")
     if family not in MODULES:
         raise UserError(f"{file}: model_type {family!r} is not supported.{suggest(family, MODULES)}")
@@ -112,7 +117,7 @@ def read_config(path):
         raise UserError(f"{file} lacks {error}.") from None
     if config.width % config.heads:
         raise UserError(f"{file}: hidden_size {config.width} is no multiple of num_attention_heads {config.heads}.")
-    return config, raw
+    return config
 
 
 def read_checkpoint(path):
@@ -122,7 +127,7 @@ def read_checkpoint(path):
     for file in _weight_files(path):
         try:
             with safetensors.safe_open(file, framework="np") as handle:
-                tensors |= {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+                tensors |= {name: handle.get_tensor(name) for name in handle.keys()}
         except FileNotFoundError:
             raise UserError(f"{file} is named by the index and does not exist.") from None
         except (safetensors.SafetensorError, OSError, ValueError) as error:
@@ -199,8 +204,8 @@ def take(checkpoint, abstract, path, keep_head=False):
     if lost:
         raise UserError(
             f"The weights of {path} lack {len(lost)} of the encoder's tensors, for example "
-            f"{', '.join(torch_name(name, family) for name in lost[:3])}. It holds {len(checkpoint.tensors)}, for example "
-            f"{', '.join(sorted(checkpoint.tensors)[:3])}."
+            f"{', '.join(torch_name(name, family) for name in lost[:3])}. It holds "
+            f"{len(checkpoint.tensors)}, for example {', '.join(sorted(checkpoint.tensors)[:3])}."
         )
     if keep_head and any(name.startswith("head/") for name in missing):
         raise UserError(f"config.model.keep_head: the weights of {path} hold no classifier to keep.")

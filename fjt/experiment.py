@@ -1,0 +1,183 @@
+"""From settings to a run: what is trained on what, prepared and checked before anything is compiled."""
+
+import dataclasses
+import os
+
+import jax
+import numpy as np
+
+from fjt import console, mesh, prng, recipes, tree
+from fjt.data import batches, packing, sources, tokenize
+from fjt.data.synthetic import VOCAB
+from fjt.hyper import Hyper
+from fjt.models import pretrained
+from fjt.models.encoder import Model
+from fjt.optim import learning_rates
+from fjt.settings import UserError, fingerprint, resolve_seeds
+from fjt.tuning import partition
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """All that is known before compilation.
+
+    task, splits {name: Split}, examples {name: Examples}; model: Model; hf_config: config.json of the base model;
+    params: base parameters in float32; trainable: names that train; missing: names the checkpoint lacked; unused:
+    its tensors without a place; schedule, plan: the batches and their shapes; rates: f32[steps]; origins: of the
+    options that were open; contents: sha256 of data, weights and tokenizer; fingerprint: of the experiment.
+    """
+
+    settings: object
+    origins: dict
+    task: object
+    splits: dict
+    examples: dict
+    tokenizer: object
+    model: Model
+    hf_config: dict
+    params: dict
+    trainable: frozenset
+    missing: tuple
+    unused: tuple
+    schedule: batches.Schedule
+    plan: packing.Plan
+    steps: int
+    evaluations: tuple
+    rates: np.ndarray
+    mesh: jax.sharding.Mesh
+    contents: dict
+    fingerprint: str
+
+
+def prepare(settings, *, say=console.say, warn=console.warn):
+    """The Experiment of Settings.  Raises UserError for everything that can be known to be wrong."""
+    settings = resolve_seeds(settings)
+    experiment = settings.experiment
+    cache = cache_dir(settings.execution)
+    task, splits = sources.load(experiment, cache)
+    path = pretrained.resolve(experiment.model.path, experiment.model.revision) if experiment.model.path else ""
+    tokenizer, config, hf_config, checkpoint = _load_model(experiment.model, path)
+    if experiment.model.max_length > config.positions:
+        raise UserError(
+            f"config.model.max_length={experiment.model.max_length} is above the model's {config.positions} positions."
+        )
+    examples = _tokenize(splits, tokenizer, experiment.model.max_length, cache, warn)
+    rows = len(splits["train"])
+    settings, origins = recipes.resolve(
+        settings, rows=rows, config=config, scratch=not path, platform=jax.default_backend()
+    )
+    experiment = settings.experiment
+
+    classes = 1 if task.kind == "regression" else len(task.label_names)
+    model = Model(config, classes, dtype=experiment.model.dtype)
+    key = prng.make_key(experiment.seeds.init, "init")
+    abstract = jax.eval_shape(model.init, key)
+    params, missing, unused = {}, tuple(tree.flatten(abstract)), ()
+    if checkpoint:
+        loaded = pretrained.take(checkpoint, abstract, path, experiment.model.keep_head)
+        params, missing, unused = loaded.params, loaded.missing, loaded.unused
+    trainable = frozenset(partition.trainable_names(abstract, config.layers, experiment.tune, missing))
+    if checkpoint and loaded.untrained_pooler and not trainable & {"encoder/pooler/kernel"}:
+        warn(
+            "the checkpoint's pooler looks untrained (its bias is zero) and stays frozen; "
+            "--config.tune.train_pooler trains it"
+        )
+    new = jax.jit(lambda key: tree.split(model.init(key), set(missing))[0])(key)
+    params = tree.merge(params, jax.tree.map(np.asarray, new))
+    if not experiment.model.frozen_dropout:
+        model = dataclasses.replace(model, noisy_from=partition.lowest_layer(trainable, config.layers))
+
+    device_mesh = mesh.make_mesh(settings.execution.mesh.data)
+    train, steps = experiment.train, recipes.total_steps(experiment, rows)
+    groups = device_mesh.size * train.accumulation
+    recipes.check_groups(min(train.batch_size, rows), groups)
+    schedule = batches.Schedule(rows, train.batch_size, experiment.seeds.data)
+    lengths = batches.lengths_of(examples["train"], schedule.batches(0, max(steps, 1)))
+    if train.row_length and train.row_length < lengths.max():
+        raise UserError(
+            f"config.train.row_length={train.row_length} is less than the longest example, {lengths.max()} tokens."
+        )
+    plan = packing.plan(
+        lengths,
+        groups=groups,
+        row_length=train.row_length,
+        grid=row_grid(),
+        one_a_row=not train.packing,
+        width=config.width,
+    )
+    contents = {
+        "data": tokenize.data_sha256(examples),
+        "weights": checkpoint.sha256 if checkpoint else "random",
+        "tokenizer": tokenize.tokenizer_sha256(tokenizer),
+    }
+    return Experiment(
+        settings, origins, task, splits, examples, tokenizer, model, hf_config, params, trainable, missing, unused,
+        schedule, plan, steps, recipes.evaluation_steps(experiment, rows), learning_rates(experiment.optim, steps),
+        device_mesh, contents, fingerprint(experiment, contents),
+    )  # fmt: skip
+
+
+def cache_dir(execution):
+    """The folder for tokenized data and fetched archives."""
+    return os.path.expanduser(execution.cache.dir or os.environ.get("FJT_CACHE", "") or "~/.cache/fjt")
+
+
+def row_grid():
+    """Row lengths are multiples of this: 128 on a TPU, whose tiles are that wide."""
+    return 128 if jax.default_backend() == "tpu" else 8
+
+
+def _load_model(model, path):
+    """(tokenizer, EncoderConfig, config.json, Checkpoint or None)."""
+    if path:
+        checkpoint = pretrained.read_checkpoint(path)
+        tokenizer = tokenize.load_tokenizer(path)
+        tokenize.check_vocabulary(tokenizer, checkpoint.config.vocab, path)
+        return tokenizer, checkpoint.config, checkpoint.hf_config, checkpoint
+    tokenizer = tokenize.load_tokenizer(model.scratch.vocab or VOCAB)
+    raw = pretrained.scratch_config(model.scratch, len(tokenizer), model.max_length)
+    return tokenizer, pretrained.parse_config(raw, "config.model.scratch"), raw, None
+
+
+def _tokenize(splits, tokenizer, max_length, cache, warn):
+    """{name: Examples} of the splits, with progress, and a word about what was cut."""
+    examples = {}
+    for name, split in splits.items():
+        with console.bar(f"tokenizing {name}", len(split)) as bar:
+            examples[name] = tokenize.tokenize(split, tokenizer, max_length, cache, bar.update)
+    for name, done in examples.items():
+        if done.truncated:
+            share = done.truncated / len(done)
+            warn(f"{done.truncated:,} of {len(done):,} {name} examples ({share:.1%}) are cut to {max_length} tokens")
+    return examples
+
+
+def make_hyper(experiment, labels, classes):
+    """Hyper of an experiment's settings with the rate of no step yet.
+
+    labels: i32[N] of train, for balanced class weights N / (C count).  Raises UserError for weights that do not fit.
+    """
+    optim, dropout = experiment.optim, experiment.model.dropout
+    given = experiment.loss.class_weights
+    if given == ("balanced",):
+        counts = np.bincount(labels[labels >= 0], minlength=classes)
+        weights = len(labels) / (classes * np.maximum(counts, 1))
+    elif given:
+        if len(given) != classes or not all(isinstance(x, (int, float)) and x >= 0 for x in given):
+            raise UserError(
+                f"config.loss.class_weights={given} should be {classes} numbers, one a class, or ('balanced',)."
+            )
+        weights = np.array(given)
+    else:
+        weights = np.ones(classes)
+    return Hyper(
+        learning_rate=np.float32(0),
+        weight_decay=np.float32(optim.weight_decay),
+        clip_norm=np.float32(optim.clip_norm or np.inf),
+        dropout_hidden=np.float32(dropout.hidden),
+        dropout_attention=np.float32(dropout.attention),
+        dropout_classifier=np.float32(dropout.classifier),
+        label_smoothing=np.float32(experiment.loss.label_smoothing),
+        class_weights=np.float32(weights),
+        dropout_key=prng.make_key(experiment.seeds.dropout, "dropout"),
+    )

@@ -1,0 +1,177 @@
+"""Fine-tune an encoder:  python -m fjt.main --config configs/glue.py:rte --workdir runs/rte [--config.key=value ...]
+
+  --list   tasks, methods and configs
+  --plan   what the run would be: resolved options, what trains, steps, shapes, cost; then stop
+  --help   this text and every config key with its default
+
+Run it again on an unfinished work directory and it goes on from the last checkpoint, to the same bits.
+Exit codes: 0 done, 2 a mistake in what was given, 3 loss not finite, 130 Ctrl-C, 143 SIGTERM (state saved).
+"""
+
+import logging
+import os
+import pathlib
+import re
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+from fjt import console
+from fjt.settings import UserError, from_config, suggest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+FLAGS = flags.FlagValues()
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The config file, with its argument after a colon.", flag_values=FLAGS
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "Where everything of this run is written.", flag_values=FLAGS)
+PLAN = flags.DEFINE_bool("plan", False, "Show what the run would be, and stop.", flag_values=FLAGS)
+LIST = flags.DEFINE_bool("list", False, "Name tasks, methods and configs.", flag_values=FLAGS)
+
+
+def main(argv):
+    """The exit code of a command line."""
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    if any(argument in ("--help", "-h", "--helpfull") for argument in argv[1:]):
+        console.say(__doc__)
+        console.say(keys_help())
+        return 0
+    try:
+        settings = parse(argv)
+        if LIST.value:
+            show_list()
+            return 0
+        if settings is None:
+            raise UserError(
+                "--config is missing, for example --config configs/glue.py:rte. --list names what there is."
+            )
+        if WORKDIR.value is None and not PLAN.value:
+            raise UserError(
+                "--workdir is missing: the directory that this run writes to, for example --workdir runs/first."
+            )
+        return execute(settings, WORKDIR.value, PLAN.value)
+    except UserError as error:
+        print(f"fjt: {error}", file=sys.stderr)
+        return 2
+
+
+def parse(argv):
+    """Settings of a command line, or None without --config.  Raises UserError."""
+    _check_names(argv)
+    try:
+        rest = FLAGS(argv)
+    except FileNotFoundError as error:
+        raise UserError(f"--config: {error.filename or error} does not exist.") from None
+    except (flags.Error, ValueError, TypeError) as error:
+        raise UserError(" ".join(str(error).split())) from None
+    if len(rest) > 1:
+        raise UserError(f"{rest[1]!r} is not understood; options are given as --config.key=value.")
+    return None if CONFIG.value is None else from_config(CONFIG.value)
+
+
+def _check_names(argv):
+    """Unknown flags and config keys, with the nearest valid ones, before the flag parser's own bare error."""
+    valid = [key for key, _, _ in documented_keys()]
+    sections = {key.rsplit(".", i)[0] for key in valid for i in range(1, key.count(".") + 1)}
+    for argument in argv[1:]:
+        match = re.match(r"--(?:no)?config\.([^=]*)", argument)
+        if match and match.group(1) not in valid:
+            key = match.group(1)
+            if key in sections:
+                inside = [name for name in valid if name.startswith(key + ".")]
+                raise UserError(f"--config.{key} is a group of options: {', '.join(inside)}.")
+            raise UserError(f"--config.{key} is no option.{suggest(key, valid)} --help shows them all.")
+        match = re.match(r"--?(?:no)?([^=.]+)(?:=|$)", argument)
+        if match and argument.startswith("-") and match.group(1) not in FLAGS and match.group(1) != "":
+            raise UserError(f"{argument.split('=')[0]} is no option.{suggest(match.group(1), list(FLAGS))}")
+
+
+def documented_keys():
+    """[(key, default as written, what it is)] of every line of configs/base.py."""
+    groups, found = {"config": ""}, []
+    for line in (ROOT / "configs" / "base.py").read_text().splitlines():
+        match = re.match(r"    (\w+)\.(\w+)(?: = (\w+))? = (.*?)(?:  # (.*))?$", line)
+        if not match:
+            continue
+        owner, name, alias, value, note = match.groups()
+        if alias and value == "ConfigDict()":
+            groups[alias] = f"{groups[owner]}{name}."
+        else:
+            found.append((f"{groups[owner]}{name}", re.sub(r"placeholder\((\w+)\)", r"None (\1)", value), note or ""))
+    return found
+
+
+def keys_help():
+    """Every config key with its default and meaning."""
+    lines = [
+        "Config keys, each settable as --config.KEY=VALUE (None: a recipe fills it, and the run says with what):",
+        "",
+    ]
+    for key, value, note in documented_keys():
+        lines.append(f"  {key} = {value}")
+        if note:
+            lines.append(f"      {note}")
+    return "\n".join(lines)
+
+
+def show_list():
+    """Prints tasks, methods and configs."""
+    from fjt.data import sources
+    from fjt.tuning.partition import METHODS
+
+    console.table("Tasks (config.task, or configs/glue.py:TASK)", ("name", "what it is"), sources.names().items())
+    rows = [
+        (name, f"{m.learning_rate:g}", ", ".join(f"{k}={v}" for k, v in m.options.items()) or "-", m.about)
+        for name, m in METHODS.items()
+    ]
+    console.table("Methods (config.tune.method)", ("name", ">rate", "options (config.tune.)", "what trains"), rows)
+    rows = []
+    for path in sorted((ROOT / "configs").glob("*.py")):
+        first = re.match(r'\s*"""(.*?)(?:\n|""")', path.read_text())
+        rows.append((f"configs/{path.name}", first.group(1) if first else ""))
+    console.table("Configs (--config)", ("file", "what it is"), rows)
+
+
+def execute(settings, workdir, plan_only):
+    """The exit code of a run."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from fjt import report
+    from fjt import run as running
+    from fjt.checkpoint import NotFinite
+    from fjt.experiment import prepare
+    from fjt.train import Stopped
+
+    running.configure_jax(settings)
+    if plan_only:
+        experiment = prepare(settings)
+        report.show_plan(experiment)
+        return 0
+    with running.lock(workdir):
+        try:
+            experiment = prepare(settings)
+            if running.finished(workdir):
+                running.claim(experiment, workdir)
+                console.say(f"{workdir} is finished already; its result:")
+                report.show_result(workdir)
+                return 0
+            report.show_start(experiment, workdir)
+            running.run(experiment, workdir)
+        except Stopped as stop:
+            console.warn(str(stop))
+            return 128 + stop.number
+        except NotFinite as error:
+            console.warn(
+                f"{error}. Stopped; the last checkpoint is kept. A lower --config.optim.learning_rate or a longer "
+                "--config.optim.warmup_fraction, in another --workdir, may help."
+            )
+            return 3
+        report.show_result(workdir)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

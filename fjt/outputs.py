@@ -1,0 +1,98 @@
+"""The files that people look at: predictions, learning curve, TensorBoard events."""
+
+import csv
+import os
+
+import numpy as np
+import scipy.special
+
+from fjt import records
+from fjt.data import tasks
+from fjt.metrics import predict
+
+
+def write_predictions(folder, name, task, split, logits):
+    """Writes predictions/<name>.npz and .tsv, and GLUE's submission file where there is one.
+
+    logits: f32[N, C] in file order.
+    """
+    os.makedirs(folder, exist_ok=True)
+    ids = np.array(split.id)
+    path = os.path.join(folder, f"{name}.npz")
+    np.savez(f"{path}.tmp.npz", id=ids, logits=logits, label=split.label, label_names=np.array(task.label_names, str))
+    os.replace(f"{path}.tmp.npz", path)
+    write_table(os.path.join(folder, f"{name}.tsv"), task, split, logits)
+    tasks.write_submission(task, name, split.id, predict(logits, task.kind), os.path.join(folder, "submission"))
+
+
+def write_table(path, task, split, logits):
+    """Writes a TSV that shows each row beside what was predicted: id, text, label, predicted, probability."""
+    predicted = predict(logits, task.kind)
+    texts = ["text"] if split.text_pair is None else ["text", "text_pair"]
+    rows = [split.text] if split.text_pair is None else [split.text, split.text_pair]
+    if task.kind == "regression":
+        columns = ["id", *texts, "label", "predicted"]
+        labels = ["" if np.isnan(x) else f"{x:g}" for x in split.label]
+        rows = [split.id, *rows, labels, [f"{x:.4f}" for x in predicted]]
+    else:
+        probability = scipy.special.softmax(np.float64(logits), axis=-1)
+        columns = ["id", *texts, "label", "predicted", "probability", *(f"p({name})" for name in task.label_names)]
+        labels = ["" if x < 0 else task.label_names[x] for x in split.label]
+        named = [task.label_names[x] for x in predicted]
+        rows = [split.id, *rows, labels, named, [f"{x:.4f}" for x in probability.max(axis=-1)]]
+        rows += [[f"{x:.4f}" for x in column] for column in probability.T]
+    with open(f"{path}.tmp", "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*rows, strict=True))
+    os.replace(f"{path}.tmp", path)
+
+
+def draw_curve(workdir, metric):
+    """Draws curve.png from train.jsonl and eval.jsonl: loss (each step and smoothed) and the dev metric."""
+    from matplotlib.figure import Figure
+
+    steps = records.read_lines(os.path.join(workdir, "train.jsonl"))
+    evaluations = records.read_lines(os.path.join(workdir, "eval.jsonl"))
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    x, loss = np.array([row["step"] for row in steps]), np.array([row["loss"] for row in steps])
+    axes.plot(x, loss, color="tab:blue", alpha=0.25, linewidth=0.8)
+    window = max(1, len(loss) // 40)
+    if len(loss) > window:
+        smooth = np.convolve(loss, np.ones(window) / window, mode="valid")
+        axes.plot(x[window - 1 :], smooth, color="tab:blue", label=f"training loss (mean of {window} steps)")
+    axes.set_xlabel("step")
+    axes.set_ylabel("training loss", color="tab:blue")
+    axes.set_ylim(bottom=0)
+    right = axes.twinx()
+    scored = [row for row in evaluations if row.get(metric) is not None]
+    right.plot([r["step"] for r in scored], [r[metric] for r in scored], "o-", color="tab:orange", markersize=4)
+    right.set_ylabel(f"dev {metric}", color="tab:orange")
+    figure.savefig(os.path.join(workdir, "curve.png"), dpi=120)
+
+
+def write_tensorboard(workdir, rates):
+    """Writes events for TensorBoard from train.jsonl and eval.jsonl, under Trainer's tags.
+
+    Made anew from the records at each evaluation, so a resumed run leaves no point twice.  rates: f32[steps].
+    """
+    from tensorboardX import SummaryWriter
+
+    folder = os.path.join(workdir, "tensorboard")
+    os.makedirs(folder, exist_ok=True)
+    old = os.listdir(folder)
+    with SummaryWriter(folder, filename_suffix=".fjt") as writer:
+        for row in records.read_lines(os.path.join(workdir, "train.jsonl")):
+            step = row["step"]
+            writer.add_scalar("train/loss", row["loss"], step)
+            writer.add_scalar("train/grad_norm", row["grad_norm"], step)
+            writer.add_scalar("train/learning_rate", rates[step - 1], step)
+        for row in records.read_lines(os.path.join(workdir, "eval.jsonl")):
+            for name, value in row.items():
+                if isinstance(value, float) and name != "train_seconds":
+                    writer.add_scalar(f"eval/{name}", value, row["step"])
+    for name in old:
+        path = os.path.join(folder, name)
+        if os.path.exists(path):
+            os.remove(path)

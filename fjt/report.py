@@ -1,0 +1,153 @@
+"""What a run says of itself: its plan before, its result after."""
+
+import os
+
+import numpy as np
+
+from fjt import console, recipes, records, tree
+from fjt.tuning.partition import lowest_layer
+
+
+def show_start(experiment, workdir):
+    """Prints in a few lines what is about to run."""
+    options = experiment.settings.experiment
+    console.say(
+        f"{experiment.task.name}: {', '.join(f'{len(s):,} {name}' for name, s in experiment.splits.items())}; "
+        f"{options.model.path or 'random weights'} ({experiment.model.config.layers} layers, width "
+        f"{experiment.model.config.width})"
+    )
+    for key, value, origin in recipes.describe(experiment.settings, experiment.origins):
+        if origin:
+            console.say(f"  {key} = {value}  ({origin})")
+    show_parameters(experiment)
+    if experiment.unused:
+        console.say(f"  not used from the checkpoint: {_some(experiment.unused)}")
+    if experiment.missing and options.model.path:
+        console.say(f"  new, not in the checkpoint: {_some(experiment.missing)}")
+    show_shapes(experiment)
+    console.say(f"  writing to {workdir}")
+
+
+def _some(names):
+    return f"{', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
+
+
+def show_parameters(experiment):
+    """Prints what trains, by part of the model."""
+    groups = {}
+    for name, leaf in tree.flatten(experiment.params).items():
+        part = "/".join(name.split("/")[:2])
+        trained, total, leaves = groups.get(part, (0, 0, 0))
+        size = int(np.prod(leaf.shape))
+        groups[part] = trained + size * (name in experiment.trainable), total + size, leaves + 1
+    rows = [(part, leaves, f"{trained:,}", f"{total - trained:,}") for part, (trained, total, leaves) in groups.items()]
+    rows = _fold_layers(rows)
+    trained, total = sum(t for t, _, _ in groups.values()), sum(t for _, t, _ in groups.values())
+    rows.append(("all", sum(n for _, _, n in groups.values()), f"{trained:,}", f"{total - trained:,}"))
+    method = ", ".join(experiment.settings.experiment.tune.method)
+    console.table(f"What trains ({method}: {trained / total:.2%})", ("part", ">leaves", ">trained", ">frozen"), rows)
+
+
+def _fold_layers(rows):
+    """Layers next to each other that read the same, on one line."""
+    layers = {int(part.rsplit("_", 1)[1]): rest for part, *rest in rows if "/layer_" in part}
+    folded = [row for row in rows if "/layer_" not in row[0]]
+    lines, start = [], 0
+    for i in range(1, len(layers) + 1):
+        if i == len(layers) or layers[i] != layers[start]:
+            name = f"encoder/layer_{start}" if i - start == 1 else f"encoder/layer_{start}..{i - 1} (each)"
+            lines.append((name, *layers[start]))
+            start = i
+    return [*folded[:1], *lines, *folded[1:]]
+
+
+def show_shapes(experiment):
+    """Prints steps and packed shapes."""
+    plan = experiment.plan
+    shapes = ", ".join(f"{s.groups * s.rows} x {s.row_length}" for s in plan.shapes)
+    console.say(
+        f"  {experiment.steps:,} steps of {experiment.schedule.batch_size} examples; rows x tokens {shapes}; "
+        f"{plan.efficiency:.1%} of the computed tokens are real; {experiment.mesh.size} "
+        f"{experiment.mesh.devices.flat[0].platform} device{'s' if experiment.mesh.size > 1 else ''}"
+    )
+
+
+def show_plan(experiment):
+    """Prints the resolved config with origins, what trains, steps, shapes, cost."""
+    rows = [
+        (key, repr(value), origin) for key, value, origin in recipes.describe(experiment.settings, experiment.origins)
+    ]
+    console.table("Options", ("key", "value", "from"), rows)
+    show_parameters(experiment)
+    show_shapes(experiment)
+    trained = sum(int(np.prod(tree.flatten(experiment.params)[name].shape)) for name in experiment.trainable)
+    total = tree.count(experiment.params)
+    tokens = max(s.rows * s.row_length for s in experiment.plan.shapes)
+    flops = step_flops(experiment)
+    console.say(f"  about {flops / 1e9:,.1f} GFLOP a step, {flops * experiment.steps / 1e12:,.1f} TFLOP in all")
+    console.say(
+        f"  memory: {4 * total / 2**20:,.0f} MiB of weights, {12 * trained / 2**20:,.0f} MiB of gradients and Adam's "
+        f"moments, about {activation_bytes(experiment, tokens) / 2**20:,.0f} MiB of activations a device"
+    )
+    console.say(f"  evaluations of dev after steps {_some([str(k) for k in experiment.evaluations])}")
+
+
+def step_flops(experiment):
+    """Operations of a mean step by the analytic law: forward whole, backward above the lowest trainable layer.
+
+    A token costs 2 (4 D^2 + 2 D F + 2 L D) in a layer's forward pass, and again for the gradient of activations,
+    and for the weights' gradients where the layer trains. The last layer has queries of first tokens alone.
+    """
+    config, plan = experiment.model.config, experiment.plan
+    row = plan.shapes[0].row_length
+    tokens = plan.computed_tokens / max(1, len(plan.shape_of))
+    examples = float(np.mean([plan.shapes[i].examples * plan.shapes[i].groups for i in plan.shape_of]))
+    width, inner = config.width, config.inner
+    lowest = lowest_layer(experiment.trainable, config.layers)
+    trained = {name.split("/")[1] for name in experiment.trainable}
+    total = 0.0
+    for i in range(config.layers):
+        last = i == config.layers - 1
+        dense = 2 * tokens * 2 * width**2 + 2 * (examples if last else tokens) * (2 * width**2 + 2 * width * inner)
+        attention = 2 * (examples if last else tokens) * 2 * row * width
+        total += dense + attention
+        if i >= lowest:
+            total += dense * (1 + (f"layer_{i}" in trained)) + 2 * attention
+            if i == lowest:
+                total -= 2 * tokens * 2 * width**2 + (0 if last else 2 * tokens * width**2) if lowest >= 0 else 0
+    head = 2 * examples * (width**2 + width * experiment.model.classes)
+    return total + 3 * head
+
+
+def activation_bytes(experiment, tokens):
+    """A rough count of what the backward pass keeps, in bytes a device."""
+    config = experiment.model.config
+    layers = config.layers - max(0, lowest_layer(experiment.trainable, config.layers))
+    size = 2 if experiment.model.dtype == "bfloat16" else 4
+    row = experiment.plan.shapes[0].row_length
+    return size * tokens * layers * (10 * config.width + 3 * config.inner + 3 * config.heads * row)
+
+
+def show_result(workdir):
+    """Prints the closing table of a finished run."""
+    result = records.read_json(os.path.join(workdir, "result.json"))
+    rows = [
+        (split, name, f"{value:.4f}") for split, scores in result["splits"].items() for name, value in scores.items()
+    ]
+    console.table(
+        f"{result['task']}, step {result['selected_step']} of {result['steps']}", ("split", "metric", ">score"), rows
+    )
+    rate = result["examples_per_second"]
+    console.say(
+        f"  {result['trainable_params']:,} of {result['total_params']:,} parameters trained in "
+        f"{console.duration(result['train_seconds'])} ({rate or 0:.1f} examples/s) + "
+        f"{console.duration(result['compile_seconds'])} compiling; {result['peak_memory_bytes'] / 2**30:.1f} GiB "
+        f"({result['memory_kind']})"
+    )
+    console.say(
+        f"  {os.path.join(workdir, 'predictions', 'dev.tsv')}: every row with its prediction; "
+        f"{os.path.join(workdir, 'curve.png')}: the learning curve"
+    )
+    console.say(
+        f"  {os.path.join(workdir, 'export')}: loads in PyTorch with AutoModelForSequenceClassification.from_pretrained"
+    )

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Runs fjt on this machine; makes the environment on first use (launch/environment.sh names its variables).
+#   bash launch/local.sh --config configs/quickstart.py --workdir runs/quickstart
+# It may be called from any folder: relative paths among the arguments are relative to that folder.
+set -euo pipefail
+# shellcheck source=launch/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+prepare_environment base
+if [ "$device" != cpu ] && ! "$python" -c 'import jax; raise SystemExit(jax.default_backend() == "cpu")' 2>/dev/null; then
+  say "warning: this machine has a $device device, but JAX does not see it." \
+    "Another process may hold it, or its driver is too old (cuda: CUDA 13 needs driver 580 or newer)."
+fi
+export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+exec "$python" -m fjt.main "$@"

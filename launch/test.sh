@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Lint, format and the whole default test suite, on the CPU and without a network; arguments go to pytest.
+#   bash launch/test.sh            bash launch/test.sh -n 0 tests/test_launch.py -k locks
+set -euo pipefail
+# shellcheck source=launch/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+cd "$root"
+
+export JAX_PLATFORMS=cpu HF_HUB_OFFLINE=1
+prepare_environment base test
+"$python" -m ruff check .
+"$python" -m ruff format --check .
+# Two workers; a file's tests stay together, since they share compiled programs.
+exec "$python" -m pytest -n 2 --dist loadfile "$@"

@@ -1,0 +1,136 @@
+"""Examples a second of fjt and of Hugging Face's Trainer: same task, weights, batch size, float32, number of steps.
+
+Each round runs fjt, then the Trainer with fixed padding to 128, dynamic padding and length-grouped batches, each in
+a process of its own, no threads restricted; the order rotates from round to round, the seed is the round's number.
+A ratio is taken within a round; the table gives the median over rounds and the range.
+
+On the clock, fjt: `examples_per_second` of its result.json: all training steps, batches and logging included,
+without compilation, evaluation and saving. On the clock, Trainer: the steps after the first three, batch making
+included, without tokenization, loading and evaluation; the few steps of a grouped run are drawn evenly from a whole
+epoch's batches. With --steps 0 both run one whole epoch, and fjt's row shapes are those of a whole epoch's schedule.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.benchmarks import common
+
+CONTENDERS = ("fjt", *common.BATCHINGS)
+KEPT = ("examples_per_second", "train_seconds", "compile_seconds", "token_efficiency", "flops_per_step",
+        "peak_memory_bytes", "memory_kind", "steps", "examples")  # fmt: skip
+
+
+def main(argv=None):
+    args = parse(argv)
+    record = common.provenance("tests.benchmarks.speed", args) | {"matmul": [], "runs": []}
+    output = Path(args.output)
+    for number in range(args.rounds):
+        record["matmul"].append({library: matmul_rate(library) for library in ("jax", "torch")})
+        print(f"round {number}: matrix products {record['matmul'][-1]} GFLOP/s", flush=True)
+        shift = number % len(CONTENDERS)
+        for task in args.tasks:
+            for contender in CONTENDERS[shift:] + CONTENDERS[:shift]:
+                record["runs"].append(measure(args, number, task, contender))
+        common.write_json(output / "runs.json", record)
+        (output / "table.md").write_text(table(record))
+    print((output / "table.md").read_text())
+
+
+def matmul_rate(library):
+    command = [sys.executable, "-m", "tests.benchmarks.matmul", library]
+    done = subprocess.run(command, cwd=common.ROOT, capture_output=True, text=True, check=True)
+    return round(float(done.stdout.split()[-1]), 1)
+
+
+def measure(args, number, task, contender):
+    """The record of one run, which also says which round, task and contender it is."""
+    model, data = Path(args.model).resolve(), Path(args.data).resolve()
+    with tempfile.TemporaryDirectory() as folder:
+        if contender == "fjt":
+            path = Path(folder) / "run" / "result.json"
+            every = {"train__steps": args.steps, "eval__every_steps": args.steps}
+            if not args.steps:
+                every = {"train__epochs": 1, "eval__every_epochs": 1}
+            command = common.fjt_command(task, model, data, path.parent, number, **every)
+        else:
+            path = Path(folder) / "trainer.json"
+            options = ["--epochs", "1", "--max_steps", str(args.steps), "--no-evaluate", "--optim", args.optim]
+            command = common.trainer_command(task, model, data, path, number, contender, *options)
+        if common.run(command, Path(folder) / "log"):
+            sys.exit(f"{task}, {contender}: the run failed, see above")
+        found = common.read_json(path)
+    print(f"round {number} {task} {contender}: {found['examples_per_second']:.1f} examples/s", flush=True)
+    where = {"round": number, "task": task, "contender": contender}
+    return where | {key: found[key] for key in KEPT if key in found}
+
+
+def spread(values, digits):
+    """'median (lowest..highest)'."""
+    low, middle, high = (f"{v:.{digits}f}" for v in (min(values), statistics.median(values), max(values)))
+    return f"{middle} ({low}..{high})"
+
+
+def table(record):
+    """Markdown: ratios and rates by task, then where fjt stands against the machine."""
+    runs, tasks = {}, {}
+    for run in record["runs"]:
+        runs[run["task"], run["contender"], run["round"]] = run
+        tasks.setdefault(run["task"], set()).add(run["round"])
+    peak = {library: max(found[library] for found in record["matmul"]) for library in ("jax", "torch")}
+    ratios, rates, costs = [], [], []
+    for task, rounds in tasks.items():
+        speed = {c: [runs[task, c, r]["examples_per_second"] for r in sorted(rounds)] for c in CONTENDERS}
+        quotients = {c: [a / b for a, b in zip(speed["fjt"], speed[c], strict=True)] for c in common.BATCHINGS}
+        ratios.append([task, *(spread(quotients[c], 2) for c in common.BATCHINGS), len(rounds)])
+        rates.append([task, *(spread(speed[c], 1) for c in CONTENDERS)])
+        ours = [runs[task, "fjt", r] for r in sorted(rounds)]
+        theirs = [runs[task, c, r]["peak_memory_bytes"] for c in common.BATCHINGS for r in rounds]
+        achieved = [run["flops_per_step"] * run["steps"] / run["train_seconds"] / 1e9 for run in ours]
+        costs.append(
+            [task, f"{statistics.median(run['compile_seconds'] for run in ours):.1f}",
+             f"{statistics.median(run['token_efficiency'] for run in ours):.3f}",
+             f"{statistics.median(run['flops_per_step'] for run in ours) / 1e9:.1f}", spread(achieved, 0),
+             f"{100 * statistics.median(achieved) / peak['jax']:.0f} %",
+             f"{max(run['peak_memory_bytes'] for run in ours) / 2**20:.0f} ({ours[0]['memory_kind']})",
+             f"{max(theirs) / 2**20:.0f}"]
+        )  # fmt: skip
+    batchings = ["fixed to 128", "dynamic", "grouped"]
+    return "\n\n".join([
+        "# Examples a second, fjt and Hugging Face's Trainer",
+        "Median over rounds (lowest..highest). float32, batch 32; full fine-tuning.",
+        "fjt / Trainer, ratio of examples a second within a round, by the Trainer's batching:",
+        common.markdown(["task", *batchings, "rounds"], ratios),
+        "Examples a second:",
+        common.markdown(["task", "fjt", *(f"Trainer {name}" for name in batchings)], rates),
+        f"The machine's float32 matrix products (2048 x 2048, best): {peak['jax']:.0f} GFLOP/s by JAX, "
+        f"{peak['torch']:.0f} by PyTorch. Where fjt stands:",
+        common.markdown(
+            ["task", "compile s", "token efficiency", "GFLOP a step", "GFLOP/s", "of JAX's products", "peak MiB, fjt",
+             "peak MiB, Trainer (RSS)"],
+            costs,
+        ),
+        "On the clock, fjt: all training steps with batch making and logging, without compilation, evaluation and "
+        "saving. Trainer: steps from the fourth on with batch making, without tokenization, loading and evaluation.",
+        common.footer(record),
+    ]) + "\n"  # fmt: skip
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="a Hugging Face directory")
+    parser.add_argument("--data", required=True, help="GLUE in the official layout: <data>/MRPC/train.tsv")
+    parser.add_argument("--tasks", nargs="+", default=["mrpc", "cola", "sst2"], choices=sorted(common.GLUE))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=30, help="of each run; 0: one whole epoch")
+    parser.add_argument("--optim", default="adamw_torch_fused", choices=("adamw_torch", "adamw_torch_fused"),
+                        help="the Trainer's AdamW; fused is what it takes by itself, and the faster one")  # fmt: skip
+    parser.add_argument("--output", default="results/speed", help="where runs.json and table.md go")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""A user's own table: each format, its columns and labels, and how each fault is named."""
+
+import json
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from glue_files import load_own, many, refusal, write
+
+from fjt.data import tables
+
+CSV = ("review,stars,key", '"good, and\nlong ""film""",10,x1', "bad,9,x2")
+
+
+@pytest.mark.parametrize("suffix", tables.SUFFIXES)
+def test_own_table_formats(tmp_path, suffix):
+    path = tmp_path / f"own{suffix}"
+    texts, stars, keys = ['good, and "film"', "bad"], [10, 9], ["x1", "x2"]
+    if suffix == ".csv":
+        texts[0] = 'good, and\nlong "film"'
+        write(path, *CSV)
+    elif suffix == ".tsv":
+        write(path, "review\tstars\tkey", *[f"{t}\t{s}\t{k}" for t, s, k in zip(texts, stars, keys, strict=True)])
+    elif suffix == ".jsonl":
+        rows = zip(texts, stars, keys, strict=True)
+        write(path, *[json.dumps({"review": t, "stars": s, "key": k}) for t, s, k in rows])
+    else:
+        pyarrow.parquet.write_table(pyarrow.table({"review": texts, "stars": stars, "key": keys}), path)
+    columns = {"data__columns__text": "review", "data__columns__label": "stars", "data__columns__id": "key"}
+    task, splits = load_own(path, path, **columns)
+    assert task.label_names == ("9", "10")  # sorted as numbers
+    assert splits["dev"].text == tuple(texts) and splits["dev"].id == ("x1", "x2")
+    assert splits["dev"].label.tolist() == [1, 0]
+    task, splits = load_own(path, path, kind="regression", **columns)
+    assert task.label_names == () and splits["train"].label.tolist() == [10.0, 9.0]
+    refusal(
+        f"own{suffix}", "'text'", "review, stars, key", "config.data.columns.text", call=lambda: load_own(path, path)
+    )
+
+
+def test_own_table_without_header_and_with_pairs(tmp_path):
+    train = write(tmp_path / "t.csv", "no,a,b", "yes,c,d")
+    test = write(tmp_path / "u.csv", ",e,f", "no,g,h")
+    columns = {"data__columns__text": "1", "data__columns__label": "0", "data__header": False}
+    task, splits = load_own(train, train, test, data__columns__text_pair="2", **columns)
+    assert task.label_names == ("no", "yes")
+    assert (splits["train"].text, splits["train"].text_pair) == (("a", "c"), ("b", "d"))
+    assert splits["test"].label.tolist() == [-1, 0]
+    task, splits = load_own(train, train, data__label_names=("yes", "no"), **columns)
+    assert task.label_names == ("yes", "no") and splits["train"].label.tolist() == [1, 0]
+    columns["data__columns__text"] = "text"
+    refusal("config.data.columns.text='text'", "number", call=lambda: load_own(train, train, **columns))
+    columns["data__columns__text"] = "3"
+    refusal("'3'", "0, 1, 2", call=lambda: load_own(train, train, **columns))
+
+
+def test_own_table_test_without_labels(tmp_path):
+    test = write(tmp_path / "test.csv", "text", "a", "b")
+    assert load_own(many(tmp_path), many(tmp_path), test)[1]["test"].label.tolist() == [-1, -1]
+    numbers = write(tmp_path / "numbers.csv", "text,label", "a,0.5", "b,1")
+    splits = load_own(numbers, numbers, test, kind="regression")[1]
+    assert np.isnan(splits["test"].label).all() and splits["train"].label.tolist() == [0.5, 1.0]
+
+
+def test_own_table_faults(tmp_path):
+    good = many(tmp_path)
+
+    def bad(name, *rows, **flags):
+        path = write(tmp_path / name, *rows)
+        return lambda: load_own(good, path, **flags)
+
+    refusal("config.data.files.train is empty", ".csv", call=lambda: load_own())
+    refusal("config.data.files.dev", "gone.csv", "exist", call=lambda: load_own(good, tmp_path / "gone.csv"))
+    refusal("no dev split", "data.files.dev", "data.holdout", call=lambda: load_own(good))
+    refusal("x.xlsx", "'.xlsx'", ".csv", call=bad("x.xlsx", "a"))
+    refusal("unseen.csv:3", "'c'", "a, b", call=bad("unseen.csv", "text,label", "x,a", "y,c"))
+    refusal("none.csv:2", "no label", call=bad("none.csv", "text,label", "x,"))
+    refusal("few.csv:4", "1 fields", call=bad("few.csv", "text,label", '"two\nlines",a', "short"))
+    refusal("open.csv:3", "written twice", call=bad("open.csv", "text,label", "x,a", '"never closed,b', "y,a"))
+    refusal("twice.csv:1", "2 columns", "'text'", call=bad("twice.csv", "text,text,label", "x,y,a"))
+    refusal("norows.csv", "no rows", call=bad("norows.csv", "text,label"))
+    refusal("json.jsonl:2", "no JSON", call=bad("json.jsonl", '{"text": "x", "label": "a"}', "{text: y}"))
+    refusal("list.jsonl:1", "object", call=bad("list.jsonl", "[1]"))
+    refusal("key.jsonl:2", "'label'", call=bad("key.jsonl", '{"text": "x", "label": "a"}', '{"text": "y"}'))
+    refusal("null.jsonl:1", "None", "columns.text", call=bad("null.jsonl", '{"text": null, "label": "a"}'))
+    refusal("fake.parquet", "Parquet", call=bad("fake.parquet", "text,label"))
+    refusal("many.csv:2", "'a'", "score", call=lambda: load_own(good, good, kind="regression"))
