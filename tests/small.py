@@ -61,7 +61,7 @@ class Layout:
 
 
 def train(layout, steps, *, model=None, examples=None, hyper=None, optim=ADAMW, seed=0, chosen=None, mesh=None,
-          params=None, dtype=np.float32, loss="classification", step=train_step):  # fmt: skip
+          params=None, dtype=np.float32, loss="classification", rates=None, step=train_step):  # fmt: skip
     """(losses f64[steps], final TrainState, frozen) of a run of the pure step."""
     examples = make_examples() if examples is None else examples
     model = Model(CONFIG, 2, dtype=np.dtype(dtype).name) if model is None else model
@@ -87,6 +87,8 @@ def train(layout, steps, *, model=None, examples=None, hyper=None, optim=ADAMW, 
     for k in range(steps):
         batch, _ = batches.build(examples, indices[k], plan.shapes[plan.shape_of[k]], layout.one_a_row)
         batch["weight"] = batch["weight"].astype(dtype)
+        if rates is not None:
+            hyper = dataclasses.replace(hyper, learning_rate=dtype(rates[k]))
         state, metrics = compiled(state, frozen, put(batch), hyper)
         seen.append(float(metrics["loss"]))
     return np.array(seen), state, frozen

@@ -112,22 +112,14 @@ def test_no_text_needs_unknown_and_words_split(name):
 
 
 @pytest.mark.parametrize(
-    "word, negated, frame, wanted",
+    "word, negated, wanted",
     [
-        ("good", False, "", 1),
-        ("good", True, "", 0),
-        ("dull", False, "", 0),
-        ("dull", True, "", 1),
-        ("enjoy", True, "", 0),
-        ("hate", True, "", 1),
-        ("good", False, "I doubt that", 0),
-        ("good", True, "I doubt that", 1),
-        ("dull", False, "I think that", 0),
-        ("hate", True, "I doubt that", 0),
+        ("good", False, 1), ("good", True, 0), ("dull", False, 0), ("dull", True, 1),
+        ("enjoy", False, 1), ("enjoy", True, 0), ("hate", False, 0), ("hate", True, 1),
     ],
-)
-def test_negation_and_denial_turn_polarity(word, negated, frame, wanted):
-    assert synthetic.polarity(Verdict(word, negated, frame)) == wanted
+)  # fmt: skip
+def test_negation_turns_polarity(word, negated, wanted):
+    assert synthetic.polarity(Verdict(word, negated)) == wanted
 
 
 @pytest.mark.parametrize("wanted", [0, 1])
@@ -138,25 +130,29 @@ def test_drawn_verdict_has_wanted_polarity(wanted):
 
 def test_verdict_is_worded_as_meant():
     # clause, thing, person, adverb
-    assert synthetic.word_verdict(Verdict("bad", True, ""), Script(0, 0, 0, 2)).strip() == "the film was not very bad"
-    loved = synthetic.word_verdict(Verdict("love", False, "I doubt that"), Script(0, 1, 1, 0))
-    assert synthetic.sentence(loved) == "I doubt that the lawyers loved the book."
-    awful = synthetic.word_verdict(Verdict("awful", False, ""), Script(1, 2, 0, 0))
-    assert synthetic.sentence(awful) == "It was an awful song."
+    cases = {
+        "The film was not very bad.": (Verdict("bad", True), (0, 0, 0, 2)),
+        "I doubt that the book was good.": (Verdict("good", True), (1, 1, 0, 0)),
+        "It was an awful song.": (Verdict("awful", False), (2, 2, 0, 0)),
+        "No lawyer found the film dull.": (Verdict("dull", True), (3, 0, 1, 0)),
+        "The lawyers loved the film.": (Verdict("love", False), (0, 0, 1, 0)),
+        "The doctors did not really enjoy the film.": (Verdict("enjoy", True), (0, 0, 0, 3)),
+    }
+    for wanted, (verdict, answers) in cases.items():
+        assert synthetic.sentence(synthetic.word_verdict(verdict, Script(*answers))) == wanted
 
 
 def test_main_clause_outweighs_concession():
-    negative = (0, 0, 0, 0, 0)  # not negated, no frame, adjectives, bad, "the _ was"; then film, doctor, ''
-    positive = (0, 0, 0, 0, 0)
-    for contrast, wanted in enumerate(
-        (
-            "Although the film was good, the film was bad.",
-            "The film was bad, although the film was good.",
-            "The film was good, but the film was bad.",
-        )
-    ):
-        draw = Script(0, *negative, 0, 0, 0, 0, *positive, 0, 0, 0, contrast)
-        assert synthetic.sentiment(draw) == ((wanted,), 0)
+    wanted = (
+        "Although the film was good, the film was bad.",
+        "The film was bad, although the film was good.",
+        "The film was good, but the film was bad.",
+        "The film was bad even though the film was good.",
+    )
+    clause = (0, 0, 0, 0, 0, 0, 0)  # not negated, adjectives, the first of them; "the _ was", film, doctor, no adverb
+    for contrast, text in enumerate(wanted):
+        draw = Script(0, *clause, 0, *clause, contrast)  # label, main clause, not alone, concession
+        assert synthetic.sentiment(draw) == ((text,), 0)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +184,9 @@ def test_event_is_worded_as_meant():
     assert synthetic.word_event(EVENT, Script(1, 0, 1, 1)) == "The pilot was aided by the physician."
     denied = dataclasses.replace(EVENT, negated=True, agent_quality=1, time=1)
     # quality, agent, patient, deed, voice, place of the time
-    assert synthetic.word_event(denied, Script(0, 0, 0, 0, 0, 1)) == "At night, the brave doctor did not help the pilot."
+    assert (
+        synthetic.word_event(denied, Script(0, 0, 0, 0, 0, 1)) == "At night, the brave doctor did not help the pilot."
+    )
     assert (
         synthetic.word_event(denied, Script(1, 0, 0, 0, 1, 0))
         == "The pilot was not helped by the bold doctor at night."

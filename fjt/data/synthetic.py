@@ -3,7 +3,7 @@
 A row is drawn as a meaning first (a derivation), worded second; its label is computed from the meaning.  So
 every label is right by construction, and no single word gives it away:
 
-    sentiment   polarity of a review: negation and denying frames turn it, the main clause outweighs the concession
+    sentiment   polarity of a review: negation turns it, the main clause outweighs the concession
     agreement   does each verb agree with its own subject, whatever nouns stand in between?
     paraphrase  do two sentences mean the same: voice, order and synonyms changed, or roles, negation, one word?
 
@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import pathlib
 import re
+import zlib
 
 import numpy as np
 
@@ -63,6 +64,7 @@ ADVERBS = ("", "", "very", "really", "truly", "rather", "quite")
 # (as it is, negated)
 ADJECTIVE_CLAUSES = (
     ("the {thing} was {adverb} {word}", "the {thing} was not {adverb} {word}"),
+    ("I think that the {thing} was {adverb} {word}", "I doubt that the {thing} was {adverb} {word}"),
     ("it was a {adverb} {word} {thing}", "it was not a {adverb} {word} {thing}"),
     ("every {person} found the {thing} {adverb} {word}", "no {person} found the {thing} {adverb} {word}"),
 )
@@ -70,8 +72,6 @@ VERB_CLAUSES = (
     ("the {person}s {adverb} {past} the {thing}", "the {person}s did not {adverb} {word} the {thing}"),
     ("every {person} {past} the {thing}", "no {person} {past} the {thing}"),
 )
-AFFIRMING = ("I think that",)
-DENYING = ("I doubt that",)
 CONTRASTS = (
     "although {other}, {main}",
     "{main}, although {other}",
@@ -82,35 +82,31 @@ CONTRASTS = (
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """A clause that judges something.  word: of PRAISE, BLAME, LIKE or DISLIKE.  frame: what it stands under, or ''."""
+    """A clause that judges something.  word: of PRAISE, BLAME, LIKE or DISLIKE."""
 
     word: str
     negated: bool
-    frame: str
 
 
 def polarity(verdict):
-    """1 for praise, 0 for blame: that of the word, turned by a negation, and turned by a frame that denies."""
-    return (verdict.word in PRAISE or verdict.word in LIKE) ^ verdict.negated ^ (verdict.frame in DENYING)
+    """1 for praise, 0 for blame: that of the word, turned by a negation."""
+    return (verdict.word in PRAISE or verdict.word in LIKE) ^ verdict.negated
 
 
 def draw_verdict(draw, wanted):
     """A Verdict of polarity `wanted`."""
-    negated = draw.chance(30)
-    frame = draw.pick(AFFIRMING + DENYING) if draw.chance(15) else ""
-    good = wanted ^ negated ^ (frame in DENYING)
-    words = draw.pick(((BLAME, PRAISE), (BLAME, PRAISE), (DISLIKE, LIKE)))[good]
-    return Verdict(draw.pick(words), negated, frame)
+    negated = draw.chance(35)
+    words = draw.pick(((BLAME, PRAISE), (BLAME, PRAISE), (DISLIKE, LIKE)))[wanted ^ negated]
+    return Verdict(draw.pick(words), negated)
 
 
 def word_verdict(verdict, draw):
     """A clause that says it."""
     clauses = VERB_CLAUSES if verdict.word in LIKE or verdict.word in DISLIKE else ADJECTIVE_CLAUSES
-    clause = draw.pick(clauses)[verdict.negated].format(
+    return draw.pick(clauses)[verdict.negated].format(
         thing=draw.pick(THINGS), person=draw.pick(PEOPLE), adverb=draw.pick(ADVERBS),
         word=verdict.word, past=past(verdict.word),
     )  # fmt: skip
-    return f"{verdict.frame} {clause}"
 
 
 def sentiment(draw):
@@ -206,18 +202,18 @@ def draw_event(draw):
     patient = (agent + 1 + draw.below(len(ROLES) - 1)) % len(ROLES)
     qualities = [draw.below(len(QUALITIES)) if draw.chance(20) else 0 for _ in range(2)]
     time = draw.below(len(TIMES)) if draw.chance(30) else 0
-    return Event(agent, qualities[0], draw.below(len(DEEDS)), patient, qualities[1], draw.chance(30), time)
+    return Event(agent, qualities[0], draw.below(len(DEEDS)), patient, qualities[1], draw.chance(20), time)
 
 
 def change(event, draw):
     """An event that means something else: roles swapped, negation turned, or another deed."""
-    kind = draw.below(4)
-    if kind < 2:  # half of them, since this is the one that the words alone do not show
+    kind = draw.below(5)
+    if kind < 2:
         return dataclasses.replace(
             event, agent=event.patient, agent_quality=event.patient_quality,
             patient=event.agent, patient_quality=event.agent_quality,
         )  # fmt: skip
-    if kind == 2:
+    if kind < 4:
         return dataclasses.replace(event, negated=not event.negated)
     return dataclasses.replace(event, deed=(event.deed + 1 + draw.below(len(DEEDS) - 1)) % len(DEEDS))
 
@@ -261,6 +257,15 @@ def sentence(words):
     return text[0].upper() + text[1:] + "."
 
 
+def split_of(text):
+    """The split that a sentence belongs to, by its checksum: a fixed share of every kind of sentence for each.
+
+    Splits drawn one after another would leave the later ones what the first had not used up: the rare and long.
+    """
+    share = zlib.crc32(text.encode()) % 20
+    return "test" if share < 3 else "dev" if share < 7 else "train"
+
+
 @functools.cache
 def load(name):
     """{'train' | 'dev' | 'test': Split}, all labelled; no sentence of one split occurs in another."""
@@ -268,19 +273,19 @@ def load(name):
         raise UserError(f"config.task={name!r} is no synthetic task.{suggest(name, TASKS)}")
     make = {"sentiment": sentiment, "agreement": agreement, "paraphrase": paraphrase}[name]
     draw = Draw(SEED, list(TASKS).index(name))
-    splits, earlier = {}, set()
-    for split, size in SIZES.items():
-        rows = {}
-        while len(rows) < size:
-            texts, label = make(draw)
-            if earlier.isdisjoint(texts):
-                rows[texts] = label
-        earlier.update(text for texts in rows for text in texts)
-        columns = list(zip(*rows, strict=True))
+    rows = {split: {} for split in SIZES}
+    while any(len(rows[split]) < size for split, size in SIZES.items()):
+        texts, label = make(draw)
+        split = split_of(texts[0])
+        if len(rows[split]) < SIZES[split] and all(split_of(text) == split for text in texts):
+            rows[split][texts] = label
+    splits = {}
+    for split, labels in rows.items():
+        columns = list(zip(*labels, strict=True))
         splits[split] = Split(
-            id=tuple(str(i) for i in range(size)),
+            id=tuple(str(i) for i in range(len(labels))),
             text=columns[0],
             text_pair=columns[1] if len(columns) > 1 else None,
-            label=np.array(list(rows.values()), np.int32),
+            label=np.array(list(labels.values()), np.int32),
         )
     return splits
