@@ -95,7 +95,7 @@ def polarity(verdict):
 
 def draw_verdict(draw, wanted):
     """A Verdict of polarity `wanted`."""
-    negated = draw.chance(35)
+    negated = draw.chance(25)
     words = draw.pick(((BLAME, PRAISE), (BLAME, PRAISE), (DISLIKE, LIKE)))[wanted ^ negated]
     return Verdict(draw.pick(words), negated)
 
@@ -113,7 +113,7 @@ def sentiment(draw):
     """((text,), label): a verdict, or one that outweighs another of the other polarity."""
     label = draw.below(2)
     main = word_verdict(draw_verdict(draw, label), draw)
-    if draw.chance(55):
+    if draw.chance(60):
         return (sentence(main),), label
     other = word_verdict(draw_verdict(draw, 1 - label), draw)
     return (sentence(draw.pick(CONTRASTS).format(main=main, other=other)),), label
@@ -207,13 +207,13 @@ def draw_event(draw):
 
 def change(event, draw):
     """An event that means something else: roles swapped, negation turned, or another deed."""
-    kind = draw.below(5)
+    kind = draw.below(4)
     if kind < 2:
         return dataclasses.replace(
             event, agent=event.patient, agent_quality=event.patient_quality,
             patient=event.agent, patient_quality=event.agent_quality,
         )  # fmt: skip
-    if kind < 4:
+    if kind == 2:
         return dataclasses.replace(event, negated=not event.negated)
     return dataclasses.replace(event, deed=(event.deed + 1 + draw.below(len(DEEDS) - 1)) % len(DEEDS))
 
@@ -263,22 +263,24 @@ def split_of(text):
     Splits drawn one after another would leave the later ones what the first had not used up: the rare and long.
     """
     share = zlib.crc32(text.encode()) % 20
-    return "test" if share < 3 else "dev" if share < 7 else "train"
+    return "test" if share < 4 else "dev" if share < 8 else "train"
 
 
 @functools.cache
 def load(name):
-    """{'train' | 'dev' | 'test': Split}, all labelled; no sentence of one split occurs in another."""
+    """{'train' | 'dev' | 'test': Split}, labelled, half of each label; no sentence of one split occurs in another."""
     if name not in TASKS:
         raise UserError(f"config.task={name!r} is no synthetic task.{suggest(name, TASKS)}")
     make = {"sentiment": sentiment, "agreement": agreement, "paraphrase": paraphrase}[name]
     draw = Draw(SEED, list(TASKS).index(name))
     rows = {split: {} for split in SIZES}
-    while any(len(rows[split]) < size for split, size in SIZES.items()):
+    wanted = {(split, label): size // 2 for split, size in SIZES.items() for label in (0, 1)}
+    while any(wanted.values()):
         texts, label = make(draw)
         split = split_of(texts[0])
-        if len(rows[split]) < SIZES[split] and all(split_of(text) == split for text in texts):
+        if wanted[split, label] and texts not in rows[split] and all(split_of(text) == split for text in texts):
             rows[split][texts] = label
+            wanted[split, label] -= 1
     splits = {}
     for split, labels in rows.items():
         columns = list(zip(*labels, strict=True))

@@ -1,0 +1,185 @@
+"""`fjt.main` in processes of its own, forked from one that has imported everything, and one tiny run to give it."""
+
+import contextlib
+import csv
+import dataclasses
+import functools
+import json
+import multiprocessing
+import os
+import pathlib
+import signal
+import sys
+import time
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+PATIENCE = 300  # seconds after which a process that should have ended is taken for hanging
+
+# A server that has imported JAX and started nothing: children come from it without the seconds of imports.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    ["fjt.main", "fjt.run", "fjt.report", "fjt.predict", "transformers.models.bert.tokenization_bert",
+     "matplotlib.figure", "sklearn.metrics", "scipy.stats"]
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """How a process ended.  code: its exit code, -9 when killed; text: what it printed, errors included."""
+
+    code: int
+    text: str
+
+
+def start(arguments, output, *, cache=None, hook=None, program="fjt.main"):
+    """A running process of `python -m program arguments`.
+
+    output: the file that its stdout and stderr go to; cache: a folder for compiled programs;
+    hook: a function of a module, called in the process before `main`.
+    """
+    process = SERVER.Process(target=_child, args=(program, [str(a) for a in arguments], str(output), cache, hook))
+    process.start()
+    return process
+
+
+def finish(process, output):
+    """Done of a process that should end by itself."""
+    process.join(PATIENCE)
+    if process.exitcode is None:
+        process.kill()
+        raise AssertionError(f"still running after {PATIENCE} s:\n{pathlib.Path(output).read_text()}")
+    return Done(process.exitcode, pathlib.Path(output).read_text())
+
+
+def _child(program, arguments, output, cache, hook):
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for standard in (sys.stdout, sys.stderr):
+        standard.flush()
+        os.dup2(file, standard.fileno())
+    import importlib
+
+    import jax
+
+    if cache:
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    if hook:
+        hook()
+    sys.argv = [program, *arguments]  # config_flags reads its overrides from there
+    sys.exit(importlib.import_module(program).main(sys.argv))
+
+
+# --- hooks
+
+
+def slow_steps(seconds):
+    """Each step waits, so that a signal finds the run in the middle."""
+    from fjt import run
+
+    feed = run._feed
+
+    def late(*arguments):
+        time.sleep(seconds)
+        return feed(*arguments)
+
+    run._feed = late
+
+
+def die_in_evaluation(number, seconds=0.0):
+    """SIGKILL while evaluation `number` (from 1) of dev goes on; steps wait so long."""
+    from fjt import evaluate
+
+    slow_steps(seconds)
+    begun, whole = [], evaluate.evaluate
+
+    def wrapped(function, *arguments, **options):
+        begun.append(0)
+        if len(begun) == number:
+
+            def function(*arguments, inner=function):
+                inner(*arguments)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        return whole(function, *arguments, **options)
+
+    evaluate.evaluate = wrapped
+
+
+# --- the tiny run
+
+
+def write_tables(folder):
+    """train.csv, dev.csv and test.csv (without labels) in a folder: sentences of the synthetic language."""
+    from fjt.data import synthetic
+
+    splits = synthetic.load("agreement")
+    names = synthetic.TASKS["agreement"].label_names
+    for name, count in (("train", 96), ("dev", 90), ("test", 21)):
+        split = splits[name]
+        with open(folder / f"{name}.csv", "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            labels = [] if name == "test" else ["label"]
+            writer.writerow(["key", "text", *labels])
+            for i in range(count):
+                writer.writerow([f"{name}-{i}", split.text[i], *(names[split.label[i]] for _ in labels)])
+
+
+def flags(**options):
+    """--config.key=value flags of keywords, `__` for the dot."""
+    return [f"--config.{key.replace('__', '.')}={value}" for key, value in options.items()]
+
+
+def tiny(tables, **options):
+    """The arguments of a run of twelve steps and three evaluations that takes a second beside compilation."""
+    options = dict(
+        data__files__train=f"{tables}/train.csv", data__files__dev=f"{tables}/dev.csv",
+        data__files__test=f"{tables}/test.csv", data__columns__id="key", model__path="", model__max_length=32,
+        model__scratch__layers=1, model__scratch__width=32, model__scratch__heads=2, model__scratch__inner=64,
+        optim__learning_rate=3e-3, train__batch_size=24, train__epochs=3, eval__every_epochs=1,
+        checkpoint__every_steps=3, checkpoint__keep=2, log__every_steps=4, log__tensorboard=False, mesh__data=1,
+        cache__dir=f"{tables}/cache",
+    ) | options  # fmt: skip
+    return ["--config", str(ROOT / "configs" / "classify.py"), *flags(**options)]
+
+
+def read_rows(path):
+    """The rows of a file of JSON lines, those of one being written included as far as they are whole."""
+    with contextlib.suppress(FileNotFoundError):
+        return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return []
+
+
+def wait_for(condition, process):
+    """Polls until the condition holds; whether it came to hold while the process lived."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        if condition():
+            return process.is_alive()
+        if not process.is_alive():
+            return False
+        time.sleep(0.001)
+    raise AssertionError(f"waited {PATIENCE} s")
+
+
+def outcome(workdir):
+    """What must be the same bit for bit of two runs of one experiment."""
+    result = json.loads((workdir / "result.json").read_text())
+    predictions = {}
+    for path in sorted((workdir / "predictions").glob("*.npz")):
+        with np.load(path) as arrays:
+            predictions[path.name] = {name: arrays[name].tolist() for name in arrays.files}
+    losses = [(row["step"], row["loss"], row["grad_norm"], row["examples"]) for row in read_rows(workdir / "train.jsonl")]
+    evaluations = [
+        {key: value for key, value in row.items() if key != "train_seconds"} for row in read_rows(workdir / "eval.jsonl")
+    ]
+    keys = ("params_sha256", "frozen_sha256", "data_sha256", "selected_step", "metrics", "splits", "best")
+    return {key: result[key] for key in keys} | {
+        "predictions": predictions, "losses": losses, "evaluations": evaluations,
+    }  # fmt: skip
+
+
+def partial(function, **options):
+    """A hook with its options; of functools, and named here for the tests' brevity."""
+    return functools.partial(function, **options)
