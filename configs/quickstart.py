@@ -5,7 +5,7 @@
 The text comes from the grammar of fjt/data/synthetic.py.  Half of the sentences have a verb that disagrees with
 its subject ("The doctor near the pilots are tired."), so the words alone say nothing: what counts is which noun
 is the subject.  A control, at chance by construction: `--config.data.shuffle_labels=True`.  The other tasks of
-the same language need more steps: `--config.task=sentiment --config.train.epochs=6`, or `paraphrase`.
+the same language need more steps: `--config.task=sentiment --config.train.epochs=6`; `paraphrase` is the hardest.
 """
 
 from configs import base

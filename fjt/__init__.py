@@ -4,3 +4,13 @@ Axis letters, one meaning each: G groups (data shards x accumulation), R rows, L
 E examples of a group, B examples of a batch, D width, H heads, K head width, F inner width, V vocabulary,
 C classes, N examples of a split.
 """
+
+_LAZY = ("load_run", "results")  # from fjt.predict, at the first use: `import fjt` stays quick
+
+
+def __getattr__(name):
+    if name in _LAZY:
+        from fjt import predict
+
+        return getattr(predict, name)
+    raise AttributeError(f"module 'fjt' has no attribute {name!r}")

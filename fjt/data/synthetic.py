@@ -26,11 +26,11 @@ SIZES = {"train": 8000, "dev": 1000, "test": 500}
 SEED = 2026
 
 TASKS = {
-    task.name: task
-    for task in (
-        Task("sentiment", "classification", ("negative", "positive"), ("accuracy",)),
-        Task("agreement", "classification", ("unacceptable", "acceptable"), ("accuracy",)),
-        Task("paraphrase", "classification", ("different", "same"), ("accuracy",)),
+    name: Task(name, "classification", labels, ("accuracy",), description)
+    for name, labels, description in (
+        ("sentiment", ("negative", "positive"), "synthetic reviews: negation and concession decide"),
+        ("agreement", ("unacceptable", "acceptable"), "synthetic sentences: does each verb agree with its subject?"),
+        ("paraphrase", ("different", "same"), "synthetic pairs: do both sentences say the same?"),
     )
 }
 

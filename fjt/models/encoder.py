@@ -22,9 +22,8 @@ from fjt.models.layers import (
     Tokens,
     attend,
     drop,
+    token_keys,
 )
-
-SITES = ("query", "key", "value", "attention_output", "intermediate", "output")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,14 +69,15 @@ class Layer(nn.Module):
             row = first // h.shape[2]
             h, tokens = take_tokens(h, first), Tokens(*(take_tokens(x, first) for x in astuple(tokens)))
             k, v = take_rows(k, row), take_rows(v, row)
+            noise = noise and noise_at(noise, first)
             keys = Tokens(*(take_rows(x, row) for x in astuple(keys)))
         q = dense("query", h, config.width, hooks).reshape(*h.shape[:-1], *head_shape)
         a = attend(q, k, v, tokens, keys, noise).reshape(h.shape)
-        a = drop(dense("attention_output", a, config.width, hooks), noise, ATTENTION_OUTPUT, tokens)
+        a = drop(dense("attention_output", a, config.width, hooks), noise, ATTENTION_OUTPUT)
         norm = LayerNorm(config.epsilon, self.dtype, name="attention_norm")
         h = norm(hooks.block("attention_output", self.index, a, h, norm) + h)
         f = ACTIVATIONS[config.activation](dense("intermediate", h, config.inner, hooks))
-        f = drop(dense("output", f, config.width, hooks), noise, OUTPUT, tokens)
+        f = drop(dense("output", f, config.width, hooks), noise, OUTPUT)
         norm = LayerNorm(config.epsilon, self.dtype, name="output_norm")
         return norm(hooks.block("output", self.index, f, h, norm) + h)
 
@@ -94,15 +94,18 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, batch, noise, hooks):
-        """noise: None, or a function of a layer's number (-1 for the embeddings) to its Noise."""
+        """noise: None, or (key pair u32[], hidden rate, attention rate) of dropout in the layers from noisy_from on."""
         config = self.config
         tokens = token_addresses(batch)
+        keys = None if noise is None else token_keys(noise[0], tokens, config.layers)
 
         def noise_of(layer):
-            return noise(layer) if noise is not None and layer >= self.noisy_from else None
+            if noise is None or layer < self.noisy_from:
+                return None
+            return Noise((keys[0][layer + 1], keys[1][layer + 1]), *noise[1:])
 
         h = Embeddings(config, self.dtype, name="embeddings")(batch, hooks)
-        h = drop(h, noise_of(-1), EMBEDDINGS, tokens)
+        h = drop(h, noise_of(-1), EMBEDDINGS)
         for i in range(config.layers):
             first = batch["first"] if i == config.layers - 1 else None
             h = Layer(config, i, self.dtype, name=f"layer_{i}")(h, tokens, first, noise_of(i), hooks)
@@ -154,6 +157,12 @@ def take_tokens(x, first):
     return take_rows(x.reshape(x.shape[0], -1, *x.shape[3:]), first)[:, :, None]
 
 
+def noise_at(noise, first):
+    """The Noise of the tokens first i32[G, E] alone."""
+    keys = tuple(jnp.stack([take_tokens(x, first) for x in word]) for word in noise.keys)
+    return dataclasses.replace(noise, keys=keys)
+
+
 def no_hooks(adapters, hyper, noise):
     """The hooks of no method."""
     del adapters, hyper, noise
@@ -194,10 +203,8 @@ class Model:
         """
         noise = head_noise = None
         if key is not None:
-            head_noise = (prng.fold(key, self.config.layers + 1), hyper.dropout_classifier)
-
-            def noise(layer):
-                return Noise(prng.fold(key, layer + 1), hyper.dropout_hidden, hyper.dropout_attention)
+            noise = key, hyper.dropout_hidden, hyper.dropout_attention
+            head_noise = prng.fold(key, self.config.layers + 1), hyper.dropout_classifier
 
         hooks = self.adapt(params.get("adapters", {}), hyper, noise)
         pooled = self._encoder().apply({"params": params["encoder"]}, batch, noise, hooks)

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from fjt import prng
-from fjt.models.layers import POOLED, Dense, Hooks
+from fjt.models.layers import Dense, Hooks
 
 
 class Classifier(nn.Module):
@@ -21,6 +21,6 @@ class Classifier(nn.Module):
     def __call__(self, pooled, example, noise):
         if noise is not None:
             key, rate = noise
-            a, b = prng.fold(prng.fold(key, POOLED), example)
+            a, b = prng.fold(key, example)
             pooled = prng.dropout(pooled, (a[..., None], b[..., None]), jnp.arange(pooled.shape[-1]), rate)
         return Dense(self.classes, "classifier", -1, self.stddev, self.dtype, name="classifier")(pooled, Hooks())

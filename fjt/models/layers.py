@@ -36,32 +36,44 @@ class Tokens:
     example: jax.Array
 
 
+# Sites of dropout in a layer; a number is part of a bit's address, so it never changes. The embeddings are layer -1.
+EMBEDDINGS, PROBABILITIES, ATTENTION_OUTPUT, OUTPUT = range(4)
+SITES = 4
+HEAD_STRIDE = 1 << 20  # between the features of one head's probabilities and the next one's
+
+
 @dataclasses.dataclass(frozen=True)
 class Noise:
-    """Dropout at one place: key (pair of u32[]) of the run, step and layer, and the traced rates."""
+    """Dropout of one layer: keys (pair of u32[SITES, G, X, L], one of each token at each site), and traced rates."""
 
-    key: tuple
+    keys: tuple
     hidden: jax.Array
     attention: jax.Array
 
-    def at(self, site, tokens):
-        """Key pair u32[G, X, L] of a site's tokens.
-
-        The barrier keeps XLA from computing a token's key again for each of its features.
-        """
-        key = prng.fold(prng.fold(prng.fold(self.key, site), tokens.example), tokens.position)
-        return jax.lax.optimization_barrier(key)
+    def at(self, site):
+        """Key pair u32[G, X, L] of a site's tokens."""
+        return self.keys[0][site], self.keys[1][site]
 
 
-# Sites of dropout; a number is part of a bit's address, so it never changes.
-EMBEDDINGS, PROBABILITIES, ATTENTION_OUTPUT, OUTPUT, POOLED = range(5)
+def token_keys(key, tokens, layers):
+    """Pair of u32[layers + 1, SITES, G, R, L]: the keys of all tokens at all sites of all layers, from -1 on.
+
+    Made in a loop, which XLA stores: written without one, it computes a token's key again for each of its features.
+    """
+
+    def one(place):
+        layer, site = place // SITES, place % SITES
+        return prng.fold(prng.fold(prng.fold(prng.fold(key, layer), site), tokens.example), tokens.position)
+
+    flat = jax.lax.map(one, jnp.arange((layers + 1) * SITES))
+    return tuple(x.reshape(layers + 1, SITES, *x.shape[1:]) for x in flat)
 
 
-def drop(x, noise, site, tokens):
+def drop(x, noise, site):
     """x f[G, X, L, D] with hidden dropout, or x itself when noise is None."""
     if noise is None:
         return x
-    a, b = noise.at(site, tokens)
+    a, b = noise.at(site)
     return prng.dropout(x, (a[..., None], b[..., None]), jnp.arange(x.shape[-1]), noise.hidden)
 
 
@@ -159,17 +171,18 @@ def attend(q, k, v, queries, keys, noise):
     prefix = k.shape[2] - keys.segment.shape[2]
     visible = queries.segment[:, :, :, None] == keys.segment[:, :, None, :]
     visible = jnp.pad(visible, ((0, 0), (0, 0), (0, 0), (prefix, 0)), constant_values=True)
-    scores = jnp.einsum("gxqhk,gxlhk->gxhql", q, k, preferred_element_type=wide(q.dtype))
+    q, k, v = (jnp.swapaxes(x, 2, 3) for x in (q, k, v))  # heads first: the products below then transpose nothing large
+    scores = jnp.matmul(q, jnp.swapaxes(k, -1, -2), preferred_element_type=wide(q.dtype))
     scores = scores * (1.0 / math.sqrt(q.shape[-1]))
     scores = jnp.where(visible[:, :, None], scores, jnp.finfo(scores.dtype).min)
     probabilities = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
     if noise is not None:
         # Prefix keys count down from -1: the same address wherever the segment lies in its row.
         before = jnp.broadcast_to(jnp.arange(-prefix, 0), (*keys.position.shape[:2], prefix))
-        position = jnp.concatenate([before, keys.position], axis=-1)
-        a, b = noise.at(PROBABILITIES, queries)
-        head = jnp.arange(q.shape[3])[None, None, :, None]
-        a, b = prng.fold((a[:, :, None, :], b[:, :, None, :]), head)
-        key = (a[..., None], b[..., None])
-        probabilities = prng.dropout(probabilities, key, position[:, :, None, None, :], noise.attention)
-    return jnp.einsum("gxhql,gxlhk->gxqhk", probabilities, v, preferred_element_type=wide(q.dtype)).astype(q.dtype)
+        position = jnp.concatenate([before, keys.position], axis=-1)[:, :, None, None, :]
+        feature = position + HEAD_STRIDE * jnp.arange(q.shape[2])[None, None, :, None, None]
+        a, b = noise.at(PROBABILITIES)
+        key = (a[:, :, None, :, None], b[:, :, None, :, None])
+        probabilities = prng.dropout(probabilities, key, feature, noise.attention)
+    y = jnp.matmul(probabilities, v, preferred_element_type=wide(q.dtype)).astype(q.dtype)
+    return jnp.swapaxes(y, 2, 3)
