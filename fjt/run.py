@@ -222,7 +222,11 @@ def run(experiment, workdir):
                 log_evaluation=log_evaluation,
                 stop=stop,
             )
-            state, host = fit(loop, state, host)
+            try:
+                state, host = fit(loop, state, host)
+            except checkpoint.NotFinite as error:
+                records.write_json(os.path.join(workdir, "result.json"), _identity(experiment) | {"failed": str(error)})
+                raise
         checkpoints.wait()
         selected, trainable = int(state.step), state.trainable
         if options.train.select == "best" and host["best_step"] != selected:
@@ -308,13 +312,7 @@ def _finish(experiment, workdir, host, selected, trainable, frozen, logits_of, p
     memory, kind = _peak_memory()
     taken = experiment.plan.shape_of[: experiment.steps]
     flops = float(np.mean([programs.flops[i] for i in taken])) if experiment.steps else 0.0
-    return {
-        "task": task.name,
-        "model": options.model.path or "scratch",
-        "method": list(options.tune.method),
-        "seed": options.seed,
-        "steps": experiment.steps,
-        "epochs": experiment.steps / experiment.schedule.steps_per_epoch,
+    return _identity(experiment) | {
         "selected_step": selected,
         "split": "dev",
         "metrics": splits.get("dev", {}),
@@ -334,8 +332,21 @@ def _finish(experiment, workdir, host, selected, trainable, frozen, logits_of, p
         "memory_kind": kind,
         "params_sha256": tree.sha256(trainable),
         "frozen_sha256": tree.sha256(frozen),
-        "data_sha256": experiment.contents["data"],
         "failed": None,
+    }
+
+
+def _identity(experiment):
+    """What a result says of its run before anything is measured."""
+    options = experiment.settings.experiment
+    return {
+        "task": experiment.task.name,
+        "model": options.model.path or "scratch",
+        "method": list(options.tune.method),
+        "seed": options.seed,
+        "steps": experiment.steps,
+        "epochs": experiment.steps / experiment.schedule.steps_per_epoch,
+        "data_sha256": experiment.contents["data"],
         "versions": records.versions(),
     }
 

@@ -84,23 +84,22 @@ def tokenize(split, tokenizer, max_length, cache_dir="", progress=None):
 
 
 def _tokenize(split, tokenizer, max_length, progress):
+    backend = tokenizer.backend_tokenizer
+    texts = split.text if split.text_pair is None else tuple(zip(split.text, split.text_pair, strict=True))
     ids, types, lengths, truncated = [], [], [], 0
-    for start in range(0, len(split), CHUNK):
-        part = slice(start, start + CHUNK)
-        pair = None if split.text_pair is None else list(split.text_pair[part])
-        encoded = tokenizer(
-            list(split.text[part]), pair, truncation="longest_first", max_length=max_length,
-            return_token_type_ids=True, return_attention_mask=False,
-        )  # fmt: skip
-        for encoding, tokens, kinds in zip(
-            encoded.encodings, encoded["input_ids"], encoded["token_type_ids"], strict=True
-        ):
-            truncated += bool(encoding.overflowing)
-            ids.append(np.array(tokens, np.int32))
-            types.append(np.array(kinds, np.int8))
-            lengths.append(len(tokens))
-        if progress:
-            progress(min(start + CHUNK, len(split)))
+    backend.no_padding()
+    backend.enable_truncation(max_length, strategy="longest_first")
+    try:
+        for start in range(0, len(split), CHUNK):
+            for encoding in backend.encode_batch_fast(list(texts[start : start + CHUNK])):
+                truncated += bool(encoding.overflowing)
+                ids.append(np.array(encoding.ids, np.int32))
+                types.append(np.array(encoding.type_ids, np.int8))
+                lengths.append(len(encoding.ids))
+            if progress:
+                progress(min(start + CHUNK, len(split)))
+    finally:
+        backend.no_truncation()  # or an export would carry it
     return Examples(
         np.concatenate(ids), np.concatenate(types), np.concatenate([[0], np.cumsum(lengths)]), split.label, truncated
     )
