@@ -9,6 +9,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from fjt import tree
+from fjt.settings import UserError
 
 
 class NotFinite(Exception):
@@ -43,8 +44,18 @@ class Checkpoints:
     def __enter__(self):
         return self
 
-    def __exit__(self, *exception):
-        self._manager.close()
+    def __exit__(self, kind, *exception):
+        try:
+            self._manager.close()
+        except Exception as error:
+            if kind is None:
+                raise self._failed(error) from None
+
+    def _failed(self, error):
+        return UserError(
+            f"a checkpoint could not be written into {self._manager.directory}: {str(error).splitlines()[0][:300]}. "
+            "The ones before it are kept; make room, and the same command goes on from there."
+        )
 
     def steps(self):
         """The steps that are kept, newest first."""
@@ -69,13 +80,20 @@ class Checkpoints:
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state), host=ocp.args.JsonSave({"host": host, "checksums": checksums})
         )
-        if not self._manager.save(step, args=args, force=True):
+        try:
+            saved = self._manager.save(step, args=args, force=True)
+        except Exception as error:
+            raise self._failed(error) from None
+        if not saved:
             raise RuntimeError(f"the checkpoint of step {step} was not saved")
 
     def wait(self):
         """Waits for the save under way; raises what it failed with."""
-        self._manager.wait_until_finished()
-        self._manager.check_for_errors()
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise self._failed(error) from None
 
     def restore(self, abstract, step=None):
         """(step, state, host) of a step, or of the newest whole checkpoint; None when there is none.

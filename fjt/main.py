@@ -33,7 +33,7 @@ LIST = flags.DEFINE_bool("list", False, "Name tasks, methods and configs.", flag
 
 def main(argv):
     """The exit code of a command line."""
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     if any(argument in ("--help", "-h", "--helpfull") for argument in argv[1:]):
         console.say(__doc__)
         console.say(keys_help())
@@ -52,6 +52,12 @@ def main(argv):
                 "--workdir is missing: the directory that this run writes to, for example --workdir runs/first."
             )
         return execute(settings, WORKDIR.value, PLAN.value)
+    except OSError as error:
+        print(
+            f"fjt: {error.strerror or error}: {error.filename or WORKDIR.value}. What was saved before is kept.",
+            file=sys.stderr,
+        )
+        return 2
     except UserError as error:
         print(f"fjt: {error}", file=sys.stderr)
         return 2
@@ -60,15 +66,33 @@ def main(argv):
 def parse(argv):
     """Settings of a command line, or None without --config.  Raises UserError."""
     _check_names(argv)
+    sys.argv = argv  # where config_flags looks for overrides, whatever it is given
     try:
         rest = FLAGS(argv)
-    except FileNotFoundError as error:
-        raise UserError(f"--config: {error.filename or error} does not exist.") from None
+        config = CONFIG.value  # reads the file
     except (flags.Error, ValueError, TypeError) as error:
         raise UserError(" ".join(str(error).split())) from None
+    except OSError as error:
+        raise UserError(f"--config cannot be read: {' '.join(str(error).split())}") from None
     if len(rest) > 1:
         raise UserError(f"{rest[1]!r} is not understood; options are given as --config.key=value.")
-    return None if CONFIG.value is None else from_config(CONFIG.value)
+    if config is None:
+        return None
+    for one, other in (("train.steps", "train.epochs"), ("eval.every_steps", "eval.every_epochs")):
+        _replace_duration(config, argv, one, other)
+        _replace_duration(config, argv, other, one)
+    return from_config(config)
+
+
+def _replace_duration(config, argv, given, other):
+    """A duration of the command line takes the place of the config file's in the other unit."""
+
+    def named(key):
+        return any(argument.startswith(f"--config.{key}") for argument in argv)
+
+    if named(given) and not named(other):
+        section, name = other.split(".")
+        config[section][name] = None
 
 
 def _check_names(argv):

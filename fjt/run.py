@@ -40,7 +40,10 @@ def configure_jax(settings):
 @contextlib.contextmanager
 def lock(workdir):
     """Holds a work directory for one process.  Raises UserError when another has it."""
-    os.makedirs(workdir, exist_ok=True)
+    try:
+        os.makedirs(workdir, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be made a directory: {error.strerror}.") from None
     with open(os.path.join(workdir, ".lock"), "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -68,6 +71,8 @@ def claim(experiment, workdir):
     changes = []
     if os.path.exists(path):
         old = records.read_json(path)
+        if not {"config", "fingerprint", "contents", "changes"} <= set(old):
+            raise UserError(f"--workdir={workdir} holds a config.json that is not of a run; take another directory.")
         if old["fingerprint"] != experiment.fingerprint:
             before, now = flatten(old["config"]), flatten(records.plain(config))
             differ = [
@@ -225,14 +230,17 @@ def run(experiment, workdir):
             try:
                 state, host = fit(loop, state, host)
             except checkpoint.NotFinite as error:
-                records.write_json(os.path.join(workdir, "result.json"), _identity(experiment) | {"failed": str(error)})
+                records.write_json(
+                    os.path.join(workdir, "result.json"), _identity(experiment, 0) | {"failed": str(error)}
+                )
                 raise
         checkpoints.wait()
-        selected, trainable = int(state.step), state.trainable
+        done = selected = int(state.step)
+        trainable = state.trainable
         if options.train.select == "best" and host["best_step"] != selected:
             selected, best, _ = checkpoints.restore(abstract, host["best_step"])
             trainable = best.trainable
-        result = _finish(experiment, workdir, host, selected, trainable, frozen, logits_of, programs)
+        result = _finish(experiment, workdir, host, selected, trainable, frozen, logits_of, programs, done)
         if result["frozen_sha256"] != frozen_before:
             raise RuntimeError("a frozen parameter has changed")
     records.write_json(os.path.join(workdir, "result.json"), result)
@@ -287,7 +295,7 @@ def _show(scores):
     return "".join(f"{name} {value:.4f}  " for name, value in scores.items())
 
 
-def _finish(experiment, workdir, host, selected, trainable, frozen, logits_of, programs):
+def _finish(experiment, workdir, host, selected, trainable, frozen, logits_of, programs, done):
     """Predictions, export and the result of the selected step."""
     options, task = experiment.settings.experiment, experiment.task
     splits = {}
@@ -310,9 +318,8 @@ def _finish(experiment, workdir, host, selected, trainable, frozen, logits_of, p
     )
     seconds = host["train_seconds"]
     memory, kind = _peak_memory()
-    taken = experiment.plan.shape_of[: experiment.steps]
-    flops = float(np.mean([programs.flops[i] for i in taken])) if experiment.steps else 0.0
-    return _identity(experiment) | {
+    flops = float(np.mean([programs.flops[i] for i in experiment.plan.shape_of[:done]])) if done else 0.0
+    return _identity(experiment, done) | {
         "selected_step": selected,
         "split": "dev",
         "metrics": splits.get("dev", {}),
@@ -336,16 +343,17 @@ def _finish(experiment, workdir, host, selected, trainable, frozen, logits_of, p
     }
 
 
-def _identity(experiment):
-    """What a result says of its run before anything is measured."""
+def _identity(experiment, done):
+    """What a result says of its run before anything is measured; done: steps taken."""
     options = experiment.settings.experiment
     return {
         "task": experiment.task.name,
         "model": options.model.path or "scratch",
         "method": list(options.tune.method),
         "seed": options.seed,
-        "steps": experiment.steps,
-        "epochs": experiment.steps / experiment.schedule.steps_per_epoch,
+        "steps": done,
+        "planned_steps": experiment.steps,
+        "epochs": done / experiment.schedule.steps_per_epoch,
         "data_sha256": experiment.contents["data"],
         "versions": records.versions(),
     }

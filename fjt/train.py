@@ -99,7 +99,7 @@ def fit(loop, state, host):
             return state, host
         end = next(boundary for boundary in boundaries if boundary > k)
         k, state, host = _segment(loop, k, end, state, host)
-        if loop.stop.number is not None and k not in loop.evaluations:
+        if loop.stop.number is not None and (k not in loop.evaluations or host["evaluated"] >= k):
             _save(loop, k, state, host)
             loop.checkpoints.wait()
             loop.stop.check()

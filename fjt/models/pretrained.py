@@ -260,6 +260,12 @@ def resolve(path, revision):
     import huggingface_hub
 
     try:
+        try:
+            huggingface_hub.HfApi().model_info(path, revision=revision, timeout=3)
+        except Exception:
+            return huggingface_hub.snapshot_download(
+                path, revision=revision, allow_patterns=list(HUB_FILES), local_files_only=True
+            )
         return huggingface_hub.snapshot_download(
             path, revision=revision, allow_patterns=list(HUB_FILES), etag_timeout=5
         )

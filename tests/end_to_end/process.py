@@ -15,7 +15,7 @@ import time
 import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-PATIENCE = 300  # seconds after which a process that should have ended is taken for hanging
+PATIENCE = 180  # seconds after which a process that should have ended is taken for hanging
 
 # A server that has imported JAX and started nothing: children come from it without the seconds of imports.
 SERVER = multiprocessing.get_context("forkserver")
@@ -87,11 +87,10 @@ def slow_steps(seconds):
     run._feed = late
 
 
-def die_in_evaluation(number, seconds=0.0):
-    """SIGKILL while evaluation `number` (from 1) of dev goes on; steps wait so long."""
+def die_in_evaluation(number, pause=0.0):
+    """SIGKILL while evaluation `number` (from 1) goes on, after a pause in which a save may end."""
     from fjt import evaluate
 
-    slow_steps(seconds)
     begun, whole = [], evaluate.evaluate
 
     def wrapped(function, *arguments, **options):
@@ -100,11 +99,27 @@ def die_in_evaluation(number, seconds=0.0):
 
             def function(*arguments, inner=function):
                 inner(*arguments)
+                time.sleep(pause)
                 os.kill(os.getpid(), signal.SIGKILL)
 
         return whole(function, *arguments, **options)
 
     evaluate.evaluate = wrapped
+
+
+def stop_after_evaluation(number):
+    """SIGTERM comes when evaluation `number` (from 1) is logged and its checkpoint not yet begun."""
+    from fjt import outputs
+
+    begun, whole = [], outputs.draw_curve
+
+    def wrapped(*arguments):
+        begun.append(0)
+        if len(begun) == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return whole(*arguments)
+
+    outputs.draw_curve = wrapped
 
 
 # --- the tiny run
@@ -132,7 +147,10 @@ def flags(**options):
 
 
 def tiny(tables, **options):
-    """The arguments of a run of twelve steps and three evaluations that takes a second beside compilation."""
+    """The arguments of a run of twelve steps and three evaluations that takes a second beside compilation.
+
+    options: other values, `__` for the dot; None leaves an option as the config file has it.
+    """
     options = dict(
         data__files__train=f"{tables}/train.csv", data__files__dev=f"{tables}/dev.csv",
         data__files__test=f"{tables}/test.csv", data__columns__id="key", model__path="", model__max_length=32,
@@ -141,7 +159,8 @@ def tiny(tables, **options):
         checkpoint__every_steps=3, checkpoint__keep=2, log__every_steps=4, log__tensorboard=False, mesh__data=1,
         cache__dir=f"{tables}/cache",
     ) | options  # fmt: skip
-    return ["--config", str(ROOT / "configs" / "classify.py"), *flags(**options)]
+    given = {key: value for key, value in options.items() if value is not None}
+    return ["--config", str(ROOT / "configs" / "classify.py"), *flags(**given)]
 
 
 def read_rows(path):
@@ -170,9 +189,12 @@ def outcome(workdir):
     for path in sorted((workdir / "predictions").glob("*.npz")):
         with np.load(path) as arrays:
             predictions[path.name] = {name: arrays[name].tolist() for name in arrays.files}
-    losses = [(row["step"], row["loss"], row["grad_norm"], row["examples"]) for row in read_rows(workdir / "train.jsonl")]
+    losses = [
+        (row["step"], row["loss"], row["grad_norm"], row["examples"]) for row in read_rows(workdir / "train.jsonl")
+    ]
     evaluations = [
-        {key: value for key, value in row.items() if key != "train_seconds"} for row in read_rows(workdir / "eval.jsonl")
+        {key: value for key, value in row.items() if key != "train_seconds"}
+        for row in read_rows(workdir / "eval.jsonl")
     ]
     keys = ("params_sha256", "frozen_sha256", "data_sha256", "selected_step", "metrics", "splits", "best")
     return {key: result[key] for key in keys} | {
@@ -183,3 +205,32 @@ def outcome(workdir):
 def partial(function, **options):
     """A hook with its options; of functools, and named here for the tests' brevity."""
     return functools.partial(function, **options)
+
+
+def saving(workdir, since):
+    """The checkpoint folders under way: temporary ones made since a moment, not those that an earlier kill left."""
+    found = []
+    for path in (workdir / "checkpoints").glob("*.orbax-checkpoint-tmp"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime >= since:
+                found.append(path.name)
+    return sorted(found)
+
+
+def phase(workdir, evaluations, since):
+    """What a killed run was doing, as its files tell: start, training, evaluation, save, finish or done.
+
+    evaluations: the steps at which it evaluates, the last one at its end; since: when it was started, in seconds.
+    A save goes on beside the steps, so an evaluation that it overlaps counts as evaluation.
+    """
+    steps = [row["step"] for row in read_rows(workdir / "train.jsonl")]
+    evaluated = [row["step"] for row in read_rows(workdir / "eval.jsonl")]
+    if (workdir / "DONE").exists():
+        return "done"
+    if steps and steps[-1] in evaluations and steps[-1] not in evaluated:
+        return "evaluation"
+    if saving(workdir, since):
+        return "save"
+    if not steps or (workdir / "train.jsonl").stat().st_mtime < since:
+        return "start"
+    return "finish" if evaluated and evaluated[-1] == max(evaluations) else "training"

@@ -37,7 +37,8 @@ def real_texts():
 
     (single,) = column("SST-2/dev.tsv", 0)
     first, second = column("MRPC/dev.tsv", 3, 4)
-    return [Split((), single, None, np.arange(32, dtype=np.int32) % 2), Split((), first, second, np.arange(32, dtype=np.int32) % 2)]
+    label = np.arange(32, dtype=np.int32) % 2
+    return [Split((), single, None, label), Split((), first, second, label)]
 
 
 @pytest.fixture(scope="module", params=["random", "minilm"])
@@ -47,15 +48,15 @@ def reference(request, tmp_path_factory):
     if request.param == "minilm":
         if not (MINILM and SHARED):
             pytest.skip("FJT_MINILM and FJT_SHARED name real weights and data; not set here")
-        directory, texts = MINILM, real_texts()
+        texts = real_texts()
         model = transformers.BertForSequenceClassification.from_pretrained(MINILM, num_labels=2)
         folder = tmp_path_factory.mktemp("minilm")
         transformers.AutoTokenizer.from_pretrained(MINILM).save_pretrained(folder)
     else:
         tokenizer = tokenize.load_tokenizer(VOCAB)
         config = transformers.BertConfig(
-            vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=128,
-            max_position_embeddings=64, initializer_range=0.1,
+            vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=3, num_attention_heads=4,
+            intermediate_size=128, max_position_embeddings=64, initializer_range=0.1,
         )  # fmt: skip
         model = transformers.BertForSequenceClassification(config)
         folder = tmp_path_factory.mktemp("random")
@@ -90,7 +91,9 @@ def encode(directory, split, row_length=0):
     shape = packing.plan(batches.lengths_of(examples, indices), row_length=row_length, width=64).shapes[0]
     batch, place = batches.build(examples, indices[0], shape)
     pair = None if split.text_pair is None else list(split.text_pair)
-    inputs = tokenizer(list(split.text), pair, truncation="longest_first", max_length=64, padding=True, return_tensors="pt")
+    inputs = tokenizer(
+        list(split.text), pair, truncation="longest_first", max_length=64, padding=True, return_tensors="pt"
+    )
     return examples, batch, place, inputs
 
 
@@ -149,7 +152,7 @@ def test_gradients(reference):
 
 def test_thirty_adamw_steps(reference):
     """Warm-up, decay without biases and LayerNorm, clipping: the losses stay within 1e-3 of PyTorch's."""
-    directory, torch_model, texts = reference
+    directory, _, texts = reference
     model, params = ours(directory)
     steps, rates = 30, np.concatenate([np.arange(5) / 5, np.linspace(1, 0, 26)[:-1]]) * 2e-4
     split = texts[1]
@@ -164,11 +167,12 @@ def test_thirty_adamw_steps(reference):
         [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}], lr=1.0, eps=1e-8
     )
     _, _, _, inputs = encode(directory, split)
+    labels = torch.tensor(split.label, dtype=torch.long)
     expected = []
     for k in range(steps):
         rows = torch.tensor(indices[k])
         optimizer.zero_grad()
-        loss = trained(**{n: x[rows] for n, x in inputs.items()}, labels=torch.tensor(split.label, dtype=torch.long)[rows]).loss
+        loss = trained(**{n: x[rows] for n, x in inputs.items()}, labels=labels[rows]).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
         for group in optimizer.param_groups:
@@ -183,5 +187,5 @@ def test_thirty_adamw_steps(reference):
     np.testing.assert_allclose(seen, expected, rtol=1e-3, atol=1e-3)
     rows = torch.tensor(indices[0])
     with torch.no_grad():
-        after = trained(**{n: x[rows] for n, x in inputs.items()}, labels=torch.tensor(split.label, dtype=torch.long)[rows])
+        after = trained(**{n: x[rows] for n, x in inputs.items()}, labels=labels[rows])
     assert abs(after.loss.item() - expected[0]) > 0.05  # the weights have moved: no comparison of constants

@@ -1,0 +1,296 @@
+"""Bad input: the message names value, place and remedy, the exit code tells, nothing is lost and no traceback shown."""
+
+import json
+import os
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from process import ROOT, finish, outcome, partial, read_rows, slow_steps, start, tiny, wait_for
+
+HEADER = "key,text,label"
+GLUE, CLASSIFY = str(ROOT / "configs" / "glue.py"), str(ROOT / "configs" / "classify.py")
+
+
+def refused(done, *words):
+    """Asserts a user error with these words."""
+    assert done.code == 2, f"exit code {done.code}:\n{done.text}"
+    assert "Traceback" not in done.text, done.text
+    for word in words:
+        assert word in done.text, f"{word!r} is not in: {done.text}"
+
+
+ARGUMENTS = {
+    "no config": (["--workdir", "x"], ["--config is missing", "configs/glue.py:rte"]),
+    "no workdir": (["--config", CLASSIFY], ["--workdir is missing"]),
+    "no config file": (["--config", "configs/gleu.py"], ["configs/gleu.py", "--config"]),
+    "no flag": (["--config", CLASSIFY, "--workdri", "x"], ["--workdri", "Did you mean", "workdir"]),
+    "no option": (["--config", CLASSIFY, "--config.optim.lerning_rate=1"], ["lerning_rate", "optim.learning_rate"]),
+    "a group": (["--config", CLASSIFY, "--config.optim=adamw"], ["config.optim", "optim.name"]),
+    "stray word": (["--config", CLASSIFY, "epochs=3"], ["epochs=3", "--config.key=value"]),
+    "no number": (["--config", CLASSIFY, "--config.train.batch_size=abc"], ["train.batch_size", "abc", "int"]),
+    "no whole number": (["--config", CLASSIFY, "--config.train.batch_size=1.5"], ["train.batch_size", "1.5"]),
+    "no truth value": (["--config", CLASSIFY, "--config.train.packing=perhaps"], ["train.packing", "perhaps"]),
+    "out of range": (["--config", CLASSIFY, "--config.train.batch_size=0"], ["train.batch_size=0", "at least 1"]),
+    "no choice": (["--config", CLASSIFY, "--config.optim.name=adamx"], ["'adamx'", "adamw"]),
+    "both durations": (
+        ["--config", CLASSIFY, "--config.train.steps=5", "--config.train.epochs=5"], ["train.epochs", "train.steps"]
+    ),
+    "no task": (["--config", f"{GLUE}:ret", "--workdir", "WORK"], ["'ret'", "rte"]),
+    "a task elsewhere": (
+        ["--config", f"{GLUE}:agreement", "--workdir", "WORK"], ["'agreement'", "--config.data.source=synthetic"]
+    ),
+    "no kind": (["--config", f"{CLASSIFY}:regresion", "--workdir", "WORK"], ["'regresion'", "regression"]),
+    "no folder": (
+        ["--config", f"{GLUE}:rte", "--workdir", "WORK", "--config.data.source=files", "--config.data.dir=gone"],
+        ["config.data.dir='gone'", "RTE/train.tsv"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_arguments(name, launch, tmp_path):
+    arguments, words = ARGUMENTS[name]
+    refused(launch(*[str(tmp_path / "run") if a == "WORK" else a for a in arguments]), *words)
+
+
+def rows(*lines):
+    return "\n".join([HEADER, *lines]) + "\n"
+
+
+GOOD = ("a,one,yes", "b,two,no", "c,three,yes")
+# name: (contents of bad.csv, options, words)
+FILES = {
+    "no file": (None, {}, ["bad.csv", "config.data.files.dev", "does not exist"]),
+    "no column": (rows(*GOOD), {"data__columns__text": "review"}, ["csv:1", "'review'", "key, text, label", "columns"]),
+    "no label": (rows(*GOOD, "d,four,"), {}, ["bad.csv:5", "no label"]),
+    "unknown label": (rows(*GOOD, "d,four,maybe"), {}, ["bad.csv:5", "'maybe'"]),
+    "no rows": (rows(), {}, ["bad.csv", "no rows"]),
+    "empty file": ("", {}, ["bad.csv", "empty"]),
+    "text for a score": (rows("a,one,0.5", "b,two,good"), {"data__kind": "regression"}, ["bad.csv:3", "'good'"]),
+    "NaN for a score": (rows("a,one,0.5", "b,two,nan"), {"data__kind": "regression"}, ["bad.csv:3", "'nan'", "score"]),
+    "broken UTF-8": (b"key,text,label\na,caf\xe9,yes\n", {}, ["bad.csv:2", "0xe9", "iconv"]),
+    "too short": (rows(*GOOD, "d,four"), {}, ["bad.csv:5", "2 fields"]),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files(name, launch, tables, tmp_path):
+    contents, options, words = FILES[name]
+    path, good = tmp_path / "bad.csv", tmp_path / "good.csv"
+    if contents is not None:
+        path.write_bytes(contents if isinstance(contents, bytes) else contents.encode())
+    scores = options.get("data__kind") == "regression"
+    good.write_text(rows("a,one,0.5", "b,two,1.5") if scores else rows(*GOOD))
+    options = {"data__files__train": good, "data__files__dev": path, "data__files__test": "", **options}
+    refused(launch(*tiny(tables, **options), "--workdir", tmp_path / "run"), *words)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+OPTIONS = {
+    "no method": ({"tune__method": "lorra"}, ["'lorra'", "config.tune.method", "full, head"]),
+    "an option of another method": ({"tune__layers": 1}, ["tune.layers", "full"]),
+    "no pattern": ({"tune__method": "pattern"}, ["config.tune.train"]),
+    "a pattern of nothing": (
+        {"tune__method": "pattern", "tune__train": "('layer_7/',)"}, ["'layer_7/'", "encoder/layer_0"]
+    ),
+    "too many devices": ({"mesh__data": 99}, ["config.mesh.data=99", "devices"]),
+    "too few examples": ({"train__batch_size": 2, "train__accumulation": 4}, ["train.batch_size=2", "accumulation"]),
+    "no directory": ({"model__path": "./gone"}, ["config.model.path=./gone", "no such directory"]),
+    "no model": ({"model__path": "TABLES"}, ["config.model.path", "config.json"]),
+    "not on the hub": ({"model__path": "nobody/nothing"}, ["nobody/nothing", "--config.model.path=DIR"]),
+    "weights of classes": ({"loss__class_weights": "(1.0, 2.0, 3.0)"}, ["class_weights", "2 numbers"]),
+    "too many rows wanted": ({"data__limit": 1000}, ["data.limit=1000", "96"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options(name, launch, tables, tmp_path):
+    options, words = OPTIONS[name]
+    options = {key: tables if value == "TABLES" else value for key, value in options.items()}
+    refused(launch(*tiny(tables, **options), "--workdir", tmp_path / "run"), *words)
+
+
+@pytest.fixture
+def model(finished, tmp_path):
+    """A model directory that a test may damage."""
+    shutil.copytree(finished[0] / "export", tmp_path / "model")
+    return tmp_path / "model"
+
+
+def configure(model, **values):
+    path = model / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_models(model, launch, tables, tmp_path):
+    def attempt(**options):
+        return launch(*tiny(tables, model__path=model, **options), "--workdir", tmp_path / "run")
+
+    refused(attempt(model__max_length=100), "config.model.max_length=100", "32 positions")
+    config = (model / "config.json").read_bytes()
+    configure(model, vocab_size=100)
+    refused(attempt(), str(model), "vocab_size is 100", "tokenizer")
+    (model / "config.json").write_bytes(config)
+    configure(model, intermediate_size=128)
+    refused(attempt(), str(model), "intermediate.dense.weight", "(64, 32)", "(32, 128)")
+    (model / "config.json").write_bytes(config)
+    configure(model, model_type="gpt2")
+    refused(attempt(), "config.json", "'gpt2'", "bert")
+    (model / "config.json").write_bytes(config[:-20])
+    refused(attempt(), "config.json", "JSON")
+    (model / "config.json").write_bytes(config)
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    refused(attempt(), str(weights), "cut off", f"{weights.stat().st_size:,} bytes")
+    weights.unlink()
+    refused(attempt(), str(model), "no model.safetensors")
+    (model / "pytorch_model.bin").write_bytes(b"")
+    refused(attempt(), "pytorch_model.bin", "save_pretrained")
+
+
+def test_work_directories(launch, tables, tmp_path):
+    (tmp_path / "file").write_text("")
+    refused(launch(*tiny(tables), "--workdir", tmp_path / "file"), "--workdir", str(tmp_path / "file"))
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text('{"model_type": "bert"}')
+    refused(launch(*tiny(tables), "--workdir", other), "--workdir", str(other), "config.json")
+
+
+def test_no_hub_within_ten_seconds(tmp_path):
+    """A server that accepts and never answers, as a network that drops packets does."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        environment = os.environ | {
+            "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": f"http://127.0.0.1:{server.getsockname()[1]}",
+            "HF_HOME": str(tmp_path), "no_proxy": "*",
+        }  # fmt: skip
+        script = (
+            "import time, huggingface_hub\nfrom fjt.models import pretrained\nstart = time.monotonic()\n"
+            "try: pretrained.resolve('some-model', 'main')\n"
+            "except pretrained.UserError as error: print(error)\nprint(time.monotonic() - start)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+        )
+    message, seconds = done.stdout.strip().splitlines()
+    assert float(seconds) < 10.0
+    for word in ("config.model.path=some-model", "revision main", "--config.model.path=DIR"):
+        assert word in message
+
+
+def test_glue_without_a_network(launch, tmp_path):
+    """The first command of a user: data and model are far away, and the ways out are named."""
+    begin = time.monotonic()
+    done = launch("--config", GLUE, "--workdir", tmp_path / "run", f"--config.cache.dir={tmp_path}", hook=no_network)
+    assert time.monotonic() - begin < 60  # ten seconds on a machine of one's own
+    refused(done, "--config.data.source=files", "--config.data.dir")
+
+
+def no_network():
+    """Every connection to elsewhere is refused at once."""
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        os.environ[name] = "http://127.0.0.1:9"
+
+
+# --- while it runs
+
+
+def test_loss_not_finite(launch, tables, tmp_path):
+    options = dict(optim__learning_rate=1e30, optim__schedule="constant", optim__warmup_fraction=0.0)
+    options |= dict(checkpoint__every_steps=1, checkpoint__keep=1)
+    done = launch(*tiny(tables, **options), "--workdir", tmp_path)
+    assert done.code == 3 and "Traceback" not in done.text, done.text
+    assert "step 2" in done.text and "learning_rate" in done.text
+    assert not (tmp_path / "DONE").exists() and not (tmp_path / "result.json").exists()
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"1"}
+    assert [row["step"] for row in read_rows(tmp_path / "train.jsonl")] == [1]
+
+
+def test_loss_not_finite_later(finished, launch, tables, tmp_path):
+    """The last good checkpoint stays, and a run that goes on from it says the same again."""
+    arguments = [*tiny(tables, checkpoint__every_steps=3), "--workdir", tmp_path]
+    for _ in range(2):
+        done = launch(*arguments, hook=partial(spoil, step=7))
+        assert done.code == 3 and "step 8" in done.text and "Traceback" not in done.text, done.text
+        assert "6" in {path.name for path in (tmp_path / "checkpoints").iterdir()}
+        assert [row["step"] for row in read_rows(tmp_path / "train.jsonl")] == list(range(1, 8))
+    done = launch(*arguments)
+    assert done.code == 0 and "resuming after step 6" in done.text
+    assert outcome(tmp_path) == outcome(finished[0])
+
+
+def spoil(step):
+    """The labels' weights of the batch after a step are NaN, as a broken kernel would leave them."""
+    from fjt import run
+
+    feed = run._feed
+
+    def spoiled(experiment, put, k):
+        batch, *numbers = feed(experiment, put, k)
+        return ({**batch, "weight": batch["weight"] * float("nan")} if k == step else batch), *numbers
+
+    run._feed = spoiled
+
+
+def forbid_large_files(bytes_, after):
+    """Files cannot grow beyond a size once a checkpoint of step `after` is whole, as on a full disk."""
+    from fjt import checkpoint
+
+    save = checkpoint.Checkpoints.save
+
+    def limited(self, step, state, host):
+        if step > after:
+            self.wait()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, bytes_))
+        return save(self, step, state, host)
+
+    checkpoint.Checkpoints.save = limited
+
+
+def test_save_that_fails(finished, launch, tables, tmp_path):
+    """A file that cannot be written: the message names the folder, the older checkpoint stays, and the run goes on."""
+    done = launch(*tiny(tables), "--workdir", tmp_path, hook=partial(forbid_large_files, bytes_=16384, after=4))
+    failed_well(done, tmp_path)
+    done = launch(*tiny(tables), "--workdir", tmp_path)
+    assert done.code == 0 and "resuming after step 4" in done.text, done.text
+    assert outcome(tmp_path) == outcome(finished[0])
+
+
+def test_no_space_left(finished, cache, tables, launch, tmp_path):
+    """A small file system that another file fills once the first checkpoint is there."""
+    disk, workdir = tmp_path / "disk", tmp_path / "disk" / "run"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small file system takes rights that this user lacks")
+    try:
+        arguments = [*tiny(tables), "--workdir", workdir]
+        process = start(arguments, tmp_path / "out", cache=cache, hook=partial(slow_steps, seconds=0.5))
+        assert wait_for(lambda: (workdir / "checkpoints" / "4").exists(), process)
+        with open(disk / "filler", "wb", buffering=0) as file:
+            try:
+                while file.write(bytes(4096)):
+                    pass
+            except OSError:
+                pass
+        failed_well(finish(process, tmp_path / "out"), workdir, "space")
+        (disk / "filler").unlink()
+        done = launch(*arguments)
+        assert done.code == 0 and "resuming after step 4" in done.text, done.text
+        assert outcome(workdir) == outcome(finished[0])
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def failed_well(done, workdir, *words):
+    """Asserts that a run ended for want of room as it should: told, and with its last whole checkpoint kept."""
+    # Orbax's own threads print what befell them; fjt's main thread must not.
+    assert done.code not in (0, 1) and "fjt/main.py" not in done.text, done.text
+    told = [line for line in done.text.splitlines() if line.startswith(("fjt:", "warning:"))]
+    assert any(all(word in line for word in (str(workdir), *words)) for line in told), done.text
+    assert (workdir / "checkpoints" / "4" / "state").is_dir() and not (workdir / "DONE").exists()

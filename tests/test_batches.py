@@ -1,0 +1,140 @@
+"""Which examples a step trains on, and that each token and label lands where it should."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import small
+
+from fjt.data import batches, packing
+
+LAYOUTS = [
+    dict(),
+    dict(row_length=24),
+    dict(row_length=100),
+    dict(one_a_row=True),
+    dict(groups=4),
+    dict(groups=3, row_length=40),
+    dict(groups=8, one_a_row=True),
+]
+
+
+@pytest.mark.parametrize(("num", "size"), [(100, 16), (96, 16), (5, 16), (1, 1), (33, 32)])
+def test_each_example_exactly_once_an_epoch(num, size):
+    schedule = batches.Schedule(num, size, 3)
+    per = schedule.steps_per_epoch
+    assert per == int(np.ceil(num / size))
+    for epoch in range(3):
+        indices = schedule.batches(epoch * per, (epoch + 1) * per)
+        assert sorted(indices[indices >= 0].tolist()) == list(range(num))
+        assert (indices[:-1] >= 0).all()  # whole batches, but for the last one
+        short = indices[-1]
+        assert (short >= 0).sum() == (num - 1) % size + 1
+        assert (short[: (short >= 0).sum()] >= 0).all()
+
+
+def test_a_batch_is_a_function_of_seed_and_step():
+    schedule = batches.Schedule(100, 16, 3)
+    whole = schedule.batches(0, 30)
+    for first, last in ((0, 1), (6, 8), (13, 30), (29, 30)):
+        np.testing.assert_array_equal(batches.Schedule(100, 16, 3).batches(first, last), whole[first:last])
+    assert not np.array_equal(whole[:7], whole[7:14])  # epochs differ
+    assert not np.array_equal(whole[:7], batches.Schedule(100, 16, 4).batches(0, 7))
+    assert schedule.batches(5, 5).shape == (0, 16)
+
+
+def make(layout, num=60, size=20, kind="classification"):
+    """(Examples, [(indices, Shape, batch, place)]) of an epoch with a short last batch."""
+    examples = small.make_examples(num=num - 7, kind=kind, seed=2)
+    schedule = batches.Schedule(len(examples), size, 0)
+    indices = schedule.batches(0, schedule.steps_per_epoch)
+    one_a_row = layout.get("one_a_row", False)
+    plan = packing.plan(batches.lengths_of(examples, indices), width=32, **layout)
+    made = []
+    for k, chosen in enumerate(indices):
+        shape = plan.shapes[plan.shape_of[k]]
+        made.append((chosen, shape, *batches.build(examples, chosen, shape, one_a_row)))
+    return examples, made
+
+
+def check_batch(examples, indices, shape, batch, place):
+    """Every example is found whole through `place`, and nothing else is there."""
+    tokens = ("token_ids", "segment_ids", "position_ids", "type_ids")
+    for name in tokens:
+        assert batch[name].shape == (shape.groups, shape.rows, shape.row_length) and batch[name].dtype == np.int32
+    claimed = np.zeros(batch["token_ids"].shape, int)
+    slots = []
+    for slot, index in enumerate(indices):
+        if index < 0:
+            assert place[slot] == -1
+            continue
+        group, e = divmod(place[slot], shape.examples)
+        slots.append((group, e))
+        span = slice(examples.offsets[index], examples.offsets[index + 1])
+        length = span.stop - span.start
+        row, column = divmod(batch["first"][group, e], shape.row_length)
+        where = group, row, slice(column, column + length)
+        np.testing.assert_array_equal(batch["token_ids"][where], examples.token_ids[span])
+        np.testing.assert_array_equal(batch["type_ids"][where], examples.type_ids[span])
+        np.testing.assert_array_equal(batch["position_ids"][where], np.arange(length))
+        np.testing.assert_array_equal(batch["segment_ids"][where], np.full(length, e + 1))
+        assert batch["example"][group, e] == index and batch["weight"][group, e] == 1.0
+        assert batch["label"][group, e] == examples.label[index]
+        claimed[where] += 1
+    assert claimed.max() == 1
+    assert (batch["segment_ids"][claimed == 0] == 0).all() and (batch["token_ids"][claimed == 0] == 0).all()
+    assert len(set(slots)) == len(slots) and batch["weight"].sum() == len(slots)
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_token_and_label_lands_where_it_should(layout, kind):
+    examples, made = make(layout, kind=kind)
+    assert (made[-1][0] < 0).any()
+    for one in made:
+        check_batch(examples, *one)
+        assert one[2]["label"].dtype == examples.label.dtype
+        if layout.get("one_a_row"):
+            segments = one[2]["segment_ids"]
+            assert all(len(set(row[row > 0])) <= 1 for group in segments for row in group)
+
+
+def test_the_check_rejects_what_is_misplaced():
+    examples, ((indices, shape, batch, place), *_) = make({})
+    for name in ("token_ids", "type_ids", "position_ids", "segment_ids", "first", "example", "label", "weight"):
+        wrong = batch | {name: batch[name] + 1}
+        with pytest.raises(AssertionError):
+            check_batch(examples, indices, shape, wrong, place)
+    with pytest.raises(AssertionError):
+        check_batch(examples, indices, shape, batch, np.roll(place, 1))
+
+
+def test_groups_share_the_rows_evenly():
+    _, made = make(dict(groups=4))
+    for indices, _, batch, _ in made:
+        rows = (batch["segment_ids"] > 0).any(axis=2).sum(axis=1)
+        assert rows.max() - rows.min() <= 1
+        assert batch["segment_ids"].max(axis=(1, 2)).sum() == (indices >= 0).sum()
+
+
+def test_a_shape_that_is_too_small_is_refused():
+    examples, ((indices, shape, _, _), *_) = make({})
+    with pytest.raises(ValueError, match="do not fit"):
+        batches.build(examples, indices, dataclasses.replace(shape, rows=shape.rows - 1))
+
+
+def test_lengths():
+    examples = small.make_examples(num=10)
+    assert examples.lengths.sum() == len(examples.token_ids) and len(examples) == 10
+    found = batches.lengths_of(examples, np.array([[3, -1], [0, 9]]))
+    assert found.tolist() == [[examples.lengths[3], 0], [examples.lengths[0], examples.lengths[9]]]
+
+
+@pytest.mark.parametrize(("num", "size"), [(1, 1), (1, 8), (7, 8), (8, 8), (9, 8), (100, 16)])
+def test_chunks_hold_each_example_once_and_are_alike(num, size):
+    lengths = small.make_examples(num=num).lengths
+    chunks = batches.chunk(lengths, size)
+    assert chunks.shape == (int(np.ceil(num / size)), size)
+    assert sorted(chunks[chunks >= 0].tolist()) == list(range(num))
+    totals = np.where(chunks >= 0, lengths[chunks], 0).sum(axis=1)
+    assert totals.max() - totals.min() <= lengths.max()

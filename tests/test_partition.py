@@ -1,0 +1,108 @@
+"""What trains under each method, and what follows from it."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import small
+
+from fjt import tree
+from fjt.settings import Tune, UserError
+from fjt.tuning import partition
+
+LAYERS = 4
+PARAMS = jax.eval_shape(small.Model(dataclasses.replace(small.CONFIG, layers=LAYERS), 2).init, np.zeros(2, np.uint32))
+NAMES = set(tree.flatten(PARAMS))
+HEAD = {"head/classifier/kernel", "head/classifier/bias"}
+POOLER = {"encoder/pooler/kernel", "encoder/pooler/bias"}
+
+
+def under(*prefixes):
+    return {name for name in NAMES if name.startswith(prefixes)}
+
+
+def tune(method, **options):
+    return Tune(**{"method": (method,), "layers": None, "train": (), "train_pooler": None, **options})
+
+
+def trains(method, missing=(), **options):
+    return partition.trainable_names(PARAMS, LAYERS, tune(method, **options), missing)
+
+
+def test_full_trains_everything():
+    assert trains("full") == NAMES
+    assert trains("full", train_pooler=False) == NAMES - POOLER
+
+
+def test_head_trains_the_head_alone():
+    assert trains("head") == HEAD
+    assert trains("head", train_pooler=True) == HEAD | POOLER
+
+
+def test_top_k_trains_the_highest_layers_pooler_and_head():
+    assert trains("top_k", layers=2) == under("encoder/layer_2/", "encoder/layer_3/") | POOLER | HEAD
+    assert len(under("encoder/layer_3/")) == 16
+    assert trains("top_k", layers=1, train_pooler=False) == under("encoder/layer_3/") | HEAD
+    assert trains("top_k", layers=0) == POOLER | HEAD
+    assert trains("top_k", layers=LAYERS) == NAMES - under("encoder/embeddings/")
+    with pytest.raises(UserError, match=r"config\.tune\.layers=5: the encoder has 4 layers"):
+        trains("top_k", layers=5)
+
+
+def test_top_k_of_ten_layers_and_more():
+    """Layers count as numbers: 2 is below 10."""
+    deep = jax.eval_shape(small.Model(dataclasses.replace(small.CONFIG, layers=12), 2).init, np.zeros(2, np.uint32))
+    found = partition.trainable_names(deep, 12, tune("top_k", layers=11), ())
+    assert {name.split("/")[1] for name in found if "/layer_" in name} == {f"layer_{i}" for i in range(1, 12)}
+    found = partition.trainable_names(deep, 12, tune("top_k", layers=2), ())
+    assert {name.split("/")[1] for name in found if "/layer_" in name} == {"layer_10", "layer_11"}
+
+
+def test_pattern():
+    found = trains("pattern", train=("layer_[01]/query", "norm/scale$"))
+    norms = {name for name in NAMES if name.endswith("norm/scale")}
+    assert len(norms) == 1 + 2 * LAYERS
+    assert found == under("encoder/layer_0/query", "encoder/layer_1/query") | norms | HEAD
+    assert trains("pattern", train=("pooler",)) == POOLER | HEAD
+    assert trains("pattern", train=("layer_3/", "pooler"), train_pooler=False) == under("encoder/layer_3/") | HEAD
+    assert trains("pattern", train=("layer_3/",), train_pooler=True) == under("encoder/layer_3/") | POOLER | HEAD
+
+
+def test_a_pattern_must_match_something():
+    with pytest.raises(UserError, match=r"config\.tune\.train.*'layer_7'.*matches no parameter.*encoder/"):
+        trains("pattern", train=("layer_1", "layer_7"))
+    with pytest.raises(UserError, match=r"config\.tune\.method=pattern needs config\.tune\.train"):
+        trains("pattern")
+
+
+def test_what_the_checkpoint_lacks_always_trains():
+    assert trains("head", missing=tuple(POOLER)) == HEAD | POOLER
+    assert trains("top_k", layers=1, train_pooler=False, missing=tuple(POOLER)) >= POOLER
+    assert trains("pattern", train=("layer_0/",), train_pooler=False, missing=("encoder/pooler/bias",)) == (
+        under("encoder/layer_0/") | HEAD | {"encoder/pooler/bias"}
+    )
+
+
+def test_unknown_methods_and_options_are_refused():
+    with pytest.raises(UserError, match=r"'topk' is unknown\. Did you mean top_k"):
+        partition.find_method(tune("topk"))
+    with pytest.raises(UserError, match=r"config\.tune\.layers is not read by the method full"):
+        partition.find_method(tune("full", layers=2))
+    with pytest.raises(UserError, match=r"config\.tune\.train is not read by the method top_k"):
+        partition.find_method(tune("top_k", layers=2, train=("x",)))
+    with pytest.raises(UserError, match="cannot be combined"):
+        partition.find_method(dataclasses.replace(tune("full"), method=("full", "head")))
+    with pytest.raises(UserError):
+        partition.find_method(dataclasses.replace(tune("full"), method=()))
+    assert set(partition.METHODS) >= {"full", "head", "top_k", "pattern"}
+
+
+def test_lowest_layer():
+    assert partition.lowest_layer(trains("full"), LAYERS) == -1
+    assert partition.lowest_layer(trains("head"), LAYERS) == LAYERS
+    assert partition.lowest_layer(trains("head", train_pooler=True), LAYERS) == LAYERS
+    assert partition.lowest_layer(trains("top_k", layers=3), LAYERS) == 1
+    assert partition.lowest_layer(trains("pattern", train=("layer_2/", "layer_0/output/bias")), LAYERS) == 0
+    assert partition.lowest_layer({"encoder/layer_11/query/bias"}, 12) == 11
+    assert partition.lowest_layer({"encoder/embeddings/norm/bias", "encoder/layer_1/query/bias"}, 2) == -1

@@ -1,0 +1,207 @@
+"""One list of options: `configs/base.py` and the dataclasses agree, and mistakes are named."""
+
+import dataclasses
+import json
+import math
+import typing
+
+import ml_collections
+import pytest
+
+from configs import base
+from fjt import settings
+from fjt.settings import UserError
+
+
+def config(**changes):
+    """The default config as nested dicts; changes have `__` for dots."""
+    made = base.get_config().to_dict()
+    for key, value in changes.items():
+        node = made
+        *parents, last = key.split("__")
+        for parent in parents:
+            node = node[parent]
+        node[last] = value
+    return made
+
+
+def build(**changes):
+    return settings.from_config(config(**changes))
+
+
+def fields_of(cls, prefix=""):
+    """{dotted key: type} of a settings dataclass."""
+    found = {}
+    for name, kind in typing.get_type_hints(cls).items():
+        nested = dataclasses.is_dataclass(kind)
+        found |= fields_of(kind, f"{prefix}{name}.") if nested else {prefix + name: kind}
+    return found
+
+
+FIELDS = fields_of(settings.Experiment) | fields_of(settings.Execution)
+
+
+def test_base_config_and_dataclasses_have_the_same_keys_values_and_types():
+    made = base.get_config()
+    flat = settings.flatten(made)
+    assert flat.keys() == FIELDS.keys()
+    assert settings.flatten(settings.to_dict(settings.from_config(made))) == flat
+    for key, kind in FIELDS.items():
+        *parents, last = key.split(".")
+        node = made
+        for parent in parents:
+            node = node[parent]
+        optional = kind not in (str, int, float, bool, tuple)
+        assert (flat[key] is None) == optional, key
+        assert node.get_type(last) is (typing.get_args(kind)[0] if optional else kind), key
+
+
+def test_config_json_reads_back():
+    made = build(tune__method=("top_k",), tune__layers=1, optim__learning_rate=1e-3, loss__class_weights=(1, 2.5))
+    assert settings.from_config(json.loads(json.dumps(settings.to_dict(made)))) == made
+    assert settings.from_config(ml_collections.ConfigDict(settings.to_dict(made))) == made
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        build().experiment.optim.name = "sgd"
+
+
+@pytest.mark.parametrize("key", sorted(FIELDS))
+def test_an_unknown_key_names_the_nearest(key):
+    """Each key with a letter too many."""
+    with pytest.raises(UserError) as caught:
+        build(**{f"{key}x".replace(".", "__"): 1})
+    message = str(caught.value)
+    assert f"config.{key}x is no option" in message and "Did you mean" in message
+    suggested = message.split("Did you mean ")[1].rstrip("?").split(" or ")
+    tables = {key.rsplit(".", depth)[0] for key in FIELDS for depth in (1, 2)}
+    assert key in suggested and set(suggested) <= set(FIELDS) | tables
+
+
+def test_an_unknown_table_names_the_nearest():
+    with pytest.raises(UserError, match=r"config\.optm is no option.*Did you mean.*\boptim\b"):
+        settings.from_config(config() | {"optm": {"name": "adamw"}})
+
+
+def test_a_missing_key_or_table_is_named():
+    made = config()
+    del made["optim"]["power"]
+    with pytest.raises(UserError, match=r"config\.optim\.power is missing"):
+        settings.from_config(made)
+    for table in ("optim", "mesh"):
+        made = config()
+        del made[table]
+        with pytest.raises(UserError, match=rf"config\.{table}\b.* is missing"):
+            settings.from_config(made)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "kind"),
+    [
+        ("train__batch_size", "32", "int"),
+        ("train__batch_size", 32.0, "int"),
+        ("train__batch_size", True, "int"),
+        ("train__packing", 1, "bool"),
+        ("optim__learning_rate", "1e-3", "float"),
+        ("optim__clip_norm", True, "float"),
+        ("tune__method", "lora", "tuple"),
+        ("task", None, "str"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(key, value, kind):
+    with pytest.raises(UserError) as caught:
+        build(**{key: value})
+    assert f"config.{key.replace('__', '.')}={value!r}" in str(caught.value) and kind in str(caught.value)
+
+
+def test_numbers_and_lists_are_converted():
+    made = build(optim__clip_norm=2, tune__method=["top_k"], data__holdout=0)
+    assert made.experiment.optim.clip_norm == 2.0 and isinstance(made.experiment.optim.clip_norm, float)
+    assert made.experiment.tune.method == ("top_k",)
+
+
+@pytest.mark.parametrize("key", sorted(settings.CHOICES))
+def test_choices(key):
+    for value in settings.CHOICES[key]:
+        build(**{key.replace(".", "__"): value})
+    wrong = settings.CHOICES[key][0] + "x"
+    with pytest.raises(UserError) as caught:
+        build(**{key.replace(".", "__"): wrong})
+    assert f"config.{key}={wrong!r}" in str(caught.value) and settings.CHOICES[key][0] in str(caught.value)
+
+
+@pytest.mark.parametrize("key", sorted(settings.RANGES))
+def test_ranges(key):
+    low, high = settings.RANGES[key]
+    real = float in (FIELDS[key], *typing.get_args(FIELDS[key]))
+    outside = [low - 1] + ([high + 1e-3] if high is not None else []) + ([math.nan] if real else [])
+    for value in outside:
+        with pytest.raises(UserError) as caught:
+            build(**{key.replace(".", "__"): value})
+        assert f"config.{key}={float(value) if real else value!r}" in str(caught.value)
+    for value in (low, high):
+        if value is not None:
+            build(**{key.replace(".", "__"): value})
+
+
+def test_durations_are_given_once():
+    with pytest.raises(UserError, match=r"config\.train\.epochs and config\.train\.steps are both set"):
+        build(train__epochs=1, train__steps=5)
+    with pytest.raises(UserError, match=r"config\.eval\.every_epochs and config\.eval\.every_steps are both set"):
+        build(eval__every_epochs=1, eval__every_steps=5)
+
+
+def test_seeds():
+    for value in (-1, 2**32):
+        for key in ("seed", "seeds__data"):
+            with pytest.raises(UserError, match=rf"{value} should be between 0 and"):
+                build(**{key: value})
+    build(seed=2**32 - 1)
+    seeds = settings.resolve_seeds(build(seed=7, seeds__data=0)).experiment.seeds
+    assert (seeds.init, seeds.data, seeds.dropout, seeds.subset) == (7, 0, 7, 0)
+
+
+CONTENTS = {"data": "d", "weights": "w", "tokenizer": "t"}
+
+# Where things lie, and `seed`, which acts through the three seeds that it sets.
+WITHOUT_EFFECT = {
+    "data.source", "data.dir", "data.manual_dir", "data.files.train", "data.files.dev", "data.files.test",
+    "model.path", "model.revision", "model.scratch.vocab", "seed",
+}  # fmt: skip
+
+
+def other(value, kind):
+    """A value of a field's type that differs from the given one."""
+    if value is None:
+        kind = typing.get_args(kind)[0]
+        return {bool: True, int: 3, float: 0.25, str: "x"}[kind]
+    if isinstance(value, bool):
+        return not value
+    return (*value, "x") if isinstance(value, tuple) else value + {int: 1, float: 0.25, str: "x"}[type(value)]
+
+
+def replaced(node, key, change):
+    name, _, rest = key.partition(".")
+    value = replaced(getattr(node, name), rest, change) if rest else change(getattr(node, name))
+    return dataclasses.replace(node, **{name: value})
+
+
+@pytest.mark.parametrize("key", sorted(fields_of(settings.Experiment)))
+def test_fingerprint_changes_exactly_when_the_experiment_does(key):
+    experiment = build().experiment
+    changed = replaced(experiment, key, lambda value: other(value, FIELDS[key]))
+    assert changed != experiment
+    same = settings.fingerprint(changed, CONTENTS) == settings.fingerprint(experiment, CONTENTS)
+    assert same == (key in WITHOUT_EFFECT)
+
+
+def test_fingerprint_is_stable_and_over_contents():
+    experiment = build().experiment
+    assert settings.fingerprint(experiment, CONTENTS) == settings.fingerprint(build().experiment, dict(CONTENTS))
+    for name in CONTENTS:
+        assert settings.fingerprint(experiment, CONTENTS | {name: "x"}) != settings.fingerprint(experiment, CONTENTS)
+    read = settings.from_config(json.loads(json.dumps(settings.to_dict(build()))))
+    assert settings.fingerprint(read.experiment, CONTENTS) == settings.fingerprint(experiment, CONTENTS)
+    for changes in ({"mesh__data": 2}, {"checkpoint__keep": 3}, {"log__every_steps": 1}, {"cache__dir": "x"}):
+        assert settings.fingerprint(build(**changes).experiment, CONTENTS) == settings.fingerprint(experiment, CONTENTS)
