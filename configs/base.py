@@ -50,7 +50,7 @@ def get_config():
     scratch.inner = 512
     scratch.vocab = ""  # a WordPiece vocabulary file; empty: the one of the synthetic language
     model.max_length = 128  # tokens of an example, [CLS] and [SEP] included; longer ones are cut, longest first
-    model.dtype = placeholder(str)  # of the computation: float32 | bfloat16 | float64; weights stay float32
+    model.dtype = placeholder(str)  # of the computation: float32 | bfloat16; weights stay float32
     model.matmul_precision = "default"  # default | high | highest (an accelerator's float32 products)
     model.dropout = dropout = ConfigDict()  # None: as the checkpoint's config.json says
     dropout.hidden = placeholder(float)
@@ -70,7 +70,7 @@ def get_config():
     optim.weight_decay = placeholder(float)  # never on biases and LayerNorm
     optim.schedule = "linear"  # linear cosine constant cosine_restarts polynomial exponential inverse_sqrt
     optim.warmup_fraction = 0.06  # of all steps
-    optim.final_fraction = 0.0  # the rate at the end as a share of the peak (cosine, polynomial, exponential)
+    optim.final_fraction = 0.0  # the rate at the end as a share of the peak (not constant, inverse_sqrt)
     optim.power = 2.0  # polynomial
     optim.cycles = 2  # cosine_restarts
     optim.clip_norm = 1.0  # of the gradient over what trains; 0: no clipping

@@ -5,12 +5,12 @@ E examples of a group, B examples of a batch, D width, H heads, K head width, F 
 C classes, N examples of a split.
 """
 
-_LAZY = ("load_run", "results")  # from fjt.predict, at the first use: `import fjt` stays quick
+_LAZY = ("load_run", "results")  # from fjt.load, at the first use: `import fjt` stays quick
 
 
 def __getattr__(name):
     if name in _LAZY:
-        from fjt import predict
+        from fjt import load
 
-        return getattr(predict, name)
+        return getattr(load, name)
     raise AttributeError(f"module 'fjt' has no attribute {name!r}")

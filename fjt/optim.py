@@ -71,12 +71,12 @@ def learning_rates(optim, steps):
         "cosine": lambda: optax.cosine_decay_schedule(peak, rest, alpha=optim.final_fraction),
         "cosine_restarts": lambda: _restarts(peak, end, rest, optim.cycles),
         "polynomial": lambda: optax.polynomial_schedule(peak, end, optim.power, rest),
-        "exponential": lambda: optax.exponential_decay(peak, rest, max(optim.final_fraction, 1e-3)),
+        "exponential": lambda: optax.exponential_decay(peak, rest, optim.final_fraction),
         "inverse_sqrt": lambda: lambda k: peak * np.sqrt(max(warmup, 1) / (k + max(warmup, 1))),
     }
-    after = schedules[optim.schedule]()
-    rates = [peak * k / warmup if k < warmup else float(after(k - warmup)) for k in range(steps)]
-    return np.asarray(rates, np.float32)
+    rising = np.arange(min(warmup, steps)) * (peak / max(warmup, 1))
+    falling = np.broadcast_to(schedules[optim.schedule]()(np.arange(steps - len(rising))), steps - len(rising))
+    return np.concatenate([rising, falling]).astype(np.float32)
 
 
 def _restarts(peak, end, steps, cycles):

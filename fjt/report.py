@@ -1,11 +1,16 @@
 """What a run says of itself: its plan before, its result after."""
 
 import os
+import time
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fjt import console, recipes, records, tree
 from fjt.tuning.partition import lowest_layer
+
+USUAL_SHARE = 0.5  # of the matrix-product rate that a step reaches; for a rough time only
 
 
 def show_start(experiment, workdir):
@@ -84,12 +89,32 @@ def show_plan(experiment):
     total = tree.count(experiment.params)
     tokens = max(s.rows * s.row_length for s in experiment.plan.shapes)
     flops = step_flops(experiment)
-    console.say(f"  about {flops / 1e9:,.1f} GFLOP a step, {flops * experiment.steps / 1e12:,.1f} TFLOP in all")
+    rate = product_rate(experiment.model.dtype)
+    seconds = flops * experiment.steps / (USUAL_SHARE * rate * experiment.mesh.size)
+    console.say(
+        f"  about {flops / 1e9:,.1f} GFLOP a step, {flops * experiment.steps / 1e12:,.1f} TFLOP in all: roughly "
+        f"{console.duration(seconds)} of training at {USUAL_SHARE:.0%} of this device's {rate / 1e9:,.0f} GFLOP/s "
+        "in matrix products, measured just now"
+    )
     console.say(
         f"  memory: {4 * total / 2**20:,.0f} MiB of weights, {12 * trained / 2**20:,.0f} MiB of gradients and Adam's "
         f"moments, about {activation_bytes(experiment, tokens) / 2**20:,.0f} MiB of activations a device"
     )
     console.say(f"  evaluations of dev after steps {_some([str(k) for k in experiment.evaluations])}")
+
+
+def product_rate(dtype):
+    """Operations a second of a 1024 x 1024 matrix product on the first device: the best of five."""
+    size = 1024
+    product = jax.jit(lambda x: jnp.matmul(x, x, preferred_element_type=jnp.float32))
+    x = jnp.ones((size, size), dtype)
+    product(x).block_until_ready()
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        product(x).block_until_ready()
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times)
 
 
 def step_flops(experiment):

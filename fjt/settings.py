@@ -198,7 +198,7 @@ class Settings:
 CHOICES = {
     "data.source": ("tfds", "files", "synthetic"),
     "data.kind": ("classification", "regression"),
-    "model.dtype": ("float32", "bfloat16", "float64"),
+    "model.dtype": ("float32", "bfloat16"),
     "model.matmul_precision": ("default", "high", "highest"),
     "optim.name": ("adamw", "adam", "sgd", "rmsprop", "adagrad", "adadelta", "adafactor", "lamb", "lion"),
     "optim.schedule": (
@@ -255,6 +255,10 @@ def from_config(config):
     config: any nested mapping (ConfigDict or dict).  Raises UserError.
     """
     config = {key: config[key] for key in config}
+    valid = [field.name for part in (Experiment, Execution) for field in dataclasses.fields(part)]
+    for key in config:
+        if key not in valid:
+            raise UserError(f"config.{key} is no option.{suggest(key, valid)}")
     experiment = {f.name: config.pop(f.name, None) for f in dataclasses.fields(Experiment)}
     settings = Settings(
         _build(Experiment, experiment, ""),
@@ -312,6 +316,10 @@ def _check(settings):
             wanted = f"at least {low}" if high is None else f"between {low} and {high}"
             raise UserError(f"config.{key}={value!r} should be {wanted}.")
     experiment = settings.experiment
+    if experiment.optim.schedule == "exponential" and not experiment.optim.final_fraction:
+        raise UserError(
+            "config.optim.schedule=exponential never reaches 0: give config.optim.final_fraction."
+        )
     for section, names in (("train", ("epochs", "steps")), ("eval", ("every_epochs", "every_steps"))):
         given = [n for n in names if getattr(getattr(experiment, section), n) is not None]
         if len(given) == 2:
@@ -341,7 +349,7 @@ def to_dict(settings):
 
 # Where the data and the weights lie does not matter to a result: what they hold does, and is hashed by content.
 PATHS = ("data.dir", "data.manual_dir", "data.files.train", "data.files.dev", "data.files.test", "model.path",
-         "model.revision", "data.source")  # fmt: skip
+         "model.revision", "model.scratch.vocab", "data.source")  # fmt: skip
 
 
 def fingerprint(experiment, contents):

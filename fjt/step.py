@@ -41,6 +41,7 @@ def train_step(state, frozen, batch, hyper, *, model, loss, optimizer, accumulat
 
     gradient = jax.value_and_grad(sums, has_aux=True)
     (value, weight), grads = _accumulate(lambda part: gradient(state.trainable, part), batch, accumulation)
+    weight = jnp.where(weight > 0, weight, 1.0)  # a batch of classes with weight 0 teaches nothing
     grads = jax.tree.map(lambda g: g / weight, grads)
     updates, opt_state = optimizer(hyper).update(grads, state.opt_state, state.trainable)
     trainable = optax.apply_updates(state.trainable, updates)

@@ -22,6 +22,7 @@ FLOORS = (
     ("interop",),
     ("experiment", "recipes"),
     ("outputs", "report", "run"),
+    ("load",),
     ("main", "predict"),
 )
 ENTRY_POINTS = FLOORS[-1]

@@ -54,7 +54,7 @@ def load(experiment, cache_dir):
     task = find_task(experiment)
     data, subset = experiment.data, experiment.seeds.subset
     if data.source == "synthetic":
-        splits = synthetic.load(task.name)
+        splits = dict(synthetic.load(task.name))  # a copy: load keeps its own
     elif data.source == "tfds":
         splits = tfds.load(task, data.dir or os.path.join(cache_dir, "tfds"), data.manual_dir, cache_dir)
     elif task.name == tasks.OWN_TABLE:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import zipfile
 
 import numpy as np
 
@@ -30,9 +29,11 @@ def load_tokenizer(path):
             f"No tokenizer could be read from {path}: {str(error).splitlines()[0]} The directory should hold "
             "tokenizer.json or vocab.txt beside config.json."
         ) from None
+    # Without added tokens: transformers gives a special token that the vocabulary lacks an id beyond it.
+    vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
     for name in ("cls_token", "sep_token", "pad_token", "unk_token"):
         token = getattr(tokenizer, name)
-        if token is None or token not in tokenizer.get_vocab():
+        if token is None or token not in vocabulary:
             raise UserError(f"The tokenizer of {path} has no {name}: its vocabulary of {len(tokenizer)} is incomplete.")
     return tokenizer
 
@@ -68,10 +69,10 @@ def tokenize(split, tokenizer, max_length, cache_dir="", progress=None):
     file = os.path.join(cache_dir, "tokens", f"{key.hexdigest()}.npz") if cache_dir else ""
     if file and os.path.exists(file):
         try:
-            with np.load(file) as arrays:
+            with open(file, "rb") as handle, np.load(handle) as arrays:
                 return Examples(label=split.label, truncated=int(arrays["truncated"]),
                                 **{name: arrays[name] for name in ("token_ids", "type_ids", "offsets")})  # fmt: skip
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except Exception:  # whatever a damaged zip file raises: it is made again
             os.remove(file)
     examples = _tokenize(split, tokenizer, max_length, progress)
     if file:

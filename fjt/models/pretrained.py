@@ -144,8 +144,11 @@ def _weight_files(path):
     if os.path.exists(whole):
         return [whole]
     if os.path.exists(index):
-        with open(index, encoding="utf-8") as handle:
-            return [os.path.join(path, name) for name in sorted(set(json.load(handle)["weight_map"].values()))]
+        try:
+            with open(index, encoding="utf-8") as handle:
+                return [os.path.join(path, name) for name in sorted(set(json.load(handle)["weight_map"].values()))]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{index} is no index of safetensors files ({error!r}); fetch it again.") from None
     other = [
         name
         for name in ("pytorch_model.bin", "tf_model.h5", "flax_model.msgpack")

@@ -1,0 +1,185 @@
+"""A finished run in Python: `fjt.load_run("runs/first").predict(["a text"])`, `fjt.results("runs/*")`."""
+
+import csv
+import dataclasses
+import functools
+import glob
+import os
+
+import numpy as np
+
+from fjt import records
+from fjt.settings import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    path: its work directory; result, config: its result.json and the "config" of its config.json;
+    kind: classification | regression; label_names: by id, () for regression; pairs: whether it reads pairs of texts.
+    """
+
+    path: str
+    result: dict
+    config: dict
+    kind: str
+    label_names: tuple
+    pairs: bool
+
+    @functools.cached_property
+    def records(self):
+        """{"train": rows of train.jsonl, "eval": rows of eval.jsonl}."""
+        return {name: records.read_lines(os.path.join(self.path, f"{name}.jsonl")) for name in ("train", "eval")}
+
+    def predict(self, texts, pairs=None):
+        """{labels, probabilities, logits} of texts, in their order.
+
+        texts, pairs: sequences of str of one length; pairs: the second texts, of a run on pairs.
+        labels: label names, or of a regression the scores f64[N]; probabilities: f64[N, C], None of a regression;
+        logits: f32[N, C].  Raises UserError.
+        """
+        import scipy.special
+
+        from fjt.metrics import predict
+
+        logits = self._logits(_checked(texts, pairs, self.pairs))
+        predicted = predict(logits, self.kind)
+        if self.kind == "regression":
+            return {"labels": predicted, "probabilities": None, "logits": logits}
+        labels = [self.label_names[i] for i in predicted]
+        return {"labels": labels, "probabilities": scipy.special.softmax(np.float64(logits), axis=-1), "logits": logits}
+
+    @functools.cached_property
+    def _model(self):
+        """(Model, its parameters, tokenizer) of the run's export."""
+        import jax
+
+        from fjt.data import tokenize
+        from fjt.models import pretrained
+        from fjt.models.encoder import Model
+        from fjt.prng import make_key
+
+        folder = os.path.join(self.path, "export")
+        checkpoint = pretrained.read_checkpoint(folder)
+        tokenizer = tokenize.load_tokenizer(folder)
+        tokenize.check_vocabulary(tokenizer, checkpoint.config.vocab, folder)
+        model = Model(checkpoint.config, max(1, len(self.label_names)), dtype=self.config["model"]["dtype"])
+        abstract = jax.eval_shape(model.init, make_key(0, "init"))
+        return model, pretrained.take(checkpoint, abstract, folder, keep_head=True).params, tokenizer
+
+    @functools.cached_property
+    def _program(self):
+        """(function(params, batch) -> logits on every device, parameters on them, mesh)."""
+        import jax
+
+        from fjt import mesh
+        from fjt.step import eval_step
+
+        model, params, _ = self._model
+        devices = mesh.make_mesh(0)
+        whole = mesh.replicated(devices)
+        function = jax.jit(functools.partial(eval_step, model=model), out_shardings=whole)
+        return function, jax.device_put(params, whole), devices
+
+    def _logits(self, split):
+        import jax
+
+        from fjt import evaluate, mesh
+        from fjt.data import tokenize
+        from fjt.experiment import row_grid
+
+        model, _, tokenizer = self._model
+        function, params, devices = self._program
+        examples = tokenize.tokenize(split, tokenizer, self.config["model"]["max_length"])
+        packed = evaluate.pack_splits(
+            {"new": examples}, groups=devices.size, grid=max(32, row_grid()), width=model.config.width
+        )["new"]
+        with jax.default_matmul_precision(self.config["model"]["matmul_precision"]):
+            return evaluate.evaluate(
+                function, params, _roomy(packed, examples), lambda batch: jax.device_put(batch, mesh.by_group(devices))
+            )
+
+
+def _roomy(packed, examples):
+    """The chunks in a shape rounded up to powers of two, so that calls with other texts meet a compiled program."""
+    from fjt.data import batches
+
+    def above(number):
+        return 1 << (number - 1).bit_length()
+
+    shape = dataclasses.replace(packed.shape, rows=above(packed.shape.rows), examples=above(packed.shape.examples))
+    chunks = []
+    for _, chosen, _ in packed.chunks:
+        batch, place = batches.build(examples, chosen, shape)
+        chunks.append(({k: v for k, v in batch.items() if k not in ("label", "weight")}, chosen, place))
+    return dataclasses.replace(packed, shape=shape, chunks=tuple(chunks))
+
+
+def _checked(texts, pairs, wanted):
+    """The unlabelled Split of texts.  Raises UserError for what is no list of str, or not what the run reads."""
+    from fjt.data.tasks import Split
+
+    if wanted and pairs is None:
+        raise UserError("The run reads pairs of texts, and the second ones are missing (`pairs`).")
+    if pairs is not None and not wanted:
+        raise UserError("The run reads single texts; leave out the second ones (`pairs`).")
+    columns = {"texts": texts} if pairs is None else {"texts": texts, "pairs": pairs}
+    for name, values in columns.items():
+        if isinstance(values, str):
+            raise UserError(f"`{name}` is one str; give a list of them.")
+        columns[name] = values = tuple(values)
+        for i, value in enumerate(values):
+            if not isinstance(value, str):
+                raise UserError(f"{name}[{i}] = {value!r} is no text.")
+    count = len(columns["texts"])
+    if not count:
+        raise UserError("There are no texts to label.")
+    if pairs is not None and len(columns["pairs"]) != count:
+        raise UserError(f"There are {count} texts and {len(columns['pairs'])} second ones; each needs one.")
+    label = np.full(count, -1, np.int32)
+    return Split(tuple(str(i) for i in range(count)), columns["texts"], columns.get("pairs"), label)
+
+
+def load_run(directory):
+    """The Run of a work directory.  Raises UserError for what is none, or one that is not finished."""
+    directory = os.fspath(directory)
+    if not os.path.exists(os.path.join(directory, "config.json")):
+        raise UserError(f"{directory} is no run: it holds no config.json. Give the --workdir of a finished run.")
+    if not os.path.exists(os.path.join(directory, "DONE")):
+        raise UserError(f"The run in {directory} is not finished; run its command again to take it to its end.")
+    for name in ("config.json", "model.safetensors"):
+        if not os.path.exists(os.path.join(directory, "export", name)):
+            raise UserError(f"{os.path.join(directory, 'export', name)} does not exist; the run's model is needed.")
+    exported = records.read_json(os.path.join(directory, "export", "config.json"))
+    kind = "regression" if exported["problem_type"] == "regression" else "classification"
+    names = tuple(exported["id2label"][str(i)] for i in range(len(exported["id2label"])))
+    with open(os.path.join(directory, "predictions", "dev.tsv"), encoding="utf-8", newline="") as file:
+        pairs = "text_pair" in next(csv.reader(file, delimiter="\t"))
+    return Run(
+        directory,
+        records.read_json(os.path.join(directory, "result.json")),
+        records.read_json(os.path.join(directory, "config.json"))["config"],
+        kind,
+        () if kind == "regression" else names,
+        pairs,
+    )
+
+
+def results(pattern):
+    """[result.json of each run, with its "workdir"], in the order of their names, for pandas or pyarrow.
+
+    pattern: such as "runs/*"; other folders are passed over.  A run without a result is there with "failed".
+    Raises UserError when there is no run.
+    """
+    pattern = os.fspath(pattern)
+    found = []
+    for folder in sorted(glob.glob(pattern, recursive=True)):
+        result = os.path.join(folder, "result.json")
+        if os.path.exists(result):
+            found.append({"workdir": folder} | records.read_json(result))
+        elif os.path.exists(os.path.join(folder, "config.json")) and os.path.exists(os.path.join(folder, "env.json")):
+            found.append({"workdir": folder, "failed": "no result"})
+    if not found:
+        raise UserError(f"{pattern} names no run; a run's folder holds config.json and, in the end, result.json.")
+    return found
