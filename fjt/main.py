@@ -69,7 +69,9 @@ def parse(argv):
     sys.argv = argv  # where config_flags looks for overrides, whatever it is given
     try:
         rest = FLAGS(argv)
-        config = CONFIG.value  # reads the file
+        config = CONFIG.value
+        if config is not None:
+            config["task"]  # a file that could not be read says so at the first access
     except (flags.Error, ValueError, TypeError) as error:
         raise UserError(" ".join(str(error).split())) from None
     except OSError as error:

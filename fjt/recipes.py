@@ -53,7 +53,12 @@ def resolve(settings, *, rows, config, scratch, platform):
             fill("eval", "every_steps", max(1, math.ceil(total / EVALUATIONS)), f"{EVALUATIONS} times a run")
     fill("model", "dtype", "float32" if platform == "cpu" else "bfloat16", f"the {platform} device")
     for site in ("hidden", "attention", "classifier"):
-        fill("model.dropout", site, getattr(config, f"dropout_{site}"), "the checkpoint's config.json")
+        fill(
+            "model.dropout",
+            site,
+            getattr(config, f"dropout_{site}"),
+            "BERT" if scratch else "the checkpoint's config.json",
+        )
     experiment = _replace(experiment, filled)
     return dataclasses.replace(settings, experiment=experiment), {key: origin for key, (_, origin) in filled.items()}
 

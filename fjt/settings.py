@@ -317,9 +317,7 @@ def _check(settings):
             raise UserError(f"config.{key}={value!r} should be {wanted}.")
     experiment = settings.experiment
     if experiment.optim.schedule == "exponential" and not experiment.optim.final_fraction:
-        raise UserError(
-            "config.optim.schedule=exponential never reaches 0: give config.optim.final_fraction."
-        )
+        raise UserError("config.optim.schedule=exponential never reaches 0: give config.optim.final_fraction.")
     for section, names in (("train", ("epochs", "steps")), ("eval", ("every_epochs", "every_steps"))):
         given = [n for n in names if getattr(getattr(experiment, section), n) is not None]
         if len(given) == 2:

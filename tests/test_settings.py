@@ -124,7 +124,7 @@ def test_numbers_and_lists_are_converted():
 @pytest.mark.parametrize("key", sorted(settings.CHOICES))
 def test_choices(key):
     for value in settings.CHOICES[key]:
-        build(**{key.replace(".", "__"): value})
+        build(optim__final_fraction=0.1, **{key.replace(".", "__"): value})
     wrong = settings.CHOICES[key][0] + "x"
     with pytest.raises(UserError) as caught:
         build(**{key.replace(".", "__"): wrong})

@@ -206,7 +206,8 @@ def test_loss_not_finite(launch, tables, tmp_path):
     done = launch(*tiny(tables, **options), "--workdir", tmp_path)
     assert done.code == 3 and "Traceback" not in done.text, done.text
     assert "step 2" in done.text and "learning_rate" in done.text
-    assert not (tmp_path / "DONE").exists() and not (tmp_path / "result.json").exists()
+    assert not (tmp_path / "DONE").exists()
+    assert "step 2" in json.loads((tmp_path / "result.json").read_text())["failed"]
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"1"}
     assert [row["step"] for row in read_rows(tmp_path / "train.jsonl")] == [1]
 
