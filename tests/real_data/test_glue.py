@@ -32,6 +32,7 @@ def settings(module, argument, cache, data):
     config.data.source = "files"
     config.data.dir = os.path.join(SHARED, "data", data)
     config.cache.dir = str(cache)
+    config.mesh.data = 1
     return from_config(config)
 
 
@@ -67,7 +68,7 @@ def test_run_on_mrpc_loads_in_pytorch(tmp_path):
             "fjt", "--config=configs/glue.py:mrpc", f"--workdir={workdir}", f"--config.model.path={MINILM}",
             "--config.data.source=files", f"--config.data.dir={os.path.join(SHARED, 'data', 'glue')}",
             f"--config.cache.dir={tmp_path}", "--config.train.steps=12", "--config.eval.every_steps=12",
-            "--noconfig.eval.test",
+            "--noconfig.eval.test", "--config.mesh.data=1",
         ]
     )  # fmt: skip
     assert code == 0
