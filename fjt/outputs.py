@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 
 import numpy as np
 import scipy.special
@@ -80,8 +81,7 @@ def write_tensorboard(workdir, rates):
     from tensorboardX import SummaryWriter
 
     folder = os.path.join(workdir, "tensorboard")
-    os.makedirs(folder, exist_ok=True)
-    old = os.listdir(folder)
+    shutil.rmtree(folder, ignore_errors=True)  # before: two files of one second have one name
     with SummaryWriter(folder, filename_suffix=".fjt") as writer:
         for row in records.read_lines(os.path.join(workdir, "train.jsonl")):
             step = row["step"]
@@ -92,7 +92,3 @@ def write_tensorboard(workdir, rates):
             for name, value in row.items():
                 if isinstance(value, float) and name != "train_seconds":
                     writer.add_scalar(f"eval/{name}", value, row["step"])
-    for name in old:
-        path = os.path.join(folder, name)
-        if os.path.exists(path):
-            os.remove(path)
