@@ -1,7 +1,8 @@
 """Dev scores of fjt and of Hugging Face's Trainer on the same weights, data and recipe, over several seeds.
 
-Runs both sides for each seed and task, one process at a time, and keeps each run under --workdir; the same command
-again goes on where it stopped and repeats what failed. Then writes table.md, table.csv and runs.csv to --output.
+Runs both sides for each seed and task, one process at a time. A finished run is a row of runs.csv in --output, the
+record that is committed: the same command goes on from there, on any day, and repeats what failed. table.md and
+table.csv are made from it. An unfinished run's folder is kept under --workdir.
 Recipe of both: batch 32, rate 1e-4 linear to zero, no warm-up, no weight decay, clip 1.0, max length 128, float32,
 the last step's weights. The Trainer pads dynamically. A task's score is the mean of its metrics, in points.
 
@@ -11,6 +12,7 @@ than 3 pooled standard errors; and fjt is above a constant prediction by more th
 
 import argparse
 import csv
+import os
 import statistics
 import sys
 import time
@@ -26,44 +28,41 @@ SIDES = ("fjt", "trainer")
 
 def main(argv=None):
     args = parse(argv)
-    workdir, output = Path(args.workdir), Path(args.output)
-    same_experiment(args, workdir / "settings.json")
+    output = Path(args.output)
+    same_experiment(args, output / "settings.json")
     runs = [(seed, task, side) for seed in args.seeds for task in args.tasks for side in SIDES]
-    train_all(args, runs, workdir)
-    scores = {run: load(workdir, *run) for run in runs}
+    train_all(args, [run for run in runs if run[2] in args.sides], output / "runs.csv")
+    found = load(output / "runs.csv")
+    scores = {run: found.get(run) for run in runs}
     constants = {task: constant_scores(args.data, task) for task in args.tasks}
     write(output, scores, constants, common.provenance("tests.benchmarks.quality", args))
     print((output / "table.md").read_text())
 
 
 def same_experiment(args, path):
-    """Ends the program when the finished runs in the work directory are of another recipe or other weights."""
+    """Ends the program when the recorded runs are of another recipe or other weights."""
     wanted = {"weights": common.weights(args.model), "epochs": args.epochs, "steps": args.steps}
     wanted |= {key: str(value) for key, value in common.RECIPE.items()}
     if path.exists() and (found := common.read_json(path)) != wanted:
         keys = ", ".join(key for key in wanted if found.get(key) != wanted[key])
-        sys.exit(f"{path.parent} holds runs with another {keys}; give another --workdir.")
+        sys.exit(f"{path.parent} holds runs with another {keys}; give another --output.")
     common.write_json(path, wanted)
 
 
-def place(workdir, seed, task, side):
-    return Path(workdir).resolve() / task / f"seed={seed}" / side
-
-
-def finished(folder):
-    return (folder / "DONE").exists() or (folder / "trainer.json").exists()
-
-
-def train_all(args, runs, workdir):
-    waiting = [run for run in runs if not finished(place(workdir, *run))]
+def train_all(args, runs, record):
+    waiting = [run for run in runs if run not in load(record)]
     print(f"{len(runs) - len(waiting)} of {len(runs)} runs finished", flush=True)
     begun = time.time()
     for done, (seed, task, side) in enumerate(waiting, start=1):
-        folder = place(workdir, seed, task, side)
+        folder = (Path(args.workdir) / task / f"seed={seed}" / side).resolve()
         start = time.time()
         code = common.run(command(args, seed, task, side, folder), folder.with_name(f"{side}.log"))
-        found = load(workdir, seed, task, side)
-        words = " ".join(f"{name} {100 * value:.1f}" for name, value in found["metrics"].items()) if found else "failed"
+        words = "failed"
+        if not code:
+            found = common.read_json(folder / ("result.json" if side == "fjt" else "trainer.json"))
+            scores = {name: found["metrics"][name] for name in common.GLUE[task][3].metrics}
+            append(record, (task, seed, side), scores, found["train_seconds"])
+            words = " ".join(f"{name} {100 * value:.1f}" for name, value in scores.items())
         left = (time.time() - begun) / done * (len(waiting) - done) / 60
         print(f"{task} seed {seed} {side}: {words} (exit {code}, {time.time() - start:.0f} s); "
               f"{done}/{len(waiting)}, about {left:.0f} min left", flush=True)  # fmt: skip
@@ -78,14 +77,25 @@ def command(args, seed, task, side, folder):
     return common.trainer_command(task, model, data, folder / "trainer.json", seed, "dynamic", *length)
 
 
-def load(workdir, seed, task, side):
-    """{"metrics", "train_seconds"} of a finished run, or None."""
-    folder = place(workdir, seed, task, side)
-    if not finished(folder):
-        return None
-    record = common.read_json(folder / ("result.json" if side == "fjt" else "trainer.json"))
-    names = common.GLUE[task][3].metrics
-    return {"metrics": {name: record["metrics"][name] for name in names}, "train_seconds": record["train_seconds"]}
+def append(record, run, scores, seconds):
+    """Adds a run's rows to runs.csv in one write, so that two commands may work on one record."""
+    text = "" if record.exists() else "task,seed,side,metric,value,train_seconds,cores,commit\n"
+    cores, commit = len(os.sched_getaffinity(0)), common.commit()
+    for name, value in scores.items():
+        text += ",".join(map(str, (*run, name, value, f"{seconds:.1f}", cores, commit))) + "\n"
+    with open(record, "a") as file:
+        file.write(text)
+
+
+def load(record):
+    """{(seed, task, side): {metric: value}} of the finished runs."""
+    found = {}
+    if record.exists():
+        with open(record, newline="") as file:
+            for row in csv.DictReader(file):
+                run = int(row["seed"]), row["task"], row["side"]
+                found.setdefault(run, {})[row["metric"]] = float(row["value"])
+    return found
 
 
 def constant_scores(data, task):
@@ -99,14 +109,14 @@ def constant_scores(data, task):
 def compare(scores, constants):
     """Rows, one a metric and one `score` (the mean of the metrics) a task, in points.
 
-    scores: {(seed, task, side): {"metrics": {name: value}} or None}.  constants: {task: {metric: value}}.
+    scores: {(seed, task, side): {metric: value} or None}.  constants: {task: {metric: value}}.
     """
     rows = []
     for task, constant in constants.items():
         for name in (*constant, "score"):
             sides = {}
             for side in SIDES:
-                found = [run["metrics"] for key, run in scores.items() if key[1:] == (task, side) and run]
+                found = [run for key, run in scores.items() if key[1:] == (task, side) and run]
                 sides[side] = [100 * (statistics.fmean(m.values()) if name == "score" else m[name]) for m in found]
             floor = 100 * (statistics.fmean(constant.values()) if name == "score" else constant[name])
             rows.append({"task": task, "metric": name} | differ(*sides.values()) | {"constant": floor})
@@ -148,19 +158,12 @@ def judge(rows, num_runs, num_finished):
 
 
 def write(output, scores, constants, record):
-    """table.md, table.csv and runs.csv (each run's metrics, a failed run with none) in the folder `output`."""
-    output.mkdir(parents=True, exist_ok=True)
+    """table.md and table.csv in the folder `output`."""
     rows = compare(scores, constants)
     with open(output / "table.csv", "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(rows[0])
         writer.writerows([f"{v:.4f}" if isinstance(v, float) else v for v in row.values()] for row in rows)
-    with open(output / "runs.csv", "w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("task", "seed", "side", "metric", "value", "train_seconds"))
-        for (seed, task, side), run in scores.items():
-            for name, value in run["metrics"].items() if run else [("failed", "")]:
-                writer.writerow((task, seed, side, name, value, f"{run['train_seconds']:.1f}" if run else ""))
     cells = []
     for row in rows:
         sides = [f"{row[f'{s}_mean']:.2f} ± {row[f'{s}_sd']:.2f} ({row[f'{s}_n']})" for s in SIDES]
@@ -182,8 +185,9 @@ def parse(argv):
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--steps", type=int, default=0, help="a trial of so many steps; 0: --epochs decides")
-    parser.add_argument("--workdir", default="runs/quality", help="where the runs are kept")
-    parser.add_argument("--output", default="results/quality", help="where the tables go")
+    parser.add_argument("--workdir", default="runs/quality", help="where unfinished runs are kept")
+    parser.add_argument("--output", default="results/quality", help="where runs.csv and the tables are")
+    parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=SIDES, help="which to run now")
     return parser.parse_args(argv)
 
 
