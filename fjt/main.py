@@ -17,7 +17,7 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from fjt import console
+from fjt import console, memory
 from fjt.settings import UserError, from_config, suggest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -200,4 +200,5 @@ def execute(settings, workdir, plan_only):
 
 
 if __name__ == "__main__":
+    memory.use_large_pages()
     sys.exit(main(sys.argv))

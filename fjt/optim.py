@@ -1,5 +1,6 @@
 """Optimizers as functions of hyper-parameters, and learning rates as data (optax)."""
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -17,15 +18,15 @@ def decay_mask(params):
 def make_optimizer(optim):
     """Hyper -> GradientTransformation.  optim: settings.Optim.
 
-    It is built inside the trace from traced rate, decay and clip norm, and its state depends on none of them.
-    The order is PyTorch's: clip, decay into the gradient (or after the moments when decoupled), moments, rate.
+    It is built inside the trace from traced rate and decay, and its state depends on none of them.
+    It takes clipped gradients; the order is PyTorch's: decay into the gradient (or after the moments when
+    decoupled), moments, rate.
     """
     decoupled = optim.name in DECOUPLED
 
     def optimizer(hyper):
         decay = optax.add_decayed_weights(hyper.weight_decay, mask=decay_mask)
         return optax.chain(
-            optax.clip_by_global_norm(hyper.clip_norm),
             *([] if decoupled else [decay]),
             _moments(optim),
             *([decay] if decoupled else []),
@@ -34,6 +35,11 @@ def make_optimizer(optim):
         )
 
     return optimizer
+
+
+def clip_factor(norm, hyper):
+    """f[], at most 1: what gradients of a global norm f[] are multiplied by to have at most hyper.clip_norm."""
+    return jnp.minimum(1.0, hyper.clip_norm / norm)
 
 
 def _moments(optim):

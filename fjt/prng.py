@@ -58,11 +58,21 @@ def uniform_bits(key, feature):
     return x ^ (x >> 16)
 
 
+def keep(key, feature, rate):
+    """bool[..., F]: which entries dropout at `rate` leaves.  key, feature: as `uniform_bits` takes them."""
+    return uniform_bits(key, feature) >= (rate * 4294967296.0).astype(jnp.uint32)
+
+
+def thin(x, kept, rate):
+    """x with what is not kept zeroed and the rest scaled by 1 / (1 - rate); x itself when kept is None."""
+    if kept is None:
+        return x
+    return jnp.where(kept, x * (1.0 / (1.0 - rate)).astype(x.dtype), jnp.zeros((), x.dtype))
+
+
 def dropout(x, key, feature, rate):
     """x with entries zeroed at `rate` and the rest scaled by 1 / (1 - rate).
 
     x: f[..., F]; key: pair of u32[..., 1]; feature: u32[..., F] or u32[F]; rate: traced f32 in [0, 1).
     """
-    threshold = (rate * 4294967296.0).astype(jnp.uint32)
-    keep = uniform_bits(key, feature) >= threshold
-    return jnp.where(keep, x * (1.0 / (1.0 - rate)).astype(x.dtype), jnp.zeros((), x.dtype))
+    return thin(x, keep(key, feature, rate), rate)

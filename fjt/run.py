@@ -143,28 +143,15 @@ def compile_programs(experiment, state, frozen, hyper, eval_shape):
             flops.append((lowered.cost_analysis() or {}).get("flops", float("nan")))
             if accumulation > 1:
                 lowered = jit(functools.partial(step, accumulation=accumulation)).lower(state, frozen, batch, hyper)
-            train.append(_compile(lowered))
+            train.append(lowered.compile())
             bar.update(i + 1)
         batch = abstract_batch(eval_shape, np.dtype(np.int32), experiment.mesh)
         del batch["label"], batch["weight"]
         params = tree.merge(state.trainable, frozen)
         evaluator = jax.jit(functools.partial(eval_step, model=experiment.model), out_shardings=whole)
-        evaluator = _compile(evaluator.lower(params, batch))
+        evaluator = evaluator.lower(params, batch).compile()
         bar.update(len(shapes) + 1)
     return Programs(tuple(train), evaluator, tuple(flops), time.perf_counter() - start)
-
-
-# XLA's YNNPACK fusions run a BERT step's products and reductions slower than what they replace: a MiniLM step on MRPC
-# took 1.35 s with them and 1.14 s without (medians of one run, two cores, jax 0.10.2).
-COMPILER_OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": ""}}
-
-
-def _compile(lowered):
-    """The executable of a lowered program, without the options where this XLA does not know them."""
-    try:
-        return lowered.compile(compiler_options=COMPILER_OPTIONS.get(jax.default_backend(), {}))
-    except jax.errors.JaxRuntimeError:
-        return lowered.compile()
 
 
 def abstract_batch(shape, label_dtype, device_mesh):
@@ -281,7 +268,9 @@ def _logs(experiment, workdir, step, host):
         begin = host["examples"], host["train_seconds"]
 
         def log_step(row):
-            log.write(row | {"learning_rate": float(experiment.rates[row["step"] - 1])})
+            k = row["step"] - 1
+            about = {"learning_rate": float(experiment.rates[k]), "shape": int(experiment.plan.shape_of[k])}
+            log.write(row | about)
             rate = (row["examples"] - begin[0]) / max(row["seconds"] - begin[1], 1e-9)
             bar.update(row["step"], f"loss {row['loss']:.4f}  {_show(best)}{rate:.1f} examples/s")
 

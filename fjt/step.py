@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fjt import prng, tree
+from fjt import optim, prng, tree
 
 
 @jax.tree_util.register_dataclass
@@ -41,11 +41,14 @@ def train_step(state, frozen, batch, hyper, *, model, loss, optimizer, accumulat
 
     gradient = jax.value_and_grad(sums, has_aux=True)
     (value, weight), grads = _accumulate(lambda part: gradient(state.trainable, part), batch, accumulation)
-    weight = jnp.where(weight > 0, weight, 1.0)  # a batch of classes with weight 0 teaches nothing
-    grads = jax.tree.map(lambda g: g / weight, grads)
+    share = 1.0 / jnp.where(weight > 0, weight, 1.0)  # a batch of classes with weight 0 teaches nothing
+    grad_norm = optax.tree.norm(grads) * share
+    # One product: a quotient, or the norm of what was scaled already, makes XLA store every gradient once more.
+    factor = share * optim.clip_factor(grad_norm, hyper)
+    grads = jax.tree.map(lambda g: g * factor, grads)
     updates, opt_state = optimizer(hyper).update(grads, state.opt_state, state.trainable)
     trainable = optax.apply_updates(state.trainable, updates)
-    metrics = {"loss": value / weight, "grad_norm": optax.tree.norm(grads)}
+    metrics = {"loss": value * share, "grad_norm": grad_norm}
     return TrainState(state.step + 1, trainable, opt_state), metrics
 
 

@@ -1,6 +1,7 @@
 """Which examples a step trains on and the arrays it receives: both pure functions of (seed, step)."""
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -29,6 +30,11 @@ class Examples:
         return np.diff(self.offsets).astype(np.int32)
 
 
+@functools.lru_cache(maxsize=2)  # batches are asked for one by one
+def _order(seed, epoch, num_examples):
+    return prng.permutation(seed, epoch, num_examples)
+
+
 @dataclasses.dataclass(frozen=True)
 class Schedule:
     """Step k trains on permutation(seed, epoch)[j B : (j + 1) B], j = k mod steps per epoch; the last one is short."""
@@ -43,7 +49,7 @@ class Schedule:
 
     def order(self, epoch):
         """i64[N]: the order of the examples in an epoch."""
-        return prng.permutation(self.seed, epoch, self.num_examples)
+        return _order(self.seed, epoch, self.num_examples)
 
     def batches(self, first, last):
         """i64[last - first, B]: the examples of steps first to last - 1, -1 in the empty slots of short ones."""

@@ -91,8 +91,9 @@ class Dense(nn.Module):
         kernel = self.param("kernel", nn.initializers.normal(self.stddev), (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         kernel, bias = kernel.astype(self.dtype), bias.astype(self.dtype)
-        y = jnp.matmul(x, kernel, preferred_element_type=wide(self.dtype)).astype(self.dtype)
-        y = y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+        flat = x.reshape(-1, x.shape[-1])  # with more axes XLA copies the gradient, transposed, for the kernel's own
+        y = jnp.matmul(flat, kernel, preferred_element_type=wide(self.dtype)).astype(self.dtype)
+        y = (y + bias[None]).reshape(*x.shape[:-1], self.features)
         return hooks.linear(self.site, self.layer, x, kernel, y)
 
 
@@ -162,6 +163,35 @@ ACTIVATIONS = {
 }
 
 
+@jax.custom_vjp
+def weigh(scores, v, keep, rate):
+    """Values weighed by the dropped-out softmax of scores: f[..., Q, K] of scores f[..., Q, L], v f[..., L, K].
+
+    keep: bool[..., Q, L] with the rate f[] of what it drops, or None and None.
+    The gradient's sum over the L keys is the product of y with its own gradient, a sum over the K features
+    (Dao et al. 2022, FlashAttention, appendix B.4): dropout is inside it, and no array of scores is reduced.
+    """
+    return _weigh_forward(scores, v, keep, rate)[0]
+
+
+def _weigh_forward(scores, v, keep, rate):
+    probabilities = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    y = jnp.matmul(prng.thin(probabilities, keep, rate), v, preferred_element_type=wide(v.dtype)).astype(v.dtype)
+    return y, (probabilities, v, keep, rate, y)
+
+
+def _weigh_backward(saved, g):
+    probabilities, v, keep, rate, y = saved
+    thinned = prng.thin(probabilities, keep, rate)
+    dv = jnp.matmul(jnp.swapaxes(thinned, -1, -2), g, preferred_element_type=wide(v.dtype)).astype(v.dtype)
+    to_weights = jnp.matmul(g, jnp.swapaxes(v, -1, -2), preferred_element_type=wide(v.dtype))
+    inner = jnp.sum(g.astype(wide(g.dtype)) * y.astype(wide(y.dtype)), axis=-1, keepdims=True)
+    return thinned * to_weights - probabilities * inner, dv, None, None
+
+
+weigh.defvjp(_weigh_forward, _weigh_backward)
+
+
 def attend(q, k, v, queries, keys, noise):
     """Attention of each token over the keys of its own segment: f[G, X, Q, H, K].
 
@@ -175,7 +205,7 @@ def attend(q, k, v, queries, keys, noise):
     scores = jnp.matmul(q, jnp.swapaxes(k, -1, -2), preferred_element_type=wide(q.dtype))
     scores = scores * (1.0 / math.sqrt(q.shape[-1]))
     scores = jnp.where(visible[:, :, None], scores, jnp.finfo(scores.dtype).min)
-    probabilities = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
+    keep = None
     if noise is not None:
         # Prefix keys count down from -1: the same address wherever the segment lies in its row.
         before = jnp.broadcast_to(jnp.arange(-prefix, 0), (*keys.position.shape[:2], prefix))
@@ -183,6 +213,6 @@ def attend(q, k, v, queries, keys, noise):
         feature = position + HEAD_STRIDE * jnp.arange(q.shape[2])[None, None, :, None, None]
         a, b = noise.at(PROBABILITIES)
         key = (a[:, :, None, :, None], b[:, :, None, :, None])
-        probabilities = prng.dropout(probabilities, key, feature, noise.attention)
-    y = jnp.matmul(probabilities, v, preferred_element_type=wide(q.dtype)).astype(q.dtype)
+        keep = prng.keep(key, feature, noise.attention)
+    y = weigh(scores, v, keep, None if noise is None else noise.attention)
     return jnp.swapaxes(y, 2, 3)

@@ -1,0 +1,73 @@
+"""The attention kernel's own gradient against the one JAX derives, and the activations against their formulas."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import special
+
+from fjt import prng
+from fjt.models import layers
+
+RATE = np.float64(0.25)
+
+
+def inputs(seed=0):
+    """Scores f64[2, 3, 5, 7] with masked keys, values f64[2, 3, 7, 4] and a bool keep of 3 in 4 entries."""
+    rng = np.random.default_rng(seed)
+    scores, v = rng.normal(size=(2, 3, 5, 7)), rng.normal(size=(2, 3, 7, 4))
+    scores[..., 5:] = np.where(rng.random((2, 3, 5, 2)) < 0.5, np.finfo(np.float64).min, scores[..., 5:])
+    return jnp.array(scores), jnp.array(v), jnp.array(rng.random(scores.shape) >= RATE)
+
+
+def plain(scores, v, keep, rate):
+    """`layers.weigh` written out, for JAX to differentiate."""
+    return jnp.matmul(prng.thin(jax.nn.softmax(scores, axis=-1), keep, rate), v)
+
+
+def gradients(function, keep, seed=0):
+    scores, v, mask = inputs(seed)
+    toward = jnp.array(np.random.default_rng(seed + 1).normal(size=(2, 3, 5, 4)))
+    arguments = (mask, RATE) if keep else (None, None)
+    return jax.grad(lambda scores, v: jnp.sum(function(scores, v, *arguments) * toward), argnums=(0, 1))(scores, v)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_weigh_and_its_gradient_are_those_of_the_formula(keep):
+    with jax.enable_x64(True):
+        scores, v, mask = inputs()
+        arguments = (mask, RATE) if keep else (None, None)
+        np.testing.assert_allclose(layers.weigh(scores, v, *arguments), plain(scores, v, *arguments), rtol=1e-13)
+        for found, expected in zip(gradients(layers.weigh, keep), gradients(plain, keep), strict=True):
+            assert np.any(expected)
+            np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-14)
+
+
+def test_a_gradient_that_forgets_dropout_is_rejected():
+    """The mutant: the backward pass weighs by the probabilities as they were before dropout."""
+    with jax.enable_x64(True):
+        expected = gradients(plain, True)
+
+        @jax.custom_vjp
+        def mutant(scores, v, keep, rate):
+            return layers._weigh_forward(scores, v, keep, rate)[0]
+
+        def backward(saved, g):
+            probabilities, v, _, _, y = saved
+            inner = jnp.sum(g * y, axis=-1, keepdims=True)
+            dv = jnp.matmul(jnp.swapaxes(probabilities, -1, -2), g)
+            return probabilities * (jnp.matmul(g, jnp.swapaxes(v, -1, -2)) - inner), dv, None, None
+
+        mutant.defvjp(layers._weigh_forward, backward)
+        for found, right in zip(gradients(mutant, True), expected, strict=True):
+            assert np.max(np.abs(found - right)) > 1e-2
+
+
+def test_gelu_and_its_gradient_by_the_error_function():
+    x = np.linspace(-6, 6, 101)
+    cdf, pdf = 0.5 * (1 + special.erf(x / math.sqrt(2))), np.exp(-0.5 * x**2) / math.sqrt(2 * math.pi)
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(layers.gelu(jnp.array(x)), x * cdf, atol=1e-14)
+        np.testing.assert_allclose(jax.vmap(jax.grad(layers.gelu))(jnp.array(x)), cdf + x * pdf, atol=1e-14)
