@@ -1,4 +1,4 @@
-"""The attention kernel's own gradient against the one JAX derives, and the activations against their formulas."""
+"""Gradients written by hand (attention's weights, LayerNorm, GELU) against those that JAX derives from the formula."""
 
 import math
 
@@ -63,6 +63,28 @@ def test_a_gradient_that_forgets_dropout_is_rejected():
         mutant.defvjp(layers._weigh_forward, backward)
         for found, right in zip(gradients(mutant, True), expected, strict=True):
             assert np.max(np.abs(found - right)) > 1e-2
+
+
+def normalized(x, scale, bias, epsilon):
+    """`layers.normalize` written out, for JAX to differentiate."""
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    deviation = jnp.sqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + epsilon)
+    return centred / deviation * scale.reshape(1, 1, -1) + bias.reshape(1, 1, -1)
+
+
+def test_normalize_and_its_gradient_are_those_of_the_formula():
+    """With an epsilon large enough to matter."""
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        x, toward = (jnp.array(rng.normal(size=(3, 5, 8))) for _ in range(2))
+        scale, bias = (jnp.array(rng.normal(size=8)) for _ in range(2))
+        np.testing.assert_allclose(layers.normalize(x, scale, bias, 0.1), normalized(x, scale, bias, 0.1), rtol=1e-12)
+        found, expected = (
+            jax.grad(lambda *a, f=f: jnp.sum(f(*a, 0.1) * toward), argnums=(0, 1, 2))(x, scale, bias)
+            for f in (layers.normalize, normalized)
+        )
+        for leaf, right in zip(found, expected, strict=True):
+            np.testing.assert_allclose(leaf, right, rtol=1e-11, atol=1e-14)
 
 
 def test_gelu_and_its_gradient_by_the_error_function():
