@@ -119,15 +119,6 @@ def versions():
     return found
 
 
-def commit():
-    """The repository's commit, with + when the work tree differs from it."""
-
-    def git(*words):
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-
-    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "--", "fjt", "configs") else "")
-
-
 def device():
     """The processor in words: model, cores, the widest vector units, memory."""
     name, flags = platform.machine(), set()

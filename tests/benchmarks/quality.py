@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fjt import metrics
+from fjt import metrics, records
 from tests.benchmarks import common
 
 SIDES = ("fjt", "trainer")
@@ -80,7 +80,7 @@ def command(args, seed, task, side, folder):
 def append(record, run, scores, seconds):
     """Adds a run's rows to runs.csv in one write, so that two commands may work on one record."""
     text = "" if record.exists() else "task,seed,side,metric,value,train_seconds,cores,commit\n"
-    cores, commit = len(os.sched_getaffinity(0)), common.commit()
+    cores, commit = len(os.sched_getaffinity(0)), records.commit()[:8]
     for name, value in scores.items():
         text += ",".join(map(str, (*run, name, value, f"{seconds:.1f}", cores, commit))) + "\n"
     with open(record, "a") as file:
