@@ -101,7 +101,7 @@ def get_config():
     # From here on: how the run is executed. Free to change between restarts.
     config.checkpoint = checkpoint = ConfigDict()
     checkpoint.every_steps = placeholder(int)  # None: at each evaluation
-    checkpoint.keep = 1  # latest ones kept, beside the best
+    checkpoint.keep = 2  # latest ones kept, beside the best; with one there is none to fall back to
 
     config.mesh = mesh = ConfigDict()
     mesh.data = 0  # devices that share a batch; 0: all

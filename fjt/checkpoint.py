@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 
 import jax
 import numpy as np
@@ -99,21 +100,44 @@ class Checkpoints:
         """(step, state, host) of a step, or of the newest whole checkpoint; None when there is none.
 
         abstract: TrainState of shapes with shardings.  A checkpoint that is cut off, or whose bytes do not give
-        its checksums, is reported, deleted and passed over.
+        its checksums, is reported, put aside into <directory>-unreadable and passed over.  Raises UserError when a
+        given step, or every step there is, cannot be read: the run does not begin anew without being told to.
         """
-        for candidate in [step] if step is not None else self.steps():
+        candidates = [step] if step is not None else self.steps()
+        for candidate in candidates:
             try:
                 state, host = self._read(candidate, abstract)
+            except (MemoryError, jax.errors.JaxRuntimeError):
+                raise  # not the checkpoint's fault
             except Exception as error:
-                if step is not None:
-                    raise
                 reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-                self._report(f"the checkpoint of step {candidate} cannot be read ({reason}); trying the one before")
-                self._manager.delete(candidate)
+                if step is not None:
+                    raise UserError(
+                        f"the checkpoint of step {step} in {self._manager.directory} cannot be read ({reason}). It "
+                        "holds what was to be the result; train again in another --workdir."
+                    ) from None
+                before = "; trying the one before" if candidate != candidates[-1] else ""
+                self._report(f"the checkpoint of step {candidate} cannot be read ({reason}){before}")
+                self._put_aside(candidate)
                 continue
             self.keep_best(host["best_step"])
             return candidate, state, host
+        if candidates:
+            raise UserError(
+                f"none of the {len(candidates)} checkpoints in {self._manager.directory} can be read; they lie in "
+                f"{self._unreadable()} now. The same command starts from step 0."
+            )
         return None
+
+    def _unreadable(self):
+        return f"{self._manager.directory}-unreadable"
+
+    def _put_aside(self, step):
+        os.makedirs(self._unreadable(), exist_ok=True)
+        target = os.path.join(self._unreadable(), str(step))
+        shutil.rmtree(target, ignore_errors=True)
+        os.rename(os.path.join(self._manager.directory, str(step)), target)
+        self._manager.reload()
 
     def _read(self, step, abstract):
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), host=ocp.args.JsonRestore())

@@ -16,6 +16,8 @@ from fjt.optim import learning_rates
 from fjt.settings import UserError, fingerprint, resolve_seeds
 from fjt.tuning import partition
 
+TOLD = 20_000  # examples between two lines of a piped run that tokenizes
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -23,8 +25,9 @@ class Experiment:
 
     task, splits {name: Split}, examples {name: Examples}; model: Model; hf_config: config.json of the base model;
     params: base parameters in float32; trainable: names that train; missing: names the checkpoint lacked; unused:
-    its tensors without a place; schedule, plan: the batches and their shapes; rates: f32[steps]; origins: of the
-    options that were open; contents: sha256 of data, weights and tokenizer; fingerprint: of the experiment.
+    its tensors without a place; schedule, plan: the batches and their shapes; rates: f32[steps]; hyper: Hyper, with
+    the rate of no step yet; origins: of the options that were open; contents: sha256 of data, weights and tokenizer;
+    fingerprint: of the experiment.
     """
 
     settings: object
@@ -44,6 +47,7 @@ class Experiment:
     steps: int
     evaluations: tuple
     rates: np.ndarray
+    hyper: Hyper
     mesh: jax.sharding.Mesh
     contents: dict
     fingerprint: str
@@ -53,6 +57,8 @@ def prepare(settings, *, say=console.say, warn=console.warn):
     """The Experiment of Settings.  Raises UserError for everything that can be known to be wrong."""
     settings = resolve_seeds(settings)
     experiment = settings.experiment
+    partition.find_method(experiment.tune)
+    device_mesh = mesh.make_mesh(settings.execution.mesh.data)
     cache = cache_dir(settings.execution)
     task, splits = sources.load(experiment, cache)
     path = pretrained.resolve(experiment.model.path, experiment.model.revision) if experiment.model.path else ""
@@ -76,6 +82,8 @@ def prepare(settings, *, say=console.say, warn=console.warn):
     if checkpoint:
         loaded = pretrained.take(checkpoint, abstract, path, experiment.model.keep_head)
         params, missing, unused = loaded.params, loaded.missing, loaded.unused
+        if experiment.model.keep_head:
+            pretrained.check_labels(hf_config, task.label_names, path)
     trainable = frozenset(partition.trainable_names(abstract, config.layers, experiment.tune, missing))
     if checkpoint and loaded.untrained_pooler and not trainable & {"encoder/pooler/kernel"}:
         warn(
@@ -87,7 +95,6 @@ def prepare(settings, *, say=console.say, warn=console.warn):
     if not experiment.model.frozen_dropout:
         model = dataclasses.replace(model, noisy_from=partition.lowest_layer(trainable, config.layers))
 
-    device_mesh = mesh.make_mesh(settings.execution.mesh.data)
     train, steps = experiment.train, recipes.total_steps(experiment, rows)
     groups = device_mesh.size * train.accumulation
     recipes.check_groups(min(train.batch_size, rows), groups)
@@ -113,7 +120,8 @@ def prepare(settings, *, say=console.say, warn=console.warn):
     return Experiment(
         settings, origins, task, splits, examples, tokenizer, model, hf_config, params, trainable, missing, unused,
         schedule, plan, steps, recipes.evaluation_steps(experiment, rows), learning_rates(experiment.optim, steps),
-        device_mesh, contents, fingerprint(experiment, contents),
+        make_hyper(experiment, task, examples["train"].label), device_mesh, contents,
+        fingerprint(experiment, contents),
     )  # fmt: skip
 
 
@@ -143,7 +151,7 @@ def _tokenize(splits, tokenizer, max_length, cache, warn):
     """{name: Examples} of the splits, with progress, and a word about what was cut."""
     examples = {}
     for name, split in splits.items():
-        with console.bar(f"tokenizing {name}", len(split)) as bar:
+        with console.bar(f"tokenizing {name}", len(split), every=TOLD) as bar:
             examples[name] = tokenize.tokenize(split, tokenizer, max_length, cache, bar.update)
     for name, done in examples.items():
         if done.truncated:
@@ -152,13 +160,15 @@ def _tokenize(splits, tokenizer, max_length, cache, warn):
     return examples
 
 
-def make_hyper(experiment, labels, classes):
+def make_hyper(experiment, task, labels):
     """Hyper of an experiment's settings with the rate of no step yet.
 
     labels: i32[N] of train, for balanced class weights N / (C count).  Raises UserError for weights that do not fit.
     """
     optim, dropout = experiment.optim, experiment.model.dropout
-    given = experiment.loss.class_weights
+    given, classes = experiment.loss.class_weights, max(len(task.label_names), 1)
+    if task.kind == "regression" and (given or experiment.loss.label_smoothing):
+        raise UserError(f"config.loss: {task.name} is a regression, which has no class_weights and no label_smoothing.")
     if given == ("balanced",):
         counts = np.bincount(labels[labels >= 0], minlength=classes)
         weights = len(labels) / (classes * np.maximum(counts, 1))

@@ -1,6 +1,5 @@
 """A finished run in Python: `fjt.load_run("runs/first").predict(["a text"])`, `fjt.results("runs/*")`."""
 
-import csv
 import dataclasses
 import functools
 import glob
@@ -155,7 +154,7 @@ def load_run(directory):
     kind = "regression" if exported["problem_type"] == "regression" else "classification"
     names = tuple(exported["id2label"][str(i)] for i in range(len(exported["id2label"])))
     with open(os.path.join(directory, "predictions", "dev.tsv"), encoding="utf-8", newline="") as file:
-        pairs = "text_pair" in next(csv.reader(file, delimiter="\t"))
+        pairs = "text_pair" in file.readline().rstrip("\n").split("\t")
     return Run(
         directory,
         records.read_json(os.path.join(directory, "result.json")),

@@ -52,6 +52,9 @@ def main(argv):
                 "--workdir is missing: the directory that this run writes to, for example --workdir runs/first."
             )
         return execute(settings, WORKDIR.value, PLAN.value)
+    except KeyboardInterrupt:  # before training: from there on the run saves first
+        print("fjt: stopped by SIGINT; nothing was under way that could be saved", file=sys.stderr)
+        return 130
     except OSError as error:
         print(
             f"fjt: {error.strerror or error}: {error.filename or WORKDIR.value}. What was saved before is kept.",
@@ -166,26 +169,28 @@ def execute(settings, workdir, plan_only):
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from fjt import report
-    from fjt import run as running
     from fjt.checkpoint import NotFinite
     from fjt.experiment import prepare
+    from fjt.programs import configure_jax
+    from fjt.run import run
     from fjt.train import Stopped
+    from fjt.workdir import check, finished, lock
 
-    running.configure_jax(settings)
+    configure_jax(settings)
     if plan_only:
         experiment = prepare(settings)
         report.show_plan(experiment)
         return 0
-    with running.lock(workdir):
+    with lock(workdir):
         try:
             experiment = prepare(settings)
-            if running.finished(workdir):
-                running.claim(experiment, workdir)
+            if finished(workdir):
+                check(experiment, workdir)
                 console.say(f"{workdir} is finished already; its result:")
                 report.show_result(workdir)
                 return 0
             report.show_start(experiment, workdir)
-            running.run(experiment, workdir)
+            run(experiment, workdir)
         except Stopped as stop:
             console.warn(str(stop))
             return 128 + stop.number

@@ -48,7 +48,7 @@ def _correlation(function, predicted, label):
 
 
 METRICS = {f.__name__: f for f in (accuracy, f1, macro_f1, mcc, pearson, spearman, mse)}
-LOWER_IS_BETTER = ("mse", "loss")
+LOWER_IS_BETTER = ("mse",)
 
 
 def predict(logits, kind):
@@ -56,8 +56,8 @@ def predict(logits, kind):
     return np.float64(logits[:, 0]) if kind == "regression" else np.argmax(logits, axis=-1)
 
 
-def score(task, logits, label):
-    """{metric: value} of the task's metrics over the labelled rows.
+def score(task, logits, label, names=None):
+    """{metric: value} of the task's metrics, or of those named, over the labelled rows.
 
     logits: f[N, C]; label: i32[N] (-1 unlabelled) or f32[N] (NaN unlabelled).  Empty when no row is labelled.
     """
@@ -65,4 +65,4 @@ def score(task, logits, label):
     if not labelled.any():
         return {}
     predicted = predict(logits[labelled], task.kind)
-    return {name: METRICS[name](predicted, label[labelled]) for name in task.metrics}
+    return {name: METRICS[name](predicted, label[labelled]) for name in names or task.metrics}

@@ -6,7 +6,8 @@ import optax
 
 from fjt import tree
 
-DECOUPLED = ("adamw", "lamb", "lion")  # decay is added to the update; elsewhere to the gradient, as in PyTorch
+# Decay is added to the update; elsewhere to the gradient. Both as in PyTorch.
+DECOUPLED = ("adamw", "lamb", "lion", "adafactor")
 EVERY_LEAF = ("bias", "scale")  # leaves without decay
 
 

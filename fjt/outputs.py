@@ -1,6 +1,5 @@
 """The files that people look at: predictions, learning curve, TensorBoard events."""
 
-import csv
 import os
 import shutil
 
@@ -8,7 +7,7 @@ import numpy as np
 import scipy.special
 
 from fjt import records
-from fjt.data import tasks
+from fjt.data import tables, tasks
 from fjt.metrics import predict
 
 
@@ -42,11 +41,7 @@ def write_table(path, task, split, logits):
         named = [task.label_names[x] for x in predicted]
         rows = [split.id, *rows, labels, named, [f"{x:.4f}" for x in probability.max(axis=-1)]]
         rows += [[f"{x:.4f}" for x in column] for column in probability.T]
-    with open(f"{path}.tmp", "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(zip(*rows, strict=True))
-    os.replace(f"{path}.tmp", path)
+    records.replace(path, tables.tsv([columns, *zip(*rows, strict=True)]))
 
 
 def draw_curve(workdir, metric):

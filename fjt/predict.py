@@ -18,6 +18,7 @@ import sys
 import numpy as np
 
 from fjt import console
+from fjt.data import tables
 from fjt.load import load_run
 from fjt.settings import UserError, suggest
 
@@ -151,12 +152,14 @@ def _write(path, suffix, run, ids, texts, pairs, predicted):
     elif suffix == ".jsonl":
         rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
         data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-    else:
+    elif suffix == ".csv":
         file = io.StringIO(newline="")
-        writer = csv.writer(file, delimiter="\t" if suffix == ".tsv" else ",", lineterminator="\n")
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(zip(*columns.values(), strict=True))
         data = file.getvalue().encode()
+    else:
+        data = tables.tsv([columns, *zip(*columns.values(), strict=True)]).encode()
     if path == "-":
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()

@@ -46,7 +46,7 @@ def resolve(settings, *, rows, config, scratch, platform):
             epochs = min(20, 2 * epochs)
         fill("train", "epochs", epochs, f"recipe for {name} on {rows:,} rows")
     if experiment.eval.every_epochs is None and experiment.eval.every_steps is None:
-        if rows < LARGE and experiment.train.steps is None:
+        if rows < LARGE:
             fill("eval", "every_epochs", 1, f"recipe under {LARGE:,} rows")
         else:
             total = total_steps(_replace(experiment, filled), rows)

@@ -1,6 +1,5 @@
 """What a run leaves on disk: JSON, JSON lines, and the facts of the environment that it ran in."""
 
-import hashlib
 import importlib.metadata
 import json
 import math
@@ -69,12 +68,6 @@ def read_lines(path):
                 break
             rows.append(json.loads(line))
     return rows
-
-
-def sha256_file(path):
-    """sha256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy", "tensorflow-datasets")

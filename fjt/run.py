@@ -2,166 +2,22 @@
 
 import contextlib
 import dataclasses
-import errno
-import fcntl
 import functools
 import os
-import re
 import resource
-import time
 
 import jax
 import numpy as np
 
-from fjt import checkpoint, console, evaluate, losses, mesh, metrics, outputs, records, tree
-from fjt.data import batches
-from fjt.experiment import cache_dir, make_hyper, row_grid
+from fjt import checkpoint, console, evaluate, mesh, metrics, outputs, records, tree
+from fjt.data import batches, tasks
+from fjt.experiment import row_grid
 from fjt.interop import hf
 from fjt.optim import make_optimizer
-from fjt.settings import UserError, flatten, to_dict
-from fjt.step import eval_step, init_state, train_step
+from fjt.programs import compile_programs
+from fjt.step import init_state
 from fjt.train import Loop, Stop, first_host_state, fit
-
-
-def configure_jax(settings):
-    """Sets what JAX reads from its own configuration: the precision of products and the compilation cache.
-
-    The cache is keyed by versions and host, and off on a CPU unless asked for: there, entries of another processor
-    type have been seen to fail.
-    """
-    jax.config.update("jax_default_matmul_precision", settings.experiment.model.matmul_precision)
-    wanted = settings.execution.cache.compilation
-    if wanted or (wanted is None and jax.default_backend() != "cpu"):
-        key = f"{jax.__version__}-{jax.default_backend()}-{records.processor()}"
-        folder = os.path.join(cache_dir(settings.execution), "compiled", re.sub(r"[^\w.-]+", "_", key))
-        jax.config.update("jax_compilation_cache_dir", folder)
-
-
-@contextlib.contextmanager
-def lock(workdir):
-    """Holds a work directory for one process.  Raises UserError when another has it."""
-    try:
-        os.makedirs(workdir, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be made a directory: {error.strerror}.") from None
-    with open(os.path.join(workdir, ".lock"), "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise
-            raise UserError(
-                f"--workdir={workdir} is in use by another process; wait for it or take another one."
-            ) from None
-        yield
-
-
-def finished(workdir):
-    """Whether a work directory's run is done."""
-    return os.path.exists(os.path.join(workdir, "DONE"))
-
-
-def claim(experiment, workdir):
-    """Writes config.json and env.json, or checks that the directory belongs to the same experiment.
-
-    Raises UserError with the keys that differ.  Changes of execution are recorded.
-    """
-    path = os.path.join(workdir, "config.json")
-    config = to_dict(experiment.settings)
-    changes = []
-    if os.path.exists(path):
-        old = records.read_json(path)
-        if not {"config", "fingerprint", "contents", "changes"} <= set(old):
-            raise UserError(f"--workdir={workdir} holds a config.json that is not of a run; take another directory.")
-        if old["fingerprint"] != experiment.fingerprint:
-            before, now = flatten(old["config"]), flatten(records.plain(config))
-            differ = [
-                f"config.{k}: {before.get(k)!r} there, {now.get(k)!r} now" for k in now if before.get(k) != now.get(k)
-            ]
-            differ += [
-                f"{k}: other contents" for k in experiment.contents if old["contents"].get(k) != experiment.contents[k]
-            ]
-            raise UserError(
-                f"--workdir={workdir} belongs to another experiment. Take another directory, or its settings:\n  "
-                + "\n  ".join(differ)
-            )
-        now, before = flatten(records.plain(config)), flatten(old["config"])
-        changes = old["changes"] + [{"key": k, "from": before[k], "to": now[k]} for k in now if before[k] != now[k]]
-    records.write_json(
-        path,
-        {
-            "config": config,
-            "origins": experiment.origins,
-            "contents": experiment.contents,
-            "fingerprint": experiment.fingerprint,
-            "changes": changes,
-        },
-    )
-    device = jax.devices()[0]
-    records.write_json(
-        os.path.join(workdir, "env.json"),
-        {
-            "versions": records.versions(),
-            "platform": device.platform,
-            "device": records.processor() if device.platform == "cpu" else device.device_kind,
-            "devices": experiment.mesh.size,
-            "cores": os.cpu_count(),
-            "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
-        },
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Programs:
-    """What is compiled ahead of step 0.  train: one executable a shape of the plan; eval: one for all splits;
-    flops: of each shape's step, from a lowering without loops; seconds: that it took."""
-
-    train: tuple
-    eval: object
-    flops: tuple
-    seconds: float
-
-
-def compile_programs(experiment, state, frozen, hyper, eval_shape):
-    """Programs for the shapes of the plan and of evaluation."""
-    start = time.perf_counter()
-    accumulation = experiment.settings.experiment.train.accumulation
-    step = functools.partial(
-        train_step,
-        model=experiment.model,
-        loss=losses.LOSSES[experiment.task.kind],
-        optimizer=make_optimizer(experiment.settings.experiment.optim),
-    )
-    whole = mesh.replicated(experiment.mesh)
-    jit = functools.partial(jax.jit, donate_argnums=0, out_shardings=(whole, whole))
-    shapes = experiment.plan.shapes if experiment.steps else ()
-    train, flops = [], []
-    with console.bar("compiling", len(shapes) + 1) as bar:
-        for i, shape in enumerate(shapes):
-            batch = abstract_batch(shape, experiment.examples["train"].label.dtype, experiment.mesh)
-            lowered = jit(step).lower(state, frozen, batch, hyper)
-            flops.append((lowered.cost_analysis() or {}).get("flops", float("nan")))
-            if accumulation > 1:
-                lowered = jit(functools.partial(step, accumulation=accumulation)).lower(state, frozen, batch, hyper)
-            train.append(lowered.compile())
-            bar.update(i + 1)
-        batch = abstract_batch(eval_shape, np.dtype(np.int32), experiment.mesh)
-        del batch["label"], batch["weight"]
-        params = tree.merge(state.trainable, frozen)
-        evaluator = jax.jit(functools.partial(eval_step, model=experiment.model), out_shardings=whole)
-        evaluator = evaluator.lower(params, batch).compile()
-        bar.update(len(shapes) + 1)
-    return Programs(tuple(train), evaluator, tuple(flops), time.perf_counter() - start)
-
-
-def abstract_batch(shape, label_dtype, device_mesh):
-    """The shapes of `fjt.data.batches.build`'s arrays, sharded by group."""
-    tokens, slots = (shape.groups, shape.rows, shape.row_length), (shape.groups, shape.examples)
-    sizes = {name: (tokens, np.int32) for name in ("token_ids", "segment_ids", "position_ids", "type_ids")}
-    sizes |= {"first": (slots, np.int32), "example": (slots, np.int32)}
-    sizes |= {"label": (slots, label_dtype), "weight": (slots, np.float32)}
-    sharding = mesh.by_group(device_mesh)
-    return {name: jax.ShapeDtypeStruct(size, dtype, sharding=sharding) for name, (size, dtype) in sizes.items()}
+from fjt.workdir import claim
 
 
 def run(experiment, workdir):
@@ -172,10 +28,8 @@ def run(experiment, workdir):
     claim(experiment, workdir)
     settings, options = experiment.settings, experiment.settings.experiment
     lower = experiment.task.metrics[0] in metrics.LOWER_IS_BETTER
-    labels = experiment.examples["train"].label
-    hyper = make_hyper(options, labels, experiment.model.classes)
     whole = mesh.replicated(experiment.mesh)
-    hyper = jax.device_put(hyper, whole)
+    hyper = jax.device_put(experiment.hyper, whole)
     trainable, frozen = (jax.device_put(x, whole) for x in tree.split(experiment.params, experiment.trainable))
     frozen_before = tree.sha256(frozen)
     state = jax.device_put(init_state(trainable, hyper, make_optimizer(options.optim)), whole)
@@ -230,9 +84,9 @@ def run(experiment, workdir):
             try:
                 state, host = fit(loop, state, host)
             except checkpoint.NotFinite as error:
-                records.write_json(
-                    os.path.join(workdir, "result.json"), _identity(experiment, 0) | {"failed": str(error)}
-                )
+                taken = len(records.read_lines(os.path.join(workdir, "train.jsonl")))
+                failed = _identity(experiment, taken) | {"failed": str(error)}
+                records.write_json(os.path.join(workdir, "result.json"), failed)
                 raise
         checkpoints.wait()
         done = selected = int(state.step)
@@ -306,7 +160,7 @@ def _finish(experiment, workdir, host, selected, trainable, frozen, logits_of, p
             continue
         logits = logits_of(trainable, name)
         outputs.write_predictions(os.path.join(workdir, "predictions"), name, task, experiment.splits[name], logits)
-        scores = metrics.score(task, logits, experiment.examples[name].label)
+        scores = metrics.score(task, logits, experiment.examples[name].label, tasks.SPLIT_METRICS.get(name))
         if scores:
             splits[name] = scores
     params = tree.merge(jax.device_get(trainable), jax.device_get(frozen))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -38,6 +39,7 @@ class Stop:
         if self.number is not None:
             raise SystemExit(128 + number)
         self.number = number
+        os.write(2, b"\nfjt: stopping at the next step, after saving; once more stops at once\n")
 
     def check(self):
         """Raises Stopped when a signal has come."""

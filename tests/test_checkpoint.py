@@ -12,6 +12,7 @@ import small
 
 from fjt import checkpoint, tree
 from fjt.optim import make_optimizer
+from fjt.settings import UserError
 from fjt.step import TrainState, init_state
 
 
@@ -43,9 +44,9 @@ def save(folder, *steps, keep=10, best=None):
         return checkpoints.steps()
 
 
-def restore(folder, step=None):
+def restore(folder, step=None, lines=None):
     """(what restore gives, the lines it reports, the steps left)."""
-    lines = []
+    lines = [] if lines is None else lines
     with checkpoint.Checkpoints(folder, 10, lines.append) as checkpoints:
         return checkpoints.restore(abstract(), step), lines, checkpoints.steps()
 
@@ -133,16 +134,22 @@ def test_checksums_are_what_notices(tmp_path, monkeypatch):
     save(tmp_path, 5)
     crc32 = tree.crc32
     monkeypatch.setattr(tree, "crc32", lambda leaf: crc32(np.nextafter(leaf, np.inf) if np.ndim(leaf) == 2 else leaf))
-    result, lines, _ = restore(tmp_path)
-    assert result is None and "do not give its checksum" in lines[0]
+    lines = []
+    with pytest.raises(UserError, match="none of the 1 checkpoints"):
+        restore(tmp_path, lines=lines)
+    assert "do not give its checksum" in lines[0]
 
 
 def test_every_checkpoint_damaged(tmp_path):
     save(tmp_path, 3, 5)
     flip(tmp_path, 3)
     truncate(tmp_path, 5)
-    result, lines, left = restore(tmp_path)
-    assert result is None and len(lines) == 2 and left == []
+    lines = []
+    with pytest.raises(UserError, match=r"none of the 2 checkpoints .* starts from step 0"):
+        restore(tmp_path, lines=lines)
+    assert len(lines) == 2 and lines[0].endswith("trying the one before") and lines[1].endswith(")")
+    assert sorted(path.name for path in tmp_path.with_name(f"{tmp_path.name}-unreadable").iterdir()) == ["3", "5"]
+    assert restore(tmp_path)[0] is None
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

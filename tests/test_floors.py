@@ -21,7 +21,7 @@ FLOORS = (
     ("train",),
     ("interop",),
     ("experiment", "recipes"),
-    ("outputs", "report", "run"),
+    ("outputs", "programs", "report", "run", "workdir"),
     ("load",),
     ("main", "predict"),
 )

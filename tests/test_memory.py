@@ -1,7 +1,10 @@
 """Large pages: asked for once, only where they can be had, and never against the user's own setting."""
 
+import os
 import subprocess
 import sys
+
+import pytest
 
 from fjt import memory
 
@@ -32,11 +35,16 @@ def test_a_setting_of_the_user_stays():
     assert run(GLIBC_TUNABLES="glibc.malloc.check=0")[1][1] == "glibc.malloc.check=0"
 
 
-def test_large_pages_are_asked_for_only_where_the_system_offers_them(tmp_path):
+@pytest.mark.parametrize("library", ["glibc 2.36", "glibc 2.34", "musl 1.2"])
+def test_large_pages_are_asked_for_only_where_the_system_offers_them(tmp_path, monkeypatch, library):
+    monkeypatch.setattr(os, "confstr", lambda name: library)
     pages = tmp_path / "enabled"
     assert not memory.large_pages_help({}, str(pages))
-    for text, helps in (("always [madvise] never", True), ("[always] madvise never", False), ("[never]", False)):
+    for text, helps in (
+        ("always [madvise] never", library == "glibc 2.36"),
+        ("[always] madvise never", False),
+        ("[never]", False),
+    ):
         pages.write_text(text)
-        glibc = memory.large_pages_help({}, str(pages))
-        assert glibc is helps or (glibc is False and not sys.platform.startswith("linux"))
+        assert memory.large_pages_help({}, str(pages)) is helps
         assert not memory.large_pages_help({memory.VARIABLE: ""}, str(pages))

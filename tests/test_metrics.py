@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fjt import metrics
-from fjt.data.tasks import TASKS, own
+from fjt.data.tasks import SPLIT_METRICS, TASKS, own
 
 NAN = float("nan")
 
@@ -76,6 +76,9 @@ def test_score_leaves_unlabelled_rows_out():
     logits = np.array([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [5.0, 9.0]], np.float32)
     assert metrics.score(TASKS["sst2"], logits, np.array([1, 1, -1, -1], np.int32)) == {"accuracy": 0.5}
     assert metrics.score(TASKS["sst2"], logits, np.full(4, -1, np.int32)) == {}
+    assert metrics.score(TASKS["mnli"], logits, np.array([1, 0, 1, 0], np.int32), SPLIT_METRICS["ax"]) == {
+        "mcc": pytest.approx(1 / np.sqrt(3))
+    }
     scores = np.array([[1.0], [2.0], [4.0], [100.0]], np.float32)
     found = metrics.score(TASKS["stsb"], scores, np.array([1.0, 3.0, 2.0, NAN], np.float32))
     assert found == {"pearson": pytest.approx(1 / np.sqrt(28 / 3)), "spearman": pytest.approx(0.5)}

@@ -66,12 +66,24 @@ def test_config():
         ({"position_embedding_type": "relative_key"}, ("relative_key", "absolute")),
         ({"is_decoder": True}, ("is_decoder",)),
         ({"hidden_size": 30}, ("hidden_size 30", "num_attention_heads 4")),
+        ({"hidden_act": "gelo"}, ("hidden_act 'gelo'", "Did you mean gelu")),
     ],
 )
 def test_a_config_that_cannot_be_run_is_refused(change, words):
     with pytest.raises(UserError) as caught:
         pretrained.parse_config(RAW | change, "there/config.json")
     assert all(word in str(caught.value) for word in ("there/config.json", *words))
+
+
+def test_a_classifier_is_kept_only_for_its_own_labels():
+    """A model that numbers the classes otherwise would be scored wrongly, without a word."""
+    names = ("entailment", "neutral", "contradiction")
+    kept = ({"0": "Entailment", "1": "Neutral", "2": "Contradiction"}, {"0": "LABEL_0", "1": "LABEL_1"}, None)
+    for found in kept:
+        pretrained.check_labels({"id2label": found}, names, "there")
+    reverse = {"id2label": dict(zip("012", reversed(names), strict=True))}
+    with pytest.raises(UserError, match=r"there has the labels contradiction, neutral, entailment.*has entailment"):
+        pretrained.check_labels(reverse, names, "there")
 
 
 def test_a_config_that_is_missing_broken_or_incomplete(tmp_path):

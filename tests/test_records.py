@@ -66,12 +66,6 @@ def test_log_rows_are_readable_while_it_is_open(tmp_path):
     log.close()
 
 
-def test_sha256_file(tmp_path):
-    (tmp_path / "a").write_bytes(b"abc")  # FIPS 180-2, B.1
-    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert records.sha256_file(tmp_path / "a") == expected
-
-
 def test_versions_name_what_a_result_depends_on():
     versions = records.versions()
     assert {"fjt", "python", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers"} <= set(versions)

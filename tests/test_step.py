@@ -14,6 +14,7 @@ import small
 from configs import quickstart
 from fjt import experiment, losses, prng, report, settings, tree
 from fjt.data import batches, packing
+from fjt.data.tasks import TASKS
 from fjt.models.encoder import EncoderConfig, Model
 from fjt.optim import make_optimizer
 from fjt.settings import Tune
@@ -288,7 +289,7 @@ def prepared(tmp_path_factory):
 
 def facts(run):
     """What each seed decides, by name."""
-    hyper = experiment.make_hyper(run.settings.experiment, run.examples["train"].label, 2)
+    hyper = run.hyper
     return {
         "encoder": tree.sha256(run.params["encoder"]),
         "head": tree.sha256(run.params["head"]),
@@ -318,3 +319,11 @@ def test_the_order_s_seed_keeps_each_epoch_s_examples(prepared):
     for run in (prepared(), prepared(seeds__data=1)):
         epoch = run.schedule.batches(0, run.schedule.steps_per_epoch)
         assert sorted(epoch[epoch >= 0].tolist()) == list(range(50))
+
+
+@pytest.mark.parametrize("options", [{"label_smoothing": 0.1}, {"class_weights": ("balanced",)}])
+def test_a_regression_has_no_classes_to_smooth_or_weigh(options):
+    config = quickstart.get_config()
+    config.loss.update(options)
+    with pytest.raises(settings.UserError, match="stsb is a regression"):
+        experiment.make_hyper(settings.from_config(config).experiment, TASKS["stsb"], np.zeros(3, np.float32))

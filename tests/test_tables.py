@@ -39,6 +39,14 @@ def test_own_table_formats(tmp_path, suffix):
     )
 
 
+def test_a_written_tsv_is_read_back(tmp_path):
+    """Quotes as they are; what a TSV cannot hold becomes a blank."""
+    path = tmp_path / "t.tsv"
+    path.write_text(tables.tsv([("text", "label"), ('"No", he said', 1), ("a\tb\r\nc", 2)]))
+    rows = tables.read(str(path), {"text": "text", "label": "label"}, header=True)
+    assert rows.values == {"text": ['"No", he said', "a b c"], "label": ["1", "2"]}
+
+
 def test_own_table_without_header_and_with_pairs(tmp_path):
     train = write(tmp_path / "t.csv", "no,a,b", "yes,c,d")
     test = write(tmp_path / "u.csv", ",e,f", "no,g,h")

@@ -54,12 +54,9 @@ class Schedule:
     def batches(self, first, last):
         """i64[last - first, B]: the examples of steps first to last - 1, -1 in the empty slots of short ones."""
         indices = np.full((last - first, self.batch_size), -1, np.int64)
-        order, epoch_of_order = None, None
         for k in range(first, last):
             epoch, j = divmod(k, self.steps_per_epoch)
-            if epoch != epoch_of_order:
-                order, epoch_of_order = self.order(epoch), epoch
-            chosen = order[j * self.batch_size : (j + 1) * self.batch_size]
+            chosen = self.order(epoch)[j * self.batch_size : (j + 1) * self.batch_size]
             indices[k - first, : len(chosen)] = chosen
         return indices
 

@@ -236,6 +236,10 @@ def _split(rows, kind, codes, labelled):
 
 def _text(value, rows, row, role):
     if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:  # JSON may hold half of a surrogate pair
+            raise UserError(f"{rows.place(row)}: the text is no valid Unicode: {value!r:.80}.") from None
         return value
     raise UserError(f"{rows.place(row)}: {value!r} stands where the text of config.data.columns.{role} belongs.")
 

@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 
 from fjt.settings import UserError, suggest
 
@@ -76,6 +77,11 @@ class _Finder:
                     f"{self.path}:{line}: no column {column!r}; there are: {there}. {self.remedy.format(role=role)}"
                 )
         return found
+
+
+def tsv(rows):
+    """The text of a TSV as `read` takes it: no quotes, so a tab or a line break inside a field becomes a blank."""
+    return "".join("\t".join(" ".join(re.split(r"[\t\r\n]+", str(x))) for x in row) + "\n" for row in rows)
 
 
 def _tsv_records(lines):

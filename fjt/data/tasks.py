@@ -69,6 +69,8 @@ class Task:
 # The order in which splits are returned.
 SPLITS = ("train", "dev", "official_dev", "dev_mismatched", "test", "test_mismatched", "ax")
 
+SPLIT_METRICS = {"ax": ("mcc",)}  # where GLUE scores a split otherwise than its task
+
 DIGITS = ("0", "1")
 NLI = ("entailment", "neutral", "contradiction")
 

@@ -4,10 +4,12 @@ import os
 import shutil
 
 import numpy as np
+import safetensors
 import safetensors.numpy
 
 from fjt import records, tree
 from fjt.models.pretrained import to_torch, torch_name
+from fjt.settings import UserError
 
 ARCHITECTURES = {"bert": "BertForSequenceClassification"}
 
@@ -35,7 +37,13 @@ def export(directory, params, hf_config, task, tokenizer, family):
         torch_name(name, family): to_torch(name, np.asarray(leaf, np.float32))
         for name, leaf in tree.flatten(params).items()
     }
-    safetensors.numpy.save_file(tensors, os.path.join(temporary, "model.safetensors"), metadata={"format": "pt"})
+    try:
+        safetensors.numpy.save_file(tensors, os.path.join(temporary, "model.safetensors"), metadata={"format": "pt"})
+    except safetensors.SafetensorError as error:  # it wraps the system's own errors
+        raise UserError(
+            f"{directory} cannot be written: {error}. The checkpoints are kept; make room, and the same "
+            "command ends the run."
+        ) from None
     tokenizer.save_pretrained(temporary)
     shutil.rmtree(directory, ignore_errors=True)
     os.rename(temporary, directory)

@@ -187,6 +187,7 @@ gelu.defvjp(_gelu_forward, lambda derivative, g: (g * derivative,))
 
 ACTIVATIONS = {
     "gelu": gelu,
+    "gelu_python": gelu,
     "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
     "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "relu": jax.nn.relu,

@@ -11,6 +11,7 @@ import safetensors.numpy
 
 from fjt import tree
 from fjt.models.encoder import EncoderConfig
+from fjt.models.layers import ACTIVATIONS
 from fjt.settings import UserError, suggest
 
 # fjt's names against PyTorch's, below the family's prefix. `{i}` is a layer.
@@ -115,6 +116,9 @@ def parse_config(raw, file):
         )
     except KeyError as error:
         raise UserError(f"{file} lacks {error}.") from None
+    if config.activation not in ACTIVATIONS:
+        hint = suggest(config.activation, ACTIVATIONS)
+        raise UserError(f"{file}: hidden_act {config.activation!r} is not known here.{hint}")
     if config.width % config.heads:
         raise UserError(f"{file}: hidden_size {config.width} is no multiple of num_attention_heads {config.heads}.")
     return config
@@ -217,6 +221,19 @@ def take(checkpoint, abstract, path, keep_head=False):
     return Loaded(tree.unflatten(params), tuple(missing), tuple(unused), bias is not None and not bias.any())
 
 
+def check_labels(hf_config, label_names, path):
+    """Raises UserError when a classifier that is to be kept has other labels, or another order of them."""
+    named = hf_config.get("id2label") or {}
+    theirs = [str(named[key]) for key in sorted(named, key=int)]
+    if not theirs or theirs[0].startswith("LABEL_") or not label_names:
+        return  # without names of its own only the count can be compared, and it is
+    if [name.lower() for name in theirs] != [name.lower() for name in label_names]:
+        raise UserError(
+            f"config.model.keep_head: the classifier of {path} has the labels {', '.join(theirs)}, in this order; the "
+            f"task has {', '.join(label_names)}. Only a classifier of the same labels can be kept."
+        )
+
+
 def scratch_config(scratch, vocab, max_length):
     """config.json of a BERT with random weights in the shape of `settings.Scratch`."""
     raw = {
@@ -262,10 +279,12 @@ def resolve(path, revision):
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "5")
     import huggingface_hub
 
+    reason = None
     try:
         try:
             huggingface_hub.HfApi().model_info(path, revision=revision, timeout=3)
-        except Exception:
+        except Exception as error:  # no network, or no such model: a copy from before serves all the same
+            reason = error
             return huggingface_hub.snapshot_download(
                 path, revision=revision, allow_patterns=list(HUB_FILES), local_files_only=True
             )
@@ -275,6 +294,6 @@ def resolve(path, revision):
     except Exception as error:
         raise UserError(
             f"config.model.path={path} is no directory here, and revision {revision} of it could not be had from the "
-            f"model hub ({type(error).__name__}). Give a local directory with config.json, model.safetensors and "
-            "tokenizer files by --config.model.path=DIR."
+            f"model hub ({type(reason or error).__name__}). Give a local directory with config.json, model.safetensors "
+            "and tokenizer files by --config.model.path=DIR."
         ) from None

@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import dataclasses
-import functools
 import json
 import multiprocessing
 import os
@@ -200,11 +199,6 @@ def outcome(workdir):
     return {key: result[key] for key in keys} | {
         "predictions": predictions, "losses": losses, "evaluations": evaluations,
     }  # fmt: skip
-
-
-def partial(function, **options):
-    """A hook with its options; of functools, and named here for the tests' brevity."""
-    return functools.partial(function, **options)
 
 
 def saving(workdir, since):

@@ -1,5 +1,6 @@
 """Stopped, killed or damaged, and started again: the run ends with the bits of one that nothing disturbed."""
 
+import functools
 import json
 import os
 import random
@@ -12,7 +13,6 @@ from process import (
     die_in_evaluation,
     finish,
     outcome,
-    partial,
     phase,
     read_rows,
     saving,
@@ -23,7 +23,7 @@ from process import (
     wait_for,
 )
 
-SLOW = partial(slow_steps, seconds=0.1)
+SLOW = functools.partial(slow_steps, seconds=0.1)
 EVALUATIONS = (4, 8, 12)
 
 
@@ -64,7 +64,7 @@ def test_three_kills(begin, finished, tmp_path):
     assert phase(workdir, EVALUATIONS, since) == "save"
 
     since = time.time()
-    process, output = begin(partial(die_in_evaluation, number=2))
+    process, output = begin(functools.partial(die_in_evaluation, number=2))
     assert finish(process, output).code == -signal.SIGKILL
     assert phase(workdir, EVALUATIONS, since) == "evaluation" and read_rows(workdir / "train.jsonl")[-1]["step"] == 8
 
@@ -85,7 +85,7 @@ def test_asked_to_stop(begin, launch, tables, finished, tmp_path):
     """SIGTERM, then Ctrl-C, each with its exit code and nothing lost; another process is refused meanwhile."""
     workdir = tmp_path / "run"
     for number, code, step in ((signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 5)):
-        process, output = begin(hook=partial(slow_steps, seconds=0.3))
+        process, output = begin(hook=functools.partial(slow_steps, seconds=0.3))
         assert wait_for(lambda wanted=step: len(read_rows(workdir / "train.jsonl")) >= wanted, process)
         if step == 2:
             second = launch(*tiny(tables), "--workdir", workdir)
@@ -96,7 +96,7 @@ def test_asked_to_stop(begin, launch, tables, finished, tmp_path):
         stopped = read_rows(workdir / "train.jsonl")[-1]["step"]
         assert step <= stopped < 12
         assert (workdir / "checkpoints" / str(stopped) / "state").is_dir()  # saved where it stood
-    process, output = begin(partial(stop_after_evaluation, number=1))
+    process, output = begin(functools.partial(stop_after_evaluation, number=1))
     assert finish(process, output).code == 143  # a signal between an evaluation and the next step is not lost
     stopped = read_rows(workdir / "train.jsonl")[-1]["step"]
     assert stopped in EVALUATIONS and stopped == read_rows(workdir / "eval.jsonl")[-1]["step"]
@@ -112,7 +112,7 @@ def stopped(tables, cache, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stopped")
     workdir = folder / "run"
     arguments = [*tiny(tables, checkpoint__keep=9), "--workdir", workdir]
-    hook = partial(die_in_evaluation, number=3, pause=2.0)
+    hook = functools.partial(die_in_evaluation, number=3, pause=2.0)
     process = start(arguments, folder / "output", cache=cache, hook=hook)
     assert finish(process, folder / "output").code == -signal.SIGKILL
     assert saved(workdir) == {3, 4, 6, 8, 9}
@@ -147,13 +147,18 @@ def test_damaged_checkpoints_are_passed_over(stopped, begin, finished, tmp_path)
 
 
 def test_no_whole_checkpoint(stopped, begin, finished, tmp_path):
-    """The run starts over, says so, and ends with the same bits; options of execution are other ones by now."""
+    """The run stops and says so; called again it starts over and ends with the same bits, with other options of
+    execution by now, and what could not be read still lies beside it."""
     workdir = tmp_path / "run"
     shutil.copytree(stopped, workdir)
     for step in saved(workdir):
         (workdir / "checkpoints" / str(step) / "host" / "metadata").write_bytes(b"{")
+    steps = saved(workdir)
+    done = finish(*begin(hook=None))
+    assert done.code == 2 and "step 3 cannot be read" in done.text and "starts from step 0" in done.text, done.text
     done = finish(*begin(hook=None, log__every_steps=1, checkpoint__every_steps=5, checkpoint__keep=1))
-    assert done.code == 0 and "resuming" not in done.text and "step 3 cannot be read" in done.text, done.text
+    assert done.code == 0 and "resuming" not in done.text, done.text
+    assert sorted(int(path.name) for path in (workdir / "checkpoints-unreadable").iterdir()) == sorted(steps)
     changes = json.loads((workdir / "config.json").read_text())["changes"]
     assert {change["key"] for change in changes} == {"log.every_steps", "checkpoint.every_steps", "checkpoint.keep"}
     same(workdir, finished)
