@@ -29,6 +29,7 @@ LAYOUTS = {
     "row_length": small.Layout(row_length=40, batch_size=BATCH),
     "accumulation": small.Layout(groups=4, accumulation=4, row_length=64, batch_size=BATCH),
     "devices": small.Layout(groups=4, row_length=64, batch_size=BATCH),
+    "devices_and_accumulation": small.Layout(groups=4, accumulation=2, row_length=64, batch_size=BATCH),
 }
 TOLERANCE = {np.float32: (20, 2e-6), np.float64: (60, 1e-12)}
 DTYPES = pytest.mark.parametrize("dtype", TOLERANCE, ids=["float32", "float64"])
@@ -56,8 +57,8 @@ def train(layout, dtype, steps, update=True):
     optimizer = make_optimizer(small.ADAMW)
     state = init_state(jax.tree.map(lambda x: jnp.asarray(x, dtype), initial()), hyper(dtype), optimizer)
     put = jnp.asarray
-    if layout is LAYOUTS["devices"]:
-        device_mesh = mesh.make_mesh(4)
+    if layout.groups > layout.accumulation:
+        device_mesh = mesh.make_mesh(layout.groups // layout.accumulation)
         state = jax.device_put(state, mesh.replicated(device_mesh))
         put = functools.partial(jax.device_put, device=mesh.by_group(device_mesh))
     step = functools.partial(
