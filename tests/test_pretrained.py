@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 
 import jax
 import numpy as np
@@ -10,6 +11,8 @@ import safetensors.numpy
 import small
 
 from fjt import prng, tree
+from fjt.data.tasks import TASKS
+from fjt.interop import hf
 from fjt.models import pretrained
 from fjt.models.encoder import Model
 from fjt.settings import UserError
@@ -249,6 +252,18 @@ def test_contents_are_hashed(tmp_path, params):
     first = pretrained.read_checkpoint(write(tmp_path / "m", tensors)).sha256
     tensors["classifier.bias"] = tensors["classifier.bias"] + np.float32(1e-6)
     assert pretrained.read_checkpoint(write(tmp_path / "m", tensors)).sha256 != first
+
+
+def test_an_export_that_finds_no_room_is_a_user_s_matter(tmp_path, params):
+    """The disk's end, as a limit on the size of files; nothing stands under the export's own name."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(UserError, match=r"export cannot be written.*make room"):
+            hf.export(str(tmp_path / "export"), params, RAW, TASKS["sst2"], None, "bert")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / "export").exists()
 
 
 def test_scratch_config_is_one_that_fjt_reads():
