@@ -156,9 +156,12 @@ def test_no_whole_checkpoint(stopped, begin, finished, tmp_path):
     steps = saved(workdir)
     done = finish(*begin(hook=None))
     assert done.code == 2 and "step 3 cannot be read" in done.text and "starts from step 0" in done.text, done.text
+    environment = json.loads((workdir / "env.json").read_text()) | {"cores": 99}  # as on another machine
+    (workdir / "env.json").write_text(json.dumps(environment))
     done = finish(*begin(hook=None, log__every_steps=1, checkpoint__every_steps=5, checkpoint__keep=1))
     assert done.code == 0 and "resuming" not in done.text, done.text
     assert sorted(int(path.name) for path in (workdir / "checkpoints-unreadable").iterdir()) == sorted(steps)
     changes = json.loads((workdir / "config.json").read_text())["changes"]
-    assert {change["key"] for change in changes} == {"log.every_steps", "checkpoint.every_steps", "checkpoint.keep"}
+    execution = {"log.every_steps", "checkpoint.every_steps", "checkpoint.keep"}
+    assert {change["key"] for change in changes} == execution | {"env.cores"}
     same(workdir, finished)
