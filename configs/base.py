@@ -66,7 +66,7 @@ def get_config():
 
     config.optim = optim = ConfigDict()
     optim.name = "adamw"  # adamw | adam | sgd | rmsprop | adagrad | adadelta | adafactor | lamb | lion
-    optim.learning_rate = placeholder(float)
+    optim.learning_rate = placeholder(float)  # sgd, adagrad, adadelta and lamb have no recipe: give theirs
     optim.weight_decay = placeholder(float)  # never on biases and LayerNorm
     optim.schedule = "linear"  # linear cosine constant cosine_restarts polynomial exponential inverse_sqrt
     optim.warmup_fraction = 0.06  # of all steps

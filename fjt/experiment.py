@@ -6,7 +6,7 @@ import os
 import jax
 import numpy as np
 
-from fjt import console, mesh, prng, recipes, tree
+from fjt import console, mesh, network, prng, recipes, tree
 from fjt.data import batches, packing, sources, tokenize
 from fjt.data.synthetic import VOCAB
 from fjt.hyper import Hyper
@@ -60,7 +60,7 @@ def prepare(settings, *, say=console.say, warn=console.warn):
     partition.find_method(experiment.tune)
     device_mesh = mesh.make_mesh(settings.execution.mesh.data)
     cache = cache_dir(settings.execution)
-    task, splits = sources.load(experiment, cache)
+    task, splits = _load_data(experiment, cache)
     path = pretrained.resolve(experiment.model.path, experiment.model.revision) if experiment.model.path else ""
     tokenizer, config, hf_config, checkpoint = _load_model(experiment.model, path)
     if experiment.model.max_length > config.positions:
@@ -133,6 +133,19 @@ def cache_dir(execution):
 def row_grid():
     """Row lengths are multiples of this: 128 on a TPU, whose tiles are that wide."""
     return 128 if jax.default_backend() == "tpu" else 8
+
+
+def _load_data(experiment, cache):
+    """(Task, {name: Split}).  Raises UserError; without a network, with the flags for data and model in one message."""
+    try:
+        return sources.load(experiment, cache)
+    except network.Unreachable as error:
+        path = experiment.model.path
+        if not path or os.path.exists(path):
+            raise
+        raise UserError(
+            f"{error} The model {path} would come from the network as well: --config.model.path=DIR."
+        ) from None
 
 
 def _load_model(model, path):

@@ -68,22 +68,37 @@ def draw_curve(workdir, metric):
     figure.savefig(os.path.join(workdir, "curve.png"), dpi=120)
 
 
-def write_tensorboard(workdir, rates):
-    """Writes events for TensorBoard from train.jsonl and eval.jsonl, under Trainer's tags.
+class TensorBoard:
+    """Events for TensorBoard under Trainer's tags, in <workdir>/tensorboard.
 
-    Made anew from the records at each evaluation, so a resumed run leaves no point twice.  rates: f32[steps].
+    They start from what train.jsonl and eval.jsonl hold, so a resumed run leaves no point twice.  rates: f32[steps].
     """
-    from tensorboardX import SummaryWriter
 
-    folder = os.path.join(workdir, "tensorboard")
-    shutil.rmtree(folder, ignore_errors=True)  # before: two files of one second have one name
-    with SummaryWriter(folder, filename_suffix=".fjt") as writer:
+    def __init__(self, workdir, rates):
+        from tensorboardX import SummaryWriter
+
+        folder = os.path.join(workdir, "tensorboard")
+        shutil.rmtree(folder, ignore_errors=True)  # before: two files of one second have one name
+        self._writer = SummaryWriter(folder, filename_suffix=".fjt", flush_secs=30)
+        self._rates = rates
         for row in records.read_lines(os.path.join(workdir, "train.jsonl")):
-            step = row["step"]
-            writer.add_scalar("train/loss", row["loss"], step)
-            writer.add_scalar("train/grad_norm", row["grad_norm"], step)
-            writer.add_scalar("train/learning_rate", rates[step - 1], step)
+            self.add_step(row)
         for row in records.read_lines(os.path.join(workdir, "eval.jsonl")):
-            for name, value in row.items():
-                if isinstance(value, float) and name != "train_seconds":
-                    writer.add_scalar(f"eval/{name}", value, row["step"])
+            self.add_evaluation(row)
+
+    def add_step(self, row):
+        """Adds a row of train.jsonl."""
+        step = row["step"]
+        self._writer.add_scalar("train/loss", row["loss"], step)
+        self._writer.add_scalar("train/grad_norm", row["grad_norm"], step)
+        self._writer.add_scalar("train/learning_rate", self._rates[step - 1], step)
+
+    def add_evaluation(self, row):
+        """Adds a row of eval.jsonl."""
+        for name, value in row.items():
+            if isinstance(value, float) and name != "train_seconds":
+                self._writer.add_scalar(f"eval/{name}", value, row["step"])
+        self._writer.flush()
+
+    def close(self):
+        self._writer.close()

@@ -115,7 +115,9 @@ def _logs(experiment, workdir, step, host):
     """(log_step, log_evaluation): write rows to train.jsonl and eval.jsonl and show them."""
     log = records.Log(os.path.join(workdir, "train.jsonl"), step)
     evaluations = records.Log(os.path.join(workdir, "eval.jsonl"), host["evaluated"])
-    tensorboard = experiment.settings.execution.log.tensorboard
+    tensorboard = None
+    if experiment.settings.execution.log.tensorboard:
+        tensorboard = outputs.TensorBoard(workdir, experiment.rates)
     best = host["best_metrics"]
     every = experiment.settings.execution.log.every_steps
     with console.bar("training", experiment.steps, step, every) as bar:
@@ -125,6 +127,8 @@ def _logs(experiment, workdir, step, host):
             k = row["step"] - 1
             about = {"learning_rate": float(experiment.rates[k]), "shape": int(experiment.plan.shape_of[k])}
             log.write(row | about)
+            if tensorboard:
+                tensorboard.add_step(row)
             rate = (row["examples"] - begin[0]) / max(row["seconds"] - begin[1], 1e-9)
             bar.update(row["step"], f"loss {row['loss']:.4f}  {_show(best)}{rate:.1f} examples/s")
 
@@ -138,13 +142,15 @@ def _logs(experiment, workdir, step, host):
             )
             outputs.draw_curve(workdir, experiment.task.metrics[0])
             if tensorboard:
-                outputs.write_tensorboard(workdir, experiment.rates)
+                tensorboard.add_evaluation(row)
 
         try:
             yield log_step, log_evaluation
         finally:
             log.close()
             evaluations.close()
+            if tensorboard:
+                tensorboard.close()
 
 
 def _show(scores):

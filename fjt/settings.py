@@ -207,6 +207,9 @@ CHOICES = {
     "train.select": ("last", "best"),
 }  # fmt: skip
 
+# Optimizers whose updates are not of the size of the rate, as those of AdamW are.
+OTHER_SCALE = ("sgd", "adagrad", "adadelta", "lamb")
+
 # (lowest, highest) allowed; None is open.
 RANGES = {
     "data.holdout": (0.0, 0.99),
@@ -316,6 +319,11 @@ def _check(settings):
             wanted = f"at least {low}" if high is None else f"between {low} and {high}"
             raise UserError(f"config.{key}={value!r} should be {wanted}.")
     experiment = settings.experiment
+    if experiment.optim.learning_rate is None and experiment.optim.name in OTHER_SCALE:
+        raise UserError(
+            f"config.optim.name={experiment.optim.name} takes rates of another scale than AdamW and has "
+            "no recipe: give --config.optim.learning_rate."
+        )
     if experiment.optim.schedule == "exponential" and not experiment.optim.final_fraction:
         raise UserError("config.optim.schedule=exponential never reaches 0: give config.optim.final_fraction.")
     for section, names in (("train", ("epochs", "steps")), ("eval", ("every_epochs", "every_steps"))):

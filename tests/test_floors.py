@@ -11,7 +11,7 @@ PACKAGE = ROOT / "fjt"
 # Imports go only down this list. Modules of one floor may import each other as long as none waits for another in a
 # circle; a folder is one floor, in which the same holds.
 FLOORS = (
-    ("console", "hyper", "memory", "prng", "records", "settings", "tree"),
+    ("console", "hyper", "memory", "network", "prng", "records", "settings", "tree"),
     ("data", "losses", "mesh", "metrics"),
     ("models",),
     ("tuning",),

@@ -3,14 +3,16 @@
 import json
 import os
 import resource
+import time
 
+import huggingface_hub
 import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 import small
 
-from fjt import prng, tree
+from fjt import network, prng, tree
 from fjt.data.tasks import TASKS
 from fjt.interop import hf
 from fjt.models import pretrained
@@ -295,3 +297,13 @@ def test_resolve_takes_directories_and_finished_runs(tmp_path):
         pretrained.resolve(str(tmp_path / "nowhere"), "main")
     with pytest.raises(UserError, match=r"model hub.*--config\.model\.path=DIR"):
         pretrained.resolve("no-such-name", "main")
+
+
+def test_a_hub_whose_name_is_never_found_is_not_waited_for(tmp_path, monkeypatch):
+    assert pretrained.HUB_SECONDS <= 5  # the promise is ten seconds for the whole command
+    monkeypatch.setattr(pretrained, "HUB_SECONDS", 0.3)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *args, **kwargs: time.sleep(5))
+    start = time.monotonic()
+    with pytest.raises(network.Unreachable, match=r"TimeoutError.*--config\.model\.path=DIR"):
+        pretrained.resolve("no-such-name", "main")
+    assert time.monotonic() - start < 3

@@ -124,7 +124,7 @@ def test_numbers_and_lists_are_converted():
 @pytest.mark.parametrize("key", sorted(settings.CHOICES))
 def test_choices(key):
     for value in settings.CHOICES[key]:
-        build(optim__final_fraction=0.1, **{key.replace(".", "__"): value})
+        build(optim__final_fraction=0.1, optim__learning_rate=1e-3, **{key.replace(".", "__"): value})
     wrong = settings.CHOICES[key][0] + "x"
     with pytest.raises(UserError) as caught:
         build(**{key.replace(".", "__"): wrong})
@@ -205,3 +205,10 @@ def test_fingerprint_is_stable_and_over_contents():
     assert settings.fingerprint(read.experiment, CONTENTS) == settings.fingerprint(experiment, CONTENTS)
     for changes in ({"mesh__data": 2}, {"checkpoint__keep": 3}, {"log__every_steps": 1}, {"cache__dir": "x"}):
         assert settings.fingerprint(build(**changes).experiment, CONTENTS) == settings.fingerprint(experiment, CONTENTS)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adagrad", "adadelta", "lamb"])
+def test_an_optimizer_of_another_scale_needs_its_rate(name):
+    with pytest.raises(UserError, match=rf"optim\.name={name}.*give --config\.optim\.learning_rate"):
+        build(optim__name=name)
+    assert build(optim__name=name, optim__learning_rate=0.1).experiment.optim.learning_rate == 0.1

@@ -6,12 +6,12 @@ import logging
 import os
 import sys
 import tempfile
-import threading
 import urllib.parse
 import zipfile
 
 import numpy as np
 
+from fjt import network
 from fjt.data.tasks import Split
 from fjt.settings import UserError
 
@@ -152,35 +152,22 @@ def _download(url, info, path, config):
         answer = getattr(error, "response", None)
         reason = f"HTTP status {answer.status_code}" if answer is not None else f"{type(error).__name__}"
         where = urllib.parse.urlsplit(url).netloc
-        raise UserError(f"{where} could not be reached for {url} ({reason}).{_ways(info, config)}") from None
+        raise network.Unreachable(f"{where} could not be reached for {url} ({reason}).{_ways(info, config)}") from None
     finally:
         if os.path.exists(partial):
             os.remove(partial)
 
 
 def _open(url):
-    """The opened response; raises requests.RequestException after CONNECT_SECONDS at the latest.
-
-    In a thread: no timeout of a socket covers the look-up of the host's name, which alone can take minutes.
-    """
+    """The opened response; raises requests.RequestException after CONNECT_SECONDS at the latest."""
     import requests
 
-    result = []
-
-    def connect():
-        try:
-            result.append(requests.get(url, stream=True, timeout=(CONNECT_SECONDS, 60)))
-        except Exception as error:
-            result.append(error if isinstance(error, requests.RequestException) else requests.ConnectionError(error))
-
-    thread = threading.Thread(target=connect, daemon=True)
-    thread.start()
-    thread.join(CONNECT_SECONDS)
-    if not result:
-        raise requests.ConnectTimeout(f"no answer within {CONNECT_SECONDS} s")
-    if isinstance(result[0], Exception):
-        raise result[0]
-    return result[0]
+    try:
+        return network.within(CONNECT_SECONDS, lambda: requests.get(url, stream=True, timeout=(CONNECT_SECONDS, 60)))
+    except requests.RequestException:
+        raise
+    except Exception as error:
+        raise requests.ConnectionError(error) from None
 
 
 def _ways(info, config):

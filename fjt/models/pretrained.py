@@ -9,7 +9,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from fjt import tree
+from fjt import network, tree
 from fjt.models.encoder import EncoderConfig
 from fjt.models.layers import ACTIVATIONS
 from fjt.settings import UserError, suggest
@@ -256,6 +256,7 @@ def scratch_config(scratch, vocab, max_length):
     return raw
 
 
+HUB_SECONDS = 5  # until the hub must have answered
 HUB_FILES = ("config.json", "*.safetensors", "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json",
              "vocab.txt", "special_tokens_map.json")  # fmt: skip
 
@@ -263,7 +264,7 @@ HUB_FILES = ("config.json", "*.safetensors", "model.safetensors.index.json", "to
 def resolve(path, revision):
     """The local directory of `model.path`: a directory, an fjt run (its export), or a hub name, fetched once.
 
-    Raises UserError within seconds when the hub cannot be reached and holds no copy.
+    Raises network.Unreachable within seconds when the hub does not answer and no copy from before is here.
     """
     if os.path.isdir(path):
         if os.path.exists(os.path.join(path, "config.json")) and not os.path.exists(os.path.join(path, "train.jsonl")):
@@ -282,7 +283,7 @@ def resolve(path, revision):
     reason = None
     try:
         try:
-            huggingface_hub.HfApi().model_info(path, revision=revision, timeout=3)
+            network.within(HUB_SECONDS, lambda: huggingface_hub.HfApi().model_info(path, revision=revision, timeout=3))
         except Exception as error:  # no network, or no such model: a copy from before serves all the same
             reason = error
             return huggingface_hub.snapshot_download(
@@ -292,7 +293,7 @@ def resolve(path, revision):
             path, revision=revision, allow_patterns=list(HUB_FILES), etag_timeout=5
         )
     except Exception as error:
-        raise UserError(
+        raise network.Unreachable(
             f"config.model.path={path} is no directory here, and revision {revision} of it could not be had from the "
             f"model hub ({type(reason or error).__name__}). Give a local directory with config.json, model.safetensors "
             "and tokenizer files by --config.model.path=DIR."

@@ -191,7 +191,7 @@ def test_glue_without_a_network(launch, tmp_path):
     begin = time.monotonic()
     done = launch("--config", GLUE, "--workdir", tmp_path / "run", f"--config.cache.dir={tmp_path}", hook=no_network)
     assert time.monotonic() - begin < 60  # ten seconds on a machine of one's own
-    refused(done, "--config.data.source=files", "--config.data.dir")
+    refused(done, "--config.model.path=DIR", "--config.data.source=files", "--config.data.dir")
 
 
 def no_network():

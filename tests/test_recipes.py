@@ -1,0 +1,31 @@
+"""Values for what was left open: from the method, the encoder and the optimizer, never over what was given."""
+
+import test_settings
+
+from fjt import recipes
+from fjt.models.encoder import EncoderConfig
+
+WIDE = EncoderConfig("bert", 12, 768, 12, 3072, 100, 512, 2, 1e-12, "gelu", 0.02, 0.1, 0.2, 0.3)
+
+
+def resolve(rows=5_000, scratch=False, config=WIDE, **changes):
+    return recipes.resolve(test_settings.build(**changes), rows=rows, config=config, scratch=scratch, platform="cpu")
+
+
+def test_open_values_are_filled_and_say_where_from():
+    settings, origins = resolve()
+    experiment = settings.experiment
+    assert experiment.optim.learning_rate == 2e-5 and origins["optim.learning_rate"] == "recipe for full"
+    assert (experiment.model.dropout.hidden, experiment.model.dropout.attention) == (0.1, 0.2)
+    assert experiment.train.epochs == 5 and experiment.eval.every_epochs == 1
+    settings, origins = resolve(optim__learning_rate=3e-4)
+    assert settings.experiment.optim.learning_rate == 3e-4 and "optim.learning_rate" not in origins
+
+
+def test_lion_takes_a_fifth_of_adams_rate():
+    assert resolve(optim__name="lion")[0].experiment.optim.learning_rate == 2e-5 / 5
+
+
+def test_large_sets_are_evaluated_ten_times():
+    experiment = resolve(rows=60_000)[0].experiment
+    assert len(recipes.evaluation_steps(experiment, 60_000)) == 10
