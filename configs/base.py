@@ -60,9 +60,23 @@ def get_config():
 
     config.tune = tune = ConfigDict()
     tune.method = ("full",)  # `--list` names the methods
+    tune.train_pooler = placeholder(bool)  # None: with the encoder (full, top_k), or when the checkpoint lacks it
+    # Options of methods; None (or ()): the method's own default, which --list shows.
     tune.layers = placeholder(int)  # top_k: how many of the highest layers train
     tune.train = ()  # pattern: regular expressions over parameter names; what one of them finds trains
-    tune.train_pooler = placeholder(bool)  # None: with the encoder (full, top_k), or when the checkpoint lacks it
+    tune.sites = ()  # of query key value attention_output intermediate output pooler (bitfit, lora, dora, ia3)
+    tune.rank = placeholder(int)  # lora, dora
+    tune.max_rank = placeholder(int)  # lora, dora: the rank that memory is kept for, so that ranks share a program
+    tune.alpha = placeholder(float)  # lora, dora: the update is scaled by alpha / rank
+    tune.dropout = placeholder(float)  # lora, dora: on what the update reads
+    tune.rank_stabilized = placeholder(bool)  # lora, dora: scaled by alpha / sqrt(rank) instead
+    tune.reduction = placeholder(float)  # adapters: the encoder's width over the bottleneck's
+    tune.activation = placeholder(str)  # adapters: relu | gelu | swish | ...
+    tune.adapter_scale = placeholder(float)  # parallel
+    tune.prefix_length = placeholder(int)  # prefix: learned keys and values a layer
+    tune.projection = placeholder(int)  # prefix: inner width of the MLP that makes them; 0: none
+    tune.shift_positions = placeholder(bool)  # prefix: text starts at position prefix_length, as in PEFT
+    tune.prompt_length = placeholder(int)  # prompt: learned tokens before the text
 
     config.optim = optim = ConfigDict()
     optim.name = "adamw"  # adamw | adam | sgd | rmsprop | adagrad | adadelta | adafactor | lamb | lion

@@ -1,6 +1,7 @@
 """From settings to a run: what is trained on what, prepared and checked before anything is compiled."""
 
 import dataclasses
+import functools
 import os
 
 import jax
@@ -57,17 +58,16 @@ def prepare(settings, *, say=console.say, warn=console.warn):
     """The Experiment of Settings.  Raises UserError for everything that can be known to be wrong."""
     settings = resolve_seeds(settings)
     experiment = settings.experiment
-    partition.find_method(experiment.tune)
+    methods = partition.find_methods(experiment.tune)
     device_mesh = mesh.make_mesh(settings.execution.mesh.data)
     cache = cache_dir(settings.execution)
     task, splits = _load_data(experiment, cache)
     path = pretrained.resolve(experiment.model.path, experiment.model.revision) if experiment.model.path else ""
     tokenizer, config, hf_config, checkpoint = _load_model(experiment.model, path)
-    if experiment.model.max_length > config.positions:
-        raise UserError(
-            f"config.model.max_length={experiment.model.max_length} is above the model's {config.positions} positions."
-        )
+    partition.check(methods, config, experiment.model.max_length)
     examples = _tokenize(splits, tokenizer, experiment.model.max_length, cache, warn)
+    data_sha256 = tokenize.data_sha256(examples)
+    examples = {name: batches.prepend(split, partition.prompt_length(methods)) for name, split in examples.items()}
     rows = len(splits["train"])
     settings, origins = recipes.resolve(
         settings, rows=rows, config=config, scratch=not path, platform=jax.default_backend()
@@ -75,7 +75,7 @@ def prepare(settings, *, say=console.say, warn=console.warn):
     experiment = settings.experiment
 
     classes = 1 if task.kind == "regression" else len(task.label_names)
-    model = Model(config, classes, dtype=experiment.model.dtype)
+    model = Model(config, classes, dtype=experiment.model.dtype, adapt=partition.make_adapt(methods))
     key = prng.make_key(experiment.seeds.init, "init")
     abstract = jax.eval_shape(model.init, key)
     params, missing, unused = {}, tuple(tree.flatten(abstract)), ()
@@ -84,7 +84,14 @@ def prepare(settings, *, say=console.say, warn=console.warn):
         params, missing, unused = loaded.params, loaded.missing, loaded.unused
         if experiment.model.keep_head:
             pretrained.check_labels(hf_config, task.label_names, path)
-    trainable = frozenset(partition.trainable_names(abstract, config.layers, experiment.tune, missing))
+    added = partition.abstract_leaves(methods, abstract, config)
+    if added and not checkpoint:
+        raise UserError(
+            "config.model.path is empty, so every weight is random and trains; "
+            f"{' and '.join(added)} tunes a model that was trained before."
+        )
+    whole = abstract | ({"adapters": added} if added else {})
+    trainable = frozenset(partition.trainable_names(whole, config.layers, experiment.tune, missing))
     if checkpoint and loaded.untrained_pooler and not trainable & {"encoder/pooler/kernel"}:
         warn(
             "the checkpoint's pooler looks untrained (its bias is zero) and stays frozen; "
@@ -92,6 +99,9 @@ def prepare(settings, *, say=console.say, warn=console.warn):
         )
     new = jax.jit(lambda key: tree.split(model.init(key), set(missing))[0])(key)
     params = tree.merge(params, jax.tree.map(np.asarray, new))
+    if added:
+        leaves = jax.jit(functools.partial(partition.add_leaves, methods, config=config))(key, params)
+        params["adapters"] = jax.tree.map(np.asarray, leaves)
     if not experiment.model.frozen_dropout:
         model = dataclasses.replace(model, noisy_from=partition.lowest_layer(trainable, config.layers))
 
@@ -113,14 +123,14 @@ def prepare(settings, *, say=console.say, warn=console.warn):
         width=config.width,
     )
     contents = {
-        "data": tokenize.data_sha256(examples),
+        "data": data_sha256,
         "weights": checkpoint.sha256 if checkpoint else "random",
         "tokenizer": tokenize.tokenizer_sha256(tokenizer),
     }
     return Experiment(
         settings, origins, task, splits, examples, tokenizer, model, hf_config, params, trainable, missing, unused,
         schedule, plan, steps, recipes.evaluation_steps(experiment, rows), learning_rates(experiment.optim, steps),
-        make_hyper(experiment, task, examples["train"].label), device_mesh, contents,
+        make_hyper(experiment, task, examples["train"].label, methods), device_mesh, contents,
         fingerprint(experiment, contents),
     )  # fmt: skip
 
@@ -173,10 +183,11 @@ def _tokenize(splits, tokenizer, max_length, cache, warn):
     return examples
 
 
-def make_hyper(experiment, task, labels):
+def make_hyper(experiment, task, labels, methods):
     """Hyper of an experiment's settings with the rate of no step yet.
 
-    labels: i32[N] of train, for balanced class weights N / (C count).  Raises UserError for weights that do not fit.
+    labels: i32[N] of train, for balanced class weights N / (C count); methods: {name: options}.
+    Raises UserError for weights that do not fit.
     """
     optim, dropout = experiment.optim, experiment.model.dropout
     given, classes = experiment.loss.class_weights, max(len(task.label_names), 1)
@@ -203,4 +214,5 @@ def make_hyper(experiment, task, labels):
         label_smoothing=np.float32(experiment.loss.label_smoothing),
         class_weights=np.float32(weights),
         dropout_key=prng.make_key(experiment.seeds.dropout, "dropout"),
+        methods=partition.traced_values(methods),
     )

@@ -11,6 +11,7 @@ import numpy as np
 class Hyper:
     """learning_rate (of this step), weight_decay, clip_norm (inf: none), the three dropout rates and
     label_smoothing: f32[].  class_weights: f32[C].  dropout_key: u32[2], of the run; the step folds its number in.
+    methods: {tuning method: {name: f32[]}}.
     """
 
     learning_rate: np.ndarray
@@ -22,3 +23,4 @@ class Hyper:
     label_smoothing: np.ndarray
     class_weights: np.ndarray
     dropout_key: np.ndarray
+    methods: dict = dataclasses.field(default_factory=dict)

@@ -51,21 +51,37 @@ class Run:
 
     @functools.cached_property
     def _model(self):
-        """(Model, its parameters, tokenizer) of the run's export."""
+        """(Model, its parameters, tokenizer, the tuning methods {name: options}) of the run's export."""
         import jax
 
+        from fjt import tree
         from fjt.data import tokenize
+        from fjt.interop import adapter
         from fjt.models import pretrained
         from fjt.models.encoder import Model
         from fjt.prng import make_key
+        from fjt.tuning import partition
 
-        folder = os.path.join(self.path, "export")
+        model, methods, trained = self.config["model"], {}, {}
+        folder = _exported_model(self.path)
+        if not folder:  # methods without a merged form: the base model, and what was trained over it
+            own = adapter.read(os.path.join(self.path, "export", "adapter"))
+            methods, trained = own.methods, own.trained
+            folder = pretrained.resolve(model["path"], model["revision"])
         checkpoint = pretrained.read_checkpoint(folder)
+        if trained and checkpoint.sha256 != own.base_sha256:
+            raise UserError(f"The weights of {folder} are not those that the run in {self.path} was trained over.")
         tokenizer = tokenize.load_tokenizer(folder)
         tokenize.check_vocabulary(tokenizer, checkpoint.config.vocab, folder)
-        model = Model(checkpoint.config, max(1, len(self.label_names)), dtype=self.config["model"]["dtype"])
-        abstract = jax.eval_shape(model.init, make_key(0, "init"))
-        return model, pretrained.take(checkpoint, abstract, folder, keep_head=True).params, tokenizer
+        made = Model(
+            checkpoint.config,
+            max(1, len(self.label_names)),
+            dtype=model["dtype"],
+            adapt=partition.make_adapt(methods),
+        )
+        abstract = jax.eval_shape(made.init, make_key(0, "init"))
+        params = pretrained.take(checkpoint, abstract, folder, keep_head=not trained).params
+        return made, tree.unflatten(tree.flatten(params) | trained), tokenizer, methods
 
     @functools.cached_property
     def _program(self):
@@ -74,23 +90,28 @@ class Run:
 
         from fjt import mesh
         from fjt.step import eval_step
+        from fjt.tuning import partition
 
-        model, params, _ = self._model
+        model, params, _, methods = self._model
         devices = mesh.make_mesh(0)
         whole = mesh.replicated(devices)
-        function = jax.jit(functools.partial(eval_step, model=model), out_shardings=whole)
+        function = jax.jit(
+            functools.partial(eval_step, model=model, values=partition.traced_values(methods)), out_shardings=whole
+        )
         return function, jax.device_put(params, whole), devices
 
     def _logits(self, split):
         import jax
 
         from fjt import evaluate, mesh
-        from fjt.data import tokenize
+        from fjt.data import batches, tokenize
         from fjt.experiment import row_grid
+        from fjt.tuning import partition
 
-        model, _, tokenizer = self._model
+        model, _, tokenizer, methods = self._model
         function, params, devices = self._program
         examples = tokenize.tokenize(split, tokenizer, self.config["model"]["max_length"])
+        examples = batches.prepend(examples, partition.prompt_length(methods))
         packed = evaluate.pack_splits(
             {"new": examples}, groups=devices.size, grid=max(32, row_grid()), width=model.config.width
         )["new"]
@@ -147,22 +168,31 @@ def load_run(directory):
         raise UserError(f"{directory} is no run: it holds no config.json. Give the --workdir of a finished run.")
     if not os.path.exists(os.path.join(directory, "DONE")):
         raise UserError(f"The run in {directory} is not finished; run its command again to take it to its end.")
-    for name in ("config.json", "model.safetensors"):
-        if not os.path.exists(os.path.join(directory, "export", name)):
-            raise UserError(f"{os.path.join(directory, 'export', name)} does not exist; the run's model is needed.")
-    exported = records.read_json(os.path.join(directory, "export", "config.json"))
-    kind = "regression" if exported["problem_type"] == "regression" else "classification"
-    names = tuple(exported["id2label"][str(i)] for i in range(len(exported["id2label"])))
+    folder = _exported_model(directory) or os.path.join(directory, "export", "adapter")
+    for file in ("config.json", "model.safetensors") if _exported_model(directory) else ("fjt_adapter.json",):
+        if not os.path.exists(os.path.join(folder, file)):
+            raise UserError(f"{os.path.join(folder, file)} does not exist; the run's model is needed.")
+    with np.load(os.path.join(directory, "predictions", "dev.npz")) as dev:
+        names, scores = tuple(dev["label_names"].tolist()), dev["label"].dtype == np.float32
     with open(os.path.join(directory, "predictions", "dev.tsv"), encoding="utf-8", newline="") as file:
         pairs = "text_pair" in file.readline().rstrip("\n").split("\t")
     return Run(
         directory,
         records.read_json(os.path.join(directory, "result.json")),
         records.read_json(os.path.join(directory, "config.json"))["config"],
-        kind,
-        () if kind == "regression" else names,
+        "regression" if scores else "classification",
+        names,
         pairs,
     )
+
+
+def _exported_model(directory):
+    """The Hugging Face directory of a run, "" where its method has none."""
+    export = os.path.join(directory, "export")
+    if not os.path.exists(os.path.join(export, "adapter")):
+        return export
+    merged = os.path.join(export, "merged")
+    return merged if os.path.exists(merged) else ""
 
 
 def results(pattern):

@@ -67,7 +67,7 @@ def compile_programs(experiment, state, frozen, hyper, eval_shape):
         del batch["label"], batch["weight"]
         params = tree.merge(state.trainable, frozen)
         evaluator = jax.jit(functools.partial(eval_step, model=experiment.model), out_shardings=whole)
-        evaluator = evaluator.lower(params, batch).compile()
+        evaluator = evaluator.lower(params, batch, hyper.methods).compile()
         bar.update(len(shapes) + 1)
     return Programs(tuple(train), evaluator, tuple(flops), time.perf_counter() - start)
 

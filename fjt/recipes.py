@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from fjt.settings import UserError, flatten, to_dict
-from fjt.tuning.partition import find_method
+from fjt.tuning.partition import METHODS, find_methods
 
 SMALL = 10_000  # rows under which a run makes more epochs
 STEPS_WANTED = 20_000  # examples to see, in a small data set
@@ -21,7 +21,8 @@ def resolve(settings, *, rows, config, scratch, platform):
     rows: training examples; config: EncoderConfig; scratch: whether all weights are random; platform: JAX's name.
     """
     experiment = settings.experiment
-    method, name = find_method(experiment.tune), experiment.tune.method[0]
+    methods, name = find_methods(experiment.tune), experiment.tune.method[0]
+    method = METHODS[name]  # the first one's recipe
     filled = {}
 
     def fill(section, key, value, origin):
@@ -29,7 +30,7 @@ def resolve(settings, *, rows, config, scratch, platform):
         node = experiment
         for part in section.split("."):
             node = getattr(node, part)
-        if getattr(node, key) is None:
+        if getattr(node, key) in (None, ()):
             filled[full] = (value, origin)
 
     rate = method.learning_rate
@@ -41,8 +42,11 @@ def resolve(settings, *, rows, config, scratch, platform):
         rate /= LION
     fill("optim", "learning_rate", rate, f"recipe for {name}")
     fill("optim", "weight_decay", method.weight_decay, f"recipe for {name}")
-    for option, value in method.options.items():
-        fill("tune", option, value, f"recipe for {name}")
+    for other, options in methods.items():
+        for option in options:
+            defaults = [METHODS[m].options[option] for m in methods if option in METHODS[m].options]
+            if all(value == defaults[0] for value in defaults):  # else each method keeps its own
+                fill("tune", option, defaults[0], f"recipe for {other}")
     if experiment.train.steps is None:
         epochs = 3 if rows >= SMALL else min(20, max(5, math.ceil(STEPS_WANTED / rows)))
         if name != "full":

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fjt import console, recipes, records, tree
+from fjt import console, exports, flops, recipes, records, tree
 from fjt.tuning.partition import lowest_layer
 
 USUAL_SHARE = 0.5  # of the matrix-product rate that a step reaches; for a rough time only
@@ -88,13 +88,13 @@ def show_plan(experiment):
     trained = sum(int(np.prod(tree.flatten(experiment.params)[name].shape)) for name in experiment.trainable)
     total = tree.count(experiment.params)
     tokens = max(s.rows * s.row_length for s in experiment.plan.shapes)
-    flops = step_flops(experiment)
+    operations = step_flops(experiment)
     rate = product_rate(experiment.model.dtype)
-    seconds = flops * experiment.steps / (USUAL_SHARE * rate * experiment.mesh.size)
+    seconds = operations * experiment.steps / (USUAL_SHARE * rate * experiment.mesh.size)
     console.say(
-        f"  about {flops / 1e9:,.1f} GFLOP a step, {flops * experiment.steps / 1e12:,.1f} TFLOP in all: roughly "
-        f"{console.duration(seconds)} of training at {USUAL_SHARE:.0%} of this device's {rate / 1e9:,.0f} GFLOP/s "
-        "in matrix products, measured just now"
+        f"  about {operations / 1e9:,.1f} GFLOP a step, {operations * experiment.steps / 1e12:,.1f} TFLOP in all: "
+        f"roughly {console.duration(seconds)} of training at {USUAL_SHARE:.0%} of this device's "
+        f"{rate / 1e9:,.0f} GFLOP/s in matrix products, measured just now"
     )
     console.say(
         f"  memory: {4 * total / 2**20:,.0f} MiB of weights, {12 * trained / 2**20:,.0f} MiB of gradients and Adam's "
@@ -118,30 +118,16 @@ def product_rate(dtype):
 
 
 def step_flops(experiment):
-    """Operations of a mean step by the analytic law: forward whole, backward above the lowest trainable layer.
-
-    A token costs 2 (4 D^2 + 2 D F + 2 L D) in a layer's forward pass, and again for the gradient of activations,
-    and for the weights' gradients where the layer trains. The last layer has queries of first tokens alone.
-    """
-    config, plan = experiment.model.config, experiment.plan
-    row = plan.shapes[0].row_length
-    tokens = plan.computed_tokens / max(1, len(plan.shape_of))
-    examples = float(np.mean([plan.shapes[i].examples * plan.shapes[i].groups for i in plan.shape_of]))
-    width, inner = config.width, config.inner
-    lowest = lowest_layer(experiment.trainable, config.layers)
-    trained = {name.split("/")[1] for name in experiment.trainable}
-    total = 0.0
-    for i in range(config.layers):
-        last = i == config.layers - 1
-        dense = 2 * tokens * 2 * width**2 + 2 * (examples if last else tokens) * (2 * width**2 + 2 * width * inner)
-        attention = 2 * (examples if last else tokens) * 2 * row * width
-        total += dense + attention
-        if i >= lowest:
-            total += dense * (1 + (f"layer_{i}" in trained)) + 2 * attention
-            if i == lowest:
-                total -= 2 * tokens * 2 * width**2 + (0 if last else 2 * tokens * width**2) if lowest >= 0 else 0
-    head = 2 * examples * (width**2 + width * experiment.model.classes)
-    return total + 3 * head
+    """Operations of a mean step by `flops.step_flops`."""
+    plan, params = experiment.plan, tree.flatten(experiment.params)
+    return flops.step_flops(
+        experiment.model.config,
+        {name: params[name].shape for name in experiment.trainable},
+        tokens=plan.computed_tokens / max(1, len(plan.shape_of)),
+        row_length=plan.shapes[0].row_length,
+        examples=float(np.mean([plan.shapes[i].examples * plan.shapes[i].groups for i in plan.shape_of])),
+        classes=experiment.model.classes,
+    )
 
 
 def activation_bytes(experiment, tokens):
@@ -173,6 +159,5 @@ def show_result(workdir):
         f"  {os.path.join(workdir, 'predictions', 'dev.tsv')}: every row with its prediction; "
         f"{os.path.join(workdir, 'curve.png')}: the learning curve"
     )
-    console.say(
-        f"  {os.path.join(workdir, 'export')}: loads in PyTorch with AutoModelForSequenceClassification.from_pretrained"
-    )
+    for path, text in exports.describe(os.path.join(workdir, "export")):
+        console.say(f"  {path}: {text}")

@@ -9,10 +9,9 @@ import resource
 import jax
 import numpy as np
 
-from fjt import checkpoint, console, evaluate, mesh, metrics, outputs, records, tree
+from fjt import checkpoint, console, evaluate, exports, mesh, metrics, outputs, records, tree
 from fjt.data import batches, tasks
 from fjt.experiment import row_grid
-from fjt.interop import hf
 from fjt.optim import make_optimizer
 from fjt.programs import compile_programs
 from fjt.step import init_state
@@ -56,7 +55,13 @@ def run(experiment, workdir):
             return jax.device_put(batch, mesh.by_group(experiment.mesh))
 
         def logits_of(trainable, split, before=stop.check):
-            return evaluate.evaluate(programs.eval, tree.merge(trainable, frozen), packed[split], put, before=before)
+            return evaluate.evaluate(
+                lambda params, batch: programs.eval(params, batch, hyper.methods),
+                tree.merge(trainable, frozen),
+                packed[split],
+                put,
+                before=before,
+            )
 
         def evaluate_dev(state):
             logits = logits_of(state.trainable, "dev")
@@ -170,14 +175,7 @@ def _finish(experiment, workdir, host, selected, trainable, frozen, logits_of, p
         if scores:
             splits[name] = scores
     params = tree.merge(jax.device_get(trainable), jax.device_get(frozen))
-    hf.export(
-        os.path.join(workdir, "export"),
-        params,
-        experiment.hf_config,
-        task,
-        experiment.tokenizer,
-        experiment.model.config.family,
-    )
+    exports.write(experiment, os.path.join(workdir, "export"), params)
     seconds = host["train_seconds"]
     memory, kind = _peak_memory()
     flops = float(np.mean([programs.flops[i] for i in experiment.plan.shape_of[:done]])) if done else 0.0
@@ -190,6 +188,7 @@ def _finish(experiment, workdir, host, selected, trainable, frozen, logits_of, p
         "trainable_params": tree.count(trainable),
         "head_params": tree.count(params["head"]),
         "pooler_params": tree.count(params["encoder"]["pooler"]),
+        "added_params": tree.count(params.get("adapters", {})),
         "total_params": tree.count(params),
         "train_seconds": seconds,
         "compile_seconds": host["compile_seconds"],

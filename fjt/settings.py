@@ -93,9 +93,22 @@ class Model:
 @dataclasses.dataclass(frozen=True)
 class Tune:
     method: tuple
+    train_pooler: bool | None
     layers: int | None
     train: tuple
-    train_pooler: bool | None
+    sites: tuple
+    rank: int | None
+    max_rank: int | None
+    alpha: float | None
+    dropout: float | None
+    rank_stabilized: bool | None
+    reduction: float | None
+    activation: str | None
+    adapter_scale: float | None
+    prefix_length: int | None
+    projection: int | None
+    shift_positions: bool | None
+    prompt_length: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,6 +232,13 @@ RANGES = {
     "model.dropout.attention": (0.0, 0.99),
     "model.dropout.classifier": (0.0, 0.99),
     "tune.layers": (0, None),
+    "tune.rank": (1, None),
+    "tune.max_rank": (0, None),
+    "tune.dropout": (0.0, 0.99),
+    "tune.reduction": (1.0, None),
+    "tune.prefix_length": (1, None),
+    "tune.projection": (0, None),
+    "tune.prompt_length": (1, None),
     "optim.learning_rate": (0.0, None),
     "optim.weight_decay": (0.0, None),
     "optim.warmup_fraction": (0.0, 1.0),

@@ -35,7 +35,7 @@ def train_step(state, frozen, batch, hyper, *, model, loss, optimizer, accumulat
     key = prng.fold((hyper.dropout_key[0], hyper.dropout_key[1]), state.step)
 
     def sums(trainable, part):
-        logits = model.apply(tree.merge(trainable, frozen), part, hyper, key)
+        logits = model.apply(tree.merge(trainable, frozen), part, hyper.methods, hyper, key)
         value, weight = loss(logits, part["label"], hyper)
         return jnp.sum(value * part["weight"]), jnp.sum(weight * part["weight"])
 
@@ -63,6 +63,6 @@ def _accumulate(function, batch, parts):
     return jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, function(part)), None), zeros, batch)[0]
 
 
-def eval_step(params, batch, *, model):
-    """Logits f[G, E, C] of a batch, without dropout."""
-    return model.apply(params, batch)
+def eval_step(params, batch, values=None, *, model):
+    """Logits f[G, E, C] of a batch, without dropout.  values: of the tuning methods, as in Hyper.methods."""
+    return model.apply(params, batch, values)

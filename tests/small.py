@@ -11,7 +11,7 @@ from fjt.data import batches, packing
 from fjt.hyper import Hyper
 from fjt.models.encoder import EncoderConfig, Model
 from fjt.optim import make_optimizer
-from fjt.settings import Optim
+from fjt.settings import Optim, Tune
 from fjt.step import init_state, train_step
 
 CONFIG = EncoderConfig(
@@ -23,6 +23,12 @@ ADAMW = Optim(
     name="adamw", learning_rate=1e-3, weight_decay=0.01, schedule="constant", warmup_fraction=0.0, final_fraction=0.0,
     power=1.0, cycles=1, clip_norm=1.0, b1=0.9, b2=0.999, eps=1e-8, momentum=0.9,
 )  # fmt: skip
+
+
+def tune(*method, **options):
+    """settings.Tune of methods with the options given, the others open."""
+    names = {field.name for field in dataclasses.fields(Tune)} - {"method"}
+    return Tune(method, **({name: () if name in ("train", "sites") else None for name in names} | options))
 
 
 def make_examples(num=100, longest=24, seed=0, vocab=100, kind="classification", classes=2):

@@ -8,7 +8,7 @@ import pytest
 import small
 
 from fjt import tree
-from fjt.settings import Tune, UserError
+from fjt.settings import UserError
 from fjt.tuning import partition
 
 LAYERS = 4
@@ -22,12 +22,8 @@ def under(*prefixes):
     return {name for name in NAMES if name.startswith(prefixes)}
 
 
-def tune(method, **options):
-    return Tune(**{"method": (method,), "layers": None, "train": (), "train_pooler": None, **options})
-
-
 def trains(method, missing=(), **options):
-    return partition.trainable_names(PARAMS, LAYERS, tune(method, **options), missing)
+    return partition.trainable_names(PARAMS, LAYERS, small.tune(method, **options), missing)
 
 
 def test_full_trains_everything():
@@ -53,9 +49,9 @@ def test_top_k_trains_the_highest_layers_pooler_and_head():
 def test_top_k_of_ten_layers_and_more():
     """Layers count as numbers: 2 is below 10."""
     deep = jax.eval_shape(small.Model(dataclasses.replace(small.CONFIG, layers=12), 2).init, np.zeros(2, np.uint32))
-    found = partition.trainable_names(deep, 12, tune("top_k", layers=11), ())
+    found = partition.trainable_names(deep, 12, small.tune("top_k", layers=11), ())
     assert {name.split("/")[1] for name in found if "/layer_" in name} == {f"layer_{i}" for i in range(1, 12)}
-    found = partition.trainable_names(deep, 12, tune("top_k", layers=2), ())
+    found = partition.trainable_names(deep, 12, small.tune("top_k", layers=2), ())
     assert {name.split("/")[1] for name in found if "/layer_" in name} == {"layer_10", "layer_11"}
 
 
@@ -86,15 +82,15 @@ def test_what_the_checkpoint_lacks_always_trains():
 
 def test_unknown_methods_and_options_are_refused():
     with pytest.raises(UserError, match=r"'topk' is unknown\. Did you mean top_k"):
-        partition.find_method(tune("topk"))
+        partition.find_methods(small.tune("topk"))
     with pytest.raises(UserError, match=r"config\.tune\.layers is not read by the method full"):
-        partition.find_method(tune("full", layers=2))
+        partition.find_methods(small.tune("full", layers=2))
     with pytest.raises(UserError, match=r"config\.tune\.train is not read by the method top_k"):
-        partition.find_method(tune("top_k", layers=2, train=("x",)))
+        partition.find_methods(small.tune("top_k", layers=2, train=("x",)))
     with pytest.raises(UserError, match="cannot be combined"):
-        partition.find_method(dataclasses.replace(tune("full"), method=("full", "head")))
+        partition.find_methods(small.tune("full", "head"))
     with pytest.raises(UserError):
-        partition.find_method(dataclasses.replace(tune("full"), method=()))
+        partition.find_methods(small.tune())
     assert set(partition.METHODS) >= {"full", "head", "top_k", "pattern"}
 
 

@@ -20,9 +20,27 @@ GOLDEN_KEY = [122353166, 2669643759]
 GOLDEN_FOLD = [3135721483, 3044793833]
 GOLDEN_BITS = [219208753, 3489092269, 1430712045, 1312385546]
 GOLDEN_WORDS = [
-    [[2608879776, 3633323799], [2481980854, 1840302029], [2596012450, 2606728909], [2049237620, 2937014861]],
-    [[3021373713, 76031928], [3552944279, 3658094479], [1908984107, 1174515678], [215081870, 1908763679]],
-    [[3888380388, 169601920], [932111176, 1460781389], [76447549, 1755069187], [462122955, 3427798136]],
+    [
+        [2608879776, 3633323799],
+        [2481980854, 1840302029],
+        [2596012450, 2606728909],
+        [2049237620, 2937014861],
+        [2571528156, 1549530263],
+    ],
+    [
+        [3021373713, 76031928],
+        [3552944279, 3658094479],
+        [1908984107, 1174515678],
+        [215081870, 1908763679],
+        [3801844002, 3247660341],
+    ],
+    [
+        [3888380388, 169601920],
+        [932111176, 1460781389],
+        [76447549, 1755069187],
+        [462122955, 3427798136],
+        [398692555, 755704902],
+    ],
 ]
 GOLDEN_ORDERS = [[3, 8, 0, 1, 5, 2, 7, 4, 9, 6], [1, 7, 2, 9, 4, 6, 8, 5, 0, 3], [9, 4, 0, 1, 2, 5, 3, 7, 6, 8]]
 
@@ -207,10 +225,11 @@ def test_golden_bits():
     assert [int(k) for k in key] == GOLDEN_FOLD
     bits = prng.uniform_bits(tuple(k[None] for k in key), jnp.arange(4))
     assert np.asarray(bits).tolist() == GOLDEN_BITS
-    # Seed 0, step 1; layers -1, 0 and 1; the four sites; example 12, position 3; features 0 and 5.
+    # Seed 0, step 1; layers -1, 0 and 1; the five sites; example 12, position 3; features 0 and 5.
     full = words(steps=2, depth=2, examples=(12,), positions=(3,))[0, 1, :, :, 0, 0]
     assert full[:, :, [0, 5]].tolist() == GOLDEN_WORDS
-    assert (layers.EMBEDDINGS, layers.PROBABILITIES, layers.ATTENTION_OUTPUT, layers.OUTPUT) == (0, 1, 2, 3)
+    sites = (layers.EMBEDDINGS, layers.PROBABILITIES, layers.ATTENTION_OUTPUT, layers.OUTPUT, layers.METHODS)
+    assert sites == (0, 1, 2, 3, 4)
 
 
 def test_lowbias32_is_the_published_one():

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import types
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +11,11 @@ import pytest
 import small
 
 from configs import quickstart
-from fjt import experiment, losses, prng, report, settings, tree
+from fjt import experiment, flops, losses, prng, settings, tree
 from fjt.data import batches, packing
 from fjt.data.tasks import TASKS
 from fjt.models.encoder import EncoderConfig, Model
 from fjt.optim import make_optimizer
-from fjt.settings import Tune
 from fjt.step import eval_step, init_state, train_step
 from fjt.tuning import partition
 
@@ -32,7 +30,7 @@ def params():
 
 def chosen_by(method, layers=None, params=None, model=MODEL):
     abstract = params or jax.eval_shape(model.init, prng.make_key(0, "init"))
-    options = Tune((method,), layers, (), None)
+    options = small.tune(method, layers=layers)
     return frozenset(partition.trainable_names(abstract, model.config.layers, options, ()))
 
 
@@ -90,11 +88,12 @@ WIDE = EncoderConfig(
 ROWS, ROW_LENGTH, SLOTS = 16, 64, 40
 
 
-def lowered_flops(chosen, step=None):
+def lowered_flops(chosen, step=None, model=None, params=None, methods=None):
     """Operations of a step, as XLA counts them before compilation."""
-    model = Model(WIDE, 2, noisy_from=partition.lowest_layer(chosen, WIDE.layers))
-    hyper, optimizer = small.make_hyper(), make_optimizer(small.ADAMW)
-    trainable, frozen = tree.split(jax.eval_shape(model.init, prng.make_key(0, "init")), chosen)
+    model = dataclasses.replace(model or Model(WIDE, 2), noisy_from=partition.lowest_layer(chosen, WIDE.layers))
+    hyper, optimizer = dataclasses.replace(small.make_hyper(), methods=methods or {}), make_optimizer(small.ADAMW)
+    params = params or jax.eval_shape(model.init, prng.make_key(0, "init"))
+    trainable, frozen = tree.split(params, chosen)
     state = jax.eval_shape(lambda t: init_state(t, hyper, optimizer), trainable)
     tokens, slots = (1, ROWS, ROW_LENGTH), (1, SLOTS)
     batch = {
@@ -146,16 +145,16 @@ def chosen_in(case):
 def test_operations_follow_the_law(case):
     found, expected = lowered_flops(chosen_in(case)), law(*CASES[case])
     assert abs(found / expected - 1) < 0.1
-    planned = report.step_flops(
-        types.SimpleNamespace(
-            model=Model(WIDE, 2),
-            plan=packing.Plan(
-                (packing.Shape(1, ROWS, ROW_LENGTH, SLOTS),), np.zeros(3, np.int8), 1.0, 1, 3 * ROWS * ROW_LENGTH
-            ),
-            trainable=chosen_in(case),
-        )
-    )
+    planned = planned_flops(chosen_in(case))
     assert abs(found / planned - 1) < 0.1
+
+
+def planned_flops(chosen, params=None):
+    abstract = tree.flatten(params or jax.eval_shape(Model(WIDE, 2).init, prng.make_key(0, "init")))
+    return flops.step_flops(
+        WIDE, {name: abstract[name].shape for name in chosen}, tokens=ROWS * ROW_LENGTH,
+        row_length=ROW_LENGTH, examples=SLOTS, classes=2,
+    )  # fmt: skip
 
 
 def test_a_masked_update_is_not_freezing():
@@ -179,7 +178,7 @@ def test_frozen_layers_have_no_dropout(params):
 
     def logits(noisy_from, key):
         model = dataclasses.replace(MODEL, noisy_from=noisy_from)
-        return np.asarray(jax.jit(lambda params: model.apply(params, batch, loud, key))(params))
+        return np.asarray(jax.jit(lambda params: model.apply(params, batch, {}, loud, key))(params))
 
     quiet = logits(-1, None)
     np.testing.assert_array_equal(logits(2, key), quiet)
@@ -326,4 +325,4 @@ def test_a_regression_has_no_classes_to_smooth_or_weigh(options):
     config = quickstart.get_config()
     config.loss.update(options)
     with pytest.raises(settings.UserError, match="stsb is a regression"):
-        experiment.make_hyper(settings.from_config(config).experiment, TASKS["stsb"], np.zeros(3, np.float32))
+        experiment.make_hyper(settings.from_config(config).experiment, TASKS["stsb"], np.zeros(3, np.float32), {})

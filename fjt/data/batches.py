@@ -30,6 +30,20 @@ class Examples:
         return np.diff(self.offsets).astype(np.int32)
 
 
+def prepend(examples, count):
+    """Examples with `count` tokens of id 0 and type 0 before each one's own."""
+    if not count:
+        return examples
+    starts = np.repeat(examples.offsets[:-1], count)
+    offsets = examples.offsets + count * np.arange(len(examples.offsets))
+    return dataclasses.replace(
+        examples,
+        token_ids=np.insert(examples.token_ids, starts, 0),
+        type_ids=np.insert(examples.type_ids, starts, 0),
+        offsets=offsets,
+    )
+
+
 @functools.lru_cache(maxsize=2)  # batches are asked for one by one
 def _order(seed, epoch, num_examples):
     return prng.permutation(seed, epoch, num_examples)

@@ -59,10 +59,15 @@ class Layer(nn.Module):
 
         The output of one token needs the keys and values of all, but only its own query and feed-forward layer.
         """
-        config, dense = self.config, self._dense
+        config = self.config
+
+        def dense(site, x, features):
+            made = Dense(features, site, self.index, config.stddev, self.dtype, name=site)
+            return made(x, hooks, noise)
+
         head_shape = (config.heads, config.width // config.heads)
-        k = dense("key", h, config.width, hooks)
-        v = dense("value", h, config.width, hooks)
+        k = dense("key", h, config.width)
+        v = dense("value", h, config.width)
         k, v = hooks.key_value(self.index, k.reshape(*h.shape[:-1], *head_shape), v.reshape(*h.shape[:-1], *head_shape))
         keys = tokens
         if first is not None:
@@ -71,18 +76,15 @@ class Layer(nn.Module):
             k, v = take_rows(k, row), take_rows(v, row)
             noise = noise and noise_at(noise, first)
             keys = Tokens(*(take_rows(x, row) for x in astuple(keys)))
-        q = dense("query", h, config.width, hooks).reshape(*h.shape[:-1], *head_shape)
+        q = dense("query", h, config.width).reshape(*h.shape[:-1], *head_shape)
         a = attend(q, k, v, tokens, keys, noise).reshape(h.shape)
-        a = drop(dense("attention_output", a, config.width, hooks), noise, ATTENTION_OUTPUT)
+        a = drop(dense("attention_output", a, config.width), noise, ATTENTION_OUTPUT)
         norm = LayerNorm(config.epsilon, self.dtype, name="attention_norm")
         h = norm(hooks.block("attention_output", self.index, a, h, norm) + h)
-        f = ACTIVATIONS[config.activation](dense("intermediate", h, config.inner, hooks))
-        f = drop(dense("output", f, config.width, hooks), noise, OUTPUT)
+        f = ACTIVATIONS[config.activation](dense("intermediate", h, config.inner))
+        f = drop(dense("output", f, config.width), noise, OUTPUT)
         norm = LayerNorm(config.epsilon, self.dtype, name="output_norm")
         return norm(hooks.block("output", self.index, f, h, norm) + h)
-
-    def _dense(self, site, x, features, hooks):
-        return Dense(features, site, self.index, self.config.stddev, self.dtype, name=site)(x, hooks)
 
 
 class Encoder(nn.Module):
@@ -129,7 +131,7 @@ class Embeddings(nn.Module):
             return Embedding(rows, config.width, config.stddev, self.dtype, name=name)
 
         words = hooks.embed(table(config.vocab, "word")(batch["token_ids"]), batch)
-        h = words + table(config.positions, "position")(batch["position_ids"])
+        h = words + table(config.positions, "position")(batch["position_ids"] + hooks.first_position)
         if config.types:
             h = h + table(config.types, "type")(batch["type_ids"])
         return LayerNorm(config.epsilon, self.dtype, name="norm")(h)
@@ -163,9 +165,9 @@ def noise_at(noise, first):
     return dataclasses.replace(noise, keys=keys)
 
 
-def no_hooks(adapters, hyper, noise):
+def no_method(adapters, values):
     """The hooks of no method."""
-    del adapters, hyper, noise
+    del adapters, values
     return Hooks()
 
 
@@ -174,14 +176,14 @@ class Model:
     """An encoder with a head, as two functions of plain dicts; equal by value, so jit compiles each once.
 
     noisy_from: the lowest layer with dropout (-1: the embeddings, `layers`: none of the encoder).
-    adapt(adapters, hyper, noise) -> Hooks: what a tuning method adds.
+    adapt(adapters, values) -> Hooks: what the tuning methods add, of their leaves and their traced values.
     """
 
     config: EncoderConfig
     classes: int
     dtype: str = "float32"
     noisy_from: int = -1
-    adapt: Callable = no_hooks
+    adapt: Callable = no_method
 
     def init(self, key):
         """Base parameters {encoder, head} in float32.  key: u32[2]; each leaf's draw depends on its own name alone."""
@@ -194,19 +196,18 @@ class Model:
         head = self._head().init(head_key, pooled, batch["example"], None)
         return {"encoder": encoder["params"], "head": head["params"]}
 
-    def apply(self, params, batch, hyper=None, key=None):
+    def apply(self, params, batch, values=None, hyper=None, key=None):
         """Logits f[G, E, C] of packed examples.
 
         params: {encoder, head[, adapters]}.  batch: token_ids, segment_ids, position_ids, type_ids i32[G, R, L];
-        first (row * L + column), example (row in the data set) i32[G, E].  key: pair of u32[] for dropout with
-        hyper's rates, None without.
+        first (row * L + column), example (row in the data set) i32[G, E].  values: {tuning method: {name: f32[]}}, the
+        traced ones.  key: pair of u32[] for dropout with hyper's rates, None without.
         """
         noise = head_noise = None
         if key is not None:
             noise = key, hyper.dropout_hidden, hyper.dropout_attention
             head_noise = prng.fold(key, self.config.layers + 1), hyper.dropout_classifier
-
-        hooks = self.adapt(params.get("adapters", {}), hyper, noise)
+        hooks = self.adapt(params.get("adapters", {}), values or {})
         pooled = self._encoder().apply({"params": params["encoder"]}, batch, noise, hooks)
         return self._head().apply({"params": params["head"]}, pooled, batch["example"], head_noise)
 

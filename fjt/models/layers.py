@@ -13,19 +13,51 @@ from fjt import prng
 
 
 @dataclasses.dataclass(frozen=True)
+class Site:
+    """A dense layer as a hook sees it: its name and layer, kernel f[D, F], bias f[F], and its tokens' Noise or None."""
+
+    name: str
+    layer: int
+    kernel: jax.Array
+    bias: jax.Array
+    noise: "Noise | None"
+
+
+@dataclasses.dataclass(frozen=True)
 class Hooks:
     """Where a tuning method enters the encoder; each hook's default changes nothing.
 
-    linear(site, layer, x, kernel, y) -> y: after a dense layer, x f[..., D], kernel f[D, F], y f[..., F].
+    enter(site, x) -> x: what a dense layer reads, f[..., D].
+    linear(site, x, y) -> y: what it gives for x, f[..., F].
     key_value(layer, k, v) -> (k, v): f[G, R, L, H, K]; keys put before the L own ones are seen by every segment.
-    block(site, layer, h, residual, norm) -> h: a sublayer's output before `norm(h + residual)`.
+    block(name, layer, h, residual, norm) -> h: a sublayer's output before `norm(h + residual)`.
     embed(words, batch) -> words: word embeddings f[G, R, L, D] before positions and types are added.
+    first_position: the position of an example's first token.
     """
 
-    linear: Callable = lambda site, layer, x, kernel, y: y
+    enter: Callable = lambda site, x: x
+    linear: Callable = lambda site, x, y: y
     key_value: Callable = lambda layer, k, v: (k, v)
-    block: Callable = lambda site, layer, h, residual, norm: h
+    block: Callable = lambda name, layer, h, residual, norm: h
     embed: Callable = lambda words, batch: words
+    first_position: int = 0
+
+
+def compose(*hooks):
+    """The Hooks that enter one after the other at each place."""
+    if len(hooks) == 1:
+        return hooks[0]
+    one, two = hooks[0], compose(*hooks[1:])
+    return Hooks(
+        enter=lambda site, x: two.enter(site, one.enter(site, x)),
+        linear=lambda site, x, y: two.linear(site, x, one.linear(site, x, y)),
+        key_value=lambda layer, k, v: two.key_value(layer, *one.key_value(layer, k, v)),
+        block=lambda name, layer, h, residual, norm: two.block(
+            name, layer, one.block(name, layer, h, residual, norm), residual, norm
+        ),
+        embed=lambda words, batch: two.embed(one.embed(words, batch), batch),
+        first_position=one.first_position + two.first_position,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +70,8 @@ class Tokens:
 
 
 # Sites of dropout in a layer; a number is part of a bit's address, so it never changes. The embeddings are layer -1.
-EMBEDDINGS, PROBABILITIES, ATTENTION_OUTPUT, OUTPUT = range(4)
-SITES = 4
+EMBEDDINGS, PROBABILITIES, ATTENTION_OUTPUT, OUTPUT, METHODS = range(5)
+SITES = 5
 HEAD_STRIDE = 1 << 20  # between the features of one head's probabilities and the next one's
 
 
@@ -72,10 +104,15 @@ def token_keys(key, tokens, layers):
 
 def drop(x, noise, site):
     """x f[G, X, L, D] with hidden dropout, or x itself when noise is None."""
+    return drop_at(x, noise, site, 0, None if noise is None else noise.hidden)
+
+
+def drop_at(x, noise, site, first, rate):
+    """x f[G, X, L, D] with dropout at rate f[], its features numbered from `first`; x itself when noise is None."""
     if noise is None:
         return x
     a, b = noise.at(site)
-    return prng.dropout(x, (a[..., None], b[..., None]), jnp.arange(x.shape[-1]), noise.hidden)
+    return prng.dropout(x, (a[..., None], b[..., None]), first + jnp.arange(x.shape[-1]), rate)
 
 
 class Dense(nn.Module):
@@ -88,14 +125,20 @@ class Dense(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x, hooks):
+    def __call__(self, x, hooks, noise=None):
         kernel = self.param("kernel", nn.initializers.normal(self.stddev), (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        kernel, bias = kernel.astype(self.dtype), bias.astype(self.dtype)
-        flat = x.reshape(-1, x.shape[-1])  # with more axes XLA copies the gradient, transposed, for the kernel's own
-        y = jnp.matmul(flat, kernel, preferred_element_type=wide(self.dtype)).astype(self.dtype)
-        y = (y + bias[None]).reshape(*x.shape[:-1], self.features)
-        return hooks.linear(self.site, self.layer, x, kernel, y)
+        site = Site(self.site, self.layer, kernel.astype(self.dtype), bias.astype(self.dtype), noise)
+        x = hooks.enter(site, x)
+        y = product(x, site.kernel) + _along(site.bias, x)
+        return hooks.linear(site, x, y)
+
+
+def product(x, kernel):
+    """x W, accumulated in float32 at least: f[..., F] of x f[..., D], kernel f[D, F]."""
+    flat = x.reshape(-1, x.shape[-1])  # with more axes XLA copies the gradient, transposed, for the kernel's own
+    y = jnp.matmul(flat, kernel, preferred_element_type=wide(x.dtype)).astype(x.dtype)
+    return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 class LayerNorm(nn.Module):

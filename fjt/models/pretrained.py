@@ -269,9 +269,14 @@ def resolve(path, revision):
     if os.path.isdir(path):
         if os.path.exists(os.path.join(path, "config.json")) and not os.path.exists(os.path.join(path, "train.jsonl")):
             return path
-        export = os.path.join(path, "export")
-        if os.path.exists(os.path.join(export, "config.json")) and os.path.exists(os.path.join(path, "DONE")):
-            return export
+        if os.path.exists(os.path.join(path, "DONE")):
+            for export in (os.path.join(path, "export"), os.path.join(path, "export", "merged")):
+                if os.path.exists(os.path.join(export, "config.json")):
+                    return export
+            raise UserError(
+                f"config.model.path={path} is a run whose method cannot be merged into a model, so no other run can "
+                "start from it."
+            )
         if os.path.exists(os.path.join(path, "train.jsonl")):
             raise UserError(f"config.model.path={path} is an fjt run that is not finished; run it to its end first.")
         raise UserError(f"config.model.path={path} holds no config.json: not a model directory.")

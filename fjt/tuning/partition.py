@@ -1,94 +1,181 @@
-"""Which leaves train: the methods that choose among the base parameters, and what follows from the choice."""
+"""One method or several at once: which leaves there are, which of them train, and what follows from it."""
 
 import dataclasses
 import re
-from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 from fjt import tree
+from fjt.models.layers import Hooks, compose
 from fjt.settings import UserError, suggest
+from fjt.tuning import bottleneck, low_rank, prompts, selective
+from fjt.tuning.method import SITES, add_nothing, places
+
+METHODS = selective.METHODS | low_rank.METHODS | bottleneck.METHODS | prompts.METHODS
+WHOLE = ("full", "head")  # they say what trains of the whole, so nothing joins them
 
 
 @dataclasses.dataclass(frozen=True)
-class Method:
-    """choose(names, layers, tune) -> the encoder's names that train; the head always does.
+class Adapt:
+    """The hooks of a tuple of methods, as `Model.adapt`; equal by value.
 
-    options: the `config.tune` keys it reads, with their defaults.  pooler: whether it trains the pretrained
-    pooler.  learning_rate, weight_decay: the recipe.  about: a line for `--list`.
+    chosen: ((name, ((option, value), ...)), ...).
     """
 
-    choose: Callable
-    options: dict
-    pooler: bool
-    learning_rate: float
-    weight_decay: float
-    about: str
+    chosen: tuple
+
+    def __call__(self, adapters, values):
+        """Hooks of the new leaves {method: tree} and their traced values {method: {name: f32[]}}."""
+        hooks = [
+            METHODS[name].hooks(adapters[name], values.get(name, {}), dict(options))
+            for name, options in self.chosen
+            if name in adapters
+        ]
+        return compose(*hooks) if hooks else Hooks()
 
 
-def _top(names, layers, tune):
-    if tune.layers > layers:
-        raise UserError(f"config.tune.layers={tune.layers}: the encoder has {layers} layers.")
-    top = {f"encoder/layer_{i}" for i in range(layers - tune.layers, layers)}
-    return {name for name in names if name.rsplit("/", 2)[0] in top}
+def find_methods(tune):
+    """{name: options} of settings.Tune, each with its defaults.
 
-
-def _pattern(names, layers, tune):
-    if not tune.train:
-        raise UserError('config.tune.method=pattern needs config.tune.train, for example ("encoder/layer_1[01]/",).')
-    return tree.match(tune.train, names, "tune.train")
-
-
-METHODS = {
-    "full": Method(lambda names, layers, tune: set(names), {}, True, 2e-5, 0.01, "every parameter"),
-    "head": Method(
-        lambda names, layers, tune: set(), {}, False, 1e-3, 0.0, "the task head alone; the encoder is frozen"
-    ),
-    "top_k": Method(_top, {"layers": 2}, True, 5e-5, 0.0, "the highest config.tune.layers layers, pooler and head"),
-    "pattern": Method(
-        _pattern, {"train": ()}, False, 5e-5, 0.0, "parameters whose names match config.tune.train, and the head"
-    ),
-}
-
-
-def find_method(tune):
-    """The Method of settings.Tune.  Raises UserError for an unknown one and for options it does not read."""
-    if len(tune.method) != 1:
-        raise UserError(
-            f"config.tune.method={tune.method}: these methods cannot be combined; give one of {', '.join(METHODS)}."
-        )
-    name = tune.method[0]
-    if name not in METHODS:
-        raise UserError(f"config.tune.method={name!r} is unknown.{suggest(name, METHODS)}")
-    every = {option for method in METHODS.values() for option in method.options}
-    for option in sorted(every - set(METHODS[name].options)):
+    Raises UserError for an unknown method, for a combination that says nothing, and for options that none reads.
+    """
+    if not tune.method:
+        raise UserError(f"config.tune.method is empty; give one of {', '.join(METHODS)}.")
+    for name in tune.method:
+        if name not in METHODS:
+            raise UserError(f"config.tune.method={name!r} is unknown.{suggest(name, METHODS)}")
+    if len(set(tune.method)) < len(tune.method):
+        raise UserError(f"config.tune.method={tune.method} names a method twice.")
+    for name in WHOLE:
+        if name in tune.method and len(tune.method) > 1:
+            raise UserError(
+                f"config.tune.method={tune.method}: {name} cannot be combined; leave it out, or give it alone."
+            )
+    if {"lora", "dora"} <= set(tune.method):
+        raise UserError("config.tune.method: lora and dora both change the same dense layers; give one of them.")
+    read = {option for name in tune.method for option in METHODS[name].options}
+    for option in sorted({option for method in METHODS.values() for option in method.options} - read):
         if getattr(tune, option) not in (None, ()):
-            raise UserError(f"config.tune.{option} is not read by the method {name}.")
-    return METHODS[name]
+            raise UserError(
+                f"config.tune.{option} is not read by the method{'s' * (len(tune.method) > 1)} "
+                f"{' and '.join(tune.method)}."
+            )
+    return {name: _options(METHODS[name], tune) for name in tune.method}
+
+
+def _options(method, tune):
+    given = {option: getattr(tune, option) for option in method.options}
+    return {option: method.options[option] if value in (None, ()) else value for option, value in given.items()}
+
+
+def make_adapt(methods):
+    """Model.adapt of {name: options}."""
+    return Adapt(tuple((name, tuple(sorted(options.items()))) for name, options in methods.items()))
+
+
+def check(methods, config, max_length):
+    """Raises UserError for options that do not fit the encoder.
+
+    methods: {name: options}; config: EncoderConfig; max_length: tokens of text.
+    """
+    for name, options in methods.items():
+        METHODS[name].check(config, options)
+    taken = {f"config.tune.prompt_length={prompt_length(methods)}": prompt_length(methods)}
+    if "prefix" in methods and methods["prefix"]["shift_positions"]:
+        length = methods["prefix"]["prefix_length"]
+        taken[f"config.tune.prefix_length={length}"] = length
+    if sum(taken.values()) + max_length > config.positions:
+        where = " and ".join([f"config.model.max_length={max_length}", *(k for k, v in taken.items() if v)])
+        raise UserError(
+            f"{where} {'are together' if any(taken.values()) else 'is'} above the model's {config.positions} positions."
+        )
+
+
+def add_leaves(methods, key, base, config):
+    """{method: new leaves} of those that add some.  base: base parameters, arrays or tracers; key: u32[2]."""
+    added = {name: METHODS[name].add(key, base, config, options) for name, options in methods.items()}
+    return {name: leaves for name, leaves in added.items() if leaves}
+
+
+def traced_values(methods):
+    """{method: {name: f32[]}} of what the step receives as data."""
+    found = {name: METHODS[name].values(options) for name, options in methods.items()}
+    return {name: {k: np.float32(v) for k, v in values.items()} for name, values in found.items() if values}
+
+
+def can_merge(methods):
+    """Whether `merged` gives a plain model.  methods: {name: options}."""
+    return all(METHODS[name].merge or METHODS[name].add is add_nothing for name in methods)
+
+
+def merged(methods, params, config):
+    """Base parameters {encoder, head} that give the same logits without new leaves, float32.
+
+    methods: {name: options}; params: {encoder, head[, adapters]} as numpy arrays.  Raises UserError where a method's
+    leaves have no place in the base model.
+    """
+    flat = tree.flatten({name: params[name] for name in ("encoder", "head")})
+    values = traced_values(methods)
+    for name, leaves in params.get("adapters", {}).items():
+        if METHODS[name].merge is None:
+            raise UserError(f"The method {name} cannot be merged into the base model; its adapter is kept apart.")
+        for site, path in places(config, SITES):
+            leaf = _below(leaves, path)
+            if leaf is None:
+                continue
+            kernel, bias = f"encoder/{path}/kernel", f"encoder/{path}/bias"
+            new = METHODS[name].merge(np.float64(flat[kernel]), flat[bias], leaf, values.get(name, {}), site)
+            flat[kernel], flat[bias] = (np.float32(x) for x in new)
+    return tree.unflatten(flat)
+
+
+def _below(leaves, path):
+    for part in path.split("/"):
+        leaves = leaves.get(part) if leaves else None
+    return leaves
+
+
+def prompt_length(methods):
+    """How many learned tokens stand before each example."""
+    return methods["prompt"]["prompt_length"] if "prompt" in methods else 0
 
 
 def trainable_names(params, layers, tune, missing):
-    """The set of names that train.
+    """The set of names that train: what the methods choose and add, the head, and what the checkpoint lacked.
 
-    params: tree of all parameters (shapes suffice); missing: names that the checkpoint lacked, which always train.
+    params: tree of all parameters (shapes suffice); missing: names that the checkpoint lacked.
     """
-    method = find_method(tune)
+    methods = find_methods(tune)
     names = list(tree.flatten(params))
     pooler = {name for name in names if name.startswith("encoder/pooler/")}
     encoder = [name for name in names if name.startswith("encoder/") and name not in pooler]
-    chosen = method.choose(names if tune.method[0] == "pattern" else encoder, layers, tune)
-    if method.pooler if tune.train_pooler is None else tune.train_pooler:
+    chosen, trains_pooler = set(), tune.train_pooler
+    for name, options in methods.items():
+        given = [n for n in names if not n.startswith("adapters/")] if name == "pattern" else encoder
+        chosen |= METHODS[name].choose(given, layers, options)
+    if any(METHODS[name].pooler for name in methods) if trains_pooler is None else trains_pooler:
         chosen |= pooler
-    elif tune.train_pooler is False:
+    elif trains_pooler is False:
         chosen -= pooler
-    return chosen | {name for name in names if name.startswith("head/")} | set(missing)
+    return chosen | {name for name in names if name.startswith(("head/", "adapters/"))} | set(missing)
 
 
 def lowest_layer(trainable, layers):
     """The lowest layer that holds a trainable parameter: -1 for the embeddings, `layers` when none does."""
     lowest = layers
     for name in trainable:
-        if name.startswith("encoder/embeddings/"):
+        if name.startswith(("encoder/embeddings/", "adapters/prompt/")):
             return -1
-        layer = re.match(r"encoder/layer_(\d+)/", name)
+        if re.match(r"adapters/prefix/(embedding|down|up)", name):
+            lowest = 0
+        layer = re.match(r"(?:encoder|adapters/\w+)/layer_(\d+)/", name)
         if layer:
             lowest = min(lowest, int(layer.group(1)))
     return lowest
+
+
+def abstract_leaves(methods, base, config):
+    """The shapes of `add_leaves`."""
+    return jax.eval_shape(lambda key, base: add_leaves(methods, key, base, config), jnp.zeros(2, jnp.uint32), base)

@@ -94,7 +94,32 @@ def test_files(name, launch, tables, tmp_path):
 
 
 OPTIONS = {
-    "no method": ({"tune__method": "lorra"}, ["'lorra'", "config.tune.method", "full, head"]),
+    "no method": ({"tune__method": "lorra"}, ["'lorra'", "config.tune.method", "Did you mean lora"]),
+    "an adapter of nothing": ({"tune__method": "lora"}, ["config.model.path is empty", "lora"]),
+    "a site that is none": (
+        {"tune__method": "ia3", "tune__sites": "('keys',)"}, ["config.tune.sites", "Did you mean key"]
+    ),
+    "a rank above the width": (
+        {"tune__method": "lora", "tune__rank": 33}, ["config.tune.rank=33", "between 1 and 32"]
+    ),
+    "a rank of nothing": ({"tune__method": "lora", "tune__rank": 0}, ["config.tune.rank=0", "at least 1"]),
+    "a prefix without room": (
+        {"tune__method": "prefix", "tune__prefix_length": 20},
+        ["config.tune.prefix_length=20", "config.model.max_length=32", "32 positions"],
+    ),
+    "a prompt without room": (
+        {"tune__method": "prompt", "tune__prompt_length": 20}, ["config.tune.prompt_length=20", "32 positions"]
+    ),
+    "an activation that is none": (
+        {"tune__method": "pfeiffer", "tune__activation": "rleu"}, ["config.tune.activation='rleu'", "relu"]
+    ),
+    "a bottleneck of nothing": (
+        {"tune__method": "houlsby", "tune__reduction": 64}, ["config.tune.reduction=64", "width 32"]
+    ),
+    "full and something": (
+        {"tune__method": "('full','lora')"}, ["full cannot be combined", "leave it out"]
+    ),
+    "two of a kind": ({"tune__method": "('lora','dora')"}, ["lora and dora", "give one"]),
     "an option of another method": ({"tune__layers": 1}, ["tune.layers", "full"]),
     "no pattern": ({"tune__method": "pattern"}, ["config.tune.train"]),
     "a pattern of nothing": (

@@ -3,98 +3,19 @@
 With FJT_MINILM=DIR (and FJT_SHARED=DIR for real sentences) on real weights too; a random small BERT always.
 """
 
-import csv
-import os
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import small
 import torch
 import transformers
+from reference import encode, ours
 
-from fjt import losses, prng, tree
-from fjt.data import batches, packing, tokenize
-from fjt.data.synthetic import VOCAB
-from fjt.data.synthetic import load as load_synthetic
-from fjt.data.tasks import Split
+from fjt import losses, tree
+from fjt.data import batches
 from fjt.models import pretrained
 from fjt.models.encoder import Model
 from fjt.models.layers import Hooks
-
-MINILM = os.environ.get("FJT_MINILM", "")
-SHARED = os.environ.get("FJT_SHARED", "")
-
-
-def real_texts():
-    """32 SST-2 sentences and 32 MRPC pairs as they stand in the files."""
-
-    def column(path, *columns):
-        with open(os.path.join(SHARED, "data", "glue", path), encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))[1:33]
-        return [tuple(row[c] for row in rows) for c in columns]
-
-    (single,) = column("SST-2/dev.tsv", 0)
-    first, second = column("MRPC/dev.tsv", 3, 4)
-    label = np.arange(32, dtype=np.int32) % 2
-    return [Split((), single, None, label), Split((), first, second, label)]
-
-
-@pytest.fixture(scope="module", params=["random", "minilm"])
-def reference(request, tmp_path_factory):
-    """(directory, PyTorch model, texts)."""
-    torch.manual_seed(0)
-    if request.param == "minilm":
-        if not (MINILM and SHARED):
-            pytest.skip("FJT_MINILM and FJT_SHARED name real weights and data; not set here")
-        texts = real_texts()
-        model = transformers.BertForSequenceClassification.from_pretrained(MINILM, num_labels=2)
-        folder = tmp_path_factory.mktemp("minilm")
-        transformers.AutoTokenizer.from_pretrained(MINILM).save_pretrained(folder)
-    else:
-        tokenizer = tokenize.load_tokenizer(VOCAB)
-        config = transformers.BertConfig(
-            vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=3, num_attention_heads=4,
-            intermediate_size=128, max_position_embeddings=64, initializer_range=0.1,
-        )  # fmt: skip
-        model = transformers.BertForSequenceClassification(config)
-        folder = tmp_path_factory.mktemp("random")
-        tokenizer.save_pretrained(folder)
-        texts = []
-        for name in ("sentiment", "paraphrase"):
-            split = load_synthetic(name)["dev"]
-            pair = None if split.text_pair is None else split.text_pair[:32]
-            texts.append(Split(split.id[:32], split.text[:32], pair, split.label[:32]))
-    with torch.no_grad():  # a trained pooler and a head of some size, so that logits are not all near zero
-        model.bert.pooler.dense.bias.normal_(0, 0.1)
-        model.classifier.weight.normal_(0, 0.5)
-    model.save_pretrained(folder)
-    return str(folder), model.eval(), texts
-
-
-def ours(directory, dtype="float32"):
-    """(Model, base parameters) as fjt reads a directory, its classifier included."""
-    checkpoint = pretrained.read_checkpoint(directory)
-    model = Model(checkpoint.config, 2, dtype=dtype)
-    abstract = jax.eval_shape(model.init, prng.make_key(0, "init"))
-    loaded = pretrained.take(checkpoint, abstract, directory, keep_head=True)
-    assert loaded.missing == () and loaded.unused == ()
-    return model, loaded.params
-
-
-def encode(directory, split, row_length=0):
-    """(Examples, packed batch, place, PyTorch inputs) of a split of 32."""
-    tokenizer = tokenize.load_tokenizer(directory)
-    examples = tokenize.tokenize(split, tokenizer, 64)
-    indices = np.arange(len(examples))[None]
-    shape = packing.plan(batches.lengths_of(examples, indices), row_length=row_length, width=64).shapes[0]
-    batch, place = batches.build(examples, indices[0], shape)
-    pair = None if split.text_pair is None else list(split.text_pair)
-    inputs = tokenizer(
-        list(split.text), pair, truncation="longest_first", max_length=64, padding=True, return_tensors="pt"
-    )
-    return examples, batch, place, inputs
 
 
 def test_hidden_states_and_logits(reference):
@@ -111,7 +32,7 @@ def test_hidden_states_and_logits(reference):
                 seen[layer] = np.asarray(norm(h + residual))
             return h
 
-        captured = Model(model.config, 2, adapt=lambda adapters, hyper, noise: Hooks(block=capture))
+        captured = Model(model.config, 2, adapt=lambda adapters, values: Hooks(block=capture))
         logits = np.asarray(captured.apply(params, batch)).reshape(-1, 2)[place]
         np.testing.assert_allclose(logits, expected.logits.numpy(), atol=1e-4, rtol=0)
         assert np.ptp(logits) > 0.1

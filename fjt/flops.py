@@ -1,0 +1,69 @@
+"""The law of a step's cost: forward whole, backward only down to the lowest trainable place."""
+
+import re
+
+import numpy as np
+
+# Where a token passes in a layer, in order. A place below the lowest trainable one needs no gradient.
+PLACES = {
+    "key": 0, "value": 0, "query": 0, "attention": 1, "attention_output": 2, "attention_norm": 3, "intermediate": 4,
+    "output": 6, "output_norm": 7,
+}  # fmt: skip
+IA3_INPUT = {"output": 5, "attention_output": 1}  # what scales a product's input lies before the product
+
+
+def step_flops(config, trained, *, tokens, row_length, examples, classes):
+    """Operations of a step, f64: its matrix products, two a multiply-add.
+
+    config: EncoderConfig; trained: {name: shape} of what trains; tokens: computed ones, in rows of row_length;
+    examples: slots.  A product of n tokens with a kernel [D, F] costs 2nDF, the same for the gradient of what it
+    reads where something below trains, and the same for its own where it trains.  In the last layer all tokens have
+    keys and values, but only first tokens a query and a feed-forward layer.
+    """
+    places = {name: place(name, config.layers) for name in trained}
+    lowest = min(places.values())
+    prefix = next(
+        (shape[0] for name, shape in trained.items() if re.match(r"adapters/prefix/.*(key|embedding)$", name)), 0
+    )
+    total = 0.0
+    for i in range(config.layers):
+        last = i == config.layers - 1
+        queries = examples if last else tokens
+        for site, order in PLACES.items():
+            if site == "attention":
+                cost = 2 * 2 * queries * (row_length + prefix) * config.width
+                total += cost * (3 if lowest < (i, order) else 1)
+            elif not site.endswith("norm"):
+                cost = 2 * (tokens if site in ("key", "value") else queries) * config.width
+                cost *= config.inner if site in ("intermediate", "output") else config.width
+                total += cost * (1 + (lowest < (i, order)) + (f"encoder/layer_{i}/{site}/kernel" in trained))
+    for name, shape in trained.items():
+        layer, _ = places[name]
+        if (
+            not name.startswith("adapters/")
+            or len(shape) != 2
+            or name.startswith(("adapters/prompt", "adapters/prefix"))
+        ):
+            continue
+        site = name.split("/")[-2 if name.endswith(("/a", "/b")) else -3]
+        count = examples if layer >= config.layers - 1 and site not in ("key", "value") else tokens
+        inner = name.endswith(("/b", "up/kernel"))  # what it reads was made by its own kernel
+        total += 2 * count * np.prod(shape) * (2 + (inner or lowest < places[name]))
+    return total + 2 * examples * (3 * config.width * classes + config.width**2 * (1 + 2 * (lowest[0] < config.layers)))
+
+
+def place(name, layers):
+    """(layer, order in it) of a parameter: (-1, 0) for embeddings, (layers, ...) for pooler and head."""
+    if name.startswith(("encoder/embeddings/", "adapters/prompt/")):
+        return -1, 0
+    if re.match(r"adapters/prefix/(embedding|down|up)", name):
+        return 0, 0
+    found = re.match(r"(?:encoder|adapters/(\w+))/layer_(\d+)/(\w+)", name)
+    if not found:
+        return layers, 1 if name.startswith("head/") else 0
+    method, layer, site = found.groups()
+    if method in ("houlsby", "pfeiffer", "parallel"):
+        return int(layer), PLACES[site] + 0.5
+    if method == "ia3" and site in IA3_INPUT:
+        return int(layer), IA3_INPUT[site]
+    return int(layer), PLACES[site]

@@ -1,0 +1,72 @@
+"""What was trained of a run, by itself: fjt's own adapter directory, which holds any method and any combination."""
+
+import dataclasses
+import os
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from fjt import records, tree
+from fjt.models.pretrained import torch_name
+from fjt.settings import UserError
+
+CONFIG, WEIGHTS = "fjt_adapter.json", "fjt_adapter.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapter:
+    """Trained leaves over a base model.
+
+    methods: {name: options}; trained: {fjt name: f32 array}, new leaves, head and base leaves alike.
+    base: the name of the base model, and revision its commit or branch; base_sha256: of its weights, "" when unknown.
+    """
+
+    methods: dict
+    trained: dict
+    base: str
+    revision: str
+    base_sha256: str
+
+    def leaves(self, method):
+        """The nested new leaves of a method."""
+        prefix = f"adapters/{method}/"
+        return tree.unflatten({n.removeprefix(prefix): x for n, x in self.trained.items() if n.startswith(prefix)})
+
+    def others(self):
+        """{name: array} of trained base leaves, the head among them."""
+        return {name: x for name, x in self.trained.items() if not name.startswith("adapters/")}
+
+
+def write(directory, adapter):
+    """Writes fjt's own files of an Adapter into a directory."""
+    about = dataclasses.asdict(adapter)
+    del about["trained"]
+    records.write_json(os.path.join(directory, CONFIG), records.plain(about))
+    tensors = {name: np.ascontiguousarray(leaf) for name, leaf in adapter.trained.items()}
+    safetensors.numpy.save_file(tensors, os.path.join(directory, WEIGHTS), metadata={"format": "np"})
+
+
+def read(directory):
+    """The Adapter of fjt's own files.  Raises UserError for missing or broken ones."""
+    about = records.read_json(os.path.join(directory, CONFIG))
+    methods = {
+        name: {option: tuple(value) if isinstance(value, list) else value for option, value in options.items()}
+        for name, options in about["methods"].items()
+    }
+    return Adapter(**(about | {"methods": methods, "trained": read_tensors(os.path.join(directory, WEIGHTS))}))
+
+
+def read_tensors(path):
+    """{name: array} of a safetensors file.  Raises UserError."""
+    try:
+        return safetensors.numpy.load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist.") from None
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as safetensors: {error}. It may be cut off or damaged.") from None
+
+
+def torch_module(path, family):
+    """The PyTorch name of a module, as `encoder/layer_0/query` or `head/classifier`."""
+    return torch_name(f"{path}/bias", family).removesuffix(".bias")

@@ -1,0 +1,26 @@
+"""A directory that is there whole or not at all."""
+
+import contextlib
+import os
+import shutil
+
+import safetensors
+
+from fjt.settings import UserError
+
+
+@contextlib.contextmanager
+def replaced(directory):
+    """Gives a folder to write to, which takes the directory's place at the end.  Raises UserError on a full disk."""
+    temporary = f"{directory}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    os.makedirs(temporary)
+    try:
+        yield temporary
+    except safetensors.SafetensorError as error:  # it wraps the system's own errors
+        raise UserError(
+            f"{directory} cannot be written: {error}. The checkpoints are kept; make room, and the same "
+            "command ends the run."
+        ) from None
+    shutil.rmtree(directory, ignore_errors=True)
+    os.rename(temporary, directory)

@@ -1,0 +1,209 @@
+"""PEFT directories, both ways: adapter_config.json and adapter_model.safetensors (peft 0.21, BERT classifiers)."""
+
+import os
+import re
+
+import numpy as np
+import safetensors.numpy
+
+from fjt import records, tree
+from fjt.interop.adapter import Adapter, read_tensors, torch_module
+from fjt.models.pretrained import LEAVES, to_torch
+from fjt.settings import UserError
+from fjt.tuning import prompts
+from fjt.tuning.low_rank import IA3_INPUTS
+from fjt.tuning.method import SITES, places
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+TYPES = {"lora": "LORA", "dora": "LORA", "ia3": "IA3", "layernorm": "LN_TUNING", "prefix": "PREFIX_TUNING",
+         "prompt": "PROMPT_TUNING"}  # fmt: skip
+WHOLE_MODULES = {"head/classifier": "classifier", "encoder/pooler": "pooler"}  # in modules_to_save
+LEARNED_CONTEXT = ("PREFIX_TUNING", "PROMPT_TUNING")
+LORA_LEAVES = {"a": "lora_A.weight", "b": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
+
+
+def refusal(adapter, config):
+    """Why PEFT cannot hold an Adapter, or None.  config: EncoderConfig."""
+    if len(adapter.methods) > 1:
+        return f"a PEFT directory holds one method, not {' and '.join(adapter.methods)}"
+    ((name, options),) = adapter.methods.items()
+    if name not in TYPES:
+        return f"PEFT has no {name}"
+    if name == "prefix" and not options["shift_positions"]:
+        return "PEFT lets text start at position prefix_length (config.tune.shift_positions)"
+    for path in adapter.others():
+        module = path.rsplit("/", 1)[0]
+        if module not in WHOLE_MODULES and not (name == "layernorm" and module.endswith("norm")):
+            return f"it has no place for {path}, which was trained"
+    return None
+
+
+def write(directory, adapter, config):
+    """Writes an Adapter as PEFT's files.  config: EncoderConfig.  Raises UserError where PEFT cannot hold it."""
+    reason = refusal(adapter, config)
+    if reason:
+        raise UserError(f"No PEFT directory can be written: {reason}.")
+    ((name, options),) = adapter.methods.items()
+    family, kind = config.family, TYPES[name]
+    tensors, about = _tensors(name, options, adapter, config)
+    prefix = "base_model." if kind in LEARNED_CONTEXT else "base_model.model."
+    modules = set()
+    for path, leaf in adapter.others().items():
+        module, last = path.rsplit("/", 1)
+        if name == "layernorm" and module.endswith("norm"):
+            tensors[f"base_model.model.{torch_module(module, family)}.ln_tuning_layers.{LEAVES[last]}"] = leaf
+        else:
+            modules.add(WHOLE_MODULES[module])
+            tensors[f"{prefix}{torch_module(module, family)}.{LEAVES[last]}"] = to_torch(path, leaf)
+    about |= {
+        "base_model_name_or_path": adapter.base, "revision": adapter.revision, "inference_mode": True,
+        "modules_to_save": sorted(modules), "peft_type": kind, "task_type": "SEQ_CLS",
+    }  # fmt: skip
+    records.write_json(os.path.join(directory, CONFIG), dict(sorted(about.items())))
+    tensors = {key: np.ascontiguousarray(x, np.float32) for key, x in tensors.items()}
+    safetensors.numpy.save_file(tensors, os.path.join(directory, WEIGHTS), metadata={"format": "pt"})
+
+
+def _tensors(name, options, adapter, config):
+    """({key: tensor} of the new leaves, the method's part of adapter_config.json)."""
+    leaves = adapter.leaves(name)
+    if name in ("lora", "dora"):
+        rank, tensors = options["rank"], {}
+        for path, leaf in tree.flatten(leaves).items():
+            module, last = path.rsplit("/", 1)
+            leaf = {"a": lambda x: x[:, :rank].T, "b": lambda x: x[:rank].T, "magnitude": lambda x: x}[last](leaf)
+            tensors[f"{_key(module, config)}.{LORA_LEAVES[last]}"] = leaf
+        return tensors, {
+            "r": rank, "lora_alpha": options["alpha"], "lora_dropout": options["dropout"], "bias": "none",
+            "use_rslora": options["rank_stabilized"], "use_dora": name == "dora", "fan_in_fan_out": False,
+            "target_modules": _pattern(options["sites"], config),
+        }  # fmt: skip
+    if name == "ia3":
+        tensors = {}
+        for path, leaf in tree.flatten(leaves).items():
+            module = path.rsplit("/", 1)[0]
+            shape = (1, -1) if module.rsplit("/", 1)[-1] in IA3_INPUTS else (-1, 1)
+            tensors[f"{_key(module, config)}.ia3_l"] = leaf.reshape(shape)
+        inputs = [site for site in options["sites"] if site in IA3_INPUTS]
+        return tensors, {
+            "target_modules": _pattern(options["sites"], config),
+            "feedforward_modules": _pattern(inputs, config) if inputs else [],
+        }
+    if name == "prefix":
+        found = prompts.prefixes(leaves, config.heads)
+        pairs = [found[f"layer_{i}"][kind] for i in range(config.layers) for kind in ("key", "value")]
+        length = pairs[0].shape[0]
+        flat = np.stack([np.asarray(x).reshape(length, -1) for x in pairs], axis=1).reshape(length, -1)
+        return {"prompt_embeddings": flat}, {
+            "num_virtual_tokens": length, "token_dim": config.width, "num_transformer_submodules": 1,
+            "num_attention_heads": config.heads, "num_layers": config.layers, "encoder_hidden_size": config.width,
+            "prefix_projection": False,
+        }  # fmt: skip
+    if name == "prompt":
+        return {"prompt_embeddings": leaves["embedding"]}, {
+            "num_virtual_tokens": len(leaves["embedding"]), "token_dim": config.width, "num_transformer_submodules": 1,
+            "num_attention_heads": config.heads, "num_layers": config.layers,
+        }  # fmt: skip
+    return {}, {"target_modules": r".*LayerNorm"}
+
+
+def _key(path, config):
+    return f"base_model.model.{torch_module(f'encoder/{path}', config.family)}"
+
+
+def _pattern(sites, config):
+    """A regular expression over the whole name of a module: a list's suffixes would let output.dense find two."""
+    modules = {torch_module(f"encoder/{path}", config.family) for _, path in places(config, sites)}
+    modules = sorted({re.sub(r"\d+", r"\\d+", re.escape(module)) for module in modules})
+    return "|".join(modules)
+
+
+def read(directory, config):
+    """The Adapter of PEFT's files.  config: EncoderConfig of the base model.
+
+    Raises UserError for a kind that fjt has no method for, and for tensors that do not fit.
+    """
+    about = records.read_json(os.path.join(directory, CONFIG))
+    tensors = read_tensors(os.path.join(directory, WEIGHTS))
+    kind = about.get("peft_type")
+    if kind not in TYPES.values():
+        raise UserError(
+            f"{directory}: peft_type {kind!r} has no method here; {', '.join(sorted(set(TYPES.values())))}."
+        )
+    for option in ("rank_pattern", "alpha_pattern", "fan_in_fan_out", "lora_bias", "layers_to_transform"):
+        if about.get(option):
+            raise UserError(f"{directory}: {option}={about[option]!r} is not supported.")
+    if about.get("bias", "none") != "none":
+        raise UserError(f"{directory}: bias={about['bias']!r} is not supported; only 'none'.")
+    names = {torch_module(f"encoder/{path}", config.family): path for _, path in places(config, SITES)}
+    trained, sites = {}, set()
+    for key, tensor in tensors.items():
+        if key == "prompt_embeddings":
+            continue
+        module, last = re.fullmatch(
+            r"base_model\.(?:model\.)?(.*?)\.(lora_[AB]\.weight|lora_magnitude_vector|ia3_l|ln_tuning_layers\.\w+|\w+)",
+            key,
+        ).groups()
+        if module in names and (last.startswith("lora_") or last == "ia3_l"):
+            path = names[module]
+            site = path.rsplit("/", 1)[-1]
+            sites.add(site)
+            method = "ia3" if last == "ia3_l" else "dora" if about.get("use_dora") else "lora"
+            if last == "ia3_l" and tensor.shape[0 if site in IA3_INPUTS else 1] != 1:
+                raise UserError(f"{directory}: {key} scales {site} at its other side, which is not supported.")
+            leaf = {"lora_A.weight": "a", "lora_B.weight": "b", "ia3_l": "scale"}.get(last, "magnitude")
+            value = tensor.T if leaf in ("a", "b") else tensor.reshape(-1)
+            trained[f"adapters/{method}/{path}/{leaf}"] = value
+        else:
+            trained |= _base_leaf(directory, key, module, last, tensor, config)
+    name, options = _options(directory, about, tensors, sites, trained, config)
+    trained = {path: np.ascontiguousarray(x, np.float32) for path, x in trained.items()}
+    return Adapter(
+        {name: options}, trained, about.get("base_model_name_or_path") or "", about.get("revision") or "", ""
+    )
+
+
+def _base_leaf(directory, key, module, last, tensor, config):
+    """{name: leaf} of a trained tensor of the base model."""
+    paths = ["head/classifier", "encoder/pooler", "encoder/embeddings/norm"]
+    paths += [f"encoder/layer_{i}/{norm}" for i in range(config.layers) for norm in ("attention_norm", "output_norm")]
+    for path in paths:
+        if torch_module(path, config.family) == module:
+            last = last.rsplit(".", 1)[-1]
+            leaf = "bias" if last == "bias" else "scale" if path.endswith("norm") else "kernel"
+            return {f"{path}/{leaf}": tensor.T if leaf == "kernel" else tensor}
+    raise UserError(f"{directory}: the tensor {key} has no place in this model.")
+
+
+def _options(directory, about, tensors, sites, trained, config):
+    """(method, options) of adapter_config.json; adds the leaves of learned context to `trained`."""
+    kind = about["peft_type"]
+    if kind == "LORA":
+        return "dora" if about.get("use_dora") else "lora", {
+            "sites": tuple(site for site in SITES if site in sites), "rank": about["r"], "max_rank": 0,
+            "alpha": float(about["lora_alpha"]), "dropout": float(about.get("lora_dropout", 0.0)),
+            "rank_stabilized": bool(about.get("use_rslora")),
+        }  # fmt: skip
+    if kind == "IA3":
+        return "ia3", {"sites": tuple(site for site in SITES if site in sites)}
+    if kind == "LN_TUNING":
+        return "layernorm", {}
+    flat = tensors.get("prompt_embeddings")
+    if flat is None:
+        raise UserError(f"{directory}: {WEIGHTS} holds no prompt_embeddings.")
+    length = len(flat)
+    if kind == "PROMPT_TUNING":
+        trained["adapters/prompt/embedding"] = flat
+        return "prompt", {"prompt_length": length}
+    if flat.shape[1] != 2 * config.layers * config.width:
+        raise UserError(
+            f"{directory}: prompt_embeddings has shape {flat.shape}; {config.layers} layers of width {config.width} "
+            f"need ({length}, {2 * config.layers * config.width})."
+        )
+    split = flat.reshape(length, config.layers, 2, config.heads, -1)
+    for i in range(config.layers):
+        trained[f"adapters/prefix/layer_{i}/key"], trained[f"adapters/prefix/layer_{i}/value"] = (
+            split[:, i, 0],
+            split[:, i, 1],
+        )
+    return "prefix", {"prefix_length": length, "projection": 0, "shift_positions": True}

@@ -1,0 +1,91 @@
+"""Bottleneck adapters after the sublayers: Houlsby's, Pfeiffer's and the parallel one."""
+
+import jax
+import jax.numpy as jnp
+
+from fjt.models.layers import ACTIVATIONS, Hooks, product
+from fjt.settings import UserError, suggest
+from fjt.tuning.method import Method, leaf_key
+
+STDDEV = 0.02  # of the down-projection, as AdapterHub draws it
+
+
+def inner_width(config, options):
+    """The bottleneck's width."""
+    return int(config.width / options["reduction"])
+
+
+def _check(config, options):
+    if options["activation"] not in ACTIVATIONS:
+        hint = suggest(options["activation"], ACTIVATIONS)
+        raise UserError(f"config.tune.activation={options['activation']!r} is unknown.{hint}")
+    if not 1 <= inner_width(config, options):
+        raise UserError(
+            f"config.tune.reduction={options['reduction']} leaves no bottleneck of the width {config.width}."
+        )
+
+
+def _add(name, places):
+    def add(key, base, config, options):
+        del base
+        width = inner_width(config, options)
+
+        def adapter(path):
+            down = STDDEV * jax.random.normal(leaf_key(key, path), (config.width, width))
+            return {
+                "down": {"kernel": down, "bias": jnp.zeros(width, jnp.float32)},
+                "up": {"kernel": jnp.zeros((width, config.width)), "bias": jnp.zeros(config.width, jnp.float32)},
+            }
+
+        return {
+            f"layer_{i}": {place: adapter(f"{name}/layer_{i}/{place}") for place in places}
+            for i in range(config.layers)
+        }
+
+    return add
+
+
+def _through(leaf, h, activation):
+    """up(activation(down(h))): f[..., D]."""
+
+    def dense(x, layer):
+        bias = layer["bias"].astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+        return product(x, layer["kernel"].astype(x.dtype)) + bias
+
+    return dense(ACTIVATIONS[activation](dense(h, leaf["down"])), leaf["up"])
+
+
+def _block(read):
+    """Hooks that add scale * adapter(read(h, residual, norm)) to a sublayer's output h."""
+
+    def hooks(leaves, values, options):
+        def block(name, layer, h, residual, norm):
+            leaf = leaves.get(f"layer_{layer}", {}).get(name)
+            if leaf is None:
+                return h
+            scale = values["scale"].astype(h.dtype) if "scale" in values else 1.0
+            return h + scale * _through(leaf, read(h, residual, norm), options["activation"])
+
+        return Hooks(block=block)
+
+    return hooks
+
+
+METHODS = {
+    "houlsby": Method(
+        "an adapter after attention and after the feed-forward layer (Houlsby et al. 2019)",
+        {"reduction": 16.0, "activation": "swish"}, learning_rate=2e-4, check=_check,
+        add=_add("houlsby", ("attention_output", "output")), hooks=_block(lambda h, residual, norm: h),
+    ),
+    "pfeiffer": Method(
+        "an adapter after the feed-forward layer, which reads what its LayerNorm would give (Pfeiffer et al. 2021)",
+        {"reduction": 16.0, "activation": "relu"}, learning_rate=2e-4, check=_check,
+        add=_add("pfeiffer", ("output",)), hooks=_block(lambda h, residual, norm: norm(h + residual)),
+    ),
+    "parallel": Method(
+        "a scaled adapter beside the feed-forward layer (He et al. 2022)",
+        {"reduction": 2.0, "activation": "relu", "adapter_scale": 4.0}, learning_rate=2e-4, check=_check,
+        add=_add("parallel", ("output",)), hooks=_block(lambda h, residual, norm: residual),
+        values=lambda options: {"scale": options["adapter_scale"]},
+    ),
+}  # fmt: skip

@@ -1,0 +1,189 @@
+"""Methods inside the dense layers: LoRA, DoRA and IA3."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fjt import tree
+from fjt.models import layers
+from fjt.models.layers import Hooks, drop_at, product, wide
+from fjt.settings import UserError
+from fjt.tuning.method import SITES, Method, check_sites, leaf_at, leaf_key, places, widths
+
+FEATURES = 1 << 20  # between the dropout features of one site and the next one's
+
+
+def _check_lora(method):
+    def check(config, options):
+        check_sites(options["sites"], SITES, method)
+        rank, most = options["rank"], options["max_rank"] or options["rank"]
+        widest = min(min(widths(config, site)) for site in options["sites"])
+        if not 1 <= most <= widest:
+            raise UserError(
+                f"config.tune.rank={rank} (config.tune.max_rank={options['max_rank']}) should be between 1 and "
+                f"{widest}, the width of the narrowest of {', '.join(options['sites'])}."
+            )
+        if not 1 <= rank <= most:
+            raise UserError(f"config.tune.rank={rank} should be between 1 and config.tune.max_rank={most}.")
+
+    return check
+
+
+def _init_a(key, name, width, rank):
+    """f32[D, r]: uniform in +-1/sqrt(D), as PEFT draws it; each column by its own number, so a rank is a prefix of a
+    higher one."""
+    bound = 1.0 / math.sqrt(width)
+    keys = jax.vmap(lambda column: jax.random.fold_in(leaf_key(key, name), column))(jnp.arange(rank))
+    return jax.vmap(lambda k: jax.random.uniform(k, (width,), minval=-bound, maxval=bound), out_axes=1)(keys)
+
+
+def _add_lora(key, base, config, options):
+    del base
+    rank, leaves = options["max_rank"] or options["rank"], {}
+    for site, path in places(config, options["sites"]):
+        width, out = widths(config, site)
+        leaves[f"{path}/a"] = _init_a(key, f"lora/{path}/a", width, rank)
+        leaves[f"{path}/b"] = jnp.zeros((rank, out), jnp.float32)
+    return tree.unflatten(leaves)
+
+
+def _add_dora(key, base, config, options):
+    leaves, kernels = tree.flatten(_add_lora(key, base, config, options)), tree.flatten(base["encoder"])
+    for _, path in places(config, options["sites"]):
+        leaves[f"{path}/magnitude"] = column_norm(jnp.asarray(kernels[f"{path}/kernel"]))
+    return tree.unflatten(leaves)
+
+
+def column_norm(kernel):
+    """f[F]: the norm of each output's weights.  kernel: f[D, F]."""
+    return jnp.sqrt(jnp.sum(jnp.square(kernel.astype(wide(kernel.dtype))), axis=0))
+
+
+def lora_scale(options):
+    """alpha / r (Hu et al. 2022, section 4.1), or alpha / sqrt(r), rank-stabilised (Kalajdzievski 2023)."""
+    return options["alpha"] / (math.sqrt(options["rank"]) if options["rank_stabilized"] else options["rank"])
+
+
+def _lora_values(options):
+    return {"scale": lora_scale(options), "dropout": options["dropout"], "rank": options["rank"]}
+
+
+def _low(leaf, values, dtype):
+    """(A with its columns from the rank on set to 0, B times the scale) in the dtype of the computation."""
+    inside = jnp.arange(leaf["a"].shape[1]) < values["rank"]
+    a = jnp.where(inside[None], leaf["a"], 0.0)
+    return a.astype(dtype), (leaf["b"] * values["scale"]).astype(dtype)
+
+
+def _update(leaf, values):
+    """f64[D, F]: s A B up to the rank."""
+    rank = int(values["rank"])
+    return np.float64(values["scale"]) * (np.float64(leaf["a"][:, :rank]) @ np.float64(leaf["b"][:rank]))
+
+
+def _merge_lora(kernel, bias, leaf, values, site):
+    return kernel + _update(leaf, values), bias
+
+
+def _merge_dora(kernel, bias, leaf, values, site):
+    moved = kernel + _update(leaf, values)
+    return moved * (leaf["magnitude"] / np.sqrt(np.sum(np.square(moved), axis=0))), bias
+
+
+def _merge_ia3(kernel, bias, leaf, values, site):
+    if site in IA3_INPUTS:
+        return leaf["scale"][:, None] * kernel, bias
+    return kernel * leaf["scale"], bias * leaf["scale"]
+
+
+def _thinned(site, x, values):
+    number = SITES.index(site.name)
+    return drop_at(x, site.noise, layers.METHODS, FEATURES * number, values["dropout"])
+
+
+def _lora_hooks(leaves, values, options):
+    """y + s (x A) B, dropout on x (Hu et al. 2022, equation 3)."""
+    del options
+
+    def linear(site, x, y):
+        leaf = leaf_at(leaves, site)
+        if leaf is None:
+            return y
+        a, b = _low(leaf, values, x.dtype)
+        return y + product(product(_thinned(site, x, values), a), b)
+
+    return Hooks(linear=linear)
+
+
+def _dora_hooks(leaves, values, options):
+    """m (W + s A B) / |W + s A B| in place of W, the norm of each output not differentiated (Liu et al. 2024, 4.3)."""
+    del options
+
+    def linear(site, x, y):
+        leaf = leaf_at(leaves, site)
+        if leaf is None:
+            return y
+        a, b = _low(leaf, values, x.dtype)
+        norm = jax.lax.stop_gradient(column_norm(site.kernel + product(a, b)))
+        ratio = (leaf["magnitude"] / norm).astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+        bias = site.bias.reshape((1,) * (y.ndim - 1) + (-1,))
+        return ratio * (y - bias + product(product(_thinned(site, x, values), a), b)) + bias
+
+    return Hooks(linear=linear)
+
+
+# Sites whose input is scaled; the others' output is.
+IA3_INPUTS = ("output", "attention_output")
+
+
+def _add_ia3(key, base, config, options):
+    del key, base
+    leaves = {}
+    for site, path in places(config, options["sites"]):
+        width, out = widths(config, site)
+        leaves[f"{path}/scale"] = jnp.ones(width if site in IA3_INPUTS else out, jnp.float32)
+    return tree.unflatten(leaves)
+
+
+def _ia3_hooks(leaves, values, options):
+    """Keys, values and the inner activations scaled by feature (Liu et al. 2022, section 3.3)."""
+    del values, options
+
+    def scaled(x, leaf):
+        return x * leaf["scale"].astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+
+    def enter(site, x):
+        leaf = leaf_at(leaves, site)
+        return x if leaf is None or site.name not in IA3_INPUTS else scaled(x, leaf)
+
+    def linear(site, x, y):
+        del x
+        leaf = leaf_at(leaves, site)
+        return y if leaf is None or site.name in IA3_INPUTS else scaled(y, leaf)
+
+    return Hooks(enter=enter, linear=linear)
+
+
+_LORA = {
+    "sites": ("query", "value"), "rank": 8, "max_rank": 0, "alpha": 16.0, "dropout": 0.1, "rank_stabilized": False,
+}  # fmt: skip
+
+METHODS = {
+    "lora": Method(
+        "low-rank updates of dense layers, W + s A B (Hu et al. 2022)", _LORA, learning_rate=5e-4,
+        add=_add_lora, values=_lora_values, hooks=_lora_hooks, check=_check_lora("lora"),
+        merge=_merge_lora,
+    ),
+    "dora": Method(
+        "low-rank updates of the direction of dense layers, their magnitude apart (Liu et al. 2024)", _LORA,
+        learning_rate=5e-4, add=_add_dora, values=_lora_values, hooks=_dora_hooks, check=_check_lora("dora"),
+        merge=_merge_dora,
+    ),
+    "ia3": Method(
+        "keys, values and inner activations scaled by feature (Liu et al. 2022)",
+        {"sites": ("key", "value", "output")}, learning_rate=5e-3, add=_add_ia3, hooks=_ia3_hooks,
+        check=lambda config, options: check_sites(options["sites"], SITES, "ia3"), merge=_merge_ia3,
+    ),
+}  # fmt: skip

@@ -1,0 +1,104 @@
+"""What a tuning method is: which base parameters it trains, which leaves it adds, and how these enter the encoder."""
+
+import dataclasses
+import zlib
+from collections.abc import Callable
+
+import jax
+
+from fjt.models.layers import Hooks
+from fjt.settings import UserError, suggest
+
+# The dense layers of an encoder, by names that no family changes; all but the pooler are in each of its layers.
+SITES = ("query", "key", "value", "attention_output", "intermediate", "output", "pooler")
+
+
+def choose_nothing(names, layers, options):
+    """No base parameter."""
+    del names, layers, options
+    return set()
+
+
+def add_nothing(key, base, config, options):
+    """No leaf."""
+    del key, base, config, options
+    return {}
+
+
+def no_values(options):
+    """No traced value."""
+    del options
+    return {}
+
+
+def no_hooks(leaves, values, options):
+    """Nothing enters the encoder."""
+    del leaves, values, options
+    return Hooks()
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A way to tune.
+
+    about: a line for `--list`; options: the `config.tune` keys it reads, with their defaults.
+    learning_rate, weight_decay: its recipe; pooler: whether it trains the pretrained pooler.
+    choose(names, layers, options) -> the base names that train, of the encoder's without its pooler.
+    add(key, base, config, options) -> a nested dict of new leaves, which train; base: the base parameters.
+    values(options) -> {name: number} of what the step receives as data.
+    hooks(leaves, values, options) -> Hooks.
+    check(config, options): raises UserError for options that do not fit the encoder.
+    merge(kernel, bias, leaf, values, site) -> (kernel, bias) of a plain dense layer that does the same, in numpy;
+    None: there is none.
+    """
+
+    about: str
+    options: dict
+    learning_rate: float
+    weight_decay: float = 0.0
+    pooler: bool = False
+    choose: Callable = choose_nothing
+    add: Callable = add_nothing
+    values: Callable = no_values
+    hooks: Callable = no_hooks
+    check: Callable = lambda config, options: None
+    merge: Callable | None = None
+
+
+def leaf_key(key, name):
+    """The JAX key of a new leaf: of its name alone, so that no other leaf moves it.  key: u32[2]."""
+    return jax.random.fold_in(jax.random.wrap_key_data(key), zlib.crc32(name.encode()))
+
+
+def check_sites(sites, valid, method):
+    """Raises UserError for no site at all and for one that a method cannot enter."""
+    if not sites:
+        raise UserError(f"config.tune.sites is empty: the method {method} would tune nothing.")
+    for site in sites:
+        if site not in valid:
+            raise UserError(f"config.tune.sites names {site!r}, which {method} cannot tune.{suggest(site, valid)}")
+
+
+def widths(config, site):
+    """(input width, output width) of a site."""
+    return (config.inner if site == "output" else config.width), (
+        config.inner if site == "intermediate" else config.width
+    )
+
+
+def places(config, sites):
+    """[(site, path below the encoder)] of the dense layers that sites name."""
+    found = []
+    for site in sites:
+        if site == "pooler":
+            found.append((site, "pooler"))
+        else:
+            found += [(site, f"layer_{i}/{site}") for i in range(config.layers)]
+    return found
+
+
+def leaf_at(leaves, site):
+    """The new leaves of a Site among a method's, or None."""
+    if site.name == "pooler":
+        return leaves.get("pooler")
+    return leaves.get(f"layer_{site.layer}", {}).get(site.name)

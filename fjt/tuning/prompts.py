@@ -1,0 +1,91 @@
+"""Learned context: prefix tuning (keys and values that every token sees), prompt tuning (tokens before the text)."""
+
+import jax
+import jax.numpy as jnp
+
+from fjt.models.layers import Hooks, product
+from fjt.tuning.method import Method, leaf_key
+
+STDDEV = 0.02
+
+
+def _add_prefix(key, base, config, options):
+    """Keys and values f32[P, H, K] of each layer, or the MLP that makes them (Li & Liang 2021, section 4.3)."""
+    del base
+    length, hidden = options["prefix_length"], options["projection"]
+
+    def normal(name, *shape):
+        return STDDEV * jax.random.normal(leaf_key(key, f"prefix/{name}"), shape)
+
+    if not hidden:
+        shape = length, config.heads, config.width // config.heads
+        return {
+            f"layer_{i}": {name: normal(f"layer_{i}/{name}", *shape) for name in ("key", "value")}
+            for i in range(config.layers)
+        }
+    out = 2 * config.layers * config.width
+    return {
+        "embedding": normal("embedding", length, config.width),
+        "down": {"kernel": normal("down", config.width, hidden), "bias": jnp.zeros(hidden, jnp.float32)},
+        "up": {"kernel": normal("up", hidden, out), "bias": jnp.zeros(out, jnp.float32)},
+    }
+
+
+def prefixes(leaves, heads):
+    """{layer_i: {key, value: f[P, H, K]}} of a prefix's leaves, projected where it is."""
+    if "embedding" not in leaves:
+        return leaves
+    hidden = jnp.tanh(product(leaves["embedding"], leaves["down"]["kernel"]) + leaves["down"]["bias"][None])
+    flat = product(hidden, leaves["up"]["kernel"]) + leaves["up"]["bias"][None]
+    length, width = leaves["embedding"].shape
+    split = flat.reshape(length, -1, 2, heads, width // heads)
+    return {f"layer_{i}": {"key": split[:, i, 0], "value": split[:, i, 1]} for i in range(split.shape[1])}
+
+
+def _prefix_hooks(leaves, values, options):
+    """P keys and values before each row's own (Li & Liang 2021).  They stand once a row, and each segment sees them."""
+    del values
+
+    def key_value(layer, k, v):
+        found = prefixes(leaves, k.shape[3])[f"layer_{layer}"]
+
+        def before(x, own):
+            x = x.astype(own.dtype)[None, None]
+            return jnp.concatenate([jnp.broadcast_to(x, (*own.shape[:2], *x.shape[2:])), own], axis=2)
+
+        return before(found["key"], k), before(found["value"], v)
+
+    return Hooks(key_value=key_value, first_position=options["prefix_length"] if options["shift_positions"] else 0)
+
+
+def _add_prompt(key, base, config, options):
+    """f32[P, D], drawn from the vocabulary's vectors (Lester et al. 2021, section 3.2)."""
+    table = jnp.asarray(base["encoder"]["embeddings"]["word"]["embedding"])
+    rows = jax.random.randint(leaf_key(key, "prompt/embedding"), (options["prompt_length"],), 0, table.shape[0])
+    return {"embedding": jnp.take(table, rows, axis=0)}
+
+
+def _prompt_hooks(leaves, values, options):
+    """The first P tokens of each example are the prompt: their word embeddings are learned."""
+    del values, options
+
+    def embed(words, batch):
+        table = leaves["embedding"].astype(words.dtype)
+        position = batch["position_ids"]
+        learned = jnp.take(table, jnp.minimum(position, table.shape[0] - 1), axis=0)
+        return jnp.where((position < table.shape[0])[..., None], learned, words)
+
+    return Hooks(embed=embed)
+
+
+METHODS = {
+    "prefix": Method(
+        "learned keys and values before each example's own (Li & Liang 2021)",
+        {"prefix_length": 20, "projection": 0, "shift_positions": True}, learning_rate=5e-3,
+        add=_add_prefix, hooks=_prefix_hooks,
+    ),
+    "prompt": Method(
+        "learned tokens before each example (Lester et al. 2021)", {"prompt_length": 20}, learning_rate=1e-2,
+        add=_add_prompt, hooks=_prompt_hooks,
+    ),
+}  # fmt: skip

@@ -1,0 +1,65 @@
+"""Methods that train some of the base parameters, chosen by layer or by kind, and add none."""
+
+import re
+
+from fjt import tree
+from fjt.settings import UserError
+from fjt.tuning.method import SITES, Method, check_sites
+
+
+def _top(names, layers, options):
+    if options["layers"] > layers:
+        raise UserError(f"config.tune.layers={options['layers']}: the encoder has {layers} layers.")
+    top = {f"encoder/layer_{i}" for i in range(layers - options["layers"], layers)}
+    return {name for name in names if name.rsplit("/", 2)[0] in top}
+
+
+def _pattern(names, layers, options):
+    if not options["train"]:
+        raise UserError('config.tune.method=pattern needs config.tune.train, for example ("encoder/layer_1[01]/",).')
+    return tree.match(options["train"], names, "tune.train")
+
+
+def _biases(names, layers, options):
+    biases = {name for name in names if name.endswith("/bias")}
+    if not options["sites"]:
+        return biases
+    check_sites(options["sites"], SITES, "bitfit")
+    return {name for name in biases if name.rsplit("/", 2)[1] in options["sites"]}
+
+
+def _norms(names, layers, options):
+    return {name for name in names if re.search(r"norm/(scale|bias)$", name)}
+
+
+def _attention(names, layers, options):
+    return {name for name in names if re.search(r"layer_\d+/(query|key|value|attention_output)/", name)}
+
+
+METHODS = {
+    "full": Method(
+        "every parameter", {}, learning_rate=2e-5, weight_decay=0.01, pooler=True,
+        choose=lambda names, layers, options: set(names),
+    ),
+    "head": Method("the task head alone; the encoder is frozen", {}, learning_rate=1e-3),
+    "top_k": Method(
+        "the highest config.tune.layers layers, pooler and head", {"layers": 2}, learning_rate=5e-5, pooler=True,
+        choose=_top,
+    ),
+    "pattern": Method(
+        "parameters whose names match config.tune.train, and the head", {"train": ()}, learning_rate=5e-5,
+        choose=_pattern,
+    ),
+    "bitfit": Method(
+        "biases (Ben Zaken et al. 2022): all of the encoder's, or those of config.tune.sites; the paper's small set is "
+        "query and intermediate",
+        {"sites": ()}, learning_rate=1e-3, choose=_biases,
+    ),
+    "layernorm": Method(
+        "scales and biases of LayerNorm (Qi et al. 2022)", {}, learning_rate=1e-3, choose=_norms
+    ),
+    "attention_only": Method(
+        "query, key, value and output of the attention (Touvron et al. 2022)", {}, learning_rate=5e-5,
+        choose=_attention,
+    ),
+}  # fmt: skip

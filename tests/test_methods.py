@@ -1,0 +1,242 @@
+"""Every tuning method: it starts from the base model, it learns, its layout does not matter, merged is unmerged."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+import test_step
+
+from fjt import losses, prng, tree
+from fjt.data import batches, packing
+from fjt.models import layers
+from fjt.models.encoder import Model
+from fjt.optim import make_optimizer
+from fjt.settings import UserError
+from fjt.step import init_state, train_step
+from fjt.tuning import partition, prompts
+
+CONFIG = small.CONFIG
+CASES = {
+    "bitfit": small.tune("bitfit"),
+    "layernorm": small.tune("layernorm"),
+    "attention_only": small.tune("attention_only"),
+    "lora": small.tune("lora", rank=3, dropout=0.2),
+    "lora everywhere": small.tune("lora", rank=4, max_rank=6, rank_stabilized=True, sites=(
+        "query", "key", "value", "attention_output", "intermediate", "output", "pooler")),
+    "dora": small.tune("dora", rank=3, sites=("query", "output")),
+    "ia3": small.tune("ia3"),
+    "houlsby": small.tune("houlsby", reduction=8.0),
+    "pfeiffer": small.tune("pfeiffer", reduction=8.0),
+    "parallel": small.tune("parallel", reduction=8.0),
+    "prefix": small.tune("prefix", prefix_length=3),
+    "prefix projected": small.tune("prefix", prefix_length=3, projection=8),
+    "prompt": small.tune("prompt", prompt_length=3),
+    "lora prefix bitfit": small.tune("lora", "prefix", "bitfit", prefix_length=2, rank=2),
+    "top_k pfeiffer": small.tune("top_k", "pfeiffer", layers=1, reduction=8.0),
+}  # fmt: skip
+MERGED = [name for name in CASES if name.split()[0] in ("lora", "dora", "ia3") and "prefix" not in name]
+LIKE_BASE = [*MERGED, "houlsby", "pfeiffer", "parallel", "top_k pfeiffer"]
+every = pytest.mark.parametrize("case", CASES)
+
+
+@functools.cache
+def base():
+    return jax.tree.map(np.asarray, jax.jit(Model(CONFIG, 2).init)(prng.make_key(0, "init")))
+
+
+def prepare(case, shaken=0.0):
+    """(Model, parameters, names that train, Hyper, examples) of a case; shaken: how far new leaves are moved."""
+    tune = CASES[case]
+    methods = partition.find_methods(tune)
+    partition.check(methods, CONFIG, 24)
+    added = partition.add_leaves(methods, prng.make_key(1, "init"), base(), CONFIG)
+    rng = np.random.default_rng(0)
+    added = jax.tree.map(lambda x: np.float32(x + shaken * rng.normal(size=x.shape)), added)
+    params = base() | ({"adapters": added} if added else {})
+    chosen = partition.trainable_names(params, CONFIG.layers, tune, ())
+    model = Model(
+        CONFIG, 2, adapt=partition.make_adapt(methods), noisy_from=partition.lowest_layer(chosen, CONFIG.layers)
+    )
+    hyper = dataclasses.replace(small.make_hyper(rate=3e-3), methods=partition.traced_values(methods))
+    return model, params, chosen, hyper, batches.prepend(small.make_examples(48), partition.prompt_length(methods))
+
+
+def run(case, layout, steps, shaken=0.1):
+    """(losses, final TrainState) of the pure step under a layout, one shape for all batches."""
+    model, params, chosen, hyper, examples = prepare(case, shaken)
+    trainable, frozen = tree.split(params, chosen)
+    optimizer = make_optimizer(small.ADAMW)
+    indices = batches.Schedule(len(examples), layout.batch_size, 0).batches(0, steps)
+    (shape,) = packing.plan(
+        batches.lengths_of(examples, indices), groups=layout.groups, row_length=layout.row_length,
+        one_a_row=layout.one_a_row, most_shapes=1, width=32,
+    ).shapes  # fmt: skip
+    step = jax.jit(
+        functools.partial(train_step, model=model, loss=losses.LOSSES["classification"], optimizer=optimizer,
+                          accumulation=layout.accumulation)
+    )  # fmt: skip
+    state, seen = init_state(trainable, hyper, optimizer), []
+    for k in range(steps):
+        batch, _ = batches.build(examples, indices[k], shape, layout.one_a_row)
+        state, metrics = step(state, frozen, batch, hyper)
+        seen.append(float(metrics["loss"]))
+    return np.array(seen), state
+
+
+PACKED = small.Layout(row_length=64)
+APART = small.Layout(groups=2, accumulation=2, one_a_row=True)
+
+
+@functools.cache
+def sound(case):
+    return run(case, PACKED, 5)
+
+
+def check(found, reference):
+    """Whether losses are those of the reference."""
+    np.testing.assert_allclose(found, reference[: len(found)], rtol=2e-6, atol=0)
+
+
+def logits(case, params=None, model=None, shaken=0.0):
+    """f32[E, C] of one packed batch without dropout."""
+    own, whole, _, hyper, examples = prepare(case, shaken)
+    indices = np.arange(16)
+    (shape,) = packing.plan(batches.lengths_of(examples, indices[None]), groups=1, most_shapes=1, width=32).shapes
+    batch, place = batches.build(examples, indices, shape)
+    found = jax.jit((model or own).apply)(whole if params is None else params, batch, hyper.methods)
+    return np.asarray(found).reshape(-1, 2)[place]
+
+
+@every
+def test_learns_and_layout_does_not_matter(case):
+    """Dropout on; packed rows of one device against one example a row in two accumulated parts."""
+    reference, state = sound(case)
+    assert np.isfinite(reference).all() and len(set(reference)) == len(reference)
+    found, _ = run(case, APART, 5)
+    check(found, reference)
+    _, params, chosen, _, _ = prepare(case, 0.1)
+    before = tree.flatten(params)
+    moved = {name for name, leaf in tree.flatten(state.trainable).items() if (np.asarray(leaf) != before[name]).any()}
+    keys = {name for name in chosen if name.endswith("/key/bias")}  # they have no true gradient
+    assert chosen - keys <= moved, "all that trains moves"
+    assert set(tree.flatten(state.trainable)) == chosen and len(chosen) < len(before)
+
+
+@every
+def test_frozen_has_no_optimizer_state(case):
+    _, state = sound(case)
+    trained = tree.count(state.trainable)
+    assert sum(x.size for x in jax.tree.leaves(state.opt_state)) <= 2 * trained + 3
+
+
+@every
+def test_operations_follow_the_law(case):
+    """A wider model, whose products outweigh the rest."""
+    tune, config = CASES[case], test_step.WIDE
+    methods = partition.find_methods(tune)
+    model = Model(config, 2, adapt=partition.make_adapt(methods))
+    params = jax.eval_shape(model.init, prng.make_key(0, "init"))
+    added = partition.abstract_leaves(methods, params, config)
+    params = params | ({"adapters": added} if added else {})
+    chosen = partition.trainable_names(params, config.layers, tune, ())
+    found = test_step.lowered_flops(chosen, model=model, params=params, methods=partition.traced_values(methods))
+    assert abs(found / test_step.planned_flops(chosen, params) - 1) < 0.1
+
+
+@pytest.mark.parametrize("case", LIKE_BASE)
+def test_starts_as_the_base_model(case):
+    bare = logits(case, base(), Model(CONFIG, 2))
+    np.testing.assert_allclose(logits(case), bare, atol=1e-6)
+    assert np.abs(logits(case, shaken=0.1) - bare).max() > 1e-3
+
+
+@pytest.mark.parametrize("case", MERGED)
+def test_merged_gives_the_same_logits(case):
+    _, params, _, _, _ = prepare(case, 0.1)
+    whole = partition.merged(partition.find_methods(CASES[case]), params, CONFIG)
+    assert set(whole) == {"encoder", "head"}
+    np.testing.assert_allclose(logits(case, whole, Model(CONFIG, 2)), logits(case, shaken=0.1), atol=1e-5)
+
+
+def test_what_cannot_be_merged_says_so():
+    _, params, _, _, _ = prepare("pfeiffer")
+    with pytest.raises(UserError, match="pfeiffer cannot be merged"):
+        partition.merged(partition.find_methods(CASES["pfeiffer"]), params, CONFIG)
+
+
+def test_a_rank_is_a_prefix_of_a_higher_one():
+    """Rank 3 of at most 8 is rank 3: the same losses, and what lies above has not moved."""
+    alone, _ = run_lora(rank=3)
+    masked, state = run_lora(rank=3, max_rank=8)
+    np.testing.assert_allclose(masked, alone, rtol=2e-6)
+    leaf = state.trainable["adapters"]["lora"]["layer_0"]["query"]
+    assert leaf["a"].shape == (32, 8) and not np.asarray(leaf["b"][3:]).any() and np.asarray(leaf["b"][:3]).any()
+    assert np.abs(run_lora(rank=8)[0] - alone).max() > 1e-4
+
+
+def run_lora(**options):
+    name = str(options)
+    CASES[name] = small.tune("lora", **options)
+    try:
+        return run(name, PACKED, 4, shaken=0.0)
+    finally:
+        del CASES[name]
+
+
+# Mutants, each rejected by the check above.
+
+
+def dropout_by_place(monkeypatch):
+    """The noise on what LoRA reads addressed by the place in the batch."""
+
+    def thinned(site, x, values):
+        place = jnp.arange(x.size // x.shape[-1], dtype=jnp.uint32).reshape(*x.shape[:-1], 1)
+        return prng.dropout(x, (place, place), jnp.arange(x.shape[-1]), values["dropout"])
+
+    monkeypatch.setattr(partition.low_rank, "_thinned", thinned)
+
+
+def prompt_by_column(monkeypatch):
+    """Learned tokens at the first columns of a row in place of an example's."""
+
+    def hooks(leaves, values, options):
+        def embed(words, batch):
+            column = jnp.broadcast_to(jnp.arange(words.shape[2]), words.shape[:3])
+            learned = jnp.take(leaves["embedding"], jnp.minimum(column, 2), axis=0)
+            return jnp.where((column < 3)[..., None], learned, words)
+
+        return layers.Hooks(embed=embed)
+
+    replace_hooks(monkeypatch, "prompt", hooks)
+
+
+def prefix_of_the_first_example(monkeypatch):
+    """Keys and values that stand in the row, so that one segment sees them."""
+
+    def hooks(leaves, values, options):
+        def key_value(layer, k, v):
+            found = prompts.prefixes(leaves, k.shape[3])[f"layer_{layer}"]
+            return k.at[:, :, :3].set(found["key"]), v.at[:, :, :3].set(found["value"])
+
+        return layers.Hooks(key_value=key_value)
+
+    replace_hooks(monkeypatch, "prefix", hooks)
+
+
+def replace_hooks(monkeypatch, name, hooks):
+    changed = dataclasses.replace(partition.METHODS[name], hooks=hooks)
+    monkeypatch.setitem(partition.METHODS, name, changed)
+
+
+@pytest.mark.parametrize(
+    ("mutant", "case"),
+    [(dropout_by_place, "lora"), (prompt_by_column, "prompt"), (prefix_of_the_first_example, "prefix")],
+)
+def test_mutants_are_rejected(mutant, case, monkeypatch):
+    mutant(monkeypatch)
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        check(run(case, APART, 2)[0], run(case, PACKED, 2)[0])
