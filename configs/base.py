@@ -43,6 +43,7 @@ def get_config():
     model.path = "bert-base-uncased"  # a directory, a hub name or an fjt run; empty: random weights (model.scratch)
     model.revision = "main"  # of a hub name: branch, tag or commit
     model.keep_head = False  # True: start from the checkpoint's own classifier (--config.train.steps=0 evaluates it)
+    model.adapter = ""  # an adapter to start from, over model.path: a directory of PEFT's or fjt's, or an fjt run
     model.scratch = scratch = ConfigDict()  # the shape when model.path is empty
     scratch.layers = 2
     scratch.width = 128
@@ -57,12 +58,14 @@ def get_config():
     dropout.attention = placeholder(float)
     dropout.classifier = placeholder(float)
     model.frozen_dropout = False  # True: layers below the lowest trainable one run with dropout as well
+    model.reinit_layers = 0  # so many of the highest layers, and the pooler, start from random weights
 
     config.tune = tune = ConfigDict()
     tune.method = ("full",)  # `--list` names the methods
     tune.train_pooler = placeholder(bool)  # None: with the encoder (full, top_k), or when the checkpoint lacks it
     # Options of methods; None (or ()): the method's own default, which --list shows.
     tune.layers = placeholder(int)  # top_k: how many of the highest layers train
+    tune.layer_decay = placeholder(float)  # llrd: a layer's rate over that of the layer above
     tune.train = ()  # pattern: regular expressions over parameter names; what one of them finds trains
     tune.sites = ()  # of query key value attention_output intermediate output pooler (bitfit, lora, dora, ia3)
     tune.rank = placeholder(int)  # lora, dora
@@ -81,6 +84,7 @@ def get_config():
     config.optim = optim = ConfigDict()
     optim.name = "adamw"  # adamw | adam | sgd | rmsprop | adagrad | adadelta | adafactor | lamb | lion
     optim.learning_rate = placeholder(float)  # sgd, adagrad, adadelta and lamb have no recipe: give theirs
+    optim.multipliers = ()  # of the rate: (("head/", 10.0), ("encoder/layer_0/", 0.1)), pattern and factor
     optim.weight_decay = placeholder(float)  # never on biases and LayerNorm
     optim.schedule = "linear"  # linear cosine constant cosine_restarts polynomial exponential inverse_sqrt
     optim.warmup_fraction = 0.06  # of all steps

@@ -11,6 +11,8 @@ from fjt import console, mesh, network, prng, recipes, tree
 from fjt.data import batches, packing, sources, tokenize
 from fjt.data.synthetic import VOCAB
 from fjt.hyper import Hyper
+from fjt.interop import adapter as adapters
+from fjt.interop import formats
 from fjt.models import pretrained
 from fjt.models.encoder import Model
 from fjt.optim import learning_rates
@@ -64,6 +66,9 @@ def prepare(settings, *, say=console.say, warn=console.warn):
     task, splits = _load_data(experiment, cache)
     path = pretrained.resolve(experiment.model.path, experiment.model.revision) if experiment.model.path else ""
     tokenizer, config, hf_config, checkpoint = _load_model(experiment.model, path)
+    settings, adapter, adopted = _find_adapter(settings, config, checkpoint, warn)
+    experiment = settings.experiment
+    methods = partition.find_methods(experiment.tune)
     partition.check(methods, config, experiment.model.max_length)
     examples = _tokenize(splits, tokenizer, experiment.model.max_length, cache, warn)
     data_sha256 = tokenize.data_sha256(examples)
@@ -72,6 +77,7 @@ def prepare(settings, *, say=console.say, warn=console.warn):
     settings, origins = recipes.resolve(
         settings, rows=rows, config=config, scratch=not path, platform=jax.default_backend()
     )
+    origins |= dict.fromkeys(adopted, "the adapter")
     experiment = settings.experiment
 
     classes = 1 if task.kind == "regression" else len(task.label_names)
@@ -80,9 +86,11 @@ def prepare(settings, *, say=console.say, warn=console.warn):
     abstract = jax.eval_shape(model.init, key)
     params, missing, unused = {}, tuple(tree.flatten(abstract)), ()
     if checkpoint:
-        loaded = pretrained.take(checkpoint, abstract, path, experiment.model.keep_head)
-        params, missing, unused = loaded.params, loaded.missing, loaded.unused
-        if experiment.model.keep_head:
+        loaded = pretrained.take(checkpoint, abstract, path, experiment.model.keep_head and not adapter)
+        again = partition.reinitialised(tree.flatten(abstract), config.layers, experiment.model.reinit_layers)
+        params = tree.split(loaded.params, again)[1]
+        missing, unused = tuple(sorted({*loaded.missing, *again})), loaded.unused
+        if experiment.model.keep_head and not adapter:
             pretrained.check_labels(hf_config, task.label_names, path)
     added = partition.abstract_leaves(methods, abstract, config)
     if added and not checkpoint:
@@ -102,6 +110,8 @@ def prepare(settings, *, say=console.say, warn=console.warn):
     if added:
         leaves = jax.jit(functools.partial(partition.add_leaves, methods, config=config))(key, params)
         params["adapters"] = jax.tree.map(np.asarray, leaves)
+    if adapter:
+        params = tree.unflatten(adapters.put(adapter, tree.flatten(params), experiment.model.keep_head))
     if not experiment.model.frozen_dropout:
         model = dataclasses.replace(model, noisy_from=partition.lowest_layer(trainable, config.layers))
 
@@ -126,11 +136,15 @@ def prepare(settings, *, say=console.say, warn=console.warn):
         "data": data_sha256,
         "weights": checkpoint.sha256 if checkpoint else "random",
         "tokenizer": tokenize.tokenizer_sha256(tokenizer),
-    }
+    } | ({"adapter": tree.sha256(tree.unflatten(adapter.trained))} if adapter else {})
     return Experiment(
         settings, origins, task, splits, examples, tokenizer, model, hf_config, params, trainable, missing, unused,
         schedule, plan, steps, recipes.evaluation_steps(experiment, rows), learning_rates(experiment.optim, steps),
-        make_hyper(experiment, task, examples["train"].label, methods), device_mesh, contents,
+        dataclasses.replace(
+            make_hyper(experiment, task, examples["train"].label, methods),
+            multipliers=partition.multipliers(methods, experiment.optim.multipliers, trainable, config.layers),
+        ),
+        device_mesh, contents,
         fingerprint(experiment, contents),
     )  # fmt: skip
 
@@ -168,6 +182,25 @@ def _load_model(model, path):
     tokenizer = tokenize.load_tokenizer(model.scratch.vocab or VOCAB)
     raw = pretrained.scratch_config(model.scratch, len(tokenizer), model.max_length)
     return tokenizer, pretrained.parse_config(raw, "config.model.scratch"), raw, None
+
+
+def _find_adapter(settings, config, checkpoint, warn):
+    """(settings with the adapter's options, the Adapter to start from or None, the options that it filled)."""
+    experiment = settings.experiment
+    if not experiment.model.adapter:
+        return settings, None, ()
+    if not checkpoint:
+        raise UserError("config.model.adapter needs the model that it was trained over: give config.model.path.")
+    adapter = formats.read(experiment.model.adapter, config)
+    tune, filled = adapters.adopt(experiment.tune, adapter)
+    name = os.path.basename(os.path.normpath(experiment.model.path))
+    other = adapter.base_sha256 != checkpoint.sha256 if adapter.base_sha256 else os.path.basename(adapter.base) != name
+    if other:
+        warn(
+            f"config.model.adapter was trained over {adapter.base or 'a model without a name'}, whose weights are not "
+            f"known to be those of config.model.path={experiment.model.path}"
+        )
+    return dataclasses.replace(settings, experiment=dataclasses.replace(experiment, tune=tune)), adapter, filled
 
 
 def _tokenize(splits, tokenizer, max_length, cache, warn):

@@ -1,5 +1,6 @@
 """Optimizers as functions of hyper-parameters, and learning rates as data (optax)."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -33,9 +34,20 @@ def make_optimizer(optim):
             *([decay] if decoupled else []),
             *([optax.scale_by_trust_ratio()] if optim.name == "lamb" else []),
             optax.scale_by_learning_rate(hyper.learning_rate),
+            *([] if hyper.multipliers is None else [_scale_leaves(hyper.multipliers)]),
         )
 
     return optimizer
+
+
+def _scale_leaves(multipliers):
+    """Each leaf's update times its multiplier.  multipliers: f32[leaves], in sorted order."""
+
+    def scale(updates, params=None):
+        leaves, structure = jax.tree.flatten(updates)
+        return jax.tree.unflatten(structure, [leaf * multipliers[i] for i, leaf in enumerate(leaves)])
+
+    return optax.stateless(scale)
 
 
 def clip_factor(norm, hyper):

@@ -82,12 +82,14 @@ class Model:
     path: str
     revision: str
     keep_head: bool
+    adapter: str
     scratch: Scratch
     max_length: int
     dtype: str | None
     matmul_precision: str
     dropout: Dropout
     frozen_dropout: bool
+    reinit_layers: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +97,7 @@ class Tune:
     method: tuple
     train_pooler: bool | None
     layers: int | None
+    layer_decay: float | None
     train: tuple
     sites: tuple
     rank: int | None
@@ -115,6 +118,7 @@ class Tune:
 class Optim:
     name: str
     learning_rate: float | None
+    multipliers: tuple
     weight_decay: float | None
     schedule: str
     warmup_fraction: float
@@ -231,7 +235,9 @@ RANGES = {
     "model.dropout.hidden": (0.0, 0.99),
     "model.dropout.attention": (0.0, 0.99),
     "model.dropout.classifier": (0.0, 0.99),
+    "model.reinit_layers": (0, None),
     "tune.layers": (0, None),
+    "tune.layer_decay": (0.0, 1.0),
     "tune.rank": (1, None),
     "tune.max_rank": (0, None),
     "tune.dropout": (0.0, 0.99),
@@ -375,7 +381,7 @@ def to_dict(settings):
 
 # Where the data and the weights lie does not matter to a result: what they hold does, and is hashed by content.
 PATHS = ("data.dir", "data.manual_dir", "data.files.train", "data.files.dev", "data.files.test", "model.path",
-         "model.revision", "model.scratch.vocab", "data.source")  # fmt: skip
+         "model.revision", "model.adapter", "model.scratch.vocab", "data.source")  # fmt: skip
 
 
 def fingerprint(experiment, contents):

@@ -20,8 +20,8 @@ CONFIG = EncoderConfig(
 )  # fmt: skip
 
 ADAMW = Optim(
-    name="adamw", learning_rate=1e-3, weight_decay=0.01, schedule="constant", warmup_fraction=0.0, final_fraction=0.0,
-    power=1.0, cycles=1, clip_norm=1.0, b1=0.9, b2=0.999, eps=1e-8, momentum=0.9,
+    name="adamw", learning_rate=1e-3, multipliers=(), weight_decay=0.01, schedule="constant", warmup_fraction=0.0,
+    final_fraction=0.0, power=1.0, cycles=1, clip_norm=1.0, b1=0.9, b2=0.999, eps=1e-8, momentum=0.9,
 )  # fmt: skip
 
 

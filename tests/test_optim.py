@@ -258,3 +258,19 @@ def test_short_runs_have_rates():
                 options = optim(schedule=schedule, warmup_fraction=warmup)
                 found = learning_rates(options, num)
                 assert found.shape == (num,) and np.isfinite(found).all()
+
+
+def test_multipliers_scale_each_leafs_update():
+    """The moments do not see them; decoupled decay is scaled with the rest, as by PyTorch's parameter groups."""
+    params = {"a": {"kernel": np.ones((2, 2), np.float32)}, "b": {"kernel": np.ones((2, 2), np.float32)}}
+    grads = jax.tree.map(lambda x: np.full_like(x, 0.3), params)
+
+    def updates(multipliers):
+        made = dataclasses.replace(small.make_hyper(rate=0.1, decay=0.5), multipliers=multipliers)
+        transformation = make_optimizer(small.ADAMW)(made)
+        return transformation.update(grads, transformation.init(params), params)[0]
+
+    plain, scaled = updates(None), updates(np.array([0.0, 2.0], np.float32))
+    np.testing.assert_allclose(plain["a"]["kernel"], -0.1 * (1 + 0.5), rtol=1e-5)
+    assert not np.asarray(scaled["a"]["kernel"]).any()
+    np.testing.assert_array_equal(scaled["b"]["kernel"], 2 * plain["b"]["kernel"])

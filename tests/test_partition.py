@@ -102,3 +102,27 @@ def test_lowest_layer():
     assert partition.lowest_layer(trains("pattern", train=("layer_2/", "layer_0/output/bias")), LAYERS) == 0
     assert partition.lowest_layer({"encoder/layer_11/query/bias"}, 12) == 11
     assert partition.lowest_layer({"encoder/embeddings/norm/bias", "encoder/layer_1/query/bias"}, 2) == -1
+
+
+def test_multipliers_by_layer_and_by_pattern():
+    methods = partition.find_methods(small.tune("llrd", layer_decay=0.5))
+    trainable = trains("llrd")
+    assert trainable == NAMES
+    values = partition.multipliers(methods, (("head/", 10), ("bias$", 0.0)), trainable, LAYERS)
+    found = dict(zip(tree.flatten(PARAMS), values, strict=True))
+    assert found["head/classifier/kernel"] == 10.0 and found["head/classifier/bias"] == 0.0
+    assert found["encoder/pooler/kernel"] == 1.0
+    assert [found[f"encoder/layer_{i}/query/kernel"] for i in range(4)] == [0.0625, 0.125, 0.25, 0.5]
+    assert found["encoder/embeddings/word/embedding"] == 0.03125
+    assert partition.multipliers(partition.find_methods(small.tune("full")), (), NAMES, LAYERS) is None
+    with pytest.raises(UserError, match=r"optim\.multipliers.*'haed/' matches no parameter"):
+        partition.multipliers({}, (("haed/", 2.0),), NAMES, LAYERS)
+    with pytest.raises(UserError, match=r"optim\.multipliers.*should be a pattern and a factor"):
+        partition.multipliers({}, ("head/",), NAMES, LAYERS)
+
+
+def test_layers_that_start_anew():
+    assert partition.reinitialised(NAMES, LAYERS, 0) == set()
+    assert partition.reinitialised(NAMES, LAYERS, 1) == under("encoder/layer_3/") | POOLER
+    with pytest.raises(UserError, match=r"reinit_layers=5: the encoder has 4"):
+        partition.reinitialised(NAMES, LAYERS, 5)

@@ -57,6 +57,49 @@ def read(directory):
     return Adapter(**(about | {"methods": methods, "trained": read_tensors(os.path.join(directory, WEIGHTS))}))
 
 
+def adopt(tune, adapter):
+    """(settings.Tune with what the adapter says, the options that it filled).
+
+    Raises UserError for a method of the adapter's that is not among the run's, and for options that would change its
+    leaves' shapes.
+    """
+    filled = {}
+    for name, options in adapter.methods.items():
+        if name not in tune.method:
+            raise UserError(
+                f"config.model.adapter holds {name}, and config.tune.method={tune.method} does not train it: give "
+                f"--config.tune.method={name}."
+            )
+        for option, value in options.items():
+            given = getattr(tune, option)
+            if given in (None, ()):
+                filled[option] = value
+            elif given != value and option != "dropout":
+                raise UserError(
+                    f"config.tune.{option}={given!r} is not that of config.model.adapter, {value!r}; leave it out."
+                )
+    return dataclasses.replace(tune, **filled), tuple(f"tune.{option}" for option in filled)
+
+
+def put(adapter, params, keep_head):
+    """The flat parameters {name: array} with an Adapter's in their places, its head only when that is kept.
+
+    Raises UserError for a leaf without a place, or of another shape.
+    """
+    flat = dict(params)
+    for name, leaf in adapter.trained.items():
+        if name.startswith("head/") and not keep_head:
+            continue
+        if name not in flat:
+            raise UserError(f"config.model.adapter: its {name} has no place in this model.")
+        if flat[name].shape != leaf.shape:
+            raise UserError(
+                f"config.model.adapter: {name} has shape {leaf.shape}; this model needs {flat[name].shape}."
+            )
+        flat[name] = leaf
+    return flat
+
+
 def read_tensors(path):
     """{name: array} of a safetensors file.  Raises UserError."""
     try:

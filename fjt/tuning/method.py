@@ -48,6 +48,7 @@ class Method:
     values(options) -> {name: number} of what the step receives as data.
     hooks(leaves, values, options) -> Hooks.
     check(config, options): raises UserError for options that do not fit the encoder.
+    multiplier(name, layers, options) -> of the rate, for a parameter's name; None: 1 for all.
     merge(kernel, bias, leaf, values, site) -> (kernel, bias) of a plain dense layer that does the same, in numpy;
     None: there is none.
     """
@@ -62,6 +63,7 @@ class Method:
     values: Callable = no_values
     hooks: Callable = no_hooks
     check: Callable = lambda config, options: None
+    multiplier: Callable | None = None
     merge: Callable | None = None
 
 

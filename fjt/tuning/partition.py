@@ -14,7 +14,7 @@ from fjt.tuning import bottleneck, low_rank, prompts, selective
 from fjt.tuning.method import SITES, add_nothing, places
 
 METHODS = selective.METHODS | low_rank.METHODS | bottleneck.METHODS | prompts.METHODS
-WHOLE = ("full", "head")  # they say what trains of the whole, so nothing joins them
+WHOLE = ("full", "llrd", "head")  # they say what trains of the whole, so nothing joins them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +135,35 @@ def _below(leaves, path):
     for part in path.split("/"):
         leaves = leaves.get(part) if leaves else None
     return leaves
+
+
+def multipliers(methods, given, trainable, layers):
+    """f32[leaves]: what each trainable leaf's rate is multiplied by, in sorted order of the tree; None when all by 1.
+
+    methods: {name: options}; given: ((pattern, factor), ...) of config.optim.multipliers.  Raises UserError.
+    """
+    factors = dict.fromkeys(tree.flatten(tree.unflatten(dict.fromkeys(trainable, 0))), 1.0)
+    for name, options in methods.items():
+        if METHODS[name].multiplier:
+            for leaf in factors:
+                factors[leaf] *= METHODS[name].multiplier(leaf, layers, options)
+    for pair in given:
+        if not (
+            isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[1], (int, float)) and pair[1] >= 0
+        ):
+            raise UserError(f"config.optim.multipliers: {pair!r} should be a pattern and a factor, ('head/', 10.0).")
+        for leaf in tree.match([pair[0]], trainable, "optim.multipliers"):
+            factors[leaf] *= pair[1]
+    values = np.array(list(factors.values()), np.float32)
+    return None if (values == 1).all() else values
+
+
+def reinitialised(names, layers, count):
+    """The names of the highest `count` layers and the pooler, which start from random weights (Zhang et al. 2021)."""
+    if count > layers:
+        raise UserError(f"config.model.reinit_layers={count}: the encoder has {layers} layers.")
+    top = {f"layer_{i}" for i in range(layers - count, layers)} | {"pooler"}
+    return {name for name in names if count and name.startswith("encoder/") and name.split("/")[1] in top}
 
 
 def prompt_length(methods):

@@ -36,10 +36,23 @@ def _attention(names, layers, options):
     return {name for name in names if re.search(r"layer_\d+/(query|key|value|attention_output)/", name)}
 
 
+def _layer_decay(name, layers, options):
+    """decay to the power of the distance from the head: 0 for pooler and head, 1 for the highest layer, and so on."""
+    layer = re.match(r"encoder/layer_(\d+)/", name)
+    if layer:
+        return options["layer_decay"] ** (layers - int(layer.group(1)))
+    return options["layer_decay"] ** (layers + 1) if name.startswith("encoder/embeddings/") else 1.0
+
+
 METHODS = {
     "full": Method(
         "every parameter", {}, learning_rate=2e-5, weight_decay=0.01, pooler=True,
         choose=lambda names, layers, options: set(names),
+    ),
+    "llrd": Method(
+        "every parameter, a layer at config.tune.layer_decay of the rate of the one above (Howard & Ruder 2018)",
+        {"layer_decay": 0.95}, learning_rate=5e-5, weight_decay=0.01, pooler=True,
+        choose=lambda names, layers, options: set(names), multiplier=_layer_decay,
     ),
     "head": Method("the task head alone; the encoder is frozen", {}, learning_rate=1e-3),
     "top_k": Method(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -55,6 +56,60 @@ def test_exports_and_predictions(finished, tables, launch, texts, tmp_path, meth
     if merged:
         whole = safetensors.numpy.load_file(export / "merged" / "model.safetensors")
         assert sum(leaf.size for leaf in whole.values()) == result["total_params"] - result["added_params"]
+
+
+@pytest.fixture(scope="module")
+def tuned(finished, tables, launch, tmp_path_factory):
+    """The work directory of a LoRA run."""
+    workdir = tmp_path_factory.mktemp("tuned") / "run"
+    run(launch, tables, finished[0], workdir, "lora")
+    return workdir
+
+
+@pytest.mark.parametrize("form", ["run", "fjt", "peft"])
+def test_an_adapter_is_where_the_next_run_starts(finished, tables, launch, tuned, tmp_path, form):
+    """With no step taken, the dev predictions are those of the run that made it."""
+    source = tuned
+    if form != "run":
+        source = tmp_path / "adapter"
+        source.mkdir()
+        for file in (tuned / "export" / "adapter").glob("fjt_*" if form == "fjt" else "adapter_*"):
+            shutil.copy(file, source)
+    options = dict(model__adapter=source, model__keep_head=True, train__steps=0, train__epochs=None,
+                   eval__every_epochs=None)  # fmt: skip
+    done = run(launch, tables, finished[0], tmp_path / "run", "lora", **options)
+    assert "tune.rank = 8  (the adapter)" in done.text
+    found, expected = (np.load(path / "predictions" / "dev.npz")["logits"] for path in (tmp_path / "run", tuned))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"tune__method": "full"}, ["holds lora", "--config.tune.method=lora"]),
+        ({"tune__rank": 4}, ["config.tune.rank=4", "config.model.adapter, 8"]),
+        ({"model__path": ""}, ["needs the model", "config.model.path"]),
+        ({"model__adapter": "gone"}, ["config.model.adapter=gone is no adapter"]),
+    ],
+)
+def test_an_adapter_that_does_not_fit(finished, tables, launch, tuned, tmp_path, options, words):
+    options = dict(tune__method="lora", model__path=finished[0], model__adapter=tuned) | options
+    done = launch(*tiny(tables, **options), "--workdir", tmp_path / "run")
+    assert done.code == 2 and "Traceback" not in done.text
+    for word in words:
+        assert word in done.text
+
+
+def test_an_adapter_of_another_shape(finished, tables, launch, tuned, tmp_path):
+    """Another encoder: its width is named, and nothing is compiled."""
+    broken = shutil.copytree(tuned / "export" / "adapter", tmp_path / "adapter")
+    tensors = safetensors.numpy.load_file(broken / "fjt_adapter.safetensors")
+    name = "adapters/lora/layer_0/query/a"
+    safetensors.numpy.save_file(tensors | {name: tensors[name][:16]}, broken / "fjt_adapter.safetensors")
+    arguments = tiny(tables, tune__method="lora", model__path=finished[0], model__adapter=broken)
+    done = launch(*arguments, "--workdir", tmp_path / "run")
+    assert done.code == 2 and f"{name} has shape (16, 8); this model needs (32, 8)" in done.text
+    assert "compiling" not in done.text
 
 
 def test_a_base_that_has_changed_is_refused(finished, tables, launch, texts, tmp_path):

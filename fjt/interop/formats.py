@@ -1,0 +1,23 @@
+"""Adapter directories of any form that fjt knows."""
+
+import os
+
+from fjt import records
+from fjt.interop import adapter, peft
+from fjt.settings import UserError
+
+
+def read(directory, config):
+    """The Adapter of a directory, or of a run.  config: EncoderConfig of the base model.  Raises UserError."""
+    inside = os.path.join(directory, "export", "adapter")
+    directory = inside if os.path.isdir(inside) else directory
+    if os.path.exists(os.path.join(directory, adapter.CONFIG)):
+        return adapter.read(directory)
+    path = os.path.join(directory, peft.CONFIG)
+    if not os.path.exists(path):
+        raise UserError(
+            f"config.model.adapter={directory} is no adapter: it holds neither {adapter.CONFIG} nor {peft.CONFIG}."
+        )
+    if "peft_type" not in records.read_json(path):
+        raise UserError(f"{path} is not of PEFT: it has no peft_type.")
+    return peft.read(directory, config)
