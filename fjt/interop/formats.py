@@ -3,7 +3,7 @@
 import os
 
 from fjt import records
-from fjt.interop import adapter, peft
+from fjt.interop import adapter, adapterhub, peft
 from fjt.settings import UserError
 
 
@@ -18,6 +18,9 @@ def read(directory, config):
         raise UserError(
             f"config.model.adapter={directory} is no adapter: it holds neither {adapter.CONFIG} nor {peft.CONFIG}."
         )
-    if "peft_type" not in records.read_json(path):
-        raise UserError(f"{path} is not of PEFT: it has no peft_type.")
-    return peft.read(directory, config)
+    about = records.read_json(path)
+    if "peft_type" in about:
+        return peft.read(directory, config)
+    if "config" in about:
+        return adapterhub.read(directory, config)
+    raise UserError(f"{path} is neither of PEFT (peft_type) nor of AdapterHub (config).")

@@ -1,0 +1,83 @@
+"""The golden files of AdapterHub's format: a tiny BERT, adapters of each kind by `adapters`, and what they give.
+
+    python tests/golden/make_adapterhub.py tests/golden/adapterhub
+
+It needs an environment of its own: adapters 1.3.0, transformers 4.57.6, torch 2.13.0, on CPU.  `adapters` cannot save
+a prefix as safetensors (its tensors are shared), so the shared tensors are written once, under their own names.
+"""
+
+import json
+import pathlib
+import shutil
+import sys
+
+import adapters
+import safetensors.torch
+import torch
+import transformers
+
+CONFIGS = {
+    "pfeiffer": adapters.SeqBnConfig(reduction_factor=8),
+    "houlsby": adapters.DoubleSeqBnConfig(reduction_factor=8),
+    "parallel": adapters.ParBnConfig(reduction_factor=8),
+    "lora": adapters.LoRAConfig(r=4, alpha=8, intermediate_lora=True, output_lora=True),
+    "ia3": adapters.IA3Config(),
+    "prefix": adapters.PrefixTuningConfig(prefix_length=3, flat=True),
+    "prefix_projected": adapters.PrefixTuningConfig(prefix_length=3, flat=False, bottleneck_size=8),
+}
+LENGTHS = (9, 5, 12, 3)
+
+
+def make_base():
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+        max_position_embeddings=24, initializer_range=0.2, num_labels=2,
+    )  # fmt: skip
+    return transformers.BertForSequenceClassification(config).eval()
+
+
+def inputs():
+    """Padded token ids and attention mask of four texts."""
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(5, 50, (len(LENGTHS), max(LENGTHS)), generator=generator)
+    mask = torch.arange(max(LENGTHS))[None] < torch.tensor(LENGTHS)[:, None]
+    return {"input_ids": ids * mask, "attention_mask": mask.long()}
+
+
+def main(folder):
+    folder = pathlib.Path(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    make_base().save_pretrained(folder / "base")
+    batch, facts = inputs(), {"lengths": LENGTHS, "logits": {}}
+    facts["input_ids"] = batch["input_ids"].tolist()
+    for name, config in CONFIGS.items():
+        model = transformers.BertForSequenceClassification.from_pretrained(folder / "base").eval()
+        adapters.init(model)
+        model.add_adapter(name, config=config)
+        model.train_adapter(name)
+        model.set_active_adapters(name)
+        model.eval()
+        torch.manual_seed(2)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+            facts["logits"][name] = model(**batch).logits.tolist()
+        prefix = name.startswith("prefix")
+        model.save_adapter(folder / name, name, with_head=True, use_safetensors=not prefix)
+        if prefix:
+            for file in (folder / name).glob("*.bin"):
+                file.unlink()
+            state = {k: v.clone() for k, v in model.state_dict().items()}
+            own = {k: v for k, v in state.items() if k.startswith("bert.prefix_tuning.")}
+            head = {k: v for k, v in state.items() if k.startswith("classifier.")}
+            safetensors.torch.save_file(own, folder / name / "adapter.safetensors")
+            safetensors.torch.save_file(head, folder / name / "model_head.safetensors")
+    facts["versions"] = {"adapters": adapters.__version__, "transformers": transformers.__version__,
+                         "torch": torch.__version__}  # fmt: skip
+    (folder / "facts.json").write_text(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
