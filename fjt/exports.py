@@ -1,24 +1,26 @@
 """What a run gives away, under its `export/`."""
 
+import dataclasses
 import os
 
-from fjt import tree
-from fjt.interop import adapter, hf, peft
+from fjt import records, tree
+from fjt.interop import adapter, adapterhub, card, hf, peft
 from fjt.interop.directory import replaced
 from fjt.tuning import partition
 
+RECIPE = ("optim.name", "optim.learning_rate", "optim.weight_decay", "optim.schedule", "optim.warmup_fraction",
+          "optim.clip_norm", "train.epochs", "train.steps", "train.batch_size", "model.max_length", "seed")  # fmt: skip
 
-def write(experiment, directory, params):
-    """Writes a run's exports.
+
+def write(experiment, directory, params, scores):
+    """Writes a run's exports, each with a model card.
 
     Without new leaves `directory` is a Hugging Face model.  With them `directory`/adapter holds all that was trained,
-    in fjt's form and, where PEFT has the method, in PEFT's; and `directory`/merged is a Hugging Face model where the
-    methods can be merged.  params: all parameters of the run, numpy arrays.
+    in fjt's form and, where PEFT or else AdapterHub has the method, in theirs; and `directory`/merged is a Hugging
+    Face model where the methods can be merged.  params: all parameters of the run, numpy arrays; scores: {metric:
+    (value, low, high)} on dev.
     """
     methods, config = partition.find_methods(experiment.settings.experiment.tune), experiment.model.config
-    if "adapters" not in params:
-        _write_model(experiment, directory, params)
-        return
     flat = tree.flatten(params)
     trained = adapter.Adapter(
         methods,
@@ -27,29 +29,53 @@ def write(experiment, directory, params):
         experiment.settings.experiment.model.revision,
         experiment.contents["weights"],
     )
-    with replaced(os.path.join(directory, "adapter")) as folder:
-        adapter.write(folder, trained)
-        if not peft.refusal(trained, config):
-            peft.write(folder, trained, config)
-    if partition.can_merge(methods):
-        _write_model(experiment, os.path.join(directory, "merged"), partition.merged(methods, params, config))
+    if "adapters" not in params:
+        _write_model(experiment, directory, params, scores)
+    elif partition.can_merge(methods):
+        merged = partition.merged(methods, params, config)
+        _write_model(experiment, os.path.join(directory, "merged"), merged, scores)
+    if "adapters" in params or not peft.refusal(trained, config):
+        with replaced(os.path.join(directory, "adapter")) as folder:
+            adapter.write(folder, trained)
+            form = "fjt"
+            if not peft.refusal(trained, config):
+                form = "peft"
+                peft.write(folder, trained, config)
+            elif not adapterhub.refusal(trained, config):
+                form = "adapterhub"
+                adapterhub.write(folder, trained, config, experiment.task.label_names)
+            _write_card(experiment, folder, form, scores)
 
 
-def _write_model(experiment, directory, params):
-    family = experiment.model.config.family
-    hf.export(directory, params, experiment.hf_config, experiment.task, experiment.tokenizer, family)
+def _write_model(experiment, directory, params, scores):
+    hf.export(
+        directory, params, experiment.hf_config, experiment.task, experiment.tokenizer, experiment.model.config.family
+    )
+    _write_card(experiment, directory, "hf", scores)
+
+
+def _write_card(experiment, folder, form, scores):
+    options = experiment.settings.experiment
+    flat = tree.flatten(records.plain(dataclasses.asdict(options)))
+    card.write(
+        folder, form, task=experiment.task, base=base_name(experiment), revision=options.model.revision,
+        methods=partition.find_methods(options.tune), scores=scores,
+        recipe={key: flat[key.replace(".", "/")] for key in RECIPE if flat[key.replace(".", "/")] is not None},
+        examples={name: len(split) for name, split in experiment.splits.items()},
+    )  # fmt: skip
 
 
 def describe(directory):
     """[(path, what loads it)] of a run's exports."""
     model = "loads in PyTorch with AutoModelForSequenceClassification.from_pretrained"
+    found, apart = [], os.path.join(directory, "adapter")
     if os.path.exists(os.path.join(directory, "config.json")):
-        return [(directory, model)]
-    found = []
-    apart = os.path.join(directory, "adapter")
+        found.append((directory, model))
     if os.path.exists(os.path.join(apart, peft.CONFIG)):
-        found.append((apart, "what was trained; loads over the base model with peft's PeftModel.from_pretrained"))
-    else:
+        theirs = "peft_type" in records.read_json(os.path.join(apart, peft.CONFIG))
+        how = "peft's PeftModel.from_pretrained" if theirs else "adapters' load_adapter"
+        found.append((apart, f"what was trained; loads over the base model with {how}"))
+    elif os.path.exists(apart):
         found.append((apart, "what was trained; fjt.load_run and fjt.predict read it"))
     if os.path.exists(os.path.join(directory, "merged")):
         found.append((os.path.join(directory, "merged"), f"the whole model; {model}"))

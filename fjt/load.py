@@ -49,6 +49,10 @@ class Run:
         labels = [self.label_names[i] for i in predicted]
         return {"labels": labels, "probabilities": scipy.special.softmax(np.float64(logits), axis=-1), "logits": logits}
 
+    def model_directory(self):
+        """The Hugging Face directory of the run, "" where its method cannot be merged into one."""
+        return _exported_model(self.path)
+
     @functools.cached_property
     def _model(self):
         """(Model, its parameters, tokenizer, the tuning methods {name: options}) of the run's export."""
@@ -63,7 +67,7 @@ class Run:
         from fjt.tuning import partition
 
         model, methods, trained = self.config["model"], {}, {}
-        folder = _exported_model(self.path)
+        folder = self.model_directory()
         if not folder:  # methods without a merged form: the base model, and what was trained over it
             own = adapter.read(os.path.join(self.path, "export", "adapter"))
             methods, trained = own.methods, own.trained
@@ -189,10 +193,14 @@ def load_run(directory):
 def _exported_model(directory):
     """The Hugging Face directory of a run, "" where its method has none."""
     export = os.path.join(directory, "export")
-    if not os.path.exists(os.path.join(export, "adapter")):
-        return export
     merged = os.path.join(export, "merged")
-    return merged if os.path.exists(merged) else ""
+    if os.path.exists(merged):
+        return merged
+    return "" if os.path.exists(os.path.join(export, "adapter")) and not _has_model(export) else export
+
+
+def _has_model(directory):
+    return os.path.exists(os.path.join(directory, "config.json"))
 
 
 def results(pattern):

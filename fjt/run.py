@@ -12,6 +12,7 @@ import numpy as np
 from fjt import checkpoint, console, evaluate, exports, mesh, metrics, outputs, records, tree
 from fjt.data import batches, tasks
 from fjt.experiment import row_grid
+from fjt.interop import card
 from fjt.optim import make_optimizer
 from fjt.programs import compile_programs
 from fjt.step import init_state
@@ -165,7 +166,7 @@ def _show(scores):
 def _finish(experiment, workdir, host, selected, trainable, frozen, logits_of, programs, done):
     """Predictions, export and the result of the selected step."""
     options, task = experiment.settings.experiment, experiment.task
-    splits = {}
+    splits, dev = {}, {}
     for name in experiment.splits:
         if name == "train" or (name.startswith(("test", "ax")) and not options.eval.test):
             continue
@@ -174,8 +175,11 @@ def _finish(experiment, workdir, host, selected, trainable, frozen, logits_of, p
         scores = metrics.score(task, logits, experiment.examples[name].label, tasks.SPLIT_METRICS.get(name))
         if scores:
             splits[name] = scores
+        if name == "dev":
+            label = experiment.examples[name].label
+            dev = {metric: (value, *card.interval(task, metric, logits, label)) for metric, value in scores.items()}
     params = tree.merge(jax.device_get(trainable), jax.device_get(frozen))
-    exports.write(experiment, os.path.join(workdir, "export"), params)
+    exports.write(experiment, os.path.join(workdir, "export"), params, dev)
     seconds = host["train_seconds"]
     memory, kind = _peak_memory()
     flops = float(np.mean([programs.flops[i] for i in experiment.plan.shape_of[:done]])) if done else 0.0

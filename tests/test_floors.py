@@ -23,7 +23,7 @@ FLOORS = (
     ("experiment", "recipes"),
     ("exports", "outputs", "programs", "report", "run", "workdir"),
     ("load",),
-    ("main", "predict"),
+    ("export", "main", "predict"),
 )
 ENTRY_POINTS = FLOORS[-1]
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}

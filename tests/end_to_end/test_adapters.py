@@ -10,7 +10,8 @@ import safetensors.numpy
 from process import outcome, tiny
 
 import fjt
-from fjt.interop import adapter
+from fjt.interop import adapter, formats
+from fjt.models import pretrained
 
 
 def run(launch, tables, base, workdir, method, **options):
@@ -64,6 +65,53 @@ def tuned(finished, tables, launch, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("tuned") / "run"
     run(launch, tables, finished[0], workdir, "lora")
     return workdir
+
+
+def test_the_card_says_what_it_is(finished, tuned, tables):
+    result = json.loads((tuned / "result.json").read_text())
+    for folder, form in (("adapter", "peft"), ("merged", "transformers")):
+        card = (tuned / "export" / folder / "README.md").read_text()
+        for words in (f"library_name: {form}", "| lora.rank | 8 |", "96 train, 90 dev, 21 test", "| 90 |",
+                      f"| accuracy | {result['metrics']['accuracy']:.4f} |"):  # fmt: skip
+            assert words in card
+        assert str(tables) not in card and str(finished[0]) not in card
+    whole = (finished[0] / "export" / "README.md").read_text()
+    assert "none, random weights" in whole and "base_model" not in whole
+
+
+def test_other_formats_by_command(launch, tuned, finished, tmp_path):
+    """What the command writes as peft is what the run left; adapterhub and hf are read by fjt as well."""
+
+    def export(form, run=tuned):
+        return launch("--run", run, "--format", form, "--output", tmp_path / form, program="fjt.export")
+
+    assert export("peft").code == export("adapterhub").code == export("hf").code == 0
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        assert (tmp_path / "peft" / file).read_bytes() == (tuned / "export" / "adapter" / file).read_bytes()
+    config = pretrained.read_config(str(tmp_path / "hf"))[0]
+    own = adapter.read(tuned / "export" / "adapter").trained
+    for form in ("peft", "adapterhub"):
+        found = formats.read(tmp_path / form, config).trained
+        assert {name: x.tobytes() for name, x in found.items()} == {name: x.tobytes() for name, x in own.items()}
+    again = export("hf")
+    assert again.code == 2 and "exists already" in again.text
+    shutil.rmtree(tmp_path / "peft")
+    refused = export("peft", finished[0])
+    assert refused.code == 2 and "only --format=hf" in refused.text
+
+
+@pytest.mark.parametrize(
+    ("method", "file"), [("pfeiffer", "adapter.safetensors"), ("layernorm", "adapter_model.safetensors")]
+)
+def test_the_format_that_has_the_method(finished, tables, launch, texts, tmp_path, method, file):
+    base, _ = finished
+    run(launch, tables, base, tmp_path / "run", method)
+    assert (tmp_path / "run" / "export" / "adapter" / file).exists()
+    assert (tmp_path / "run" / "export" / "config.json").exists() == (method == "layernorm")
+    predicts_as_it_was(tmp_path / "run", texts)
+    options = ("--run", tmp_path / "run", "--format", "hf", "--output", tmp_path / "hf")
+    done = launch(*options, program="fjt.export")
+    assert (done.code == 0) if method == "layernorm" else (done.code == 2 and "cannot be merged" in done.text)
 
 
 @pytest.mark.parametrize("form", ["run", "fjt", "peft"])

@@ -1,0 +1,71 @@
+"""A finished run in another format:  python -m fjt.export --run runs/first --format peft --output given/away
+
+  hf          a whole Hugging Face model, merged where the method adds parameters
+  peft        adapter_config.json and adapter_model.safetensors for PeftModel.from_pretrained
+  adapterhub  adapter_config.json, adapter.safetensors and the head for `adapters`
+
+The run itself leaves what fits under its export/; this writes the others.  Where a format cannot hold what was
+trained, it says why.  Exit codes: 0 done, 2 a mistake in what was given.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+
+from fjt import console
+from fjt.interop import adapter, adapterhub, peft
+from fjt.interop.directory import replaced
+from fjt.load import load_run
+from fjt.models import pretrained
+from fjt.settings import UserError
+
+
+def main(argv):
+    """The exit code of a command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fjt.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--run", required=True, metavar="DIR", help="the work directory of a finished run")
+    parser.add_argument("--format", required=True, choices=("hf", "peft", "adapterhub"))
+    parser.add_argument("--output", required=True, metavar="DIR", help="a directory that does not exist yet")
+    try:
+        options = parser.parse_args(argv[1:])
+    except SystemExit as stop:
+        return stop.code
+    try:
+        export(load_run(options.run), options.format, options.output)
+    except UserError as error:
+        print(f"fjt: {error}", file=sys.stderr)
+        return 2
+    console.say(f"{options.output}: {options.run} for {options.format}")
+    return 0
+
+
+def export(run, form, output):
+    """Writes a load.Run in a format to a new directory.  Raises UserError."""
+    if os.path.exists(output):
+        raise UserError(f"--output={output} exists already; give a new directory.")
+    method = " and ".join(run.result["method"])
+    if form == "hf":
+        folder = run.model_directory()
+        if not folder:
+            raise UserError(f"--format=hf: {method} cannot be merged into the base model.")
+        with replaced(output) as target:
+            shutil.copytree(folder, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("adapter", "merged"))
+        return
+    folder = os.path.join(run.path, "export", "adapter")
+    if not os.path.exists(os.path.join(folder, adapter.CONFIG)):
+        raise UserError(f"--format={form}: {method} trains the model's own parameters; only --format=hf holds them.")
+    own = adapter.read(folder)
+    model = run.config["model"]
+    config, _ = pretrained.read_config(pretrained.resolve(model["path"], model["revision"]))
+    with replaced(output) as target:
+        if form == "peft":
+            peft.write(target, own, config)
+        else:
+            adapterhub.write(target, own, config, run.label_names)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

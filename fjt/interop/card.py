@@ -1,0 +1,70 @@
+"""A model card: what a directory holds, from which model, data and recipe, and how well it did on how many examples."""
+
+import os
+
+import numpy as np
+import scipy.stats
+
+from fjt import metrics, records
+
+RESAMPLES = 1000
+CONFIDENCE = 0.95
+LIBRARIES = {"hf": "transformers", "peft": "peft", "adapterhub": "adapters", "fjt": "fjt"}
+
+
+def interval(task, name, logits, label):
+    """(low, high) of a metric over new examples: the percentile bootstrap over the labelled rows of a split.
+
+    logits: f32[N, C]; label: i32[N] or f32[N].  The seed is fixed, so a run's card is always the same.
+    """
+    labelled = ~np.isnan(label) if task.kind == "regression" else label >= 0
+    predicted, label = metrics.predict(logits[labelled], task.kind), label[labelled]
+    if len(label) < 2:
+        return float("nan"), float("nan")
+    found = scipy.stats.bootstrap(
+        (np.arange(len(label)),), lambda rows: metrics.METRICS[name](predicted[rows], label[rows]), vectorized=False,
+        n_resamples=RESAMPLES, confidence_level=CONFIDENCE, method="percentile", rng=np.random.default_rng(0),
+    )  # fmt: skip
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def write(folder, form, *, task, base, revision, methods, recipe, scores, examples):
+    """Writes README.md into a folder.
+
+    form: hf | peft | adapterhub | fjt; methods: {name: options}; recipe: {option: value}; scores: {metric: (value,
+    low, high)} on dev; examples: {split: how many}.
+    """
+    what = "the whole model" if form == "hf" else "an adapter: what was trained, to be laid over the base model"
+    options = {f"{name}.{option}": value for name, found in methods.items() for option, value in found.items()}
+    lines = [
+        "---",
+        *([f"base_model: {base}"] if base else []),
+        f"library_name: {LIBRARIES[form]}",
+        "license: other",
+        "tags:",
+        *[f"- {tag}" for tag in ("fjt", task.name, *methods)],
+        "---",
+        "",
+        f"# {task.name}: {', '.join(methods)}{f' over {base}' if base else ''}",
+        "",
+        f"This directory holds {what}.",
+        "",
+        f"- Base model: {base or 'none, random weights'}{f', revision {revision}' if base and revision else ''}",
+        f"- Data: {task.name}, {', '.join(f'{count:,} {split}' for split, count in examples.items())} examples",
+        f"- Labels: {', '.join(task.label_names) or 'a score'}",
+        "- Licence: those of the base model and of the data hold; training adds none",
+        "",
+        f"| dev metric | score | {CONFIDENCE:.0%} interval over examples | n |",
+        "| :-- | --: | --: | --: |",
+        *[
+            f"| {name} | {value:.4f} | {low:.4f} to {high:.4f} | {examples['dev']:,} |"
+            for name, (value, low, high) in scores.items()
+        ],
+        "",
+        "One run, one seed: the interval says nothing of other seeds.",
+        "",
+        "| recipe | |",
+        "| :-- | --: |",
+        *[f"| {key} | {value} |" for key, value in (recipe | options).items()],
+    ]
+    records.replace(os.path.join(folder, "README.md"), "\n".join(lines) + "\n")

@@ -1,0 +1,253 @@
+"""The conformance matrix: each method in fjt and in the library that defines it, both directions, on the same weights.
+
+For each case the largest difference of logits on real sentences: of an adapter that fjt wrote, loaded by the library
+(ours -> theirs), and of one that the library made and saved, read by fjt (theirs -> ours).  The last column goes on
+from the library's adapter for 20 steps of AdamW without dropout on both sides: the largest difference of losses.
+
+--peft and --adapters name Python interpreters that have the library and PyTorch; `adapters` needs an environment of
+its own, since it pins an old transformers.  Their side is tests/benchmarks/theirs.py.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import transformers
+
+from fjt import losses, prng, tree
+from fjt.data import batches, packing, tokenize
+from fjt.data.tasks import Split
+from fjt.hyper import Hyper
+from fjt.interop import adapter, adapterhub, formats, hf, peft
+from fjt.models import pretrained
+from fjt.models.encoder import Model
+from fjt.optim import make_optimizer
+from fjt.settings import Optim, Tune
+from fjt.step import init_state, train_step
+from fjt.tuning import partition
+from tests.benchmarks import common
+
+SHAKE, RATE, STEPS, BATCH = 0.05, 1e-3, 20, 8
+SENTENCES, LONGEST = 64, 64
+LOGITS, LOSSES = 1e-4, 1e-3
+LAYER = r".*encoder\.layer\.\d+\."
+
+# library: {case: (fjt's options, the library's config class, its arguments)}
+CASES = {
+    "peft": {
+        "lora": ({"rank": 8}, "LoraConfig", {"r": 8, "lora_alpha": 16, "target_modules": ["query", "value"]}),
+        "lora rank-stabilised": (
+            {"rank": 8, "rank_stabilized": True}, "LoraConfig",
+            {"r": 8, "lora_alpha": 16, "use_rslora": True, "target_modules": ["query", "value"]},
+        ),
+        "dora": (
+            {"rank": 8}, "LoraConfig",
+            {"r": 8, "lora_alpha": 16, "use_dora": True, "target_modules": ["query", "value"]},
+        ),
+        "ia3": ({}, "IA3Config", {
+            "target_modules": LAYER + r"(attention\.self\.(key|value)|output\.dense)",
+            "feedforward_modules": LAYER + r"output\.dense"}),
+        "layernorm": ({}, "LNTuningConfig", {"target_modules": ".*LayerNorm"}),
+        "prefix": ({"prefix_length": 20}, "PrefixTuningConfig", {"num_virtual_tokens": 20}),
+        "prompt": ({"prompt_length": 20}, "PromptTuningConfig", {"num_virtual_tokens": 20}),
+    },
+    "adapters": {
+        "houlsby": ({}, "DoubleSeqBnConfig", {"reduction_factor": 16}),
+        "pfeiffer": ({}, "SeqBnConfig", {"reduction_factor": 16}),
+        "parallel": ({}, "ParBnConfig", {"reduction_factor": 2}),
+        "lora": ({"rank": 8}, "LoRAConfig", {"r": 8, "alpha": 16}),
+        "ia3": ({"sites": ("key", "value", "intermediate")}, "IA3Config", {}),
+        "prefix": (
+            {"prefix_length": 20, "shift_positions": False}, "PrefixTuningConfig", {"prefix_length": 20, "flat": True}
+        ),
+        "prefix projected": (
+            {"prefix_length": 20, "projection": 64, "shift_positions": False}, "PrefixTuningConfig",
+            {"prefix_length": 20, "flat": False, "bottleneck_size": 64},
+        ),
+    },
+}  # fmt: skip
+HYPER = Hyper(
+    learning_rate=np.float32(RATE), weight_decay=np.float32(0), clip_norm=np.float32(1), dropout_hidden=np.float32(0),
+    dropout_attention=np.float32(0), dropout_classifier=np.float32(0), label_smoothing=np.float32(0),
+    class_weights=np.ones(2, np.float32), dropout_key=prng.make_key(0, "dropout"),
+)  # fmt: skip
+ADAMW = Optim(
+    name="adamw", learning_rate=RATE, multipliers=(), weight_decay=0.0, schedule="constant", warmup_fraction=0.0,
+    final_fraction=0.0, power=1.0, cycles=1, clip_norm=1.0, b1=0.9, b2=0.999, eps=1e-8, momentum=0.9,
+)  # fmt: skip
+
+
+def main(argv=None):
+    args = parse(argv)
+    record = common.provenance("tests.benchmarks.conformance", args) | {"rows": []}
+    for library in CASES:
+        interpreter = getattr(args, library)
+        if interpreter:
+            with tempfile.TemporaryDirectory() as folder:
+                rows, versions = compare(Path(folder), library, interpreter, args)
+            record["rows"] += rows
+            record["versions"] |= {f"{name} ({library}'s side)": version for name, version in versions.items()}
+    output = Path(args.output)
+    common.write_json(output / "matrix.json", record)
+    (output / "matrix.md").write_text(table(record))
+    print((output / "matrix.md").read_text())
+    sys.exit(any(not row["passed"] for row in record["rows"]))
+
+
+def compare(folder, library, interpreter, args):
+    """(rows of the matrix, versions of the other side) for a library."""
+    tokenizer, examples = write_inputs(folder, args)
+    model, base = write_base(folder, args.model, tokenizer)
+    cases = {}
+    for name, (options, kind, arguments) in CASES[library].items():
+        cases[name] = {"class": kind, "arguments": arguments}
+        own = make(name.split()[0], options, model, base)
+        target = folder / "ours" / name
+        target.mkdir(parents=True)
+        if library == "peft":
+            peft.write(target, own, model.config)
+        else:
+            adapterhub.write(target, own, model.config, ("0", "1"))
+    spec = {"cases": cases, "shake": SHAKE, "rate": RATE}
+    (folder / "spec.json").write_text(json.dumps(spec))
+    command = [interpreter, str(Path(__file__).with_name("theirs.py")), library, str(folder)]
+    subprocess.run(command, check=True)
+    theirs, rows = np.load(folder / "theirs.npz"), []
+    for name in cases:
+        found = formats.read(str(folder / "ours" / name), model.config)
+        forth = difference(logits(model, base, found, examples), theirs[f"{name}/ours"])
+        found = formats.read(str(folder / "theirs" / name), model.config)
+        back = difference(logits(model, base, found, examples), theirs[f"{name}/theirs"])
+        bare = difference(theirs[f"{name}/theirs"], theirs[f"{name}/ours"])
+        trained = difference(train(model, base, found, examples), theirs[f"{name}/losses"])
+        moved = float(np.ptp(theirs[f"{name}/losses"]))
+        passed = forth <= LOGITS and back <= LOGITS and trained <= LOSSES and bare > 1e-2 and moved > 1e-2
+        rows.append({
+            "library": library, "method": name, "ours_to_theirs": forth, "theirs_to_ours": back, "losses": trained,
+            "trained_params": sum(x.size for x in found.trained.values()), "passed": passed,
+        })  # fmt: skip
+        print(rows[-1], flush=True)
+    return rows, json.loads((folder / "versions.json").read_text())
+
+
+def difference(found, expected):
+    return float(np.abs(np.float64(found) - expected).max())
+
+
+def write_inputs(folder, args):
+    """(tokenizer, Examples): MRPC's first dev pairs; writes their padded form for the other side."""
+    texts, pairs, labels = common.read_glue(args.data, "mrpc", "dev")
+    split = Split((), tuple(texts[:SENTENCES]), tuple(pairs[:SENTENCES]), np.int32(labels[:SENTENCES]))
+    tokenizer = tokenize.load_tokenizer(args.model)
+    padded = tokenizer(
+        list(split.text), list(split.text_pair), truncation="longest_first", max_length=LONGEST, padding=True,
+        return_tensors="np",
+    )  # fmt: skip
+    rows = batches.Schedule(SENTENCES, BATCH, 3).batches(0, STEPS)
+    np.savez(folder / "inputs.npz", **padded, labels=split.label.astype(np.int64), batches=rows)
+    return tokenizer, tokenize.tokenize(split, tokenizer, LONGEST)
+
+
+def write_base(folder, path, tokenizer):
+    """(Model, base parameters) with a pooler and a head of some size, written for the other side too."""
+    checkpoint = pretrained.read_checkpoint(path)
+    model, rng = Model(checkpoint.config, 2), np.random.default_rng(0)
+    abstract = jax.eval_shape(model.init, prng.make_key(0, "init"))
+    params = pretrained.take(checkpoint, abstract, path).params
+    params["head"] = {"classifier": {
+        "kernel": np.float32(rng.normal(0, 0.3, (model.config.width, 2))), "bias": np.zeros(2, np.float32)
+    }}  # fmt: skip
+    params["encoder"]["pooler"]["bias"] = np.float32(rng.normal(0, 0.1, model.config.width))
+    hf.export(folder / "base", params, checkpoint.hf_config, common.GLUE["mrpc"][3], tokenizer, "bert")
+    return model, params
+
+
+def make(method, options, model, base):
+    """The Adapter of a method with its trained leaves moved from their start at random."""
+    empty = {f.name: () if f.name in ("train", "sites") else None for f in dataclasses.fields(Tune)}
+    tune = Tune(**(empty | {"method": (method,)} | options))
+    methods, rng = partition.find_methods(tune), np.random.default_rng(1)
+    added = partition.add_leaves(methods, prng.make_key(0, "init"), base, model.config)
+    params = base | ({"adapters": jax.tree.map(np.asarray, added)} if added else {})
+    chosen, flat = partition.trainable_names(params, model.config.layers, tune, ()), tree.flatten(params)
+    trained = {n: np.float32(flat[n] + SHAKE * rng.normal(size=flat[n].shape)) for n in sorted(chosen)}
+    return adapter.Adapter(methods, trained, "base", "", "")
+
+
+def over(model, base, found, examples):
+    """(Model with the hooks, parameters, Examples with what stands before them) of an Adapter."""
+    model = dataclasses.replace(model, adapt=partition.make_adapt(found.methods))
+    params = tree.unflatten(tree.flatten(base) | found.trained)
+    return model, params, batches.prepend(examples, partition.prompt_length(found.methods))
+
+
+def logits(model, base, found, examples):
+    """f32[N, 2] of packed rows."""
+    model, params, examples = over(model, base, found, examples)
+    indices = np.arange(len(examples))
+    shape = packing.plan(batches.lengths_of(examples, indices[None]), width=model.config.width).shapes[0]
+    batch, place = batches.build(examples, indices, shape)
+    values = partition.traced_values(found.methods)
+    return np.asarray(jax.jit(model.apply)(params, batch, values)).reshape(-1, 2)[place]
+
+
+def train(model, base, found, examples):
+    """f64[STEPS]: losses of the pure step, dropout off."""
+    model, params, examples = over(model, base, found, examples)
+    values = partition.traced_values(found.methods)
+    quiet = {name: v | ({"dropout": np.float32(0)} if "dropout" in v else {}) for name, v in values.items()}
+    hyper, optimizer = dataclasses.replace(HYPER, methods=quiet), make_optimizer(ADAMW)
+    trainable, frozen = tree.split(params, set(found.trained))
+    indices = batches.Schedule(len(examples), BATCH, 3).batches(0, STEPS)
+    (shape,) = packing.plan(
+        batches.lengths_of(examples, indices), most_shapes=1, width=model.config.width
+    ).shapes  # fmt: skip
+    step = jax.jit(
+        functools.partial(train_step, model=model, loss=losses.LOSSES["classification"], optimizer=optimizer)
+    )
+    state, seen = init_state(trainable, hyper, optimizer), []
+    for rows in indices:
+        batch, _ = batches.build(examples, rows, shape)
+        state, metrics = step(state, frozen, batch, hyper)
+        seen.append(float(metrics["loss"]))
+    return np.array(seen)
+
+
+def table(record):
+    """Markdown of the matrix."""
+    rows = [
+        [f"{row['library']}: {row['method']}", f"{row['ours_to_theirs']:.1e}", f"{row['theirs_to_ours']:.1e}",
+         f"{row['losses']:.1e}", f"{row['trained_params']:,}", "yes" if row["passed"] else "NO"]
+        for row in record["rows"]
+    ]  # fmt: skip
+    header = ["method", "fjt -> library", "library -> fjt", f"losses, {STEPS} steps", "trained parameters", "passed"]
+    return "\n\n".join([
+        "# Adapters of fjt and of the libraries that define them",
+        f"Largest difference of logits on {SENTENCES} MRPC pairs, float32, in each direction (at most {LOGITS:g}), and "
+        f"of the losses of {STEPS} AdamW steps from the library's adapter, dropout off (at most {LOSSES:g}). The "
+        "adapters and the head are moved at random from their start, so that they matter.",
+        common.markdown(header, rows),
+        common.footer(record),
+    ]) + "\n"  # fmt: skip
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="a Hugging Face directory")
+    parser.add_argument("--data", required=True, help="GLUE in the official layout: <data>/MRPC/dev.tsv")
+    parser.add_argument("--peft", default="", help="a Python with torch, transformers and peft")
+    parser.add_argument("--adapters", default="", help="a Python with torch and adapters")
+    parser.add_argument("--output", default="results/conformance")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    transformers.logging.set_verbosity_error()
+    main()

@@ -1,0 +1,111 @@
+"""The other library's side of `tests.benchmarks.conformance`: peft, or adapters in an environment of its own.
+
+    python tests/benchmarks/theirs.py peft|adapters FOLDER
+
+FOLDER/spec.json lists cases, FOLDER/inputs.npz the texts, FOLDER/base the model.  For each case it loads what fjt
+wrote (ours/<case>), and makes an adapter of its own, saves it (theirs/<case>) and trains on.  Without fjt and JAX.
+"""
+
+import json
+import pathlib
+import sys
+import warnings
+
+import numpy as np
+import safetensors.torch
+import torch
+import transformers
+
+
+class Peft:
+    """peft: its config class and arguments come from the case."""
+
+    def __init__(self):
+        import peft
+
+        self.library = peft
+
+    def load(self, model, folder, case):
+        return self.library.PeftModel.from_pretrained(model, folder)
+
+    def make(self, model, case):
+        config = getattr(self.library, case["class"])(task_type="SEQ_CLS", **case["arguments"])
+        return self.library.get_peft_model(model, config)
+
+    def save(self, model, folder, case):
+        model.save_pretrained(folder)
+
+
+class Adapters:
+    """adapters: the same."""
+
+    def __init__(self):
+        import adapters
+
+        self.library = adapters
+
+    def load(self, model, folder, case):
+        self.library.init(model)
+        name = model.load_adapter(str(folder), with_head=True, use_safetensors=True)
+        model.set_active_adapters(name)
+        return model
+
+    def make(self, model, case):
+        self.library.init(model)
+        model.add_adapter("theirs", config=getattr(self.library, case["class"])(**case["arguments"]))
+        model.train_adapter("theirs")
+        model.set_active_adapters("theirs")
+        return model
+
+    def save(self, model, folder, case):
+        prefix = case["class"] == "PrefixTuningConfig"  # its shared tensors cannot be saved as safetensors
+        model.save_adapter(str(folder), "theirs", with_head=True, use_safetensors=not prefix)
+        if prefix:
+            state = {k: v.clone() for k, v in model.state_dict().items()}
+            for file, start in (("adapter", "bert.prefix_tuning."), ("model_head", "classifier.")):
+                own = {k: v for k, v in state.items() if k.startswith(start)}
+                safetensors.torch.save_file(own, folder / f"{file}.safetensors")
+
+
+def main(library, folder):
+    warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity_error()
+    folder, side = pathlib.Path(folder), {"peft": Peft, "adapters": Adapters}[library]()
+    spec, arrays = json.loads((folder / "spec.json").read_text()), np.load(folder / "inputs.npz")
+    inputs = {name: torch.tensor(arrays[name]) for name in ("input_ids", "attention_mask", "token_type_ids")}
+    labels, found = torch.tensor(arrays["labels"]), {}
+    for name, case in spec["cases"].items():
+        model = side.load(base(folder), folder / "ours" / name, case).eval()
+        with torch.no_grad():
+            found[f"{name}/ours"] = model(**inputs).logits.numpy()
+        torch.manual_seed(3)
+        model = side.make(base(folder), case).eval()  # eval: without dropout, in training as well
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        with torch.no_grad():
+            for parameter in trained:
+                parameter.add_(spec["shake"] * torch.randn_like(parameter))
+            found[f"{name}/theirs"] = model(**inputs).logits.numpy()
+        (folder / "theirs" / name).mkdir(parents=True)
+        side.save(model, folder / "theirs" / name, case)
+        optimizer, losses = torch.optim.AdamW(trained, lr=spec["rate"], weight_decay=0.0), []
+        for rows in torch.tensor(arrays["batches"]):
+            optimizer.zero_grad()
+            loss = model(**{key: x[rows] for key, x in inputs.items()}, labels=labels[rows]).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            losses.append(loss.item())
+        found[f"{name}/losses"] = np.array(losses)
+        print(f"{library} {name}", flush=True)
+    np.savez(folder / "theirs.npz", **found)
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__,
+                library: side.library.__version__}  # fmt: skip
+    (folder / "versions.json").write_text(json.dumps(versions))
+
+
+def base(folder):
+    return transformers.BertForSequenceClassification.from_pretrained(folder / "base", num_labels=2)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
