@@ -63,6 +63,7 @@ def get_config():
     config.tune = tune = ConfigDict()
     tune.method = ("full",)  # `--list` names the methods
     tune.train_pooler = placeholder(bool)  # None: with the encoder (full, top_k), or when the checkpoint lacks it
+    tune.budget = 0  # parameters that the method may add: its rank, bottleneck or length follows; 0: not solved for
     # Options of methods; None (or ()): the method's own default, which --list shows.
     tune.layers = placeholder(int)  # top_k: how many of the highest layers train
     tune.layer_decay = placeholder(float)  # llrd: a layer's rate over that of the layer above
@@ -74,6 +75,7 @@ def get_config():
     tune.dropout = placeholder(float)  # lora, dora: on what the update reads
     tune.rank_stabilized = placeholder(bool)  # lora, dora: scaled by alpha / sqrt(rank) instead
     tune.reduction = placeholder(float)  # adapters: the encoder's width over the bottleneck's
+    tune.bottleneck_width = placeholder(int)  # adapters: the bottleneck itself, in place of the reduction; 0: not given
     tune.activation = placeholder(str)  # adapters: relu | gelu | swish | ...
     tune.adapter_scale = placeholder(float)  # parallel
     tune.prefix_length = placeholder(int)  # prefix: learned keys and values a layer

@@ -67,6 +67,9 @@ def prepare(settings, *, say=console.say, warn=console.warn):
     path = pretrained.resolve(experiment.model.path, experiment.model.revision) if experiment.model.path else ""
     tokenizer, config, hf_config, checkpoint = _load_model(experiment.model, path)
     settings, adapter, adopted = _find_adapter(settings, config, checkpoint, warn)
+    shapes = jax.eval_shape(Model(config, 1).init, prng.make_key(0, "init"))
+    tune, solved = partition.solve_budget(settings.experiment.tune, shapes, config)
+    settings = dataclasses.replace(settings, experiment=dataclasses.replace(settings.experiment, tune=tune))
     experiment = settings.experiment
     methods = partition.find_methods(experiment.tune)
     partition.check(methods, config, experiment.model.max_length)
@@ -77,7 +80,7 @@ def prepare(settings, *, say=console.say, warn=console.warn):
     settings, origins = recipes.resolve(
         settings, rows=rows, config=config, scratch=not path, platform=jax.default_backend()
     )
-    origins |= dict.fromkeys(adopted, "the adapter")
+    origins |= dict.fromkeys(adopted, "the adapter") | dict.fromkeys(solved, "the budget")
     experiment = settings.experiment
 
     classes = 1 if task.kind == "regression" else len(task.label_names)

@@ -96,6 +96,7 @@ class Model:
 class Tune:
     method: tuple
     train_pooler: bool | None
+    budget: int
     layers: int | None
     layer_decay: float | None
     train: tuple
@@ -106,6 +107,7 @@ class Tune:
     dropout: float | None
     rank_stabilized: bool | None
     reduction: float | None
+    bottleneck_width: int | None
     activation: str | None
     adapter_scale: float | None
     prefix_length: int | None
@@ -242,6 +244,8 @@ RANGES = {
     "tune.max_rank": (0, None),
     "tune.dropout": (0.0, 0.99),
     "tune.reduction": (1.0, None),
+    "tune.bottleneck_width": (0, None),
+    "tune.budget": (0, None),
     "tune.prefix_length": (1, None),
     "tune.projection": (0, None),
     "tune.prompt_length": (1, None),

@@ -28,7 +28,8 @@ ADAMW = Optim(
 def tune(*method, **options):
     """settings.Tune of methods with the options given, the others open."""
     names = {field.name for field in dataclasses.fields(Tune)} - {"method"}
-    return Tune(method, **({name: () if name in ("train", "sites") else None for name in names} | options))
+    empty = {"train": (), "sites": (), "budget": 0}
+    return Tune(method, **({name: empty.get(name) for name in names} | options))
 
 
 def make_examples(num=100, longest=24, seed=0, vocab=100, kind="classification", classes=2):

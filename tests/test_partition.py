@@ -126,3 +126,35 @@ def test_layers_that_start_anew():
     assert partition.reinitialised(NAMES, LAYERS, 1) == under("encoder/layer_3/") | POOLER
     with pytest.raises(UserError, match=r"reinit_layers=5: the encoder has 4"):
         partition.reinitialised(NAMES, LAYERS, 5)
+
+
+@pytest.mark.parametrize(
+    ("tune", "option", "count"),
+    [
+        (small.tune("lora", budget=1500), "rank", lambda rank: 4 * 2 * 2 * 32 * rank),
+        (small.tune("dora", budget=1500), "rank", lambda rank: 4 * 2 * (2 * 32 * rank + 32)),
+        (small.tune("pfeiffer", budget=2000), "bottleneck_width", lambda width: 4 * (2 * 32 * width + width + 32)),
+        (small.tune("prefix", budget=2000), "prefix_length", lambda length: 4 * 2 * 32 * length),
+        (small.tune("prompt", "lora", budget=700, rank=1), "prompt_length", lambda length: 32 * length + 512),
+    ],
+)
+def test_a_budget_gives_the_largest_size_that_fits(tune, option, count):
+    config = dataclasses.replace(small.CONFIG, layers=LAYERS)
+    solved, filled = partition.solve_budget(tune, PARAMS, config)
+    size = getattr(solved, option)
+    assert filled == (f"tune.{option}",) and count(size) <= tune.budget < count(size + 1)
+    leaves = partition.abstract_leaves(partition.find_methods(solved), PARAMS, config)
+    assert tree.count(leaves) == count(size)
+
+
+def test_budgets_that_nothing_meets():
+    config = dataclasses.replace(small.CONFIG, layers=LAYERS)
+    for tune, word in (
+        (small.tune("lora", budget=100), r"budget=100 is less than the 512 parameters of lora.*rank=1"),
+        (small.tune("lora", "prefix", budget=1000), "lora and prefix are open"),
+        (small.tune("lora", budget=1000, rank=2), "none is open"),
+        (small.tune("bitfit", budget=1000), "no size here"),
+    ):
+        with pytest.raises(UserError, match=word):
+            partition.solve_budget(tune, PARAMS, config)
+    assert partition.solve_budget(small.tune("lora", budget=10**9), PARAMS, config)[0].rank == 32

@@ -13,6 +13,7 @@ from fjt import records, tree
 from fjt.interop.adapter import Adapter, read_tensors, torch_module
 from fjt.models.pretrained import LEAVES, to_torch
 from fjt.settings import UserError
+from fjt.tuning.bottleneck import inner_width
 from fjt.tuning.method import SITES, places
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter.safetensors"
@@ -97,7 +98,7 @@ def _tensors(name, options, leaves, config):
             layer, block, part, last = path.split("/")
             tensors[f"{_block(f'{layer}/{block}', config)}.adapters.{NAME}.{DENSE[part]}.{LEAVES[last]}"] = leaf.T
         return tensors, BOTTLENECKS[name] | PLAIN | {
-            "reduction_factor": options["reduction"], "non_linearity": options["activation"],
+            "reduction_factor": config.width / inner_width(config, options), "non_linearity": options["activation"],
             "scaling": options.get("adapter_scale", 1.0), "init_weights": "bert",
         }  # fmt: skip
     if name in ("lora", "ia3"):
@@ -197,7 +198,7 @@ def _read_bottleneck(directory, own, tensors, config):
     width = next((leaf.shape[1] for path, leaf in leaves.items() if path.endswith("down/kernel")), 0)
     if not width:
         raise UserError(f"{directory}: {WEIGHTS} holds no adapter.")
-    options = {"reduction": config.width / width, "activation": own["non_linearity"]}
+    options = {"reduction": config.width / width, "bottleneck_width": 0, "activation": own["non_linearity"]}
     return name, options | ({"adapter_scale": float(own["scaling"])} if name == "parallel" else {}), leaves
 
 

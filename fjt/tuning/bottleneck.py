@@ -11,8 +11,8 @@ STDDEV = 0.02  # of the down-projection, as AdapterHub draws it
 
 
 def inner_width(config, options):
-    """The bottleneck's width."""
-    return int(config.width / options["reduction"])
+    """The bottleneck's width: bottleneck_width where it is given, else the encoder's over the reduction."""
+    return options["bottleneck_width"] or int(config.width / options["reduction"] + 1e-6)
 
 
 def _check(config, options):
@@ -71,21 +71,23 @@ def _block(read):
     return hooks
 
 
+_SIZE = {"reduction": 16.0, "bottleneck_width": 0}
+
 METHODS = {
     "houlsby": Method(
         "an adapter after attention and after the feed-forward layer (Houlsby et al. 2019)",
-        {"reduction": 16.0, "activation": "swish"}, learning_rate=2e-4, check=_check,
+        _SIZE | {"activation": "swish"}, learning_rate=2e-4, check=_check, size="bottleneck_width",
         add=_add("houlsby", ("attention_output", "output")), hooks=_block(lambda h, residual, norm: h),
     ),
     "pfeiffer": Method(
         "an adapter after the feed-forward layer, which reads what its LayerNorm would give (Pfeiffer et al. 2021)",
-        {"reduction": 16.0, "activation": "relu"}, learning_rate=2e-4, check=_check,
+        _SIZE | {"activation": "relu"}, learning_rate=2e-4, check=_check, size="bottleneck_width",
         add=_add("pfeiffer", ("output",)), hooks=_block(lambda h, residual, norm: norm(h + residual)),
     ),
     "parallel": Method(
         "a scaled adapter beside the feed-forward layer (He et al. 2022)",
-        {"reduction": 2.0, "activation": "relu", "adapter_scale": 4.0}, learning_rate=2e-4, check=_check,
+        _SIZE | {"reduction": 2.0, "activation": "relu", "adapter_scale": 4.0}, learning_rate=2e-4, check=_check,
         add=_add("parallel", ("output",)), hooks=_block(lambda h, residual, norm: residual),
-        values=lambda options: {"scale": options["adapter_scale"]},
+        values=lambda options: {"scale": options["adapter_scale"]}, size="bottleneck_width",
     ),
 }  # fmt: skip

@@ -174,12 +174,12 @@ METHODS = {
     "lora": Method(
         "low-rank updates of dense layers, W + s A B (Hu et al. 2022)", _LORA, learning_rate=5e-4,
         add=_add_lora, values=_lora_values, hooks=_lora_hooks, check=_check_lora("lora"),
-        merge=_merge_lora,
+        merge=_merge_lora, size="rank",
     ),
     "dora": Method(
         "low-rank updates of the direction of dense layers, their magnitude apart (Liu et al. 2024)", _LORA,
         learning_rate=5e-4, add=_add_dora, values=_lora_values, hooks=_dora_hooks, check=_check_lora("dora"),
-        merge=_merge_dora,
+        merge=_merge_dora, size="rank",
     ),
     "ia3": Method(
         "keys, values and inner activations scaled by feature (Liu et al. 2022)",

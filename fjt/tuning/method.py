@@ -49,6 +49,7 @@ class Method:
     hooks(leaves, values, options) -> Hooks.
     check(config, options): raises UserError for options that do not fit the encoder.
     multiplier(name, layers, options) -> of the rate, for a parameter's name; None: 1 for all.
+    size: the option that config.tune.budget solves, a whole number from 1 up; highest(config): as far as it goes.
     merge(kernel, bias, leaf, values, site) -> (kernel, bias) of a plain dense layer that does the same, in numpy;
     None: there is none.
     """
@@ -65,6 +66,8 @@ class Method:
     check: Callable = lambda config, options: None
     multiplier: Callable | None = None
     merge: Callable | None = None
+    size: str | None = None
+    highest: Callable = lambda config: config.width
 
 
 def leaf_key(key, name):

@@ -1,5 +1,6 @@
 """One method or several at once: which leaves there are, which of them train, and what follows from it."""
 
+import bisect
 import dataclasses
 import re
 
@@ -97,6 +98,40 @@ def add_leaves(methods, key, base, config):
     """{method: new leaves} of those that add some.  base: base parameters, arrays or tracers; key: u32[2]."""
     added = {name: METHODS[name].add(key, base, config, options) for name, options in methods.items()}
     return {name: leaves for name, leaves in added.items() if leaves}
+
+
+def solve_budget(tune, base, config):
+    """(settings.Tune, the options that were filled): the largest size whose new parameters are at most tune.budget.
+
+    base: shapes of the base parameters.  Raises UserError when no method has a size left open, when several have, and
+    for a budget that the smallest size exceeds.
+    """
+    if not tune.budget:
+        return tune, ()
+    sized = {name: METHODS[name].size for name in tune.method if METHODS[name].size}
+    still_open = [name for name, option in sized.items() if getattr(tune, option) is None]
+    if len(still_open) != 1:
+        found = f"those of {' and '.join(still_open)} are open; give all but one" if still_open else "none is open"
+        raise UserError(
+            f"config.tune.budget={tune.budget:,} solves the size of one method "
+            f"({', '.join(sized.values()) or 'no size'} here), and {found}."
+        )
+    (name,) = still_open
+    option, last = sized[name], METHODS[name].highest(config)
+
+    def solved(size):
+        return dataclasses.replace(tune, **{option: size})
+
+    def count(size):
+        return tree.count(abstract_leaves(find_methods(solved(size)), base, config))
+
+    if count(1) > tune.budget:
+        raise UserError(
+            f"config.tune.budget={tune.budget:,} is less than the {count(1):,} parameters of {name} with "
+            f"config.tune.{option}=1."
+        )
+    size = 1 + bisect.bisect_right(range(2, last + 1), tune.budget, key=count)
+    return solved(size), (f"tune.{option}",)
 
 
 def traced_values(methods):

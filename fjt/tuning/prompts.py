@@ -82,10 +82,10 @@ METHODS = {
     "prefix": Method(
         "learned keys and values before each example's own (Li & Liang 2021)",
         {"prefix_length": 20, "projection": 0, "shift_positions": True}, learning_rate=5e-3,
-        add=_add_prefix, hooks=_prefix_hooks,
+        add=_add_prefix, hooks=_prefix_hooks, size="prefix_length", highest=lambda config: config.positions,
     ),
     "prompt": Method(
         "learned tokens before each example (Lester et al. 2021)", {"prompt_length": 20}, learning_rate=1e-2,
-        add=_add_prompt, hooks=_prompt_hooks,
+        add=_add_prompt, hooks=_prompt_hooks, size="prompt_length", highest=lambda config: config.positions,
     ),
 }  # fmt: skip
