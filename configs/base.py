@@ -42,6 +42,7 @@ def get_config():
     config.model = model = ConfigDict()
     model.path = "bert-base-uncased"  # a directory, a hub name or an fjt run; empty: random weights (model.scratch)
     model.revision = "main"  # of a hub name: branch, tag or commit
+    model.name = ""  # what exports call the base model; empty: the hub name, or a directory's own name
     model.keep_head = False  # True: start from the checkpoint's own classifier (--config.train.steps=0 evaluates it)
     model.adapter = ""  # an adapter to start from, over model.path: a directory of PEFT's or fjt's, or an fjt run
     model.scratch = scratch = ConfigDict()  # the shape when model.path is empty

@@ -8,6 +8,10 @@ C classes, N examples of a split.
 _LAZY = ("load_run", "results")  # from fjt.load, at the first use: `import fjt` stays quick
 
 
+def __dir__():
+    return [*globals(), *_LAZY]
+
+
 def __getattr__(name):
     if name in _LAZY:
         from fjt import load

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import shutil
 
 import jax
@@ -53,8 +54,11 @@ class Checkpoints:
                 raise self._failed(error) from None
 
     def _failed(self, error):
+        # TensorStore ends with the system's own words, behind paths that say nothing to the user.
+        reason = re.search(r"([^:]+) \[os_error_code", str(error))
+        reason = reason.group(1).strip() if reason else str(error).splitlines()[0][:300]
         return UserError(
-            f"a checkpoint could not be written into {self._manager.directory}: {str(error).splitlines()[0][:300]}. "
+            f"a checkpoint could not be written into {self._manager.directory}: {reason}. "
             "The ones before it are kept; make room, and the same command goes on from there."
         )
 

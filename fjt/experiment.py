@@ -19,6 +19,7 @@ from fjt.optim import learning_rates
 from fjt.settings import UserError, fingerprint, resolve_seeds
 from fjt.tuning import partition
 
+UNKNOWN = 0.1  # a share of unknown tokens above which a split is warned of
 TOLD = 20_000  # examples between two lines of a piped run that tokenizes
 
 
@@ -56,8 +57,11 @@ class Experiment:
     fingerprint: str
 
 
-def prepare(settings, *, say=console.say, warn=console.warn):
-    """The Experiment of Settings.  Raises UserError for everything that can be known to be wrong."""
+def prepare(settings, *, given=None, say=console.say, warn=console.warn):
+    """The Experiment of Settings.  given: {key: origin} of the options that were given.
+
+    Raises UserError for everything that can be known to be wrong.
+    """
     settings = resolve_seeds(settings)
     experiment = settings.experiment
     methods = partition.find_methods(experiment.tune)
@@ -80,7 +84,7 @@ def prepare(settings, *, say=console.say, warn=console.warn):
     settings, origins = recipes.resolve(
         settings, rows=rows, config=config, scratch=not path, platform=jax.default_backend()
     )
-    origins |= dict.fromkeys(adopted, "the adapter") | dict.fromkeys(solved, "the budget")
+    origins = (given or {}) | origins | dict.fromkeys(adopted, "the adapter") | dict.fromkeys(solved, "the budget")
     experiment = settings.experiment
 
     classes = 1 if task.kind == "regression" else len(task.label_names)
@@ -168,7 +172,7 @@ def _load_data(experiment, cache):
         return sources.load(experiment, cache)
     except network.Unreachable as error:
         path = experiment.model.path
-        if not path or os.path.exists(path):
+        if not path or os.path.exists(os.path.expanduser(path)):
             raise
         raise UserError(
             f"{error} The model {path} would come from the network as well: --config.model.path=DIR."
@@ -216,6 +220,9 @@ def _tokenize(splits, tokenizer, max_length, cache, warn):
         if done.truncated:
             share = done.truncated / len(done)
             warn(f"{done.truncated:,} of {len(done):,} {name} examples ({share:.1%}) are cut to {max_length} tokens")
+        unknown = float(np.mean(done.token_ids == tokenizer.unk_token_id))
+        if unknown > UNKNOWN:
+            warn(f"{unknown:.0%} of the tokens of {name} are unknown to the tokenizer: does it fit the texts?")
     return examples
 
 

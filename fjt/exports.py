@@ -44,6 +44,7 @@ def write(experiment, directory, params, scores):
             elif not adapterhub.refusal(trained, config):
                 form = "adapterhub"
                 adapterhub.write(folder, trained, config, experiment.task.label_names)
+            experiment.tokenizer.save_pretrained(folder)
             _write_card(experiment, folder, form, scores)
 
 
@@ -83,9 +84,11 @@ def describe(directory):
 
 
 def base_name(experiment):
-    """The base model's public name as far as it is known: a directory gives its own name, never its path."""
-    path = experiment.settings.experiment.model.path
-    if not os.path.isdir(path):
-        return path
-    known = experiment.hf_config.get("_name_or_path") or ""
-    return known if known and not os.path.isabs(known) else os.path.basename(os.path.normpath(path))
+    """What exports call the base model: model.name, else the hub name; a directory gives its own name, never its path.
+
+    Not what its config.json says: `_name_or_path` there is often the model that this one was once made from.
+    """
+    model = experiment.settings.experiment.model
+    if model.name or not os.path.isdir(model.path):
+        return model.name or model.path
+    return os.path.basename(os.path.normpath(model.path))

@@ -20,8 +20,8 @@ class Run:
     """
 
     path: str
-    result: dict
-    config: dict
+    result: dict = dataclasses.field(repr=False)
+    config: dict = dataclasses.field(repr=False)
     kind: str
     label_names: tuple
     pairs: bool
@@ -171,6 +171,10 @@ def load_run(directory):
     if not os.path.exists(os.path.join(directory, "config.json")):
         raise UserError(f"{directory} is no run: it holds no config.json. Give the --workdir of a finished run.")
     if not os.path.exists(os.path.join(directory, "DONE")):
+        path = os.path.join(directory, "result.json")
+        failed = os.path.exists(path) and records.read_json(path).get("failed")
+        if failed:
+            raise UserError(f"The run in {directory} failed: {failed}. The same command would fail again.")
         raise UserError(f"The run in {directory} is not finished; run its command again to take it to its end.")
     folder = _exported_model(directory) or os.path.join(directory, "export", "adapter")
     for file in ("config.json", "model.safetensors") if _exported_model(directory) else ("fjt_adapter.json",):

@@ -18,7 +18,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from fjt import console, memory
-from fjt.settings import UserError, from_config, suggest
+from fjt.settings import UserError, flatten, from_config, suggest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -51,7 +51,7 @@ def main(argv):
             raise UserError(
                 "--workdir is missing: the directory that this run writes to, for example --workdir runs/first."
             )
-        return execute(settings, WORKDIR.value, PLAN.value)
+        return execute(settings, WORKDIR.value, PLAN.value, given(CONFIG.value, argv))
     except KeyboardInterrupt:  # before training: from there on the run saves first
         print("fjt: stopped by SIGINT; nothing was under way that could be saved", file=sys.stderr)
         return 130
@@ -69,6 +69,7 @@ def main(argv):
 def parse(argv):
     """Settings of a command line, or None without --config.  Raises UserError."""
     _check_names(argv)
+    _check_config_file(argv)
     sys.argv = argv  # where config_flags looks for overrides, whatever it is given
     try:
         rest = FLAGS(argv)
@@ -76,7 +77,7 @@ def parse(argv):
         if config is not None:
             config["task"]  # a file that could not be read says so at the first access
     except (flags.Error, ValueError, TypeError) as error:
-        raise UserError(" ".join(str(error).split())) from None
+        raise UserError(_readable(error, argv)) from None
     except OSError as error:
         raise UserError(f"--config cannot be read: {' '.join(str(error).split())}") from None
     if len(rest) > 1:
@@ -89,6 +90,22 @@ def parse(argv):
     return from_config(config)
 
 
+def given(config, argv):
+    """{key: origin} of the options that differ from configs/base.py: the command line, or the config file."""
+    from configs import base
+
+    default, path = flatten(base.get_config()), next((a for a in argv if "configs/" in a), "the config file")
+    named = {argument[len("--config.") :].partition("=")[0] for argument in argv if argument.startswith("--config.")}
+    named |= {argument[len("--noconfig.") :] for argument in argv if argument.startswith("--noconfig.")}
+    found = {}
+    for key, value in flatten(config).items():
+        if key in named:
+            found[key] = "command line"
+        elif key in default and value != default[key] and value is not None:
+            found[key] = path.removeprefix("--config=")
+    return found
+
+
 def _replace_duration(config, argv, given, other):
     """A duration of the command line takes the place of the config file's in the other unit."""
 
@@ -98,6 +115,31 @@ def _replace_duration(config, argv, given, other):
     if named(given) and not named(other):
         section, name = other.split(".")
         config[section][name] = None
+
+
+def _check_config_file(argv):
+    """Raises UserError for a config file that is not there, with the nearest that is."""
+    for i, argument in enumerate(argv[1:], 1):
+        name, _, value = argument.partition("=")
+        if name in ("--config", "-config"):
+            path = (value or " ".join(argv[i + 1 : i + 2])).partition(":")[0]
+            if path and not os.path.isfile(path):
+                known = sorted(f"configs/{file.name}" for file in (ROOT / "configs").glob("*.py"))
+                raise UserError(f"--config={path}: there is no such file.{suggest(path, known)}")
+
+
+def _readable(error, argv):
+    """The message of a flag that could not be parsed; of a value of the wrong type, with the key that it was for."""
+    text = " ".join(str(error).split())
+    value = re.search(
+        r"(?:literal for int\(\) with base 10: |to boolean flag', |could not convert string to float: )'(.*?)'", text
+    )
+    if value:
+        kind = "a whole number" if "int()" in text else "a number" if "float" in text else "True or False"
+        for argument in argv[1:]:
+            if argument.endswith(f"={value.group(1)}"):
+                return f"{argument} should be {kind}."
+    return text
 
 
 def _check_names(argv):
@@ -163,8 +205,8 @@ def show_list():
     console.table("Configs (--config)", ("file", "what it is"), rows)
 
 
-def execute(settings, workdir, plan_only):
-    """The exit code of a run."""
+def execute(settings, workdir, plan_only, origins):
+    """The exit code of a run.  origins: {key: where its value came from} of the options that were given."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -178,12 +220,12 @@ def execute(settings, workdir, plan_only):
 
     configure_jax(settings)
     if plan_only:
-        experiment = prepare(settings)
+        experiment = prepare(settings, given=origins)
         report.show_plan(experiment)
         return 0
     with lock(workdir):
         try:
-            experiment = prepare(settings)
+            experiment = prepare(settings, given=origins)
             if finished(workdir):
                 check(experiment, workdir)
                 console.say(f"{workdir} is finished already; its result:")
@@ -196,8 +238,9 @@ def execute(settings, workdir, plan_only):
             return 128 + stop.number
         except NotFinite as error:
             console.warn(
-                f"{error}. Stopped; the last checkpoint is kept. A lower --config.optim.learning_rate or a longer "
-                "--config.optim.warmup_fraction, in another --workdir, may help."
+                f"{error}. Stopped; what was saved before is kept, and the same command would end here again. "
+                "A lower --config.optim.learning_rate or a longer --config.optim.warmup_fraction, in another "
+                "--workdir, may help."
             )
             return 3
         report.show_result(workdir)

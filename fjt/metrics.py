@@ -1,6 +1,7 @@
 """Scores of whole predictions, in float64 on the host (numpy, scikit-learn, scipy; no jax)."""
 
 import numpy as np
+import scipy.special
 import scipy.stats
 import sklearn.metrics
 
@@ -54,6 +55,18 @@ LOWER_IS_BETTER = ("mse",)
 def predict(logits, kind):
     """Class ids i64[N] (classification) or scores f64[N] (regression) of logits f[N, C]."""
     return np.float64(logits[:, 0]) if kind == "regression" else np.argmax(logits, axis=-1)
+
+
+def loss(task, logits, label):
+    """Mean over the labelled rows: cross-entropy in nats, or the squared error of a regression; nothing weighed.
+
+    logits: f32[N, C]; label: i32[N] (-1 unlabelled) or f32[N] (NaN unlabelled).
+    """
+    labelled = ~np.isnan(label) if task.kind == "regression" else label >= 0
+    logits, label = np.float64(logits[labelled]), label[labelled]
+    if task.kind == "regression":
+        return mse(logits[:, 0], label)
+    return float(np.mean(scipy.special.logsumexp(logits, axis=-1) - logits[np.arange(len(label)), label]))
 
 
 def score(task, logits, label, names=None):

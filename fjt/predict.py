@@ -33,7 +33,9 @@ def main(argv):
     parser.add_argument("--run", required=True, metavar="DIR", help="the work directory of a finished run")
     parser.add_argument("--input", required=True, metavar="FILE", help=".txt .csv .tsv .jsonl .parquet, or -")
     parser.add_argument("--output", required=True, metavar="FILE", help=f"{' '.join(SUFFIXES)}, or -")
-    parser.add_argument("--text", metavar="COLUMN", help="the column of the texts (default: as in the run's data)")
+    parser.add_argument(
+        "--text", metavar="COLUMN", help="the column of the texts (default: as in the run's own table, else `text`)"
+    )
     parser.add_argument("--text_pair", metavar="COLUMN", help="the column of the second texts")
     parser.add_argument("--id", metavar="COLUMN", help="a column that is carried over (default: the row's number)")
     parser.add_argument("--no-header", action="store_true", help="columns of a .csv or .tsv are numbers from 0")

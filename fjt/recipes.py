@@ -33,14 +33,14 @@ def resolve(settings, *, rows, config, scratch, platform):
         if getattr(node, key) in (None, ()):
             filled[full] = (value, origin)
 
-    rate = method.learning_rate
+    rate, why = method.learning_rate, f"recipe for {name}"
     if scratch and name == "full":
-        rate = SCRATCH_RATE
+        rate, why = SCRATCH_RATE, f"{why}, random weights"
     elif name == "full" and config.width < NARROW:
-        rate = NARROW_RATE
+        rate, why = NARROW_RATE, f"{why}, width under {NARROW}"
     if experiment.optim.name == "lion":
-        rate /= LION
-    fill("optim", "learning_rate", rate, f"recipe for {name}")
+        rate, why = rate / LION, f"{why}, a {LION}th for lion"
+    fill("optim", "learning_rate", rate, why)
     fill("optim", "weight_decay", method.weight_decay, f"recipe for {name}")
     for other, options in methods.items():
         for option in options:

@@ -100,6 +100,10 @@ def show_plan(experiment):
         f"  memory: {4 * total / 2**20:,.0f} MiB of weights, {12 * trained / 2**20:,.0f} MiB of gradients and Adam's "
         f"moments, about {activation_bytes(experiment, tokens) / 2**20:,.0f} MiB of activations a device"
     )
+    counts = ", ".join(f"{len(split):,} {name}" for name, split in experiment.splits.items())
+    names, label = experiment.task.label_names, experiment.splits["train"].label
+    labels = [f"{name} {np.sum(label == i):,}" for i, name in enumerate(names)]
+    console.say(f"  {experiment.task.name}: {counts}; in train {_some(labels) if labels else 'scores'}")
     console.say(f"  evaluations of dev after steps {_some([str(k) for k in experiment.evaluations])}")
 
 

@@ -1,5 +1,6 @@
 """A run: one work directory from nothing, or from wherever it stands, to DONE."""
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -66,7 +67,9 @@ def run(experiment, workdir):
 
         def evaluate_dev(state):
             logits = logits_of(state.trainable, "dev")
-            return metrics.score(experiment.task, logits, experiment.examples["dev"].label)
+            label = experiment.examples["dev"].label
+            found = metrics.score(experiment.task, logits, label)
+            return found | {"loss": metrics.loss(experiment.task, logits, label)} if found else found
 
         with _logs(experiment, workdir, int(state.step), host) as (log_step, log_evaluation):
             every = settings.execution.checkpoint.every_steps
@@ -127,7 +130,7 @@ def _logs(experiment, workdir, step, host):
     best = host["best_metrics"]
     every = experiment.settings.execution.log.every_steps
     with console.bar("training", experiment.steps, step, every) as bar:
-        begin = host["examples"], host["train_seconds"]
+        begin, recent = (host["examples"], host["train_seconds"]), collections.deque(maxlen=every)
 
         def log_step(row):
             k = row["step"] - 1
@@ -136,7 +139,8 @@ def _logs(experiment, workdir, step, host):
             if tensorboard:
                 tensorboard.add_step(row)
             rate = (row["examples"] - begin[0]) / max(row["seconds"] - begin[1], 1e-9)
-            bar.update(row["step"], f"loss {row['loss']:.4f}  {_show(best)}{rate:.1f} examples/s")
+            recent.append(row["loss"])
+            bar.update(row["step"], f"loss {sum(recent) / len(recent):.4f}  {_show(best)}{rate:.1f} examples/s")
 
         def log_evaluation(row):
             nonlocal best

@@ -81,6 +81,7 @@ class Dropout:
 class Model:
     path: str
     revision: str
+    name: str
     keep_head: bool
     adapter: str
     scratch: Scratch
@@ -297,11 +298,17 @@ def from_config(config):
             raise UserError(f"config.{key} is no option.{suggest(key, valid)}")
     experiment = {f.name: config.pop(f.name, None) for f in dataclasses.fields(Experiment)}
     settings = Settings(
-        _build(Experiment, experiment, ""),
+        _split_methods(_build(Experiment, experiment, "")),
         _build(Execution, config, ""),
     )
     _check(settings)
     return settings
+
+
+def _split_methods(experiment):
+    """ "lora,bitfit", as a command line may have it, is two methods."""
+    method = tuple(name for given in experiment.tune.method for name in str(given).split(","))
+    return dataclasses.replace(experiment, tune=dataclasses.replace(experiment.tune, method=method))
 
 
 def _build(cls, mapping, prefix):
@@ -388,7 +395,7 @@ def to_dict(settings):
 
 # Where the data and the weights lie does not matter to a result: what they hold does, and is hashed by content.
 PATHS = ("data.dir", "data.manual_dir", "data.files.train", "data.files.dev", "data.files.test", "model.path",
-         "model.revision", "model.adapter", "model.scratch.vocab", "data.source")  # fmt: skip
+         "model.revision", "model.name", "model.adapter", "model.scratch.vocab", "data.source")  # fmt: skip
 
 
 def fingerprint(experiment, contents):

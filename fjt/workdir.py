@@ -14,6 +14,7 @@ from fjt.settings import UserError, flatten, to_dict
 @contextlib.contextmanager
 def lock(workdir):
     """Holds a work directory for one process.  Raises UserError when another has it."""
+    new = not os.path.exists(workdir)
     try:
         os.makedirs(workdir, exist_ok=True)
     except OSError as error:
@@ -27,7 +28,12 @@ def lock(workdir):
             raise UserError(
                 f"--workdir={workdir} is in use by another process; wait for it or take another one."
             ) from None
-        yield
+        try:
+            yield
+        finally:
+            if new and os.listdir(workdir) == [".lock"]:  # refused before anything was written
+                os.remove(file.name)
+                os.rmdir(workdir)
 
 
 def finished(workdir):

@@ -111,4 +111,7 @@ prepare_environment() {
   fi
   device=$(detect_device)
   install_locked "$version" "$@"
+  # fjt is imported from the checkout, by every Python of the environment.
+  mkdir -p "$venv/lib/python$version/site-packages"
+  echo "$root" >"$venv/lib/python$version/site-packages/fjt-checkout.pth"
 }

@@ -192,3 +192,11 @@ def test_test_script_lints_and_passes_arguments(launch):
         "<-m><ruff><format><--check><.>",
         "<-m><pytest><-n><2><--dist><loadfile><-k><a or b>",
     ]
+
+
+def test_the_environment_knows_the_checkout(launch, tmp_path):
+    """After `source .venv/bin/activate` any folder's Python imports fjt."""
+    done, _ = launch()
+    (path,) = tmp_path.glob("check out/.venv/lib/python3.*/site-packages/fjt-checkout.pth")
+    assert done.returncode == 0, done.stderr
+    assert path.read_text() == f"{tmp_path / 'check out'}\n"

@@ -102,3 +102,12 @@ def test_every_task_has_metrics_that_exist():
         assert set(TASKS[name].metrics) == wanted
     for task in (*TASKS.values(), own("classification", ("a", "b")), own("regression", ())):
         assert set(task.metrics) <= set(metrics.METRICS) and task.metrics[0] != "mse"
+
+
+def test_loss_by_hand():
+    """Cross-entropy of logits (ln 3, 0): -ln 0.75 for class 0, -ln 0.25 for class 1; unlabelled rows do not count."""
+    logits = np.float32([[np.log(3), 0.0]] * 3)
+    found = metrics.loss(TASKS["rte"], logits, np.array([0, 1, -1], np.int32))
+    np.testing.assert_allclose(found, (-np.log(0.75) - np.log(0.25)) / 2, rtol=1e-6)
+    scores = metrics.loss(TASKS["stsb"], np.float32([[1.0], [4.0], [9.0]]), np.float32([2.0, 4.0, np.nan]))
+    assert scores == 0.5

@@ -201,3 +201,25 @@ def test_configs():
     assert (glue.get_config().task, glue.get_config().tune.method) == ("sst2", ("full",))
     for made in (config, classify.get_config("regression"), ag_news.get_config()):
         assert dataclasses.is_dataclass(settings.from_config(made))
+
+
+def test_what_a_table_can_be_mistaken_for(tmp_path, caplog):
+    """Scores read as labels are warned of; empty texts, other separators and UTF-16 are refused by name."""
+
+    def own(name, *rows):
+        path = write(tmp_path / name, *rows)
+        return load_own(path, data__holdout=0.5)
+
+    with caplog.at_level(logging.WARNING):
+        own("scores.csv", "text,label", *[f"line {i},{i / 7:.3f}" for i in range(40)])
+    assert "40 different labels in 40 rows" in caplog.text and "classify.py:regression" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        own("plain.csv", "text,label", *[f"line {i},{i % 25}" for i in range(100)])
+    assert not caplog.text
+    rows = "text,label", "first,a", "  ,b", "third,a"
+    refusal("empty.csv:3", "the text is empty", call=lambda: own("empty.csv", *rows))
+    refusal("no column 'text'", "parted by something else", call=lambda: own("other.csv", "text;label", "first;a"))
+    excel = tmp_path / "excel.csv"
+    excel.write_bytes("text,label\nfirst,a\n".encode("utf-16"))
+    refusal("UTF-16", "iconv -f utf-16", call=lambda: load_own(excel, data__holdout=0.5))

@@ -192,3 +192,17 @@ def test_data_sha256_is_over_ids_and_labels(tokenizer):
     flipped = Split(split.id, split.text, None, 1 - split.label)
     assert tokenize.data_sha256({"dev": tokenize.tokenize(flipped, tokenizer, 8)}) != sha
     assert tokenize.data_sha256({"test": examples["dev"]}) != sha
+
+
+def test_a_directory_without_a_tokenizer_is_refused(tmp_path):
+    """transformers would make up one of five tokens, and all text would be unknown."""
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(UserError, match=r"neither tokenizer\.json nor vocab\.txt"):
+        tokenize.load_tokenizer(str(tmp_path))
+
+
+def test_a_vocabulary_that_is_cut_off_is_refused():
+    tokenizer = tokenize.load_tokenizer(VOCAB)
+    tokenize.check_vocabulary(tokenizer, len(tokenizer), "here")
+    with pytest.raises(UserError, match="cut off"):
+        tokenize.check_vocabulary(tokenizer, 3 * len(tokenizer), "here")

@@ -13,6 +13,8 @@ from fjt.settings import UserError, suggest
 
 log = logging.getLogger(__name__)
 
+MANY_LABELS = 20  # more than these, in fewer than twice as many rows, look like scores
+
 
 def names():
     """{name: one line} of every task, for `--list`."""
@@ -176,13 +178,20 @@ def _load_own(task, data):
     files = {name: _read_own(name, path, data) for name, path in dataclasses.asdict(data.files).items() if path}
     if task.kind == "classification" and not task.label_names:
         task = tasks.own(task.kind, _label_names(files["train"]))
+        labels, rows = len(task.label_names), len(files["train"].lines)
+        if labels > MANY_LABELS and 2 * labels > rows:
+            log.warning(
+                "%s: %d different labels in %d rows. If they are scores, this is a regression: configs/classify.py:"
+                "regression, or --config.data.kind=regression.", data.files.train, labels, rows,
+            )  # fmt: skip
     splits = {n: _split(rows, task.kind, task.label_names, labelled=n != "test") for n, rows in files.items()}
     return task, splits
 
 
 def _read_own(name, path, data):
     if not os.path.isfile(path):
-        raise UserError(f"config.data.files.{name}={path!r} does not exist.")
+        what = "is a directory; name the file in it" if os.path.isdir(path) else "does not exist"
+        raise UserError(f"config.data.files.{name}={path!r} {what}.")
     columns = {role: column for role, column in dataclasses.asdict(data.columns).items() if column}
     for role in ("text", "label"):
         if role not in columns:
@@ -204,6 +213,9 @@ def _read_own(name, path, data):
     )
     if not rows.lines:
         raise UserError(f"{path} (config.data.files.{name}) has no rows.")
+    for row, text in enumerate(rows.values["text"]):
+        if isinstance(text, str) and not text.strip():
+            raise UserError(f"{rows.place(row)}: the text is empty. Mend or remove the row.")
     return rows
 
 

@@ -72,10 +72,12 @@ class _Finder:
             if column in names:
                 found[role] = column
             elif role not in self.optional:
-                there = ", ".join(names)
-                raise UserError(
-                    f"{self.path}:{line}: no column {column!r}; there are: {there}. {self.remedy.format(role=role)}"
-                )
+                there, remedy = ", ".join(names), self.remedy.format(role=role)
+                if len(names) == 1 and re.search(r"[;\t|]", names[0]):
+                    remedy = (
+                        "Its fields are parted by something else than the suffix says: .csv by commas, .tsv by tabs."
+                    )
+                raise UserError(f"{self.path}:{line}: no column {column!r}; there are: {there}. {remedy}")
         return found
 
 
@@ -175,6 +177,8 @@ def _broken_utf8(path):
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError as error:
+                if number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
+                    return UserError(f"{path} is UTF-16. Convert the file: iconv -f utf-16 -t utf-8.")
                 return UserError(
                     f"{path}:{number}: byte {error.start + 1} of the line (0x{line[error.start]:02x}) is not UTF-8. "
                     "Convert the file, for example: iconv -f latin1 -t utf-8."

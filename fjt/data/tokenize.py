@@ -17,12 +17,16 @@ def load_tokenizer(path):
 
     Raises UserError when there is none, or when it lacks one of [CLS], [SEP], [PAD], [UNK].
     """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns, when imported, that PyTorch is not there
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     import transformers
 
     try:
         if os.path.isfile(path):
             tokenizer = transformers.BertTokenizer(vocab=path)
         else:
+            if not any(os.path.exists(os.path.join(path, name)) for name in ("tokenizer.json", "vocab.txt")):
+                raise OSError("there are neither tokenizer.json nor vocab.txt.")  # transformers makes an empty one up
             tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
@@ -39,8 +43,14 @@ def load_tokenizer(path):
 
 
 def check_vocabulary(tokenizer, vocab, path):
-    """Raises UserError when the tokenizer gives ids that the model of `vocab` embeddings does not have."""
+    """Raises UserError when the tokenizer gives ids that the model of `vocab` embeddings does not have, or has not half
+    of them."""
     largest = max(tokenizer.get_vocab().values())
+    if 2 * largest < vocab:
+        raise UserError(
+            f"The tokenizer of {path} has ids up to {largest} only, the model's vocab_size is {vocab}: they do not "
+            "belong together, or its vocabulary is cut off. Use the tokenizer that the model was trained with."
+        )
     if largest >= vocab:
         raise UserError(
             f"The tokenizer of {path} has ids up to {largest}, the model's vocab_size is {vocab}: they do not belong "

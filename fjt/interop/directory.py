@@ -22,5 +22,15 @@ def replaced(directory):
             f"{directory} cannot be written: {error}. The checkpoints are kept; make room, and the same "
             "command ends the run."
         ) from None
+    _open_to_all(temporary)
     shutil.rmtree(directory, ignore_errors=True)
     os.rename(temporary, directory)
+
+
+def _open_to_all(folder):
+    """Gives the files the mode that the umask allows; safetensors writes its own for the owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for place, _, files in os.walk(folder):
+        for name in files:
+            os.chmod(os.path.join(place, name), 0o666 & ~mask)

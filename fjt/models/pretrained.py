@@ -266,6 +266,9 @@ def resolve(path, revision):
 
     Raises network.Unreachable within seconds when the hub does not answer and no copy from before is here.
     """
+    path = os.path.expanduser(path)
+    if os.path.isfile(path):
+        raise UserError(f"config.model.path={path} is a file; give the directory that holds it.")
     if os.path.isdir(path):
         if os.path.exists(os.path.join(path, "config.json")) and not os.path.exists(os.path.join(path, "train.jsonl")):
             return path

@@ -14,6 +14,9 @@ import time
 import pytest
 from process import ROOT, finish, outcome, read_rows, slow_steps, start, tiny, wait_for
 
+import fjt
+from fjt.settings import UserError
+
 HEADER = "key,text,label"
 GLUE, CLASSIFY = str(ROOT / "configs" / "glue.py"), str(ROOT / "configs" / "classify.py")
 
@@ -34,9 +37,14 @@ ARGUMENTS = {
     "no option": (["--config", CLASSIFY, "--config.optim.lerning_rate=1"], ["lerning_rate", "optim.learning_rate"]),
     "a group": (["--config", CLASSIFY, "--config.optim=adamw"], ["config.optim", "optim.name"]),
     "stray word": (["--config", CLASSIFY, "epochs=3"], ["epochs=3", "--config.key=value"]),
-    "no number": (["--config", CLASSIFY, "--config.train.batch_size=abc"], ["train.batch_size", "abc", "int"]),
-    "no whole number": (["--config", CLASSIFY, "--config.train.batch_size=1.5"], ["train.batch_size", "1.5"]),
-    "no truth value": (["--config", CLASSIFY, "--config.train.packing=perhaps"], ["train.packing", "perhaps"]),
+    "a misspelt config file": (["--config", "configs/glu.py"], ["configs/glu.py", "no such file", "configs/glue.py"]),
+    "no number": (["--config", CLASSIFY, "--config.train.batch_size=abc"], ["train.batch_size", "abc", "whole number"]),
+    "no whole number": (
+        ["--config", CLASSIFY, "--config.train.batch_size=1.5"], ["train.batch_size", "1.5", "whole number"]
+    ),
+    "no truth value": (
+        ["--config", CLASSIFY, "--config.train.packing=perhaps"], ["train.packing", "perhaps", "True or False"]
+    ),
     "out of range": (["--config", CLASSIFY, "--config.train.batch_size=0"], ["train.batch_size=0", "at least 1"]),
     "no choice": (["--config", CLASSIFY, "--config.optim.name=adamx"], ["'adamx'", "adamw"]),
     "both durations": (
@@ -95,6 +103,8 @@ def test_files(name, launch, tables, tmp_path):
 
 OPTIONS = {
     "no method": ({"tune__method": "lorra"}, ["'lorra'", "config.tune.method", "Did you mean lora"]),
+    "a folder for a file": ({"data__files__dev": "."}, ["config.data.files.dev", "is a directory"]),
+    "a file for a model": ({"model__path": "README.md"}, ["config.model.path=README.md", "is a file"]),
     "an adapter of nothing": ({"tune__method": "lora"}, ["config.model.path is empty", "lora"]),
     "a site that is none": (
         {"tune__method": "ia3", "tune__sites": "('keys',)"}, ["config.tune.sites", "Did you mean key"]
@@ -236,6 +246,8 @@ def test_loss_not_finite(launch, tables, tmp_path):
     assert "step 2" in done.text and "learning_rate" in done.text
     assert not (tmp_path / "DONE").exists()
     assert "step 2" in json.loads((tmp_path / "result.json").read_text())["failed"]
+    with pytest.raises(UserError, match=r"failed: the loss of step 2.*would fail again"):
+        fjt.load_run(tmp_path)
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"1"}
     assert [row["step"] for row in read_rows(tmp_path / "train.jsonl")] == [1]
 

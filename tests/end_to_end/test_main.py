@@ -3,6 +3,7 @@
 import csv
 import fcntl
 import json
+import os
 import shutil
 
 import numpy as np
@@ -136,7 +137,9 @@ def test_best_step_and_early_stop(tables, launch, tmp_path):
     assert [row["step"] for row in read_rows(tmp_path / "train.jsonl")] == list(range(1, 9))
     assert [row["best"] for row in read_rows(tmp_path / "eval.jsonl")] == [True, False]
     result = read_result(tmp_path)
-    assert result["selected_step"] == result["best"]["step"] == 4 and result["best"]["metrics"] == result["metrics"]
+    assert result["selected_step"] == result["best"]["step"] == 4
+    loss = read_rows(tmp_path / "eval.jsonl")[0]["loss"]
+    assert result["best"]["metrics"] == result["metrics"] | {"loss": loss} and 0 < loss < 2
     assert (result["steps"], result["epochs"]) == (8, 2.0)  # what was done, not what was planned
     assert "4" in {path.name for path in (tmp_path / "checkpoints").iterdir()}
 
@@ -173,3 +176,27 @@ def test_an_unfinished_run_is_no_model(finished, tables, launch, tmp_path):
     (tmp_path / "half" / "DONE").unlink()
     done = launch(*tiny(tables, model__path=tmp_path / "half"), "--workdir", tmp_path / "next")
     assert done.code == 2 and "not finished" in done.text and str(tmp_path / "half") in done.text
+
+
+def test_origins_say_who_gave_a_value(finished):
+    origins = json.loads((finished[0] / "config.json").read_text())["origins"]
+    assert origins["train.batch_size"] == origins["optim.learning_rate"] == "command line"
+    assert origins["optim.weight_decay"] == "recipe for full"
+    assert origins["data.source"].endswith("configs/classify.py")  # what the file sets over configs/base.py
+    assert "optim.b1" not in origins
+
+
+def test_exports_can_be_read_by_others(finished):
+    """safetensors writes for the owner alone; the umask decides here."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in (finished[0] / "export").iterdir():
+        assert path.stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_a_refused_start_leaves_no_folder(tables, launch, tmp_path):
+    done = launch(*tiny(tables, model__path="./gone"), "--workdir", tmp_path / "run")
+    assert done.code == 2 and not (tmp_path / "run").exists()
+    (tmp_path / "mine").mkdir()
+    assert launch(*tiny(tables, model__path="./gone"), "--workdir", tmp_path / "mine").code == 2
+    assert (tmp_path / "mine").exists()
