@@ -68,6 +68,8 @@ def get_config():
     # Options of methods; None (or ()): the method's own default, which --list shows.
     tune.layers = placeholder(int)  # top_k: how many of the highest layers train
     tune.layer_decay = placeholder(float)  # llrd: a layer's rate over that of the layer above
+    tune.stage_epochs = placeholder(float)  # gradual: how long each stage lasts; 0: all alike
+    tune.stage_rates = ()  # gradual: of the rate, a factor a stage; the last one holds on; (): all 1
     tune.train = ()  # pattern: regular expressions over parameter names; what one of them finds trains
     tune.sites = ()  # of query key value attention_output intermediate output pooler (bitfit, lora, dora, ia3)
     tune.rank = placeholder(int)  # lora, dora

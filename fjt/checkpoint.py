@@ -103,14 +103,14 @@ class Checkpoints:
     def restore(self, abstract, step=None):
         """(step, state, host) of a step, or of the newest whole checkpoint; None when there is none.
 
-        abstract: TrainState of shapes with shardings.  A checkpoint that is cut off, or whose bytes do not give
+        abstract(step) -> TrainState of shapes with shardings.  A checkpoint that is cut off, or whose bytes do not give
         its checksums, is reported, put aside into <directory>-unreadable and passed over.  Raises UserError when a
         given step, or every step there is, cannot be read: the run does not begin anew without being told to.
         """
         candidates = [step] if step is not None else self.steps()
         for candidate in candidates:
             try:
-                state, host = self._read(candidate, abstract)
+                state, host = self._read(candidate, abstract(candidate))
             except (MemoryError, jax.errors.JaxRuntimeError):
                 raise  # not the checkpoint's fault
             except Exception as error:

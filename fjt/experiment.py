@@ -24,14 +24,28 @@ TOLD = 20_000  # examples between two lines of a piped run that tokenizes
 
 
 @dataclasses.dataclass(frozen=True)
+class Stage:
+    """Steps first to last - 1 of a run: the names that train and the Model that they train under.
+
+    groups: the names that opened at each stage up to this one, for the optimizer's counts; () in a run of one stage.
+    """
+
+    first: int
+    last: int
+    trainable: frozenset
+    model: Model
+    groups: tuple
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
     """All that is known before compilation.
 
     task, splits {name: Split}, examples {name: Examples}; model: Model; hf_config: config.json of the base model;
-    params: base parameters in float32; trainable: names that train; missing: names the checkpoint lacked; unused:
-    its tensors without a place; schedule, plan: the batches and their shapes; rates: f32[steps]; hyper: Hyper, with
-    the rate of no step yet; origins: of the options that were open; contents: sha256 of data, weights and tokenizer;
-    fingerprint: of the experiment.
+    params: parameters in float32; trainable: names that train, in the last stage at least; stages: the Stages;
+    missing: names the checkpoint lacked; unused: its tensors without a place; schedule, plan: the batches and their
+    shapes; rates: f32[steps]; hyper: Hyper, with the rate of no step yet; origins: of the options that were open or
+    given; contents: sha256 of data, weights and tokenizer; fingerprint: of the experiment.
     """
 
     settings: object
@@ -44,6 +58,7 @@ class Experiment:
     hf_config: dict
     params: dict
     trainable: frozenset
+    stages: tuple
     missing: tuple
     unused: tuple
     schedule: batches.Schedule
@@ -119,8 +134,6 @@ def prepare(settings, *, given=None, say=console.say, warn=console.warn):
         params["adapters"] = jax.tree.map(np.asarray, leaves)
     if adapter:
         params = tree.unflatten(adapters.put(adapter, tree.flatten(params), experiment.model.keep_head))
-    if not experiment.model.frozen_dropout:
-        model = dataclasses.replace(model, noisy_from=partition.lowest_layer(trainable, config.layers))
 
     train, steps = experiment.train, recipes.total_steps(experiment, rows)
     groups = device_mesh.size * train.accumulation
@@ -139,21 +152,40 @@ def prepare(settings, *, given=None, say=console.say, warn=console.warn):
         one_a_row=not train.packing,
         width=config.width,
     )
+    plans = partition.stages(methods, trainable, missing, config.layers, steps, schedule.steps_per_epoch)
+    rates = learning_rates(experiment.optim, steps)
+    for (first, _, factor), last in zip(plans, _ends(plans, steps), strict=True):
+        rates[first:last] *= factor
     contents = {
         "data": data_sha256,
         "weights": checkpoint.sha256 if checkpoint else "random",
         "tokenizer": tokenize.tokenizer_sha256(tokenizer),
     } | ({"adapter": tree.sha256(tree.unflatten(adapter.trained))} if adapter else {})
+    hyper = dataclasses.replace(
+        make_hyper(experiment, task, examples["train"].label, methods),
+        multipliers=partition.multipliers(methods, experiment.optim.multipliers, trainable, config.layers),
+    )
     return Experiment(
-        settings, origins, task, splits, examples, tokenizer, model, hf_config, params, trainable, missing, unused,
-        schedule, plan, steps, recipes.evaluation_steps(experiment, rows), learning_rates(experiment.optim, steps),
-        dataclasses.replace(
-            make_hyper(experiment, task, examples["train"].label, methods),
-            multipliers=partition.multipliers(methods, experiment.optim.multipliers, trainable, config.layers),
-        ),
-        device_mesh, contents,
+        settings, origins, task, splits, examples, tokenizer, model, hf_config, params, trainable,
+        _make_stages(plans, steps, model, experiment.model.frozen_dropout), missing, unused, schedule, plan, steps,
+        recipes.evaluation_steps(experiment, rows), rates, hyper, device_mesh, contents,
         fingerprint(experiment, contents),
     )  # fmt: skip
+
+
+def _ends(plans, steps):
+    return [*(first for first, _, _ in plans[1:]), steps]
+
+
+def _make_stages(plans, steps, model, frozen_dropout):
+    """Stages of `partition.stages`.  Layers below the lowest that trains have no dropout unless frozen_dropout."""
+    stages, opened = [], ()
+    for (first, names, _), last in zip(plans, _ends(plans, steps), strict=True):
+        noisy_from = -1 if frozen_dropout else partition.lowest_layer(names, model.config.layers)
+        opened = (*opened, names - frozenset().union(*opened))
+        groups = opened if len(plans) > 1 else ()
+        stages.append(Stage(first, last, names, dataclasses.replace(model, noisy_from=noisy_from), groups))
+    return tuple(stages)
 
 
 def cache_dir(execution):

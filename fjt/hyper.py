@@ -11,8 +11,7 @@ import numpy as np
 class Hyper:
     """learning_rate (of this step), weight_decay, clip_norm (inf: none), the three dropout rates and
     label_smoothing: f32[].  class_weights: f32[C].  dropout_key: u32[2], of the run; the step folds its number in.
-    methods: {tuning method: {name: f32[]}}.  multipliers: f32[leaves] of the rate, one for each trainable leaf in
-    sorted order; None: all 1.
+    methods: {tuning method: {name: f32[]}}.  multipliers: {trainable leaf: f32[]} of the rate; {}: all 1.
     """
 
     learning_rate: np.ndarray
@@ -25,4 +24,4 @@ class Hyper:
     class_weights: np.ndarray
     dropout_key: np.ndarray
     methods: dict = dataclasses.field(default_factory=dict)
-    multipliers: np.ndarray | None = None
+    multipliers: dict = dataclasses.field(default_factory=dict)

@@ -1,6 +1,5 @@
 """Optimizers as functions of hyper-parameters, and learning rates as data (optax)."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -17,8 +16,11 @@ def decay_mask(params):
     return tree.map_names(lambda name, leaf: name.rsplit("/", 1)[1] not in EVERY_LEAF, params)
 
 
-def make_optimizer(optim):
+def make_optimizer(optim, groups=()):
     """Hyper -> GradientTransformation.  optim: settings.Optim.
+
+    groups: sets of leaves' names, each with a state of its own, so that Adam's count begins where a leaf does; the
+    state is then {group's number: state}.  Without them there is one state.
 
     It is built inside the trace from traced rate and decay, and its state depends on none of them.
     It takes clipped gradients; the order is PyTorch's: decay into the gradient (or after the moments when
@@ -26,7 +28,7 @@ def make_optimizer(optim):
     """
     decoupled = optim.name in DECOUPLED
 
-    def optimizer(hyper):
+    def whole(hyper):
         decay = optax.add_decayed_weights(hyper.weight_decay, mask=decay_mask)
         return optax.chain(
             *([] if decoupled else [decay]),
@@ -34,18 +36,32 @@ def make_optimizer(optim):
             *([decay] if decoupled else []),
             *([optax.scale_by_trust_ratio()] if optim.name == "lamb" else []),
             optax.scale_by_learning_rate(hyper.learning_rate),
-            *([] if hyper.multipliers is None else [_scale_leaves(hyper.multipliers)]),
+            *([_scale_leaves(hyper.multipliers)] if hyper.multipliers else []),
         )
 
-    return optimizer
+    return (lambda hyper: _by_group(whole(hyper), groups)) if groups else whole
+
+
+def _by_group(transformation, groups):
+    def split(leaves):
+        return {str(i): tree.split(leaves, names)[0] for i, names in enumerate(groups)}
+
+    def init(params):
+        return {i: transformation.init(part) for i, part in split(params).items()}
+
+    def update(updates, state, params):
+        updates, params = split(updates), split(params)
+        done = {i: transformation.update(updates[i], state[i], params[i]) for i in updates}
+        return tree.merge(*(part for part, _ in done.values())), {i: after for i, (_, after) in done.items()}
+
+    return optax.GradientTransformation(init, update)
 
 
 def _scale_leaves(multipliers):
-    """Each leaf's update times its multiplier.  multipliers: f32[leaves], in sorted order."""
+    """Each leaf's update times its multiplier.  multipliers: {name: f32[]}."""
 
     def scale(updates, params=None):
-        leaves, structure = jax.tree.flatten(updates)
-        return jax.tree.unflatten(structure, [leaf * multipliers[i] for i, leaf in enumerate(leaves)])
+        return tree.map_names(lambda name, leaf: leaf * multipliers[name], updates)
 
     return optax.stateless(scale)
 

@@ -31,45 +31,49 @@ def configure_jax(settings):
 
 @dataclasses.dataclass(frozen=True)
 class Programs:
-    """What is compiled ahead of step 0.  train: one executable a shape of the plan; eval: one for all splits;
-    flops: of each shape's step, from a lowering without loops; seconds: that it took."""
+    """What is compiled ahead of a stage's first step.
 
-    train: tuple
+    train: {number of a shape in the plan: executable}; eval: one for all splits and stages; flops: {the same number:
+    operations of a step, from a lowering without loops}; seconds: that it took.
+    """
+
+    train: dict
     eval: object
-    flops: tuple
+    flops: dict
     seconds: float
 
 
-def compile_programs(experiment, state, frozen, hyper, eval_shape):
-    """Programs for the shapes of the plan and of evaluation."""
+def compile_programs(experiment, stage, state, frozen, hyper, eval_shape, evaluator=None):
+    """Programs for the shapes of a stage, and for evaluation when there is no evaluator yet."""
     start = time.perf_counter()
     accumulation = experiment.settings.experiment.train.accumulation
     step = functools.partial(
         train_step,
-        model=experiment.model,
+        model=stage.model,
         loss=losses.LOSSES[experiment.task.kind],
-        optimizer=make_optimizer(experiment.settings.experiment.optim),
+        optimizer=make_optimizer(experiment.settings.experiment.optim, stage.groups),
     )
     whole = mesh.replicated(experiment.mesh)
     jit = functools.partial(jax.jit, donate_argnums=0, out_shardings=(whole, whole))
-    shapes = experiment.plan.shapes if experiment.steps else ()
-    train, flops = [], []
-    with console.bar("compiling", len(shapes) + 1, every=1) as bar:
-        for i, shape in enumerate(shapes):
-            batch = abstract_batch(shape, experiment.examples["train"].label.dtype, experiment.mesh)
+    shapes = sorted({int(i) for i in experiment.plan.shape_of[stage.first : stage.last]})
+    train, flops = {}, {}
+    with console.bar("compiling", len(shapes) + (evaluator is None), every=1) as bar:
+        for done, i in enumerate(shapes, 1):
+            batch = abstract_batch(experiment.plan.shapes[i], experiment.examples["train"].label.dtype, experiment.mesh)
             lowered = jit(step).lower(state, frozen, batch, hyper)
-            flops.append((lowered.cost_analysis() or {}).get("flops", float("nan")))
+            flops[i] = (lowered.cost_analysis() or {}).get("flops", float("nan"))
             if accumulation > 1:
                 lowered = jit(functools.partial(step, accumulation=accumulation)).lower(state, frozen, batch, hyper)
-            train.append(lowered.compile())
-            bar.update(i + 1)
-        batch = abstract_batch(eval_shape, np.dtype(np.int32), experiment.mesh)
-        del batch["label"], batch["weight"]
-        params = tree.merge(state.trainable, frozen)
-        evaluator = jax.jit(functools.partial(eval_step, model=experiment.model), out_shardings=whole)
-        evaluator = evaluator.lower(params, batch, hyper.methods).compile()
-        bar.update(len(shapes) + 1)
-    return Programs(tuple(train), evaluator, tuple(flops), time.perf_counter() - start)
+            train[i] = lowered.compile()
+            bar.update(done)
+        if evaluator is None:
+            batch = abstract_batch(eval_shape, np.dtype(np.int32), experiment.mesh)
+            del batch["label"], batch["weight"]
+            params = tree.merge(state.trainable, frozen)
+            evaluator = jax.jit(functools.partial(eval_step, model=stage.model), out_shardings=whole)
+            evaluator = evaluator.lower(params, batch, hyper.methods).compile()
+            bar.update(len(shapes) + 1)
+    return Programs(train, evaluator, flops, time.perf_counter() - start)
 
 
 def abstract_batch(shape, label_dtype, device_mesh):

@@ -100,6 +100,11 @@ def show_plan(experiment):
         f"  memory: {4 * total / 2**20:,.0f} MiB of weights, {12 * trained / 2**20:,.0f} MiB of gradients and Adam's "
         f"moments, about {activation_bytes(experiment, tokens) / 2**20:,.0f} MiB of activations a device"
     )
+    if len(experiment.stages) > 1:
+        firsts = ", ".join(str(stage.first) for stage in experiment.stages)
+        console.say(
+            f"  {len(experiment.stages)} stages, each its own program, from steps {firsts}; the costs are the last's"
+        )
     counts = ", ".join(f"{len(split):,} {name}" for name, split in experiment.splits.items())
     names, label = experiment.task.label_names, experiment.splits["train"].label
     labels = [f"{name} {np.sum(label == i):,}" for i, name in enumerate(names)]

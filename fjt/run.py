@@ -28,16 +28,21 @@ def run(experiment, workdir):
     """
     claim(experiment, workdir)
     settings, options = experiment.settings, experiment.settings.experiment
-    lower = experiment.task.metrics[0] in metrics.LOWER_IS_BETTER
     whole = mesh.replicated(experiment.mesh)
     hyper = jax.device_put(experiment.hyper, whole)
-    trainable, frozen = (jax.device_put(x, whole) for x in tree.split(experiment.params, experiment.trainable))
-    frozen_before = tree.sha256(frozen)
-    state = jax.device_put(init_state(trainable, hyper, make_optimizer(options.optim)), whole)
     evaluated = {name: examples for name, examples in experiment.examples.items() if name != "train"}
     packed = evaluate.pack_splits(
         evaluated, groups=experiment.mesh.size, grid=row_grid(), width=experiment.model.config.width
     )
+    programs = None
+
+    def put(batch):
+        return jax.device_put(batch, mesh.by_group(experiment.mesh))
+
+    def logits_of(params, split, before):
+        return evaluate.evaluate(
+            lambda params, batch: programs.eval(params, batch, hyper.methods), params, packed[split], put, before=before
+        )
 
     with (
         Stop() as stop,
@@ -45,70 +50,124 @@ def run(experiment, workdir):
             os.path.join(workdir, "checkpoints"), settings.execution.checkpoint.keep, console.warn
         ) as checkpoints,
     ):
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-        host, restored = first_host_state(), checkpoints.restore(abstract)
+        abstract = functools.partial(_abstract_state, experiment, hyper, whole)
+        state, host, restored = _first_state(experiment, hyper), first_host_state(), checkpoints.restore(abstract)
         if restored:
             step, state, host = restored
             console.say(f"resuming after step {step} of {experiment.steps}")
-        programs = compile_programs(experiment, state, frozen, hyper, packed["dev"].shape)
-        host["compile_seconds"] += programs.seconds
+        state = jax.device_put(state, whole)
 
-        def put(batch):
-            return jax.device_put(batch, mesh.by_group(experiment.mesh))
-
-        def logits_of(trainable, split, before=stop.check):
-            return evaluate.evaluate(
-                lambda params, batch: programs.eval(params, batch, hyper.methods),
-                tree.merge(trainable, frozen),
-                packed[split],
-                put,
-                before=before,
+        for number, stage in enumerate(experiment.stages):
+            last = number == len(experiment.stages) - 1
+            if int(state.step) >= stage.last and not last:
+                continue
+            state = jax.device_put(_open_stage(experiment, stage, state, hyper), whole)
+            frozen = jax.device_put(_frozen(experiment, state.trainable), whole)
+            if number:
+                console.say(
+                    f"stage {number}, from step {stage.first}: {tree.count(state.trainable):,} parameters train"
+                )
+            programs = compile_programs(
+                experiment, stage, state, frozen, hyper, packed["dev"].shape, programs and programs.eval
             )
-
-        def evaluate_dev(state):
-            logits = logits_of(state.trainable, "dev")
-            label = experiment.examples["dev"].label
-            found = metrics.score(experiment.task, logits, label)
-            return found | {"loss": metrics.loss(experiment.task, logits, label)} if found else found
-
-        with _logs(experiment, workdir, int(state.step), host) as (log_step, log_evaluation):
-            every = settings.execution.checkpoint.every_steps
-            loop = Loop(
-                total=experiment.steps,
-                evaluations=frozenset(experiment.evaluations),
-                saves=frozenset(range(every, experiment.steps, every) if every else ()),
-                feed=functools.partial(_feed, experiment, put),
-                run=lambda k, state, batch: programs.train[experiment.plan.shape_of[k]](
-                    state, frozen, batch, dataclasses.replace(hyper, learning_rate=experiment.rates[k])
-                ),
-                evaluate=evaluate_dev,
-                metric=experiment.task.metrics[0],
-                lower=lower,
-                patience=options.train.patience,
-                checkpoints=checkpoints,
-                log_step=log_step,
-                log_evaluation=log_evaluation,
-                stop=stop,
-            )
-            try:
-                state, host = fit(loop, state, host)
-            except checkpoint.NotFinite as error:
-                taken = len(records.read_lines(os.path.join(workdir, "train.jsonl")))
-                failed = _identity(experiment, taken) | {"failed": str(error)}
-                records.write_json(os.path.join(workdir, "result.json"), failed)
-                raise
+            host = host | {
+                "compile_seconds": host["compile_seconds"] + programs.seconds,
+                "flops": host["flops"] | {str(number): {str(i): value for i, value in programs.flops.items()}},
+            }
+            with _logs(experiment, workdir, int(state.step), host) as (log_step, log_evaluation):
+                loop = _make_loop(
+                    experiment,
+                    stage,
+                    feed=functools.partial(_feed, experiment, put),
+                    run=lambda k, state, batch, frozen=frozen, programs=programs: programs.train[
+                        experiment.plan.shape_of[k]
+                    ](state, frozen, batch, dataclasses.replace(hyper, learning_rate=experiment.rates[k])),
+                    evaluate=lambda state, frozen=frozen: _score_dev(
+                        experiment, logits_of(tree.merge(state.trainable, frozen), "dev", stop.check)
+                    ),
+                    checkpoints=checkpoints,
+                    log_step=log_step,
+                    log_evaluation=log_evaluation,
+                    stop=stop,
+                )
+                try:
+                    state, host = fit(loop, state, host)
+                except checkpoint.NotFinite as error:
+                    taken = len(records.read_lines(os.path.join(workdir, "train.jsonl")))
+                    failed = _identity(experiment, taken) | {"failed": str(error)}
+                    records.write_json(os.path.join(workdir, "result.json"), failed)
+                    raise
+            if host["finished"]:
+                break
         checkpoints.wait()
         done = selected = int(state.step)
         trainable = state.trainable
         if options.train.select == "best" and host["best_step"] != selected:
             selected, best, _ = checkpoints.restore(abstract, host["best_step"])
             trainable = best.trainable
-        result = _finish(experiment, workdir, host, selected, trainable, frozen, logits_of, programs, done)
-        if result["frozen_sha256"] != frozen_before:
+        before = _frozen(experiment, trainable)
+        frozen = jax.device_put(before, whole)
+        logits = functools.partial(logits_of, tree.merge(trainable, frozen), before=stop.check)
+        result = _finish(experiment, workdir, host, selected, trainable, frozen, logits, done)
+        if result["frozen_sha256"] != tree.sha256(before):
             raise RuntimeError("a frozen parameter has changed")
     records.write_json(os.path.join(workdir, "result.json"), result)
     records.replace(os.path.join(workdir, "DONE"), "")
     return result
+
+
+def _frozen(experiment, trainable):
+    """What does not train beside a tree of leaves that do: parameters as they came, numpy arrays."""
+    return tree.split(experiment.params, set(tree.flatten(trainable)))[1]
+
+
+def _first_state(experiment, hyper):
+    """The TrainState of step 0, in the first stage."""
+    stage = experiment.stages[0]
+    trainable = tree.split(experiment.params, stage.trainable)[0]
+    return init_state(trainable, hyper, make_optimizer(experiment.settings.experiment.optim, stage.groups))
+
+
+def _open_stage(experiment, stage, state, hyper):
+    """The TrainState of a stage from that of the one before: moments stay, newly opened leaves begin their own."""
+    if set(tree.flatten(state.trainable)) == stage.trainable:
+        return state
+    params = tree.merge(state.trainable, _frozen(experiment, state.trainable))
+    trainable = tree.split(params, stage.trainable)[0]
+    optimizer = make_optimizer(experiment.settings.experiment.optim, stage.groups)
+    opened = init_state(trainable, hyper, optimizer).opt_state | state.opt_state
+    return dataclasses.replace(state, trainable=trainable, opt_state=opened)
+
+
+def _abstract_state(experiment, hyper, sharding, step):
+    """The shapes of the TrainState after a step: of the stage that ends there, on a boundary."""
+    stage = next(stage for stage in experiment.stages if step <= stage.last)
+    trainable = tree.split(experiment.params, stage.trainable)[0]
+    optimizer = make_optimizer(experiment.settings.experiment.optim, stage.groups)
+    shapes = jax.eval_shape(lambda leaves: init_state(leaves, hyper, optimizer), trainable)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+
+
+def _make_loop(experiment, stage, **parts):
+    """The Loop of a stage; parts: what it calls."""
+    settings = experiment.settings
+    every, metric = settings.execution.checkpoint.every_steps, experiment.task.metrics[0]
+    return Loop(
+        total=stage.last,
+        evaluations=frozenset(experiment.evaluations),
+        saves=frozenset(range(every, experiment.steps, every) if every else ()),
+        metric=metric,
+        lower=metric in metrics.LOWER_IS_BETTER,
+        patience=settings.experiment.train.patience,
+        **parts,
+    )
+
+
+def _score_dev(experiment, logits):
+    """{metric: value} of dev, its loss among them."""
+    label = experiment.examples["dev"].label
+    found = metrics.score(experiment.task, logits, label)
+    return found | {"loss": metrics.loss(experiment.task, logits, label)} if found else found
 
 
 def _feed(experiment, put, k):
@@ -167,14 +226,14 @@ def _show(scores):
     return "".join(f"{name} {value:.4f}  " for name, value in scores.items())
 
 
-def _finish(experiment, workdir, host, selected, trainable, frozen, logits_of, programs, done):
+def _finish(experiment, workdir, host, selected, trainable, frozen, logits_of, done):
     """Predictions, export and the result of the selected step."""
     options, task = experiment.settings.experiment, experiment.task
     splits, dev = {}, {}
     for name in experiment.splits:
         if name == "train" or (name.startswith(("test", "ax")) and not options.eval.test):
             continue
-        logits = logits_of(trainable, name)
+        logits = logits_of(name)
         outputs.write_predictions(os.path.join(workdir, "predictions"), name, task, experiment.splits[name], logits)
         scores = metrics.score(task, logits, experiment.examples[name].label, tasks.SPLIT_METRICS.get(name))
         if scores:
@@ -186,7 +245,11 @@ def _finish(experiment, workdir, host, selected, trainable, frozen, logits_of, p
     exports.write(experiment, os.path.join(workdir, "export"), params, dev)
     seconds = host["train_seconds"]
     memory, kind = _peak_memory()
-    flops = float(np.mean([programs.flops[i] for i in experiment.plan.shape_of[:done]])) if done else 0.0
+    operations = [
+        host["flops"][str(number)][str(shape)]
+        for number, stage in enumerate(experiment.stages)
+        for shape in experiment.plan.shape_of[stage.first : min(stage.last, done)]
+    ]
     return _identity(experiment, done) | {
         "selected_step": selected,
         "split": "dev",
@@ -203,7 +266,7 @@ def _finish(experiment, workdir, host, selected, trainable, frozen, logits_of, p
         "examples_per_second": host["examples"] / seconds if seconds else None,
         "tokens_per_second": host["tokens"] / seconds if seconds else None,
         "token_efficiency": experiment.plan.efficiency,
-        "flops_per_step": flops,
+        "flops_per_step": float(np.mean(operations)) if operations else 0.0,
         "peak_memory_bytes": memory,
         "memory_kind": kind,
         "params_sha256": tree.sha256(trainable),

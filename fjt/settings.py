@@ -100,6 +100,8 @@ class Tune:
     budget: int
     layers: int | None
     layer_decay: float | None
+    stage_epochs: float | None
+    stage_rates: tuple
     train: tuple
     sites: tuple
     rank: int | None
@@ -247,6 +249,7 @@ RANGES = {
     "tune.reduction": (1.0, None),
     "tune.bottleneck_width": (0, None),
     "tune.budget": (0, None),
+    "tune.stage_epochs": (0.0, None),
     "tune.prefix_length": (1, None),
     "tune.projection": (0, None),
     "tune.prompt_length": (1, None),

@@ -48,7 +48,7 @@ def restore(folder, step=None, lines=None):
     """(what restore gives, the lines it reports, the steps left)."""
     lines = [] if lines is None else lines
     with checkpoint.Checkpoints(folder, 10, lines.append) as checkpoints:
-        return checkpoints.restore(abstract(), step), lines, checkpoints.steps()
+        return checkpoints.restore(lambda step: abstract(), step), lines, checkpoints.steps()
 
 
 def same_bits(one, two):
@@ -123,7 +123,7 @@ def test_a_flipped_byte_is_seen_in_any_part_of_a_leaf(tmp_path):
         file.write_bytes(data)
         with checkpoint.Checkpoints(tmp_path, 10) as checkpoints:
             try:
-                _, state, _ = checkpoints.restore(abstract(), 5)
+                _, state, _ = checkpoints.restore(lambda step: abstract(), 5)
             except Exception:
                 continue
             assert same_bits(state, make_state(5))  # a byte that nothing depends on
@@ -168,7 +168,7 @@ def test_the_best_is_kept_beside_the_last_ones(tmp_path):
     assert same_bits(restore(tmp_path, step=2)[0][1], make_state(2))
     # A new process, in which the best is known from the host's state alone.
     with checkpoint.Checkpoints(tmp_path, 2) as checkpoints:
-        assert checkpoints.restore(abstract())[2]["best_step"] == 2
+        assert checkpoints.restore(lambda step: abstract())[2]["best_step"] == 2
         checkpoints.save(6, make_state(6), host(6, 2))
         checkpoints.wait()
         assert checkpoints.steps() == [6, 5, 2]

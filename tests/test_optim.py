@@ -270,7 +270,25 @@ def test_multipliers_scale_each_leafs_update():
         transformation = make_optimizer(small.ADAMW)(made)
         return transformation.update(grads, transformation.init(params), params)[0]
 
-    plain, scaled = updates(None), updates(np.array([0.0, 2.0], np.float32))
+    plain, scaled = updates({}), updates({"a/kernel": np.float32(0), "b/kernel": np.float32(2)})
     np.testing.assert_allclose(plain["a"]["kernel"], -0.1 * (1 + 0.5), rtol=1e-5)
     assert not np.asarray(scaled["a"]["kernel"]).any()
     np.testing.assert_array_equal(scaled["b"]["kernel"], 2 * plain["b"]["kernel"])
+
+
+def test_groups_count_their_own_steps():
+    """Adam's bias correction begins where a leaf begins: the group opened later moves by the whole rate at once."""
+    params = {"a": {"kernel": np.zeros(3, np.float32)}, "b": {"kernel": np.zeros(3, np.float32)}}
+    made = small.make_hyper(rate=0.1, decay=0.0)
+    one = make_optimizer(small.ADAMW, ({"a/kernel"},))(made)
+    state = one.init({"a": params["a"]})
+    for size in (1.0, 0.5):
+        updates, state = one.update({"a": {"kernel": np.full(3, size, np.float32)}}, state, {"a": params["a"]})
+    both = make_optimizer(small.ADAMW, ({"a/kernel"}, {"b/kernel"}))(made)
+    state = both.init(params) | state
+    updates, after = both.update(jax.tree.map(lambda x: np.full_like(x, 0.25), params), state, params)
+    m = 0.1 * (0.9**2 * 1.0 + 0.9 * 0.5 + 0.25) / (1 - 0.9**3)
+    v = 0.001 * (0.999**2 * 1.0 + 0.999 * 0.25 + 0.0625) / (1 - 0.999**3)
+    np.testing.assert_allclose(updates["a"]["kernel"], -0.1 * m / np.sqrt(v), rtol=1e-5)
+    np.testing.assert_allclose(updates["b"]["kernel"], -0.1, rtol=1e-5)
+    assert [int(x.count) for x in (after["0"][0], after["1"][0])] == [3, 1]

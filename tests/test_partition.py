@@ -108,13 +108,12 @@ def test_multipliers_by_layer_and_by_pattern():
     methods = partition.find_methods(small.tune("llrd", layer_decay=0.5))
     trainable = trains("llrd")
     assert trainable == NAMES
-    values = partition.multipliers(methods, (("head/", 10), ("bias$", 0.0)), trainable, LAYERS)
-    found = dict(zip(tree.flatten(PARAMS), values, strict=True))
+    found = partition.multipliers(methods, (("head/", 10), ("bias$", 0.0)), trainable, LAYERS)
     assert found["head/classifier/kernel"] == 10.0 and found["head/classifier/bias"] == 0.0
     assert found["encoder/pooler/kernel"] == 1.0
     assert [found[f"encoder/layer_{i}/query/kernel"] for i in range(4)] == [0.0625, 0.125, 0.25, 0.5]
     assert found["encoder/embeddings/word/embedding"] == 0.03125
-    assert partition.multipliers(partition.find_methods(small.tune("full")), (), NAMES, LAYERS) is None
+    assert partition.multipliers(partition.find_methods(small.tune("full")), (), NAMES, LAYERS) == {}
     with pytest.raises(UserError, match=r"optim\.multipliers.*'haed/' matches no parameter"):
         partition.multipliers({}, (("haed/", 2.0),), NAMES, LAYERS)
     with pytest.raises(UserError, match=r"optim\.multipliers.*should be a pattern and a factor"):
@@ -158,3 +157,22 @@ def test_budgets_that_nothing_meets():
         with pytest.raises(UserError, match=word):
             partition.solve_budget(tune, PARAMS, config)
     assert partition.solve_budget(small.tune("lora", budget=10**9), PARAMS, config)[0].rank == 32
+
+
+def test_stages_open_from_the_head_down():
+    def made(steps, steps_per_epoch=10, **options):
+        methods = partition.find_methods(small.tune("gradual", **options))
+        return partition.stages(
+            methods, trains("gradual"), ("encoder/layer_0/query/bias",), LAYERS, steps, steps_per_epoch
+        )
+
+    lacked = {"encoder/layer_0/query/bias"}
+    stages = made(60)
+    assert [first for first, _, _ in stages] == [0, 10, 20, 30, 40, 50]
+    assert stages[0][1] == HEAD | POOLER | lacked
+    assert stages[1][1] == HEAD | POOLER | lacked | under("encoder/layer_3/")
+    assert stages[4][1] == NAMES - under("encoder/embeddings/") and stages[5][1] == NAMES
+    assert [factor for *_, factor in made(60, stage_rates=(1.0, 0.5))] == [1.0] + [0.5] * 5
+    assert [first for first, _, _ in made(60, stage_epochs=2.5)] == [0, 25, 50]
+    assert made(3)[-1][1] == NAMES and len(made(3)) <= 3  # stages without a step fold into the next
+    assert partition.stages(partition.find_methods(small.tune("full")), NAMES, (), LAYERS, 60, 10) == ((0, NAMES, 1.0),)

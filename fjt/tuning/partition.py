@@ -15,7 +15,7 @@ from fjt.tuning import bottleneck, low_rank, prompts, selective
 from fjt.tuning.method import SITES, add_nothing, places
 
 METHODS = selective.METHODS | low_rank.METHODS | bottleneck.METHODS | prompts.METHODS
-WHOLE = ("full", "llrd", "head")  # they say what trains of the whole, so nothing joins them
+WHOLE = ("full", "llrd", "gradual", "head")  # they say what trains of the whole, so nothing joins them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,11 +173,11 @@ def _below(leaves, path):
 
 
 def multipliers(methods, given, trainable, layers):
-    """f32[leaves]: what each trainable leaf's rate is multiplied by, in sorted order of the tree; None when all by 1.
+    """{name: f32}: what each trainable leaf's rate is multiplied by; {} when all by 1.
 
     methods: {name: options}; given: ((pattern, factor), ...) of config.optim.multipliers.  Raises UserError.
     """
-    factors = dict.fromkeys(tree.flatten(tree.unflatten(dict.fromkeys(trainable, 0))), 1.0)
+    factors = dict.fromkeys(sorted(trainable), 1.0)
     for name, options in methods.items():
         if METHODS[name].multiplier:
             for leaf in factors:
@@ -189,8 +189,9 @@ def multipliers(methods, given, trainable, layers):
             raise UserError(f"config.optim.multipliers: {pair!r} should be a pattern and a factor, ('head/', 10.0).")
         for leaf in tree.match([pair[0]], trainable, "optim.multipliers"):
             factors[leaf] *= pair[1]
-    values = np.array(list(factors.values()), np.float32)
-    return None if (values == 1).all() else values
+    if all(factor == 1 for factor in factors.values()):
+        return {}
+    return {name: np.float32(factor) for name, factor in factors.items()}
 
 
 def reinitialised(names, layers, count):
@@ -224,6 +225,35 @@ def trainable_names(params, layers, tune, missing):
     elif trains_pooler is False:
         chosen -= pooler
     return chosen | {name for name in names if name.startswith(("head/", "adapters/"))} | set(missing)
+
+
+def stages(methods, trainable, missing, layers, steps, steps_per_epoch):
+    """((first step, names that train, factor of the rate), ...) of a run: one stage for every method but `gradual`.
+
+    Stage 0 of gradual trains the head, the pooler and what the checkpoint lacked; each one after it opens the layer
+    below, the last one the embeddings.  Stages that begin after the last step are left out.
+    """
+    if "gradual" not in methods:
+        return ((0, trainable, 1.0),)
+    options, made = methods["gradual"], []
+    each = options["stage_epochs"] * steps_per_epoch or steps / (layers + 2)
+    for stage in range(layers + 2):
+        first = round(stage * each)
+        factor = options["stage_rates"][min(stage, len(options["stage_rates"]) - 1)] if options["stage_rates"] else 1.0
+        names = {name for name in trainable if name in missing or _opens(name, layers) <= stage}
+        if stage == 0 or made[-1][0] < first < steps:
+            made.append((first, frozenset(names), float(factor)))
+        elif first == made[-1][0]:
+            made[-1] = (first, frozenset(names), float(factor))
+    return tuple(made)
+
+
+def _opens(name, layers):
+    """The stage of gradual unfreezing in which a parameter begins to train."""
+    if name.startswith("encoder/embeddings/"):
+        return layers + 1
+    layer = re.match(r"encoder/layer_(\d+)/", name)
+    return layers - int(layer.group(1)) if layer else 0
 
 
 def lowest_layer(trainable, layers):

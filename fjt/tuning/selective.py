@@ -54,6 +54,11 @@ METHODS = {
         {"layer_decay": 0.95}, learning_rate=5e-5, weight_decay=0.01, pooler=True,
         choose=lambda names, layers, options: set(names), multiplier=_layer_decay,
     ),
+    "gradual": Method(
+        "the head first, then one more layer a stage, from the highest down (Howard & Ruder 2018)",
+        {"stage_epochs": 0.0, "stage_rates": ()}, learning_rate=5e-5, weight_decay=0.01, pooler=True,
+        choose=lambda names, layers, options: set(names),
+    ),
     "head": Method("the task head alone; the encoder is frozen", {}, learning_rate=1e-3),
     "top_k": Method(
         "the highest config.tune.layers layers, pooler and head", {"layers": 2}, learning_rate=5e-5, pooler=True,

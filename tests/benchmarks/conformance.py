@@ -172,7 +172,7 @@ def write_base(folder, path, tokenizer):
 def make(method, options, model, base):
     """The Adapter of a method with its trained leaves moved from their start at random."""
     empty = dict.fromkeys((field.name for field in dataclasses.fields(Tune)), None)
-    tune = Tune(**(empty | {"train": (), "sites": (), "budget": 0, "method": (method,)} | options))
+    tune = Tune(**(empty | {"train": (), "sites": (), "stage_rates": (), "budget": 0, "method": (method,)} | options))
     methods, rng = partition.find_methods(tune), np.random.default_rng(1)
     added = partition.add_leaves(methods, prng.make_key(0, "init"), base, model.config)
     params = base | ({"adapters": jax.tree.map(np.asarray, added)} if added else {})

@@ -183,6 +183,43 @@ def test_a_run_stopped_and_resumed_ends_with_the_same_bits(finished, tables, lau
     assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
 
 
+def test_gradual_unfreezing_across_its_stages(finished, tables, launch, tmp_path):
+    """Three stages of four steps: head and pooler, the layer, the embeddings. Stopped on a boundary and within."""
+    base, _ = finished
+    whole = run(launch, tables, base, tmp_path / "whole", "gradual")
+    assert "stage 1, from step 4" in whole.text and "stage 2, from step 8" in whole.text
+    arguments = tiny(tables, tune__method="gradual", model__path=base, optim__learning_rate=1e-2)
+    for steps in (4, 6):
+        half = launch(*arguments, "--workdir", tmp_path / "parts", hook=stop_on_a_boundary_and_within)
+        assert half.code == 143, half.text
+        assert len((tmp_path / "parts" / "train.jsonl").read_text().splitlines()) == steps
+    last = run(launch, tables, base, tmp_path / "parts", "gradual")
+    assert "resuming after step" in last.text
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("parts", "whole")]
+    assert results[0]["flops_per_step"] == results[1]["flops_per_step"]
+    full = json.loads((base / "result.json").read_text())
+    assert results[1]["trainable_params"] == full["trainable_params"]
+    assert results[1]["flops_per_step"] < 0.9 * full["flops_per_step"]
+
+
+def stop_on_a_boundary_and_within():
+    """SIGTERM in the last step of the first stage, and in the middle of the second one when the run is there."""
+    import os
+    import signal
+
+    import fjt.run
+
+    feed = fjt.run._feed
+
+    def counted(experiment, put, k):
+        if k in (3, 5):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return feed(experiment, put, k)
+
+    fjt.run._feed = counted
+
+
 def stop_after_six():
     """SIGTERM during step 6."""
     import os
