@@ -59,7 +59,7 @@ def run(experiment, workdir):
 
         for number, stage in enumerate(experiment.stages):
             last = number == len(experiment.stages) - 1
-            if int(state.step) >= stage.last and not last:
+            if int(state.step) >= stage.last and not last and not host["finished"]:
                 continue
             state = jax.device_put(_open_stage(experiment, stage, state, hyper), whole)
             frozen = jax.device_put(_frozen(experiment, state.trainable), whole)

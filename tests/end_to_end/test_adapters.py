@@ -203,6 +203,15 @@ def test_gradual_unfreezing_across_its_stages(finished, tables, launch, tmp_path
     assert results[1]["flops_per_step"] < 0.9 * full["flops_per_step"]
 
 
+def test_gradual_selects_a_step_of_an_earlier_stage(finished, tables, launch, texts, tmp_path):
+    """A rate of zero: the first stage ends with the best evaluation, and the result is about it."""
+    run(launch, tables, finished[0], tmp_path / "run", "gradual", train__select="best", optim__learning_rate=0.0)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["selected_step"], result["steps"]) == (4, 12)
+    assert result["trainable_params"] == result["head_params"] + result["pooler_params"]
+    predicts_as_it_was(tmp_path / "run", texts)
+
+
 def stop_on_a_boundary_and_within():
     """SIGTERM in the last step of the first stage, and in the middle of the second one when the run is there."""
     import os
