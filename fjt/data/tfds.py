@@ -47,7 +47,7 @@ def load(task, data_dir, manual_dir, cache_dir):
 def _read(builder, split):
     try:
         source = builder.as_data_source(split=split)
-    except NotImplementedError:
+    except NotImplementedError:  # what TFDS raises for a format without random access, such as tfrecord
         raise UserError(
             f"{builder.data_dir} is in {builder.info.file_format.value} format, which only TensorFlow reads; give "
             "another --config.data.dir, in which fjt prepares the data set in array_record format."

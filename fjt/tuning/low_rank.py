@@ -103,35 +103,43 @@ def _thinned(site, x, values):
     return drop_at(x, site.noise, layers.METHODS, FEATURES * number, values["dropout"])
 
 
+def _through(site, x, a, b, values):
+    """(x A) B with dropout on x."""
+    return product(product(_thinned(site, x, values), a), b)
+
+
+def _where_leaves_are(leaves, function):
+    """A `linear` hook: function(leaf, site, x, y) at the sites that have leaves, y elsewhere."""
+
+    def linear(site, x, y):
+        leaf = leaf_at(leaves, site)
+        return y if leaf is None else function(leaf, site, x, y)
+
+    return linear
+
+
 def _lora_hooks(leaves, values, options):
     """y + s (x A) B, dropout on x (Hu et al. 2022, equation 3)."""
     del options
 
-    def linear(site, x, y):
-        leaf = leaf_at(leaves, site)
-        if leaf is None:
-            return y
-        a, b = _low(leaf, values, x.dtype)
-        return y + product(product(_thinned(site, x, values), a), b)
+    def update(leaf, site, x, y):
+        return y + _through(site, x, *_low(leaf, values, x.dtype), values)
 
-    return Hooks(linear=linear)
+    return Hooks(linear=_where_leaves_are(leaves, update))
 
 
 def _dora_hooks(leaves, values, options):
     """m (W + s A B) / |W + s A B| in place of W, the norm of each output not differentiated (Liu et al. 2024, 4.3)."""
     del options
 
-    def linear(site, x, y):
-        leaf = leaf_at(leaves, site)
-        if leaf is None:
-            return y
+    def turn(leaf, site, x, y):
         a, b = _low(leaf, values, x.dtype)
         norm = jax.lax.stop_gradient(column_norm(site.kernel + product(a, b)))
         ratio = (leaf["magnitude"] / norm).astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
         bias = site.bias.reshape((1,) * (y.ndim - 1) + (-1,))
-        return ratio * (y - bias + product(product(_thinned(site, x, values), a), b)) + bias
+        return ratio * (y - bias + _through(site, x, a, b, values)) + bias
 
-    return Hooks(linear=linear)
+    return Hooks(linear=_where_leaves_are(leaves, turn))
 
 
 # Sites whose input is scaled; the others' output is.

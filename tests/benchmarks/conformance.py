@@ -9,8 +9,6 @@ its own, since it pins an old transformers.  Their side is tests/benchmarks/thei
 """
 
 import argparse
-import dataclasses
-import functools
 import json
 import subprocess
 import sys
@@ -21,20 +19,16 @@ import jax
 import numpy as np
 import transformers
 
-from fjt import losses, prng, tree
-from fjt.data import batches, packing, tokenize
+from fjt import prng
+from fjt.data import batches, tokenize
 from fjt.data.tasks import Split
-from fjt.hyper import Hyper
-from fjt.interop import adapter, adapterhub, formats, hf, peft
+from fjt.interop import adapterhub, formats, hf, peft
 from fjt.models import pretrained
 from fjt.models.encoder import Model
-from fjt.optim import make_optimizer
-from fjt.settings import Optim, Tune
-from fjt.step import init_state, train_step
-from fjt.tuning import partition
+from tests import adapted, small
 from tests.benchmarks import common
 
-SHAKE, RATE, STEPS, BATCH = 0.05, 1e-3, 20, 8
+RATE, STEPS, BATCH = 1e-3, 20, 8
 SENTENCES, LONGEST = 64, 64
 LOGITS, LOSSES = 1e-4, 1e-3
 LAYER = r".*encoder\.layer\.\d+\."
@@ -73,15 +67,6 @@ CASES = {
         ),
     },
 }  # fmt: skip
-HYPER = Hyper(
-    learning_rate=np.float32(RATE), weight_decay=np.float32(0), clip_norm=np.float32(1), dropout_hidden=np.float32(0),
-    dropout_attention=np.float32(0), dropout_classifier=np.float32(0), label_smoothing=np.float32(0),
-    class_weights=np.ones(2, np.float32), dropout_key=prng.make_key(0, "dropout"),
-)  # fmt: skip
-ADAMW = Optim(
-    name="adamw", learning_rate=RATE, multipliers=(), weight_decay=0.0, schedule="constant", warmup_fraction=0.0,
-    final_fraction=0.0, power=1.0, cycles=1, clip_norm=1.0, b1=0.9, b2=0.999, eps=1e-8, momentum=0.9,
-)  # fmt: skip
 
 
 def main(argv=None):
@@ -108,25 +93,25 @@ def compare(folder, library, interpreter, args):
     cases = {}
     for name, (options, kind, arguments) in CASES[library].items():
         cases[name] = {"class": kind, "arguments": arguments}
-        own = make(name.split()[0], options, model, base)
+        own = adapted.shaken(small.tune(name.split()[0], **options), model, base, "base")
         target = folder / "ours" / name
         target.mkdir(parents=True)
         if library == "peft":
             peft.write(target, own, model.config)
         else:
             adapterhub.write(target, own, model.config, ("0", "1"))
-    spec = {"cases": cases, "shake": SHAKE, "rate": RATE}
+    spec = {"cases": cases, "shake": adapted.SHAKE, "rate": RATE}
     (folder / "spec.json").write_text(json.dumps(spec))
     command = [interpreter, str(Path(__file__).with_name("theirs.py")), library, str(folder)]
     subprocess.run(command, check=True)
-    theirs, rows = np.load(folder / "theirs.npz"), []
+    theirs, rows, indices = np.load(folder / "theirs.npz"), [], np.load(folder / "inputs.npz")["batches"]
     for name in cases:
         found = formats.read(str(folder / "ours" / name), model.config)
-        forth = difference(logits(model, base, found, examples), theirs[f"{name}/ours"])
+        forth = difference(adapted.logits(model, base, found, examples), theirs[f"{name}/ours"])
         found = formats.read(str(folder / "theirs" / name), model.config)
-        back = difference(logits(model, base, found, examples), theirs[f"{name}/theirs"])
+        back = difference(adapted.logits(model, base, found, examples), theirs[f"{name}/theirs"])
         bare = difference(theirs[f"{name}/theirs"], theirs[f"{name}/ours"])
-        trained = difference(train(model, base, found, examples), theirs[f"{name}/losses"])
+        trained = difference(adapted.train(model, base, found, examples, indices, RATE), theirs[f"{name}/losses"])
         moved = float(np.ptp(theirs[f"{name}/losses"]))
         passed = forth <= LOGITS and back <= LOGITS and trained <= LOSSES and bare > 1e-2 and moved > 1e-2
         rows.append({
@@ -167,57 +152,6 @@ def write_base(folder, path, tokenizer):
     params["encoder"]["pooler"]["bias"] = np.float32(rng.normal(0, 0.1, model.config.width))
     hf.export(folder / "base", params, checkpoint.hf_config, common.GLUE["mrpc"][3], tokenizer, "bert")
     return model, params
-
-
-def make(method, options, model, base):
-    """The Adapter of a method with its trained leaves moved from their start at random."""
-    empty = dict.fromkeys((field.name for field in dataclasses.fields(Tune)), None)
-    tune = Tune(**(empty | {"train": (), "sites": (), "stage_rates": (), "budget": 0, "method": (method,)} | options))
-    methods, rng = partition.find_methods(tune), np.random.default_rng(1)
-    added = partition.add_leaves(methods, prng.make_key(0, "init"), base, model.config)
-    params = base | ({"adapters": jax.tree.map(np.asarray, added)} if added else {})
-    chosen, flat = partition.trainable_names(params, model.config.layers, tune, ()), tree.flatten(params)
-    trained = {n: np.float32(flat[n] + SHAKE * rng.normal(size=flat[n].shape)) for n in sorted(chosen)}
-    return adapter.Adapter(methods, trained, "base", "", "")
-
-
-def over(model, base, found, examples):
-    """(Model with the hooks, parameters, Examples with what stands before them) of an Adapter."""
-    model = dataclasses.replace(model, adapt=partition.make_adapt(found.methods))
-    params = tree.unflatten(tree.flatten(base) | found.trained)
-    return model, params, batches.prepend(examples, partition.prompt_length(found.methods))
-
-
-def logits(model, base, found, examples):
-    """f32[N, 2] of packed rows."""
-    model, params, examples = over(model, base, found, examples)
-    indices = np.arange(len(examples))
-    shape = packing.plan(batches.lengths_of(examples, indices[None]), width=model.config.width).shapes[0]
-    batch, place = batches.build(examples, indices, shape)
-    values = partition.traced_values(found.methods)
-    return np.asarray(jax.jit(model.apply)(params, batch, values)).reshape(-1, 2)[place]
-
-
-def train(model, base, found, examples):
-    """f64[STEPS]: losses of the pure step, dropout off."""
-    model, params, examples = over(model, base, found, examples)
-    values = partition.traced_values(found.methods)
-    quiet = {name: v | ({"dropout": np.float32(0)} if "dropout" in v else {}) for name, v in values.items()}
-    hyper, optimizer = dataclasses.replace(HYPER, methods=quiet), make_optimizer(ADAMW)
-    trainable, frozen = tree.split(params, set(found.trained))
-    indices = batches.Schedule(len(examples), BATCH, 3).batches(0, STEPS)
-    (shape,) = packing.plan(
-        batches.lengths_of(examples, indices), most_shapes=1, width=model.config.width
-    ).shapes  # fmt: skip
-    step = jax.jit(
-        functools.partial(train_step, model=model, loss=losses.LOSSES["classification"], optimizer=optimizer)
-    )
-    state, seen = init_state(trainable, hyper, optimizer), []
-    for rows in indices:
-        batch, _ = batches.build(examples, rows, shape)
-        state, metrics = step(state, frozen, batch, hyper)
-        seen.append(float(metrics["loss"]))
-    return np.array(seen)
 
 
 def table(record):

@@ -1,9 +1,7 @@
 """PEFT's adapters and fjt's, in both directions, and their training, on the same weights and texts."""
 
 import dataclasses
-import functools
 
-import jax
 import numpy as np
 import peft
 import pytest
@@ -12,13 +10,9 @@ import torch
 import transformers
 from reference import encode, ours
 
-from fjt import losses, prng, tree
-from fjt.data import batches, packing
-from fjt.interop import adapter as native
+from fjt.data import batches
 from fjt.interop import peft as interop
-from fjt.optim import make_optimizer
-from fjt.step import init_state, train_step
-from fjt.tuning import partition
+from tests import adapted
 
 # PEFT's own calls warn of what torch and it will change.
 pytestmark = [
@@ -45,64 +39,32 @@ THEIRS = [case for case, (_, config) in CASES.items() if config]
 TRAINED = ["lora", "dora", "ia3", "prefix", "prompt", "layernorm"]
 
 
-def adapted(directory, methods):
-    """(Model, base parameters) of a directory with methods over it."""
-    model, params = ours(directory)
-    return dataclasses.replace(model, adapt=partition.make_adapt(methods)), params
-
-
-def tree_of(params, adapter):
-    """The parameters with an Adapter's leaves in their places."""
-    return tree.unflatten(tree.flatten(params) | adapter.trained)
-
-
-def logits(directory, methods, params, split):
-    """f32[N, C] of fjt, packed."""
-    model, _ = adapted(directory, methods)
-    examples, _, _, inputs = encode(directory, split)
-    examples = batches.prepend(examples, partition.prompt_length(methods))
-    indices = np.arange(len(examples))
-    shape = packing.plan(batches.lengths_of(examples, indices[None]), width=64).shapes[0]
-    batch, place = batches.build(examples, indices, shape)
-    found = np.asarray(jax.jit(model.apply)(params, batch, partition.traced_values(methods))).reshape(-1, 2)[place]
-    return found, inputs
-
-
-def shake(names, params, size=0.05):
-    """{name: leaf} of the names, moved at random."""
-    rng, flat = np.random.default_rng(0), tree.flatten(params)
-    return {name: np.float32(flat[name] + size * rng.normal(size=flat[name].shape)) for name in sorted(names)}
-
-
-def start(directory, tune):
-    """({name: options}, parameters with new leaves, names that train)."""
-    methods = partition.find_methods(tune)
-    model, params = ours(directory)
-    added = partition.add_leaves(methods, prng.make_key(0, "init"), params, model.config)
-    params = params | ({"adapters": jax.tree.map(np.asarray, added)} if added else {})
-    return methods, params, partition.trainable_names(params, model.config.layers, tune, ()), model.config
-
-
 def classifier(directory):
     return transformers.BertForSequenceClassification.from_pretrained(directory).eval()
+
+
+def examples_of(directory, split):
+    """(Examples, PyTorch's inputs) of a split."""
+    examples, _, _, inputs = encode(directory, split)
+    return examples, inputs
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_ours_in_theirs(case, reference, tmp_path):
     directory, _, texts = reference
-    methods, params, chosen, config = start(directory, CASES[case][0])
-    adapter = native.Adapter(methods, shake(chosen, params), directory, "", "")
-    interop.write(tmp_path, adapter, config)
+    model, base = ours(directory)
+    adapter = adapted.shaken(CASES[case][0], model, base, directory)
+    interop.write(tmp_path, adapter, model.config)
     loaded = peft.PeftModel.from_pretrained(classifier(directory), tmp_path).eval()
     for split in texts:
-        found, inputs = logits(directory, methods, tree_of(params, adapter), split)
+        examples, inputs = examples_of(directory, split)
+        found = adapted.logits(model, base, adapter, examples)
         with torch.no_grad():
             expected = loaded(**inputs).logits.numpy()
             bare = classifier(directory)(**inputs).logits.numpy()
         np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
         assert np.abs(expected - bare).max() > 1e-2  # the adapter matters
-    back = interop.read(tmp_path, config)
-    again, _ = logits(directory, back.methods, tree_of(ours(directory)[1], back), texts[1])
+    again = adapted.logits(model, base, interop.read(tmp_path, model.config), examples)
     np.testing.assert_allclose(again, found, atol=1e-5, rtol=0)
 
 
@@ -114,13 +76,14 @@ def test_theirs_in_ours(case, reference, tmp_path):
     with torch.no_grad():
         for parameter in wrapped.parameters():
             if parameter.requires_grad:
-                parameter.add_(0.05 * torch.randn_like(parameter))
+                parameter.add_(adapted.SHAKE * torch.randn_like(parameter))
     wrapped.save_pretrained(tmp_path)
-    model, params = ours(directory)
+    model, base = ours(directory)
     adapter = interop.read(tmp_path, model.config)
     assert adapter.base == directory and set(adapter.methods) == set(CASES[case][0].method)
     for split in texts:
-        found, inputs = logits(directory, adapter.methods, tree_of(params, adapter), split)
+        examples, inputs = examples_of(directory, split)
+        found = adapted.logits(model, base, adapter, examples)
         with torch.no_grad():
             np.testing.assert_allclose(found, wrapped(**inputs).logits.numpy(), atol=1e-4, rtol=0)
 
@@ -138,48 +101,22 @@ def test_twenty_steps(case, reference, tmp_path):
     torch.manual_seed(2)
     trained = wrap(directory, case)
     trained.save_pretrained(tmp_path)
-    model, params = ours(directory)
+    model, base = ours(directory)
     adapter = interop.read(tmp_path, model.config)
-    methods, params, chosen = adapter.methods, tree_of(params, adapter), set(adapter.trained)
-    assert sum(p.numel() for p in trained.parameters() if p.requires_grad) == sum(params_of(chosen, params))
-    optimizer = torch.optim.AdamW([p for p in trained.parameters() if p.requires_grad], lr=rate, weight_decay=0.0)
-    examples, _, _, inputs = encode(directory, split)
+    parameters = [p for p in trained.parameters() if p.requires_grad]
+    assert sum(p.numel() for p in parameters) == sum(leaf.size for leaf in adapter.trained.values())
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
+    examples, inputs = examples_of(directory, split)
     indices = batches.Schedule(len(examples), 8, 3).batches(0, steps)
     labels, expected = torch.tensor(split.label, dtype=torch.long), []
-    for chosen_rows in indices:
-        rows = torch.tensor(chosen_rows)
+    for chosen in indices:
+        rows = torch.tensor(chosen)
         optimizer.zero_grad()
         loss = trained(**{n: x[rows] for n, x in inputs.items()}, labels=labels[rows]).loss
         loss.backward()
-        torch.nn.utils.clip_grad_norm_([p for p in trained.parameters() if p.requires_grad], 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         expected.append(loss.item())
-    found = train(directory, methods, params, chosen, batches.prepend(examples, partition.prompt_length(methods)),
-                  indices, rate)  # fmt: skip
+    found = adapted.train(model, base, adapter, examples, indices, rate)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
     assert np.ptp(expected) > 0.05
-
-
-def params_of(chosen, params):
-    return [leaf.size for name, leaf in tree.flatten(params).items() if name in chosen]
-
-
-def train(directory, methods, params, chosen, examples, indices, rate):
-    """Losses of the pure step without dropout and decay."""
-    model, _ = adapted(directory, methods)
-    hyper = dataclasses.replace(small.make_hyper(rate=rate, dropout=0.0, decay=0.0), methods={
-        name: values | ({"dropout": np.float32(0)} if "dropout" in values else {})
-        for name, values in partition.traced_values(methods).items()
-    })  # fmt: skip
-    optimizer = make_optimizer(small.ADAMW)
-    trainable, frozen = tree.split(params, chosen)
-    (shape,) = packing.plan(batches.lengths_of(examples, indices), most_shapes=1, width=64).shapes
-    step = jax.jit(
-        functools.partial(train_step, model=model, loss=losses.LOSSES["classification"], optimizer=optimizer)
-    )
-    state, seen = init_state(trainable, hyper, optimizer), []
-    for rows in indices:
-        batch, _ = batches.build(examples, rows, shape)
-        state, metrics = step(state, frozen, batch, hyper)
-        seen.append(float(metrics["loss"]))
-    return seen

@@ -1,0 +1,64 @@
+"""A model under an adapter: what the comparisons with PEFT and AdapterHub compute on fjt's side."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+
+from fjt import losses, prng, tree
+from fjt.data import batches, packing
+from fjt.interop.adapter import Adapter
+from fjt.optim import make_optimizer
+from fjt.step import init_state, train_step
+from fjt.tuning import partition
+from tests import small
+
+SHAKE = 0.05
+
+
+def shaken(tune, model, base, name=""):
+    """The Adapter of settings.Tune over base parameters, all that trains moved from its start at random."""
+    methods, rng = partition.find_methods(tune), np.random.default_rng(0)
+    added = partition.add_leaves(methods, prng.make_key(0, "init"), base, model.config)
+    params = base | ({"adapters": jax.tree.map(np.asarray, added)} if added else {})
+    chosen, flat = partition.trainable_names(params, model.config.layers, tune, ()), tree.flatten(params)
+    trained = {n: np.float32(flat[n] + SHAKE * rng.normal(size=flat[n].shape)) for n in sorted(chosen)}
+    return Adapter(methods, trained, name, "", "")
+
+
+def over(model, base, adapter, examples):
+    """(Model with the hooks, parameters, Examples with what stands before them) of an Adapter."""
+    model = dataclasses.replace(model, adapt=partition.make_adapt(adapter.methods))
+    params = tree.unflatten(tree.flatten(base) | adapter.trained)
+    return model, params, batches.prepend(examples, partition.prompt_length(adapter.methods))
+
+
+def logits(model, base, adapter, examples):
+    """f32[N, C] of packed rows."""
+    model, params, examples = over(model, base, adapter, examples)
+    indices = np.arange(len(examples))
+    shape = packing.plan(batches.lengths_of(examples, indices[None]), width=model.config.width).shapes[0]
+    batch, place = batches.build(examples, indices, shape)
+    found = np.asarray(jax.jit(model.apply)(params, batch, partition.traced_values(adapter.methods)))
+    return found.reshape(-1, found.shape[-1])[place]
+
+
+def train(model, base, adapter, examples, indices, rate):
+    """f64[steps]: losses of the pure step from an Adapter, without dropout and decay.  indices: i64[steps, B]."""
+    model, params, examples = over(model, base, adapter, examples)
+    values = partition.traced_values(adapter.methods)
+    quiet = {name: v | ({"dropout": np.float32(0)} if "dropout" in v else {}) for name, v in values.items()}
+    hyper = dataclasses.replace(small.make_hyper(rate=rate, dropout=0.0, decay=0.0), methods=quiet)
+    optimizer = make_optimizer(small.ADAMW)
+    trainable, frozen = tree.split(params, set(adapter.trained))
+    (shape,) = packing.plan(batches.lengths_of(examples, indices), most_shapes=1, width=model.config.width).shapes
+    step = jax.jit(
+        functools.partial(train_step, model=model, loss=losses.LOSSES["classification"], optimizer=optimizer)
+    )
+    state, seen = init_state(trainable, hyper, optimizer), []
+    for rows in indices:
+        batch, _ = batches.build(examples, rows, shape)
+        state, metrics = step(state, frozen, batch, hyper)
+        seen.append(float(metrics["loss"]))
+    return np.array(seen)
