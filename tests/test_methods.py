@@ -36,6 +36,8 @@ CASES = {
     "prefix projected": small.tune("prefix", prefix_length=3, projection=8),
     "prompt": small.tune("prompt", prompt_length=3),
     "lora prefix bitfit": small.tune("lora", "prefix", "bitfit", prefix_length=2, rank=2),
+    "ia3 lora": small.tune("ia3", "lora", rank=2, sites=("value", "intermediate", "output")),
+    "dora ia3": small.tune("dora", "ia3", rank=2, sites=("value", "output")),
     "top_k pfeiffer": small.tune("top_k", "pfeiffer", layers=1, reduction=8.0),
 }  # fmt: skip
 MERGED = [name for name in CASES if name.split()[0] in ("lora", "dora", "ia3") and "prefix" not in name]

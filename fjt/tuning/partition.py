@@ -38,7 +38,9 @@ class Adapt:
 
 
 def find_methods(tune):
-    """{name: options} of settings.Tune, each with its defaults.
+    """{name: options} of settings.Tune, each with its defaults, in the order in which their hooks enter.
+
+    That is the order of METHODS, whatever the order given: IA3 scales what LoRA has added to.
 
     Raises UserError for an unknown method, for a combination that says nothing, and for options that none reads.
     """
@@ -63,7 +65,7 @@ def find_methods(tune):
                 f"config.tune.{option} is not read by the method{'s' * (len(tune.method) > 1)} "
                 f"{' and '.join(tune.method)}."
             )
-    return {name: _options(METHODS[name], tune) for name in tune.method}
+    return {name: _options(METHODS[name], tune) for name in METHODS if name in tune.method}
 
 
 def _options(method, tune):
@@ -153,7 +155,10 @@ def merged(methods, params, config):
     """
     flat = tree.flatten({name: params[name] for name in ("encoder", "head")})
     values = traced_values(methods)
-    for name, leaves in params.get("adapters", {}).items():
+    for name in methods:  # in the order of the hooks
+        leaves = params.get("adapters", {}).get(name)
+        if leaves is None:
+            continue
         if METHODS[name].merge is None:
             raise UserError(f"The method {name} cannot be merged into the base model; its adapter is kept apart.")
         for site, path in places(config, SITES):
