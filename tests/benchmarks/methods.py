@@ -1,0 +1,145 @@
+"""Dev scores of every tuning method on the same weights and data, each at its recipe, over several seeds.
+
+Trains `configs/methods.py:TASK,METHOD` seed by seed, one process at a time. A run that has ended is a line of
+runs.jsonl in --output, the record that is committed: the same command goes on from there, on any day. One command a
+core may work on one record, each with its share of the tasks. table.md is made from the record. An unfinished run's
+folder is kept under --workdir and is resumed.
+
+The first methods have --seeds; the others one seed, which shows that they learn. A method whose mean is below that
+of the head alone is marked.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from fjt import records
+from tests.benchmarks import common
+
+COMPARED = ("full", "head", "top_k", "bitfit", "lora", "dora", "ia3", "pfeiffer", "houlsby", "prefix")
+SHOWN = ("llrd", "gradual", "pattern", "layernorm", "attention_only", "parallel", "prompt")
+OPTIONS = {"pattern": ["--config.tune.train=('encoder/layer_[45]/',)"]}
+KEPT = (
+    "metrics", "steps", "epochs", "trainable_params", "added_params", "head_params", "pooler_params", "total_params",
+    "flops_per_step", "train_seconds", "failed",
+)  # fmt: skip
+
+
+def main(argv=None):
+    args = parse(argv)
+    output = Path(args.output)
+    output.mkdir(parents=True, exist_ok=True)
+    if not args.tables:
+        train_all(args, wanted(args), output / "runs.jsonl")
+    rows = load(output / "runs.jsonl")
+    (output / "table.md").write_text(table(rows, common.provenance("tests.benchmarks.methods", args)))
+    print((output / "table.md").read_text())
+
+
+def wanted(args):
+    """[(seed, task, method)]: seed by seed, so that a record cut short compares all methods; one seed of SHOWN."""
+    runs = [(seed, task, method) for seed in args.seeds for method in COMPARED for task in args.tasks]
+    once = [(args.seeds[0], args.tasks[0], method) for method in SHOWN]
+    first = len(COMPARED) * len(args.tasks)
+    return [run for run in [*runs[:first], *once, *runs[first:]] if run[2] in args.methods]
+
+
+def train_all(args, runs, record):
+    waiting = [run for run in runs if run not in {key(row) for row in load(record)}]
+    print(f"{len(runs) - len(waiting)} of {len(runs)} runs ended", flush=True)
+    begun = time.time()
+    for done, (seed, task, method) in enumerate(waiting, start=1):
+        folder = (Path(args.workdir) / task / method / f"seed={seed}").resolve()
+        code = common.run(command(args, seed, task, method, folder), folder.with_name(f"seed={seed}.log"))
+        found = folder / "result.json"
+        if code not in (0, 3) or not found.exists():
+            print(f"{task} {method} seed {seed}: exit {code}, not recorded", flush=True)
+            continue
+        result = common.read_json(found)
+        row = {"task": task, "method": method, "seed": seed} | {name: result.get(name) for name in KEPT}
+        row |= {"cores": len(os.sched_getaffinity(0)), "commit": records.commit()[:8]}
+        with open(record, "a") as file:
+            file.write(json.dumps(row) + "\n")
+        words = " ".join(f"{name} {100 * value:.1f}" for name, value in (row["metrics"] or {}).items())
+        left = (time.time() - begun) / done * (len(waiting) - done) / 60
+        print(f"{task} {method} seed {seed}: {words}; {done}/{len(waiting)}, about {left:.0f} min left", flush=True)
+
+
+def command(args, seed, task, method, folder):
+    values = {"model.path": Path(args.model).resolve(), "data.source": "files", "data.dir": Path(args.data).resolve()}
+    values |= {"seed": seed, "model.dtype": "float32"}
+    flags = [f"--config.{name}={value}" for name, value in values.items()] + OPTIONS.get(method, [])
+    if args.steps:
+        flags.append(f"--config.train.steps={args.steps}")
+    config = f"configs/methods.py:{task},{method}"
+    return [sys.executable, "-m", "fjt.main", "--config", config, "--workdir", str(folder), *flags]
+
+
+def key(row):
+    return row["seed"], row["task"], row["method"]
+
+
+def load(record):
+    return [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
+
+
+def table(rows, record):
+    """table.md of the runs that have ended, diverged ones counted."""
+    lines = ["# Every method at its recipe, dev, points", ""]
+    for task in dict.fromkeys(row["task"] for row in rows):
+        names = common.GLUE[task][3].metrics
+        header = [task, *names, "runs", "parameters that train", "of these added", "epochs", "FLOPs a step / full"]
+        here = [row for row in rows if row["task"] == task]
+        full = next((row["flops_per_step"] for row in here if row["method"] == "full"), float("nan"))
+        scores = {method: score(here, method, names[0]) for method in (*COMPARED, *SHOWN)}
+        cells = []
+        for method in scores:
+            found = [row for row in here if row["method"] == method]
+            if not found:
+                continue
+            mark = " (below head)" if scores[method] < scores["head"] else ""
+            one = found[0]
+            cells.append([
+                method + mark, *(spread(found, name) for name in names),
+                f"{sum(not row['failed'] for row in found)} of {len(found)}",
+                f"{one['trainable_params']:,}", f"{one['added_params']:,}", f"{one['epochs']:.0f}",
+                f"{one['flops_per_step'] / full:.2f}",
+            ])  # fmt: skip
+        lines += [common.markdown(header, cells), ""]
+    lines += ["Mean ± standard deviation over the runs that finished, of those that were started.", ""]
+    return "\n".join([*lines, common.footer(record), ""])
+
+
+def score(rows, method, metric):
+    """The mean, in points; nan without a finished run."""
+    values = [100 * row["metrics"][metric] for row in rows if row["method"] == method and not row["failed"]]
+    return statistics.fmean(values) if values else float("nan")
+
+
+def spread(rows, metric):
+    values = [100 * row["metrics"][metric] for row in rows if not row["failed"]]
+    if len(values) < 2:
+        return f"{values[0]:.1f}" if values else "-"
+    return f"{statistics.fmean(values):.1f} ± {statistics.stdev(values):.1f}"
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="a Hugging Face directory")
+    parser.add_argument("--data", required=True, help="GLUE in the official layout: <data>/MRPC/train.tsv")
+    parser.add_argument("--tasks", nargs="+", default=["mrpc", "stsb"], choices=sorted(common.GLUE))
+    parser.add_argument("--methods", nargs="+", default=[*COMPARED, *SHOWN], choices=[*COMPARED, *SHOWN])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=0, help="a trial of so many steps; 0: the recipe decides")
+    parser.add_argument("--workdir", default="runs/methods", help="where unfinished runs are kept")
+    parser.add_argument("--output", default="results/methods", help="where runs.jsonl and the table are")
+    parser.add_argument("--tables", action="store_true", help="train nothing, make table.md again")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    main()
