@@ -73,6 +73,7 @@ def get_config():
     tune.train = ()  # pattern: regular expressions over parameter names; what one of them finds trains
     tune.sites = ()  # of query key value attention_output intermediate output pooler (bitfit, lora, dora, ia3)
     tune.rank = placeholder(int)  # lora, dora
+    tune.ranks = ()  # lora, dora: in its place a rank for each of tune.sites, in their order
     tune.max_rank = placeholder(int)  # lora, dora: the rank that memory is kept for, so that ranks share a program
     tune.alpha = placeholder(float)  # lora, dora: the update is scaled by alpha / rank
     tune.dropout = placeholder(float)  # lora, dora: on what the update reads

@@ -105,6 +105,7 @@ class Tune:
     train: tuple
     sites: tuple
     rank: int | None
+    ranks: tuple
     max_rank: int | None
     alpha: float | None
     dropout: float | None
@@ -363,6 +364,10 @@ def _check(settings):
         raise UserError(
             f"config.optim.name={experiment.optim.name} takes rates of another scale than AdamW and has "
             "no recipe: give --config.optim.learning_rate."
+        )
+    if experiment.tune.ranks and (experiment.tune.rank is not None or experiment.tune.budget):
+        raise UserError(
+            "config.tune.ranks gives each site its rank; leave out config.tune.rank and config.tune.budget."
         )
     if experiment.optim.schedule == "exponential" and not experiment.optim.final_fraction:
         raise UserError("config.optim.schedule=exponential never reaches 0: give config.optim.final_fraction.")

@@ -28,7 +28,7 @@ ADAMW = Optim(
 def tune(*method, **options):
     """settings.Tune of methods with the options given, the others open."""
     names = {field.name for field in dataclasses.fields(Tune)} - {"method"}
-    empty = {"train": (), "sites": (), "stage_rates": (), "budget": 0}
+    empty = {"train": (), "sites": (), "ranks": (), "stage_rates": (), "budget": 0}
     return Tune(method, **({name: empty.get(name) for name in names} | options))
 
 

@@ -27,6 +27,7 @@ CASES = {
     "lora": small.tune("lora", rank=3, dropout=0.2),
     "lora everywhere": small.tune("lora", rank=4, max_rank=6, rank_stabilized=True, sites=(
         "query", "key", "value", "attention_output", "intermediate", "output", "pooler")),
+    "lora by site": small.tune("lora", sites=("query", "output", "pooler"), ranks=(2, 5, 1), dropout=0.2),
     "dora": small.tune("dora", rank=3, sites=("query", "output")),
     "ia3": small.tune("ia3"),
     "houlsby": small.tune("houlsby", reduction=8.0),

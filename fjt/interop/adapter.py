@@ -9,7 +9,8 @@ import safetensors.numpy
 
 from fjt import records, tree
 from fjt.models.pretrained import torch_name
-from fjt.settings import UserError
+from fjt.settings import UserError, suggest
+from fjt.tuning.partition import METHODS
 
 CONFIG, WEIGHTS = "fjt_adapter.json", "fjt_adapter.safetensors"
 
@@ -50,8 +51,11 @@ def write(directory, adapter):
 def read(directory):
     """The Adapter of fjt's own files.  Raises UserError for missing or broken ones."""
     about = records.read_json(os.path.join(directory, CONFIG))
+    for name in about["methods"]:
+        if name not in METHODS:
+            raise UserError(f"{directory}: the method {name!r} is unknown.{suggest(name, METHODS)}")
     methods = {
-        name: {option: tuple(value) if isinstance(value, list) else value for option, value in options.items()}
+        name: METHODS[name].options | {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
         for name, options in about["methods"].items()
     }
     return Adapter(**(about | {"methods": methods, "trained": read_tensors(os.path.join(directory, WEIGHTS))}))

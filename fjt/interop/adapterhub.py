@@ -13,6 +13,7 @@ from fjt import records, tree
 from fjt.interop.adapter import Adapter, read_tensors, torch_module
 from fjt.models.pretrained import LEAVES, to_torch
 from fjt.settings import UserError
+from fjt.tuning import low_rank
 from fjt.tuning.bottleneck import inner_width
 from fjt.tuning.method import SITES, places
 
@@ -45,6 +46,8 @@ def refusal(adapter, config):
         return f"AdapterHub has no {name} in fjt's sense"
     if name == "lora" and options["rank_stabilized"]:
         return "AdapterHub has no rank-stabilised LoRA"
+    if name == "lora" and len(set(options["ranks"])) > 1:
+        return "AdapterHub's LoRA has one rank for all sites (config.tune.ranks)"
     allowed = {
         "lora": ("query", "key", "value", "intermediate", "output"),
         "ia3": ("query", "key", "value", "intermediate"),
@@ -102,7 +105,7 @@ def _tensors(name, options, leaves, config):
             "scaling": options.get("adapter_scale", 1.0), "init_weights": "bert",
         }  # fmt: skip
     if name in ("lora", "ia3"):
-        rank = options.get("rank", 1)
+        rank = max(low_rank.site_ranks(options).values()) if name == "lora" else 1
         for path, leaf in tree.flatten(leaves).items():
             module, last = path.rsplit("/", 1)
             key = f"{torch_module(f'encoder/{module}', config.family)}.loras.{NAME}"
@@ -219,8 +222,8 @@ def _read_lora(directory, own, tensors, config):
     options = {"sites": tuple(site for site in SITES if site in sites)}
     if name == "lora":
         options |= {
-            "rank": own["r"], "max_rank": 0, "alpha": float(own["alpha"]), "dropout": float(own.get("dropout", 0.0)),
-            "rank_stabilized": False,
+            "rank": own["r"], "ranks": (), "max_rank": 0, "alpha": float(own["alpha"]),
+            "dropout": float(own.get("dropout", 0.0)), "rank_stabilized": False,
         }  # fmt: skip
     return name, options, leaves
 

@@ -11,7 +11,7 @@ from fjt.interop.adapter import Adapter, read_tensors, torch_module
 from fjt.models.pretrained import LEAVES, to_torch
 from fjt.settings import UserError
 from fjt.tuning import prompts
-from fjt.tuning.low_rank import IA3_INPUTS
+from fjt.tuning.low_rank import IA3_INPUTS, site_ranks
 from fjt.tuning.method import SITES, places
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -68,13 +68,16 @@ def _tensors(name, options, adapter, config):
     """({key: tensor} of the new leaves, the method's part of adapter_config.json)."""
     leaves = adapter.leaves(name)
     if name in ("lora", "dora"):
-        rank, tensors = options["rank"], {}
+        ranks, tensors = site_ranks(options), {}
+        highest = max(ranks.values())
         for path, leaf in tree.flatten(leaves).items():
             module, last = path.rsplit("/", 1)
-            leaf = {"a": lambda x: x[:, :rank].T, "b": lambda x: x[:rank].T, "magnitude": lambda x: x}[last](leaf)
-            tensors[f"{_key(module, config)}.{LORA_LEAVES[last]}"] = leaf
+            rank = ranks[module.rsplit("/", 1)[-1]]
+            used = {"a": np.s_[:, :rank], "b": np.s_[:rank], "magnitude": np.s_[:]}[last]
+            tensors[f"{_key(module, config)}.{LORA_LEAVES[last]}"] = leaf[used].T
         return tensors, {
-            "r": rank, "lora_alpha": options["alpha"], "lora_dropout": options["dropout"], "bias": "none",
+            "r": highest, "lora_alpha": options["alpha"], "lora_dropout": options["dropout"], "bias": "none",
+            "rank_pattern": {_pattern([site], config): rank for site, rank in ranks.items() if rank != highest},
             "use_rslora": options["rank_stabilized"], "use_dora": name == "dora", "fan_in_fan_out": False,
             "target_modules": _pattern(options["sites"], config),
         }  # fmt: skip
@@ -130,7 +133,7 @@ def read(directory, config):
         raise UserError(
             f"{directory}: peft_type {kind!r} has no method here; {', '.join(sorted(set(TYPES.values())))}."
         )
-    for option in ("rank_pattern", "alpha_pattern", "fan_in_fan_out", "lora_bias", "layers_to_transform"):
+    for option in ("alpha_pattern", "fan_in_fan_out", "lora_bias", "layers_to_transform"):
         if about.get(option):
             raise UserError(f"{directory}: {option}={about[option]!r} is not supported.")
     if about.get("bias", "none") != "none":
@@ -179,8 +182,20 @@ def _options(directory, about, tensors, sites, trained, config):
     """(method, options) of adapter_config.json; adds the leaves of learned context to `trained`."""
     kind = about["peft_type"]
     if kind == "LORA":
+        sites = tuple(site for site in SITES if site in sites)
+        found = {}
+        for path, leaf in trained.items():
+            if path.endswith("/a"):
+                found.setdefault(path.split("/")[-2], set()).add(leaf.shape[1])
+        for site, several in found.items():
+            if len(several) > 1:
+                raise UserError(
+                    f"{directory}: the layers of {site} have different ranks, {sorted(several)}; here a site has one."
+                )
+        ranks = [min(found[site]) for site in sites]
+        same = len(set(ranks)) == 1
         return "dora" if about.get("use_dora") else "lora", {
-            "sites": tuple(site for site in SITES if site in sites), "rank": about["r"], "max_rank": 0,
+            "sites": sites, "rank": max(ranks), "ranks": () if same else tuple(ranks), "max_rank": 0,
             "alpha": float(about["lora_alpha"]), "dropout": float(about.get("lora_dropout", 0.0)),
             "rank_stabilized": bool(about.get("use_rslora")),
         }  # fmt: skip

@@ -18,15 +18,22 @@ FEATURES = 1 << 20  # between the dropout features of one site and the next one'
 def _check_lora(method):
     def check(config, options):
         check_sites(options["sites"], SITES, method)
-        rank, most = options["rank"], options["max_rank"] or options["rank"]
-        widest = min(min(widths(config, site)) for site in options["sites"])
-        if not 1 <= most <= widest:
+        sites, ranks = options["sites"], options["ranks"]
+        if ranks and len(ranks) != len(sites):
             raise UserError(
-                f"config.tune.rank={rank} (config.tune.max_rank={options['max_rank']}) should be between 1 and "
-                f"{widest}, the width of the narrowest of {', '.join(options['sites'])}."
+                f"config.tune.ranks={ranks} should be {len(sites)} ranks, for the sites {', '.join(sites)}."
             )
-        if not 1 <= rank <= most:
-            raise UserError(f"config.tune.rank={rank} should be between 1 and config.tune.max_rank={most}.")
+        given = f"config.tune.ranks={ranks}" if ranks else f"config.tune.rank={options['rank']}"
+        if not all(isinstance(rank, int) and rank >= 1 for rank in site_ranks(options).values()):
+            raise UserError(f"{given} should be whole numbers from 1 up.")
+        most, widest = _most(options), min(min(widths(config, site)) for site in sites)
+        if most > widest:
+            raise UserError(
+                f"{given} (config.tune.max_rank={options['max_rank']}) should be between 1 and {widest}, the width of "
+                f"the narrowest of {', '.join(sites)}."
+            )
+        if max(site_ranks(options).values()) > most:
+            raise UserError(f"{given} should be between 1 and config.tune.max_rank={most}.")
 
     return check
 
@@ -39,9 +46,19 @@ def _init_a(key, name, width, rank):
     return jax.vmap(lambda k: jax.random.uniform(k, (width,), minval=-bound, maxval=bound), out_axes=1)(keys)
 
 
+def site_ranks(options):
+    """{site: rank} of LoRA's options."""
+    return dict(zip(options["sites"], options["ranks"] or (options["rank"],) * len(options["sites"]), strict=True))
+
+
+def _most(options):
+    """The rank that memory is kept for."""
+    return options["max_rank"] or max(site_ranks(options).values())
+
+
 def _add_lora(key, base, config, options):
     del base
-    rank, leaves = options["max_rank"] or options["rank"], {}
+    rank, leaves = _most(options), {}
     for site, path in places(config, options["sites"]):
         width, out = widths(config, site)
         leaves[f"{path}/a"] = _init_a(key, f"lora/{path}/a", width, rank)
@@ -61,34 +78,37 @@ def column_norm(kernel):
     return jnp.sqrt(jnp.sum(jnp.square(kernel.astype(wide(kernel.dtype))), axis=0))
 
 
-def lora_scale(options):
-    """alpha / r (Hu et al. 2022, section 4.1), or alpha / sqrt(r), rank-stabilised (Kalajdzievski 2023)."""
-    return options["alpha"] / (math.sqrt(options["rank"]) if options["rank_stabilized"] else options["rank"])
-
-
 def _lora_values(options):
-    return {"scale": lora_scale(options), "dropout": options["dropout"], "rank": options["rank"]}
+    """Rank and scale by site, f32[7] each in the order of SITES, and the rate of dropout.
+
+    The scale is alpha / r (Hu et al. 2022, section 4.1), or alpha / sqrt(r), rank-stabilised (Kalajdzievski 2023).
+    """
+    ranks = site_ranks(options)
+    ranks = np.float32([ranks.get(site, 1) for site in SITES])
+    scale = options["alpha"] / (np.sqrt(ranks) if options["rank_stabilized"] else ranks)
+    return {"scale": scale, "dropout": options["dropout"], "rank": ranks}
 
 
-def _low(leaf, values, dtype):
-    """(A with its columns from the rank on set to 0, B times the scale) in the dtype of the computation."""
-    inside = jnp.arange(leaf["a"].shape[1]) < values["rank"]
+def _low(leaf, values, site):
+    """(A with its columns from the site's rank on set to 0, B times its scale) in the dtype of the computation."""
+    number, dtype = SITES.index(site.name), site.kernel.dtype
+    inside = jnp.arange(leaf["a"].shape[1]) < values["rank"][number]
     a = jnp.where(inside[None], leaf["a"], 0.0)
-    return a.astype(dtype), (leaf["b"] * values["scale"]).astype(dtype)
+    return a.astype(dtype), (leaf["b"] * values["scale"][number]).astype(dtype)
 
 
-def _update(leaf, values):
-    """f64[D, F]: s A B up to the rank."""
-    rank = int(values["rank"])
-    return np.float64(values["scale"]) * (np.float64(leaf["a"][:, :rank]) @ np.float64(leaf["b"][:rank]))
+def _update(leaf, values, site):
+    """f64[D, F]: s A B up to the site's rank."""
+    rank, scale = (values[name][SITES.index(site)] for name in ("rank", "scale"))
+    return np.float64(scale) * (np.float64(leaf["a"][:, : int(rank)]) @ np.float64(leaf["b"][: int(rank)]))
 
 
 def _merge_lora(kernel, bias, leaf, values, site):
-    return kernel + _update(leaf, values), bias
+    return kernel + _update(leaf, values, site), bias
 
 
 def _merge_dora(kernel, bias, leaf, values, site):
-    moved = kernel + _update(leaf, values)
+    moved = kernel + _update(leaf, values, site)
     return moved * (leaf["magnitude"] / np.sqrt(np.sum(np.square(moved), axis=0))), bias
 
 
@@ -123,7 +143,7 @@ def _lora_hooks(leaves, values, options):
     del options
 
     def update(leaf, site, x, y):
-        return y + _through(site, x, *_low(leaf, values, x.dtype), values)
+        return y + _through(site, x, *_low(leaf, values, site), values)
 
     return Hooks(linear=_where_leaves_are(leaves, update))
 
@@ -133,7 +153,7 @@ def _dora_hooks(leaves, values, options):
     del options
 
     def turn(leaf, site, x, y):
-        a, b = _low(leaf, values, x.dtype)
+        a, b = _low(leaf, values, site)
         norm = jax.lax.stop_gradient(column_norm(site.kernel + product(a, b)))
         ratio = (leaf["magnitude"] / norm).astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
         bias = site.bias.reshape((1,) * (y.ndim - 1) + (-1,))
@@ -175,7 +195,8 @@ def _ia3_hooks(leaves, values, options):
 
 
 _LORA = {
-    "sites": ("query", "value"), "rank": 8, "max_rank": 0, "alpha": 16.0, "dropout": 0.1, "rank_stabilized": False,
+    "sites": ("query", "value"), "rank": 8, "ranks": (), "max_rank": 0, "alpha": 16.0, "dropout": 0.1,
+    "rank_stabilized": False,
 }  # fmt: skip
 
 METHODS = {

@@ -45,7 +45,7 @@ class Method:
     learning_rate, weight_decay: its recipe; pooler: whether it trains the pretrained pooler.
     choose(names, layers, options) -> the base names that train, of the encoder's without its pooler.
     add(key, base, config, options) -> a nested dict of new leaves, which train; base: the base parameters.
-    values(options) -> {name: number} of what the step receives as data.
+    values(options) -> {name: number or vector} of what the step receives as data.
     hooks(leaves, values, options) -> Hooks.
     check(config, options): raises UserError for options that do not fit the encoder.
     multiplier(name, layers, options) -> of the rate, for a parameter's name; None: 1 for all.

@@ -137,7 +137,7 @@ def solve_budget(tune, base, config):
 
 
 def traced_values(methods):
-    """{method: {name: f32[]}} of what the step receives as data."""
+    """{method: {name: f32[] or f32[7]}} of what the step receives as data."""
     found = {name: METHODS[name].values(options) for name, options in methods.items()}
     return {name: {k: np.float32(v) for k, v in values.items()} for name, values in found.items() if values}
 

@@ -112,6 +112,12 @@ OPTIONS = {
     "a rank above the width": (
         {"tune__method": "lora", "tune__rank": 33}, ["config.tune.rank=33", "between 1 and 32"]
     ),
+    "ranks for other sites": (
+        {"tune__method": "lora", "tune__ranks": (4, 4, 4)}, ["config.tune.ranks=(4, 4, 4)", "2 ranks", "query, value"]
+    ),
+    "a rank and ranks": (
+        {"tune__method": "lora", "tune__rank": 4, "tune__ranks": (4, 4)}, ["config.tune.ranks", "leave out"]
+    ),
     "a rank of nothing": ({"tune__method": "lora", "tune__rank": 0}, ["config.tune.rank=0", "at least 1"]),
     "a prefix without room": (
         {"tune__method": "prefix", "tune__prefix_length": 20},

@@ -25,6 +25,9 @@ CASES = {
         r=4, lora_alpha=16, target_modules=LAYER + r"(attention\.self\.query|output\.dense)")),
     "lora, rank-stabilised": (small.tune("lora", rank=3, max_rank=5, rank_stabilized=True), peft.LoraConfig(
         r=3, lora_alpha=16, use_rslora=True, target_modules=["query", "value"])),
+    "lora, rank by site": (small.tune("lora", sites=("query", "output"), ranks=(2, 5), dropout=0.0), peft.LoraConfig(
+        r=5, lora_alpha=16, target_modules=LAYER + r"(attention\.self\.query|output\.dense)",
+        rank_pattern={LAYER + r"output\.dense": 3})),
     "dora": (small.tune("dora", rank=4, sites=("value", "intermediate"), dropout=0.0), peft.LoraConfig(
         r=4, lora_alpha=16, use_dora=True, target_modules=["value", "intermediate.dense"])),
     "ia3": (small.tune("ia3"), peft.IA3Config(
