@@ -4,7 +4,8 @@
         --config.data.source=files --config.data.dir=DIR --workdir runs/mrpc-lora
 
 The pooler trains with the head in every method, for a sentence encoder's checkpoint has a pooler that never trained.
-Rates, decay and epochs are those that `python -m fjt.main --list` and `--plan` show.
+Five epochs for all, so that they are compared at equal passes over the data; rates and decay are each method's recipe,
+which `--plan` shows.
 """
 
 from configs import glue
@@ -13,5 +14,6 @@ from configs import glue
 def get_config(arg="mrpc,lora"):
     config = glue.get_config(arg)
     config.tune.train_pooler = True
+    config.train.epochs = 5
     config.eval.test = False
     return config

@@ -1,5 +1,8 @@
 """Values for what was left open: from the method, the encoder and the optimizer, never over what was given."""
 
+import dataclasses
+
+import numpy as np
 import test_settings
 
 from fjt import recipes
@@ -20,6 +23,17 @@ def test_open_values_are_filled_and_say_where_from():
     assert experiment.train.epochs == 5 and experiment.eval.every_epochs == 1
     settings, origins = resolve(optim__learning_rate=3e-4)
     assert settings.experiment.optim.learning_rate == 3e-4 and "optim.learning_rate" not in origins
+
+
+def test_narrow_encoders_take_five_times_the_rate():
+    narrow = dataclasses.replace(WIDE, width=384)
+    for method, rate in (("full", 1e-4), ("lora", 2.5e-3), ("pfeiffer", 1e-3)):
+        settings, origins = resolve(config=narrow, tune__method=(method,))
+        np.testing.assert_allclose(settings.experiment.optim.learning_rate, rate)
+        assert "5 times" in origins["optim.learning_rate"]
+    assert resolve(config=narrow, scratch=True)[0].experiment.optim.learning_rate == 1e-3
+    given, _ = resolve(config=narrow, optim__learning_rate=3e-4)
+    assert given.experiment.optim.learning_rate == 3e-4
 
 
 def test_lion_takes_a_fifth_of_adams_rate():
