@@ -71,13 +71,14 @@ def get_config():
     tune.stage_epochs = placeholder(float)  # gradual: how long each stage lasts; 0: all alike
     tune.stage_rates = ()  # gradual: of the rate, a factor a stage; the last one holds on; (): all 1
     tune.train = ()  # pattern: regular expressions over parameter names; what one of them finds trains
-    tune.sites = ()  # of query key value attention_output intermediate output pooler (bitfit, lora, dora, ia3)
-    tune.rank = placeholder(int)  # lora, dora
+    tune.sites = ()  # of query key value attention_output intermediate output pooler (bitfit, lora, dora, vera, ia3)
+    tune.rank = placeholder(int)  # lora, dora, vera
     tune.ranks = ()  # lora, dora: in its place a rank for each of tune.sites, in their order
     tune.max_rank = placeholder(int)  # lora, dora: the rank that memory is kept for, so that ranks share a program
     tune.alpha = placeholder(float)  # lora, dora: the update is scaled by alpha / rank
-    tune.dropout = placeholder(float)  # lora, dora: on what the update reads
+    tune.dropout = placeholder(float)  # lora, dora, vera: on what the update reads
     tune.rank_stabilized = placeholder(bool)  # lora, dora: scaled by alpha / sqrt(rank) instead
+    tune.vera_start = placeholder(float)  # vera: where the inner scales begin
     tune.reduction = placeholder(float)  # adapters: the encoder's width over the bottleneck's
     tune.bottleneck_width = placeholder(int)  # adapters: the bottleneck itself, in place of the reduction; 0: not given
     tune.activation = placeholder(str)  # adapters: relu | gelu | swish | ...

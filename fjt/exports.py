@@ -24,7 +24,7 @@ def write(experiment, directory, params, scores):
     flat = tree.flatten(params)
     trained = adapter.Adapter(
         methods,
-        {name: flat[name] for name in sorted(experiment.trainable)},
+        {name: flat[name] for name in sorted({*experiment.trainable, *partition.fixed_leaves(methods)})},
         base_name(experiment),
         experiment.settings.experiment.model.revision,
         experiment.contents["weights"],

@@ -4,6 +4,8 @@ import re
 
 import numpy as np
 
+from fjt.tuning.method import widths
+
 # Where a token passes in a layer, in order. A place below the lowest trainable one needs no gradient.
 PLACES = {
     "key": 0, "value": 0, "query": 0, "attention": 1, "attention_output": 2, "attention_norm": 3, "intermediate": 4,
@@ -39,6 +41,11 @@ def step_flops(config, trained, *, tokens, row_length, examples, classes):
                 total += cost * (1 + (lowest < (i, order)) + (f"encoder/layer_{i}/{site}/kernel" in trained))
     for name, shape in trained.items():
         layer, _ = places[name]
+        if re.match(r"adapters/vera/.*/inner$", name):  # its fixed A and B: no gradient of their own
+            site = name.split("/")[-2]
+            count = examples if layer >= config.layers - 1 and site not in ("key", "value") else tokens
+            width, out = widths(config, site)
+            total += 2 * count * shape[0] * (width * (1 + (lowest < places[name])) + out * 2)
         if (
             not name.startswith("adapters/")
             or len(shape) != 2

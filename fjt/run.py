@@ -259,7 +259,7 @@ def _finish(experiment, workdir, host, selected, trainable, frozen, logits_of, d
         "trainable_params": tree.count(trainable),
         "head_params": tree.count(params["head"]),
         "pooler_params": tree.count(params["encoder"]["pooler"]),
-        "added_params": tree.count(params.get("adapters", {})),
+        "added_params": tree.count(trainable.get("adapters", {})),
         "total_params": tree.count(params),
         "train_seconds": seconds,
         "compile_seconds": host["compile_seconds"],

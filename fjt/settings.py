@@ -110,6 +110,7 @@ class Tune:
     alpha: float | None
     dropout: float | None
     rank_stabilized: bool | None
+    vera_start: float | None
     reduction: float | None
     bottleneck_width: int | None
     activation: str | None

@@ -29,6 +29,7 @@ CASES = {
         "query", "key", "value", "attention_output", "intermediate", "output", "pooler")),
     "lora by site": small.tune("lora", sites=("query", "output", "pooler"), ranks=(2, 5, 1), dropout=0.2),
     "dora": small.tune("dora", rank=3, sites=("query", "output")),
+    "vera": small.tune("vera", rank=6, dropout=0.2, sites=("value", "intermediate", "output")),
     "ia3": small.tune("ia3"),
     "houlsby": small.tune("houlsby", reduction=8.0),
     "pfeiffer": small.tune("pfeiffer", reduction=8.0),
@@ -41,7 +42,7 @@ CASES = {
     "dora ia3": small.tune("dora", "ia3", rank=2, sites=("value", "output")),
     "top_k pfeiffer": small.tune("top_k", "pfeiffer", layers=1, reduction=8.0),
 }  # fmt: skip
-MERGED = [name for name in CASES if name.split()[0] in ("lora", "dora", "ia3") and "prefix" not in name]
+MERGED = [name for name in CASES if name.split()[0] in ("lora", "dora", "vera", "ia3") and "prefix" not in name]
 LIKE_BASE = [*MERGED, "houlsby", "pfeiffer", "parallel", "top_k pfeiffer"]
 every = pytest.mark.parametrize("case", CASES)
 

@@ -19,7 +19,7 @@ CONFIG, WEIGHTS = "fjt_adapter.json", "fjt_adapter.safetensors"
 class Adapter:
     """Trained leaves over a base model.
 
-    methods: {name: options}; trained: {fjt name: f32 array}, new leaves, head and base leaves alike.
+    methods: {name: options}; trained: {fjt name: f32 array}, new leaves (fixed ones too), head and base leaves alike.
     base: the name of the base model, and revision its commit or branch; base_sha256: of its weights, "" when unknown.
     """
 

@@ -15,11 +15,14 @@ from fjt.tuning.low_rank import IA3_INPUTS, site_ranks
 from fjt.tuning.method import SITES, places
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-TYPES = {"lora": "LORA", "dora": "LORA", "ia3": "IA3", "layernorm": "LN_TUNING", "prefix": "PREFIX_TUNING",
-         "prompt": "PROMPT_TUNING"}  # fmt: skip
+TYPES = {"lora": "LORA", "dora": "LORA", "vera": "VERA", "ia3": "IA3", "layernorm": "LN_TUNING",
+         "prefix": "PREFIX_TUNING", "prompt": "PROMPT_TUNING"}  # fmt: skip
 WHOLE_MODULES = {"head/classifier": "classifier", "encoder/pooler": "pooler"}  # in modules_to_save
 LEARNED_CONTEXT = ("PREFIX_TUNING", "PROMPT_TUNING")
-LORA_LEAVES = {"a": "lora_A.weight", "b": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
+# A site's new leaves, whatever the method, and those that all sites share.
+SITE_LEAVES = {"a": "lora_A.weight", "b": "lora_B.weight", "magnitude": "lora_magnitude_vector", "scale": "ia3_l",
+               "inner": "vera_lambda_d", "outer": "vera_lambda_b"}  # fmt: skip
+VERA_SHARED = {"a": "base_model.vera_A", "b": "base_model.vera_B"}
 
 
 def refusal(adapter, config):
@@ -74,11 +77,21 @@ def _tensors(name, options, adapter, config):
             module, last = path.rsplit("/", 1)
             rank = ranks[module.rsplit("/", 1)[-1]]
             used = {"a": np.s_[:, :rank], "b": np.s_[:rank], "magnitude": np.s_[:]}[last]
-            tensors[f"{_key(module, config)}.{LORA_LEAVES[last]}"] = leaf[used].T
+            tensors[f"{_key(module, config)}.{SITE_LEAVES[last]}"] = leaf[used].T
         return tensors, {
             "r": highest, "lora_alpha": options["alpha"], "lora_dropout": options["dropout"], "bias": "none",
             "rank_pattern": {_pattern([site], config): rank for site, rank in ranks.items() if rank != highest},
             "use_rslora": options["rank_stabilized"], "use_dora": name == "dora", "fan_in_fan_out": False,
+            "target_modules": _pattern(options["sites"], config),
+        }  # fmt: skip
+    if name == "vera":
+        tensors = {}
+        for path, leaf in tree.flatten(leaves).items():
+            module, _, last = path.rpartition("/")
+            tensors[f"{_key(module, config)}.{SITE_LEAVES[last]}" if module else VERA_SHARED[last]] = leaf.T
+        return tensors, {
+            "r": options["rank"], "vera_dropout": options["dropout"], "d_initial": options["vera_start"],
+            "save_projection": True, "projection_prng_key": 0, "bias": "none", "fan_in_fan_out": False,
             "target_modules": _pattern(options["sites"], config),
         }  # fmt: skip
     if name == "ia3":
@@ -139,24 +152,26 @@ def read(directory, config):
     if about.get("bias", "none") != "none":
         raise UserError(f"{directory}: bias={about['bias']!r} is not supported; only 'none'.")
     names = {torch_module(f"encoder/{path}", config.family): path for _, path in places(config, SITES)}
+    leaves, shared = ({key: leaf for leaf, key in found.items()} for found in (SITE_LEAVES, VERA_SHARED))
+    method = {"LORA": "dora" if about.get("use_dora") else "lora"}.get(kind, kind.lower())
     trained, sites = {}, set()
     for key, tensor in tensors.items():
         if key == "prompt_embeddings":
             continue
+        if key in shared:
+            trained[f"adapters/{method}/{shared[key]}"] = tensor.T
+            continue
         module, last = re.fullmatch(
-            r"base_model\.(?:model\.)?(.*?)\.(lora_[AB]\.weight|lora_magnitude_vector|ia3_l|ln_tuning_layers\.\w+|\w+)",
-            key,
+            rf"base_model\.(?:model\.)?(.*?)\.({'|'.join(map(re.escape, leaves))}|ln_tuning_layers\.\w+|\w+)", key
         ).groups()
-        if module in names and (last.startswith("lora_") or last == "ia3_l"):
+        if module in names and last in leaves:
             path = names[module]
             site = path.rsplit("/", 1)[-1]
             sites.add(site)
-            method = "ia3" if last == "ia3_l" else "dora" if about.get("use_dora") else "lora"
             if last == "ia3_l" and tensor.shape[0 if site in IA3_INPUTS else 1] != 1:
                 raise UserError(f"{directory}: {key} scales {site} at its other side, which is not supported.")
-            leaf = {"lora_A.weight": "a", "lora_B.weight": "b", "ia3_l": "scale"}.get(last, "magnitude")
-            value = tensor.T if leaf in ("a", "b") else tensor.reshape(-1)
-            trained[f"adapters/{method}/{path}/{leaf}"] = value
+            value = tensor.T if last.startswith("lora_") else tensor
+            trained[f"adapters/{method}/{path}/{leaves[last]}"] = value if leaves[last] in "ab" else value.reshape(-1)
         else:
             trained |= _base_leaf(directory, key, module, last, tensor, config)
     name, options = _options(directory, about, tensors, sites, trained, config)
@@ -198,6 +213,16 @@ def _options(directory, about, tensors, sites, trained, config):
             "sites": sites, "rank": max(ranks), "ranks": () if same else tuple(ranks), "max_rank": 0,
             "alpha": float(about["lora_alpha"]), "dropout": float(about.get("lora_dropout", 0.0)),
             "rank_stabilized": bool(about.get("use_rslora")),
+        }  # fmt: skip
+    if kind == "VERA":
+        if "adapters/vera/a" not in trained or "adapters/vera/b" not in trained:
+            raise UserError(
+                f"{directory}: its random projections were not saved, and another generator drew them; save the "
+                "adapter again with save_projection=True."
+            )
+        return "vera", {
+            "sites": tuple(site for site in SITES if site in sites), "rank": about["r"],
+            "dropout": float(about.get("vera_dropout", 0.0)), "vera_start": float(about.get("d_initial", 0.1)),
         }  # fmt: skip
     if kind == "IA3":
         return "ia3", {"sites": tuple(site for site in SITES if site in sites)}

@@ -1,4 +1,4 @@
-"""Methods inside the dense layers: LoRA, DoRA and IA3."""
+"""Methods inside the dense layers: LoRA, DoRA, VeRA and IA3."""
 
 import math
 
@@ -162,6 +162,48 @@ def _dora_hooks(leaves, values, options):
     return Hooks(linear=_where_leaves_are(leaves, turn))
 
 
+def _add_vera(key, base, config, options):
+    """A f32[D, r] and B f32[r, F] of the widest site, drawn once, for all sites; d f32[r] and b f32[F] of each.
+
+    Kaiming-uniform draws, as PEFT's.
+    """
+    del base
+    rank, sites = options["rank"], [widths(config, site) for site in options["sites"]]
+
+    def draw(name, shape, fan_in):
+        bound = math.sqrt(6.0 / fan_in)
+        return jax.random.uniform(leaf_key(key, f"vera/{name}"), shape, minval=-bound, maxval=bound)
+
+    width, out = (max(side) for side in zip(*sites, strict=True))
+    leaves = {"a": draw("a", (width, rank), width), "b": draw("b", (rank, out), rank)}
+    for site, path in places(config, options["sites"]):
+        leaves[f"{path}/inner"] = jnp.full(rank, options["vera_start"], jnp.float32)
+        leaves[f"{path}/outer"] = jnp.zeros(widths(config, site)[1], jnp.float32)
+    return tree.unflatten(leaves)
+
+
+def _vera_hooks(leaves, values, options):
+    """y + b * ((d * (x A)) B), A and B fixed, a smaller site's cut from them (Kopiczko et al. 2024, equation 2)."""
+    del options
+
+    def update(leaf, site, x, y):
+        a, b = leaves["a"][: site.kernel.shape[0]], leaves["b"][:, : site.kernel.shape[1]]
+        inner = scaled(product(_thinned(site, x, values), a.astype(x.dtype)), leaf["inner"])
+        return y + scaled(product(inner, b.astype(x.dtype)), leaf["outer"])
+
+    return Hooks(linear=_where_leaves_are(leaves, update))
+
+
+def _merge_vera(kernel, bias, leaf, values, site):
+    a, b = leaf["a"][: kernel.shape[0]] * np.float64(leaf["inner"]), leaf["b"][:, : kernel.shape[1]]
+    return kernel + a @ (b * np.float64(leaf["outer"])), bias
+
+
+def scaled(x, scale):
+    """x f[..., D] times scale f[D], feature by feature."""
+    return x * scale.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+
+
 # Sites whose input is scaled; the others' output is.
 IA3_INPUTS = ("output", "attention_output")
 
@@ -179,17 +221,14 @@ def _ia3_hooks(leaves, values, options):
     """Keys, values and the inner activations scaled by feature (Liu et al. 2022, section 3.3)."""
     del values, options
 
-    def scaled(x, leaf):
-        return x * leaf["scale"].astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
-
     def enter(site, x):
         leaf = leaf_at(leaves, site)
-        return x if leaf is None or site.name not in IA3_INPUTS else scaled(x, leaf)
+        return x if leaf is None or site.name not in IA3_INPUTS else scaled(x, leaf["scale"])
 
     def linear(site, x, y):
         del x
         leaf = leaf_at(leaves, site)
-        return y if leaf is None or site.name in IA3_INPUTS else scaled(y, leaf)
+        return y if leaf is None or site.name in IA3_INPUTS else scaled(y, leaf["scale"])
 
     return Hooks(enter=enter, linear=linear)
 
@@ -209,6 +248,13 @@ METHODS = {
         "low-rank updates of the direction of dense layers, their magnitude apart (Liu et al. 2024)", _LORA,
         learning_rate=5e-4, add=_add_dora, values=_lora_values, hooks=_dora_hooks, check=_check_lora("dora"),
         merge=_merge_dora, size="rank",
+    ),
+    "vera": Method(
+        "scales of one fixed random low-rank update that all dense layers share (Kopiczko et al. 2024)",
+        {"sites": ("query", "value"), "rank": 256, "dropout": 0.0, "vera_start": 0.1}, learning_rate=4e-3,
+        add=_add_vera, fixed=("a", "b"), values=lambda options: {"dropout": options["dropout"]}, hooks=_vera_hooks,
+        check=lambda config, options: check_sites(options["sites"], SITES, "vera"), merge=_merge_vera, size="rank",
+        highest=lambda config: 4 * config.width,
     ),
     "ia3": Method(
         "keys, values and inner activations scaled by feature (Liu et al. 2022)",

@@ -44,14 +44,15 @@ class Method:
     about: a line for `--list`; options: the `config.tune` keys it reads, with their defaults.
     learning_rate, weight_decay: its recipe; pooler: whether it trains the pretrained pooler.
     choose(names, layers, options) -> the base names that train, of the encoder's without its pooler.
-    add(key, base, config, options) -> a nested dict of new leaves, which train; base: the base parameters.
+    add(key, base, config, options) -> a nested dict of new leaves; base: the base parameters.
+    fixed: the names of those new leaves, at the top, that never train; the others do.
     values(options) -> {name: number or vector} of what the step receives as data.
     hooks(leaves, values, options) -> Hooks.
     check(config, options): raises UserError for options that do not fit the encoder.
     multiplier(name, layers, options) -> of the rate, for a parameter's name; None: 1 for all.
     size: the option that config.tune.budget solves, a whole number from 1 up; highest(config): as far as it goes.
     merge(kernel, bias, leaf, values, site) -> (kernel, bias) of a plain dense layer that does the same, in numpy;
-    None: there is none.
+    leaf: the site's new leaves and the fixed ones.  None: there is none.
     """
 
     about: str
@@ -61,6 +62,7 @@ class Method:
     pooler: bool = False
     choose: Callable = choose_nothing
     add: Callable = add_nothing
+    fixed: tuple = ()
     values: Callable = no_values
     hooks: Callable = no_hooks
     check: Callable = lambda config, options: None

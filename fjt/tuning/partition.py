@@ -56,8 +56,11 @@ def find_methods(tune):
             raise UserError(
                 f"config.tune.method={tune.method}: {name} cannot be combined; leave it out, or give it alone."
             )
-    if {"lora", "dora"} <= set(tune.method):
-        raise UserError("config.tune.method: lora and dora both change the same dense layers; give one of them.")
+    updates = [name for name in ("lora", "dora", "vera") if name in tune.method]
+    if len(updates) > 1:
+        raise UserError(
+            f"config.tune.method: {' and '.join(updates)} are all low-rank updates of dense layers; give one of them."
+        )
     read = {option for name in tune.method for option in METHODS[name].options}
     for option in sorted({option for method in METHODS.values() for option in method.options} - read):
         if getattr(tune, option) not in (None, ()):
@@ -125,7 +128,9 @@ def solve_budget(tune, base, config):
         return dataclasses.replace(tune, **{option: size})
 
     def count(size):
-        return tree.count(abstract_leaves(find_methods(solved(size)), base, config))
+        methods = find_methods(solved(size))
+        leaves = {f"adapters/{n}": x for n, x in tree.flatten(abstract_leaves(methods, base, config)).items()}
+        return tree.count({n: x for n, x in leaves.items() if n not in fixed_leaves(methods)})
 
     if count(1) > tune.budget:
         raise UserError(
@@ -165,6 +170,7 @@ def merged(methods, params, config):
             leaf = _below(leaves, path)
             if leaf is None:
                 continue
+            leaf = leaf | {fixed: leaves[fixed] for fixed in METHODS[name].fixed}
             kernel, bias = f"encoder/{path}/kernel", f"encoder/{path}/bias"
             new = METHODS[name].merge(np.float64(flat[kernel]), flat[bias], leaf, values.get(name, {}), site)
             flat[kernel], flat[bias] = (np.float32(x) for x in new)
@@ -207,6 +213,11 @@ def reinitialised(names, layers, count):
     return {name for name in names if count and name.startswith("encoder/") and name.split("/")[1] in top}
 
 
+def fixed_leaves(methods):
+    """The names of new leaves that never train."""
+    return {f"adapters/{name}/{leaf}" for name in methods for leaf in METHODS[name].fixed}
+
+
 def prompt_length(methods):
     """How many learned tokens stand before each example."""
     return methods["prompt"]["prompt_length"] if "prompt" in methods else 0
@@ -229,7 +240,8 @@ def trainable_names(params, layers, tune, missing):
         chosen |= pooler
     elif trains_pooler is False:
         chosen -= pooler
-    return chosen | {name for name in names if name.startswith(("head/", "adapters/"))} | set(missing)
+    added = {name for name in names if name.startswith("adapters/")} - fixed_leaves(methods)
+    return chosen | added | {name for name in names if name.startswith("head/")} | set(missing)
 
 
 def stages(methods, trainable, missing, layers, steps, steps_per_epoch):

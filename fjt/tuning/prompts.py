@@ -81,7 +81,7 @@ def _prompt_hooks(leaves, values, options):
 METHODS = {
     "prefix": Method(
         "learned keys and values before each example's own (Li & Liang 2021)",
-        {"prefix_length": 20, "projection": 0, "shift_positions": True}, learning_rate=5e-3,
+        {"prefix_length": 20, "projection": 0, "shift_positions": True}, learning_rate=4e-3,
         add=_add_prefix, hooks=_prefix_hooks, size="prefix_length", highest=lambda config: config.positions,
     ),
     "prompt": Method(
