@@ -11,6 +11,7 @@ PLACES = {
     "key": 0, "value": 0, "query": 0, "attention": 1, "attention_output": 2, "attention_norm": 3, "intermediate": 4,
     "output": 6, "output_norm": 7,
 }  # fmt: skip
+BOTTLENECKS = ("houlsby", "pfeiffer", "parallel", "compacter")
 IA3_INPUT = {"output": 5, "attention_output": 1}  # what scales a product's input lies before the product
 
 
@@ -40,28 +41,32 @@ def step_flops(config, trained, *, tokens, row_length, examples, classes):
                 cost *= config.inner if site in ("intermediate", "output") else config.width
                 total += cost * (1 + (lowest < (i, order)) + (f"encoder/layer_{i}/{site}/kernel" in trained))
     for name, shape in trained.items():
-        layer, _ = places[name]
-        if re.match(r"adapters/vera/.*/inner$", name):  # its fixed A and B: no gradient of their own
-            site = name.split("/")[-2]
-            count = examples if layer >= config.layers - 1 and site not in ("key", "value") else tokens
-            width, out = widths(config, site)
-            total += 2 * count * shape[0] * (width * (1 + (lowest < places[name])) + out * 2)
-        if (
-            not name.startswith("adapters/")
-            or len(shape) != 2
-            or name.startswith(("adapters/prompt", "adapters/prefix"))
-        ):
-            continue
-        site = name.split("/")[-2 if name.endswith(("/a", "/b")) else -3]
-        count = examples if layer >= config.layers - 1 and site not in ("key", "value") else tokens
-        inner = name.endswith(("/b", "up/kernel"))  # what it reads was made by its own kernel
-        total += 2 * count * np.prod(shape) * (2 + (inner or lowest < places[name]))
+        for site, size, needs, trains in new_products(name, shape, config):
+            last = places[name][0] >= config.layers - 1 and site not in ("key", "value")
+            cost = 2 * (examples if last else tokens) * size
+            total += cost * (1 + (needs or lowest < places[name]) + trains)
     return total + 2 * examples * (3 * config.width * classes + config.width**2 * (1 + 2 * (lowest[0] < config.layers)))
+
+
+def new_products(name, shape, config):
+    """[(site, size of the kernel, whether its input's gradient is always needed, whether it trains)] of a new leaf."""
+    found = re.match(r"adapters/(\w+)/(?:layer_\d+/)?(\w+)/(.+)", name)
+    if not found:
+        return []
+    method, site, last = found.groups()
+    if method in ("lora", "dora") and last in ("a", "b"):
+        return [(site, np.prod(shape), last == "b", True)]
+    if method == "vera" and last == "inner":
+        width, out = widths(config, site)
+        return [(site, width * shape[0], False, False), (site, shape[0] * out, True, False)]
+    if method in BOTTLENECKS and last == "down/bias":
+        return [(site, config.width * shape[0], False, True), (site, shape[0] * config.width, True, True)]
+    return []
 
 
 def place(name, layers):
     """(layer, order in it) of a parameter: (-1, 0) for embeddings, (layers, ...) for pooler and head."""
-    if name.startswith(("encoder/embeddings/", "adapters/prompt/")):
+    if name.startswith(("encoder/embeddings/", "adapters/prompt/", "adapters/p_tuning/")):
         return -1, 0
     if re.match(r"adapters/prefix/(embedding|down|up)", name):
         return 0, 0
@@ -69,7 +74,7 @@ def place(name, layers):
     if not found:
         return layers, 1 if name.startswith("head/") else 0
     method, layer, site = found.groups()
-    if method in ("houlsby", "pfeiffer", "parallel"):
+    if method in BOTTLENECKS:
         return int(layer), PLACES[site] + 0.5
     if method == "ia3" and site in IA3_INPUT:
         return int(layer), IA3_INPUT[site]

@@ -16,9 +16,9 @@ from fjt.tuning.method import SITES, places
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TYPES = {"lora": "LORA", "dora": "LORA", "vera": "VERA", "ia3": "IA3", "layernorm": "LN_TUNING",
-         "prefix": "PREFIX_TUNING", "prompt": "PROMPT_TUNING"}  # fmt: skip
+         "prefix": "PREFIX_TUNING", "prompt": "PROMPT_TUNING", "p_tuning": "P_TUNING"}  # fmt: skip
 WHOLE_MODULES = {"head/classifier": "classifier", "encoder/pooler": "pooler"}  # in modules_to_save
-LEARNED_CONTEXT = ("PREFIX_TUNING", "PROMPT_TUNING")
+LEARNED_CONTEXT = ("PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING")
 # A site's new leaves, whatever the method, and those that all sites share.
 SITE_LEAVES = {"a": "lora_A.weight", "b": "lora_B.weight", "magnitude": "lora_magnitude_vector", "scale": "ia3_l",
                "inner": "vera_lambda_d", "outer": "vera_lambda_b"}  # fmt: skip
@@ -115,11 +115,15 @@ def _tensors(name, options, adapter, config):
             "num_attention_heads": config.heads, "num_layers": config.layers, "encoder_hidden_size": config.width,
             "prefix_projection": False,
         }  # fmt: skip
-    if name == "prompt":
-        return {"prompt_embeddings": leaves["embedding"]}, {
-            "num_virtual_tokens": len(leaves["embedding"]), "token_dim": config.width, "num_transformer_submodules": 1,
+    if name in ("prompt", "p_tuning"):
+        table = prompts.prompt_table(leaves)
+        about = {
+            "num_virtual_tokens": len(table), "token_dim": config.width, "num_transformer_submodules": 1,
             "num_attention_heads": config.heads, "num_layers": config.layers,
         }  # fmt: skip
+        if name == "p_tuning":  # a saved one is its prompt: the MLP that made it is not kept
+            about |= {"encoder_reparameterization_type": "MLP", "encoder_hidden_size": options["projection"]}
+        return {"prompt_embeddings": table}, about
     return {}, {"target_modules": r".*LayerNorm"}
 
 
@@ -232,7 +236,7 @@ def _options(directory, about, tensors, sites, trained, config):
     if flat is None:
         raise UserError(f"{directory}: {WEIGHTS} holds no prompt_embeddings.")
     length = len(flat)
-    if kind == "PROMPT_TUNING":
+    if kind in ("PROMPT_TUNING", "P_TUNING"):
         trained["adapters/prompt/embedding"] = flat
         return "prompt", {"prompt_length": length}
     if flat.shape[1] != 2 * config.layers * config.width:

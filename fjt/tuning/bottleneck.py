@@ -1,4 +1,6 @@
-"""Bottleneck adapters after the sublayers: Houlsby's, Pfeiffer's and the parallel one."""
+"""Bottleneck adapters after the sublayers: Houlsby's, Pfeiffer's, the parallel one, and Compacter."""
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ from fjt.settings import UserError, suggest
 from fjt.tuning.method import Method, leaf_key
 
 STDDEV = 0.02  # of the down-projection, as AdapterHub draws it
+PARTS = 4  # n of Compacter: its kernels are sums of so many Kronecker products
 
 
 def inner_width(config, options):
@@ -45,6 +48,60 @@ def _add(name, places):
     return add
 
 
+def _check_compacter(config, options):
+    _check(config, options)
+    width = inner_width(config, options)
+    for name, size in (("the encoder's width", config.width), ("the bottleneck", width)):
+        if size % PARTS:
+            raise UserError(
+                f"config.tune.method=compacter: {name}, {size}, should be a multiple of {PARTS}; give "
+                f"config.tune.reduction or config.tune.bottleneck_width."
+            )
+
+
+def _add_compacter(key, base, config, options):
+    """The rule f32[n, n, n] of all layers, and each kernel's factors left f32[n, D/n, 1], right f32[n, 1, F/n]."""
+    del base
+    width = inner_width(config, options)
+
+    def glorot(name, *shape):
+        bound = math.sqrt(6.0 / (shape[1] + shape[2]))
+        return jax.random.uniform(leaf_key(key, f"compacter/{name}"), shape, minval=-bound, maxval=bound)
+
+    def adapter(path):
+        down = {
+            "left": glorot(f"{path}/down/left", PARTS, config.width // PARTS, 1),
+            "right": glorot(f"{path}/down/right", PARTS, 1, width // PARTS),
+            "bias": jnp.zeros(width, jnp.float32),
+        }
+        up = {
+            "left": glorot(f"{path}/up/left", PARTS, width // PARTS, 1),
+            "right": jnp.zeros((PARTS, 1, config.width // PARTS), jnp.float32),
+            "bias": jnp.zeros(config.width, jnp.float32),
+        }
+        return {"down": down, "up": up}
+
+    layers = {
+        f"layer_{i}": {place: adapter(f"layer_{i}/{place}") for place in ("attention_output", "output")}
+        for i in range(config.layers)
+    }
+    rule = 0.01 * jax.random.normal(leaf_key(key, "compacter/rule"), (PARTS, PARTS, PARTS))
+    return layers | {"rule": rule}
+
+
+def _composed(leaves):
+    """Compacter's leaves as kernels: the sum of rule_i x (left_i right_i) (Karimi Mahabadi et al. 2021, section 3)."""
+
+    def kernel(dense):
+        if "left" not in dense:
+            return {name: kernel(inner) for name, inner in dense.items()}
+        parts = jnp.einsum("iab,ixr,iry->axby", leaves["rule"], dense["left"], dense["right"])
+        rows, columns = parts.shape[0] * parts.shape[1], parts.shape[2] * parts.shape[3]
+        return {"kernel": parts.reshape(rows, columns), "bias": dense["bias"]}
+
+    return kernel({name: layer for name, layer in leaves.items() if name != "rule"})
+
+
 def _through(leaf, h, activation):
     """up(activation(down(h))): f[..., D]."""
 
@@ -55,10 +112,12 @@ def _through(leaf, h, activation):
     return dense(ACTIVATIONS[activation](dense(h, leaf["down"])), leaf["up"])
 
 
-def _block(read):
-    """Hooks that add scale * adapter(read(h, residual, norm)) to a sublayer's output h."""
+def _block(read, made=lambda leaves: leaves):
+    """Hooks that add scale * adapter(read(h, residual, norm)) to a sublayer's output h; made(leaves): its kernels."""
 
     def hooks(leaves, values, options):
+        leaves = made(leaves)
+
         def block(name, layer, h, residual, norm):
             leaf = leaves.get(f"layer_{layer}", {}).get(name)
             if leaf is None:
@@ -89,5 +148,10 @@ METHODS = {
         _SIZE | {"reduction": 2.0, "activation": "relu", "adapter_scale": 4.0}, learning_rate=2e-4, check=_check,
         add=_add("parallel", ("output",)), hooks=_block(lambda h, residual, norm: residual),
         values=lambda options: {"scale": options["adapter_scale"]}, size="bottleneck_width",
+    ),
+    "compacter": Method(
+        "Houlsby's adapters with kernels that are sums of Kronecker products (Karimi Mahabadi et al. 2021)",
+        _SIZE | {"reduction": 32.0, "activation": "gelu"}, learning_rate=1e-3, check=_check_compacter,
+        add=_add_compacter, hooks=_block(lambda h, residual, norm: h, _composed),
     ),
 }  # fmt: skip

@@ -18,6 +18,9 @@ METHODS = selective.METHODS | low_rank.METHODS | bottleneck.METHODS | prompts.ME
 WHOLE = ("full", "llrd", "gradual", "head")  # they say what trains of the whole, so nothing joins them
 
 
+ALTERNATIVES = (("lora", "dora", "vera"), ("prompt", "p_tuning"))  # at most one of each
+
+
 @dataclasses.dataclass(frozen=True)
 class Adapt:
     """The hooks of a tuple of methods, as `Model.adapt`; equal by value.
@@ -56,11 +59,10 @@ def find_methods(tune):
             raise UserError(
                 f"config.tune.method={tune.method}: {name} cannot be combined; leave it out, or give it alone."
             )
-    updates = [name for name in ("lora", "dora", "vera") if name in tune.method]
-    if len(updates) > 1:
-        raise UserError(
-            f"config.tune.method: {' and '.join(updates)} are all low-rank updates of dense layers; give one of them."
-        )
+    for alternatives in ALTERNATIVES:
+        several = [name for name in alternatives if name in tune.method]
+        if len(several) > 1:
+            raise UserError(f"config.tune.method: {' and '.join(several)} change the same place; give one of them.")
     read = {option for name in tune.method for option in METHODS[name].options}
     for option in sorted({option for method in METHODS.values() for option in method.options} - read):
         if getattr(tune, option) not in (None, ()):
@@ -220,7 +222,7 @@ def fixed_leaves(methods):
 
 def prompt_length(methods):
     """How many learned tokens stand before each example."""
-    return methods["prompt"]["prompt_length"] if "prompt" in methods else 0
+    return sum(options.get("prompt_length", 0) for options in methods.values())
 
 
 def trainable_names(params, layers, tune, missing):
@@ -277,7 +279,7 @@ def lowest_layer(trainable, layers):
     """The lowest layer that holds a trainable parameter: -1 for the embeddings, `layers` when none does."""
     lowest = layers
     for name in trainable:
-        if name.startswith(("encoder/embeddings/", "adapters/prompt/")):
+        if name.startswith(("encoder/embeddings/", "adapters/prompt/", "adapters/p_tuning/")):
             return -1
         if re.match(r"adapters/prefix/(embedding|down|up)", name):
             lowest = 0

@@ -1,9 +1,10 @@
-"""Learned context: prefix tuning (keys and values that every token sees), prompt tuning (tokens before the text)."""
+"""Learned context: prefix tuning (keys and values that every token sees), prompt and P-tuning (tokens before text)."""
 
 import jax
 import jax.numpy as jnp
 
 from fjt.models.layers import Hooks, product
+from fjt.settings import UserError
 from fjt.tuning.method import Method, leaf_key
 
 STDDEV = 0.02
@@ -65,12 +66,44 @@ def _add_prompt(key, base, config, options):
     return {"embedding": jnp.take(table, rows, axis=0)}
 
 
+MLP = ("first", "second", "third")
+
+
+def _add_p_tuning(key, base, config, options):
+    """Vectors f32[P, D] and the MLP that makes the prompt of them, drawn as PEFT does."""
+    del base
+    hidden, width = options["projection"], config.width
+    leaves = {"embedding": jax.random.normal(leaf_key(key, "p_tuning/embedding"), (options["prompt_length"], width))}
+    for name, shape in zip(MLP, ((width, hidden), (hidden, hidden), (hidden, width)), strict=True):
+        bound = shape[0] ** -0.5
+        kernel = jax.random.uniform(leaf_key(key, f"p_tuning/{name}"), shape, minval=-bound, maxval=bound)
+        leaves[name] = {"kernel": kernel, "bias": jnp.zeros(shape[1], jnp.float32)}
+    return leaves
+
+
+def _check_p_tuning(config, options):
+    if not options["projection"]:
+        raise UserError(
+            "config.tune.projection=0 leaves p_tuning without its MLP; --config.tune.method=prompt has none."
+        )
+
+
+def prompt_table(leaves):
+    """f32[P, D], the prompt of the leaves of `prompt`, or of `p_tuning` (Liu et al. 2021, section 3; MLP alone)."""
+    x = leaves["embedding"]
+    for name in MLP if "first" in leaves else ():
+        x = product(x, leaves[name]["kernel"]) + leaves[name]["bias"][None]
+        x = x if name == MLP[-1] else jax.nn.relu(x)
+    return x
+
+
 def _prompt_hooks(leaves, values, options):
     """The first P tokens of each example are the prompt: their word embeddings are learned."""
     del values, options
+    made = prompt_table(leaves)
 
     def embed(words, batch):
-        table = leaves["embedding"].astype(words.dtype)
+        table = made.astype(words.dtype)
         position = batch["position_ids"]
         learned = jnp.take(table, jnp.minimum(position, table.shape[0] - 1), axis=0)
         return jnp.where((position < table.shape[0])[..., None], learned, words)
@@ -87,5 +120,10 @@ METHODS = {
     "prompt": Method(
         "learned tokens before each example (Lester et al. 2021)", {"prompt_length": 20}, learning_rate=1e-2,
         add=_add_prompt, hooks=_prompt_hooks, size="prompt_length", highest=lambda config: config.positions,
+    ),
+    "p_tuning": Method(
+        "learned tokens before each example, made by an MLP (Liu et al. 2021)",
+        {"prompt_length": 20, "projection": 128}, learning_rate=1e-3, check=_check_p_tuning,
+        add=_add_p_tuning, hooks=_prompt_hooks, size="prompt_length", highest=lambda config: config.positions,
     ),
 }  # fmt: skip

@@ -20,6 +20,7 @@ CONFIGS = {
     "pfeiffer": adapters.SeqBnConfig(reduction_factor=8),
     "houlsby": adapters.DoubleSeqBnConfig(reduction_factor=8),
     "parallel": adapters.ParBnConfig(reduction_factor=8),
+    "compacter": adapters.CompacterConfig(reduction_factor=4),
     "lora": adapters.LoRAConfig(r=4, alpha=8, intermediate_lora=True, output_lora=True),
     "ia3": adapters.IA3Config(),
     "prefix": adapters.PrefixTuningConfig(prefix_length=3, flat=True),
