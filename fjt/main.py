@@ -18,7 +18,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from fjt import console, memory
-from fjt.settings import UserError, flatten, from_config, suggest
+from fjt.settings import TOGETHER, UserError, flatten, from_config, suggest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -197,6 +197,7 @@ def show_list():
         (name, f"{m.learning_rate:g}", ", ".join(f"{k}={v}" for k, v in m.options.items()) or "-", m.about)
         for name, m in METHODS.items()
     ]
+    rows += [(name, "", "", f"{' and '.join(several)} together") for name, several in TOGETHER.items()]
     console.table("Methods (config.tune.method)", ("name", ">rate", "options (config.tune.)", "what trains"), rows)
     rows = []
     for path in sorted((ROOT / "configs").glob("*.py")):

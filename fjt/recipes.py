@@ -21,8 +21,9 @@ def resolve(settings, *, rows, config, scratch, platform):
     rows: training examples; config: EncoderConfig; scratch: whether all weights are random; platform: JAX's name.
     """
     experiment = settings.experiment
-    methods, name = find_methods(experiment.tune), experiment.tune.method[0]
-    method = METHODS[name]  # the first one's recipe
+    methods = find_methods(experiment.tune)
+    name = min(methods, key=lambda method: METHODS[method].learning_rate)  # of several, the most careful one
+    method = METHODS[name]
     filled = {}
 
     def fill(section, key, value, origin):

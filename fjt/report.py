@@ -1,5 +1,6 @@
 """What a run says of itself: its plan before, its result after."""
 
+import dataclasses
 import os
 import time
 
@@ -7,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fjt import console, exports, flops, recipes, records, tree
-from fjt.tuning.partition import lowest_layer
+from fjt import console, exports, flops, optim, recipes, records, tree
+from fjt.tuning import partition
 
 USUAL_SHARE = 0.5  # of the matrix-product rate that a step reaches; for a rough time only
 
@@ -38,19 +39,58 @@ def _some(names):
 
 
 def show_parameters(experiment):
-    """Prints what trains, by part of the model."""
-    groups = {}
-    for name, leaf in tree.flatten(experiment.params).items():
-        part = "/".join(name.split("/")[:2])
-        trained, total, leaves = groups.get(part, (0, 0, 0))
-        size = int(np.prod(leaf.shape))
-        groups[part] = trained + size * (name in experiment.trainable), total + size, leaves + 1
-    rows = [(part, leaves, f"{trained:,}", f"{total - trained:,}") for part, (trained, total, leaves) in groups.items()]
-    rows = _fold_layers(rows)
-    trained, total = sum(t for t, _, _ in groups.values()), sum(t for _, t, _ in groups.values())
-    rows.append(("all", sum(n for _, _, n in groups.values()), f"{trained:,}", f"{total - trained:,}"))
+    """Prints what trains, by part of the model, and what it costs beside full tuning."""
+    flat, groups = tree.flatten(experiment.params), {}
+    for name in flat:
+        groups.setdefault("/".join(name.split("/")[:2]), []).append(name)
+    rows = [(part, *_group(experiment, flat, names)) for part, names in groups.items()]
+    rows = [*_fold_layers(rows), ("all", *_group(experiment, flat, list(flat)))]
+    trained, total = (sum(flat[name].size for name in names) for names in (experiment.trainable, flat))
+    columns = ("part", ">leaves", ">trained", ">frozen", ">x rate", ">decay")
     method = ", ".join(experiment.settings.experiment.tune.method)
-    console.table(f"What trains ({method}: {trained / total:.2%})", ("part", ">leaves", ">trained", ">frozen"), rows)
+    console.table(f"What trains ({method}: {trained / total:.2%})", columns, rows)
+    if experiment.trainable != set(flat):
+        console.say(f"  of full tuning: {_against_full(experiment, flat)}")
+
+
+def _group(experiment, flat, names):
+    """(leaves, trained, frozen, multiplier of the rate, decay) of a part, for people."""
+    trained = [name for name in names if name in experiment.trainable]
+    size, total = (sum(flat[name].size for name in chosen) for chosen in (trained, names))
+    factors = sorted({f"{experiment.hyper.multipliers.get(name, 1.0):.3g}" for name in trained}, key=float)
+    decays = {name.rsplit("/", 1)[1] not in optim.EVERY_LEAF for name in trained}
+    return (
+        len(names), f"{size:,}", f"{total - size:,}",
+        " to ".join(factors[:: max(1, len(factors) - 1)]) or "-",
+        f"{experiment.settings.experiment.optim.weight_decay * any(decays):g}" if trained else "-",
+    )  # fmt: skip
+
+
+def _against_full(experiment, flat):
+    """Operations, bytes of the optimizer's state and bytes that an adapter holds, over those of full tuning."""
+    base = {name for name in flat if not name.startswith("adapters/")}
+    kept = experiment.trainable | partition.fixed_leaves(experiment.settings.experiment.tune.method)
+    costs = [
+        ("operations of a step", step_flops(experiment), step_flops(experiment, base), 1e9, "GFLOP"),
+        (
+            "optimizer state",
+            *(_optimizer_bytes(experiment, flat, x) for x in (experiment.trainable, base)),
+            2**20,
+            "MiB",
+        ),
+        ("weights to keep", *(4 * sum(flat[name].size for name in x) for x in (kept, base)), 2**20, "MiB"),
+    ]
+    return "; ".join(
+        f"{what} {own / full:.2%} ({own / unit:,.1f} of {full / unit:,.1f} {word})"
+        for what, own, full, unit, word in costs
+    )
+
+
+def _optimizer_bytes(experiment, flat, names):
+    made = optim.make_optimizer(experiment.settings.experiment.optim)
+    hyper = dataclasses.replace(experiment.hyper, multipliers={})
+    state = jax.eval_shape(lambda leaves: made(hyper).init(leaves), tree.unflatten({n: flat[n] for n in names}))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
 
 def _fold_layers(rows):
@@ -126,12 +166,12 @@ def product_rate(dtype):
     return 2 * size**3 / min(times)
 
 
-def step_flops(experiment):
-    """Operations of a mean step by `flops.step_flops`."""
+def step_flops(experiment, names=None):
+    """Operations of a mean step by `flops.step_flops`, when `names` train (what does, otherwise)."""
     plan, params = experiment.plan, tree.flatten(experiment.params)
     return flops.step_flops(
         experiment.model.config,
-        {name: params[name].shape for name in experiment.trainable},
+        {name: params[name].shape for name in names or experiment.trainable},
         tokens=plan.computed_tokens / max(1, len(plan.shape_of)),
         row_length=plan.shapes[0].row_length,
         examples=float(np.mean([plan.shapes[i].examples * plan.shapes[i].groups for i in plan.shape_of])),
@@ -142,7 +182,7 @@ def step_flops(experiment):
 def activation_bytes(experiment, tokens):
     """A rough count of what the backward pass keeps, in bytes a device."""
     config = experiment.model.config
-    layers = config.layers - max(0, lowest_layer(experiment.trainable, config.layers))
+    layers = config.layers - max(0, partition.lowest_layer(experiment.trainable, config.layers))
     size = 2 if experiment.model.dtype == "bfloat16" else 4
     row = experiment.plan.shapes[0].row_length
     return size * tokens * layers * (10 * config.width + 3 * config.inner + 3 * config.heads * row)

@@ -219,6 +219,9 @@ class Settings:
     execution: Execution
 
 
+# Names for several tuning methods at once: the mix-and-match adapter (He et al. 2022, section 4.6).
+TOGETHER = {"mam": ("prefix", "parallel")}
+
 CHOICES = {
     "data.source": ("tfds", "files", "synthetic"),
     "data.kind": ("classification", "regression"),
@@ -308,8 +311,9 @@ def from_config(config):
 
 
 def _split_methods(experiment):
-    """ "lora,bitfit", as a command line may have it, is two methods."""
-    method = tuple(name for given in experiment.tune.method for name in str(given).split(","))
+    """ "lora,bitfit", as a command line may have it, is two methods, and so is a name for two."""
+    given = (name for words in experiment.tune.method for name in str(words).split(","))
+    method = tuple(name for word in given for name in TOGETHER.get(word, (word,)))
     return dataclasses.replace(experiment, tune=dataclasses.replace(experiment.tune, method=method))
 
 

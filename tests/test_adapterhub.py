@@ -96,7 +96,8 @@ def changed(tmp_path, case, **config):
 @pytest.mark.parametrize(
     ("case", "config", "word"),
     [
-        ("pfeiffer", {"phm_layer": True}, "phm_layer=True"),
+        ("pfeiffer", {"phm_layer": True}, "no method here"),
+        ("compacter", {"phm_dim": 2}, "phm_dim=2"),
         ("pfeiffer", {"residual_before_ln": False}, "residual_before_ln=False"),
         ("houlsby", {"original_ln_before": True}, "no method here"),
         ("houlsby", {"use_gating": True}, "use_gating"),

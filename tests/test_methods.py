@@ -10,7 +10,7 @@ import pytest
 import small
 import test_step
 
-from fjt import losses, prng, tree
+from fjt import checkpoint, losses, mesh, prng, tree
 from fjt.data import batches, packing
 from fjt.models import layers
 from fjt.models.encoder import Model
@@ -21,6 +21,10 @@ from fjt.tuning import partition, prompts
 
 CONFIG = small.CONFIG
 CASES = {
+    "head": small.tune("head"),
+    "top_k": small.tune("top_k", layers=1),
+    "pattern": small.tune("pattern", train=("layer_0/output", "word")),
+    "llrd": small.tune("llrd", layer_decay=0.5),
     "bitfit": small.tune("bitfit"),
     "layernorm": small.tune("layernorm"),
     "attention_only": small.tune("attention_only"),
@@ -67,12 +71,18 @@ def prepare(case, shaken=0.0):
     model = Model(
         CONFIG, 2, adapt=partition.make_adapt(methods), noisy_from=partition.lowest_layer(chosen, CONFIG.layers)
     )
-    hyper = dataclasses.replace(small.make_hyper(rate=3e-3), methods=partition.traced_values(methods))
+    hyper = dataclasses.replace(
+        small.make_hyper(rate=3e-3), methods=partition.traced_values(methods),
+        multipliers=partition.multipliers(methods, (), chosen, CONFIG.layers),
+    )  # fmt: skip
     return model, params, chosen, hyper, batches.prepend(small.make_examples(48), partition.prompt_length(methods))
 
 
-def run(case, layout, steps, shaken=0.1):
-    """(losses, final TrainState) of the pure step under a layout, one shape for all batches."""
+def run(case, layout, steps, shaken=0.1, between=lambda step, state: state, step=None):
+    """(losses, final TrainState, compiled step) of the pure step under a layout, one shape for all batches.
+
+    between(step, state) -> what takes the place of the state before a step; step: one that was compiled before.
+    """
     model, params, chosen, hyper, examples = prepare(case, shaken)
     trainable, frozen = tree.split(params, chosen)
     optimizer = make_optimizer(small.ADAMW)
@@ -81,20 +91,24 @@ def run(case, layout, steps, shaken=0.1):
         batches.lengths_of(examples, indices), groups=layout.groups, row_length=layout.row_length,
         one_a_row=layout.one_a_row, most_shapes=1, width=32,
     ).shapes  # fmt: skip
-    step = jax.jit(
+    step = step or jax.jit(
         functools.partial(train_step, model=model, loss=losses.LOSSES["classification"], optimizer=optimizer,
                           accumulation=layout.accumulation)
     )  # fmt: skip
-    state, seen = init_state(trainable, hyper, optimizer), []
+    state, seen, put = init_state(trainable, hyper, optimizer), [], jnp.asarray
+    if layout.groups > layout.accumulation:
+        devices = mesh.make_mesh(layout.groups // layout.accumulation)
+        state, frozen = jax.device_put((state, frozen), mesh.replicated(devices))
+        put = functools.partial(jax.device_put, device=mesh.by_group(devices))
     for k in range(steps):
         batch, _ = batches.build(examples, indices[k], shape, layout.one_a_row)
-        state, metrics = step(state, frozen, batch, hyper)
+        state, metrics = step(between(k, state), frozen, jax.tree.map(put, batch), hyper)
         seen.append(float(metrics["loss"]))
-    return np.array(seen), state
+    return np.array(seen), state, step
 
 
 PACKED = small.Layout(row_length=64)
-APART = small.Layout(groups=2, accumulation=2, one_a_row=True)
+APART = small.Layout(groups=4, accumulation=2, one_a_row=True)  # on two devices
 
 
 @functools.cache
@@ -119,22 +133,43 @@ def logits(case, params=None, model=None, shaken=0.0):
 
 @every
 def test_learns_and_layout_does_not_matter(case):
-    """Dropout on; packed rows of one device against one example a row in two accumulated parts."""
-    reference, state = sound(case)
+    """Dropout on; packed rows of one device against one example a row in two accumulated parts on two devices."""
+    reference, state, _ = sound(case)
     assert np.isfinite(reference).all() and len(set(reference)) == len(reference)
-    found, _ = run(case, APART, 5)
+    found, *_ = run(case, APART, 5)
     check(found, reference)
     _, params, chosen, _, _ = prepare(case, 0.1)
     before = tree.flatten(params)
     moved = {name for name, leaf in tree.flatten(state.trainable).items() if (np.asarray(leaf) != before[name]).any()}
     keys = {name for name in chosen if name.endswith("/key/bias")}  # they have no true gradient
     assert chosen - keys <= moved, "all that trains moves"
-    assert set(tree.flatten(state.trainable)) == chosen and len(chosen) < len(before)
+    assert set(tree.flatten(state.trainable)) == chosen and (len(chosen) < len(before) or case == "llrd")
+
+
+@every
+def test_resume_is_exact(case, tmp_path):
+    """Saved and restored before the third step: the same bits afterwards."""
+    reference, last, step = sound(case)
+
+    def again(step, state):
+        if step != 2:
+            return state
+        with checkpoint.Checkpoints(tmp_path, keep=1) as checkpoints:
+            checkpoints.save(step, state, {"best_step": None})
+            checkpoints.wait()
+            here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+            shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), state)
+            return checkpoints.restore(lambda step: shapes)[1]
+
+    found, state, _ = run(case, PACKED, 5, between=again, step=step)
+    np.testing.assert_array_equal(found, reference)
+    for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(last), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @every
 def test_frozen_has_no_optimizer_state(case):
-    _, state = sound(case)
+    _, state, _ = sound(case)
     trained = tree.count(state.trainable)
     assert sum(x.size for x in jax.tree.leaves(state.opt_state)) <= 2 * trained + 3
 
@@ -176,8 +211,8 @@ def test_what_cannot_be_merged_says_so():
 
 def test_a_rank_is_a_prefix_of_a_higher_one():
     """Rank 3 of at most 8 is rank 3: the same losses, and what lies above has not moved."""
-    alone, _ = run_lora(rank=3)
-    masked, state = run_lora(rank=3, max_rank=8)
+    alone, *_ = run_lora(rank=3)
+    masked, state, _ = run_lora(rank=3, max_rank=8)
     np.testing.assert_allclose(masked, alone, rtol=2e-6)
     leaf = state.trainable["adapters"]["lora"]["layer_0"]["query"]
     assert leaf["a"].shape == (32, 8) and not np.asarray(leaf["b"][3:]).any() and np.asarray(leaf["b"][:3]).any()

@@ -36,6 +36,11 @@ def test_narrow_encoders_take_five_times_the_rate():
     assert given.experiment.optim.learning_rate == 3e-4
 
 
+def test_several_methods_take_the_lowest_rate():
+    settings, origins = resolve(tune__method=("bitfit", "lora"))
+    assert settings.experiment.optim.learning_rate == 5e-4 and origins["optim.learning_rate"] == "recipe for lora"
+
+
 def test_lion_takes_a_fifth_of_adams_rate():
     assert resolve(optim__name="lion")[0].experiment.optim.learning_rate == 2e-5 / 5
 

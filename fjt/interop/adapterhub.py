@@ -14,7 +14,7 @@ from fjt.interop.adapter import Adapter, read_tensors, torch_module
 from fjt.models.pretrained import LEAVES, to_torch
 from fjt.settings import UserError
 from fjt.tuning import low_rank
-from fjt.tuning.bottleneck import inner_width
+from fjt.tuning.bottleneck import PARTS, inner_width
 from fjt.tuning.method import SITES, places
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter.safetensors"
@@ -24,17 +24,24 @@ NAME = "fjt"  # of the adapter in its directory; a name of the reader's own is g
 
 # What a bottleneck's config says, by method; the other keys are the same for all.
 BOTTLENECKS = {
-    "houlsby": {"mh_adapter": True, "output_adapter": True, "is_parallel": False, "original_ln_before": False},
-    "pfeiffer": {"mh_adapter": False, "output_adapter": True, "is_parallel": False, "original_ln_before": True},
-    "parallel": {"mh_adapter": False, "output_adapter": True, "is_parallel": True, "original_ln_before": False},
+    "houlsby": {"mh_adapter": True, "is_parallel": False, "original_ln_before": False, "phm_layer": False},
+    "pfeiffer": {"mh_adapter": False, "is_parallel": False, "original_ln_before": True, "phm_layer": False},
+    "parallel": {"mh_adapter": False, "is_parallel": True, "original_ln_before": False, "phm_layer": False},
+    "compacter": {"mh_adapter": True, "is_parallel": False, "original_ln_before": False, "phm_layer": True},
 }
+# What Compacter's config says beside it: shared rules of PARTS square matrices, kernels of rank 1.
+COMPACTER = {
+    "phm_dim": PARTS, "phm_rank": 1, "phm_bias": True, "learn_phm": True, "shared_phm_rule": True,
+    "shared_W_phm": False, "factorized_phm_rule": False, "factorized_phm_W": True,
+}  # fmt: skip
 PLAIN = {
-    "original_ln_after": True, "residual_before_ln": True, "adapter_residual_before_ln": False, "ln_before": False,
-    "ln_after": False, "inv_adapter": None, "inv_adapter_reduction_factor": None, "cross_adapter": False,
-    "phm_layer": False, "use_gating": False, "leave_out": [], "dropout": 0.0,
+    "output_adapter": True, "original_ln_after": True, "residual_before_ln": True, "adapter_residual_before_ln": False,
+    "ln_before": False, "ln_after": False, "inv_adapter": None, "inv_adapter_reduction_factor": None,
+    "cross_adapter": False, "use_gating": False, "leave_out": [], "dropout": 0.0,
 }  # fmt: skip
 ATTENTION = {"q": "query", "k": "key", "v": "value"}
 DENSE = {"down": "adapter_down.0", "up": "adapter_up"}
+PHM = {"left": "W_left", "right": "W_right", "bias": "b"}
 
 
 def refusal(adapter, config):
@@ -97,10 +104,15 @@ def _tensors(name, options, leaves, config):
     """({key: tensor}, the "config" of adapter_config.json)."""
     tensors = {}
     if name in BOTTLENECKS:
+        compact = name == "compacter"
         for path, leaf in tree.flatten(leaves).items():
+            if path == "rule":
+                tensors[f"{config.family}.shared_parameters.{NAME}.phm_rule"] = leaf
+                continue
             layer, block, part, last = path.split("/")
-            tensors[f"{_block(f'{layer}/{block}', config)}.adapters.{NAME}.{DENSE[part]}.{LEAVES[last]}"] = leaf.T
-        return tensors, BOTTLENECKS[name] | PLAIN | {
+            key = f"{_block(f'{layer}/{block}', config)}.adapters.{NAME}.{DENSE[part]}"
+            tensors[f"{key}.{(PHM if compact else LEAVES)[last]}"] = leaf if compact else leaf.T
+        return tensors, BOTTLENECKS[name] | PLAIN | (COMPACTER if compact else {}) | {
             "reduction_factor": config.width / inner_width(config, options), "non_linearity": options["activation"],
             "scaling": options.get("adapter_scale", 1.0), "init_weights": "bert",
         }  # fmt: skip
@@ -178,10 +190,10 @@ def read(directory, config):
 
 
 def _read_bottleneck(directory, own, tensors, config):
-    for key, value in PLAIN.items():
+    for key, value in (PLAIN | (COMPACTER if own.get("phm_layer") else {})).items():
         if own.get(key, value) != value:
             raise UserError(f"{directory}: {key}={own[key]!r} is not supported, only {value!r}.")
-    name = next((n for n, facts in BOTTLENECKS.items() if all(own.get(k) == v for k, v in facts.items())), None)
+    name = next((n for n, facts in BOTTLENECKS.items() if all(own.get(k, False) == v for k, v in facts.items())), None)
     if name is None or (name != "parallel" and own.get("scaling", 1.0) != 1.0):
         facts = {key: own.get(key) for key in (*BOTTLENECKS["houlsby"], "scaling")}
         raise UserError(f"{directory}: no method here puts its bottleneck as {facts} does.")
@@ -191,14 +203,18 @@ def _read_bottleneck(directory, own, tensors, config):
         for place in ("attention_output", "output")
     }
     leaves = {}
+    parts = {key: part for part, key in DENSE.items()}
+    lasts = {"weight": "kernel", "bias": "bias"} | {key: last for last, key in PHM.items()}
     for key, tensor in tensors.items():
-        found = re.fullmatch(r"(.*)\.adapters\.[^.]+\.(adapter_down\.0|adapter_up)\.(weight|bias)", key)
+        if re.fullmatch(r".*\.shared_parameters\.[^.]+\.phm_rule", key):
+            leaves["rule"] = tensor
+            continue
+        found = re.fullmatch(rf"(.*)\.adapters\.[^.]+\.({'|'.join(parts)})\.({'|'.join(lasts)})", key)
         if not found or found.group(1) not in modules:
             raise UserError(f"{directory}: the tensor {key} has no place in this model.")
         module, part, last = found.groups()
-        path = f"{modules[module]}/{'up' if part == 'adapter_up' else 'down'}"
-        leaves[f"{path}/{'kernel' if last == 'weight' else 'bias'}"] = tensor.T
-    width = next((leaf.shape[1] for path, leaf in leaves.items() if path.endswith("down/kernel")), 0)
+        leaves[f"{modules[module]}/{parts[part]}/{lasts[last]}"] = tensor.T if last == "weight" else tensor
+    width = next((len(leaf) for path, leaf in leaves.items() if path.endswith("down/bias")), 0)
     if not width:
         raise UserError(f"{directory}: {WEIGHTS} holds no adapter.")
     options = {"reduction": config.width / width, "bottleneck_width": 0, "activation": own["non_linearity"]}
