@@ -70,6 +70,7 @@ def get_config():
     tune.layer_decay = placeholder(float)  # llrd: a layer's rate over that of the layer above
     tune.stage_epochs = placeholder(float)  # gradual: how long each stage lasts; 0: all alike
     tune.stage_rates = ()  # gradual: of the rate, a factor a stage; the last one holds on; (): all 1
+    tune.mixout_rate = placeholder(float)  # mixout: how many of a kernel's entries are the pretrained ones, each step
     tune.train = ()  # pattern: regular expressions over parameter names; what one of them finds trains
     tune.sites = ()  # of query key value attention_output intermediate output pooler (bitfit, lora, dora, vera, ia3)
     tune.rank = placeholder(int)  # lora, dora, vera

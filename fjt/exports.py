@@ -21,10 +21,12 @@ def write(experiment, directory, params, scores):
     (value, low, high)} on dev.
     """
     methods, config = partition.find_methods(experiment.settings.experiment.tune), experiment.model.config
+    if all(partition.METHODS[name].temporary for name in params.get("adapters", ())):
+        params = {name: params[name] for name in ("encoder", "head")}
     flat = tree.flatten(params)
     trained = adapter.Adapter(
         methods,
-        {name: flat[name] for name in sorted({*experiment.trainable, *partition.fixed_leaves(methods)})},
+        {name: flat[name] for name in sorted(flat) if name in experiment.trainable or partition.is_fixed(name)},
         base_name(experiment),
         experiment.settings.experiment.model.revision,
         experiment.contents["weights"],

@@ -69,7 +69,7 @@ def _group(experiment, flat, names):
 def _against_full(experiment, flat):
     """Operations, bytes of the optimizer's state and bytes that an adapter holds, over those of full tuning."""
     base = {name for name in flat if not name.startswith("adapters/")}
-    kept = experiment.trainable | partition.fixed_leaves(experiment.settings.experiment.tune.method)
+    kept = {name for name in flat if name in experiment.trainable or partition.is_fixed(name)}
     costs = [
         ("operations of a step", step_flops(experiment), step_flops(experiment, base), 1e9, "GFLOP"),
         (

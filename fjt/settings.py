@@ -102,6 +102,7 @@ class Tune:
     layer_decay: float | None
     stage_epochs: float | None
     stage_rates: tuple
+    mixout_rate: float | None
     train: tuple
     sites: tuple
     rank: int | None
@@ -248,6 +249,7 @@ RANGES = {
     "model.reinit_layers": (0, None),
     "tune.layers": (0, None),
     "tune.layer_decay": (0.0, 1.0),
+    "tune.mixout_rate": (0.0, 0.99),
     "tune.rank": (1, None),
     "tune.max_rank": (0, None),
     "tune.dropout": (0.0, 0.99),

@@ -24,7 +24,7 @@ def shaken(tune, model, base, name=""):
     params = base | ({"adapters": jax.tree.map(np.asarray, added)} if added else {})
     chosen, flat = partition.trainable_names(params, model.config.layers, tune, ()), tree.flatten(params)
     trained = {n: np.float32(flat[n] + SHAKE * rng.normal(size=flat[n].shape)) for n in sorted(chosen)}
-    return Adapter(methods, trained | {n: flat[n] for n in partition.fixed_leaves(methods)}, name, "", "")
+    return Adapter(methods, trained | {n: x for n, x in flat.items() if partition.is_fixed(n)}, name, "", "")
 
 
 def over(model, base, adapter, examples):
@@ -51,7 +51,7 @@ def train(model, base, adapter, examples, indices, rate):
     quiet = {name: v | ({"dropout": np.float32(0)} if "dropout" in v else {}) for name, v in values.items()}
     hyper = dataclasses.replace(small.make_hyper(rate=rate, dropout=0.0, decay=0.0), methods=quiet)
     optimizer = make_optimizer(small.ADAMW)
-    trainable, frozen = tree.split(params, set(adapter.trained) - partition.fixed_leaves(adapter.methods))
+    trainable, frozen = tree.split(params, {name for name in adapter.trained if not partition.is_fixed(name)})
     (shape,) = packing.plan(batches.lengths_of(examples, indices), most_shapes=1, width=model.config.width).shapes
     step = jax.jit(
         functools.partial(train_step, model=model, loss=losses.LOSSES["classification"], optimizer=optimizer)

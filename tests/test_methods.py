@@ -25,6 +25,7 @@ CASES = {
     "top_k": small.tune("top_k", layers=1),
     "pattern": small.tune("pattern", train=("layer_0/output", "word")),
     "llrd": small.tune("llrd", layer_decay=0.5),
+    "mixout": small.tune("mixout"),
     "bitfit": small.tune("bitfit"),
     "layernorm": small.tune("layernorm"),
     "attention_only": small.tune("attention_only"),
@@ -207,6 +208,25 @@ def test_what_cannot_be_merged_says_so():
     _, params, _, _, _ = prepare("pfeiffer")
     with pytest.raises(UserError, match="pfeiffer cannot be merged"):
         partition.merged(partition.find_methods(CASES["pfeiffer"]), params, CONFIG)
+
+
+def test_mixout_puts_pretrained_entries_back():
+    """A kernel of W0 + 1: its entries are W0, or W0 + 1 / (1 - rate), at the rate; other steps mix other ones."""
+    adapt = partition.make_adapt(partition.find_methods(CASES["mixout"]))
+    old = np.zeros((200, 300), np.float32)
+    leaves = {"mixout": {"layer_0": {"query": {"kernel": old}}}}
+
+    def mixed(step):
+        key = prng.fold((jnp.uint32(1), jnp.uint32(2)), step)
+        noise = layers.Noise((), key, np.float32(0), np.float32(0))
+        site = layers.Site("query", 0, old + 1, old[0], noise)
+        return np.asarray(adapt(leaves, {"mixout": {"rate": np.float32(0.7)}}).kernel(site))
+
+    found = mixed(0)
+    np.testing.assert_allclose(np.unique(found), [0, 1 / 0.3], rtol=1e-6)
+    assert abs(np.mean(found > 0) - 0.3) < 0.01 and abs(found.mean(0) - 1).max() < 1
+    assert np.mean(found == mixed(1)) < 0.7
+    np.testing.assert_array_equal(found, mixed(0))
 
 
 def test_a_rank_is_a_prefix_of_a_higher_one():

@@ -14,6 +14,7 @@ from fjt.models.layers import (
     ATTENTION_OUTPUT,
     EMBEDDINGS,
     OUTPUT,
+    SITES,
     Dense,
     Embedding,
     Hooks,
@@ -104,7 +105,8 @@ class Encoder(nn.Module):
         def noise_of(layer):
             if noise is None or layer < self.noisy_from:
                 return None
-            return Noise((keys[0][layer + 1], keys[1][layer + 1]), *noise[1:])
+            whole = prng.fold(prng.fold(noise[0], layer), SITES)
+            return Noise((keys[0][layer + 1], keys[1][layer + 1]), whole, *noise[1:])
 
         h = Embeddings(config, self.dtype, name="embeddings")(batch, hooks)
         h = drop(h, noise_of(-1), EMBEDDINGS)

@@ -252,7 +252,7 @@ METHODS = {
     "vera": Method(
         "scales of one fixed random low-rank update that all dense layers share (Kopiczko et al. 2024)",
         {"sites": ("query", "value"), "rank": 256, "dropout": 0.0, "vera_start": 0.1}, learning_rate=4e-3,
-        add=_add_vera, fixed=("a", "b"), values=lambda options: {"dropout": options["dropout"]}, hooks=_vera_hooks,
+        add=_add_vera, fixed="[ab]", values=lambda options: {"dropout": options["dropout"]}, hooks=_vera_hooks,
         check=lambda config, options: check_sites(options["sites"], SITES, "vera"), merge=_merge_vera, size="rank",
         highest=lambda config: 4 * config.width,
     ),

@@ -45,7 +45,8 @@ class Method:
     learning_rate, weight_decay: its recipe; pooler: whether it trains the pretrained pooler.
     choose(names, layers, options) -> the base names that train, of the encoder's without its pooler.
     add(key, base, config, options) -> a nested dict of new leaves; base: the base parameters.
-    fixed: the names of those new leaves, at the top, that never train; the others do.
+    fixed: a regular expression of the names of those new leaves that never train; the others do.
+    temporary: whether its new leaves act in training alone.
     values(options) -> {name: number or vector} of what the step receives as data.
     hooks(leaves, values, options) -> Hooks.
     check(config, options): raises UserError for options that do not fit the encoder.
@@ -62,7 +63,8 @@ class Method:
     pooler: bool = False
     choose: Callable = choose_nothing
     add: Callable = add_nothing
-    fixed: tuple = ()
+    fixed: str = ""
+    temporary: bool = False
     values: Callable = no_values
     hooks: Callable = no_hooks
     check: Callable = lambda config, options: None

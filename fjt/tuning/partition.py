@@ -15,7 +15,7 @@ from fjt.tuning import bottleneck, low_rank, prompts, selective
 from fjt.tuning.method import SITES, add_nothing, places
 
 METHODS = selective.METHODS | low_rank.METHODS | bottleneck.METHODS | prompts.METHODS
-WHOLE = ("full", "llrd", "gradual", "head")  # they say what trains of the whole, so nothing joins them
+WHOLE = ("full", "llrd", "gradual", "mixout", "head")  # they say what trains of the whole, so nothing joins them
 
 
 ALTERNATIVES = (("lora", "dora", "vera"), ("prompt", "p_tuning"))  # at most one of each
@@ -130,9 +130,8 @@ def solve_budget(tune, base, config):
         return dataclasses.replace(tune, **{option: size})
 
     def count(size):
-        methods = find_methods(solved(size))
-        leaves = {f"adapters/{n}": x for n, x in tree.flatten(abstract_leaves(methods, base, config)).items()}
-        return tree.count({n: x for n, x in leaves.items() if n not in fixed_leaves(methods)})
+        leaves = tree.flatten({"adapters": abstract_leaves(find_methods(solved(size)), base, config)})
+        return sum(leaf.size for name, leaf in leaves.items() if not is_fixed(name))
 
     if count(1) > tune.budget:
         raise UserError(
@@ -172,7 +171,7 @@ def merged(methods, params, config):
             leaf = _below(leaves, path)
             if leaf is None:
                 continue
-            leaf = leaf | {fixed: leaves[fixed] for fixed in METHODS[name].fixed}
+            leaf = leaf | {last: shared for last, shared in leaves.items() if is_fixed(f"adapters/{name}/{last}")}
             kernel, bias = f"encoder/{path}/kernel", f"encoder/{path}/bias"
             new = METHODS[name].merge(np.float64(flat[kernel]), flat[bias], leaf, values.get(name, {}), site)
             flat[kernel], flat[bias] = (np.float32(x) for x in new)
@@ -215,9 +214,10 @@ def reinitialised(names, layers, count):
     return {name for name in names if count and name.startswith("encoder/") and name.split("/")[1] in top}
 
 
-def fixed_leaves(methods):
-    """The names of new leaves that never train."""
-    return {f"adapters/{name}/{leaf}" for name in methods for leaf in METHODS[name].fixed}
+def is_fixed(name):
+    """Whether a name is that of a new leaf that never trains."""
+    found = re.fullmatch(r"adapters/(\w+)/(.+)", name)
+    return bool(found) and bool(re.fullmatch(METHODS[found.group(1)].fixed, found.group(2)))
 
 
 def prompt_length(methods):
@@ -242,8 +242,8 @@ def trainable_names(params, layers, tune, missing):
         chosen |= pooler
     elif trains_pooler is False:
         chosen -= pooler
-    added = {name for name in names if name.startswith("adapters/")} - fixed_leaves(methods)
-    return chosen | added | {name for name in names if name.startswith("head/")} | set(missing)
+    always = {name for name in names if name.startswith(("head/", "adapters/")) and not is_fixed(name)}
+    return chosen | always | set(missing)
 
 
 def stages(methods, trainable, missing, layers, steps, steps_per_epoch):

@@ -1,10 +1,13 @@
-"""Methods that train some of the base parameters, chosen by layer or by kind, and add none."""
+"""Methods that train some of the base parameters, chosen by layer or by kind, and add none that last."""
 
 import re
 
-from fjt import tree
+import jax.numpy as jnp
+
+from fjt import prng, tree
+from fjt.models.layers import Hooks
 from fjt.settings import UserError
-from fjt.tuning.method import SITES, Method, check_sites
+from fjt.tuning.method import SITES, Method, check_sites, leaf_at, places
 
 
 def _top(names, layers, options):
@@ -44,6 +47,32 @@ def _layer_decay(name, layers, options):
     return options["layer_decay"] ** (layers + 1) if name.startswith("encoder/embeddings/") else 1.0
 
 
+def _add_mixout(key, base, config, options):
+    """The kernels of all layers as they are before training."""
+    del key, options
+    kernels = tree.flatten(base["encoder"])
+    paths = [f"{path}/kernel" for _, path in places(config, SITES) if path != "pooler"]
+    return tree.unflatten({path: jnp.asarray(kernels[path]) for path in paths})
+
+
+def _mixout_hooks(leaves, values, options):
+    """Each step, entries of the kernels are the pretrained ones at a rate, W' = (mix - rate W0) / (1 - rate), so that
+    the mean is W (Lee et al. 2020, equation 4); with dropout off nothing is mixed."""
+    del options
+
+    def kernel(site):
+        leaf = leaf_at(leaves, site)
+        if leaf is None or site.noise is None:
+            return site.kernel
+        old, rate = leaf["kernel"].astype(site.kernel.dtype), values["rate"]
+        rows, columns = (jnp.arange(size) for size in old.shape)
+        a, b = prng.fold(prng.fold(site.noise.whole, SITES.index(site.name)), rows)
+        kept = prng.keep((a[:, None], b[:, None]), columns, rate)
+        return old + prng.thin(site.kernel - old, kept, rate)
+
+    return Hooks(kernel=kernel)
+
+
 METHODS = {
     "full": Method(
         "every parameter", {}, learning_rate=2e-5, weight_decay=0.01, pooler=True,
@@ -58,6 +87,12 @@ METHODS = {
         "the head first, then one more layer a stage, from the highest down (Howard & Ruder 2018)",
         {"stage_epochs": 0.0, "stage_rates": ()}, learning_rate=5e-5, weight_decay=0.01, pooler=True,
         choose=lambda names, layers, options: set(names),
+    ),
+    "mixout": Method(
+        "every parameter, entries of the kernels put back to the pretrained ones at random (Lee et al. 2020)",
+        {"mixout_rate": 0.7}, learning_rate=2e-5, weight_decay=0.01, pooler=True,
+        choose=lambda names, layers, options: set(names), add=_add_mixout, fixed=".*", temporary=True,
+        values=lambda options: {"rate": options["mixout_rate"]}, hooks=_mixout_hooks,
     ),
     "head": Method("the task head alone; the encoder is frozen", {}, learning_rate=1e-3),
     "top_k": Method(

@@ -130,7 +130,7 @@ def compare(folder, library, interpreter, args):
         rows.append({
             "library": library, "method": name, "ours_to_theirs": forth, "theirs_to_ours": back, "losses": trained,
             "trained_params": sum(
-                x.size for n, x in found.trained.items() if n not in partition.fixed_leaves(found.methods)
+                x.size for n, x in found.trained.items() if not partition.is_fixed(n)
             ), "passed": passed,
         })  # fmt: skip
         print(rows[-1], flush=True)

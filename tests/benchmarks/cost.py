@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fjt import flops, losses, prng, tree
@@ -73,7 +74,7 @@ def measure(shape, args):
         epsilon=1e-12, activation="gelu", stddev=0.02, dropout_hidden=0.1, dropout_attention=0.1,
         dropout_classifier=0.1,
     )  # fmt: skip
-    base = jax.tree.map(np.asarray, jax.jit(Model(config, 2).init)(prng.make_key(0, "init")))
+    base = jax.jit(Model(config, 2).init)(prng.make_key(0, "init"))
     rows, steps = [], {}
     chosen = {n: case for n, case in cases(config, args.length).items() if not args.methods or n in args.methods}
     for name, (tune, trained) in chosen.items():
@@ -97,7 +98,7 @@ def build(config, base, tune, trained, args):
     """(a function that takes a step, the facts that are known without a clock)."""
     methods = partition.find_methods(tune)
     key = prng.make_key(0, "init")
-    added = jax.tree.map(np.asarray, partition.add_leaves(methods, key, base, config))
+    added = partition.add_leaves(methods, key, base, config)
     params = base | ({"adapters": added} if added else {})
     lowest = partition.lowest_layer(trained, config.layers)
     model = Model(config, 2, noisy_from=lowest, adapt=partition.make_adapt(methods))
@@ -106,13 +107,13 @@ def build(config, base, tune, trained, args):
     hyper = dataclasses.replace(small.make_hyper(rate=1e-4), methods=values, multipliers=multipliers)
     optimizer = make_optimizer(small.ADAMW)
     trainable, frozen = tree.split(params, trained)
-    held = {"state": init_state(jax.device_put(trainable), hyper, optimizer)}
+    held = {"state": init_state(jax.tree.map(jnp.copy, trainable), hyper, optimizer)}  # the step takes its buffers
     text = args.length  # a prompt stands before the text and is paid for
     examples = batches.prepend(examples_of(args.rows, text), partition.prompt_length(methods))
     lengths = batches.lengths_of(examples, np.arange(args.rows)[None])
     shape = packing.plan(lengths, one_a_row=True, most_shapes=1, width=config.width).shapes[0]
     batch, _ = batches.build(examples, np.arange(args.rows), shape, True)
-    frozen, batch = jax.device_put(frozen), jax.device_put(batch)
+    batch = jax.device_put(batch)
     step = functools.partial(train_step, model=model, loss=losses.LOSSES["classification"], optimizer=optimizer)
     lowered = jax.jit(step, donate_argnums=0).lower(held["state"], frozen, batch, hyper)
     compiled = lowered.compile()
@@ -128,7 +129,7 @@ def build(config, base, tune, trained, args):
 
     moments = [leaf for leaf in jax.tree.leaves(held["state"].opt_state) if leaf.ndim]
     return take, {
-        "trained": tree.count(trainable), "added": tree.count(added), "lowest_layer": lowest,
+        "trained": tree.count(trainable), "added": tree.count(trainable.get("adapters", {})), "lowest_layer": lowest,
         "flops": lowered.cost_analysis()["flops"], "law": law,
         "gradient_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(trainable)),
         "optimizer_bytes": sum(leaf.nbytes for leaf in moments),

@@ -114,7 +114,7 @@ def test_twenty_steps(case, reference, tmp_path):
     adapter = interop.read(tmp_path, model.config)
     parameters = [p for p in trained.parameters() if p.requires_grad]
     assert sum(p.numel() for p in parameters) == sum(
-        leaf.size for n, leaf in adapter.trained.items() if n not in partition.fixed_leaves(adapter.methods)
+        leaf.size for n, leaf in adapter.trained.items() if not partition.is_fixed(n)
     )
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
     examples, inputs = examples_of(directory, split)
