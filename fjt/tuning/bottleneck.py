@@ -145,7 +145,7 @@ METHODS = {
     ),
     "parallel": Method(
         "a scaled adapter beside the feed-forward layer (He et al. 2022)",
-        _SIZE | {"reduction": 2.0, "activation": "relu", "adapter_scale": 4.0}, learning_rate=1e-4, check=_check,
+        _SIZE | {"reduction": 2.0, "activation": "relu", "adapter_scale": 4.0}, learning_rate=1e-5, check=_check,
         add=_add("parallel", ("output",)), hooks=_block(lambda h, residual, norm: residual),
         values=lambda options: {"scale": options["adapter_scale"]}, size="bottleneck_width",
     ),
