@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import safetensors.numpy
-from process import outcome, tiny
+from process import outcome, read_rows, tiny
 
 import fjt
 from fjt.interop import adapter, formats
@@ -44,6 +44,7 @@ def test_exports_and_predictions(finished, tables, launch, texts, tmp_path, meth
         (export / "merged" / "config.json").exists() == merged == (export / "adapter" / "adapter_config.json").exists()
     )
     assert "PeftModel" in done.text if merged else "fjt.load_run" in done.text
+    assert "of full tuning: operations of a step" in done.text
     predicts_as_it_was(tmp_path / "run", texts)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     own = adapter.read(export / "adapter")
@@ -57,6 +58,26 @@ def test_exports_and_predictions(finished, tables, launch, texts, tmp_path, meth
     if merged:
         whole = safetensors.numpy.load_file(export / "merged" / "model.safetensors")
         assert sum(leaf.size for leaf in whole.values()) == result["total_params"] - result["added_params"]
+
+
+def test_new_leaves_that_never_train(finished, tables, launch, texts, tmp_path):
+    """VeRA's projections are kept, and a run that starts there has the same; mixout's copies of the kernels are not."""
+    base, _ = finished
+    run(launch, tables, base, tmp_path / "vera", "vera", tune__rank=6)
+    predicts_as_it_was(tmp_path / "vera", texts)
+    own = adapter.read(tmp_path / "vera" / "export" / "adapter")
+    result = json.loads((tmp_path / "vera" / "result.json").read_text())
+    assert result["added_params"] == 2 * (6 + 32) and own.trained["adapters/vera/a"].shape == (32, 6)
+    options = dict(model__adapter=tmp_path / "vera", model__keep_head=True, train__steps=0, train__epochs=None,
+                   eval__every_epochs=None, seed=5)  # fmt: skip
+    run(launch, tables, base, tmp_path / "again", "vera", **options)
+    found, expected = (np.load(tmp_path / n / "predictions" / "dev.npz")["logits"] for n in ("again", "vera"))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+    run(launch, tables, base, tmp_path / "mixout", "mixout")
+    assert not (tmp_path / "mixout" / "export" / "adapter").exists()
+    predicts_as_it_was(tmp_path / "mixout", texts)
+    assert json.loads((tmp_path / "mixout" / "result.json").read_text())["added_params"] == 0
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +222,18 @@ def test_gradual_unfreezing_across_its_stages(finished, tables, launch, tmp_path
     full = json.loads((base / "result.json").read_text())
     assert results[1]["trainable_params"] == full["trainable_params"]
     assert results[1]["flops_per_step"] < 0.9 * full["flops_per_step"]
+
+
+def test_gradual_in_another_layout(finished, tables, launch, tmp_path):
+    """One example a row in two accumulated parts: the same losses in all stages."""
+    base, _ = finished
+    run(launch, tables, base, tmp_path / "packed", "gradual")
+    run(launch, tables, base, tmp_path / "apart", "gradual", train__packing=False, train__accumulation=2)
+    found, expected = (
+        [row["loss"] for row in read_rows(tmp_path / name / "train.jsonl")] for name in ("apart", "packed")
+    )
+    assert len(expected) == 12
+    np.testing.assert_allclose(found, expected, rtol=2e-6)
 
 
 def test_gradual_selects_a_step_of_an_earlier_stage(finished, tables, launch, texts, tmp_path):
