@@ -118,12 +118,12 @@ METHODS = {
         add=_add_prefix, hooks=_prefix_hooks, size="prefix_length", highest=lambda config: config.positions,
     ),
     "prompt": Method(
-        "learned tokens before each example (Lester et al. 2021)", {"prompt_length": 20}, learning_rate=1e-2,
+        "learned tokens before each example (Lester et al. 2021)", {"prompt_length": 20}, learning_rate=2e-3,
         add=_add_prompt, hooks=_prompt_hooks, size="prompt_length", highest=lambda config: config.positions,
     ),
     "p_tuning": Method(
         "learned tokens before each example, made by an MLP (Liu et al. 2021)",
-        {"prompt_length": 20, "projection": 128}, learning_rate=1e-3, check=_check_p_tuning,
+        {"prompt_length": 20, "projection": 128}, learning_rate=5e-4, check=_check_p_tuning,
         add=_add_p_tuning, hooks=_prompt_hooks, size="prompt_length", highest=lambda config: config.positions,
     ),
 }  # fmt: skip
