@@ -85,9 +85,9 @@ def get_config():
     tune.activation = placeholder(str)  # adapters: relu | gelu | swish | ...
     tune.adapter_scale = placeholder(float)  # parallel
     tune.prefix_length = placeholder(int)  # prefix: learned keys and values a layer
-    tune.projection = placeholder(int)  # prefix: inner width of the MLP that makes them; 0: none
+    tune.projection = placeholder(int)  # prefix, p_tuning: inner width of the MLP that makes them; 0, prefix: none
     tune.shift_positions = placeholder(bool)  # prefix: text starts at position prefix_length, as in PEFT
-    tune.prompt_length = placeholder(int)  # prompt: learned tokens before the text
+    tune.prompt_length = placeholder(int)  # prompt, p_tuning: learned tokens before the text
 
     config.optim = optim = ConfigDict()
     optim.name = "adamw"  # adamw | adam | sgd | rmsprop | adagrad | adadelta | adafactor | lamb | lion

@@ -18,6 +18,7 @@ from fjt.models.encoder import Model
 from fjt.optim import learning_rates
 from fjt.settings import UserError, fingerprint, resolve_seeds
 from fjt.tuning import partition
+from fjt.tuning.budget import solve_budget
 
 UNKNOWN = 0.1  # a share of unknown tokens above which a split is warned of
 TOLD = 20_000  # examples between two lines of a piped run that tokenizes
@@ -87,7 +88,7 @@ def prepare(settings, *, given=None, say=console.say, warn=console.warn):
     tokenizer, config, hf_config, checkpoint = _load_model(experiment.model, path)
     settings, adapter, adopted = _find_adapter(settings, config, checkpoint, warn)
     shapes = jax.eval_shape(Model(config, 1).init, prng.make_key(0, "init"))
-    tune, solved = partition.solve_budget(settings.experiment.tune, shapes, config)
+    tune, solved = solve_budget(settings.experiment.tune, shapes, config, experiment.model.max_length)
     settings = dataclasses.replace(settings, experiment=dataclasses.replace(settings.experiment, tune=tune))
     experiment = settings.experiment
     methods = partition.find_methods(experiment.tune)

@@ -15,14 +15,13 @@ RECIPE = ("optim.name", "optim.learning_rate", "optim.weight_decay", "optim.sche
 def write(experiment, directory, params, scores):
     """Writes a run's exports, each with a model card.
 
-    Without new leaves `directory` is a Hugging Face model.  With them `directory`/adapter holds all that was trained,
-    in fjt's form and, where PEFT or else AdapterHub has the method, in theirs; and `directory`/merged is a Hugging
-    Face model where the methods can be merged.  params: all parameters of the run, numpy arrays; scores: {metric:
-    (value, low, high)} on dev.
+    Without new leaves that last, `directory` is a Hugging Face model.  With them `directory`/adapter holds all that was
+    trained, in fjt's form and, where PEFT or else AdapterHub has the method, in theirs; and `directory`/merged is a
+    Hugging Face model where the methods can be merged.  params: all parameters of the run, numpy arrays; scores:
+    {metric: (value, low, high)} on dev.
     """
     methods, config = partition.find_methods(experiment.settings.experiment.tune), experiment.model.config
-    if all(partition.METHODS[name].temporary for name in params.get("adapters", ())):
-        params = {name: params[name] for name in ("encoder", "head")}
+    params = partition.lasting(params)
     flat = tree.flatten(params)
     trained = adapter.Adapter(
         methods,
@@ -76,7 +75,7 @@ def describe(directory):
         found.append((directory, model))
     if os.path.exists(os.path.join(apart, peft.CONFIG)):
         theirs = "peft_type" in records.read_json(os.path.join(apart, peft.CONFIG))
-        how = "peft's PeftModel.from_pretrained" if theirs else "adapters' load_adapter"
+        how = "peft's PeftModel.from_pretrained" if theirs else "adapters' load_adapter(..., use_safetensors=True)"
         found.append((apart, f"what was trained; loads over the base model with {how}"))
     elif os.path.exists(apart):
         found.append((apart, "what was trained; fjt.load_run and fjt.predict read it"))

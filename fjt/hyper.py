@@ -11,7 +11,7 @@ import numpy as np
 class Hyper:
     """learning_rate (of this step), weight_decay, clip_norm (inf: none), the three dropout rates and
     label_smoothing: f32[].  class_weights: f32[C].  dropout_key: u32[2], of the run; the step folds its number in.
-    methods: {tuning method: {name: f32[]}}.  multipliers: {trainable leaf: f32[]} of the rate; {}: all 1.
+    methods: {tuning method: {name: f32[] or f32[7]}}.  multipliers: {trainable leaf: f32[]} of the rate; {}: all 1.
     """
 
     learning_rate: np.ndarray

@@ -45,12 +45,14 @@ def show_parameters(experiment):
         groups.setdefault("/".join(name.split("/")[:2]), []).append(name)
     rows = [(part, *_group(experiment, flat, names)) for part, names in groups.items()]
     rows = [*_fold_layers(rows), ("all", *_group(experiment, flat, list(flat)))]
-    trained, total = (sum(flat[name].size for name in names) for names in (experiment.trainable, flat))
+    lasting = set(tree.flatten(partition.lasting(experiment.params)))
+    trained, total = (sum(flat[name].size for name in names) for names in (experiment.trainable, lasting))
     columns = ("part", ">leaves", ">trained", ">frozen", ">x rate", ">decay")
     method = ", ".join(experiment.settings.experiment.tune.method)
     console.table(f"What trains ({method}: {trained / total:.2%})", columns, rows)
-    if experiment.trainable != set(flat):
-        console.say(f"  of full tuning: {_against_full(experiment, flat)}")
+    if experiment.trainable != lasting:
+        kept = experiment.trainable | {name for name in lasting if partition.is_fixed(name)}
+        console.say(f"  of full tuning: {_against_full(experiment, flat, kept)}")
 
 
 def _group(experiment, flat, names):
@@ -66,24 +68,28 @@ def _group(experiment, flat, names):
     )  # fmt: skip
 
 
-def _against_full(experiment, flat):
-    """Operations, bytes of the optimizer's state and bytes that an adapter holds, over those of full tuning."""
+def _against_full(experiment, flat, kept):
+    """Operations, bytes of the optimizer's state and bytes of what is kept, over those of full tuning."""
     base = {name for name in flat if not name.startswith("adapters/")}
-    kept = {name for name in flat if name in experiment.trainable or partition.is_fixed(name)}
+    state, full_state = (_optimizer_bytes(experiment, flat, names) for names in (experiment.trainable, base))
+    own, whole = (4 * sum(flat[name].size for name in names) for names in (kept, base))
     costs = [
-        ("operations of a step", step_flops(experiment), step_flops(experiment, base), 1e9, "GFLOP"),
-        (
-            "optimizer state",
-            *(_optimizer_bytes(experiment, flat, x) for x in (experiment.trainable, base)),
-            2**20,
-            "MiB",
-        ),
-        ("weights to keep", *(4 * sum(flat[name].size for name in x) for x in (kept, base)), 2**20, "MiB"),
+        ("operations of a step", step_flops(experiment), _full_flops(experiment, base), 1e9, "GFLOP"),
+        ("optimizer state", state, full_state, 2**20, "MiB"),
+        ("weights to keep", own, whole, 2**20, "MiB"),
     ]
     return "; ".join(
         f"{what} {own / full:.2%} ({own / unit:,.1f} of {full / unit:,.1f} {word})"
         for what, own, full, unit, word in costs
     )
+
+
+def _full_flops(experiment, base):
+    """Operations of a mean step of full tuning, whose rows have no prompt: as well filled, and shorter by its share."""
+    length = partition.prompt_length(partition.find_methods(experiment.settings.experiment.tune))
+    examples = experiment.examples["train"]
+    text = 1.0 - length * len(examples) / examples.offsets[-1]
+    return step_flops(experiment, base, text)
 
 
 def _optimizer_bytes(experiment, flat, names):
@@ -166,14 +172,17 @@ def product_rate(dtype):
     return 2 * size**3 / min(times)
 
 
-def step_flops(experiment, names=None):
-    """Operations of a mean step by `flops.step_flops`, when `names` train (what does, otherwise)."""
+def step_flops(experiment, names=None, share=1.0):
+    """Operations of a mean step by `flops.step_flops`.
+
+    names: what trains, the experiment's own by default; share: of the planned tokens, in rows as much shorter.
+    """
     plan, params = experiment.plan, tree.flatten(experiment.params)
     return flops.step_flops(
         experiment.model.config,
         {name: params[name].shape for name in names or experiment.trainable},
-        tokens=plan.computed_tokens / max(1, len(plan.shape_of)),
-        row_length=plan.shapes[0].row_length,
+        tokens=share * plan.computed_tokens / max(1, len(plan.shape_of)),
+        row_length=share * plan.shapes[0].row_length,
         examples=float(np.mean([plan.shapes[i].examples * plan.shapes[i].groups for i in plan.shape_of])),
         classes=experiment.model.classes,
     )

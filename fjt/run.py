@@ -18,6 +18,7 @@ from fjt.optim import make_optimizer
 from fjt.programs import compile_programs
 from fjt.step import init_state
 from fjt.train import Loop, Stop, first_host_state, fit
+from fjt.tuning import partition
 from fjt.workdir import claim
 
 
@@ -260,7 +261,7 @@ def _finish(experiment, workdir, host, selected, trainable, frozen, logits_of, d
         "head_params": tree.count(params["head"]),
         "pooler_params": tree.count(params["encoder"]["pooler"]),
         "added_params": tree.count(trainable.get("adapters", {})),
-        "total_params": tree.count(params),
+        "total_params": tree.count(partition.lasting(params)),
         "train_seconds": seconds,
         "compile_seconds": host["compile_seconds"],
         "examples_per_second": host["examples"] / seconds if seconds else None,

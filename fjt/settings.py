@@ -372,10 +372,6 @@ def _check(settings):
             f"config.optim.name={experiment.optim.name} takes rates of another scale than AdamW and has "
             "no recipe: give --config.optim.learning_rate."
         )
-    if experiment.tune.ranks and (experiment.tune.rank is not None or experiment.tune.budget):
-        raise UserError(
-            "config.tune.ranks gives each site its rank; leave out config.tune.rank and config.tune.budget."
-        )
     if experiment.optim.schedule == "exponential" and not experiment.optim.final_fraction:
         raise UserError("config.optim.schedule=exponential never reaches 0: give config.optim.final_fraction.")
     for section, names in (("train", ("epochs", "steps")), ("eval", ("every_epochs", "every_steps"))):

@@ -10,6 +10,7 @@ import small
 from fjt import tree
 from fjt.settings import UserError
 from fjt.tuning import partition
+from fjt.tuning.budget import solve_budget
 
 LAYERS = 4
 PARAMS = jax.eval_shape(small.Model(dataclasses.replace(small.CONFIG, layers=LAYERS), 2).init, np.zeros(2, np.uint32))
@@ -134,16 +135,22 @@ def test_layers_that_start_anew():
         (small.tune("dora", budget=1500), "rank", lambda rank: 4 * 2 * (2 * 32 * rank + 32)),
         (small.tune("pfeiffer", budget=2000), "bottleneck_width", lambda width: 4 * (2 * 32 * width + width + 32)),
         (small.tune("prefix", budget=2000), "prefix_length", lambda length: 4 * 2 * 32 * length),
+        (small.tune("vera", budget=700), "rank", lambda rank: 4 * 2 * (rank + 32)),
+        (
+            small.tune("lora", "pfeiffer", ranks=(1, 2), budget=3000),
+            "bottleneck_width",
+            lambda width: 4 * (2 * 32 * width + width + 32) + 4 * 2 * 32 * 3,
+        ),
         (small.tune("prompt", "lora", budget=700, rank=1), "prompt_length", lambda length: 32 * length + 512),
     ],
 )
 def test_a_budget_gives_the_largest_size_that_fits(tune, option, count):
     config = dataclasses.replace(small.CONFIG, layers=LAYERS)
-    solved, filled = partition.solve_budget(tune, PARAMS, config)
+    solved, filled = solve_budget(tune, PARAMS, config, 24)
     size = getattr(solved, option)
     assert filled == (f"tune.{option}",) and count(size) <= tune.budget < count(size + 1)
-    leaves = partition.abstract_leaves(partition.find_methods(solved), PARAMS, config)
-    assert tree.count(leaves) == count(size)
+    leaves = tree.flatten({"adapters": partition.abstract_leaves(partition.find_methods(solved), PARAMS, config)})
+    assert sum(leaf.size for name, leaf in leaves.items() if not partition.is_fixed(name)) == count(size)
 
 
 def test_budgets_that_nothing_meets():
@@ -155,8 +162,8 @@ def test_budgets_that_nothing_meets():
         (small.tune("bitfit", budget=1000), "no size here"),
     ):
         with pytest.raises(UserError, match=word):
-            partition.solve_budget(tune, PARAMS, config)
-    assert partition.solve_budget(small.tune("lora", budget=10**9), PARAMS, config)[0].rank == 32
+            solve_budget(tune, PARAMS, config, 24)
+    assert solve_budget(small.tune("lora", budget=10**9), PARAMS, config, 24)[0].rank == 32
 
 
 def test_stages_open_from_the_head_down():

@@ -10,7 +10,7 @@ import safetensors.numpy
 from fjt import records, tree
 from fjt.models.pretrained import torch_name
 from fjt.settings import UserError, suggest
-from fjt.tuning.partition import METHODS
+from fjt.tuning.partition import METHODS, complete
 
 CONFIG, WEIGHTS = "fjt_adapter.json", "fjt_adapter.safetensors"
 
@@ -55,7 +55,7 @@ def read(directory):
         if name not in METHODS:
             raise UserError(f"{directory}: the method {name!r} is unknown.{suggest(name, METHODS)}")
     methods = {
-        name: METHODS[name].options | {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+        name: complete(name, {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
         for name, options in about["methods"].items()
     }
     return Adapter(**(about | {"methods": methods, "trained": read_tensors(os.path.join(directory, WEIGHTS))}))
@@ -67,7 +67,7 @@ def adopt(tune, adapter):
     Raises UserError for a method of the adapter's that is not among the run's, and for options that would change its
     leaves' shapes.
     """
-    filled = {}
+    held = {}
     for name, options in adapter.methods.items():
         if name not in tune.method:
             raise UserError(
@@ -75,22 +75,38 @@ def adopt(tune, adapter):
                 f"--config.tune.method={name}."
             )
         for option, value in options.items():
-            given = getattr(tune, option)
-            if given in (None, ()):
-                filled[option] = value
-            elif given != value and option != "dropout":
+            held.setdefault(option, {})[name] = value
+    filled = {}
+    for option, by_method in held.items():
+        given, values = getattr(tune, option), set(by_method.values())
+        if given not in (None, ()):
+            if values != {given} and option != "dropout":
                 raise UserError(
-                    f"config.tune.{option}={given!r} is not that of config.model.adapter, {value!r}; leave it out."
+                    f"config.tune.{option}={given!r} is not that of config.model.adapter, "
+                    f"{' and '.join(map(repr, by_method.values()))}; leave it out."
                 )
-    return dataclasses.replace(tune, **filled), tuple(f"tune.{option}" for option in filled)
+        elif len(values) == 1:
+            (filled[option],) = values
+        elif any(value != METHODS[name].options[option] for name, value in by_method.items()):
+            raise UserError(
+                f"config.model.adapter has several values of config.tune.{option}, {by_method}, which holds for all "
+                "methods of a run."
+            )  # when each has its own default, that is what an open option gives
+    if "ranks" in held and tune.rank is not None and any(held["ranks"].values()):
+        raise UserError(f"config.tune.rank={tune.rank}: config.model.adapter has ranks by site; leave it out.")
+    return dataclasses.replace(tune, **filled), tuple(f"tune.{option}" for option in filled if filled[option] != ())
 
 
 def put(adapter, params, keep_head):
     """The flat parameters {name: array} with an Adapter's in their places, its head only when that is kept.
 
-    Raises UserError for a leaf without a place, or of another shape.
+    Raises UserError for a leaf without a place, or of another shape, and for one that is lacking.
     """
     flat = dict(params)
+    for name in flat:
+        method = name.split("/")[1] if name.startswith("adapters/") else None
+        if method in adapter.methods and name not in adapter.trained:
+            raise UserError(f"config.model.adapter: it lacks {name}.")
     for name, leaf in adapter.trained.items():
         if name.startswith("head/") and not keep_head:
             continue

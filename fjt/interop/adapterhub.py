@@ -215,8 +215,8 @@ def _read_bottleneck(directory, own, tensors, config):
         module, part, last = found.groups()
         leaves[f"{modules[module]}/{parts[part]}/{lasts[last]}"] = tensor.T if last == "weight" else tensor
     width = next((len(leaf) for path, leaf in leaves.items() if path.endswith("down/bias")), 0)
-    if not width:
-        raise UserError(f"{directory}: {WEIGHTS} holds no adapter.")
+    if not width or (name == "compacter") != ("rule" in leaves):
+        raise UserError(f"{directory}: {WEIGHTS} holds no whole adapter.")
     options = {"reduction": config.width / width, "bottleneck_width": 0, "activation": own["non_linearity"]}
     return name, options | ({"adapter_scale": float(own["scaling"])} if name == "parallel" else {}), leaves
 

@@ -214,7 +214,7 @@ def _options(directory, about, tensors, sites, trained, config):
         ranks = [min(found[site]) for site in sites]
         same = len(set(ranks)) == 1
         return "dora" if about.get("use_dora") else "lora", {
-            "sites": sites, "rank": max(ranks), "ranks": () if same else tuple(ranks), "max_rank": 0,
+            "sites": sites, **({"rank": ranks[0], "ranks": ()} if same else {"ranks": tuple(ranks)}), "max_rank": 0,
             "alpha": float(about["lora_alpha"]), "dropout": float(about.get("lora_dropout", 0.0)),
             "rank_stabilized": bool(about.get("use_rslora")),
         }  # fmt: skip

@@ -202,8 +202,8 @@ class Model:
         """Logits f[G, E, C] of packed examples.
 
         params: {encoder, head[, adapters]}.  batch: token_ids, segment_ids, position_ids, type_ids i32[G, R, L];
-        first (row * L + column), example (row in the data set) i32[G, E].  values: {tuning method: {name: f32[]}}, the
-        traced ones.  key: pair of u32[] for dropout with hyper's rates, None without.
+        first (row * L + column), example (row in the data set) i32[G, E].  values: {tuning method: {name: f32[] or
+        f32[7]}}, the traced ones.  key: pair of u32[] for dropout with hyper's rates, None without.
         """
         noise = head_noise = None
         if key is not None:

@@ -27,7 +27,7 @@ class Site:
 class Hooks:
     """Where a tuning method enters the encoder; each hook's default changes nothing.
 
-    kernel(site) -> f[D, F]: what a dense layer multiplies with.
+    kernel(site, kernel) -> kernel: what a dense layer multiplies with, f32[D, F] before it is cast.
     enter(site, x) -> x: what a dense layer reads, f[..., D].
     linear(site, x, y) -> y: what it gives for x, f[..., F].
     key_value(layer, k, v) -> (k, v): f[G, R, L, H, K]; keys put before the L own ones are seen by every segment.
@@ -36,7 +36,7 @@ class Hooks:
     first_position: the position of an example's first token.
     """
 
-    kernel: Callable = lambda site: site.kernel
+    kernel: Callable = lambda site, kernel: kernel
     enter: Callable = lambda site, x: x
     linear: Callable = lambda site, x, y: y
     key_value: Callable = lambda layer, k, v: (k, v)
@@ -51,7 +51,7 @@ def compose(*hooks):
         return hooks[0]
     one, two = hooks[0], compose(*hooks[1:])
     return Hooks(
-        kernel=lambda site: two.kernel(dataclasses.replace(site, kernel=one.kernel(site))),
+        kernel=lambda site, kernel: two.kernel(site, one.kernel(site, kernel)),
         enter=lambda site, x: two.enter(site, one.enter(site, x)),
         linear=lambda site, x, y: two.linear(site, x, one.linear(site, x, y)),
         key_value=lambda layer, k, v: two.key_value(layer, *one.key_value(layer, k, v)),
@@ -137,7 +137,7 @@ class Dense(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         site = Site(self.site, self.layer, kernel.astype(self.dtype), bias.astype(self.dtype), noise)
         x = hooks.enter(site, x)
-        y = product(x, hooks.kernel(site)) + _along(site.bias, x)
+        y = product(x, hooks.kernel(site, kernel).astype(self.dtype)) + _along(site.bias, x)
         return hooks.linear(site, x, y)
 
 

@@ -12,6 +12,7 @@ from fjt.models.layers import Hooks, drop_at, product, wide
 from fjt.settings import UserError
 from fjt.tuning.method import SITES, Method, check_sites, leaf_at, leaf_key, places, widths
 
+WIDEST = 4  # VeRA's rank is at most so many times the encoder's width
 FEATURES = 1 << 20  # between the dropout features of one site and the next one's
 
 
@@ -24,16 +25,17 @@ def _check_lora(method):
                 f"config.tune.ranks={ranks} should be {len(sites)} ranks, for the sites {', '.join(sites)}."
             )
         given = f"config.tune.ranks={ranks}" if ranks else f"config.tune.rank={options['rank']}"
-        if not all(isinstance(rank, int) and rank >= 1 for rank in site_ranks(options).values()):
+        if not all(type(rank) is int and rank >= 1 for rank in site_ranks(options).values()):
             raise UserError(f"{given} should be whole numbers from 1 up.")
-        most, widest = _most(options), min(min(widths(config, site)) for site in sites)
-        if most > widest:
-            raise UserError(
-                f"{given} (config.tune.max_rank={options['max_rank']}) should be between 1 and {widest}, the width of "
-                f"the narrowest of {', '.join(sites)}."
-            )
-        if max(site_ranks(options).values()) > most:
-            raise UserError(f"{given} should be between 1 and config.tune.max_rank={most}.")
+        most = options["max_rank"]
+        for site, rank in site_ranks(options).items():
+            widest = min(widths(config, site))
+            if max(rank, most) > widest:
+                raise UserError(
+                    f"{given} (config.tune.max_rank={most}) should be between 1 and {widest}, the width of {site}."
+                )
+            if most and rank > most:
+                raise UserError(f"{given} should be between 1 and config.tune.max_rank={most}.")
 
     return check
 
@@ -51,16 +53,11 @@ def site_ranks(options):
     return dict(zip(options["sites"], options["ranks"] or (options["rank"],) * len(options["sites"]), strict=True))
 
 
-def _most(options):
-    """The rank that memory is kept for."""
-    return options["max_rank"] or max(site_ranks(options).values())
-
-
 def _add_lora(key, base, config, options):
     del base
-    rank, leaves = _most(options), {}
+    ranks, leaves = site_ranks(options), {}
     for site, path in places(config, options["sites"]):
-        width, out = widths(config, site)
+        (width, out), rank = widths(config, site), options["max_rank"] or ranks[site]
         leaves[f"{path}/a"] = _init_a(key, f"lora/{path}/a", width, rank)
         leaves[f"{path}/b"] = jnp.zeros((rank, out), jnp.float32)
     return tree.unflatten(leaves)
@@ -162,6 +159,17 @@ def _dora_hooks(leaves, values, options):
     return Hooks(linear=_where_leaves_are(leaves, turn))
 
 
+def _check_vera(config, options):
+    check_sites(options["sites"], SITES, "vera")
+    if options["rank"] > WIDEST * config.width:
+        raise UserError(
+            f"config.tune.rank={options['rank']} should be at most {WIDEST * config.width}, {WIDEST} times the "
+            "encoder's width."
+        )
+    if not options["vera_start"]:
+        raise UserError("config.tune.vera_start=0 would hold both scales at 0: each is the other's gradient.")
+
+
 def _add_vera(key, base, config, options):
     """A f32[D, r] and B f32[r, F] of the widest site, drawn once, for all sites; d f32[r] and b f32[F] of each.
 
@@ -253,8 +261,7 @@ METHODS = {
         "scales of one fixed random low-rank update that all dense layers share (Kopiczko et al. 2024)",
         {"sites": ("query", "value"), "rank": 256, "dropout": 0.0, "vera_start": 0.1}, learning_rate=4e-3,
         add=_add_vera, fixed="[ab]", values=lambda options: {"dropout": options["dropout"]}, hooks=_vera_hooks,
-        check=lambda config, options: check_sites(options["sites"], SITES, "vera"), merge=_merge_vera, size="rank",
-        highest=lambda config: 4 * config.width,
+        check=_check_vera, merge=_merge_vera, size="rank", highest=lambda config, max_length: WIDEST * config.width,
     ),
     "ia3": Method(
         "keys, values and inner activations scaled by feature (Liu et al. 2022)",

@@ -51,7 +51,8 @@ class Method:
     hooks(leaves, values, options) -> Hooks.
     check(config, options): raises UserError for options that do not fit the encoder.
     multiplier(name, layers, options) -> of the rate, for a parameter's name; None: 1 for all.
-    size: the option that config.tune.budget solves, a whole number from 1 up; highest(config): as far as it goes.
+    size: the option that config.tune.budget solves, a whole number from 1 up; highest(config, max_length): as far as
+    it goes.
     merge(kernel, bias, leaf, values, site) -> (kernel, bias) of a plain dense layer that does the same, in numpy;
     leaf: the site's new leaves and the fixed ones.  None: there is none.
     """
@@ -71,7 +72,7 @@ class Method:
     multiplier: Callable | None = None
     merge: Callable | None = None
     size: str | None = None
-    highest: Callable = lambda config: config.width
+    highest: Callable = lambda config, max_length: config.width
 
 
 def leaf_key(key, name):
@@ -86,6 +87,8 @@ def check_sites(sites, valid, method):
     for site in sites:
         if site not in valid:
             raise UserError(f"config.tune.sites names {site!r}, which {method} cannot tune.{suggest(site, valid)}")
+    if len(set(sites)) < len(sites):
+        raise UserError(f"config.tune.sites={sites} names a site twice.")
 
 
 def widths(config, site):

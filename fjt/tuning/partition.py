@@ -1,6 +1,5 @@
 """One method or several at once: which leaves there are, which of them train, and what follows from it."""
 
-import bisect
 import dataclasses
 import re
 
@@ -31,7 +30,7 @@ class Adapt:
     chosen: tuple
 
     def __call__(self, adapters, values):
-        """Hooks of the new leaves {method: tree} and their traced values {method: {name: f32[]}}."""
+        """Hooks of the new leaves {method: tree} and their traced values {method: {name: f32[] or f32[7]}}."""
         hooks = [
             METHODS[name].hooks(adapters[name], values.get(name, {}), dict(options))
             for name, options in self.chosen
@@ -70,12 +69,20 @@ def find_methods(tune):
                 f"config.tune.{option} is not read by the method{'s' * (len(tune.method) > 1)} "
                 f"{' and '.join(tune.method)}."
             )
-    return {name: _options(METHODS[name], tune) for name in METHODS if name in tune.method}
+    if tune.ranks and tune.rank is not None:
+        raise UserError("config.tune.ranks gives each site its rank; leave out config.tune.rank.")
+    return {name: complete(name, vars(tune)) for name in METHODS if name in tune.method}
 
 
-def _options(method, tune):
-    given = {option: getattr(tune, option) for option in method.options}
-    return {option: method.options[option] if value in (None, ()) else value for option, value in given.items()}
+def complete(name, given):
+    """The options of a method: those given, its defaults for what is left open; no rank beside ranks."""
+    options = {
+        option: default if given.get(option) in (None, ()) else given[option]
+        for option, default in METHODS[name].options.items()
+    }
+    if options.get("ranks"):
+        del options["rank"]
+    return options
 
 
 def make_adapt(methods):
@@ -105,41 +112,6 @@ def add_leaves(methods, key, base, config):
     """{method: new leaves} of those that add some.  base: base parameters, arrays or tracers; key: u32[2]."""
     added = {name: METHODS[name].add(key, base, config, options) for name, options in methods.items()}
     return {name: leaves for name, leaves in added.items() if leaves}
-
-
-def solve_budget(tune, base, config):
-    """(settings.Tune, the options that were filled): the largest size whose new parameters are at most tune.budget.
-
-    base: shapes of the base parameters.  Raises UserError when no method has a size left open, when several have, and
-    for a budget that the smallest size exceeds.
-    """
-    if not tune.budget:
-        return tune, ()
-    sized = {name: METHODS[name].size for name in tune.method if METHODS[name].size}
-    still_open = [name for name, option in sized.items() if getattr(tune, option) is None]
-    if len(still_open) != 1:
-        found = f"those of {' and '.join(still_open)} are open; give all but one" if still_open else "none is open"
-        raise UserError(
-            f"config.tune.budget={tune.budget:,} solves the size of one method "
-            f"({', '.join(sized.values()) or 'no size'} here), and {found}."
-        )
-    (name,) = still_open
-    option, last = sized[name], METHODS[name].highest(config)
-
-    def solved(size):
-        return dataclasses.replace(tune, **{option: size})
-
-    def count(size):
-        leaves = tree.flatten({"adapters": abstract_leaves(find_methods(solved(size)), base, config)})
-        return sum(leaf.size for name, leaf in leaves.items() if not is_fixed(name))
-
-    if count(1) > tune.budget:
-        raise UserError(
-            f"config.tune.budget={tune.budget:,} is less than the {count(1):,} parameters of {name} with "
-            f"config.tune.{option}=1."
-        )
-    size = 1 + bisect.bisect_right(range(2, last + 1), tune.budget, key=count)
-    return solved(size), (f"tune.{option}",)
 
 
 def traced_values(methods):
@@ -218,6 +190,12 @@ def is_fixed(name):
     """Whether a name is that of a new leaf that never trains."""
     found = re.fullmatch(r"adapters/(\w+)/(.+)", name)
     return bool(found) and bool(re.fullmatch(METHODS[found.group(1)].fixed, found.group(2)))
+
+
+def lasting(params):
+    """Parameters without the new leaves that act in training alone.  params: {encoder, head[, adapters]}."""
+    kept = {name: leaves for name, leaves in params.get("adapters", {}).items() if not METHODS[name].temporary}
+    return {name: params[name] for name in ("encoder", "head")} | ({"adapters": kept} if kept else {})
 
 
 def prompt_length(methods):

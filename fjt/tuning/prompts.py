@@ -10,6 +10,11 @@ from fjt.tuning.method import Method, leaf_key
 STDDEV = 0.02
 
 
+def _room(config, max_length):
+    """How many positions a text of max_length tokens leaves."""
+    return config.positions - max_length
+
+
 def _add_prefix(key, base, config, options):
     """Keys and values f32[P, H, K] of each layer, or the MLP that makes them (Li & Liang 2021, section 4.3)."""
     del base
@@ -70,12 +75,12 @@ MLP = ("first", "second", "third")
 
 
 def _add_p_tuning(key, base, config, options):
-    """Vectors f32[P, D] and the MLP that makes the prompt of them, drawn as PEFT does."""
+    """Vectors f32[P, D] and the MLP that makes the prompt of them, drawn as PEFT does but for biases of 0."""
     del base
     hidden, width = options["projection"], config.width
     leaves = {"embedding": jax.random.normal(leaf_key(key, "p_tuning/embedding"), (options["prompt_length"], width))}
     for name, shape in zip(MLP, ((width, hidden), (hidden, hidden), (hidden, width)), strict=True):
-        bound = shape[0] ** -0.5
+        bound = max(1, shape[0]) ** -0.5
         kernel = jax.random.uniform(leaf_key(key, f"p_tuning/{name}"), shape, minval=-bound, maxval=bound)
         leaves[name] = {"kernel": kernel, "bias": jnp.zeros(shape[1], jnp.float32)}
     return leaves
@@ -115,15 +120,15 @@ METHODS = {
     "prefix": Method(
         "learned keys and values before each example's own (Li & Liang 2021)",
         {"prefix_length": 20, "projection": 0, "shift_positions": True}, learning_rate=4e-3,
-        add=_add_prefix, hooks=_prefix_hooks, size="prefix_length", highest=lambda config: config.positions,
+        add=_add_prefix, hooks=_prefix_hooks, size="prefix_length", highest=_room,
     ),
     "prompt": Method(
         "learned tokens before each example (Lester et al. 2021)", {"prompt_length": 20}, learning_rate=2e-3,
-        add=_add_prompt, hooks=_prompt_hooks, size="prompt_length", highest=lambda config: config.positions,
+        add=_add_prompt, hooks=_prompt_hooks, size="prompt_length", highest=_room,
     ),
     "p_tuning": Method(
         "learned tokens before each example, made by an MLP (Liu et al. 2021)",
         {"prompt_length": 20, "projection": 128}, learning_rate=5e-4, check=_check_p_tuning,
-        add=_add_p_tuning, hooks=_prompt_hooks, size="prompt_length", highest=lambda config: config.positions,
+        add=_add_p_tuning, hooks=_prompt_hooks, size="prompt_length", highest=_room,
     ),
 }  # fmt: skip

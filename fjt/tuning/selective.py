@@ -60,15 +60,15 @@ def _mixout_hooks(leaves, values, options):
     the mean is W (Lee et al. 2020, equation 4); with dropout off nothing is mixed."""
     del options
 
-    def kernel(site):
+    def kernel(site, new):
         leaf = leaf_at(leaves, site)
         if leaf is None or site.noise is None:
-            return site.kernel
-        old, rate = leaf["kernel"].astype(site.kernel.dtype), values["rate"]
+            return new
+        old, rate = leaf["kernel"], values["rate"]
         rows, columns = (jnp.arange(size) for size in old.shape)
         a, b = prng.fold(prng.fold(site.noise.whole, SITES.index(site.name)), rows)
         kept = prng.keep((a[:, None], b[:, None]), columns, rate)
-        return old + prng.thin(site.kernel - old, kept, rate)
+        return old + prng.thin(new - old, kept, rate)
 
     return Hooks(kernel=kernel)
 

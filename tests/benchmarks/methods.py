@@ -11,6 +11,7 @@ is below that of the head alone is marked. The published scores beside them are 
 
 import argparse
 import json
+import math
 import os
 import statistics
 import sys
@@ -104,7 +105,7 @@ def table(rows, record):
             "ms a step", "bert-base, published",
         ]  # fmt: skip
         here = [row for row in rows if row["task"] == task]
-        full = next((row["flops_per_step"] for row in here if row["method"] == "full"), float("nan"))
+        full = next((row["flops_per_step"] for row in here if row["method"] == "full" and not row["failed"]), math.nan)
         scores = {method: score(here, method, names[0]) for method in (*COMPARED, *SHOWN)}
         cells = []
         for method in scores:
@@ -112,13 +113,19 @@ def table(rows, record):
             if not found:
                 continue
             mark = " (below head)" if scores[method] < scores["head"] else ""
-            one = found[0]
+            ended = [row for row in found if not row["failed"]]
+            facts = ["-"] * 5
+            if ended:
+                one, seconds = ended[0], statistics.median(row["train_seconds"] / row["steps"] for row in ended)
+                facts = [
+                    f"{one['trainable_params']:,}",
+                    f"{one['added_params']:,}",
+                    f"{one['epochs']:.0f}",
+                    f"{one['flops_per_step'] / full:.2f}",
+                    f"{1000 * seconds:.0f}",
+                ]
             cells.append([
-                method + mark, *(spread(found, name) for name in names),
-                f"{sum(not row['failed'] for row in found)} of {len(found)}",
-                f"{one['trainable_params']:,}", f"{one['added_params']:,}", f"{one['epochs']:.0f}",
-                f"{one['flops_per_step'] / full:.2f}",
-                f"{statistics.median(1000 * row['train_seconds'] / row['steps'] for row in found):.0f}",
+                method + mark, *(spread(found, name) for name in names), f"{len(ended)} of {len(found)}", *facts,
                 f"{PUBLISHED[task][method]:.1f}" if method in PUBLISHED.get(task, {}) else "",
             ])  # fmt: skip
         lines += [common.markdown(header, cells), ""]
@@ -134,7 +141,7 @@ def table(rows, record):
 def score(rows, method, metric):
     """The mean, in points; nan without a finished run."""
     values = [100 * row["metrics"][metric] for row in rows if row["method"] == method and not row["failed"]]
-    return statistics.fmean(values) if values else float("nan")
+    return statistics.fmean(values) if values else math.nan
 
 
 def spread(rows, metric):

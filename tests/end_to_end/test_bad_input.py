@@ -118,6 +118,18 @@ OPTIONS = {
     "a rank and ranks": (
         {"tune__method": "lora", "tune__rank": 4, "tune__ranks": (4, 4)}, ["config.tune.ranks", "leave out"]
     ),
+    "a rank without bounds": (
+        {"tune__method": "vera", "tune__rank": 10**10}, ["config.tune.rank=10000000000", "at most 128"]
+    ),
+    "scales that never move": ({"tune__method": "vera", "tune__rank": 8, "tune__vera_start": 0.0}, ["vera_start=0"]),
+    "a site twice": ({"tune__method": "lora", "tune__sites": ("query", "query")}, ["names a site twice"]),
+    "an MLP of nothing": (
+        {"tune__method": "p_tuning", "tune__projection": 0, "tune__budget": 5000},
+        ["config.tune.projection=0", "--config.tune.method=prompt"],
+    ),
+    "a bottleneck that does not divide": (
+        {"tune__method": "compacter", "tune__bottleneck_width": 6}, ["the bottleneck, 6,", "multiple of 4"]
+    ),
     "a rank of nothing": ({"tune__method": "lora", "tune__rank": 0}, ["config.tune.rank=0", "at least 1"]),
     "a prefix without room": (
         {"tune__method": "prefix", "tune__prefix_length": 20},

@@ -1,0 +1,43 @@
+"""Methods at equal cost: the size of one that adds at most so many parameters."""
+
+import bisect
+import dataclasses
+
+from fjt import tree
+from fjt.settings import UserError
+from fjt.tuning.partition import METHODS, abstract_leaves, find_methods, is_fixed
+
+
+def solve_budget(tune, base, config, max_length):
+    """(settings.Tune, the options that were filled): the largest size whose new parameters are at most tune.budget.
+
+    base: shapes of the base parameters; max_length: tokens of text.  Raises UserError when no method has a size left
+    open, when several have, and for a budget that the smallest size exceeds.
+    """
+    if not tune.budget:
+        return tune, ()
+    sized = {name: METHODS[name].size for name in tune.method if METHODS[name].size}
+    still_open = [n for n, o in sized.items() if getattr(tune, o) is None and not (o == "rank" and tune.ranks)]
+    if len(still_open) != 1:
+        found = f"those of {' and '.join(still_open)} are open; give all but one" if still_open else "none is open"
+        raise UserError(
+            f"config.tune.budget={tune.budget:,} solves the size of one method "
+            f"({', '.join(sized.values()) or 'no size'} here), and {found}."
+        )
+    (name,) = still_open
+    option, last = sized[name], METHODS[name].highest(config, max_length)
+
+    def solved(size):
+        return dataclasses.replace(tune, **{option: size})
+
+    def count(size):
+        leaves = tree.flatten({"adapters": abstract_leaves(find_methods(solved(size)), base, config)})
+        return sum(leaf.size for name, leaf in leaves.items() if not is_fixed(name))
+
+    if count(1) > tune.budget:
+        raise UserError(
+            f"config.tune.budget={tune.budget:,} is less than the {count(1):,} parameters of {name} with "
+            f"config.tune.{option}=1."
+        )
+    size = 1 + bisect.bisect_right(range(2, last + 1), tune.budget, key=count)
+    return solved(size), (f"tune.{option}",)
