@@ -71,6 +71,7 @@ class Experiment:
     mesh: jax.sharding.Mesh
     contents: dict
     fingerprint: str
+    adopted: frozenset
 
 
 def prepare(settings, *, given=None, say=console.say, warn=console.warn):
@@ -123,7 +124,8 @@ def prepare(settings, *, given=None, say=console.say, warn=console.warn):
         )
     whole = abstract | ({"adapters": added} if added else {})
     trainable = frozenset(partition.trainable_names(whole, config.layers, experiment.tune, missing))
-    if checkpoint and loaded.untrained_pooler and not trainable & {"encoder/pooler/kernel"}:
+    pooler = {"encoder/pooler/kernel"}
+    if checkpoint and loaded.untrained_pooler and not pooler & {*trainable, *(adapter.trained if adapter else ())}:
         warn(
             "the checkpoint's pooler looks untrained (its bias is zero) and stays frozen; "
             "--config.tune.train_pooler trains it"
@@ -134,6 +136,8 @@ def prepare(settings, *, given=None, say=console.say, warn=console.warn):
         leaves = jax.jit(functools.partial(partition.add_leaves, methods, config=config))(key, params)
         params["adapters"] = jax.tree.map(np.asarray, leaves)
     if adapter:
+        if experiment.model.keep_head:
+            adapters.check_head(adapter, task.label_names, experiment.model.adapter)
         params = tree.unflatten(adapters.put(adapter, tree.flatten(params), experiment.model.keep_head))
 
     train, steps = experiment.train, recipes.total_steps(experiment, rows)
@@ -154,6 +158,8 @@ def prepare(settings, *, given=None, say=console.say, warn=console.warn):
         width=config.width,
     )
     plans = partition.stages(methods, trainable, missing, config.layers, steps, schedule.steps_per_epoch)
+    if never := trainable - plans[-1][1]:
+        warn(f"training ends before {len(never)} leaves open, {sorted(never)[0]} among them: they keep their values")
     rates = learning_rates(experiment.optim, steps)
     for (first, _, factor), last in zip(plans, _ends(plans, steps), strict=True):
         rates[first:last] *= factor
@@ -171,6 +177,7 @@ def prepare(settings, *, given=None, say=console.say, warn=console.warn):
         _make_stages(plans, steps, model, experiment.model.frozen_dropout), missing, unused, schedule, plan, steps,
         recipes.evaluation_steps(experiment, rows), rates, hyper, device_mesh, contents,
         fingerprint(experiment, contents),
+        frozenset(adapter.others() if adapter else ()),
     )  # fmt: skip
 
 

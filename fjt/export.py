@@ -14,11 +14,15 @@ import shutil
 import sys
 
 from fjt import console
-from fjt.interop import adapter, adapterhub, peft
+from fjt.interop import adapter, adapterhub, card, peft
 from fjt.interop.directory import replaced
 from fjt.load import load_run
 from fjt.models import pretrained
 from fjt.settings import UserError
+
+# What is of a form alone, in a directory that holds an adapter.
+FORMS = (adapter.CONFIG, adapter.WEIGHTS, peft.CONFIG, peft.WEIGHTS, adapterhub.WEIGHTS, adapterhub.HEAD_CONFIG,
+         adapterhub.HEAD_WEIGHTS, "README.md")  # fmt: skip
 
 
 def main(argv):
@@ -35,7 +39,7 @@ def main(argv):
         return stop.code
     try:
         export(load_run(options.run), options.format, options.output)
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"fjt: {error}", file=sys.stderr)
         return 2
     console.say(f"{options.output}: {options.run} for {options.format}")
@@ -44,8 +48,12 @@ def main(argv):
 
 def export(run, form, output):
     """Writes a load.Run in a format to a new directory.  Raises UserError."""
-    if os.path.exists(output):
-        raise UserError(f"--output={output} exists already; give a new directory.")
+    if not output:
+        raise UserError("--output is empty; give a new directory.")
+    output = os.path.normpath(os.path.expanduser(output))
+    for path in (output, f"{output}.tmp"):
+        if os.path.lexists(path):
+            raise UserError(f"--output: {path} exists already; give a new directory, or move it away.")
     method = " and ".join(run.result["method"])
     if form == "hf":
         folder = run.model_directory()
@@ -61,6 +69,8 @@ def export(run, form, output):
     model = run.config["model"]
     config, _ = pretrained.read_config(pretrained.resolve(model["path"], model["revision"]))
     with replaced(output) as target:
+        shutil.copytree(folder, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*FORMS))
+        card.convert(os.path.join(folder, "README.md"), os.path.join(target, "README.md"), form)
         if form == "peft":
             peft.write(target, own, config)
         else:

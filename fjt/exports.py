@@ -25,10 +25,15 @@ def write(experiment, directory, params, scores):
     flat = tree.flatten(params)
     trained = adapter.Adapter(
         methods,
-        {name: flat[name] for name in sorted(flat) if name in experiment.trainable or partition.is_fixed(name)},
+        {
+            name: flat[name]
+            for name in sorted(flat)
+            if name in experiment.trainable | experiment.adopted or partition.is_fixed(name)
+        },
         base_name(experiment),
         experiment.settings.experiment.model.revision,
         experiment.contents["weights"],
+        experiment.task.label_names,
     )
     if "adapters" not in params:
         _write_model(experiment, directory, params, scores)
@@ -90,6 +95,6 @@ def base_name(experiment):
     Not what its config.json says: `_name_or_path` there is often the model that this one was once made from.
     """
     model = experiment.settings.experiment.model
-    if model.name or not os.path.isdir(model.path):
+    if model.name or not os.path.isdir(os.path.expanduser(model.path)):
         return model.name or model.path
     return os.path.basename(os.path.normpath(model.path))

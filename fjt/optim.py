@@ -44,7 +44,7 @@ def make_optimizer(optim, groups=()):
 
 def _by_group(transformation, groups):
     def split(leaves):
-        return {str(i): tree.split(leaves, names)[0] for i, names in enumerate(groups)}
+        return {str(i): tree.split(leaves, names)[0] for i, names in enumerate(groups) if names}
 
     def init(params):
         return {i: transformation.init(part) for i, part in split(params).items()}

@@ -8,7 +8,6 @@ import os
 import resource
 
 import jax
-import numpy as np
 
 from fjt import checkpoint, console, evaluate, exports, mesh, metrics, outputs, records, tree
 from fjt.data import batches, tasks
@@ -60,7 +59,8 @@ def run(experiment, workdir):
 
         for number, stage in enumerate(experiment.stages):
             last = number == len(experiment.stages) - 1
-            if int(state.step) >= stage.last and not last and not host["finished"]:
+            stopped_here = host["finished"] and int(state.step) == stage.last  # by patience, at a boundary
+            if int(state.step) >= stage.last and not last and not stopped_here:
                 continue
             state = jax.device_put(_open_stage(experiment, stage, state, hyper), whole)
             frozen = jax.device_put(_frozen(experiment, state.trainable), whole)
@@ -71,15 +71,13 @@ def run(experiment, workdir):
             programs = compile_programs(
                 experiment, stage, state, frozen, hyper, packed["dev"].shape, programs and programs.eval
             )
-            host = host | {
-                "compile_seconds": host["compile_seconds"] + programs.seconds,
-                "flops": host["flops"] | {str(number): {str(i): value for i, value in programs.flops.items()}},
-            }
+            host = host | {"compile_seconds": host["compile_seconds"] + programs.seconds}
             with _logs(experiment, workdir, int(state.step), host) as (log_step, log_evaluation):
                 loop = _make_loop(
                     experiment,
                     stage,
                     feed=functools.partial(_feed, experiment, put),
+                    operations=lambda k, programs=programs: programs.flops[experiment.plan.shape_of[k]],
                     run=lambda k, state, batch, frozen=frozen, programs=programs: programs.train[
                         experiment.plan.shape_of[k]
                     ](state, frozen, batch, dataclasses.replace(hyper, learning_rate=experiment.rates[k])),
@@ -246,11 +244,6 @@ def _finish(experiment, workdir, host, selected, trainable, frozen, logits_of, d
     exports.write(experiment, os.path.join(workdir, "export"), params, dev)
     seconds = host["train_seconds"]
     memory, kind = _peak_memory()
-    operations = [
-        host["flops"][str(number)][str(shape)]
-        for number, stage in enumerate(experiment.stages)
-        for shape in experiment.plan.shape_of[stage.first : min(stage.last, done)]
-    ]
     return _identity(experiment, done) | {
         "selected_step": selected,
         "split": "dev",
@@ -267,7 +260,7 @@ def _finish(experiment, workdir, host, selected, trainable, frozen, logits_of, d
         "examples_per_second": host["examples"] / seconds if seconds else None,
         "tokens_per_second": host["tokens"] / seconds if seconds else None,
         "token_efficiency": experiment.plan.efficiency,
-        "flops_per_step": float(np.mean(operations)) if operations else 0.0,
+        "flops_per_step": host["operations"] / done if done else 0.0,
         "peak_memory_bytes": memory,
         "memory_kind": kind,
         "params_sha256": tree.sha256(trainable),

@@ -52,7 +52,7 @@ def first_host_state():
     return {
         "evaluated": -1, "best_step": None, "best_score": None, "best_metrics": {}, "metrics": {}, "stale": 0,
         "finished": False, "train_seconds": 0.0, "examples": 0, "tokens": 0, "compile_seconds": 0.0,
-        "flops": {},
+        "operations": 0.0,
     }  # fmt: skip
 
 
@@ -60,7 +60,8 @@ def first_host_state():
 class Loop:
     """What a run of the loop needs, all of it made by `experiment`.
 
-    feed(k) -> (batch on the devices, examples, real tokens) of step k; run(k, state, batch) -> (state, metrics);
+    feed(k) -> (batch on the devices, examples, real tokens) of step k; operations(k) -> how many its program counts;
+    run(k, state, batch) -> (state, metrics);
     evaluate(state) -> {metric: value}; metric, lower: which one selects, and whether lower is better;
     log_step, log_evaluation: called with a row.
     """
@@ -69,6 +70,7 @@ class Loop:
     evaluations: frozenset
     saves: frozenset
     feed: Callable
+    operations: Callable
     run: Callable
     evaluate: Callable
     metric: str
@@ -112,11 +114,11 @@ def _segment(loop, k, end, state, host):
     """Steps k to end - 1 or until a signal; only this is on the training clock."""
     start = time.perf_counter()
     waiting = None
-    examples, tokens = host["examples"], host["tokens"]
+    examples, tokens, operations = host["examples"], host["tokens"], host["operations"]
     while k < end and loop.stop.number is None:
         batch, new_examples, new_tokens = loop.feed(k)
         state, metrics = loop.run(k, state, batch)
-        examples, tokens = examples + new_examples, tokens + new_tokens
+        examples, tokens, operations = examples + new_examples, tokens + new_tokens, operations + loop.operations(k)
         if waiting:
             _read(loop, *waiting)
         k += 1
@@ -124,7 +126,9 @@ def _segment(loop, k, end, state, host):
     if waiting:
         _read(loop, *waiting)
     seconds = host["train_seconds"] + time.perf_counter() - start
-    return k, state, host | {"train_seconds": seconds, "examples": examples, "tokens": tokens}
+    return k, state, host | {
+        "train_seconds": seconds, "examples": examples, "tokens": tokens, "operations": operations
+    }  # fmt: skip
 
 
 def _read(loop, step, metrics, examples, seconds_before, start):

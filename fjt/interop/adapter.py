@@ -8,6 +8,7 @@ import safetensors
 import safetensors.numpy
 
 from fjt import records, tree
+from fjt.models import pretrained
 from fjt.models.pretrained import torch_name
 from fjt.settings import UserError, suggest
 from fjt.tuning.partition import METHODS, complete
@@ -20,7 +21,8 @@ class Adapter:
     """Trained leaves over a base model.
 
     methods: {name: options}; trained: {fjt name: f32 array}, new leaves (fixed ones too), head and base leaves alike.
-    base: the name of the base model, and revision its commit or branch; base_sha256: of its weights, "" when unknown.
+    base: the name of the base model, and revision its commit or branch; base_sha256: of its weights, "" when unknown;
+    label_names: by id, () for a regression and when unknown.
     """
 
     methods: dict
@@ -28,6 +30,7 @@ class Adapter:
     base: str
     revision: str
     base_sha256: str
+    label_names: tuple = ()
 
     def leaves(self, method):
         """The nested new leaves of a method."""
@@ -58,7 +61,8 @@ def read(directory):
         name: complete(name, {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
         for name, options in about["methods"].items()
     }
-    return Adapter(**(about | {"methods": methods, "trained": read_tensors(os.path.join(directory, WEIGHTS))}))
+    trained, labels = read_tensors(os.path.join(directory, WEIGHTS)), tuple(about.get("label_names", ()))
+    return Adapter(**(about | {"methods": methods, "trained": trained, "label_names": labels}))
 
 
 def adopt(tune, adapter):
@@ -97,6 +101,13 @@ def adopt(tune, adapter):
     return dataclasses.replace(tune, **filled), tuple(f"tune.{option}" for option in filled if filled[option] != ())
 
 
+def check_head(adapter, label_names, path):
+    """Raises UserError when an adapter has no head to keep, or one for other labels."""
+    if not any(name.startswith("head/") for name in adapter.trained):
+        raise UserError(f"config.model.keep_head: the adapter {path} holds no head; leave it out for a new one.")
+    pretrained.compare_labels(adapter.label_names, label_names, path)
+
+
 def put(adapter, params, keep_head):
     """The flat parameters {name: array} with an Adapter's in their places, its head only when that is kept.
 
@@ -113,8 +124,9 @@ def put(adapter, params, keep_head):
         if name not in flat:
             raise UserError(f"config.model.adapter: its {name} has no place in this model.")
         if flat[name].shape != leaf.shape:
+            hint = " Leave config.model.keep_head out for a new head." if name.startswith("head/") else ""
             raise UserError(
-                f"config.model.adapter: {name} has shape {leaf.shape}; this model needs {flat[name].shape}."
+                f"config.model.adapter: {name} has shape {leaf.shape}; this model needs {flat[name].shape}.{hint}"
             )
         flat[name] = leaf
     return flat

@@ -186,7 +186,11 @@ def read(directory, config):
             "head/classifier/bias": found[f"{module}.bias"],
         }
     trained = {path: np.ascontiguousarray(x, np.float32) for path, x in trained.items()}
-    return Adapter({name: options}, trained, about.get("model_name") or "", "", "")
+    labels, config_path = (), os.path.join(directory, HEAD_CONFIG)
+    if os.path.exists(config_path):
+        ids = records.read_json(config_path).get("label2id") or {}
+        labels = tuple(sorted(ids, key=ids.get))
+    return Adapter({name: options}, trained, about.get("model_name") or "", "", "", labels)
 
 
 def _read_bottleneck(directory, own, tensors, config):

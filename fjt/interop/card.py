@@ -1,6 +1,7 @@
 """A model card: what a directory holds, from which model, data and recipe, and how well it did on how many examples."""
 
 import os
+import re
 
 import numpy as np
 import scipy.stats
@@ -68,3 +69,10 @@ def write(folder, form, *, task, base, revision, methods, recipe, scores, exampl
         *[f"| {key} | {value} |" for key, value in (recipe | options).items()],
     ]
     records.replace(os.path.join(folder, "README.md"), "\n".join(lines) + "\n")
+
+
+def convert(source, target, form):
+    """Writes the card of an adapter for the same one in another form."""
+    with open(source, encoding="utf-8") as file:
+        text = file.read()
+    records.replace(target, re.sub(r"^library_name: \w+$", f"library_name: {LIBRARIES[form]}", text, flags=re.M))

@@ -22,6 +22,9 @@ def replaced(directory):
             f"{directory} cannot be written: {error}. The checkpoints are kept; make room, and the same "
             "command ends the run."
         ) from None
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     _open_to_all(temporary)
     shutil.rmtree(directory, ignore_errors=True)
     os.rename(temporary, directory)

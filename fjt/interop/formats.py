@@ -9,8 +9,17 @@ from fjt.settings import UserError
 
 def read(directory, config):
     """The Adapter of a directory, or of a run.  config: EncoderConfig of the base model.  Raises UserError."""
+    directory = os.path.expanduser(directory)
     inside = os.path.join(directory, "export", "adapter")
     directory = inside if os.path.isdir(inside) else directory
+    try:
+        return _read(directory, config)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"config.model.adapter={directory} is cut off or broken ({reason}); save it again.") from None
+
+
+def _read(directory, config):
     if os.path.exists(os.path.join(directory, adapter.CONFIG)):
         return adapter.read(directory)
     path = os.path.join(directory, peft.CONFIG)

@@ -34,6 +34,8 @@ def refusal(adapter, config):
         return f"PEFT has no {name}"
     if name == "prefix" and not options["shift_positions"]:
         return "PEFT lets text start at position prefix_length (config.tune.shift_positions)"
+    if "encoder/pooler/kernel" in adapter.others() and "pooler" in adapter.leaves(name):
+        return f"it cannot hold the pooler's own weights beside those of {name} for it"
     for path in adapter.others():
         module = path.rsplit("/", 1)[0]
         if module not in WHOLE_MODULES and not (name == "layernorm" and module.endswith("norm")):
@@ -165,9 +167,12 @@ def read(directory, config):
         if key in shared:
             trained[f"adapters/{method}/{shared[key]}"] = tensor.T
             continue
-        module, last = re.fullmatch(
+        found = re.fullmatch(
             rf"base_model\.(?:model\.)?(.*?)\.({'|'.join(map(re.escape, leaves))}|ln_tuning_layers\.\w+|\w+)", key
-        ).groups()
+        )
+        if not found:
+            raise UserError(f"{directory}: the tensor {key} has no place in this model.")
+        module, last = found.groups()
         if module in names and last in leaves:
             path = names[module]
             site = path.rsplit("/", 1)[-1]

@@ -224,7 +224,11 @@ def take(checkpoint, abstract, path, keep_head=False):
 def check_labels(hf_config, label_names, path):
     """Raises UserError when a classifier that is to be kept has other labels, or another order of them."""
     named = hf_config.get("id2label") or {}
-    theirs = [str(named[key]) for key in sorted(named, key=int)]
+    compare_labels([str(named[key]) for key in sorted(named, key=int)], label_names, path)
+
+
+def compare_labels(theirs, label_names, path):
+    """Raises UserError when the labels of the classifier at `path`, by id, are known and not those of the task."""
     if not theirs or theirs[0].startswith("LABEL_") or not label_names:
         return  # without names of its own only the count can be compared, and it is
     if [name.lower() for name in theirs] != [name.lower() for name in label_names]:

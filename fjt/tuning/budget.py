@@ -18,14 +18,17 @@ def solve_budget(tune, base, config, max_length):
         return tune, ()
     sized = {name: METHODS[name].size for name in tune.method if METHODS[name].size}
     still_open = [n for n, o in sized.items() if getattr(tune, o) is None and not (o == "rank" and tune.ranks)]
-    if len(still_open) != 1:
+    if len({sized[name] for name in still_open}) != 1:
         found = f"those of {' and '.join(still_open)} are open; give all but one" if still_open else "none is open"
         raise UserError(
             f"config.tune.budget={tune.budget:,} solves the size of one method "
             f"({', '.join(sized.values()) or 'no size'} here), and {found}."
         )
-    (name,) = still_open
-    option, last = sized[name], METHODS[name].highest(config, max_length)
+    option, names = sized[still_open[0]], " and ".join(still_open)
+    for other in {"rank": ("max_rank",), "bottleneck_width": ("reduction",)}.get(option, ()):
+        if getattr(tune, other):
+            raise UserError(f"config.tune.budget solves config.tune.{option}; leave out config.tune.{other}.")
+    last = min(METHODS[name].highest(config, max_length) for name in still_open)
 
     def solved(size):
         return dataclasses.replace(tune, **{option: size})
@@ -36,7 +39,7 @@ def solve_budget(tune, base, config, max_length):
 
     if count(1) > tune.budget:
         raise UserError(
-            f"config.tune.budget={tune.budget:,} is less than the {count(1):,} parameters of {name} with "
+            f"config.tune.budget={tune.budget:,} is less than the {count(1):,} parameters of {names} with "
             f"config.tune.{option}=1."
         )
     size = 1 + bisect.bisect_right(range(2, last + 1), tune.budget, key=count)

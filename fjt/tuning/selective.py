@@ -1,5 +1,6 @@
 """Methods that train some of the base parameters, chosen by layer or by kind, and add none that last."""
 
+import math
 import re
 
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ def _biases(names, layers, options):
     biases = {name for name in names if name.endswith("/bias")}
     if not options["sites"]:
         return biases
-    check_sites(options["sites"], SITES, "bitfit")
+    check_sites(options["sites"], SITES[:-1], "bitfit")  # config.tune.train_pooler decides about the pooler
     return {name for name in biases if name.rsplit("/", 2)[1] in options["sites"]}
 
 
@@ -45,6 +46,13 @@ def _layer_decay(name, layers, options):
     if layer:
         return options["layer_decay"] ** (layers - int(layer.group(1)))
     return options["layer_decay"] ** (layers + 1) if name.startswith("encoder/embeddings/") else 1.0
+
+
+def _check_gradual(config, options):
+    del config
+    for key, values in (("stage_rates", options["stage_rates"]), ("stage_epochs", (options["stage_epochs"],))):
+        if not all(type(value) in (int, float) and 0 <= value < math.inf for value in values):
+            raise UserError(f"config.tune.{key}={options[key]!r} should be finite and at least 0.")
 
 
 def _add_mixout(key, base, config, options):
@@ -86,7 +94,7 @@ METHODS = {
     "gradual": Method(
         "the head first, then one more layer a stage, from the highest down (Howard & Ruder 2018)",
         {"stage_epochs": 0.0, "stage_rates": ()}, learning_rate=5e-5, weight_decay=0.01, pooler=True,
-        choose=lambda names, layers, options: set(names),
+        check=_check_gradual, choose=lambda names, layers, options: set(names),
     ),
     "mixout": Method(
         "every parameter, entries of the kernels put back to the pretrained ones at random (Lee et al. 2020)",

@@ -103,8 +103,9 @@ def test_the_card_says_what_it_is(finished, tuned, tables):
 def test_other_formats_by_command(launch, tuned, finished, tmp_path):
     """What the command writes as peft is what the run left; adapterhub and hf are read by fjt as well."""
 
-    def export(form, run=tuned):
-        return launch("--run", run, "--format", form, "--output", tmp_path / form, program="fjt.export")
+    def export(form, run=tuned, output=None):
+        output = tmp_path / form if output is None else output
+        return launch("--run", run, "--format", form, "--output", output, program="fjt.export")
 
     assert export("peft").code == export("adapterhub").code == export("hf").code == 0
     for file in ("adapter_config.json", "adapter_model.safetensors"):
@@ -114,11 +115,19 @@ def test_other_formats_by_command(launch, tuned, finished, tmp_path):
     for form in ("peft", "adapterhub"):
         found = formats.read(tmp_path / form, config).trained
         assert {name: x.tobytes() for name, x in found.items()} == {name: x.tobytes() for name, x in own.items()}
+    for form, library in (("peft", "peft"), ("adapterhub", "adapters")):
+        assert f"library_name: {library}\n" in (tmp_path / form / "README.md").read_text()
+        assert (tmp_path / form / "tokenizer.json").exists()
     again = export("hf")
     assert again.code == 2 and "exists already" in again.text
+    assert export("hf", output=f"{tmp_path}/slash/").code == 0 and (tmp_path / "slash" / "config.json").exists()
+    for output, word in (("", "--output is empty"), ("/proc/x", "/proc/x")):
+        refused = export("hf", output=output)
+        assert refused.code == 2 and word in refused.text and "Traceback" not in refused.text
     shutil.rmtree(tmp_path / "peft")
     refused = export("peft", finished[0])
     assert refused.code == 2 and "only --format=hf" in refused.text
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 @pytest.mark.parametrize(
@@ -181,6 +190,42 @@ def test_an_adapter_of_another_shape(finished, tables, launch, tuned, tmp_path):
     assert "compiling" not in done.text
 
 
+def test_a_trained_pooler_goes_from_run_to_run(finished, tables, launch, texts, tmp_path):
+    """It is in the adapter that the second run starts from, which does not train it, and in that run's own."""
+    base, _ = finished
+    run(launch, tables, base, tmp_path / "first", "pfeiffer", tune__train_pooler=True)
+    run(launch, tables, base, tmp_path / "second", "pfeiffer", model__adapter=tmp_path / "first",
+        tune__train_pooler=False, model__keep_head=True)  # fmt: skip
+    first, second = (adapter.read(tmp_path / name / "export" / "adapter").trained for name in ("first", "second"))
+    name = "encoder/pooler/kernel"
+    np.testing.assert_array_equal(second[name], first[name])
+    predicts_as_it_was(tmp_path / "second", texts)
+
+
+def test_a_head_for_other_labels(finished, tables, launch, tuned, tmp_path):
+    """Names in another order, or no head at all: nothing is kept by chance."""
+    broken = shutil.copytree(tuned / "export" / "adapter", tmp_path / "adapter")
+    path = broken / "fjt_adapter.json"
+    about = json.loads(path.read_text())
+    options = dict(tune__method="lora", model__path=finished[0], model__adapter=broken, model__keep_head=True)
+
+    def refused(*words):
+        done = launch(*tiny(tables, **options), "--plan")
+        assert done.code == 2 and "Traceback" not in done.text
+        for word in words:
+            assert word in done.text
+
+    path.write_text(json.dumps(about | {"label_names": about["label_names"][::-1]}))
+    refused("keep_head", "in this order")
+    path.write_text(json.dumps(about))
+    tensors = safetensors.numpy.load_file(broken / "fjt_adapter.safetensors")
+    own = {name: x for name, x in tensors.items() if not name.startswith("head/")}
+    safetensors.numpy.save_file(own, broken / "fjt_adapter.safetensors")
+    refused("keep_head", "holds no head")
+    path.write_text(path.read_text()[:50])
+    refused("cut off or broken", "JSONDecodeError")
+
+
 def test_a_base_that_has_changed_is_refused(finished, tables, launch, texts, tmp_path):
     base, _ = finished
     run(launch, tables, base, tmp_path / "run", "pfeiffer")
@@ -224,6 +269,36 @@ def test_gradual_unfreezing_across_its_stages(finished, tables, launch, tmp_path
     assert results[1]["flops_per_step"] < 0.9 * full["flops_per_step"]
 
 
+def test_gradual_stopped_early_and_killed_in_its_export(finished, tables, launch, tmp_path):
+    """By patience, within stage 1: the same command ends with the stage's own leaves."""
+    options = dict(train__patience=4, eval__every_steps=1, eval__every_epochs=None, optim__learning_rate=3e-2)
+    arguments = tiny(tables, tune__method="gradual", model__path=finished[0], **options)
+    for name, hook in (("whole", None), ("killed", kill_in_the_export)):
+        done = launch(*arguments, "--workdir", tmp_path / name, hook=hook)
+        assert (done.code == 0) == (hook is None), done.text
+    assert launch(*arguments, "--workdir", tmp_path / "killed").code == 0
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+    result = json.loads((tmp_path / "whole" / "result.json").read_text())
+    assert 4 < result["steps"] < 12
+    assert result["head_params"] + result["pooler_params"] < result["trainable_params"]
+
+
+def test_gradual_with_layers_that_start_anew(finished, tables, launch, tmp_path):
+    """A stage that opens nothing, since all of it trains from the start."""
+    run(launch, tables, finished[0], tmp_path / "run", "gradual", model__reinit_layers=1)
+
+
+def test_gradual_on_other_devices_in_between(finished, tables, launch, tmp_path):
+    run(launch, tables, finished[0], tmp_path / "run", "gradual", train__batch_size=22, mesh__data=1, train__epochs=2)
+    arguments = tiny(tables, tune__method="gradual", model__path=finished[0], optim__learning_rate=1e-2,
+                     train__batch_size=22, train__epochs=2)  # fmt: skip
+    half = launch(*arguments, "--workdir", tmp_path / "parts", hook=stop_after_six)
+    assert half.code == 143, half.text
+    run(launch, tables, finished[0], tmp_path / "parts", "gradual", train__batch_size=22, mesh__data=2, train__epochs=2)
+    found, expected = ([row["loss"] for row in read_rows(tmp_path / name / "train.jsonl")] for name in ("parts", "run"))
+    np.testing.assert_allclose(found, expected, rtol=2e-6)
+
+
 def test_gradual_in_another_layout(finished, tables, launch, tmp_path):
     """One example a row in two accumulated parts: the same losses in all stages."""
     base, _ = finished
@@ -260,6 +335,19 @@ def stop_on_a_boundary_and_within():
         return feed(experiment, put, k)
 
     fjt.run._feed = counted
+
+
+def kill_in_the_export():
+    """SIGKILL when the export begins."""
+    import os
+    import signal
+
+    import fjt.run
+
+    def export(*arguments):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    fjt.run.exports.write = export
 
 
 def stop_after_six():

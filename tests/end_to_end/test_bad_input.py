@@ -130,6 +130,11 @@ OPTIONS = {
     "a bottleneck that does not divide": (
         {"tune__method": "compacter", "tune__bottleneck_width": 6}, ["the bottleneck, 6,", "multiple of 4"]
     ),
+    "a rate that is none": ({"tune__method": "gradual", "tune__stage_rates": (1.0, "a")}, ["stage_rates=(1.0, 'a')"]),
+    "biases of the pooler": ({"tune__method": "bitfit", "tune__sites": ("pooler",)}, ["bitfit cannot tune"]),
+    "a budget beside a rank's bound": (
+        {"tune__method": "lora", "tune__budget": 3000, "tune__max_rank": 4}, ["leave out config.tune.max_rank"]
+    ),
     "a rank of nothing": ({"tune__method": "lora", "tune__rank": 0}, ["config.tune.rank=0", "at least 1"]),
     "a prefix without room": (
         {"tune__method": "prefix", "tune__prefix_length": 20},
