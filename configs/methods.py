@@ -5,7 +5,7 @@
 
 The pooler trains with the head in every method, for a sentence encoder's checkpoint has a pooler that never trained.
 Five epochs for all, so that they are compared at equal passes over the data; rates and decay are each method's recipe,
-which `--plan` shows.
+which `--plan` shows. Scores on MRPC and STS-B: results/methods/table.md, by `python -m tests.benchmarks.methods`.
 """
 
 from configs import glue
