@@ -35,6 +35,13 @@ SHAPES = {"minilm": (6, 384, 12, 1536), "bert-base": (12, 768, 12, 3072)}
 OPTIONS = {"pattern": {"train": ("encoder/layer_0/output/kernel",)}, "lora": {"rank": 8}, "dora": {"rank": 8}}
 LIMITS = {"lora": 0.70, "bitfit": 0.70, "head": 0.36}
 LAW = 0.05
+WHY = (
+    "Where time and operations differ. Below: full tuning also writes a gradient and reads and writes two moments and "
+    "the weights, some 32 bytes a parameter and step (3.5 GB for bert-base, of which the embedding table has no product "
+    "at all), which counts few operations and takes memory's time; methods that train little save all of it. Above: "
+    "scales, activations and thin products (a rank or a bottleneck wide) run at memory's rate, not at that of the large "
+    "products; IA3 shows it alone, for it adds element-wise products and nothing else."
+)
 
 
 def main(argv=None):
@@ -185,6 +192,7 @@ def table(record):
     checks = judge(record["rows"])
     lines += [f"Verdict: {'passed' if all(ok for _, ok in checks) else 'FAILED'}", ""]
     lines += [*(f"- {'passed' if ok else 'FAILED'}: {words}" for words, ok in checks), ""]
+    lines += [WHY, ""]
     found = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     facts = [f"- Command: `{record['command']}`", f"- Versions: {found}", f"- Device: {record['device']}", ""]
     return "\n".join(lines + facts)
