@@ -37,10 +37,10 @@ LIMITS = {"lora": 0.70, "bitfit": 0.70, "head": 0.36}
 LAW = 0.05
 WHY = (
     "Where time and operations differ. Below: full tuning also writes a gradient and reads and writes two moments and "
-    "the weights, some 32 bytes a parameter and step (3.5 GB for bert-base, of which the embedding table has no product "
-    "at all), which counts few operations and takes memory's time; methods that train little save all of it. Above: "
-    "scales, activations and thin products (a rank or a bottleneck wide) run at memory's rate, not at that of the large "
-    "products; IA3 shows it alone, for it adds element-wise products and nothing else."
+    "the weights, some 32 bytes a parameter and step (3.5 GB for bert-base, of which the embedding table has no "
+    "product at all), which counts few operations and takes memory's time; methods that train little save all of it. "
+    "Above: scales, activations and thin products (a rank or a bottleneck wide) run at memory's rate, not at that of "
+    "the large products; IA3 shows it alone, for it adds element-wise products and nothing else."
 )
 
 
