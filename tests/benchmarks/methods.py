@@ -130,8 +130,8 @@ def table(rows, record):
         lines += [common.markdown(header, cells), ""]
     lines += [
         "Mean ± standard deviation over the runs that finished, of those that were started. Step times are those of "
-        f"{COST}, where the methods take steps in turn, for these runs were made beside other work. Published: best dev "
-        f"score, F1 of MRPC and Spearman of STS-B, {SOURCE}.",
+        f"{COST}, where the methods take steps in turn, for these runs were made beside other work. Published: best "
+        f"dev score, F1 of MRPC and Spearman of STS-B, {SOURCE}.",
         "",
     ]
     return "\n".join([*lines, common.footer(record), ""])
