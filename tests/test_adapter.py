@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import small
 
+from fjt.interop import peft
 from fjt.interop.adapter import Adapter, adopt, put, read, write
 from fjt.settings import UserError
 from fjt.tuning import partition
@@ -66,3 +67,12 @@ def test_a_leaf_that_is_lacking():
     with pytest.raises(UserError, match=r"lacks adapters/vera/b"):
         put(adapter, params, keep_head=False)
     assert set(put(Adapter({}, adapter.trained, "", "", ""), params, keep_head=False)) == set(params)
+
+
+def test_peft_cannot_hold_the_pooler_twice():
+    """Its own weights beside a low-rank update of them: peft reads such a file without a word, and wrongly."""
+    leaf, names = np.zeros((2, 2), np.float32), ("adapters/lora/pooler/a", "adapters/lora/pooler/b")
+    tune = small.tune("lora", sites=("pooler",))
+    alone = adapter_of(tune, **dict.fromkeys(names, leaf))
+    both = adapter_of(tune, **dict.fromkeys((*names, "encoder/pooler/kernel"), leaf))
+    assert peft.refusal(alone, small.CONFIG) is None and "pooler" in peft.refusal(both, small.CONFIG)
