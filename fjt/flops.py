@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 
+from fjt.tuning import bottleneck
 from fjt.tuning.method import widths
 
 # Where a token passes in a layer, in order. A place below the lowest trainable one needs no gradient.
@@ -11,7 +12,6 @@ PLACES = {
     "key": 0, "value": 0, "query": 0, "attention": 1, "attention_output": 2, "attention_norm": 3, "intermediate": 4,
     "output": 6, "output_norm": 7,
 }  # fmt: skip
-BOTTLENECKS = ("houlsby", "pfeiffer", "parallel", "compacter")
 IA3_INPUT = {"output": 5, "attention_output": 1}  # what scales a product's input lies before the product
 
 
@@ -59,7 +59,7 @@ def new_products(name, shape, config):
     if method == "vera" and last == "inner":
         width, out = widths(config, site)
         return [(site, width * shape[0], False, False), (site, shape[0] * out, True, False)]
-    if method in BOTTLENECKS and last == "down/bias":
+    if method in bottleneck.METHODS and last == "down/bias":
         return [(site, config.width * shape[0], False, True), (site, shape[0] * config.width, True, True)]
     return []
 
@@ -74,7 +74,7 @@ def place(name, layers):
     if not found:
         return layers, 1 if name.startswith("head/") else 0
     method, layer, site = found.groups()
-    if method in BOTTLENECKS:
+    if method in bottleneck.METHODS:
         return int(layer), PLACES[site] + 0.5
     if method == "ia3" and site in IA3_INPUT:
         return int(layer), IA3_INPUT[site]

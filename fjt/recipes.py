@@ -45,8 +45,6 @@ def resolve(settings, *, rows, config, scratch, platform):
     fill("optim", "weight_decay", method.weight_decay, f"recipe for {name}")
     for other, options in methods.items():
         for option in options:
-            if option == "rank" and experiment.tune.ranks:
-                continue
             defaults = [METHODS[m].options[option] for m in methods if option in METHODS[m].options]
             if all(value == defaults[0] for value in defaults):  # else each method keeps its own
                 fill("tune", option, defaults[0], f"recipe for {other}")

@@ -43,8 +43,9 @@ def show_parameters(experiment):
     flat, groups = tree.flatten(experiment.params), {}
     for name in flat:
         groups.setdefault("/".join(name.split("/")[:2]), []).append(name)
-    rows = [(part, *_group(experiment, flat, names)) for part, names in groups.items()]
-    rows = [*_fold_layers(rows), ("all", *_group(experiment, flat, list(flat)))]
+    decays = tree.flatten(optim.decay_mask(experiment.params))
+    rows = [(part, *_group(experiment, flat, decays, names)) for part, names in groups.items()]
+    rows = [*_fold_layers(rows), ("all", *_group(experiment, flat, decays, list(flat)))]
     lasting = set(tree.flatten(partition.lasting(experiment.params)))
     trained, total = (sum(flat[name].size for name in names) for names in (experiment.trainable, lasting))
     columns = ("part", ">leaves", ">trained", ">frozen", ">x rate", ">decay")
@@ -55,16 +56,16 @@ def show_parameters(experiment):
         console.say(f"  of full tuning: {_against_full(experiment, flat, kept)}")
 
 
-def _group(experiment, flat, names):
-    """(leaves, trained, frozen, multiplier of the rate, decay) of a part, for people."""
+def _group(experiment, flat, decays, names):
+    """(leaves, trained, frozen, multiplier of the rate, decay) of a part, for people.  decays: {name: whether}."""
     trained = [name for name in names if name in experiment.trainable]
     size, total = (sum(flat[name].size for name in chosen) for chosen in (trained, names))
     factors = sorted({f"{experiment.hyper.multipliers.get(name, 1.0):.3g}" for name in trained}, key=float)
-    decays = {name.rsplit("/", 1)[1] not in optim.EVERY_LEAF for name in trained}
+    decay = experiment.settings.experiment.optim.weight_decay * any(decays[name] for name in trained)
     return (
         len(names), f"{size:,}", f"{total - size:,}",
         " to ".join(factors[:: max(1, len(factors) - 1)]) or "-",
-        f"{experiment.settings.experiment.optim.weight_decay * any(decays):g}" if trained else "-",
+        f"{decay:g}" if trained else "-",
     )  # fmt: skip
 
 

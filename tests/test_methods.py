@@ -229,6 +229,15 @@ def test_mixout_puts_pretrained_entries_back():
     np.testing.assert_array_equal(found, mixed(0))
 
 
+def test_each_site_has_its_own_size():
+    """Rank 2, 5 and 1: the parameters that PEFT would count, and what trains is counted by."""
+    _, params, _, _, _ = prepare("lora by site")
+    leaves = params["adapters"]["lora"]
+    assert [leaves["layer_0"][site]["a"].shape for site in ("query", "output")] == [(32, 2), (64, 5)]
+    assert leaves["pooler"]["a"].shape == (32, 1)
+    assert tree.count(leaves) == 2 * (2 * 64 + 5 * 96) + 64
+
+
 def test_a_rank_is_a_prefix_of_a_higher_one():
     """Rank 3 of at most 8 is rank 3: the same losses, and what lies above has not moved."""
     alone, *_ = run_lora(rank=3)

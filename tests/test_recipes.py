@@ -41,6 +41,11 @@ def test_several_methods_take_the_lowest_rate():
     assert settings.experiment.optim.learning_rate == 5e-4 and origins["optim.learning_rate"] == "recipe for lora"
 
 
+def test_ranks_by_site_leave_no_rank():
+    settings, _ = resolve(tune__method=("lora",), tune__ranks=(4, 2))
+    assert settings.experiment.tune.rank is None and settings.experiment.tune.alpha == 16.0
+
+
 def test_lion_takes_a_fifth_of_adams_rate():
     assert resolve(optim__name="lion")[0].experiment.optim.learning_rate == 2e-5 / 5
 

@@ -8,8 +8,7 @@ import safetensors
 import safetensors.numpy
 
 from fjt import records, tree
-from fjt.models import pretrained
-from fjt.models.pretrained import torch_name
+from fjt.models.pretrained import compare_labels, torch_name
 from fjt.settings import UserError, suggest
 from fjt.tuning.partition import METHODS, complete
 
@@ -105,7 +104,7 @@ def check_head(adapter, label_names, path):
     """Raises UserError when an adapter has no head to keep, or one for other labels."""
     if not any(name.startswith("head/") for name in adapter.trained):
         raise UserError(f"config.model.keep_head: the adapter {path} holds no head; leave it out for a new one.")
-    pretrained.compare_labels(adapter.label_names, label_names, path)
+    compare_labels(adapter.label_names, label_names, path)
 
 
 def put(adapter, params, keep_head):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fjt import tree
+from fjt import flops, tree
 from fjt.models.layers import Hooks, compose
 from fjt.settings import UserError, suggest
 from fjt.tuning import bottleneck, low_rank, prompts, selective
@@ -255,16 +255,7 @@ def _opens(name, layers):
 
 def lowest_layer(trainable, layers):
     """The lowest layer that holds a trainable parameter: -1 for the embeddings, `layers` when none does."""
-    lowest = layers
-    for name in trainable:
-        if name.startswith(("encoder/embeddings/", "adapters/prompt/", "adapters/p_tuning/")):
-            return -1
-        if re.match(r"adapters/prefix/(embedding|down|up)", name):
-            lowest = 0
-        layer = re.match(r"(?:encoder|adapters/\w+)/layer_(\d+)/", name)
-        if layer:
-            lowest = min(lowest, int(layer.group(1)))
-    return lowest
+    return min((flops.place(name, layers)[0] for name in trainable), default=layers)
 
 
 def abstract_leaves(methods, base, config):

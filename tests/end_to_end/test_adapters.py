@@ -283,6 +283,14 @@ def test_gradual_stopped_early_and_killed_in_its_export(finished, tables, launch
     assert result["head_params"] + result["pooler_params"] < result["trainable_params"]
 
 
+def test_gradual_that_ends_before_its_stages(finished, tables, launch):
+    """A stage of many epochs: what never opens is told before the run."""
+    options = dict(tune__method="gradual", tune__stage_epochs=100.0, model__path=finished[0])
+    done = launch(*tiny(tables, **options), "--plan")
+    assert done.code == 0 and "training ends before 21 leaves open, encoder/embeddings" in done.text
+    assert "training ends before" not in launch(*tiny(tables, **options | {"tune__stage_epochs": 1.0}), "--plan").text
+
+
 def test_gradual_with_layers_that_start_anew(finished, tables, launch, tmp_path):
     """A stage that opens nothing, since all of it trains from the start."""
     run(launch, tables, finished[0], tmp_path / "run", "gradual", model__reinit_layers=1)
