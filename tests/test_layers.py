@@ -1,5 +1,6 @@
 """Gradients written by hand (attention's weights, LayerNorm, GELU) against those that JAX derives from the formula."""
 
+import dataclasses
 import math
 
 import jax
@@ -93,3 +94,27 @@ def test_gelu_and_its_gradient_by_the_error_function():
     with jax.enable_x64(True):
         np.testing.assert_allclose(layers.gelu(jnp.array(x)), x * cdf, atol=1e-14)
         np.testing.assert_allclose(jax.vmap(jax.grad(layers.gelu))(jnp.array(x)), cdf + x * pdf, atol=1e-14)
+
+
+def test_composed_hooks_both_enter_everywhere():
+    """Three of each field, each of which adds a number of its own."""
+
+    def hooks(number):
+        return layers.Hooks(
+            kernel=lambda site, kernel: kernel + number,
+            enter=lambda site, x: x + number,
+            linear=lambda site, x, y: y + number,
+            key_value=lambda layer, k, v: (k + number, v + number),
+            block=lambda name, layer, h, residual, norm: h + number,
+            embed=lambda words, batch: words + number,
+            first_position=number,
+        )
+
+    both = layers.compose(hooks(1), hooks(10), hooks(100))
+    found = {
+        "kernel": both.kernel(None, 0), "enter": both.enter(None, 0), "linear": both.linear(None, 0, 0),
+        "key_value": both.key_value(0, 0, 0), "block": both.block("", 0, 0, 0, None), "embed": both.embed(0, None),
+        "first_position": both.first_position,
+    }  # fmt: skip
+    assert set(found) == {field.name for field in dataclasses.fields(layers.Hooks)}
+    assert found == dict.fromkeys(found, 111) | {"key_value": (111, 111)}
