@@ -136,6 +136,12 @@ def get_config():
     log.every_steps = 10
     log.tensorboard = True
 
+    config.output = output = ConfigDict()
+    output.export = True  # the tuned model or adapter, in export/
+    output.tables = True  # predictions to read (.tsv) and to submit, beside the arrays
+    output.curve = True  # curve.png, drawn at each evaluation
+    output.checkpoints = True  # checkpoints stay when the run is done
+
     config.cache = cache = ConfigDict()
     cache.dir = ""  # tokenized data, extracted archives; empty: $FJT_CACHE or ~/.cache/fjt
     cache.compilation = placeholder(bool)  # JAX's compilation cache; None: on for accelerators, off on CPU

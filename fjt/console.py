@@ -41,6 +41,23 @@ def table(title, columns, rows):
     CONSOLE.print(shown)
 
 
+class Silent:
+    """Takes what this module prints, and prints nothing."""
+
+    def say(self, text):
+        pass
+
+    def warn(self, text):
+        pass
+
+    @contextlib.contextmanager
+    def bar(self, label, total, done=0, every=0):
+        yield self
+
+    def update(self, done, note=""):
+        pass
+
+
 class Bar:
     """One line of progress."""
 

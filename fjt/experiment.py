@@ -7,10 +7,10 @@ import os
 import jax
 import numpy as np
 
-from fjt import console, mesh, network, prng, recipes, tree
-from fjt.data import batches, packing, sources, tokenize
-from fjt.data.synthetic import VOCAB
+from fjt import console, mesh, prng, recipes, tree
+from fjt.data import batches, packing
 from fjt.hyper import Hyper
+from fjt.inputs import Inputs
 from fjt.interop import adapter as adapters
 from fjt.interop import formats
 from fjt.models import pretrained
@@ -19,9 +19,6 @@ from fjt.optim import learning_rates
 from fjt.settings import UserError, fingerprint, resolve_seeds
 from fjt.tuning import partition
 from fjt.tuning.budget import solve_budget
-
-UNKNOWN = 0.1  # a share of unknown tokens above which a split is warned of
-TOLD = 20_000  # examples between two lines of a piped run that tokenizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,29 +71,30 @@ class Experiment:
     adopted: frozenset
 
 
-def prepare(settings, *, given=None, say=console.say, warn=console.warn):
-    """The Experiment of Settings.  given: {key: origin} of the options that were given.
+def prepare(settings, *, given=None, view=console, inputs=None, shapes=()):
+    """The Experiment of Settings.
 
+    given: {key: origin} of the options that were given; view: who is told, with say, warn and bar; inputs: Inputs of
+    the same data and base model, read anew without; shapes: those that batches take, planned for this run without.
     Raises UserError for everything that can be known to be wrong.
     """
     settings = resolve_seeds(settings)
     experiment = settings.experiment
-    methods = partition.find_methods(experiment.tune)
+    partition.find_methods(experiment.tune)
     device_mesh = mesh.make_mesh(settings.execution.mesh.data)
-    cache = cache_dir(settings.execution)
-    task, splits = _load_data(experiment, cache)
-    path = pretrained.resolve(experiment.model.path, experiment.model.revision) if experiment.model.path else ""
-    tokenizer, config, hf_config, checkpoint = _load_model(experiment.model, path)
-    settings, adapter, adopted = _find_adapter(settings, config, checkpoint, warn)
-    shapes = jax.eval_shape(Model(config, 1).init, prng.make_key(0, "init"))
-    tune, solved = solve_budget(settings.experiment.tune, shapes, config, experiment.model.max_length)
+    inputs = inputs or Inputs(settings, view)
+    task, splits = inputs.data
+    path = inputs.path
+    tokenizer, config, hf_config, checkpoint = inputs.base
+    settings, adapter, adopted = _find_adapter(settings, config, checkpoint, view.warn)
+    base_shapes = jax.eval_shape(Model(config, 1).init, prng.make_key(0, "init"))
+    tune, solved = solve_budget(settings.experiment.tune, base_shapes, config, experiment.model.max_length)
     settings = dataclasses.replace(settings, experiment=dataclasses.replace(settings.experiment, tune=tune))
     experiment = settings.experiment
     methods = partition.find_methods(experiment.tune)
     partition.check(methods, config, experiment.model.max_length)
-    examples = _tokenize(splits, tokenizer, experiment.model.max_length, cache, warn)
-    data_sha256 = tokenize.data_sha256(examples)
-    examples = {name: batches.prepend(split, partition.prompt_length(methods)) for name, split in examples.items()}
+    length = partition.prompt_length(methods)
+    examples = {name: batches.prepend(split, length) for name, split in inputs.examples.items()}
     rows = len(splits["train"])
     settings, origins = recipes.resolve(
         settings, rows=rows, config=config, scratch=not path, platform=jax.default_backend()
@@ -126,7 +124,7 @@ def prepare(settings, *, given=None, say=console.say, warn=console.warn):
     trainable = frozenset(partition.trainable_names(whole, config.layers, experiment.tune, missing))
     pooler = {"encoder/pooler/kernel"}
     if checkpoint and loaded.untrained_pooler and not pooler & {*trainable, *(adapter.trained if adapter else ())}:
-        warn(
+        view.warn(
             "the checkpoint's pooler looks untrained (its bias is zero) and stays frozen; "
             "--config.tune.train_pooler trains it"
         )
@@ -149,25 +147,19 @@ def prepare(settings, *, given=None, say=console.say, warn=console.warn):
         raise UserError(
             f"config.train.row_length={train.row_length} is less than the longest example, {lengths.max()} tokens."
         )
-    plan = packing.plan(
-        lengths,
-        groups=groups,
-        row_length=train.row_length,
-        grid=row_grid(),
-        one_a_row=not train.packing,
-        width=config.width,
-    )
+    if shapes:
+        plan = packing.assign(lengths, shapes, one_a_row=not train.packing)
+    else:
+        plan = plan_shapes(lengths, experiment, groups, config.width)
     plans = partition.stages(methods, trainable, missing, config.layers, steps, schedule.steps_per_epoch)
     if never := trainable - plans[-1][1]:
-        warn(f"training ends before {len(never)} leaves open, {sorted(never)[0]} among them: they keep their values")
+        view.warn(
+            f"training ends before {len(never)} leaves open, {sorted(never)[0]} among them: they keep their values"
+        )
     rates = learning_rates(experiment.optim, steps)
     for (first, _, factor), last in zip(plans, _ends(plans, steps), strict=True):
         rates[first:last] *= factor
-    contents = {
-        "data": data_sha256,
-        "weights": checkpoint.sha256 if checkpoint else "random",
-        "tokenizer": tokenize.tokenizer_sha256(tokenizer),
-    } | ({"adapter": tree.sha256(tree.unflatten(adapter.trained))} if adapter else {})
+    contents = inputs.sha256 | ({"adapter": tree.sha256(tree.unflatten(adapter.trained))} if adapter else {})
     hyper = dataclasses.replace(
         make_hyper(experiment, task, examples["train"].label, methods),
         multipliers=partition.multipliers(methods, experiment.optim.multipliers, trainable, config.layers),
@@ -179,6 +171,14 @@ def prepare(settings, *, given=None, say=console.say, warn=console.warn):
         fingerprint(experiment, contents),
         frozenset(adapter.others() if adapter else ()),
     )  # fmt: skip
+
+
+def plan_shapes(lengths, experiment, groups, width):
+    """The packing.Plan of batches i32[K, B] of lengths as settings.Experiment asks; width: of the encoder."""
+    train = experiment.train
+    return packing.plan(
+        lengths, groups=groups, row_length=train.row_length, grid=row_grid(), one_a_row=not train.packing, width=width
+    )
 
 
 def _ends(plans, steps):
@@ -196,39 +196,9 @@ def _make_stages(plans, steps, model, frozen_dropout):
     return tuple(stages)
 
 
-def cache_dir(execution):
-    """The folder for tokenized data and fetched archives."""
-    return os.path.expanduser(execution.cache.dir or os.environ.get("FJT_CACHE", "") or "~/.cache/fjt")
-
-
 def row_grid():
     """Row lengths are multiples of this: 128 on a TPU, whose tiles are that wide."""
     return 128 if jax.default_backend() == "tpu" else 8
-
-
-def _load_data(experiment, cache):
-    """(Task, {name: Split}).  Raises UserError; without a network, with the flags for data and model in one message."""
-    try:
-        return sources.load(experiment, cache)
-    except network.Unreachable as error:
-        path = experiment.model.path
-        if not path or os.path.exists(os.path.expanduser(path)):
-            raise
-        raise UserError(
-            f"{error} The model {path} would come from the network as well: --config.model.path=DIR."
-        ) from None
-
-
-def _load_model(model, path):
-    """(tokenizer, EncoderConfig, config.json, Checkpoint or None)."""
-    if path:
-        checkpoint = pretrained.read_checkpoint(path)
-        tokenizer = tokenize.load_tokenizer(path)
-        tokenize.check_vocabulary(tokenizer, checkpoint.config.vocab, path)
-        return tokenizer, checkpoint.config, checkpoint.hf_config, checkpoint
-    tokenizer = tokenize.load_tokenizer(model.scratch.vocab or VOCAB)
-    raw = pretrained.scratch_config(model.scratch, len(tokenizer), model.max_length)
-    return tokenizer, pretrained.parse_config(raw, "config.model.scratch"), raw, None
 
 
 def _find_adapter(settings, config, checkpoint, warn):
@@ -248,22 +218,6 @@ def _find_adapter(settings, config, checkpoint, warn):
             f"known to be those of config.model.path={experiment.model.path}"
         )
     return dataclasses.replace(settings, experiment=dataclasses.replace(experiment, tune=tune)), adapter, filled
-
-
-def _tokenize(splits, tokenizer, max_length, cache, warn):
-    """{name: Examples} of the splits, with progress, and a word about what was cut."""
-    examples = {}
-    for name, split in splits.items():
-        with console.bar(f"tokenizing {name}", len(split), every=TOLD) as bar:
-            examples[name] = tokenize.tokenize(split, tokenizer, max_length, cache, bar.update)
-    for name, done in examples.items():
-        if done.truncated:
-            share = done.truncated / len(done)
-            warn(f"{done.truncated:,} of {len(done):,} {name} examples ({share:.1%}) are cut to {max_length} tokens")
-        unknown = float(np.mean(done.token_ids == tokenizer.unk_token_id))
-        if unknown > UNKNOWN:
-            warn(f"{unknown:.0%} of the tokens of {name} are unknown to the tokenizer: does it fit the texts?")
-    return examples
 
 
 def make_hyper(experiment, task, labels, methods):

@@ -179,11 +179,13 @@ def load_run(directory):
     folder = _exported_model(directory) or os.path.join(directory, "export", "adapter")
     for file in ("config.json", "model.safetensors") if _exported_model(directory) else ("fjt_adapter.json",):
         if not os.path.exists(os.path.join(folder, file)):
-            raise UserError(f"{os.path.join(folder, file)} does not exist; the run's model is needed.")
+            raise UserError(
+                f"{os.path.join(folder, file)} does not exist; the run's model is needed, "
+                "which config.output.export leaves."
+            )
     with np.load(os.path.join(directory, "predictions", "dev.npz")) as dev:
         names, scores = tuple(dev["label_names"].tolist()), dev["label"].dtype == np.float32
-    with open(os.path.join(directory, "predictions", "dev.tsv"), encoding="utf-8", newline="") as file:
-        pairs = "text_pair" in file.readline().rstrip("\n").split("\t")
+        pairs = bool(dev["pairs"])
     return Run(
         directory,
         records.read_json(os.path.join(directory, "result.json")),

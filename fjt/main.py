@@ -211,7 +211,7 @@ def execute(settings, workdir, plan_only, origins):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from fjt import report
+    from fjt import summary
     from fjt.checkpoint import NotFinite
     from fjt.experiment import prepare
     from fjt.programs import configure_jax
@@ -222,7 +222,7 @@ def execute(settings, workdir, plan_only, origins):
     configure_jax(settings)
     if plan_only:
         experiment = prepare(settings, given=origins)
-        report.show_plan(experiment)
+        summary.show_plan(experiment)
         return 0
     with lock(workdir):
         try:
@@ -230,9 +230,9 @@ def execute(settings, workdir, plan_only, origins):
             if finished(workdir):
                 check(experiment, workdir)
                 console.say(f"{workdir} is finished already; its result:")
-                report.show_result(workdir)
+                summary.show_result(workdir)
                 return 0
-            report.show_start(experiment, workdir)
+            summary.show_start(experiment, workdir)
             run(experiment, workdir)
         except Stopped as stop:
             console.warn(str(stop))
@@ -244,7 +244,7 @@ def execute(settings, workdir, plan_only, origins):
                 "--workdir, may help."
             )
             return 3
-        report.show_result(workdir)
+        summary.show_result(workdir)
     return 0
 
 

@@ -16,6 +16,11 @@ def decay_mask(params):
     return tree.map_names(lambda name, leaf: name.rsplit("/", 1)[1] not in EVERY_LEAF, params)
 
 
+def constants(optim):
+    """What `make_optimizer` builds into the program; all else of settings.Optim is data.  Equal, the same program."""
+    return optim.name, optim.b1, optim.b2, optim.eps, optim.momentum
+
+
 def make_optimizer(optim, groups=()):
     """Hyper -> GradientTransformation.  optim: settings.Optim.
 

@@ -12,15 +12,20 @@ from fjt.metrics import predict
 
 
 def write_predictions(folder, name, task, split, logits):
-    """Writes predictions/<name>.npz and .tsv, and GLUE's submission file where there is one.
+    """Writes <folder>/<name>.npz: id, logits, label, label_names, and whether the texts are pairs.
 
     logits: f32[N, C] in file order.
     """
     os.makedirs(folder, exist_ok=True)
-    ids = np.array(split.id)
+    arrays = {"id": np.array(split.id), "logits": logits, "label": split.label}
+    arrays |= {"label_names": np.array(task.label_names, str), "pairs": split.text_pair is not None}
     path = os.path.join(folder, f"{name}.npz")
-    np.savez(f"{path}.tmp.npz", id=ids, logits=logits, label=split.label, label_names=np.array(task.label_names, str))
+    np.savez(f"{path}.tmp.npz", **arrays)
     os.replace(f"{path}.tmp.npz", path)
+
+
+def write_tables(folder, name, task, split, logits):
+    """Writes <folder>/<name>.tsv to read, and GLUE's submission file where there is one.  logits: f32[N, C]."""
     write_table(os.path.join(folder, f"{name}.tsv"), task, split, logits)
     tasks.write_submission(task, name, split.id, predict(logits, task.kind), os.path.join(folder, "submission"))
 

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 from fjt import console, losses, mesh, records, tree
-from fjt.experiment import cache_dir
-from fjt.optim import make_optimizer
+from fjt.inputs import cache_dir
+from fjt.optim import constants, make_optimizer
 from fjt.step import eval_step, train_step
 
 
@@ -43,37 +43,57 @@ class Programs:
     seconds: float
 
 
-def compile_programs(experiment, stage, state, frozen, hyper, eval_shape, evaluator=None):
-    """Programs for the shapes of a stage, and for evaluation when there is no evaluator yet."""
+def compile_programs(experiment, stage, state, frozen, hyper, eval_shape, compiled, view=console):
+    """Programs for the shapes of a stage and for evaluation.
+
+    compiled: {what a program depends on: (executable, operations)}, of runs before, taken from and added to.
+    """
     start = time.perf_counter()
-    accumulation = experiment.settings.experiment.train.accumulation
+    options, kind = experiment.settings.experiment, experiment.task.kind
+    accumulation, whole = options.train.accumulation, mesh.replicated(experiment.mesh)
     step = functools.partial(
-        train_step,
-        model=stage.model,
-        loss=losses.LOSSES[experiment.task.kind],
-        optimizer=make_optimizer(experiment.settings.experiment.optim, stage.groups),
+        train_step, model=stage.model, loss=losses.LOSSES[kind], optimizer=make_optimizer(options.optim, stage.groups)
     )
-    whole = mesh.replicated(experiment.mesh)
     jit = functools.partial(jax.jit, donate_argnums=0, out_shardings=(whole, whole))
-    shapes = sorted({int(i) for i in experiment.plan.shape_of[stage.first : stage.last]})
-    train, flops = {}, {}
-    with console.bar("compiling", len(shapes) + (evaluator is None), every=1) as bar:
-        for done, i in enumerate(shapes, 1):
-            batch = abstract_batch(experiment.plan.shapes[i], experiment.examples["train"].label.dtype, experiment.mesh)
-            lowered = jit(step).lower(state, frozen, batch, hyper)
-            flops[i] = (lowered.cost_analysis() or {}).get("flops", float("nan"))
-            if accumulation > 1:
-                lowered = jit(functools.partial(step, accumulation=accumulation)).lower(state, frozen, batch, hyper)
-            train[i] = lowered.compile()
-            bar.update(done)
-        if evaluator is None:
-            batch = abstract_batch(eval_shape, np.dtype(np.int32), experiment.mesh)
-            del batch["label"], batch["weight"]
-            params = tree.merge(state.trainable, frozen)
-            evaluator = jax.jit(functools.partial(eval_step, model=stage.model), out_shardings=whole)
-            evaluator = evaluator.lower(params, batch, hyper.methods).compile()
-            bar.update(len(shapes) + 1)
+
+    def make_train(arguments):
+        lowered = jit(step).lower(*arguments)
+        operations = (lowered.cost_analysis() or {}).get("flops", float("nan"))
+        if accumulation > 1:
+            lowered = jit(functools.partial(step, accumulation=accumulation)).lower(*arguments)
+        return lowered.compile(), operations
+
+    def make_eval(arguments):
+        function = functools.partial(eval_step, model=stage.model)
+        return jax.jit(function, out_shardings=whole).lower(*arguments).compile(), 0.0
+
+    wanted = {}
+    trained = stage.model, kind, constants(options.optim), stage.groups, accumulation
+    for i in sorted({int(i) for i in experiment.plan.shape_of[stage.first : stage.last]}):
+        batch = abstract_batch(experiment.plan.shapes[i], experiment.examples["train"].label.dtype, experiment.mesh)
+        wanted[i] = make_train, trained, (state, frozen, batch, hyper)
+    batch = abstract_batch(eval_shape, np.dtype(np.int32), experiment.mesh)
+    del batch["label"], batch["weight"]
+    params = tree.merge(state.trainable, frozen)
+    wanted["eval"] = make_eval, dataclasses.replace(stage.model, noisy_from=-1), (params, batch, hyper.methods)
+    made = {}
+    lacking = {i for i, (_, what, arguments) in wanted.items() if (what, _signature(arguments)) not in compiled}
+    with view.bar("compiling", len(lacking), every=1) as bar:
+        for i, (make, what, arguments) in wanted.items():
+            key = what, _signature(arguments)
+            if key not in compiled:
+                compiled[key] = make(arguments)
+                bar.update(sum(done in lacking for done in (*made, i)))
+            made[i] = compiled[key]
+    evaluator, _ = made.pop("eval")
+    train, flops = ({i: program[j] for i, program in made.items()} for j in (0, 1))
     return Programs(train, evaluator, flops, time.perf_counter() - start)
+
+
+def _signature(arguments):
+    """Structure, shapes, types and places of a program's arguments."""
+    leaves, structure = jax.tree.flatten(arguments)
+    return structure, tuple((x.shape, str(x.dtype), getattr(x, "sharding", None)) for x in leaves)
 
 
 def abstract_batch(shape, label_dtype, device_mesh):

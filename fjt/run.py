@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import os
 import resource
+import shutil
 
 import jax
 
@@ -21,9 +22,10 @@ from fjt.tuning import partition
 from fjt.workdir import claim
 
 
-def run(experiment, workdir):
+def run(experiment, workdir, *, compiled=None, view=console):
     """The result (a dict, as in result.json) of a run in a locked work directory.
 
+    compiled: programs of runs before, as `compile_programs` takes them; view: who is told, with say, warn and bar.
     Raises UserError, train.Stopped (its state is saved) and checkpoint.NotFinite.
     """
     claim(experiment, workdir)
@@ -34,7 +36,7 @@ def run(experiment, workdir):
     packed = evaluate.pack_splits(
         evaluated, groups=experiment.mesh.size, grid=row_grid(), width=experiment.model.config.width
     )
-    programs = None
+    programs, compiled = None, {} if compiled is None else compiled
 
     def put(batch):
         return jax.device_put(batch, mesh.by_group(experiment.mesh))
@@ -47,14 +49,14 @@ def run(experiment, workdir):
     with (
         Stop() as stop,
         checkpoint.Checkpoints(
-            os.path.join(workdir, "checkpoints"), settings.execution.checkpoint.keep, console.warn
+            os.path.join(workdir, "checkpoints"), settings.execution.checkpoint.keep, view.warn
         ) as checkpoints,
     ):
         abstract = functools.partial(_abstract_state, experiment, hyper, whole)
         state, host, restored = _first_state(experiment, hyper), first_host_state(), checkpoints.restore(abstract)
         if restored:
             step, state, host = restored
-            console.say(f"resuming after step {step} of {experiment.steps}")
+            view.say(f"resuming after step {step} of {experiment.steps}")
         state = jax.device_put(state, whole)
 
         for number, stage in enumerate(experiment.stages):
@@ -65,14 +67,10 @@ def run(experiment, workdir):
             state = jax.device_put(_open_stage(experiment, stage, state, hyper), whole)
             frozen = jax.device_put(_frozen(experiment, state.trainable), whole)
             if number:
-                console.say(
-                    f"stage {number}, from step {stage.first}: {tree.count(state.trainable):,} parameters train"
-                )
-            programs = compile_programs(
-                experiment, stage, state, frozen, hyper, packed["dev"].shape, programs and programs.eval
-            )
+                view.say(f"stage {number}, from step {stage.first}: {tree.count(state.trainable):,} parameters train")
+            programs = compile_programs(experiment, stage, state, frozen, hyper, packed["dev"].shape, compiled, view)
             host = host | {"compile_seconds": host["compile_seconds"] + programs.seconds}
-            with _logs(experiment, workdir, int(state.step), host) as (log_step, log_evaluation):
+            with _logs(experiment, workdir, int(state.step), host, view) as (log_step, log_evaluation):
                 loop = _make_loop(
                     experiment,
                     stage,
@@ -111,6 +109,8 @@ def run(experiment, workdir):
         if result["frozen_sha256"] != tree.sha256(before):
             raise RuntimeError("a frozen parameter has changed")
     records.write_json(os.path.join(workdir, "result.json"), result)
+    if not settings.execution.output.checkpoints:
+        shutil.rmtree(os.path.join(workdir, "checkpoints"))
     records.replace(os.path.join(workdir, "DONE"), "")
     return result
 
@@ -178,7 +178,7 @@ def _feed(experiment, put, k):
 
 
 @contextlib.contextmanager
-def _logs(experiment, workdir, step, host):
+def _logs(experiment, workdir, step, host, view):
     """(log_step, log_evaluation): write rows to train.jsonl and eval.jsonl and show them."""
     log = records.Log(os.path.join(workdir, "train.jsonl"), step)
     evaluations = records.Log(os.path.join(workdir, "eval.jsonl"), host["evaluated"])
@@ -187,7 +187,7 @@ def _logs(experiment, workdir, step, host):
         tensorboard = outputs.TensorBoard(workdir, experiment.rates)
     best = host["best_metrics"]
     every = experiment.settings.execution.log.every_steps
-    with console.bar("training", experiment.steps, step, every) as bar:
+    with view.bar("training", experiment.steps, step, every) as bar:
         begin, recent = (host["examples"], host["train_seconds"]), collections.deque(maxlen=every)
 
         def log_step(row):
@@ -205,10 +205,9 @@ def _logs(experiment, workdir, step, host):
             best = {name: row[name] for name in experiment.task.metrics if name in row}
             evaluations.write(row)
             epoch = row["step"] / experiment.schedule.steps_per_epoch
-            console.say(
-                f"step {row['step']} (epoch {epoch:.1f})  dev {_show(best)}{'best so far' if row['best'] else ''}"
-            )
-            outputs.draw_curve(workdir, experiment.task.metrics[0])
+            view.say(f"step {row['step']} (epoch {epoch:.1f})  dev {_show(best)}{'best so far' if row['best'] else ''}")
+            if experiment.settings.execution.output.curve:
+                outputs.draw_curve(workdir, experiment.task.metrics[0])
             if tensorboard:
                 tensorboard.add_evaluation(row)
 
@@ -227,13 +226,16 @@ def _show(scores):
 
 def _finish(experiment, workdir, host, selected, trainable, frozen, logits_of, done):
     """Predictions, export and the result of the selected step."""
-    options, task = experiment.settings.experiment, experiment.task
+    options, task, wanted = experiment.settings.experiment, experiment.task, experiment.settings.execution.output
     splits, dev = {}, {}
     for name in experiment.splits:
         if name == "train" or (name.startswith(("test", "ax")) and not options.eval.test):
             continue
         logits = logits_of(name)
-        outputs.write_predictions(os.path.join(workdir, "predictions"), name, task, experiment.splits[name], logits)
+        folder = os.path.join(workdir, "predictions")
+        outputs.write_predictions(folder, name, task, experiment.splits[name], logits)
+        if wanted.tables:
+            outputs.write_tables(folder, name, task, experiment.splits[name], logits)
         scores = metrics.score(task, logits, experiment.examples[name].label, tasks.SPLIT_METRICS.get(name))
         if scores:
             splits[name] = scores
@@ -241,7 +243,8 @@ def _finish(experiment, workdir, host, selected, trainable, frozen, logits_of, d
             label = experiment.examples[name].label
             dev = {metric: (value, *card.interval(task, metric, logits, label)) for metric, value in scores.items()}
     params = tree.merge(jax.device_get(trainable), jax.device_get(frozen))
-    exports.write(experiment, os.path.join(workdir, "export"), params, dev)
+    if wanted.export:
+        exports.write(experiment, os.path.join(workdir, "export"), params, dev)
     seconds = host["train_seconds"]
     memory, kind = _peak_memory()
     return _identity(experiment, done) | {

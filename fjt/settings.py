@@ -199,6 +199,14 @@ class Log:
 
 
 @dataclasses.dataclass(frozen=True)
+class Output:
+    export: bool
+    tables: bool
+    curve: bool
+    checkpoints: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class Cache:
     dir: str
     compilation: bool | None
@@ -211,6 +219,7 @@ class Execution:
     checkpoint: Checkpoint
     mesh: Mesh
     log: Log
+    output: Output
     cache: Cache
 
 
@@ -409,9 +418,10 @@ PATHS = ("data.dir", "data.manual_dir", "data.files.train", "data.files.dev", "d
 def fingerprint(experiment, contents):
     """sha256 of what a result depends on: the experiment without its paths, and the contents they led to.
 
-    contents: {name: sha256} of data, weights and tokenizer.
+    contents: {name: sha256} of data, weights and tokenizer.  Options that are unset do not enter, so that an option
+    which a later version adds changes no fingerprint.
     """
     flat = flatten(dataclasses.asdict(experiment))
-    kept = {key: value for key, value in flat.items() if key not in PATHS and key != "seed"}
+    kept = {key: value for key, value in flat.items() if key not in PATHS and key != "seed" and value not in (None, ())}
     text = json.dumps(kept | contents, sort_keys=True, default=list)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -54,7 +54,10 @@ def check(experiment, workdir):
         raise UserError(f"--workdir={workdir} holds a config.json that is not of a run; take another directory.")
     if old["fingerprint"] != experiment.fingerprint:
         before, now = flatten(old["config"]), flatten(_config(experiment))
-        differ = [f"config.{k}: {before.get(k)!r} there, {now[k]!r} now" for k in now if before.get(k) != now[k]]
+        keys = dict.fromkeys([*now, *before])
+        differ = [
+            f"config.{k}: {before.get(k)!r} there, {now.get(k)!r} now" for k in keys if before.get(k) != now.get(k)
+        ]
         differ += [
             f"{k}: other contents" for k in experiment.contents if old["contents"].get(k) != experiment.contents[k]
         ]

@@ -20,8 +20,8 @@ FLOORS = (
     ("checkpoint", "evaluate"),
     ("train",),
     ("interop",),
-    ("experiment", "recipes"),
-    ("exports", "outputs", "programs", "report", "run", "workdir"),
+    ("experiment", "inputs", "recipes"),
+    ("exports", "outputs", "programs", "run", "summary", "workdir"),
     ("load",),
     ("export", "main", "predict"),
 )

@@ -131,3 +131,21 @@ def test_packing_beats_padding():
     lengths = draw(size=32, empty=0.0)
     assert packing.plan(lengths, width=384).efficiency > 0.9
     assert packing.plan(lengths, one_a_row=True, width=384).efficiency < 0.6
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_a_part_of_the_batches_in_the_shapes_of_all(groups):
+    """The batches of one run take shapes planned over those of several, each the smallest that holds it."""
+    lengths = draw(num=60)
+    whole = packing.plan(lengths, groups=groups)
+    assert len(whole.shapes) > 1
+    part = packing.assign(lengths[20:40], whole.shapes)
+    assert part.shapes == whole.shapes and (part.shape_of <= whole.shape_of[20:40]).all()
+    rows, _, used = packing.pack(lengths[20:40], whole.shapes[0].row_length)
+    for k, number in enumerate(part.shape_of):
+        per_group = np.bincount(rows[k][rows[k] >= 0] % groups, minlength=groups)
+        holds = [groups * s.rows >= used[k] and s.examples >= per_group.max() for s in whole.shapes]
+        assert number == holds.index(True)
+    assert part.real_tokens == lengths[20:40].sum() and part.efficiency == part.real_tokens / part.computed_tokens
+    with pytest.raises(ValueError, match="fits into none"):
+        packing.assign(np.full((1, 64), 60, np.int32), whole.shapes)

@@ -203,6 +203,8 @@ def test_fingerprint_is_stable_and_over_contents():
         assert settings.fingerprint(experiment, CONTENTS | {name: "x"}) != settings.fingerprint(experiment, CONTENTS)
     read = settings.from_config(json.loads(json.dumps(settings.to_dict(build()))))
     assert settings.fingerprint(read.experiment, CONTENTS) == settings.fingerprint(experiment, CONTENTS)
+    unset = replaced(experiment, "tune.ranks", lambda value: None)  # as a config of a version without the option
+    assert settings.fingerprint(unset, CONTENTS) == settings.fingerprint(experiment, CONTENTS)
     for changes in ({"mesh__data": 2}, {"checkpoint__keep": 3}, {"log__every_steps": 1}, {"cache__dir": "x"}):
         assert settings.fingerprint(build(**changes).experiment, CONTENTS) == settings.fingerprint(experiment, CONTENTS)
 

@@ -11,7 +11,7 @@ import pytest
 import small
 
 from configs import quickstart
-from fjt import experiment, flops, losses, prng, settings, tree
+from fjt import console, experiment, flops, losses, prng, settings, tree
 from fjt.data import batches, packing
 from fjt.data.tasks import TASKS
 from fjt.models.encoder import EncoderConfig, Model
@@ -281,7 +281,7 @@ def prepared(tmp_path_factory):
         config.model.path, config.cache.dir, config.data.limit = str(folder), str(folder / "cache"), 50
         config.mesh.data = 1
         config.update_from_flattened_dict({key.replace("__", "."): value for key, value in seeds.items()})
-        return experiment.prepare(settings.from_config(config), say=lambda line: None, warn=lambda line: None)
+        return experiment.prepare(settings.from_config(config), view=console.Silent())
 
     return prepare
 

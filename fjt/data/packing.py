@@ -77,6 +77,22 @@ def plan(lengths, *, groups=1, row_length=0, grid=8, most_shapes=3, one_a_row=Fa
     return Plan(tuple(shapes), taken.astype(np.int8), real / computed, real, computed)
 
 
+def assign(lengths, shapes, one_a_row=False):
+    """The Plan of batches in given shapes of one row length, each batch in the first that holds it.
+
+    lengths: i32[K, B], 0 for empty slots; shapes: sorted by rows.  Raises ValueError when a batch fits into none.
+    """
+    groups, row_length = shapes[0].groups, shapes[0].row_length
+    rows, _, needed = pack(lengths, row_length, one_a_row)
+    each = np.array([_most_examples(rows[k : k + 1], groups) for k in range(len(rows))])
+    fits = np.array([(groups * shape.rows >= needed) & (shape.examples >= each) for shape in shapes])
+    if not fits.any(axis=0).all():
+        raise ValueError(f"a batch of {needed[~fits.any(axis=0)].max()} rows fits into none of {shapes}")
+    taken = np.argmax(fits, axis=0)
+    real, computed = int(lengths.sum()), sum(groups * shapes[i].rows * row_length for i in taken)
+    return Plan(tuple(shapes), taken.astype(np.int8), real / computed, real, computed)
+
+
 def _choose_counts(needed, most):
     """The `most` row counts, i64 sorted, that cover `needed` i32[K] with the fewest rows in all."""
     values, times = np.unique(needed, return_counts=True)

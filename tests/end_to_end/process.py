@@ -19,7 +19,7 @@ PATIENCE = 180  # seconds after which a process that should have ended is taken 
 # A server that has imported JAX and started nothing: children come from it without the seconds of imports.
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["fjt.main", "fjt.run", "fjt.report", "fjt.predict", "transformers.models.bert.tokenization_bert",
+    ["fjt.main", "fjt.run", "fjt.summary", "fjt.predict", "transformers.models.bert.tokenization_bert",
      "matplotlib.figure", "sklearn.metrics", "scipy.stats"]
 )  # fmt: skip
 

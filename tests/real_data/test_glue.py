@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from configs import ag_news, glue
-from fjt import main, metrics
+from fjt import console, main, metrics
 from fjt.experiment import prepare
 from fjt.settings import from_config
 
@@ -40,7 +40,7 @@ def test_no_padding(tmp_path):
     """At least 0.88 of the computed tokens are real on each task, 0.90 on average, in at most three shapes."""
     efficiency = {}
     for task, rows in ROWS.items():
-        experiment = prepare(settings(glue, task, tmp_path, "glue"), say=lambda text: None, warn=lambda text: None)
+        experiment = prepare(settings(glue, task, tmp_path, "glue"), view=console.Silent())
         assert tuple(len(experiment.splits[name]) for name in ("train", "dev", "test")) == rows
         plan = experiment.plan
         assert len(plan.shapes) <= 3 and len(plan.shape_of) == experiment.steps
@@ -54,7 +54,7 @@ def test_no_padding(tmp_path):
 
 
 def test_ag_news_is_a_table_with_four_topics(tmp_path):
-    experiment = prepare(settings(ag_news, "", tmp_path, "ag_news"), say=lambda text: None, warn=lambda text: None)
+    experiment = prepare(settings(ag_news, "", tmp_path, "ag_news"), view=console.Silent())
     assert experiment.task.label_names == ("World", "Sports", "Business", "Sci/Tech")
     assert len(experiment.splits["test"]) == 7600
     assert len(experiment.splits["train"]) + len(experiment.splits["dev"]) == 19087

@@ -214,9 +214,11 @@ def show_result(workdir):
         f"{console.duration(result['compile_seconds'])} compiling; {result['peak_memory_bytes'] / 2**30:.1f} GiB "
         f"({result['memory_kind']})"
     )
-    console.say(
-        f"  {os.path.join(workdir, 'predictions', 'dev.tsv')}: every row with its prediction; "
-        f"{os.path.join(workdir, 'curve.png')}: the learning curve"
-    )
+    for path, text in (
+        ("predictions/dev.tsv", "every row with its prediction"),
+        ("curve.png", "the learning curve"),
+    ):
+        if os.path.exists(os.path.join(workdir, path)):
+            console.say(f"  {os.path.join(workdir, path)}: {text}")
     for path, text in exports.describe(os.path.join(workdir, "export")):
         console.say(f"  {path}: {text}")

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import small
 
-from fjt import prng, report, tree
+from fjt import prng, summary, tree
 from fjt.data import batches, packing
 from fjt.models.encoder import Model
 from fjt.tuning import partition
 
 
 def experiment_of(tune, count=16, length=24):
-    """What report reads of an Experiment: `count` texts of one length, each in a row of its own, one batch."""
+    """What summary reads of an Experiment: `count` texts of one length, each in a row of its own, one batch."""
     model, methods = Model(small.CONFIG, 2), partition.find_methods(tune)
     base = jax.jit(model.init)(prng.make_key(0, "init"))
     added = partition.add_leaves(methods, prng.make_key(0, "init"), base, small.CONFIG)
@@ -39,4 +39,4 @@ def test_full_tuning_beside_a_method_has_no_prompt(tune):
     made, full = experiment_of(tune), experiment_of(small.tune("full"))
     base = {name for name in tree.flatten(made.params) if not name.startswith("adapters/")}
     assert base == full.trainable
-    np.testing.assert_allclose(report._full_flops(made, base), report.step_flops(full), rtol=1e-6)
+    np.testing.assert_allclose(summary._full_flops(made, base), summary.step_flops(full), rtol=1e-6)
