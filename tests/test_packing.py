@@ -136,7 +136,7 @@ def test_packing_beats_padding():
 @pytest.mark.parametrize("groups", [1, 4])
 def test_a_part_of_the_batches_in_the_shapes_of_all(groups):
     """The batches of one run take shapes planned over those of several, each the smallest that holds it."""
-    lengths = draw(num=60)
+    lengths = draw(num=60, size=48)
     whole = packing.plan(lengths, groups=groups)
     assert len(whole.shapes) > 1
     part = packing.assign(lengths[20:40], whole.shapes)
@@ -148,4 +148,4 @@ def test_a_part_of_the_batches_in_the_shapes_of_all(groups):
         assert number == holds.index(True)
     assert part.real_tokens == lengths[20:40].sum() and part.efficiency == part.real_tokens / part.computed_tokens
     with pytest.raises(ValueError, match="fits into none"):
-        packing.assign(np.full((1, 64), 60, np.int32), whole.shapes)
+        packing.assign(np.full((1, 64), 60, np.int32), whole.shapes[:1])
