@@ -78,29 +78,18 @@ def prepare(settings, *, given=None, view=console, inputs=None, shapes=()):
     the same data and base model, read anew without; shapes: those that batches take, planned for this run without.
     Raises UserError for everything that can be known to be wrong.
     """
-    settings = resolve_seeds(settings)
-    experiment = settings.experiment
-    partition.find_methods(experiment.tune)
-    device_mesh = mesh.make_mesh(settings.execution.mesh.data)
     inputs = inputs or Inputs(settings, view)
-    task, splits = inputs.data
-    path = inputs.path
-    tokenizer, config, hf_config, checkpoint = inputs.base
-    settings, adapter, adopted = _find_adapter(settings, config, checkpoint, view.warn)
-    base_shapes = jax.eval_shape(Model(config, 1).init, prng.make_key(0, "init"))
-    tune, solved = solve_budget(settings.experiment.tune, base_shapes, config, experiment.model.max_length)
-    settings = dataclasses.replace(settings, experiment=dataclasses.replace(settings.experiment, tune=tune))
+    settings, origins, adapter = resolve(settings, inputs, view)
     experiment = settings.experiment
+    device_mesh = mesh.make_mesh(settings.execution.mesh.data)
+    task, splits = inputs.data
+    tokenizer, config, hf_config, checkpoint = inputs.base
     methods = partition.find_methods(experiment.tune)
     partition.check(methods, config, experiment.model.max_length)
     length = partition.prompt_length(methods)
     examples = {name: batches.prepend(split, length) for name, split in inputs.examples.items()}
     rows = len(splits["train"])
-    settings, origins = recipes.resolve(
-        settings, rows=rows, config=config, scratch=not path, platform=jax.default_backend()
-    )
-    origins = (given or {}) | origins | dict.fromkeys(adopted, "the adapter") | dict.fromkeys(solved, "the budget")
-    experiment = settings.experiment
+    origins = (given or {}) | origins
 
     classes = 1 if task.kind == "regression" else len(task.label_names)
     model = Model(config, classes, dtype=experiment.model.dtype, adapt=partition.make_adapt(methods))
@@ -108,12 +97,12 @@ def prepare(settings, *, given=None, view=console, inputs=None, shapes=()):
     abstract = jax.eval_shape(model.init, key)
     params, missing, unused = {}, tuple(tree.flatten(abstract)), ()
     if checkpoint:
-        loaded = pretrained.take(checkpoint, abstract, path, experiment.model.keep_head and not adapter)
+        loaded = pretrained.take(checkpoint, abstract, inputs.path, experiment.model.keep_head and not adapter)
         again = partition.reinitialised(tree.flatten(abstract), config.layers, experiment.model.reinit_layers)
         params = tree.split(loaded.params, again)[1]
         missing, unused = tuple(sorted({*loaded.missing, *again})), loaded.unused
         if experiment.model.keep_head and not adapter:
-            pretrained.check_labels(hf_config, task.label_names, path)
+            pretrained.check_labels(hf_config, task.label_names, inputs.path)
     added = partition.abstract_leaves(methods, abstract, config)
     if added and not checkpoint:
         raise UserError(
@@ -128,11 +117,9 @@ def prepare(settings, *, given=None, view=console, inputs=None, shapes=()):
             "the checkpoint's pooler looks untrained (its bias is zero) and stays frozen; "
             "--config.tune.train_pooler trains it"
         )
-    new = jax.jit(lambda key: tree.split(model.init(key), set(missing))[0])(key)
-    params = tree.merge(params, jax.tree.map(np.asarray, new))
+    params = tree.merge(params, jax.tree.map(np.asarray, _init_missing(key, model=model, missing=frozenset(missing))))
     if added:
-        leaves = jax.jit(functools.partial(partition.add_leaves, methods, config=config))(key, params)
-        params["adapters"] = jax.tree.map(np.asarray, leaves)
+        params["adapters"] = jax.tree.map(np.asarray, _init_added(key, params, adapt=model.adapt, config=config))
     if adapter:
         if experiment.model.keep_head:
             adapters.check_head(adapter, task.label_names, experiment.model.adapter)
@@ -171,6 +158,41 @@ def prepare(settings, *, given=None, view=console, inputs=None, shapes=()):
         fingerprint(experiment, contents),
         frozenset(adapter.others() if adapter else ()),
     )  # fmt: skip
+
+
+def resolve(settings, inputs, view=console):
+    """(Settings without open options, {key: origin} of those that were filled, the Adapter to start from or None).
+
+    inputs: Inputs, of which the base model and the number of training rows are read.  Raises UserError.
+    """
+    settings = resolve_seeds(settings)
+    partition.find_methods(settings.experiment.tune)
+    splits = inputs.data[1]
+    _, config, _, checkpoint = inputs.base
+    settings, adapter, adopted = _find_adapter(settings, config, checkpoint, view.warn)
+    shapes = jax.eval_shape(Model(config, 1).init, prng.make_key(0, "init"))
+    experiment = settings.experiment
+    tune, solved = solve_budget(experiment.tune, shapes, config, experiment.model.max_length)
+    settings = dataclasses.replace(settings, experiment=dataclasses.replace(experiment, tune=tune))
+    settings, origins = recipes.resolve(
+        settings,
+        rows=len(splits["train"]),
+        config=config,
+        scratch=checkpoint is None,
+        platform=jax.default_backend(),
+    )
+    return settings, origins | dict.fromkeys(adopted, "the adapter") | dict.fromkeys(solved, "the budget"), adapter
+
+
+# Compiled once for all runs of a process that differ in nothing but the key.
+@functools.partial(jax.jit, static_argnames=("model", "missing"))
+def _init_missing(key, *, model, missing):
+    return tree.split(model.init(key), missing)[0]
+
+
+@functools.partial(jax.jit, static_argnames=("adapt", "config"))
+def _init_added(key, params, *, adapt, config):
+    return partition.add_leaves({name: dict(options) for name, options in adapt.chosen}, key, params, config)
 
 
 def plan_shapes(lengths, experiment, groups, width):
