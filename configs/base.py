@@ -120,9 +120,10 @@ def get_config():
     loss.class_weights = ()  # one number a class, or ("balanced",)
 
     config.eval = evaluation = ConfigDict()
-    evaluation.every_epochs = placeholder(int)  # or every_steps, not both
+    evaluation.every_epochs = placeholder(int)  # or every_steps, not both; 0: at the end alone
     evaluation.every_steps = placeholder(int)
     evaluation.test = True  # write predictions for the test splits at the end
+    evaluation.official_dev = True  # with data.holdout: score the published dev set at the end
 
     # From here on: how the run is executed. Free to change between restarts.
     config.checkpoint = checkpoint = ConfigDict()

@@ -119,7 +119,9 @@ def prepare(settings, *, given=None, view=console, inputs=None, shapes=()):
         )
     params = tree.merge(params, jax.tree.map(np.asarray, _init_missing(key, model=model, missing=frozenset(missing))))
     if added:
-        params["adapters"] = jax.tree.map(np.asarray, _init_added(key, params, adapt=model.adapt, config=config))
+        params["adapters"] = jax.tree.map(
+            np.asarray, _init_added(key, params, methods=_frozen_options(methods), config=config)
+        )
     if adapter:
         if experiment.model.keep_head:
             adapters.check_head(adapter, task.label_names, experiment.model.adapter)
@@ -190,9 +192,13 @@ def _init_missing(key, *, model, missing):
     return tree.split(model.init(key), missing)[0]
 
 
-@functools.partial(jax.jit, static_argnames=("adapt", "config"))
-def _init_added(key, params, *, adapt, config):
-    return partition.add_leaves({name: dict(options) for name, options in adapt.chosen}, key, params, config)
+@functools.partial(jax.jit, static_argnames=("methods", "config"))
+def _init_added(key, params, *, methods, config):
+    return partition.add_leaves({name: dict(options) for name, options in methods}, key, params, config)
+
+
+def _frozen_options(methods):
+    return tuple((name, tuple(options.items())) for name, options in methods.items())
 
 
 def plan_shapes(lengths, experiment, groups, width):

@@ -38,7 +38,7 @@ class Inputs:
 
     @functools.cached_property
     def base(self):
-        return _load_model(self._experiment.model, self.path)
+        return _load_model(_base_model(self._experiment.model), self.path)
 
     @functools.cached_property
     def examples(self):
@@ -56,8 +56,14 @@ class Inputs:
 
 def inputs_key(experiment):
     """What Inputs depend on, of settings.Experiment: equal keys, equal parts."""
-    model = dataclasses.replace(experiment.model, name="", adapter="", dtype=None, dropout=None)
-    return experiment.task, experiment.seeds.subset, experiment.data, model
+    return experiment.task, experiment.seeds.subset, experiment.data, _base_model(experiment.model)
+
+
+def _base_model(model):
+    """settings.Model without what does not touch the base model as it is read."""
+    return dataclasses.replace(
+        model, name="", adapter="", dtype=None, dropout=None, keep_head=False, frozen_dropout=False, reinit_layers=0
+    )
 
 
 def cache_dir(execution):
@@ -78,6 +84,7 @@ def _load_data(experiment, cache):
         ) from None
 
 
+@functools.lru_cache(maxsize=1)  # one base model for all tasks of a study
 def _load_model(model, path):
     """(tokenizer, EncoderConfig, config.json, Checkpoint or None)."""
     if path:

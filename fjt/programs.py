@@ -12,7 +12,7 @@ import numpy as np
 from fjt import console, losses, mesh, records, tree
 from fjt.inputs import cache_dir
 from fjt.optim import constants, make_optimizer
-from fjt.step import eval_step, train_step
+from fjt.step import eval_step, init_state, train_step
 
 
 def configure_jax(settings):
@@ -49,6 +49,42 @@ def compile_programs(experiment, stage, state, frozen, hyper, eval_shape, compil
     compiled: {what a program depends on: (executable, operations)}, of runs before, taken from and added to.
     """
     start = time.perf_counter()
+    wanted = _wanted(experiment, stage, state, frozen, hyper, eval_shape)
+    lacking, made = [i for i, program in wanted.items() if program.key not in compiled], {}
+    with view.bar("compiling", len(lacking), every=1) as bar:
+        for i, program in wanted.items():
+            if program.key not in compiled:
+                compiled[program.key] = program.make(program.arguments)
+                bar.update(1 + lacking.index(i))
+            made[i] = compiled[program.key]
+    evaluator, _ = made.pop("eval")
+    train, flops = ({i: program[j] for i, program in made.items()} for j in (0, 1))
+    return Programs(train, evaluator, flops, time.perf_counter() - start)
+
+
+def program_keys(experiment, eval_shape):
+    """The keys under which `compile_programs` stores what it makes for the stages of a run; nothing is compiled."""
+    keys = set()
+    for stage in experiment.stages:
+        trainable, frozen = tree.split(experiment.params, stage.trainable)
+        optimizer = make_optimizer(experiment.settings.experiment.optim, stage.groups)
+        state = jax.eval_shape(lambda leaves, made=optimizer: init_state(leaves, experiment.hyper, made), trainable)
+        wanted = _wanted(experiment, stage, state, frozen, experiment.hyper, eval_shape)
+        keys |= {program.key for program in wanted.values()}
+    return keys
+
+
+@dataclasses.dataclass(frozen=True)
+class _Wanted:
+    """key: equal for equal programs; make(arguments) -> (executable, operations)."""
+
+    key: tuple
+    make: object
+    arguments: tuple
+
+
+def _wanted(experiment, stage, state, frozen, hyper, eval_shape):
+    """{number of a shape, or "eval": _Wanted} of a stage.  state, frozen, hyper: arrays or their shapes."""
     options, kind = experiment.settings.experiment, experiment.task.kind
     accumulation, whole = options.train.accumulation, mesh.replicated(experiment.mesh)
     step = functools.partial(
@@ -67,33 +103,20 @@ def compile_programs(experiment, stage, state, frozen, hyper, eval_shape, compil
         function = functools.partial(eval_step, model=stage.model)
         return jax.jit(function, out_shardings=whole).lower(*arguments).compile(), 0.0
 
+    def want(make, arguments, *built_in):
+        leaves, structure = jax.tree.flatten(arguments)
+        shapes = tuple((np.shape(leaf), str(leaf.dtype)) for leaf in leaves)
+        return _Wanted((*built_in, experiment.mesh, structure, shapes), make, arguments)
+
     wanted = {}
-    trained = stage.model, kind, constants(options.optim), stage.groups, accumulation
     for i in sorted({int(i) for i in experiment.plan.shape_of[stage.first : stage.last]}):
         batch = abstract_batch(experiment.plan.shapes[i], experiment.examples["train"].label.dtype, experiment.mesh)
-        wanted[i] = make_train, trained, (state, frozen, batch, hyper)
+        built_in = stage.model, kind, constants(options.optim), stage.groups, accumulation
+        wanted[i] = want(make_train, (state, frozen, batch, hyper), *built_in)
     batch = abstract_batch(eval_shape, np.dtype(np.int32), experiment.mesh)
     del batch["label"], batch["weight"]
-    params = tree.merge(state.trainable, frozen)
-    wanted["eval"] = make_eval, dataclasses.replace(stage.model, noisy_from=-1), (params, batch, hyper.methods)
-    made = {}
-    lacking = {i for i, (_, what, arguments) in wanted.items() if (what, _signature(arguments)) not in compiled}
-    with view.bar("compiling", len(lacking), every=1) as bar:
-        for i, (make, what, arguments) in wanted.items():
-            key = what, _signature(arguments)
-            if key not in compiled:
-                compiled[key] = make(arguments)
-                bar.update(sum(done in lacking for done in (*made, i)))
-            made[i] = compiled[key]
-    evaluator, _ = made.pop("eval")
-    train, flops = ({i: program[j] for i, program in made.items()} for j in (0, 1))
-    return Programs(train, evaluator, flops, time.perf_counter() - start)
-
-
-def _signature(arguments):
-    """Structure, shapes, types and places of a program's arguments."""
-    leaves, structure = jax.tree.flatten(arguments)
-    return structure, tuple((x.shape, str(x.dtype), getattr(x, "sharding", None)) for x in leaves)
+    params, quiet = tree.merge(state.trainable, frozen), dataclasses.replace(stage.model, noisy_from=-1)
+    return wanted | {"eval": want(make_eval, (params, batch, hyper.methods), quiet)}
 
 
 def abstract_batch(shape, label_dtype, device_mesh):

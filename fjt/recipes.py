@@ -95,6 +95,7 @@ def evaluation_steps(experiment, rows):
     every = experiment.eval.every_steps
     if every is None:
         every = experiment.eval.every_epochs * math.ceil(rows / experiment.train.batch_size)
+    every = every or max(1, total)
     return tuple(sorted({*range(every, total, every), total}))
 
 

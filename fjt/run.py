@@ -32,7 +32,7 @@ def run(experiment, workdir, *, compiled=None, view=console):
     settings, options = experiment.settings, experiment.settings.experiment
     whole = mesh.replicated(experiment.mesh)
     hyper = jax.device_put(experiment.hyper, whole)
-    evaluated = {name: examples for name, examples in experiment.examples.items() if name != "train"}
+    evaluated = {name: experiment.examples[name] for name in evaluated_splits(experiment)}
     packed = evaluate.pack_splits(
         evaluated, groups=experiment.mesh.size, grid=row_grid(), width=experiment.model.config.width
     )
@@ -113,6 +113,14 @@ def run(experiment, workdir, *, compiled=None, view=console):
         shutil.rmtree(os.path.join(workdir, "checkpoints"))
     records.replace(os.path.join(workdir, "DONE"), "")
     return result
+
+
+def evaluated_splits(experiment):
+    """The names of the splits that a run evaluates: dev as it goes, the others at its end."""
+    wanted = experiment.settings.experiment.eval
+    left_out = {"train"} | ({"official_dev"} if not wanted.official_dev else set())
+    tests = () if wanted.test else ("test", "ax")
+    return [name for name in experiment.splits if name not in left_out and not name.startswith(tests)]
 
 
 def _frozen(experiment, trainable):
@@ -228,9 +236,7 @@ def _finish(experiment, workdir, host, selected, trainable, frozen, logits_of, d
     """Predictions, export and the result of the selected step."""
     options, task, wanted = experiment.settings.experiment, experiment.task, experiment.settings.execution.output
     splits, dev = {}, {}
-    for name in experiment.splits:
-        if name == "train" or (name.startswith(("test", "ax")) and not options.eval.test):
-            continue
+    for name in evaluated_splits(experiment):
         logits = logits_of(name)
         folder = os.path.join(workdir, "predictions")
         outputs.write_predictions(folder, name, task, experiment.splits[name], logits)

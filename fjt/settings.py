@@ -163,6 +163,7 @@ class Eval:
     every_epochs: int | None
     every_steps: int | None
     test: bool
+    official_dev: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,8 +283,8 @@ RANGES = {
     "train.row_length": (0, None),
     "train.patience": (0, None),
     "loss.label_smoothing": (0.0, 0.99),
-    "eval.every_epochs": (1, None),
-    "eval.every_steps": (1, None),
+    "eval.every_epochs": (0, None),
+    "eval.every_steps": (0, None),
     "checkpoint.every_steps": (1, None),
     "checkpoint.keep": (1, None),
     "mesh.data": (0, None),
@@ -343,11 +344,11 @@ def _build(cls, mapping, prefix):
         elif name not in mapping:
             raise UserError(f"config.{key} is missing; configs start from configs/base.py, which has it.")
         else:
-            values[name] = _convert(mapping[name], kind, key)
+            values[name] = convert(mapping[name], kind, key)
     return cls(**values)
 
 
-def _convert(value, kind, key):
+def convert(value, kind, key):
     optional = isinstance(kind, types.UnionType)
     if optional:
         if value is None:

@@ -1,6 +1,7 @@
 """A work directory: held by one process, and claimed by one experiment."""
 
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import os
@@ -87,6 +88,7 @@ def claim(experiment, workdir):
             "config": config,
             "origins": experiment.origins,
             "contents": experiment.contents,
+            "shapes": [dataclasses.astuple(shape) for shape in experiment.plan.shapes],
             "fingerprint": experiment.fingerprint,
             "changes": changes,
         },

@@ -137,21 +137,25 @@ METHODS = {
         "an adapter after attention and after the feed-forward layer (Houlsby et al. 2019)",
         _SIZE | {"activation": "swish"}, learning_rate=2e-4, check=_check, size="bottleneck_width",
         add=_add("houlsby", ("attention_output", "output")), hooks=_block(lambda h, residual, norm: h),
+        built_in=("activation",),
     ),
     "pfeiffer": Method(
         "an adapter after the feed-forward layer, which reads what its LayerNorm would give (Pfeiffer et al. 2021)",
         _SIZE | {"activation": "relu"}, learning_rate=2e-4, check=_check, size="bottleneck_width",
         add=_add("pfeiffer", ("output",)), hooks=_block(lambda h, residual, norm: norm(h + residual)),
+        built_in=("activation",),
     ),
     "parallel": Method(
         "a scaled adapter beside the feed-forward layer (He et al. 2022)",
         _SIZE | {"reduction": 2.0, "activation": "relu", "adapter_scale": 4.0}, learning_rate=1e-5, check=_check,
         add=_add("parallel", ("output",)), hooks=_block(lambda h, residual, norm: residual),
+        built_in=("activation",),
         values=lambda options: {"scale": options["adapter_scale"]}, size="bottleneck_width",
     ),
     "compacter": Method(
         "Houlsby's adapters with kernels that are sums of Kronecker products (Karimi Mahabadi et al. 2021)",
         _SIZE | {"reduction": 32.0, "activation": "gelu"}, learning_rate=1e-3, check=_check_compacter,
         add=_add_compacter, hooks=_block(lambda h, residual, norm: h, _composed),
+        built_in=("activation",),
     ),
 }  # fmt: skip

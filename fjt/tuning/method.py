@@ -48,7 +48,7 @@ class Method:
     fixed: a regular expression of the names of those new leaves that never train; the others do.
     temporary: whether its new leaves act in training alone.
     values(options) -> {name: number or vector} of what the step receives as data.
-    hooks(leaves, values, options) -> Hooks.
+    hooks(leaves, values, options) -> Hooks.  built_in: the options that it reads, so that they are part of the program.
     check(config, options): raises UserError for options that do not fit the encoder.
     multiplier(name, layers, options) -> of the rate, for a parameter's name; None: 1 for all.
     size: the option that config.tune.budget solves, a whole number from 1 up; highest(config, max_length): as far as
@@ -68,6 +68,7 @@ class Method:
     temporary: bool = False
     values: Callable = no_values
     hooks: Callable = no_hooks
+    built_in: tuple = ()
     check: Callable = lambda config, options: None
     multiplier: Callable | None = None
     merge: Callable | None = None

@@ -22,9 +22,9 @@ ALTERNATIVES = (("lora", "dora", "vera"), ("prompt", "p_tuning"))  # at most one
 
 @dataclasses.dataclass(frozen=True)
 class Adapt:
-    """The hooks of a tuple of methods, as `Model.adapt`; equal by value.
+    """The hooks of a tuple of methods, as `Model.adapt`; equal by value, and then one program.
 
-    chosen: ((name, ((option, value), ...)), ...).
+    chosen: ((name, ((option, value), ...)), ...), of the options only those that are built into the program.
     """
 
     chosen: tuple
@@ -87,7 +87,9 @@ def complete(name, given):
 
 def make_adapt(methods):
     """Model.adapt of {name: options}."""
-    return Adapt(tuple((name, tuple(sorted(options.items()))) for name, options in methods.items()))
+    return Adapt(
+        tuple((name, tuple((key, options[key]) for key in METHODS[name].built_in)) for name, options in methods.items())
+    )
 
 
 def check(methods, config, max_length):

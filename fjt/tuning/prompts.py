@@ -120,7 +120,8 @@ METHODS = {
     "prefix": Method(
         "learned keys and values before each example's own (Li & Liang 2021)",
         {"prefix_length": 20, "projection": 0, "shift_positions": True}, learning_rate=4e-3,
-        add=_add_prefix, hooks=_prefix_hooks, size="prefix_length", highest=_room,
+        add=_add_prefix, hooks=_prefix_hooks, built_in=("prefix_length", "shift_positions"),
+        size="prefix_length", highest=_room,
     ),
     "prompt": Method(
         "learned tokens before each example (Lester et al. 2021)", {"prompt_length": 20}, learning_rate=2e-3,

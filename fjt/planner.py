@@ -1,0 +1,186 @@
+"""The plan of a study: which runs there are, in which groups they go, what is compiled and how long it may take."""
+
+import dataclasses
+import hashlib
+import os
+
+import numpy as np
+
+from fjt import console, evaluate, programs, records, summary
+from fjt.data import batches, packing
+from fjt.experiment import plan_shapes, prepare, resolve, row_grid
+from fjt.inputs import Inputs, inputs_key
+from fjt.mesh import make_mesh
+from fjt.recipes import total_steps
+from fjt.run import evaluated_splits
+from fjt.settings import PATHS, UserError, fingerprint, flatten
+from fjt.study import Run, program_key, settings_of
+from fjt.tuning import partition
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Runs that one process takes at a time: they share every program.
+
+    id: its folder below groups/; phase: as of its runs; program: of `study.program_key`; shapes: of all its batches;
+    runs: names.
+    """
+
+    id: str
+    phase: str
+    program: str
+    shapes: tuple
+    runs: tuple
+
+
+class Shared:
+    """What the runs of a process share: data and base models, read once, and compiled programs."""
+
+    def __init__(self, view=console):
+        self.view, self.compiled, self._inputs = view, {}, {}
+
+    def inputs(self, settings):
+        """Inputs of Settings."""
+        key = inputs_key(settings.experiment)
+        if key not in self._inputs:
+            self._inputs[key] = Inputs(settings, self.view)
+        return self._inputs[key]
+
+
+def load_plan(folder):
+    """(runs {name: Run}, [Group], the plan.json) of a study's folder; empty where there is none."""
+    path = os.path.join(folder, "plan.json")
+    if not os.path.exists(path):
+        return {}, [], {}
+    plan = records.read_json(path)
+    runs = {name: _run(name, row) for name, row in plan["runs"].items()}
+    groups = [
+        Group(
+            g["id"], g["phase"], g["program"], tuple(packing.Shape(*shape) for shape in g["shapes"]), tuple(g["runs"])
+        )
+        for g in plan["groups"]
+    ]
+    return runs, groups, plan
+
+
+def _run(name, row):
+    def tuples(value):
+        return tuple(tuples(part) for part in value) if isinstance(value, list) else value
+
+    return Run(name, row["phase"], row["cell"], tuples(row["values"]), tuples(row["open"]))
+
+
+def make_plan(folder, study, base, runs, shared):
+    """(runs, groups, plan) as `load_plan` gives them, after plan.json has been made or has got the runs it lacked.
+
+    What stands in plan.json stays: new runs make new groups.  Raises UserError for a folder of another study, and for
+    runs that are the same experiment.
+    """
+    known, _, plan = load_plan(folder)
+    if plan:
+        _compare(folder, plan, base)
+    new = [run for run in runs if run.name not in known]
+    for run in runs:
+        if run.name in known and known[run.name] != _run(run.name, records.plain(dataclasses.asdict(run))):
+            raise UserError(f"{folder} has a run {run.name} of other values; take another --workdir.")
+    if new or not plan:
+        made, programs_made, seconds = _make_groups(study, base, new, shared, plan)
+        plan = {
+            "config": plan.get("config") or base,
+            "study": dataclasses.asdict(dataclasses.replace(study, products=(), without=())),
+            "confirmatory_seeds": plan.get("confirmatory_seeds") or study.seeds,
+            "runs": plan.get("runs", {}) | {r.name: dataclasses.asdict(r) for r in new},
+            "groups": [*plan.get("groups", []), *(dataclasses.asdict(g) | {"shapes": _lists(g)} for g in made)],
+            "programs": plan.get("programs", 0) + programs_made,
+            "seconds": plan.get("seconds", 0.0) + seconds,
+        }
+        records.write_json(os.path.join(folder, "plan.json"), plan)
+    return load_plan(folder)
+
+
+def _lists(group):
+    return [dataclasses.astuple(shape) for shape in group.shapes]
+
+
+def _compare(folder, plan, base):
+    """Raises UserError when a plan's base config is another."""
+    before, now = flatten(plan["config"]), flatten(records.plain(base))
+    execution = ("checkpoint.", "mesh.", "log.", "output.", "cache.")
+    differ = [
+        f"config.{key}: {before.get(key)!r} there, {now.get(key)!r} now"
+        for key in dict.fromkeys([*now, *before])
+        if before.get(key) != now.get(key) and key not in PATHS and not key.startswith(execution)
+    ]
+    if differ:
+        raise UserError(
+            f"--workdir={folder} is the study of another config. Take another directory, or its settings:\n  "
+            + "\n  ".join(differ)
+        )
+
+
+def _make_groups(study, base, runs, shared, plan):
+    """(Groups of runs, the number of programs that they compile, seconds that they may take)."""
+    found, prints = {}, {}
+    with shared.view.bar("planning", len(runs)) as bar:
+        for i, run in enumerate(runs, 1):
+            settings = settings_of(run, base, [(key, values[0]) for key, values in run.open])
+            inputs = shared.inputs(settings)
+            resolved, _, _ = resolve(settings, inputs, console.Silent())
+            print_ = fingerprint(resolved.experiment, inputs.sha256) + run.phase
+            other = prints.setdefault(print_, run)
+            if other is not run and not run.open:
+                raise UserError(f"{other.name} and {run.name} are the same experiment; leave one of them out.")
+            key = run.phase, program_key(resolved.experiment, inputs.sha256)
+            found.setdefault(key, []).append((run, settings, resolved.experiment))
+            bar.update(i)
+    groups, keys, seconds, rate = [], set(), 0.0, {}
+    for (phase, program), members in sorted(found.items(), key=lambda item: item[0][0] == "runs"):
+        _, settings, _ = members[0]
+        inputs = shared.inputs(settings)
+        shapes = _shapes(settings, members, inputs)
+        first = prepare(settings, view=console.Silent(), inputs=inputs, shapes=shapes)
+        splits = {name: first.examples[name] for name in evaluated_splits(first)}
+        width = first.model.config.width
+        eval_shape = evaluate.pack_splits(splits, groups=first.mesh.size, grid=row_grid(), width=width)["dev"].shape
+        keys |= programs.program_keys(first, eval_shape)
+        dtype = first.model.dtype
+        rate[dtype] = rate.get(dtype) or summary.product_rate(dtype)
+        each = summary.step_flops(first) * first.steps / (summary.USUAL_SHARE * rate[dtype] * first.mesh.size)
+        seconds += each * len(members)
+        names = [run.name for run, _, _ in members]
+        for start in range(0, len(names), study.lanes):
+            part = tuple(names[start : start + study.lanes])
+            word = hashlib.sha256("\n".join(part).encode()).hexdigest()[:8]
+            groups.append(
+                Group(f"{len(plan.get('groups', [])) + len(groups):03d}-{word}", phase, program, shapes, part)
+            )
+    return groups, len(keys), seconds
+
+
+def _shapes(settings, members, inputs):
+    """The shapes that hold the batches of all runs of a group.  members: [(Run, Settings, settings.Experiment)]."""
+    longest = {}
+    for run, _, experiment in members:
+        rows = len(inputs.data[1]["train"])
+        steps = max(total_steps(open_, rows) for open_ in _durations(run, experiment))
+        longest[experiment.seeds.data] = max(steps, longest.get(experiment.seeds.data, 1))
+    experiment = members[0][2]
+    methods = partition.find_methods(experiment.tune)
+    examples = batches.prepend(inputs.examples["train"], partition.prompt_length(methods))
+    lengths = [
+        batches.lengths_of(examples, batches.Schedule(rows, experiment.train.batch_size, seed).batches(0, steps))
+        for seed, steps in sorted(longest.items())
+    ]
+    groups = make_mesh(settings.execution.mesh.data).size * experiment.train.accumulation
+    plan = plan_shapes(np.concatenate(lengths), experiment, groups, inputs.base[1].width)
+    return plan.shapes
+
+
+def _durations(run, experiment):
+    """The experiment, and it with each of the epochs or steps that are open."""
+    yield experiment
+    for key, values in run.open:
+        for value in values if key in ("train.epochs", "train.steps") else ():
+            unit = key.split(".")[1]
+            train = dataclasses.replace(experiment.train, epochs=None, steps=None)
+            yield dataclasses.replace(experiment, train=dataclasses.replace(train, **{unit: value}))

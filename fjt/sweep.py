@@ -1,0 +1,109 @@
+"""Run a study:  python -m fjt.sweep --config configs/peft_ablation.py --workdir runs/peft_ablation [--config.key=value ...]
+
+  --plan        which runs there are, how many programs they compile, about how long they take; then stop
+  --shard i/n   make only every n-th group of runs, from the i-th on (i from 0), as one of n jobs without a common clock
+  --help        this text and every config key with its default
+
+The same command again goes on where it stopped; with more seeds or values in the config, only what is new is run.
+Several of these may work in one --workdir at a time.  `python -m fjt.report DIR` makes the report again.
+Exit codes: 0 done, 2 a mistake in what was given, 130 Ctrl-C, 143 SIGTERM (state saved).
+"""
+
+import logging
+import os
+import re
+import sys
+
+from absl import flags as absl_flags
+from ml_collections import config_flags
+
+from fjt import console, flags, memory
+from fjt.settings import UserError
+
+FILES = ("base.py", "study.py")
+FLAGS = absl_flags.FlagValues()
+CONFIG = config_flags.DEFINE_config_file("config", None, "The config file of a study.", flag_values=FLAGS)
+WORKDIR = absl_flags.DEFINE_string("workdir", None, "Where everything of this study is written.", flag_values=FLAGS)
+PLAN = absl_flags.DEFINE_bool("plan", False, "Show what the study would be, and stop.", flag_values=FLAGS)
+SHARD = absl_flags.DEFINE_string("shard", "0/1", "i/n: every n-th group, from the i-th on.", flag_values=FLAGS)
+
+
+def main(argv):
+    """The exit code of a command line."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    if any(argument in ("--help", "-h", "--helpfull") for argument in argv[1:]):
+        console.say(__doc__)
+        console.say(flags.keys_help(*FILES))
+        return 0
+    try:
+        config = flags.parse(argv, FLAGS, CONFIG, FILES)
+        if config is None or WORKDIR.value is None:
+            raise UserError(
+                "--config and --workdir are needed, for example --config configs/quickstart_sweep.py "
+                "--workdir runs/quickstart_sweep."
+            )
+        return sweep(config, WORKDIR.value, PLAN.value, parse_shard(SHARD.value))
+    except KeyboardInterrupt:
+        print("fjt: stopped by SIGINT; the same command goes on from what was saved", file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(f"fjt: {error.strerror or error}: {error.filename or WORKDIR.value}. What was saved before is kept.",
+              file=sys.stderr)  # fmt: skip
+        return 2
+    except UserError as error:
+        print(f"fjt: {error}", file=sys.stderr)
+        return 2
+
+
+def parse_shard(text):
+    """(i, n) of "i/n".  Raises UserError."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not int(match.group(1)) < int(match.group(2)):
+        raise UserError(f"--shard={text} should be i/n with i from 0 to n - 1, for example --shard=0/4.")
+    return int(match.group(1)), int(match.group(2))
+
+
+def sweep(config, workdir, plan_only, shard):
+    """The exit code of a study.  config: the ConfigDict; shard: (i, n)."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from fjt import planner, study, worker
+    from fjt.programs import configure_jax
+    from fjt.settings import from_config
+    from fjt.train import Stopped
+    from fjt.workdir import lock
+
+    options, base = study.read(config)
+    runs = study.make_runs(options, base)
+    configure_jax(from_config(base))
+    shared = planner.Shared()
+    with lock(os.path.join(workdir, "groups")):  # one process plans, and the others find it done
+        runs, groups, plan = planner.make_plan(workdir, options, base, runs, shared)
+    show_plan(runs, groups, plan, options)
+    if plan_only:
+        return 0
+    try:
+        done = worker.work(workdir, base, runs, groups, shared, shard=shard)
+    except Stopped as stop:
+        console.warn(str(stop))
+        return 128 + stop.number
+    if not done:
+        console.say("other shards have runs to make; `python -m fjt.report` reports when they are done")
+    return 0
+
+
+def show_plan(runs, groups, plan, options):
+    """Prints what the study is."""
+    tuning = sum(run.phase == "tuning" for run in runs.values())
+    counts = f"{len(runs)} runs" + (f", {tuning} of them to choose" if tuning else "")
+    largest = max(len(group.runs) for group in groups)
+    console.say(
+        f"{counts} -> {plan['programs']} programs in {len(groups)} groups of up to {largest} runs; about "
+        f"{console.duration(plan['seconds'])} of training at half this device's rate of matrix products"
+    )
+
+
+if __name__ == "__main__":
+    memory.use_large_pages()
+    sys.exit(main(sys.argv))

@@ -1,0 +1,185 @@
+"""The work of a study: groups are claimed, their runs made one after another, what is open chosen from the trials."""
+
+import collections
+import contextlib
+import math
+import os
+import statistics
+import time
+
+from fjt import console, lease, metrics, records
+from fjt.checkpoint import NotFinite
+from fjt.experiment import prepare
+from fjt.run import run as run_alone
+from fjt.study import PHASES, settings_of
+from fjt.workdir import lock
+
+POLL = 5.0  # seconds between two looks at what other processes do
+
+
+def ended(folder, name):
+    """Whether a run is done, or failed for good."""
+    path = os.path.join(folder, name)
+    if os.path.exists(os.path.join(path, "DONE")):
+        return True
+    result = os.path.join(path, "result.json")
+    return os.path.exists(result) and bool(records.read_json(result)["failed"])
+
+
+class Progress:
+    """What a person sees of a study: a bar over all runs, and a line a run that ends."""
+
+    def __init__(self, bar, done, total):
+        self._bar, self.done, self.total = bar, done, total
+        self._start, self._first = time.monotonic(), done
+
+    def show(self, text):
+        self._bar.update(self.done, text)
+
+    def end(self, name, text):
+        self.done += 1
+        left = (time.monotonic() - self._start) / (self.done - self._first) * (self.total - self.done)
+        console.say(f"{self.done}/{self.total}  {name}  {text}  ETA {console.duration(left)}")
+        self.show("")
+
+
+class _View(console.Silent):
+    """The view of a run in a study: silent but for warnings, told once each, and its own progress in the bar."""
+
+    def __init__(self, name, progress, told):
+        self._name, self._progress, self._told = name, progress, told
+
+    @contextlib.contextmanager
+    def bar(self, label, total, done=0, every=0):
+        self._label = f"{self._name}: {label}", total
+        yield self
+
+    def update(self, done, note=""):
+        self._progress.show(f"{self._label[0]} {done}/{self._label[1]}")
+
+    def warn(self, text):
+        if text not in self._told:
+            self._told.add(text)
+            console.warn(f"{self._name}: {text}")
+
+
+def work(folder, base, runs, groups, shared, *, shard=(0, 1)):
+    """Makes every run of the groups that other processes leave to this one, tuning runs first.
+
+    runs: {name: Run}; groups: Groups of `fjt.planner`; shard: (i, n), only every n-th group, from the i-th on.
+    Returns whether all runs of the study have ended; those of other shards may not have.  Raises train.Stopped.
+    """
+    names = [name for group in groups for name in group.runs]
+    told = set()
+    with console.bar("runs", len(names), done := sum(ended(folder, name) for name in names)) as bar:
+        progress = Progress(bar, done, len(names))
+        for phase in PHASES:
+            mine = [group for i, group in enumerate(groups) if i % shard[1] == shard[0] and group.phase == phase]
+            if phase == "runs" and any(runs[name].open for group in mine for name in group.runs):
+                tuning = [group for group in groups if group.phase == "tuning"]
+                if not _wait(folder, tuning, base, runs, shared, progress, told):
+                    return False
+            if shard[1] == 1:
+                _wait(folder, mine, base, runs, shared, progress, told)
+            else:
+                for group in mine:
+                    _take(folder, group, base, runs, shared, progress, told)
+    return all(ended(folder, name) for name in names)
+
+
+def _wait(folder, groups, base, runs, shared, progress, told):
+    """Takes groups until all their runs have ended, whoever makes them."""
+    said = False
+    while waiting := [group for group in groups if not all(ended(folder, name) for name in group.runs)]:
+        taken = [_take(folder, group, base, runs, shared, progress, told) for group in waiting]
+        if not any(taken):
+            if not said:
+                console.say(f"waiting for {len(waiting)} groups that other processes have taken")
+                said = True
+            time.sleep(POLL)
+    progress.done = max(progress.done, sum(ended(folder, name) for name in runs))
+    return True
+
+
+def _take(folder, group, base, runs, shared, progress, told):
+    """Makes the runs of a group that have not ended; False when another process has it."""
+    if all(ended(folder, name) for name in group.runs):
+        return True
+    held = lease.claim(os.path.join(folder, "groups", group.id))
+    if held is None:
+        return False
+    try:
+        chosen = selection(folder, runs) if group.phase == "runs" and any(runs[n].open for n in group.runs) else {}
+        for name in group.runs:
+            held.check()
+            if not ended(folder, name):
+                values = chosen.get(runs[name].cell, {}).get("values", {})
+                _make(folder, runs[name], group, base, values, shared, progress, told)
+    finally:
+        held.release()
+    return True
+
+
+def _make(folder, run, group, base, chosen, shared, progress, told):
+    settings = settings_of(run, base, tuple(chosen.items()))
+    view, workdir = _View(run.name, progress, told), os.path.join(folder, run.name)
+    origins = dict.fromkeys(dict(run.values), "the study") | dict.fromkeys(chosen, "the tuning runs")
+    start = time.perf_counter()
+    with lock(workdir):
+        if ended(folder, run.name):
+            return
+        experiment = prepare(settings, given=origins, view=view, inputs=shared.inputs(settings), shapes=group.shapes)
+        try:
+            result = run_alone(experiment, workdir, compiled=shared.compiled, view=view)
+        except NotFinite as error:
+            progress.end(run.name, f"failed: {error}")
+            return
+    scores = "  ".join(f"{name} {value:.4f}" for name, value in result["metrics"].items())
+    progress.end(run.name, f"{scores}  ({time.perf_counter() - start:.1f} s)")
+
+
+def selection(folder, runs):
+    """{cell: {"values": {key: value}, "trials": [...], "edges": [keys]}} of cells in which something is chosen.
+
+    A trial's score is the mean of its seeds' first metric on the held-out rows; a trial that failed once is behind all
+    that did not.  edges: keys whose chosen value is the lowest or highest given, so that a better one may lie beyond.
+    Raises UserError when trials are missing.
+    """
+    trials = collections.defaultdict(lambda: collections.defaultdict(list))
+    for run in runs.values():
+        if run.phase == "tuning":
+            values = dict(run.values)
+            trials[run.cell][run.name.rsplit("/seed=", 1)[0]].append((run, values))
+    found = {}
+    for run in runs.values():
+        if run.phase == "runs" and run.open and run.cell not in found:
+            found[run.cell] = _choose(folder, run.open, trials[run.cell])
+    return found
+
+
+def _score(result):
+    """The first metric, so that higher is better; None for a run that failed or scored nothing."""
+    for name, value in (result.get("metrics") or {}).items():
+        return None if value is None else -value if name in metrics.LOWER_IS_BETTER else value
+    return None
+
+
+def _choose(folder, open_, trials):
+    rows = []
+    for members in trials.values():
+        results = [records.read_json(os.path.join(folder, run.name, "result.json")) for run, _ in members]
+        scores = [_score(result) for result in results]
+        values = {key: members[0][1][key] for key, _ in open_}
+        good = [score for score in scores if score is not None]
+        rows.append({
+            "values": values, "seeds": len(scores), "failed": len(scores) - len(good),
+            "mean": statistics.fmean(good) if good else None, "scores": scores,
+        })  # fmt: skip
+    best = max(rows, key=lambda row: (-row["failed"], row["mean"] if row["mean"] is not None else -math.inf))
+    edges = [
+        key for key, values in open_
+        if len(set(values)) > 1
+        and all(isinstance(v, (int, float)) for v in values)
+        and best["values"][key] in (min(values), max(values))
+    ]  # fmt: skip
+    return {"values": best["values"], "trials": rows, "edges": edges}

@@ -1,0 +1,244 @@
+"""A study: planned, run by one process or several, killed, extended; each of its runs is the run alone."""
+
+import functools
+import json
+import os
+import re
+import shutil
+import time
+
+import numpy as np
+import pytest
+from process import finish, flags, outcome, read_rows, start, wait_for
+
+CONFIG = """
+from configs import classify, study
+from fjt.study import choose
+
+
+def get_config():
+    config = study.get_config(classify.get_config())
+    config.study.products = {products}
+    config.study.seeds = 2
+    config.study.tuning_seeds = 1
+    config.study.holdout = 0.25
+    return config
+"""
+PRODUCTS = """(
+    {"tune.method": ("lora",), "tune.max_rank": (4,), "tune.rank": (2, 4), "optim.learning_rate": (1e-3, 1e-2)},
+    {"tune.method": ("head",), "optim.learning_rate": choose(1e-4, 1e-2, 1e-1)},
+)"""
+
+
+def compilations_are_told():
+    """Each program that is compiled ahead of a run prints a line."""
+    from jax import stages
+
+    whole = stages.Lowered.compile
+
+    def compile_(self, *arguments, **options):
+        print("compiled a program", flush=True)
+        return whole(self, *arguments, **options)
+
+    stages.Lowered.compile = compile_
+
+
+def slow():
+    """Each step of a run waits, so that a signal finds the study in the middle."""
+    from fjt import run
+
+    feed = run._feed
+
+    def late(*arguments):
+        time.sleep(0.01)
+        return feed(*arguments)
+
+    run._feed = late
+
+
+@pytest.fixture(scope="module")
+def arguments(finished, tables, tmp_path_factory):
+    """arguments(products, **options) of a study on the tiny table, over the weights of the finished run."""
+
+    def function(products=PRODUCTS, **options):
+        path = tmp_path_factory.mktemp("config") / "own.py"
+        path.write_text(CONFIG.format(products=products))
+        options = dict(
+            data__files__train=f"{tables}/train.csv", data__files__dev=f"{tables}/dev.csv", data__columns__id="key",
+            model__path=finished[0] / "export", model__max_length=32, train__batch_size=24, train__steps=6,
+            mesh__data=1, cache__dir=f"{tables}/cache",
+        ) | options  # fmt: skip
+        return ["--config", str(path), *flags(**options)]
+
+    return function
+
+
+def runs_below(folder):
+    """{name: work directory} of the runs of a study."""
+    return {str(path.parent.relative_to(folder)): path.parent for path in sorted(folder.glob("*/**/config.json"))}
+
+
+@pytest.fixture(scope="module")
+def done(launch, arguments, tmp_path_factory):
+    """(study's folder, what was printed) of the study, undisturbed."""
+    folder = tmp_path_factory.mktemp("study") / "study"
+    ended = launch(*arguments(), "--workdir", folder, program="fjt.sweep", hook=compilations_are_told)
+    assert ended.code == 0, ended.text
+    return folder, ended.text
+
+
+def test_the_plan_says_how_many_programs_are_compiled(done):
+    folder, text = done
+    said = re.search(r"13 runs, 3 of them to choose -> (\d+) programs in (\d+) groups", text)
+    assert said, text
+    assert (
+        text.count("compiled a program")
+        == int(said.group(1))
+        == json.loads((folder / "plan.json").read_text())["programs"]
+    )
+    # LoRA's 8 runs, of two ranks, two rates and two seeds, are one group.
+    groups = json.loads((folder / "plan.json").read_text())["groups"]
+    assert sorted(len(group["runs"]) for group in groups) == [2, 3, 8]
+
+
+def test_every_run_ends_with_its_records_and_no_more(done):
+    folder, text = done
+    names = [f"runs/table/lora/tune.max_rank=4/tune.rank={r}/optim.learning_rate={x}/seed={s}"
+             for r in (2, 4) for x in ("0.001", "0.01") for s in (0, 1)]  # fmt: skip
+    names += [f"runs/table/head/seed={s}" for s in (0, 1)]
+    names += [f"tuning/table/head/optim.learning_rate={x}/seed=1000" for x in ("0.0001", "0.01", "0.1")]
+    assert set(runs_below(folder)) == set(names)
+    for name in names:
+        assert f"  {name}  accuracy" in text
+        assert {path.name for path in (folder / name).iterdir()} == {
+            "config.json", "env.json", "train.jsonl", "eval.jsonl", "result.json", "predictions", "DONE", ".lock",
+        }  # fmt: skip
+    trial = json.loads((folder / names[-1] / "result.json").read_text())
+    assert "official_dev" not in trial["splits"] and len(read_rows(folder / names[0] / "eval.jsonl")) == 1
+
+
+def test_reported_runs_take_the_trial_that_scored_best(done):
+    folder, _ = done
+    scores = {}
+    for rate in ("0.0001", "0.01", "0.1"):
+        result = json.loads(
+            (folder / f"tuning/table/head/optim.learning_rate={rate}/seed=1000/result.json").read_text()
+        )
+        scores[float(rate)] = result["metrics"]["accuracy"]
+    config = json.loads((folder / "runs/table/head/seed=0/config.json").read_text())
+    assert config["config"]["optim"]["learning_rate"] == max(scores, key=scores.get)
+    assert config["origins"]["optim.learning_rate"] == "the tuning runs"
+    assert config["config"]["data"]["holdout"] == 0.0
+
+
+@pytest.mark.parametrize(
+    "name", ["runs/table/head/seed=1", "runs/table/lora/tune.max_rank=4/tune.rank=2/optim.learning_rate=0.01/seed=1"]
+)
+def test_a_run_of_a_study_is_the_run_alone(done, launch, name):
+    """By `fjt.reproduce`, in a process of its own."""
+    ended = launch(done[0] / name, program="fjt.reproduce")
+    assert ended.code == 0 and f"{name}: the same bits" in ended.text, ended.text
+
+
+def test_a_run_that_was_tampered_with_is_not_reproduced(done, launch, tmp_path):
+    name = "runs/table/head/seed=1"
+    shutil.copytree(done[0] / name, tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config["config"]["optim"]["learning_rate"] *= 1.01
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    ended = launch(tmp_path / "run", program="fjt.reproduce")
+    assert ended.code == 2 and "cannot be made again" in ended.text, ended.text
+    rows = read_rows(tmp_path / "run" / "train.jsonl")
+    shutil.copytree(done[0] / name, tmp_path / "other")
+    rows[3]["loss"] *= 1.001
+    (tmp_path / "other" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ended = launch(tmp_path / "other", program="fjt.reproduce")
+    assert ended.code == 1 and "different, from step 4 on" in ended.text, ended.text
+
+
+def test_again_does_nothing_and_more_seeds_run_alone(done, launch, arguments, tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(done[0], folder)
+    before = {name: (path / "result.json").stat().st_mtime_ns for name, path in runs_below(folder).items()}
+    again = launch(*arguments(), "--workdir", folder, program="fjt.sweep", hook=compilations_are_told)
+    assert again.code == 0 and "compiled" not in again.text and "accuracy" not in again.text, again.text
+    more = launch(*arguments(study__seeds=3), "--workdir", folder, program="fjt.sweep")
+    assert more.code == 0, more.text
+    new = set(runs_below(folder)) - set(before)
+    assert len(new) == 5 and all(name.endswith("seed=2") for name in new)
+    assert {name: (path / "result.json").stat().st_mtime_ns for name, path in runs_below(folder).items()
+            if name in before} == before  # fmt: skip
+
+
+def count(folder, name):
+    """How many files of a name lie below a folder in which processes write."""
+    return sum(name in files for _, _, files in os.walk(folder))
+
+
+def same_outcomes(folder, wanted):
+    found = runs_below(folder)
+    assert set(found) == set(runs_below(wanted))
+    for name, path in found.items():
+        assert outcome(path) == outcome(wanted / name), name
+
+
+def test_two_processes_and_kills_end_as_one_undisturbed(done, arguments, cache, tmp_path):
+    """Two share the study; one is killed in the middle of a run, comes again, and neither makes a run twice."""
+    folder = tmp_path / "study"
+    begin = functools.partial(start, [*arguments(), "--workdir", folder], cache=cache, program="fjt.sweep", hook=slow)
+    first = begin(tmp_path / "first")
+    assert wait_for(lambda: count(folder, "train.jsonl") > 3, first)
+    second = begin(tmp_path / "second")
+    first.kill()
+    first.join()
+    third = begin(tmp_path / "third")
+    texts = []
+    for process, output in ((second, "second"), (third, "third")):
+        ended = finish(process, tmp_path / output)
+        assert ended.code == 0, ended.text
+        texts.append(ended.text)
+    told = re.findall(r"^\d+/13  (\S+)  accuracy", "\n".join([(tmp_path / "first").read_text(), *texts]), re.M)
+    assert len(told) == len(set(told)) and len(told) in (
+        12,
+        13,
+    )  # the killed one may have ended a run that it could not tell
+    same_outcomes(folder, done[0])
+
+
+def test_shards_divide_the_groups(done, launch, arguments, tmp_path):
+    folder = tmp_path / "study"
+    for shard in ("0/2", "1/2"):
+        ended = launch(*arguments(), "--workdir", folder, "--shard", shard, program="fjt.sweep")
+        assert ended.code == 0, ended.text
+    ended = launch(*arguments(), "--workdir", folder, "--shard", "0/2", program="fjt.sweep")
+    assert ended.code == 0, ended.text
+    same_outcomes(folder, done[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train__batch_size": 12}, "is the study of another config.*config.train.batch_size: 24 there, 12 now"),
+        ({"optim__name": "sgd"}, "sgd takes rates of another scale"),
+    ],
+)
+def test_another_config_in_the_same_folder_is_refused(done, launch, arguments, options, message):
+    ended = launch(*arguments(**options), "--workdir", done[0], program="fjt.sweep")
+    assert ended.code == 2 and re.search(message, ended.text, re.S), ended.text
+
+
+def test_two_runs_that_are_the_same_experiment_are_refused(launch, arguments, tmp_path):
+    products = '({"tune.method": ("lora",)}, {"tune.method": ("lora",), "tune.rank": (8,)})'
+    ended = launch(*arguments(products), "--workdir", tmp_path / "study", program="fjt.sweep")
+    assert ended.code == 2 and "lora/seed=0 and runs/table/lora/tune.rank=8/seed=0 are the same" in ended.text
+
+
+def test_a_run_that_diverges_is_counted_and_the_others_go_on(launch, arguments, tmp_path):
+    products = '({"tune.method": ("full",), "optim.learning_rate": (1e38, 1e-3), "optim.clip_norm": (0.0,)},)'
+    ended = launch(*arguments(products, study__seeds=1), "--workdir", tmp_path / "study", program="fjt.sweep")
+    assert ended.code == 0 and len(re.findall("failed: .*not finite|failed: the loss", ended.text)) == 1, ended.text
+    results = [json.loads((path / "result.json").read_text()) for path in runs_below(tmp_path / "study").values()]
+    assert sorted(bool(result["failed"]) for result in results) == [False, True]
+    again = launch(*arguments(products, study__seeds=1), "--workdir", tmp_path / "study", program="fjt.sweep")
+    assert again.code == 0 and "failed" not in again.text
+    assert np.isfinite([result["metrics"]["accuracy"] for result in results if not result["failed"]]).all()
