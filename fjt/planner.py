@@ -48,7 +48,10 @@ class Shared:
 
 
 def load_plan(folder):
-    """(runs {name: Run}, [Group], the plan.json) of a study's folder; empty where there is none."""
+    """(runs {name: Run}, [Group], the plan.json) of a study's folder; empty where there is none.
+
+    Runs of earlier configs that the last one left out stand in plan.json alone.
+    """
     path = os.path.join(folder, "plan.json")
     if not os.path.exists(path):
         return {}, [], {}
@@ -76,26 +79,31 @@ def make_plan(folder, study, base, runs, shared):
     What stands in plan.json stays: new runs make new groups.  Raises UserError for a folder of another study, and for
     runs that are the same experiment.
     """
-    known, _, plan = load_plan(folder)
+    plan = load_plan(folder)[2]
     if plan:
         _compare(folder, plan, base)
+    known = plan.get("runs", {})
     new = [run for run in runs if run.name not in known]
     for run in runs:
-        if run.name in known and known[run.name] != _run(run.name, records.plain(dataclasses.asdict(run))):
+        if run.name in known and _run(run.name, known[run.name]) != _run(run.name, _row(run)):
             raise UserError(f"{folder} has a run {run.name} of other values; take another --workdir.")
-    if new or not plan:
-        made, programs_made, seconds = _make_groups(study, base, new, shared, plan)
-        plan = {
-            "config": plan.get("config") or base,
-            "study": dataclasses.asdict(dataclasses.replace(study, products=(), without=())),
-            "confirmatory_seeds": plan.get("confirmatory_seeds") or study.seeds,
-            "runs": plan.get("runs", {}) | {r.name: dataclasses.asdict(r) for r in new},
-            "groups": [*plan.get("groups", []), *(dataclasses.asdict(g) | {"shapes": _lists(g)} for g in made)],
-            "programs": plan.get("programs", 0) + programs_made,
-            "seconds": plan.get("seconds", 0.0) + seconds,
-        }
-        records.write_json(os.path.join(folder, "plan.json"), plan)
+    made, compiled, seconds = _make_groups(study, base, new, shared, plan) if new else ((), 0, 0.0)
+    plan = {
+        "config": plan.get("config") or base,
+        "study": {key: value for key, value in vars(study).items() if key not in ("products", "without")},
+        "confirmatory_seeds": plan.get("confirmatory_seeds") or study.seeds,
+        "active": [run.name for run in runs],
+        "runs": known | {run.name: _row(run) for run in new},
+        "groups": [*plan.get("groups", []), *(dataclasses.asdict(g) | {"shapes": _lists(g)} for g in made)],
+        "programs": plan.get("programs", 0) + compiled,
+        "seconds": plan.get("seconds", 0.0) + seconds,
+    }
+    records.write_json(os.path.join(folder, "plan.json"), plan)
     return load_plan(folder)
+
+
+def _row(run):
+    return records.plain(dataclasses.asdict(run))
 
 
 def _lists(group):

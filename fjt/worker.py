@@ -109,7 +109,10 @@ def _take(folder, group, base, runs, shared, progress, told):
     if held is None:
         return False
     try:
-        chosen = selection(folder, runs) if group.phase == "runs" and any(runs[n].open for n in group.runs) else {}
+        chosen = {}
+        if group.phase == "runs" and any(runs[name].open for name in group.runs):
+            chosen = selection(folder, runs)
+            records.write_json(os.path.join(folder, "selection.json"), chosen)
         for name in group.runs:
             held.check()
             if not ended(folder, name):
