@@ -25,6 +25,7 @@ def get_config(run=None):
     study.baseline = ""  # a method that the others are compared with, cell by cell; empty: no comparisons
     study.alpha = 0.05  # of the comparisons: the chance of a false one
     study.family = "study"  # study | task: among which comparisons that chance is kept (Holm)
+    study.base = ""  # configs/<base>.py is run first, unless the cache has its result: its encoder is model.path
     study.lanes = 16  # runs that one process takes at a time, at most
     config.output.export = False
     config.output.tables = False

@@ -49,6 +49,8 @@ def main(argv):
             raise UserError(
                 "--workdir is missing: the directory that this run writes to, for example --workdir runs/first."
             )
+        if "study" in config:
+            raise UserError("--config is of a study: run it by python -m fjt.sweep, with the same flags.")
         return execute(from_config(config), WORKDIR.value, PLAN.value, flags.given(config, argv))
     except KeyboardInterrupt:  # before training: from there on the run saves first
         print("fjt: stopped by SIGINT; nothing was under way that could be saved", file=sys.stderr)

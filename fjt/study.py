@@ -49,6 +49,7 @@ class Study:
     alpha: float
     family: str
     lanes: int
+    base: str
 
 
 @dataclasses.dataclass(frozen=True)

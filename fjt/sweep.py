@@ -1,4 +1,4 @@
-"""Run a study:  python -m fjt.sweep --config configs/peft_ablation.py --workdir runs/peft_ablation [--config.key=value ...]
+"""Run a study:  python -m fjt.sweep --config configs/peft_ablation.py --workdir runs/ablation [--config.key=value ...]
 
   --plan        which runs there are, how many programs they compile, about how long they take; then stop
   --shard i/n   make only every n-th group of runs, from the i-th on (i from 0), as one of n jobs without a common clock
@@ -9,6 +9,7 @@ Several of these may work in one --workdir at a time.  `python -m fjt.report DIR
 Exit codes: 0 done, 2 a mistake in what was given, 130 Ctrl-C, 143 SIGTERM (state saved).
 """
 
+import importlib
 import logging
 import os
 import re
@@ -77,6 +78,8 @@ def sweep(config, workdir, plan_only, shard):
     options, base = study.read(config)
     runs = study.make_runs(options, base)
     configure_jax(from_config(base))
+    if options.base:
+        base["model"]["path"] = make_base(options.base, base)
     shared = planner.Shared()
     with lock(os.path.join(workdir, "groups")):  # one process plans, and the others find it done
         runs, groups, plan = planner.make_plan(workdir, options, base, runs, shared)
@@ -91,6 +94,34 @@ def sweep(config, workdir, plan_only, shard):
     if not done:
         console.say("other shards have runs to make; `python -m fjt.report` reports when they are done")
     return 0
+
+
+def make_base(name, base):
+    """The directory of the encoder that configs/<name>.py trains, made when the cache has none.  Raises UserError."""
+    from fjt.experiment import prepare
+    from fjt.inputs import cache_dir
+    from fjt.run import run
+    from fjt.settings import from_config, suggest
+    from fjt.workdir import finished, lock
+
+    known = [path.stem for path in (flags.ROOT / "configs").glob("*.py")]
+    if name not in known:
+        raise UserError(f"config.study.base={name!r}: there is no configs/{name}.py.{suggest(name, known)}")
+    config = importlib.import_module(f"configs.{name}").get_config()
+    config.cache.dir, config.mesh.data = base["cache"]["dir"], base["mesh"]["data"]
+    config.output.curve = config.output.tables = config.output.checkpoints = config.log.tensorboard = False
+    settings = from_config(config)
+    experiment = prepare(settings, view=console.Silent())
+    folder = os.path.join(cache_dir(settings.execution), "bases", experiment.fingerprint[:16])
+    with lock(folder):
+        if not finished(folder):
+            console.say(
+                f"the encoder of configs/{name}.py, {experiment.steps:,} steps on {experiment.task.name}, first"
+            )
+            result = run(experiment, folder, view=console.Silent())
+            scores = "  ".join(f"{metric} {value:.4f}" for metric, value in result["metrics"].items())
+            console.say(f"  dev {scores}; kept in {folder}")
+    return os.path.join(folder, "export")
 
 
 def show_plan(runs, groups, plan, options):

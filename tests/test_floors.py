@@ -17,6 +17,7 @@ FLOORS = (
     ("flops", "tuning"),
     ("optim",),
     ("step",),
+    ("lanes",),
     ("checkpoint", "evaluate"),
     ("train",),
     ("interop",),
