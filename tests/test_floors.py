@@ -24,7 +24,7 @@ FLOORS = (
     ("experiment", "inputs", "recipes"),
     ("exports", "outputs", "programs", "run", "summary", "workdir"),
     ("load",),
-    ("statistics",),
+    ("jackknife", "statistics"),
     ("study",),
     ("planner", "worker"),
     ("flags",),
