@@ -234,7 +234,7 @@ def _show(scores):
 
 def _finish(experiment, workdir, host, selected, trainable, frozen, logits_of, done):
     """Predictions, export and the result of the selected step."""
-    options, task, wanted = experiment.settings.experiment, experiment.task, experiment.settings.execution.output
+    task, wanted = experiment.task, experiment.settings.execution.output
     splits, dev = {}, {}
     for name in evaluated_splits(experiment):
         logits = logits_of(name)

@@ -105,7 +105,7 @@ def test_what_a_study_cannot_mean(products, options, message):
 
 def test_a_value_of_the_wrong_type_names_its_key():
     _, base, runs = make({"optim.learning_rate": ("high",)})
-    with pytest.raises(UserError, match="config.optim.learning_rate='high' should be of type float"):
+    with pytest.raises(UserError, match=r"config.optim.learning_rate=.high. should be of type float"):
         study.settings_of(runs[0], base)
 
 
