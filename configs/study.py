@@ -3,7 +3,8 @@
     python -m fjt.sweep --config configs/quickstart_sweep.py --workdir runs/quickstart_sweep
 
 A product is a dict {config key: values}: all combinations of them.  `choose(...)` in place of values makes trials, of
-which the tuning runs choose one for each cell on held-out training rows.
+which the tuning runs choose one for each cell on held-out training rows.  The report in the study's folder says what
+came of it; `python -m fjt.report DIR` makes it again.
 """
 
 from ml_collections import ConfigDict
@@ -17,8 +18,8 @@ def get_config(run=None):
     config.study = study = ConfigDict()
     study.products = ()  # ({"tune.method": ("full", "lora"), "task": ("rte", "mrpc")}, ...): their union is the study
     study.without = ()  # ({"task": "rte", "tune.method": "full"}, ...): cells that have all these values are left out
-    study.seeds = 5  # runs of each cell, with seeds from first_seed on; each is scored on dev once
-    study.first_seed = 0
+    study.seeds = 5  # runs of each cell, each scored on dev once; intervals need 5, a test 6, three tests in a family 7
+    study.first_seed = 0  # of the runs of a cell; the others follow it
     study.tuning_seeds = 2  # runs of each trial where something is chosen; these never see dev
     study.first_tuning_seed = 1_000
     study.holdout = 0.1  # share of the training rows that the trials are scored on

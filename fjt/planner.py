@@ -73,9 +73,10 @@ def _run(name, row):
     return Run(name, row["phase"], row["cell"], tuples(row["values"]), tuples(row["open"]))
 
 
-def make_plan(folder, study, base, runs, shared):
+def make_plan(folder, study, base, runs, shared, command=""):
     """(runs, groups, plan) as `load_plan` gives them, after plan.json has been made or has got the runs it lacked.
 
+    command: what was typed, for the report.
     What stands in plan.json stays: new runs make new groups.  Raises UserError for a folder of another study, and for
     runs that are the same experiment.
     """
@@ -89,6 +90,7 @@ def make_plan(folder, study, base, runs, shared):
             raise UserError(f"{folder} has a run {run.name} of other values; take another --workdir.")
     made, compiled, seconds = _make_groups(study, base, new, shared, plan) if new else ((), 0, 0.0)
     plan = {
+        "command": command,
         "config": plan.get("config") or base,
         "study": {key: value for key, value in vars(study).items() if key not in ("products", "without")},
         "confirmatory_seeds": plan.get("confirmatory_seeds") or study.seeds,

@@ -13,6 +13,7 @@ import importlib
 import logging
 import os
 import re
+import shlex
 import sys
 
 from absl import flags as absl_flags
@@ -43,7 +44,8 @@ def main(argv):
                 "--config and --workdir are needed, for example --config configs/quickstart_sweep.py "
                 "--workdir runs/quickstart_sweep."
             )
-        return sweep(config, WORKDIR.value, PLAN.value, parse_shard(SHARD.value))
+        command = shlex.join(["python", "-m", "fjt.sweep", *argv[1:]])
+        return sweep(config, WORKDIR.value, PLAN.value, parse_shard(SHARD.value), command)
     except KeyboardInterrupt:
         print("fjt: stopped by SIGINT; the same command goes on from what was saved", file=sys.stderr)
         return 130
@@ -64,12 +66,12 @@ def parse_shard(text):
     return int(match.group(1)), int(match.group(2))
 
 
-def sweep(config, workdir, plan_only, shard):
-    """The exit code of a study.  config: the ConfigDict; shard: (i, n)."""
+def sweep(config, workdir, plan_only, shard, command):
+    """The exit code of a study.  config: the ConfigDict; shard: (i, n); command: what was typed."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from fjt import planner, study, worker
+    from fjt import contents, planner, report, study, worker
     from fjt.programs import configure_jax
     from fjt.settings import from_config
     from fjt.train import Stopped
@@ -82,7 +84,8 @@ def sweep(config, workdir, plan_only, shard):
         base["model"]["path"] = make_base(options.base, base)
     shared = planner.Shared()
     with lock(os.path.join(workdir, "groups")):  # one process plans, and the others find it done
-        runs, groups, plan = planner.make_plan(workdir, options, base, runs, shared)
+        runs, groups, plan = planner.make_plan(workdir, options, base, runs, shared, command)
+    contents.check_baseline(options.baseline, list(dict.fromkeys(run.cell.split("/")[1] for run in runs.values())))
     show_plan(runs, groups, plan, options)
     if plan_only:
         return 0
@@ -93,6 +96,8 @@ def sweep(config, workdir, plan_only, shard):
         return 128 + stop.number
     if not done:
         console.say("other shards have runs to make; `python -m fjt.report` reports when they are done")
+        return 0
+    report.show(*report.report(workdir))
     return 0
 
 

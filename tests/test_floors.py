@@ -27,8 +27,9 @@ FLOORS = (
     ("jackknife", "statistics"),
     ("study",),
     ("planner", "worker"),
+    ("cells", "committed", "comparisons", "contents", "figures", "gather", "pages", "sections"),
     ("flags",),
-    ("export", "main", "predict", "reproduce", "sweep"),
+    ("export", "main", "predict", "report", "reproduce", "sweep"),
 )
 ENTRY_POINTS = FLOORS[-1]
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import pathlib
 import re
 import shutil
 import time
@@ -22,6 +23,7 @@ def get_config():
     config.study.seeds = 2
     config.study.tuning_seeds = 1
     config.study.holdout = 0.25
+    config.study.baseline = {baseline!r}
     return config
 """
 PRODUCTS = """(
@@ -62,7 +64,7 @@ def arguments(finished, tables, tmp_path_factory):
 
     def function(products=PRODUCTS, **options):
         path = tmp_path_factory.mktemp("config") / "own.py"
-        path.write_text(CONFIG.format(products=products))
+        path.write_text(CONFIG.format(products=products, baseline="head" if products is PRODUCTS else ""))
         options = dict(
             data__files__train=f"{tables}/train.csv", data__files__dev=f"{tables}/dev.csv", data__columns__id="key",
             model__path=finished[0] / "export", model__max_length=32, train__batch_size=24, train__steps=6,
@@ -131,6 +133,26 @@ def test_reported_runs_take_the_trial_that_scored_best(done):
     assert config["config"]["data"]["holdout"] == 0.0
 
 
+def test_a_study_ends_with_its_report(done, launch, tmp_path):
+    """Its numbers are those of the runs, and the two files that it commits give the same again."""
+    folder, text = done
+    results = [json.loads((folder / f"runs/table/head/seed={s}/result.json").read_text()) for s in (0, 1)]
+    scores = np.array([100 * result["metrics"]["accuracy"] for result in results])
+    shown = f"{scores.mean():.2f} ± {scores.std(ddof=1):.2f}"
+    assert re.search(rf"^  table  head +accuracy, points +{shown} +2/2\b", text, re.M), text
+    assert text.rstrip().endswith(f"report: {folder}/report/report.html, {folder}/report/report.md")
+    report = (folder / "report" / "report.md").read_text()
+    assert "**10 of 10 reported runs finished**; seeds 0, 1." in report and "3 of 3 tuning runs finished" in report
+    assert f"| head | 2/2 | {shown} |" in report and "Command: `python -m fjt.sweep --config own.py --config." in report
+    again = launch(folder / "report", "--output", tmp_path / "again", program="fjt.report")
+    assert again.code == 0, again.text
+    files = {path.relative_to(tmp_path / "again"): path.read_bytes() for path in (tmp_path / "again").rglob("*.*")}
+    assert len(files) > 10
+    for name, content in files.items():
+        assert content == (folder / "report" / name).read_bytes(), name
+        assert not any(str(root).encode() in content for root in (folder, tmp_path, pathlib.Path.home())), name
+
+
 @pytest.mark.parametrize(
     "name", ["runs/table/head/seed=1", "runs/table/lora/tune.max_rank=4/tune.rank=2/optim.learning_rate=0.01/seed=1"]
 )
@@ -161,13 +183,17 @@ def test_again_does_nothing_and_more_seeds_run_alone(done, launch, arguments, tm
     shutil.copytree(done[0], folder)
     before = {name: (path / "result.json").stat().st_mtime_ns for name, path in runs_below(folder).items()}
     again = launch(*arguments(), "--workdir", folder, program="fjt.sweep", hook=compilations_are_told)
-    assert again.code == 0 and "compiled" not in again.text and "accuracy" not in again.text, again.text
+    assert again.code == 0 and "compiled" not in again.text and not re.search(r"^\d+/\d+  ", again.text, re.M), (
+        again.text
+    )
+    assert "Scores on dev" in again.text  # the report is made again
     more = launch(*arguments(study__seeds=3), "--workdir", folder, program="fjt.sweep")
     assert more.code == 0, more.text
     new = set(runs_below(folder)) - set(before)
     assert len(new) == 5 and all(name.endswith("seed=2") for name in new)
     assert {name: (path / "result.json").stat().st_mtime_ns for name, path in runs_below(folder).items()
             if name in before} == before  # fmt: skip
+    assert "3 seeds, and the plan that this study began with has 2" in (folder / "report" / "report.md").read_text()
 
 
 def count(folder, name):
@@ -225,6 +251,12 @@ def test_shards_divide_the_groups(done, launch, arguments, tmp_path):
 def test_another_config_in_the_same_folder_is_refused(done, launch, arguments, options, message):
     ended = launch(*arguments(**options), "--workdir", done[0], program="fjt.sweep")
     assert ended.code == 2 and re.search(message, ended.text, re.S), ended.text
+
+
+def test_a_baseline_that_is_no_method_is_refused_before_any_run(launch, arguments, tmp_path):
+    ended = launch(*arguments(study__baseline="ful"), "--workdir", tmp_path / "study", program="fjt.sweep")
+    assert ended.code == 2 and "config.study.baseline='ful' is no method of this study" in ended.text, ended.text
+    assert not (tmp_path / "study" / "runs").exists()
 
 
 def test_two_runs_that_are_the_same_experiment_are_refused(launch, arguments, tmp_path):

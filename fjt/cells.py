@@ -1,0 +1,291 @@
+"""The cells of a study: their runs as arrays of scores and predictions, what they cost, the trials they chose from."""
+
+import dataclasses
+import functools
+import math
+
+import numpy as np
+
+from fjt import jackknife, metrics, statistics
+from fjt.committed import DIVERGED, FINISHED, MISSING
+from fjt.settings import UserError
+from fjt.study import SEEDS
+
+ADAM = ("adamw", "adam", "lamb")  # two float32 moments for each parameter that trains
+CROSSED = "Its seeds are crossed, so its runs are not independent; see what each seed changes."
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cell:
+    """The reported runs of one combination of task, method and axes.
+
+    open: {key: texts} of what the tuning runs chose among; rows: of all its runs; scored: those with a score, n of
+    them, in the order of the arrays; predicted: [n, m] and truth: [m], class ids or scores of the dev set `dev`;
+    constant: bool[n], diverged runs, which count as predicting dev's most frequent label, or its mean.
+    """
+
+    name: str
+    task: str
+    method: str
+    axes: dict
+    open: dict
+    metrics: tuple
+    rows: tuple
+    scored: tuple
+    dev: str
+    label_names: tuple
+    truth: np.ndarray
+    predicted: np.ndarray
+    constant: np.ndarray
+
+    @functools.cached_property
+    def collapsed(self):
+        """bool[n]: finished runs that predict one value for every example."""
+        if not len(self.scored):
+            return np.zeros(0, bool)
+        return statistics.collapsed(self.predicted) & ~self.constant
+
+    @functools.cached_property
+    def failed(self):
+        """bool[n]: collapsed or diverged."""
+        return self.collapsed | self.constant
+
+    @functools.cached_property
+    def seeds(self):
+        """[((key, value), ...)] of each scored run."""
+        return [seeds_of(row) for row in self.scored]
+
+    @functools.cached_property
+    def crossed(self):
+        """Whether several seeds vary and a value of one comes with several of another."""
+        columns = [[row[key] for row in self.rows] for key in SEEDS]
+        varied = [column for column in columns if len(set(column)) > 1]
+        return len(varied) > 1 and any(len(set(column)) < len(column) for column in varied)
+
+    def scores(self, metric):
+        """f64[n] of a metric."""
+        return _scores(self, metric)
+
+    def pseudo_values(self, metric):
+        """f64[n, m] of a metric."""
+        return _pseudo_values(self, metric)
+
+
+@functools.cache
+def _scores(cell, metric):
+    return np.float64([
+        metrics.METRICS[metric](predicted, cell.truth) if constant else row[f"metrics.{metric}"]
+        for row, predicted, constant in zip(cell.scored, cell.predicted, cell.constant, strict=True)
+    ])  # fmt: skip
+
+
+@functools.cache
+def _pseudo_values(cell, metric):
+    return jackknife.pseudo_values(metric, cell.predicted, cell.truth)
+
+
+def seeds_of(row):
+    """((key, value), ...) of the seeds that name a run."""
+    return tuple((key, row[key]) for key in SEEDS if row[key] is not None)
+
+
+def make_cells(found):
+    """[Cell] of committed.Records, in the order of the plan."""
+    groups, devs = {}, {}
+    for number, row in enumerate(found.rows):
+        if row["phase"] == "runs":
+            groups.setdefault(row["cell"], []).append((number, row))
+            if row["dev"]:
+                devs.setdefault(row["task"], set()).add(row["dev"])
+    return [_make_cell(found, name, members, devs) for name, members in groups.items()]
+
+
+def _make_cell(found, name, members, devs):
+    task, method, *axes = name.split("/")
+    of_task = devs.get(task, set())
+    # A cell without a finished run is scored on its task's dev set, where there is one alone.
+    own = {row["dev"] for _, row in members if row["dev"]} or (of_task if len(of_task) == 1 else set())
+    dev = min(own, default="")
+    truth, predicted, scored, constant = np.zeros(0), [], [], []
+    if dev:
+        parts = found.dev[dev]
+        truth, place = parts["label"], {number: i for i, number in enumerate(parts["runs"])}
+        for number, row in members:
+            if number in place:
+                predicted.append(parts["predicted"][place[number]])
+            elif row["state"] == DIVERGED:
+                predicted.append(np.full(len(truth), truth.mean() if truth.dtype.kind == "f" else _frequent(truth)))
+            else:
+                continue
+            scored.append(row)
+            constant.append(number not in place)
+    names = tuple(map(str, found.dev[dev]["label_names"])) if dev else ()
+    return Cell(
+        name, task, method, dict(axis.split("=", 1) for axis in axes), found.facts["open"].get(name, {}),
+        tuple(found.facts["metrics"].get(task, ())),
+        tuple(row for _, row in members), tuple(scored), dev, names, truth,
+        np.stack(predicted) if predicted else np.zeros((0, len(truth))), np.array(constant, bool),
+    )  # fmt: skip
+
+
+def _frequent(labels):
+    return np.bincount(labels).argmax()
+
+
+def attempt(function, *arguments):
+    """What a function of `statistics` gives, or, as a str, why it refuses."""
+    try:
+        return function(*arguments)
+    except UserError as refusal:
+        return str(refusal)
+
+
+def sign_of(metric):
+    """1, or -1 for a metric of which less is better."""
+    return -1 if metric in metrics.LOWER_IS_BETTER else 1
+
+
+def counts(rows):
+    """{started, finished, diverged, ended} of rows."""
+    states = [row["state"] for row in rows]
+    finished, diverged = states.count(FINISHED), states.count(DIVERGED)
+    started = len(states) - states.count(MISSING)
+    return {"started": started, "finished": finished, "diverged": diverged, "ended": finished + diverged}
+
+
+def summarize(cell, metric):
+    """{name: value} of a cell: `statistics.summarize`, and the Intervals `new_seeds` and `new_examples`.
+
+    A str in place of an Interval, or of all, says why there is none.
+    """
+    sign, scores, count = sign_of(metric), cell.scores(metric), counts(cell.rows)
+    found = attempt(statistics.summarize, sign * scores, cell.failed, count["started"], count["finished"])
+    if isinstance(found, str):
+        return found
+    found |= {name: sign * found[name] for name in ("mean", "median", "best", "worst", "sound_mean")}
+    if cell.crossed:
+        return found | {"new_seeds": CROSSED, "new_examples": CROSSED}
+    seeds = attempt(statistics.seed_interval, scores, cell.failed)
+    examples = attempt(
+        statistics.crossed_interval, scores, cell.pseudo_values(metric), cell.failed, statistics.BOUNDS.get(metric)
+    )
+    return found | {"new_seeds": seeds, "new_examples": examples}
+
+
+def costs(cell, full):
+    """{name: value} of what the finished runs of a cell took; {} without one.
+
+    full: the Cell of full tuning to compare with, or None.  seconds: (median, lowest, highest).
+    """
+    rows = [row for row in cell.rows if row["state"] == FINISHED]
+    if not rows:
+        return {}
+    seconds = [row["train_seconds"] for row in rows]
+    whole = [row["flops_per_step"] for row in full.rows if row["state"] == FINISHED] if full else []
+    flops, trained = np.median([row["flops_per_step"] for row in rows]), rows[0]["trainable_params"]
+    return {
+        "n": len(rows),
+        "trained": trained,
+        "added": rows[0]["added_params"],
+        "total": rows[0]["total_params"],
+        "flops": float(flops),
+        "of_full": float(flops / np.median(whole)) if whole and np.median(whole) else None,
+        "optimizer_bytes": 8 * trained if rows[0]["optim.name"] in ADAM else None,
+        "seconds": (float(np.median(seconds)), min(seconds), max(seconds)),
+        "looks": sorted({row["looks"] for row in rows}),
+    }
+
+
+def partner(cell, cells, method):
+    """The Cell of a method on the same task that agrees with a cell in all axes it has, the most of them, or None."""
+    fit = [
+        other for other in cells
+        if (other.task, other.method) == (cell.task, method)
+        and all(cell.axes.get(key) == value for key, value in other.axes.items())
+    ]  # fmt: skip
+    return max(fit, key=lambda other: len(other.axes), default=None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """Values that the tuning runs tried for a cell.
+
+    values: {key: text}; scores: of the runs that finished; mean, sd: of these, NaN where there are too few; rows: of
+    all its runs; chosen: whether reported runs took it; best: whether none with as few failures has a better mean.
+    """
+
+    values: dict
+    scores: tuple
+    mean: float
+    sd: float
+    rows: tuple
+    chosen: bool
+    best: bool = False
+
+
+def make_trials(cell, found):
+    """[Trial] of a cell, [] where nothing was chosen."""
+    keys, first = tuple(cell.open), f"metrics.{cell.metrics[0]}" if cell.metrics else ""
+    taken = {tuple(row[key] for key in keys) for row in cell.rows} if keys else ()
+    groups, found_trials = {}, []
+    for row in found.rows:
+        if row["phase"] == "tuning" and row["cell"] == cell.name:
+            groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    for values, rows in groups.items():
+        scores = tuple(row[first] for row in rows if row["state"] == FINISHED and row[first] is not None)
+        mean = float(np.mean(scores)) if scores else math.nan
+        sd = float(np.std(scores, ddof=1)) if len(scores) > 1 else math.nan
+        chosen = any(all(map(same, others, values)) for others in taken)
+        found_trials.append(Trial(dict(zip(keys, values, strict=True)), scores, mean, sd, tuple(rows), chosen))
+    ranks = [(len(t.rows) - len(t.scores), -sign_of(cell.metrics[0]) * t.mean) for t in found_trials if t.scores]
+    return [
+        dataclasses.replace(t, best=(len(t.rows) - len(t.scores), -sign_of(cell.metrics[0]) * t.mean) == min(ranks))
+        if t.scores else t
+        for t in found_trials
+    ]  # fmt: skip
+
+
+def same(one, other):
+    """Whether two texts are the same value: 1 is 1.0."""
+    numbers = number(one), number(other)
+    return one == other or (numbers[0] is not None and numbers[0] == numbers[1])
+
+
+def number(value):
+    """The float that a text is, None where it is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def edges(trials):
+    """[(key, value, "lowest" | "highest", how many were tried)] of chosen values beyond which a better one may lie."""
+    chosen = next((trial for trial in trials if trial.chosen), None)
+    found = []
+    for key, value in chosen.values.items() if chosen else ():
+        tried = sorted({number(trial.values[key]) for trial in trials}, key=lambda x: (x is None, x))
+        if None not in tried and len(tried) > 1 and number(value) in (tried[0], tried[-1]):
+            found.append((key, value, "lowest" if number(value) == tried[0] else "highest", len(tried)))
+    return found
+
+
+def best_of(cell, metric):
+    """{n: expected best dev score of n runs}, from n = 1 to half of the runs."""
+    sign, scores = sign_of(metric), cell.scores(metric)
+    return {n: sign * statistics.expected_best(sign * scores, n) for n in range(1, len(scores) // 2 + 1)}
+
+
+def variance_parts(cell, metric):
+    """{seed's key or "rest": Interval of its variance} of a cell with crossed seeds, or a str: why there is none."""
+    keys = [key for key in SEEDS if len({row[key] for row in cell.rows}) > 1]
+    values = [sorted({row[key] for row in cell.rows}) for key in keys]
+    scores = zip(cell.scored, cell.scores(metric), strict=True)
+    place = {tuple(row[key] for key in keys): score for row, score in scores}
+    if len(keys) != 2 or len(place) < len(values[0]) * len(values[1]):
+        return f"{len(cell.scored)} of its runs have a score; parts of the variance need two seeds, fully crossed."
+    if cell.failed.any():
+        return f"{cell.failed.sum()} of its runs collapsed or diverged; parts of the variance need every one."
+    table = [[place[one, other] for other in values[1]] for one in values[0]]
+    found = attempt(statistics.variance_parts, table)
+    return found if isinstance(found, str) else dict(zip((*keys, "rest"), found, strict=True))

@@ -1,0 +1,162 @@
+"""A report as Markdown and as one HTML page, from the same blocks."""
+
+import dataclasses
+import html
+import re
+
+CSS = """
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 72rem; }
+body { margin: 0 auto; padding: 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.3rem; margin-top: 2.2rem; border-top: 1px solid #ddd; padding-top: 1rem; }
+p, ul, ol { max-width: 52rem; }
+h3 { font-size: 1.05rem; margin-top: 1.6rem; }
+.table { overflow-x: auto; margin: .6rem 0; }
+table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .6rem; border-bottom: 1px solid #e4e4e4; vertical-align: top; text-align: left; }
+td { white-space: nowrap; }
+th { text-wrap: balance; vertical-align: bottom; border-bottom: 2px solid #999; }
+.r { text-align: right; }
+th:first-child, td:first-child { position: sticky; left: 0; background: #fff; }
+@media (max-width: 40rem) {
+  table { font-size: .78rem; }
+  th, td { padding: .25rem .4rem; }
+  th.r { min-width: 4.2rem; }
+  th:first-child, td:first-child { max-width: 7rem; white-space: normal; overflow-wrap: break-word; }
+}
+.notes, figcaption { font-size: .85rem; color: #444; }
+.notes { padding-left: 1.4rem; margin: .3rem 0; }
+.warning { border-left: 4px solid #d55e00; background: #fdf3ec; padding: .4rem .8rem; margin: .5rem 0; }
+figure { margin: 1rem 0; max-width: 40rem; } figure svg { width: 100%; height: auto; }
+code { font-size: .88em; overflow-wrap: anywhere; }
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Heading:
+    level: int
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """A paragraph; in all texts `code` and **bold** are marked as in Markdown."""
+
+    text: str
+    warning: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Items:
+    texts: tuple
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """columns: right-aligned when their name starts with `>`; rows: of str; notes: what [1], [2], ... stand for."""
+
+    columns: tuple
+    rows: tuple
+    notes: tuple = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A figure in figures/<name>.svg and .png."""
+
+    name: str
+    caption: str
+    svg: str = dataclasses.field(repr=False)
+    png: bytes = dataclasses.field(repr=False)
+
+
+class Footnotes:
+    """What a table's dashes stand for, each reason once."""
+
+    def __init__(self):
+        self.reasons = {}
+
+    def dash(self, reason):
+        """A dash with the mark of a reason."""
+        return f"- [{self.reasons.setdefault(reason, len(self.reasons) + 1)}]"
+
+
+def markdown(blocks):
+    """The text of a Markdown file."""
+    return "\n\n".join(_markdown(block) for block in blocks) + "\n"
+
+
+def _markdown(block):
+    match block:
+        case Heading():
+            return f"{'#' * block.level} {block.text}"
+        case Text():
+            return f"> **Warning.** {block.text}" if block.warning else block.text
+        case Items():
+            return "\n".join(f"- {text}" for text in block.texts)
+        case Picture():
+            return f"![{block.name}](figures/{block.name}.svg)\n\n{block.caption}"
+    lines = [[_bar(name.lstrip(">")) for name in block.columns]]
+    lines += [["--:" if name.startswith(">") else ":--" for name in block.columns]]
+    lines += [[_bar(cell) for cell in row] for row in block.rows]
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    notes = "\n".join(f"- [{i}] {note}" for i, note in enumerate(block.notes, 1))
+    return f"{text}\n\n{notes}" if notes else text
+
+
+def _bar(cell):
+    return cell.replace("|", "\\|")
+
+
+def _bare(text):
+    return re.sub(r"[`*\[\]]", "", text)
+
+
+def page(title, blocks):
+    """The text of an HTML page that needs no other file."""
+    body = "\n".join(_html(block) for block in blocks)
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{html.escape(title)}</title>\n'
+        f"<style>{CSS}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def _html(block):
+    match block:
+        case Heading():
+            return f"<h{block.level}>{_inline(block.text)}</h{block.level}>"
+        case Text():
+            kind = ' class="warning"' if block.warning else ""
+            return f"<p{kind}>{_inline(block.text)}</p>"
+        case Items():
+            return "<ul>" + "".join(f"<li>{_inline(text)}</li>" for text in block.texts) + "</ul>"
+        case Picture():
+            return f"<figure>{_inlined(block)}<figcaption>{_inline(block.caption)}</figcaption></figure>"
+    sides = [' class="r"' if name.startswith(">") else "" for name in block.columns]
+    head = "".join(
+        f"<th{side}>{_inline(name.lstrip('>'))}</th>" for side, name in zip(sides, block.columns, strict=True)
+    )
+    rows = "\n".join(
+        "<tr>" + "".join(f"<td{side}>{_inline(cell)}</td>" for side, cell in zip(sides, row, strict=True)) + "</tr>"
+        for row in block.rows
+    )
+    notes = "".join(f"<li>{_inline(note)}</li>" for note in block.notes)
+    notes = f'<ol class="notes">{notes}</ol>' if notes else ""
+    return (
+        f'<div class="table"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>{notes}'
+    )
+
+
+def _inline(text):
+    text = html.escape(text, quote=False)
+    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
+    text = re.sub(r"\*\*([^*]+)\*\*", r"<b>\1</b>", text)
+    return re.sub(r"- \[(\d+)\]", r"-<sup>\1</sup>", text)
+
+
+def _inlined(picture):
+    """An SVG as it stands in a page beside others: its ids are its own, its text is a picture's."""
+    svg = picture.svg[picture.svg.index("<svg") :]
+    svg = re.sub(r'(id="|href="#|url\(#)', rf"\1{picture.name}-", svg)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(_bare(picture.caption))}" ', 1)

@@ -1,0 +1,178 @@
+"""A study's folder as `fjt.sweep` would leave it, made without training."""
+
+import json
+import os
+import zlib
+
+import numpy as np
+
+from fjt import metrics
+
+LABELS = {"choices": ("no", "yes"), "marks": ()}
+METRICS = {"choices": ("accuracy", "f1"), "marks": ("pearson", "spearman"), "errors": ("mse",)}
+STUDY = {
+    "seeds": 8, "first_seed": 0, "tuning_seeds": 2, "first_tuning_seed": 1000, "holdout": 0.1, "baseline": "full",
+    "alpha": 0.05, "family": "task", "lanes": 16,
+}  # fmt: skip
+DIVERGED, BEGUN, MISSING = "diverged", "begun", "missing"
+STEPS = 40
+
+
+def rng(*words):
+    return np.random.default_rng(zlib.crc32("/".join(map(str, words)).encode()))
+
+
+def truth(task, count=120):
+    """Labels of a task's dev set: class ids, of which 0 is the most frequent, or scores."""
+    if task == "choices":
+        return np.int32(np.arange(count) % 5 >= 3)
+    return np.float32(rng(task).normal(size=count))
+
+
+def predictions(task, skill, *words, count=120):
+    """What a run predicts that is right with this chance, or correlates so.  words: what it depends on, a seed last."""
+    right, random = truth(task, count), rng(task, *words)
+    if task == "choices":
+        # Some examples are hard for all runs of a method, so that runs agree in part.
+        hard = rng(task, "hard").uniform(size=count) > skill
+        flip = np.where(hard, random.uniform(size=count) < 0.8, random.uniform(size=count) < 0.03)
+        return np.where(flip, 1 - right, right)
+    return skill * right + np.sqrt(1 - skill**2) * random.normal(size=count)
+
+
+class MadeStudy:
+    """Writes runs below a folder, and a plan of them with `finish`."""
+
+    def __init__(self, folder, **study):
+        self.folder, self.runs, self.active = folder, {}, []
+        self.study = STUDY | study
+        self.planned = self.study["seeds"]
+
+    def cell(self, task, method, outcomes, axes=None, open_=None, chosen=None, **facts):
+        """Adds a cell.  outcomes: {seed, or {key: seed} as items: predictions, DIVERGED, BEGUN or MISSING}."""
+        axes = axes or {}
+        name = "/".join([task, method, *(f"{key}={_label(value)}" for key, value in axes.items())])
+        for seed, outcome in outcomes.items():
+            seeds = dict(seed) if isinstance(seed, tuple) else {"seed": seed}
+            values = axes | {"task": task, "tune.method": [method]} | seeds
+            self._add("runs", name, values, seeds, outcome, open_ or {}, chosen or {}, task, method, **facts)
+
+    def trials(self, task, method, key, scores, axes=None, **facts):
+        """Adds the tuning runs of a cell.  scores: {value of the key: {seed: a skill or DIVERGED}}."""
+        axes = axes or {}
+        name = "/".join([task, method, *(f"{key}={_label(value)}" for key, value in axes.items())])
+        for value, of_seed in scores.items():
+            for seed, skill in of_seed.items():
+                tried = {key: value, "seed": seed}
+                values = axes | {"task": task, "tune.method": [method], "data.holdout": 0.1} | tried
+                outcome = skill
+                if not isinstance(skill, str):
+                    outcome = predictions(task, skill, name, "trial", value, seed)
+                self._add("tuning", name, values, tried, outcome, {}, {key: value}, task, method, **facts)
+
+    def _add(self, phase, cell, values, own, outcome, open_, chosen, task, method, **facts):
+        name = "/".join([phase, cell, *(f"{key}={_label(value)}" for key, value in own.items())])
+        self.runs[name] = {
+            "name": name, "phase": phase, "cell": cell, "values": [list(item) for item in values.items()],
+            "open": [[key, list(values)] for key, values in open_.items()],
+        }  # fmt: skip
+        self.active.append(name)
+        if not (isinstance(outcome, str) and outcome == MISSING):
+            write_run(self.folder / name, phase, task, method, outcome, values | chosen, **facts)
+
+    def finish(self, **plan):
+        """Writes plan.json; plan: other entries of it."""
+        whole = {
+            "command": "python -m fjt.sweep --config configs/made.py --workdir /somewhere/private/made "
+            "--config.model.path=/somewhere/private/minilm --shard 0/2",
+            "config": {}, "study": self.study, "confirmatory_seeds": self.planned, "active": self.active,
+            "runs": self.runs, "groups": [], "programs": 1, "seconds": 1.0,
+        }  # fmt: skip
+        (self.folder / "plan.json").write_text(json.dumps(whole | plan))
+        return self.folder
+
+
+def _label(value):
+    return f"{value:g}" if isinstance(value, float) else str(value).replace("/", "_")
+
+
+def write_run(
+    path, phase, task, method, outcome, values, *, trained=1000, added=0, flops=1e9, seconds=10.0, device="a processor",
+    jax="0.10.2", optimizer="adamw", looks=1, data="d" * 64, label_names=None, count=120,
+):  # fmt: skip
+    """Writes the files of one run."""
+    os.makedirs(path / "predictions")
+    rate = values.get("optim.learning_rate", 1e-3)
+    model = values.get("model.path", "/somewhere/private/minilm")
+    config = {
+        "optim": {"name": optimizer, "learning_rate": rate}, "model": {"name": "", "path": model},
+        "train": {"select": "last"}, "tune": {"method": [method]},
+    }  # fmt: skip
+    (path / "config.json").write_text(json.dumps({"config": config, "changes": []}))
+    environment = {"versions": {"fjt": "a" * 40, "jax": jax}, "platform": "cpu", "device": device, "devices": 1}
+    (path / "env.json").write_text(json.dumps(environment))
+    random = rng(path.parent.name, path.name, task, method)
+    loss = 0.2 + np.exp(-np.arange(1, STEPS + 1) / 12) + 0.03 * random.normal(size=STEPS)
+    state = outcome if isinstance(outcome, str) else "finished"
+    steps = [{"step": i + 1, "loss": float(x)} for i, x in enumerate(loss[: STEPS if state == "finished" else 7])]
+    (path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in steps))
+    if state == BEGUN:
+        return
+    result = {
+        "task": task, "method": [method], "steps": len(steps), "planned_steps": STEPS, "epochs": 1.0,
+        "data_sha256": data if phase == "runs" else data[::-1].replace("d", "e"), "versions": environment["versions"],
+    }  # fmt: skip
+    if state == DIVERGED:
+        result["failed"] = "the loss of step 8 is nan, its gradient's norm nan"
+        (path / "result.json").write_text(json.dumps(result))
+        return
+    right, names = truth(task, count), label_names or LABELS.get(task, ())
+    scores = {name: metrics.METRICS[name](np.float32(outcome) if right.dtype.kind == "f" else outcome, right)
+              for name in METRICS[task]}  # fmt: skip
+    result |= {
+        "selected_step": STEPS, "split": "dev", "metrics": scores, "splits": {"dev": scores}, "failed": None,
+        "best": {}, "trainable_params": trained, "added_params": added, "head_params": 10, "pooler_params": 0,
+        "total_params": 5000 + added, "flops_per_step": flops, "train_seconds": seconds, "compile_seconds": 1.0,
+        "examples_per_second": 100.0, "tokens_per_second": 1000.0, "token_efficiency": 0.9,
+        "peak_memory_bytes": 2**30, "memory_kind": "host resident set", "params_sha256": "b" * 64,
+        "frozen_sha256": "c" * 64,
+    }  # fmt: skip
+    (path / "result.json").write_text(json.dumps(result))
+    first = METRICS[task][0]
+    count_looks = looks if phase == "runs" else 4
+    rows = [{"step": STEPS * (i + 1) // count_looks, first: scores[first] * (0.7 + 0.3 * (i + 1) / count_looks)}
+            for i in range(count_looks)]  # fmt: skip
+    (path / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    logits = np.float32(outcome)[:, None] if right.dtype.kind == "f" else np.eye(2, dtype=np.float32)[outcome]
+    ids = np.array([f"row-{i}" for i in range(count)])
+    np.savez(path / "predictions" / "dev.npz", id=ids, logits=logits, label=right, label_names=np.array(names, str))
+    (path / "DONE").write_text("")
+
+
+def write_study(folder):
+    """The folder of a study of two tasks and three methods: trials, runs that collapsed and diverged."""
+    made = MadeStudy(folder)
+    rates = (1e-4, 1e-3, 1e-2)
+    for task, skills in (("choices", (0.9, 0.85, 0.7)), ("marks", (0.88, 0.86, 0.6))):
+        for method, skill in zip(("full", "lora", "head"), skills, strict=True):
+            tried = rates[:2] if method == "head" else rates
+            best = {"full": 1e-3, "lora": 1e-2, "head": 1e-3}[method]
+            for axes in ({"tune.rank": 2}, {"tune.rank": 4}) if method == "lora" else ({},):
+                size = {"full": 5000, "lora": 100 * axes.get("tune.rank", 0) + 10, "head": 10}[method]
+                facts = {"trained": size, "added": size - 10 if method == "lora" else 0,
+                         "flops": {"full": 3e9, "lora": 2e9, "head": 1e9}[method]}  # fmt: skip
+                scores = {
+                    rate: {seed: skill - 0.08 * abs(np.log10(rate / best)) for seed in (1000, 1001)} for rate in tried
+                }
+                made.trials(task, method, "optim.learning_rate", scores, axes, **facts)
+                outcomes = {seed: predictions(task, skill, method, *axes.values(), seed) for seed in range(8)}
+                if (task, method) == ("choices", "head"):
+                    outcomes[2] = np.zeros(120, int)
+                if task == "choices" and axes.get("tune.rank") == 4:
+                    outcomes[5] = DIVERGED
+                for seed, outcome in outcomes.items():
+                    made.cell(
+                        task, method, {seed: outcome}, axes, {"optim.learning_rate": tried},
+                        {"optim.learning_rate": best}, seconds=facts["flops"] / 1e8 + seed, **facts,
+                    )  # fmt: skip
+    return made.finish()
