@@ -20,9 +20,10 @@ import os
 import shutil
 import sys
 
-from fjt import cells, committed, console, contents, gather, pages, sections
-from fjt.cells import counts, make_cells, summarize
-from fjt.comparisons import make_comparisons
+from fjt import console
+from fjt.reports import cells, committed, contents, gather, pages, sections
+from fjt.reports.cells import counts, make_cells, summarize
+from fjt.reports.comparisons import make_comparisons
 from fjt.settings import UserError
 from fjt.statistics import Interval
 

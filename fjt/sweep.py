@@ -71,8 +71,9 @@ def sweep(config, workdir, plan_only, shard, command):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from fjt import contents, planner, report, study, worker
+    from fjt import planner, report, study, worker
     from fjt.programs import configure_jax
+    from fjt.reports import contents
     from fjt.settings import from_config
     from fjt.train import Stopped
     from fjt.workdir import lock

@@ -27,7 +27,7 @@ FLOORS = (
     ("jackknife", "statistics"),
     ("study",),
     ("planner", "worker"),
-    ("cells", "committed", "comparisons", "contents", "figures", "gather", "pages", "sections"),
+    ("reports",),
     ("flags",),
     ("export", "main", "predict", "report", "reproduce", "sweep"),
 )

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from made_study import BEGUN, DIVERGED, MISSING, MadeStudy, predictions, truth, write_study
 
-from fjt import committed, contents, gather, jackknife, report, sections, statistics
-from fjt.cells import CROSSED, costs, edges, make_cells, make_trials, summarize, variance_parts
-from fjt.comparisons import make_comparisons
-from fjt.figures import fewer, pareto
+from fjt import jackknife, report, statistics
+from fjt.reports import committed, contents, gather, sections
+from fjt.reports.cells import CROSSED, costs, edges, make_cells, make_trials, summarize, variance_parts
+from fjt.reports.comparisons import make_comparisons
+from fjt.reports.figures import fewer, pareto
 
 SEEDS = range(8)
 

@@ -2,11 +2,11 @@
 
 import re
 
-from fjt import sections
-from fjt.cells import counts
-from fjt.committed import BEGUN, DIVERGED, FILES, FINISHED, MISSING
-from fjt.figures import draw_best, draw_costs, draw_curves, draw_rates, draw_scores, fewer, styles
-from fjt.pages import Heading, Items, Text
+from fjt.reports import sections
+from fjt.reports.cells import counts
+from fjt.reports.committed import BEGUN, DIVERGED, FILES, FINISHED, MISSING
+from fjt.reports.figures import draw_best, draw_costs, draw_curves, draw_rates, draw_scores, fewer, styles
+from fjt.reports.pages import Heading, Items, Text
 from fjt.settings import UserError, suggest
 from fjt.study import SEEDS
 

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from fjt import statistics
-from fjt.cells import best_of, costs, make_trials, number, sign_of, summarize
+from fjt.reports.cells import best_of, costs, make_trials, number, sign_of, summarize
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito's, no yellow
 MARKERS = "osD^vP*X"

@@ -11,7 +11,7 @@ import shlex
 import numpy as np
 
 from fjt import metrics, records
-from fjt.committed import BEGUN, DIVERGED, ENVIRONMENT, FILES, FINISHED, MISSING, OPTIONS, RESULT, Records, text
+from fjt.reports.committed import BEGUN, DIVERGED, ENVIRONMENT, FILES, FINISHED, MISSING, OPTIONS, RESULT, Records, text
 from fjt.settings import PATHS, UserError, flatten
 from fjt.study import SEEDS, label
 

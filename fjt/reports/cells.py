@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from fjt import jackknife, metrics, statistics
-from fjt.committed import DIVERGED, FINISHED, MISSING
+from fjt.reports.committed import DIVERGED, FINISHED, MISSING
 from fjt.settings import UserError
 from fjt.study import SEEDS
 

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 
 from fjt import statistics
-from fjt.cells import CROSSED, Cell, attempt, partner, sign_of
-from fjt.committed import DIVERGED, FINISHED
+from fjt.reports.cells import CROSSED, Cell, attempt, partner, sign_of
+from fjt.reports.committed import DIVERGED, FINISHED
 
 POINT = 0.01  # the difference that the number of seeds is asked for
 

@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 
-from fjt import cells as values
-from fjt import figures, statistics
-from fjt.cells import counts, summarize
-from fjt.pages import Footnotes, Picture, Table, Text
+from fjt import statistics
+from fjt.reports import cells as values
+from fjt.reports import figures
+from fjt.reports.cells import counts, summarize
+from fjt.reports.pages import Footnotes, Picture, Table, Text
 
 NO_LIMIT = "What the examples add is not above the noise of these runs: here seeds limit what is seen, not examples."
 SIZES = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
