@@ -253,17 +253,18 @@ def _finish(experiment, workdir, host, selected, trainable, frozen, logits_of, d
         exports.write(experiment, os.path.join(workdir, "export"), params, dev)
     seconds = host["train_seconds"]
     memory, kind = _peak_memory()
+    methods = partition.find_methods(experiment.settings.experiment.tune)
     return _identity(experiment, done) | {
         "selected_step": selected,
         "split": "dev",
         "metrics": splits.get("dev", {}),
         "splits": splits,
         "best": {"step": host["best_step"], "metrics": host["best_metrics"]},
-        "trainable_params": tree.count(trainable),
+        "trainable_params": partition.count(methods, trainable),
         "head_params": tree.count(params["head"]),
         "pooler_params": tree.count(params["encoder"]["pooler"]),
-        "added_params": tree.count(trainable.get("adapters", {})),
-        "total_params": tree.count(partition.lasting(params)),
+        "added_params": partition.count(methods, {"adapters": trainable.get("adapters", {})}),
+        "total_params": partition.count(methods, partition.lasting(params)),
         "train_seconds": seconds,
         "compile_seconds": host["compile_seconds"],
         "examples_per_second": host["examples"] / seconds if seconds else None,

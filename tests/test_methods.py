@@ -246,6 +246,10 @@ def test_a_rank_is_a_prefix_of_a_higher_one():
     leaf = state.trainable["adapters"]["lora"]["layer_0"]["query"]
     assert leaf["a"].shape == (32, 8) and not np.asarray(leaf["b"][3:]).any() and np.asarray(leaf["b"][:3]).any()
     assert np.abs(run_lora(rank=8)[0] - alone).max() > 1e-4
+    kept = partition.find_methods(small.tune("lora", rank=3, max_rank=8))
+    added = 2 * 2 * 3 * (32 + 32)  # two layers, query and value
+    assert partition.count(kept, {"adapters": state.trainable["adapters"]}) == added
+    assert partition.count(kept, state.trainable) == added + tree.count(state.trainable["head"])
 
 
 def run_lora(**options):

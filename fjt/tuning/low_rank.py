@@ -63,6 +63,16 @@ def _add_lora(key, base, config, options):
     return tree.unflatten(leaves)
 
 
+def _idle_lora(leaves, options):
+    """Values of the columns of A and the rows of B above the rank, under options["max_rank"]."""
+    ranks, flat = site_ranks(options), tree.flatten(leaves)
+    return sum(
+        (leaf.shape[1] - ranks[name.split("/")[-2]]) * (leaf.shape[0] + flat[f"{name[:-1]}b"].shape[1])
+        for name, leaf in flat.items()
+        if name.endswith("/a")
+    )
+
+
 def _add_dora(key, base, config, options):
     leaves, kernels = tree.flatten(_add_lora(key, base, config, options)), tree.flatten(base["encoder"])
     for _, path in places(config, options["sites"]):
@@ -249,13 +259,13 @@ _LORA = {
 METHODS = {
     "lora": Method(
         "low-rank updates of dense layers, W + s A B (Hu et al. 2022)", _LORA, learning_rate=5e-4,
-        add=_add_lora, values=_lora_values, hooks=_lora_hooks, check=_check_lora("lora"),
+        add=_add_lora, values=_lora_values, hooks=_lora_hooks, check=_check_lora("lora"), idle=_idle_lora,
         merge=_merge_lora, size="rank",
     ),
     "dora": Method(
         "low-rank updates of the direction of dense layers, their magnitude apart (Liu et al. 2024)", _LORA,
         learning_rate=5e-4, add=_add_dora, values=_lora_values, hooks=_dora_hooks, check=_check_lora("dora"),
-        merge=_merge_dora, size="rank",
+        idle=_idle_lora, merge=_merge_dora, size="rank",
     ),
     "vera": Method(
         "scales of one fixed random low-rank update that all dense layers share (Kopiczko et al. 2024)",

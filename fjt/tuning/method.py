@@ -53,6 +53,7 @@ class Method:
     multiplier(name, layers, options) -> of the rate, for a parameter's name; None: 1 for all.
     size: the option that config.tune.budget solves, a whole number from 1 up; highest(config, max_length): as far as
     it goes.
+    idle(leaves, options) -> how many of its new values are there for other options alone, such as a higher rank.
     merge(kernel, bias, leaf, values, site) -> (kernel, bias) of a plain dense layer that does the same, in numpy;
     leaf: the site's new leaves and the fixed ones.  None: there is none.
     """
@@ -71,6 +72,7 @@ class Method:
     built_in: tuple = ()
     check: Callable = lambda config, options: None
     multiplier: Callable | None = None
+    idle: Callable = lambda leaves, options: 0
     merge: Callable | None = None
     size: str | None = None
     highest: Callable = lambda config, max_length: config.width

@@ -200,6 +200,16 @@ def lasting(params):
     return {name: params[name] for name in ("encoder", "head")} | ({"adapters": kept} if kept else {})
 
 
+def count(methods, params):
+    """The number of parameters of a tree, without those that its methods keep for other options.
+
+    methods: {name: options}; params: a tree with all of their leaves that have such ones.
+    """
+    leaves = params.get("adapters", {})
+    idle = sum(METHODS[name].idle(leaves[name], options) for name, options in methods.items() if name in leaves)
+    return tree.count(params) - idle
+
+
 def prompt_length(methods):
     """How many learned tokens stand before each example."""
     return sum(options.get("prompt_length", 0) for options in methods.values())
