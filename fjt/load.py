@@ -121,23 +121,18 @@ class Run:
         )["new"]
         with jax.default_matmul_precision(self.config["model"]["matmul_precision"]):
             return evaluate.evaluate(
-                function, params, _roomy(packed, examples), lambda batch: jax.device_put(batch, mesh.by_group(devices))
+                function, params, _roomy(packed), lambda batch: jax.device_put(batch, mesh.by_group(devices))
             )
 
 
-def _roomy(packed, examples):
+def _roomy(packed):
     """The chunks in a shape rounded up to powers of two, so that calls with other texts meet a compiled program."""
-    from fjt.data import batches
 
     def above(number):
         return 1 << (number - 1).bit_length()
 
     shape = dataclasses.replace(packed.shape, rows=above(packed.shape.rows), examples=above(packed.shape.examples))
-    chunks = []
-    for _, chosen, _ in packed.chunks:
-        batch, place = batches.build(examples, chosen, shape)
-        chunks.append(({k: v for k, v in batch.items() if k not in ("label", "weight")}, chosen, place))
-    return dataclasses.replace(packed, shape=shape, chunks=tuple(chunks))
+    return dataclasses.replace(packed, shape=shape, chunks=dataclasses.replace(packed.chunks, shape=shape))
 
 
 def _checked(texts, pairs, wanted):

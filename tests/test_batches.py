@@ -99,6 +99,43 @@ def test_every_token_and_label_lands_where_it_should(layout, kind):
             assert all(len(set(row[row > 0])) <= 1 for group in segments for row in group)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_hidden_states_lie_where_their_tokens_do(layout):
+    """Each token's row is its number in the split; what the program does not read is not there."""
+    examples, made = make(layout)
+    hidden = np.stack([np.arange(len(examples.token_ids)), examples.token_ids], axis=1).astype(np.float32) + 1
+    for indices, shape, batch, place in made:
+        found, spots = batches.build(examples, indices, shape, layout.get("one_a_row", False), hidden)
+        assert set(found) == set(batch) - {"token_ids", "type_ids"} | {"hidden"} and (spots == place).all()
+        assert all((found[name] == batch[name]).all() for name in found if name != "hidden")
+        real = batch["segment_ids"] > 0
+        assert found["hidden"].dtype == np.float32 and not found["hidden"][~real].any()
+        np.testing.assert_array_equal(found["hidden"][real][:, 1], batch["token_ids"][real] + 1)
+        for slot, index in enumerate(indices):
+            if index >= 0:
+                group, e = divmod(place[slot], shape.examples)
+                row, column = divmod(batch["first"][group, e], shape.row_length)
+                assert found["hidden"][group, row, column, 0] == examples.offsets[index] + 1
+
+
+@pytest.mark.parametrize("groups", [1, 3, 8])
+def test_vectors_are_dealt_to_the_groups(groups):
+    examples = small.make_examples(num=21, kind="regression")
+    vectors = np.float16(np.arange(21)[:, None] + np.array([[1.0, 100.0]]))
+    indices = np.array([20, 3, -1, 7, 0, 11, -1, 5, 9])
+    shape = packing.Shape(groups, 0, 0, -(-len(indices) // groups))
+    batch, place = batches.build(examples, indices, shape, hidden=vectors)
+    assert set(batch) == {"hidden", "example", "label", "weight"} and (place[[2, 6]] == -1).all()
+    assert batch["hidden"].shape == (groups, shape.examples, 2) and batch["hidden"].dtype == np.float16
+    real = place[place >= 0]
+    assert len(set(real)) == 7 and batch["weight"].sum() == batch["weight"].reshape(-1)[real].sum() == 7
+    for name, values in (("hidden", vectors), ("example", np.arange(21)), ("label", examples.label)):
+        flat = batch[name].reshape(groups * shape.examples, -1)
+        np.testing.assert_array_equal(np.squeeze(flat[real]), values[indices[indices >= 0]])
+    loads = batch["weight"].sum(axis=1)
+    assert loads.max() - loads.min() <= 1
+
+
 def test_the_check_rejects_what_is_misplaced():
     examples, ((indices, shape, batch, place), *_) = make({})
     for name in ("token_ids", "type_ids", "position_ids", "segment_ids", "first", "example", "label", "weight"):

@@ -61,6 +61,23 @@ def test_every_example_once_in_file_order(sizes, groups, monkeypatch):
     assert len(packed[f"split{max(sizes)}"].chunks) > (max(sizes) > 30)
 
 
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("sizes", [(1,), (7,), (64,), (90, 1, 33)])
+def test_every_vector_once_in_file_order(sizes, groups, monkeypatch):
+    monkeypatch.setattr(evaluate, "VECTORS", 30)
+    examples = small.make_examples(num=max(sizes))
+    dealt = evaluate.deal_splits({f"split{size}": part(examples, size) for size in sizes}, groups=groups)
+    assert len({one.shape for one in dealt.values()}) == 1
+    for size in sizes:
+        one = evaluate.with_hidden(dealt[f"split{size}"], np.float32(100 + np.arange(size))[:, None])
+        seen = np.concatenate([indices[indices >= 0] for _, indices, _ in one.chunks])
+        assert sorted(seen.tolist()) == list(range(size)) and len(one.chunks) == -(
+            -size // (groups * one.shape.examples)
+        )
+        logits = evaluate.evaluate(lambda params, batch: batch["hidden"], None, one, lambda batch: batch)
+        np.testing.assert_array_equal(logits[:, 0], 100 + np.arange(size))
+
+
 def test_the_check_rejects_a_lost_tail_and_another_order():
     examples = small.make_examples(num=40)
     packed = evaluate.pack_splits({"dev": examples}, groups=1, grid=8, width=32)["dev"]

@@ -77,47 +77,71 @@ class Schedule:
 
 def lengths_of(examples, indices):
     """i32 of the shape of indices: the examples' lengths, 0 where the index is -1."""
-    return np.where(indices >= 0, examples.lengths[indices], 0).astype(np.int32)
+    real = indices >= 0
+    at = np.where(real, indices, 0)
+    return np.where(real, examples.offsets[at + 1] - examples.offsets[at], 0).astype(np.int32)
 
 
-def build(examples, indices, shape, one_a_row=False):
+def build(examples, indices, shape, one_a_row=False, hidden=None):
     """The packed arrays of one batch, and where each example's result lies.
 
     indices: i64[B], -1 for empty slots; shape: packing.Shape.  Gives (batch, place): batch a dict of token_ids,
     segment_ids, position_ids, type_ids i32[G, R, L], first, example i32[G, E], label [G, E], weight f32[G, E];
     place i64[B]: the example's index in the flattened [G * E], -1 for empty slots.
     Row r goes to group r mod G, so an example lies in one group and groups are evenly full.
+    hidden: f[T, D], of each token what stands as hidden f[G, R, L, D] in place of token_ids and type_ids; or f[N, D],
+    a vector an example: the shape then has no rows, examples are dealt to the groups, and hidden is f[G, E, D].
     """
-    lengths = lengths_of(examples, indices)
-    rows, columns, used = packing.pack(lengths[None], shape.row_length, one_a_row)
-    rows, columns = rows[0], columns[0]
-    if used[0] > shape.groups * shape.rows:
-        raise ValueError(f"{used[0]} rows do not fit into {shape}")
-    tokens = {
-        name: np.zeros((shape.groups, shape.rows, shape.row_length), np.int32)
-        for name in ("token_ids", "segment_ids", "position_ids", "type_ids")
+    real = np.flatnonzero(indices >= 0)
+    chosen, lengths = indices[real], lengths_of(examples, indices[real])
+    if shape.rows:
+        rows, columns, used = packing.pack(lengths[None], shape.row_length, one_a_row)
+        rows, columns = rows[0].astype(np.int64), columns[0]
+        if used[0] > shape.groups * shape.rows:
+            raise ValueError(f"{used[0]} rows do not fit into {shape}")
+    else:
+        rows = np.arange(len(real))
+    group = rows % shape.groups
+    slot = np.zeros(len(real), np.int64)
+    for g in range(shape.groups):
+        inside = group == g
+        slot[inside] = np.arange(np.count_nonzero(inside))
+
+    def spread(values, dtype):
+        array = np.zeros((shape.groups, shape.examples, *values.shape[1:]), dtype)
+        array[group, slot] = values
+        return array
+
+    batch = {
+        "example": spread(chosen, np.int32),
+        "label": spread(examples.label[chosen], examples.label.dtype),
+        "weight": spread(np.ones(len(real)), np.float32),
     }
-    slots = (shape.groups, shape.examples)
-    first, example = np.zeros(slots, np.int32), np.zeros(slots, np.int32)
-    label, weight = np.zeros(slots, examples.label.dtype), np.zeros(slots, np.float32)
     place = np.full(len(indices), -1, np.int64)
-    filled = np.zeros(shape.groups, np.int64)
-    for slot, index in enumerate(indices):
-        if index < 0:
-            continue
-        group, row = rows[slot] % shape.groups, rows[slot] // shape.groups
-        e = filled[group]
-        filled[group] += 1
-        span = slice(examples.offsets[index], examples.offsets[index + 1])
-        where = group, row, slice(columns[slot], columns[slot] + lengths[slot])
-        tokens["token_ids"][where] = examples.token_ids[span]
-        tokens["type_ids"][where] = examples.type_ids[span]
-        tokens["position_ids"][where] = np.arange(lengths[slot])
-        tokens["segment_ids"][where] = e + 1
-        first[group, e] = row * shape.row_length + columns[slot]
-        example[group, e], label[group, e], weight[group, e] = index, examples.label[index], 1.0
-        place[slot] = group * shape.examples + e
-    return tokens | {"first": first, "example": example, "label": label, "weight": weight}, place
+    place[real] = group * shape.examples + slot
+    if not shape.rows:
+        return batch | {"hidden": spread(hidden[chosen], hidden.dtype)}, place
+
+    first = rows // shape.groups * shape.row_length + columns
+    begin = np.cumsum(lengths) - lengths
+    position = np.arange(lengths.sum()) - np.repeat(begin, lengths)
+    source = np.repeat(examples.offsets[chosen], lengths) + position
+    target = np.repeat(group * shape.rows * shape.row_length + first, lengths) + position
+
+    def lay(values, dtype):
+        array = np.zeros((shape.groups * shape.rows * shape.row_length, *values.shape[1:]), dtype)
+        array[target] = values
+        return array.reshape(shape.groups, shape.rows, shape.row_length, *values.shape[1:])
+
+    batch |= {
+        "first": spread(first, np.int32),
+        "position_ids": lay(position, np.int32),
+        "segment_ids": lay(np.repeat(slot + 1, lengths), np.int32),
+    }
+    if hidden is not None:
+        return batch | {"hidden": lay(hidden[source], hidden.dtype)}, place
+    token_ids, type_ids = lay(examples.token_ids[source], np.int32), lay(examples.type_ids[source], np.int32)
+    return batch | {"token_ids": token_ids, "type_ids": type_ids}, place
 
 
 def chunk(lengths, size):
