@@ -144,7 +144,9 @@ def get_config():
     output.checkpoints = True  # checkpoints stay when the run is done
 
     config.cache = cache = ConfigDict()
-    cache.dir = ""  # tokenized data, extracted archives; empty: $FJT_CACHE or ~/.cache/fjt
+    cache.dir = ""  # tokenized data, extracted archives, hidden states; empty: $FJT_CACHE or ~/.cache/fjt
     cache.compilation = placeholder(bool)  # JAX's compilation cache; None: on for accelerators, off on CPU
+    cache.hidden = placeholder(bool)  # what enters the lowest layer that trains is kept; None: where that pays
+    cache.hidden_gib = 4.0  # as far as a run's hidden states are not larger
 
     return config

@@ -7,7 +7,7 @@ import os
 import jax
 import numpy as np
 
-from fjt import console, mesh, prng, recipes, tree
+from fjt import console, hidden, mesh, prng, recipes, tree
 from fjt.data import batches, packing
 from fjt.hyper import Hyper
 from fjt.inputs import Inputs
@@ -26,6 +26,7 @@ class Stage:
     """Steps first to last - 1 of a run: the names that train and the Model that they train under.
 
     groups: the names that opened at each stage up to this one, for the optimizer's counts; () in a run of one stage.
+    shapes: of its batches, in the order of the plan's.
     """
 
     first: int
@@ -33,6 +34,7 @@ class Stage:
     trainable: frozenset
     model: Model
     groups: tuple
+    shapes: tuple
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +150,10 @@ def prepare(settings, *, given=None, view=console, inputs=None, shapes=()):
     rates = learning_rates(experiment.optim, steps)
     for (first, _, factor), last in zip(plans, _ends(plans, steps), strict=True):
         rates[first:last] *= factor
+    stages = hidden.start_stages(
+        settings, model, examples, _make_stages(plans, steps, model, plan.shapes, experiment.model.frozen_dropout),
+        schedule, groups,
+    )  # fmt: skip
     contents = inputs.sha256 | ({"adapter": tree.sha256(tree.unflatten(adapter.trained))} if adapter else {})
     hyper = dataclasses.replace(
         make_hyper(experiment, task, examples["train"].label, methods),
@@ -155,7 +161,7 @@ def prepare(settings, *, given=None, view=console, inputs=None, shapes=()):
     )
     return Experiment(
         settings, origins, task, splits, examples, tokenizer, model, hf_config, params, trainable,
-        _make_stages(plans, steps, model, experiment.model.frozen_dropout), missing, unused, schedule, plan, steps,
+        stages, missing, unused, schedule, plan, steps,
         recipes.evaluation_steps(experiment, rows), rates, hyper, device_mesh, contents,
         fingerprint(experiment, contents),
         frozenset(adapter.others() if adapter else ()),
@@ -213,14 +219,14 @@ def _ends(plans, steps):
     return [*(first for first, _, _ in plans[1:]), steps]
 
 
-def _make_stages(plans, steps, model, frozen_dropout):
+def _make_stages(plans, steps, model, shapes, frozen_dropout):
     """Stages of `partition.stages`.  Layers below the lowest that trains have no dropout unless frozen_dropout."""
     stages, opened = [], ()
     for (first, names, _), last in zip(plans, _ends(plans, steps), strict=True):
         noisy_from = -1 if frozen_dropout else partition.lowest_layer(names, model.config.layers)
         opened = (*opened, names - frozenset().union(*opened))
         groups = opened if len(plans) > 1 else ()
-        stages.append(Stage(first, last, names, dataclasses.replace(model, noisy_from=noisy_from), groups))
+        stages.append(Stage(first, last, names, dataclasses.replace(model, noisy_from=noisy_from), groups, shapes))
     return tuple(stages)
 
 

@@ -15,13 +15,13 @@ PLACES = {
 IA3_INPUT = {"output": 5, "attention_output": 1}  # what scales a product's input lies before the product
 
 
-def step_flops(config, trained, *, tokens, row_length, examples, classes):
+def step_flops(config, trained, *, tokens, row_length, examples, classes, start=0):
     """Operations of a step, f64: its matrix products, two a multiply-add.
 
     config: EncoderConfig; trained: {name: shape} of what trains; tokens: computed ones, in rows of row_length;
-    examples: slots.  A product of n tokens with a kernel [D, F] costs 2nDF, the same for the gradient of what it
-    reads where something below trains, and the same for its own where it trains.  In the last layer all tokens have
-    keys and values, but only first tokens a query and a feed-forward layer.
+    examples: slots; start: the lowest layer that is computed at all.  A product of n tokens with a kernel [D, F] costs
+    2nDF, the same for the gradient of what it reads where something below trains, and the same for its own where it
+    trains.  In the last layer all tokens have keys and values, but only first tokens a query and a feed-forward layer.
     """
     places = {name: place(name, config.layers) for name in trained}
     lowest = min(places.values())
@@ -29,7 +29,7 @@ def step_flops(config, trained, *, tokens, row_length, examples, classes):
         (shape[0] for name, shape in trained.items() if re.match(r"adapters/prefix/.*(key|embedding)$", name)), 0
     )
     total = 0.0
-    for i in range(config.layers):
+    for i in range(max(0, start), config.layers):
         last = i == config.layers - 1
         queries = examples if last else tokens
         for site, order in PLACES.items():

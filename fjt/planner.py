@@ -6,13 +6,12 @@ import os
 
 import numpy as np
 
-from fjt import console, evaluate, programs, records, summary
+from fjt import console, programs, records, summary
 from fjt.data import batches, packing
-from fjt.experiment import plan_shapes, prepare, resolve, row_grid
+from fjt.experiment import plan_shapes, prepare, resolve
 from fjt.inputs import Inputs, inputs_key
 from fjt.mesh import make_mesh
 from fjt.recipes import total_steps
-from fjt.run import evaluated_splits
 from fjt.settings import PATHS, UserError, fingerprint, flatten
 from fjt.study import Run, program_key, settings_of
 from fjt.tuning import partition
@@ -149,10 +148,7 @@ def _make_groups(study, base, runs, shared, plan):
         inputs = shared.inputs(settings)
         shapes = _shapes(settings, members, inputs)
         first = prepare(settings, view=console.Silent(), inputs=inputs, shapes=shapes)
-        splits = {name: first.examples[name] for name in evaluated_splits(first)}
-        width = first.model.config.width
-        eval_shape = evaluate.pack_splits(splits, groups=first.mesh.size, grid=row_grid(), width=width)["dev"].shape
-        keys |= programs.program_keys(first, eval_shape)
+        keys |= programs.program_keys(first)
         dtype = first.model.dtype
         rate[dtype] = rate.get(dtype) or summary.product_rate(dtype)
         each = summary.step_flops(first) * first.steps / (summary.USUAL_SHARE * rate[dtype] * first.mesh.size)

@@ -7,12 +7,15 @@ import re
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from fjt import console, losses, mesh, records, tree
+from fjt import console, evaluate, losses, mesh, recipes, records, tree
+from fjt.experiment import row_grid
 from fjt.inputs import cache_dir
 from fjt.optim import constants, make_optimizer
 from fjt.step import eval_step, init_state, train_step
+from fjt.tuning import partition
 
 
 def configure_jax(settings):
@@ -50,28 +53,50 @@ def compile_programs(experiment, stage, state, frozen, hyper, eval_shape, compil
     """
     start = time.perf_counter()
     wanted = _wanted(experiment, stage, state, frozen, hyper, eval_shape)
-    lacking, made = [i for i, program in wanted.items() if program.key not in compiled], {}
+    lacking = list(dict.fromkeys(program.key for program in wanted.values() if program.key not in compiled))
+    made = {}
     with view.bar("compiling", len(lacking), every=1) as bar:
         for i, program in wanted.items():
             if program.key not in compiled:
                 compiled[program.key] = program.make(program.arguments)
-                bar.update(1 + lacking.index(i))
+                bar.update(1 + lacking.index(program.key))
             made[i] = compiled[program.key]
     evaluator, _ = made.pop("eval")
     train, flops = ({i: program[j] for i, program in made.items()} for j in (0, 1))
     return Programs(train, evaluator, flops, time.perf_counter() - start)
 
 
-def program_keys(experiment, eval_shape):
-    """The keys under which `compile_programs` stores what it makes for the stages of a run; nothing is compiled."""
+def program_keys(experiment):
+    """The keys under which `compile_programs` stores what it makes for the stages of a run; nothing is compiled.
+
+    And one for each program that makes hidden states: it is compiled where nothing on the disk spares it.
+    """
     keys = set()
     for stage in experiment.stages:
         trainable, frozen = tree.split(experiment.params, stage.trainable)
+        frozen, eval_shape = above(stage, frozen), pack_evaluated(experiment, stage)["dev"].shape
         optimizer = make_optimizer(experiment.settings.experiment.optim, stage.groups)
         state = jax.eval_shape(lambda leaves, made=optimizer: init_state(leaves, experiment.hyper, made), trainable)
         wanted = _wanted(experiment, stage, state, frozen, experiment.hyper, eval_shape)
         keys |= {program.key for program in wanted.values()}
+        if stage.model.start >= 0:
+            keys.add(("hidden", *sorted(experiment.contents.items()), stage.model.start, stage.model.dtype))
     return keys
+
+
+def above(stage, params):
+    """The parameters that a stage computes with: without those below where it starts."""
+    return partition.split_below(params, stage.model.start, stage.model.config.layers)[1]
+
+
+def pack_evaluated(experiment, stage):
+    """{name: Packed} of the splits that are evaluated, as a stage evaluates them."""
+    names = recipes.evaluated_splits(experiment.settings.experiment, experiment.examples)
+    splits = {name: experiment.examples[name] for name in names}
+    groups, config = experiment.mesh.size, stage.model.config
+    if stage.model.start == config.layers:
+        return evaluate.deal_splits(splits, groups=groups)
+    return evaluate.pack_splits(splits, groups=groups, grid=row_grid(), width=config.width)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,20 +135,25 @@ def _wanted(experiment, stage, state, frozen, hyper, eval_shape):
 
     wanted = {}
     for i in sorted({int(i) for i in experiment.plan.shape_of[stage.first : stage.last]}):
-        batch = abstract_batch(experiment.plan.shapes[i], experiment.examples["train"].label.dtype, experiment.mesh)
+        batch = abstract_batch(stage.shapes[i], experiment.examples["train"].label.dtype, stage.model, experiment.mesh)
         built_in = stage.model, kind, constants(options.optim), stage.groups, accumulation
         wanted[i] = want(make_train, (state, frozen, batch, hyper), *built_in)
-    batch = abstract_batch(eval_shape, np.dtype(np.int32), experiment.mesh)
+    batch = abstract_batch(eval_shape, np.dtype(np.int32), stage.model, experiment.mesh)
     del batch["label"], batch["weight"]
     params, quiet = tree.merge(state.trainable, frozen), dataclasses.replace(stage.model, noisy_from=-1)
     return wanted | {"eval": want(make_eval, (params, batch, hyper.methods), quiet)}
 
 
-def abstract_batch(shape, label_dtype, device_mesh):
-    """The shapes of `fjt.data.batches.build`'s arrays, sharded by group."""
+def abstract_batch(shape, label_dtype, model, device_mesh):
+    """The shapes of `fjt.data.batches.build`'s arrays for a Model, sharded by group."""
     tokens, slots = (shape.groups, shape.rows, shape.row_length), (shape.groups, shape.examples)
-    sizes = {name: (tokens, np.int32) for name in ("token_ids", "segment_ids", "position_ids", "type_ids")}
-    sizes |= {"first": (slots, np.int32), "example": (slots, np.int32)}
-    sizes |= {"label": (slots, label_dtype), "weight": (slots, np.float32)}
+    sizes = {"example": (slots, np.int32), "label": (slots, label_dtype), "weight": (slots, np.float32)}
+    if shape.rows:
+        sizes |= {"first": (slots, np.int32), "segment_ids": (tokens, np.int32), "position_ids": (tokens, np.int32)}
+    if model.start < 0:
+        sizes |= {"token_ids": (tokens, np.int32), "type_ids": (tokens, np.int32)}
+    else:
+        places = tokens if shape.rows else slots
+        sizes |= {"hidden": ((*places, model.config.width), jnp.dtype(model.dtype))}
     sharding = mesh.by_group(device_mesh)
     return {name: jax.ShapeDtypeStruct(size, dtype, sharding=sharding) for name, (size, dtype) in sizes.items()}

@@ -99,6 +99,13 @@ def evaluation_steps(experiment, rows):
     return tuple(sorted({*range(every, total, every), total}))
 
 
+def evaluated_splits(experiment, names):
+    """The splits among names that a run evaluates: dev as it goes, the others at its end."""
+    left_out = {"train"} | ({"official_dev"} if not experiment.eval.official_dev else set())
+    tests = () if experiment.eval.test else ("test", "ax")
+    return [name for name in names if name not in left_out and not name.startswith(tests)]
+
+
 def check_groups(batch_size, groups):
     """Raises UserError when a batch has fewer examples than groups."""
     if batch_size < groups:

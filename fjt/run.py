@@ -10,14 +10,14 @@ import shutil
 
 import jax
 
-from fjt import checkpoint, console, evaluate, exports, mesh, metrics, outputs, records, tree
+from fjt import checkpoint, console, evaluate, exports, hidden, mesh, metrics, outputs, recipes, records, tree
 from fjt.data import batches, tasks
 from fjt.experiment import row_grid
 from fjt.interop import card
 from fjt.optim import make_optimizer
-from fjt.programs import compile_programs
+from fjt.programs import above, compile_programs, pack_evaluated
 from fjt.step import init_state
-from fjt.train import Loop, Stop, first_host_state, fit
+from fjt.train import Loop, Stop, Stopped, first_host_state, fit
 from fjt.tuning import partition
 from fjt.workdir import claim
 
@@ -32,19 +32,17 @@ def run(experiment, workdir, *, compiled=None, view=console):
     settings, options = experiment.settings, experiment.settings.experiment
     whole = mesh.replicated(experiment.mesh)
     hyper = jax.device_put(experiment.hyper, whole)
-    evaluated = {name: experiment.examples[name] for name in evaluated_splits(experiment)}
-    packed = evaluate.pack_splits(
-        evaluated, groups=experiment.mesh.size, grid=row_grid(), width=experiment.model.config.width
-    )
-    programs, compiled = None, {} if compiled is None else compiled
+    compiled = {} if compiled is None else compiled
+    programs = packed = states = None  # of the stage under way
 
     def put(batch):
         return jax.device_put(batch, mesh.by_group(experiment.mesh))
 
     def logits_of(params, split, before):
         return evaluate.evaluate(
-            lambda params, batch: programs.eval(params, batch, hyper.methods), params, packed[split], put, before=before
-        )
+            lambda params, batch: programs.eval(params, batch, hyper.methods),
+            params, evaluate.with_hidden(packed[split], states[split]), put, before=before,
+        )  # fmt: skip
 
     with (
         Stop() as stop,
@@ -55,7 +53,7 @@ def run(experiment, workdir, *, compiled=None, view=console):
         abstract = functools.partial(_abstract_state, experiment, hyper, whole)
         state, host, restored = _first_state(experiment, hyper), first_host_state(), checkpoints.restore(abstract)
         if restored:
-            step, state, host = restored
+            step, state, host = restored[0], restored[1], host | restored[2]
             view.say(f"resuming after step {step} of {experiment.steps}")
         state = jax.device_put(state, whole)
 
@@ -64,8 +62,18 @@ def run(experiment, workdir, *, compiled=None, view=console):
             stopped_here = host["finished"] and int(state.step) == stage.last  # by patience, at a boundary
             if int(state.step) >= stage.last and not last and not stopped_here:
                 continue
+            packed = pack_evaluated(experiment, stage)
+            states = hidden.States(experiment, stage, row_grid(), put, stop.check, view)
+            try:
+                seconds = states.prepare(["train", "dev"] if int(state.step) < stage.last else ["dev"])
+            except Stopped:
+                if int(state.step) not in checkpoints.steps():
+                    checkpoints.save(int(state.step), state, host)
+                    checkpoints.wait()
+                raise
+            host = host | {"hidden_seconds": host["hidden_seconds"] + seconds}
             state = jax.device_put(_open_stage(experiment, stage, state, hyper), whole)
-            frozen = jax.device_put(_frozen(experiment, state.trainable), whole)
+            frozen = jax.device_put(above(stage, _frozen(experiment, state.trainable)), whole)
             if number:
                 view.say(f"stage {number}, from step {stage.first}: {tree.count(state.trainable):,} parameters train")
             programs = compile_programs(experiment, stage, state, frozen, hyper, packed["dev"].shape, compiled, view)
@@ -74,7 +82,7 @@ def run(experiment, workdir, *, compiled=None, view=console):
                 loop = _make_loop(
                     experiment,
                     stage,
-                    feed=functools.partial(_feed, experiment, put),
+                    feed=functools.partial(_feed, experiment, stage, states, put),
                     operations=lambda k, programs=programs: programs.flops[experiment.plan.shape_of[k]],
                     run=lambda k, state, batch, frozen=frozen, programs=programs: programs.train[
                         experiment.plan.shape_of[k]
@@ -102,9 +110,11 @@ def run(experiment, workdir, *, compiled=None, view=console):
         if options.train.select == "best" and host["best_step"] != selected:
             selected, best, _ = checkpoints.restore(abstract, host["best_step"])
             trainable = best.trainable
+        seconds = states.prepare(recipes.evaluated_splits(options, experiment.splits))
+        host = host | {"hidden_seconds": host["hidden_seconds"] + seconds}
         before = _frozen(experiment, trainable)
         frozen = jax.device_put(before, whole)
-        logits = functools.partial(logits_of, tree.merge(trainable, frozen), before=stop.check)
+        logits = functools.partial(logits_of, above(stage, tree.merge(trainable, frozen)), before=stop.check)
         result = _finish(experiment, workdir, host, selected, trainable, frozen, logits, done)
         if result["frozen_sha256"] != tree.sha256(before):
             raise RuntimeError("a frozen parameter has changed")
@@ -113,14 +123,6 @@ def run(experiment, workdir, *, compiled=None, view=console):
         shutil.rmtree(os.path.join(workdir, "checkpoints"))
     records.replace(os.path.join(workdir, "DONE"), "")
     return result
-
-
-def evaluated_splits(experiment):
-    """The names of the splits that a run evaluates: dev as it goes, the others at its end."""
-    wanted = experiment.settings.experiment.eval
-    left_out = {"train"} | ({"official_dev"} if not wanted.official_dev else set())
-    tests = () if wanted.test else ("test", "ax")
-    return [name for name in experiment.splits if name not in left_out and not name.startswith(tests)]
 
 
 def _frozen(experiment, trainable):
@@ -177,11 +179,12 @@ def _score_dev(experiment, logits):
     return found | {"loss": metrics.loss(experiment.task, logits, label)} if found else found
 
 
-def _feed(experiment, put, k):
+def _feed(experiment, stage, states, put, k):
     indices = experiment.schedule.batches(k, k + 1)[0]
-    shape = experiment.plan.shapes[experiment.plan.shape_of[k]]
+    shape = stage.shapes[experiment.plan.shape_of[k]]
     examples = experiment.examples["train"]
-    batch, _ = batches.build(examples, indices, shape, not experiment.settings.experiment.train.packing)
+    one_a_row = not experiment.settings.experiment.train.packing
+    batch, _ = batches.build(examples, indices, shape, one_a_row, states["train"])
     return put(batch), int((indices >= 0).sum()), int(batches.lengths_of(examples, indices).sum())
 
 
@@ -236,7 +239,7 @@ def _finish(experiment, workdir, host, selected, trainable, frozen, logits_of, d
     """Predictions, export and the result of the selected step."""
     task, wanted = experiment.task, experiment.settings.execution.output
     splits, dev = {}, {}
-    for name in evaluated_splits(experiment):
+    for name in recipes.evaluated_splits(experiment.settings.experiment, experiment.splits):
         logits = logits_of(name)
         folder = os.path.join(workdir, "predictions")
         outputs.write_predictions(folder, name, task, experiment.splits[name], logits)
@@ -267,6 +270,7 @@ def _finish(experiment, workdir, host, selected, trainable, frozen, logits_of, d
         "total_params": partition.count(methods, partition.lasting(params)),
         "train_seconds": seconds,
         "compile_seconds": host["compile_seconds"],
+        "hidden_seconds": host["hidden_seconds"],
         "examples_per_second": host["examples"] / seconds if seconds else None,
         "tokens_per_second": host["tokens"] / seconds if seconds else None,
         "token_efficiency": experiment.plan.efficiency,

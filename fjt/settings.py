@@ -211,6 +211,8 @@ class Output:
 class Cache:
     dir: str
     compilation: bool | None
+    hidden: bool | None
+    hidden_gib: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,6 +291,7 @@ RANGES = {
     "checkpoint.keep": (1, None),
     "mesh.data": (0, None),
     "log.every_steps": (1, None),
+    "cache.hidden_gib": (0.0, None),
 }
 
 

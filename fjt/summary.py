@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fjt import console, exports, flops, optim, recipes, records, tree
+from fjt import console, exports, flops, hidden, optim, recipes, records, tree
 from fjt.tuning import partition
 
 USUAL_SHARE = 0.5  # of the matrix-product rate that a step reaches; for a rough time only
@@ -114,7 +114,7 @@ def _fold_layers(rows):
 
 
 def show_shapes(experiment):
-    """Prints steps and packed shapes."""
+    """Prints steps, packed shapes and where steps start."""
     plan = experiment.plan
     shapes = ", ".join(f"{s.groups * s.rows} x {s.row_length}" for s in plan.shapes)
     console.say(
@@ -122,6 +122,8 @@ def show_shapes(experiment):
         f"{plan.efficiency:.1%} of the computed tokens are real; {experiment.mesh.size} "
         f"{experiment.mesh.devices.flat[0].platform} device{'s' if experiment.mesh.size > 1 else ''}"
     )
+    for line in hidden.describe(experiment):
+        console.say(f"  {line}")
 
 
 def show_plan(experiment):
@@ -176,7 +178,8 @@ def product_rate(dtype):
 def step_flops(experiment, names=None, share=1.0):
     """Operations of a mean step by `flops.step_flops`.
 
-    names: what trains, the experiment's own by default; share: of the planned tokens, in rows as much shorter.
+    names: what trains, from tokens on; by default the experiment's own, in its last stage; share: of the planned
+    tokens, in rows as much shorter.
     """
     plan, params = experiment.plan, tree.flatten(experiment.params)
     return flops.step_flops(
@@ -186,6 +189,7 @@ def step_flops(experiment, names=None, share=1.0):
         row_length=share * plan.shapes[0].row_length,
         examples=float(np.mean([plan.shapes[i].examples * plan.shapes[i].groups for i in plan.shape_of])),
         classes=experiment.model.classes,
+        start=experiment.stages[-1].model.start if names is None else -1,
     )
 
 

@@ -52,7 +52,7 @@ def first_host_state():
     return {
         "evaluated": -1, "best_step": None, "best_score": None, "best_metrics": {}, "metrics": {}, "stale": 0,
         "finished": False, "train_seconds": 0.0, "examples": 0, "tokens": 0, "compile_seconds": 0.0,
-        "operations": 0.0,
+        "operations": 0.0, "hidden_seconds": 0.0,
     }  # fmt: skip
 
 

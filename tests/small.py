@@ -13,6 +13,7 @@ from fjt.models.encoder import EncoderConfig, Model
 from fjt.optim import make_optimizer
 from fjt.settings import Optim, Tune
 from fjt.step import init_state, train_step
+from fjt.tuning import partition
 
 CONFIG = EncoderConfig(
     family="bert", layers=2, width=32, heads=4, inner=64, vocab=100, positions=64, types=2, epsilon=1e-12,
@@ -68,8 +69,9 @@ class Layout:
 
 
 def train(layout, steps, *, model=None, examples=None, hyper=None, optim=ADAMW, seed=0, chosen=None, mesh=None,
-          params=None, dtype=np.float32, loss="classification", rates=None, step=train_step):  # fmt: skip
-    """(losses f64[steps], final TrainState, frozen) of a run of the pure step."""
+          params=None, dtype=np.float32, loss="classification", rates=None, step=train_step, hidden=None,
+          most_shapes=3):  # fmt: skip
+    """(losses f64[steps], final TrainState, frozen) of a run of the pure step; hidden: as `batches.build` takes it."""
     examples = make_examples() if examples is None else examples
     model = Model(CONFIG, 2, dtype=np.dtype(dtype).name) if model is None else model
     hyper = make_hyper(dtype=dtype) if hyper is None else hyper
@@ -77,12 +79,16 @@ def train(layout, steps, *, model=None, examples=None, hyper=None, optim=ADAMW, 
         params = jax.jit(model.init)(prng.make_key(seed, "init"))
     params = jax.tree.map(lambda x: np.asarray(x, dtype), params)
     trainable, frozen = tree.split(params, set(tree.flatten(params)) if chosen is None else chosen)
+    frozen = partition.split_below(frozen, model.start, model.config.layers)[1]
     schedule = batches.Schedule(len(examples), layout.batch_size, seed)
     indices = schedule.batches(0, steps)
     plan = packing.plan(
         batches.lengths_of(examples, indices), groups=layout.groups, row_length=layout.row_length,
-        one_a_row=layout.one_a_row, width=model.config.width,
+        one_a_row=layout.one_a_row, width=model.config.width, most_shapes=most_shapes,
     )  # fmt: skip
+    shapes = plan.shapes
+    if model.start == model.config.layers:
+        shapes = [packing.Shape(layout.groups, 0, 0, -(-layout.batch_size // layout.groups))] * len(shapes)
     optimizer = make_optimizer(optim)
     compiled = jax.jit(
         functools.partial(step, model=model, loss=losses.LOSSES[loss], optimizer=optimizer,
@@ -92,7 +98,7 @@ def train(layout, steps, *, model=None, examples=None, hyper=None, optim=ADAMW, 
     put = (lambda x: x) if mesh is None else mesh
     seen = []
     for k in range(steps):
-        batch, _ = batches.build(examples, indices[k], plan.shapes[plan.shape_of[k]], layout.one_a_row)
+        batch, _ = batches.build(examples, indices[k], shapes[plan.shape_of[k]], layout.one_a_row, hidden)
         batch["weight"] = batch["weight"].astype(dtype)
         if rates is not None:
             hyper = dataclasses.replace(hyper, learning_rate=dtype(rates[k]))

@@ -21,7 +21,7 @@ FLOORS = (
     ("checkpoint", "evaluate"),
     ("train",),
     ("interop",),
-    ("experiment", "inputs", "recipes"),
+    ("experiment", "hidden", "inputs", "recipes"),
     ("exports", "outputs", "programs", "run", "summary", "workdir"),
     ("load",),
     ("jackknife", "statistics"),

@@ -88,12 +88,14 @@ WIDE = EncoderConfig(
 ROWS, ROW_LENGTH, SLOTS = 16, 64, 40
 
 
-def lowered_flops(chosen, step=None, model=None, params=None, methods=None):
-    """Operations of a step, as XLA counts them before compilation."""
-    model = dataclasses.replace(model or Model(WIDE, 2), noisy_from=partition.lowest_layer(chosen, WIDE.layers))
+def lowered_flops(chosen, step=None, model=None, params=None, methods=None, start=-1):
+    """Operations of a step, as XLA counts them before compilation; start: of the Model."""
+    lowest = partition.lowest_layer(chosen, WIDE.layers)
+    model = dataclasses.replace(model or Model(WIDE, 2), noisy_from=lowest, start=start)
     hyper, optimizer = dataclasses.replace(small.make_hyper(), methods=methods or {}), make_optimizer(small.ADAMW)
     params = params or jax.eval_shape(model.init, prng.make_key(0, "init"))
     trainable, frozen = tree.split(params, chosen)
+    frozen = partition.split_below(frozen, start, WIDE.layers)[1]
     state = jax.eval_shape(lambda t: init_state(t, hyper, optimizer), trainable)
     tokens, slots = (1, ROWS, ROW_LENGTH), (1, SLOTS)
     batch = {
@@ -102,6 +104,8 @@ def lowered_flops(chosen, step=None, model=None, params=None, methods=None):
     }
     batch |= {name: jax.ShapeDtypeStruct(slots, np.int32) for name in ("first", "example", "label")}
     batch |= {"weight": jax.ShapeDtypeStruct(slots, np.float32)}
+    if start >= 0:
+        batch["hidden"] = jax.ShapeDtypeStruct((*(slots if start == WIDE.layers else tokens), WIDE.width), np.float32)
     return jax.jit(step or make_step(model=model)).lower(state, frozen, batch, hyper).cost_analysis()["flops"]
 
 
@@ -149,11 +153,19 @@ def test_operations_follow_the_law(case):
     assert abs(found / planned - 1) < 0.1
 
 
-def planned_flops(chosen, params=None):
+@pytest.mark.parametrize("case", ["top_k 3", "top_k 1", "top_k 0"])
+def test_nothing_below_the_start_is_computed(case):
+    """From hidden states a step costs what the law says of the layers above, and no leaf below is needed."""
+    start, whole = CASES[case][0], planned_flops(chosen_in(case))
+    found, planned = lowered_flops(chosen_in(case), start=start), planned_flops(chosen_in(case), start=start)
+    assert abs(found - planned) < 0.1 * planned + 0.01 * whole and planned < 0.95 * whole  # a head's is Adam's, mostly
+
+
+def planned_flops(chosen, params=None, start=-1):
     abstract = tree.flatten(params or jax.eval_shape(Model(WIDE, 2).init, prng.make_key(0, "init")))
     return flops.step_flops(
         WIDE, {name: abstract[name].shape for name in chosen}, tokens=ROWS * ROW_LENGTH,
-        row_length=ROW_LENGTH, examples=SLOTS, classes=2,
+        row_length=ROW_LENGTH, examples=SLOTS, classes=2, start=start,
     )  # fmt: skip
 
 

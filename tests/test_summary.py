@@ -30,6 +30,7 @@ def experiment_of(tune, count=16, length=24):
     return types.SimpleNamespace(
         settings=types.SimpleNamespace(experiment=types.SimpleNamespace(tune=tune)), model=model, params=params,
         examples={"train": examples}, plan=plan, trainable=partition.trainable_names(params, 2, tune, ()),
+        stages=(types.SimpleNamespace(model=model),),
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The BERT encoder, and the seam of two functions through which all other code uses it: `init` and `apply`."""
+"""The BERT encoder, and the seam through which all other code uses it: `init`, `apply` and `hidden`."""
 
 import dataclasses
 from collections.abc import Callable
@@ -89,18 +89,24 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Embeddings, layers, pooler.  Gives f[G, E, D], the pooled vectors of the examples' first tokens."""
+    """Embeddings, layers, pooler, or what of them lies from layer `start` on (-1: all)."""
 
     config: EncoderConfig
     dtype: jnp.dtype
     noisy_from: int
+    start: int = -1
 
     @nn.compact
-    def __call__(self, batch, noise, hooks):
-        """noise: None, or (key pair u32[], hidden rate, attention rate) of dropout in the layers from noisy_from on."""
+    def __call__(self, batch, noise, hooks, stop=None):
+        """The pooled vectors of the examples' first tokens, f[G, E, D]; with `stop`, what enters that layer.
+
+        noise: None, or (key pair u32[], hidden rate, attention rate) of dropout in the layers from noisy_from on.
+        What enters a layer is f[G, R, L, D], what comes out of the last one f[G, E, D].
+        """
         config = self.config
-        tokens = token_addresses(batch)
-        keys = None if noise is None else token_keys(noise[0], tokens, config.layers)
+        if self.start < config.layers:
+            tokens = token_addresses(batch)
+            keys = None if noise is None else token_keys(noise[0], tokens, config.layers)
 
         def noise_of(layer):
             if noise is None or layer < self.noisy_from:
@@ -108,15 +114,20 @@ class Encoder(nn.Module):
             whole = prng.fold(prng.fold(noise[0], layer), SITES)
             return Noise((keys[0][layer + 1], keys[1][layer + 1]), whole, *noise[1:])
 
-        h = Embeddings(config, self.dtype, name="embeddings")(batch, hooks)
-        h = drop(h, noise_of(-1), EMBEDDINGS)
-        for i in range(config.layers):
+        if self.start < 0:
+            h = Embeddings(config, self.dtype, name="embeddings")(batch, hooks)
+            h = drop(h, noise_of(-1), EMBEDDINGS)
+        else:
+            h = batch["hidden"]
+        for i in range(max(0, self.start), config.layers if stop is None else stop):
             first = batch["first"] if i == config.layers - 1 else None
             h = Layer(config, i, self.dtype, name=f"layer_{i}")(h, tokens, first, noise_of(i), hooks)
-        pooled = Dense(config.width, "pooler", config.layers, config.stddev, self.dtype, name="pooler")(
-            h[:, :, 0], hooks
+            h = h if first is None else h[:, :, 0]
+        if stop is not None:
+            return h
+        return jnp.tanh(
+            Dense(config.width, "pooler", config.layers, config.stddev, self.dtype, name="pooler")(h, hooks)
         )
-        return jnp.tanh(pooled)
 
 
 class Embeddings(nn.Module):
@@ -175,9 +186,11 @@ def no_method(adapters, values):
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """An encoder with a head, as two functions of plain dicts; equal by value, so jit compiles each once.
+    """An encoder with a head, as functions of plain dicts; equal by value, so jit compiles each once.
 
     noisy_from: the lowest layer with dropout (-1: the embeddings, `layers`: none of the encoder).
+    start: the layer that batches hold the input of (`layers`: the output of the last one), in place of tokens; what
+    lies below is not computed, and its parameters are not needed.  -1: batches hold tokens.
     adapt(adapters, values) -> Hooks: what the tuning methods add, of their leaves and their traced values.
     """
 
@@ -186,6 +199,7 @@ class Model:
     dtype: str = "float32"
     noisy_from: int = -1
     adapt: Callable = no_method
+    start: int = -1
 
     def init(self, key):
         """Base parameters {encoder, head} in float32.  key: u32[2]; each leaf's draw depends on its own name alone."""
@@ -194,7 +208,7 @@ class Model:
         }
         batch = ones | {"first": jnp.zeros((1, 1), jnp.int32), "example": jnp.zeros((1, 1), jnp.int32)}
         encoder_key, head_key = jax.random.split(jax.random.wrap_key_data(jnp.asarray(key)))
-        pooled, encoder = self._encoder().init_with_output(encoder_key, batch, None, Hooks())
+        pooled, encoder = self._encoder(-1).init_with_output(encoder_key, batch, None, Hooks())
         head = self._head().init(head_key, pooled, batch["example"], None)
         return {"encoder": encoder["params"], "head": head["params"]}
 
@@ -204,17 +218,26 @@ class Model:
         params: {encoder, head[, adapters]}.  batch: token_ids, segment_ids, position_ids, type_ids i32[G, R, L];
         first (row * L + column), example (row in the data set) i32[G, E].  values: {tuning method: {name: f32[] or
         f32[7]}}, the traced ones.  key: pair of u32[] for dropout with hyper's rates, None without.
+        With a start, `hidden` stands in for token_ids and type_ids, above the last layer for all but example.
         """
         noise = head_noise = None
         if key is not None:
             noise = key, hyper.dropout_hidden, hyper.dropout_attention
             head_noise = prng.fold(key, self.config.layers + 1), hyper.dropout_classifier
         hooks = self.adapt(params.get("adapters", {}), values or {})
-        pooled = self._encoder().apply({"params": params["encoder"]}, batch, noise, hooks)
+        pooled = self._encoder(self.start).apply({"params": params["encoder"]}, batch, noise, hooks)
         return self._head().apply({"params": params["head"]}, pooled, batch["example"], head_noise)
 
-    def _encoder(self):
-        return Encoder(self.config, jnp.dtype(self.dtype), self.noisy_from)
+    def hidden(self, params, batch, values=None):
+        """`hidden` of a batch of tokens, for this model's start: f[G, R, L, D], or f[G, E, D] above the last layer.
+
+        params, batch, values: as for `apply`, with the parameters below the start alone.
+        """
+        hooks = self.adapt(params.get("adapters", {}), values or {})
+        return self._encoder(-1).apply({"params": params["encoder"]}, batch, None, hooks, self.start)
+
+    def _encoder(self, start):
+        return Encoder(self.config, jnp.dtype(self.dtype), self.noisy_from, start)
 
     def _head(self):
         return heads.Classifier(self.classes, self.config.stddev, jnp.dtype(self.dtype))

@@ -270,6 +270,11 @@ def lowest_layer(trainable, layers):
     return min((flops.place(name, layers)[0] for name in trainable), default=layers)
 
 
+def split_below(params, layer, layers):
+    """(the parameters that act below a layer and nowhere else, the others), each a nested dict."""
+    return tree.split(params, {name for name in tree.flatten(params) if flops.place(name, layers)[0] < layer})
+
+
 def abstract_leaves(methods, base, config):
     """The shapes of `add_leaves`."""
     return jax.eval_shape(lambda key, base: add_leaves(methods, key, base, config), jnp.zeros(2, jnp.uint32), base)

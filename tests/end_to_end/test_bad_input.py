@@ -294,8 +294,9 @@ def spoil(step):
 
     feed = run._feed
 
-    def spoiled(experiment, put, k):
-        batch, *numbers = feed(experiment, put, k)
+    def spoiled(*parts):
+        k = parts[-1]
+        batch, *numbers = feed(*parts)
         return ({**batch, "weight": batch["weight"] * float("nan")} if k == step else batch), *numbers
 
     run._feed = spoiled
