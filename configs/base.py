@@ -140,7 +140,7 @@ def get_config():
     config.output = output = ConfigDict()
     output.export = True  # the tuned model or adapter, in export/
     output.tables = True  # predictions to read (.tsv) and to submit, beside the arrays
-    output.curve = True  # curve.png, drawn at each evaluation
+    output.curve = True  # curve.png, drawn as evaluations come
     output.checkpoints = True  # checkpoints stay when the run is done
 
     config.cache = cache = ConfigDict()

@@ -81,11 +81,12 @@ class TensorBoard:
 
     def __init__(self, workdir, rates):
         from tensorboardX import SummaryWriter
+        from tensorboardX.proto.summary_pb2 import Summary
 
         folder = os.path.join(workdir, "tensorboard")
         shutil.rmtree(folder, ignore_errors=True)  # before: two files of one second have one name
         self._writer = SummaryWriter(folder, filename_suffix=".fjt", flush_secs=30)
-        self._rates = rates
+        self._rates, self._summary = rates, Summary
         for row in records.read_lines(os.path.join(workdir, "train.jsonl")):
             self.add_step(row)
         for row in records.read_lines(os.path.join(workdir, "eval.jsonl")):
@@ -93,10 +94,10 @@ class TensorBoard:
 
     def add_step(self, row):
         """Adds a row of train.jsonl."""
-        step = row["step"]
-        self._writer.add_scalar("train/loss", row["loss"], step)
-        self._writer.add_scalar("train/grad_norm", row["grad_norm"], step)
-        self._writer.add_scalar("train/learning_rate", self._rates[step - 1], step)
+        # One event of three values: an event costs the loop a tenth of a millisecond.
+        values = {"loss": row["loss"], "grad_norm": row["grad_norm"], "learning_rate": self._rates[row["step"] - 1]}
+        points = [self._summary.Value(tag=f"train/{name}", simple_value=float(x)) for name, x in values.items()]
+        self._writer.file_writer.add_summary(self._summary(value=points), row["step"])
 
     def add_evaluation(self, row):
         """Adds a row of eval.jsonl."""

@@ -21,6 +21,8 @@ from fjt.train import Loop, Stop, Stopped, first_host_state, fit
 from fjt.tuning import partition
 from fjt.workdir import claim
 
+CURVE_SECONDS = 5  # of training between two drawings of the curve, which takes as long as a hundred steps of a head
+
 
 def run(experiment, workdir, *, compiled=None, view=console):
     """The result (a dict, as in result.json) of a run in a locked work directory.
@@ -197,7 +199,8 @@ def _logs(experiment, workdir, step, host, view):
     if experiment.settings.execution.log.tensorboard:
         tensorboard = outputs.TensorBoard(workdir, experiment.rates)
     best = host["best_metrics"]
-    every = experiment.settings.execution.log.every_steps
+    every, wanted = experiment.settings.execution.log.every_steps, experiment.settings.execution.output
+    drawn, undrawn = -CURVE_SECONDS, wanted.curve
     with view.bar("training", experiment.steps, step, every) as bar:
         begin, recent = (host["examples"], host["train_seconds"]), collections.deque(maxlen=every)
 
@@ -212,18 +215,22 @@ def _logs(experiment, workdir, step, host, view):
             bar.update(row["step"], f"loss {sum(recent) / len(recent):.4f}  {_show(best)}{rate:.1f} examples/s")
 
         def log_evaluation(row):
-            nonlocal best
+            nonlocal best, drawn, undrawn
             best = {name: row[name] for name in experiment.task.metrics if name in row}
             evaluations.write(row)
             epoch = row["step"] / experiment.schedule.steps_per_epoch
             view.say(f"step {row['step']} (epoch {epoch:.1f})  dev {_show(best)}{'best so far' if row['best'] else ''}")
-            if experiment.settings.execution.output.curve:
+            undrawn = wanted.curve
+            if wanted.curve and row["train_seconds"] - drawn >= CURVE_SECONDS:
                 outputs.draw_curve(workdir, experiment.task.metrics[0])
+                drawn, undrawn = row["train_seconds"], False
             if tensorboard:
                 tensorboard.add_evaluation(row)
 
         try:
             yield log_step, log_evaluation
+            if undrawn:
+                outputs.draw_curve(workdir, experiment.task.metrics[0])
         finally:
             log.close()
             evaluations.close()
@@ -248,7 +255,7 @@ def _finish(experiment, workdir, host, selected, trainable, frozen, logits_of, d
         scores = metrics.score(task, logits, experiment.examples[name].label, tasks.SPLIT_METRICS.get(name))
         if scores:
             splits[name] = scores
-        if name == "dev":
+        if name == "dev" and wanted.export:  # where its card has them
             label = experiment.examples[name].label
             dev = {metric: (value, *card.interval(task, metric, logits, label)) for metric, value in scores.items()}
     params = tree.merge(jax.device_get(trainable), jax.device_get(frozen))
