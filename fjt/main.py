@@ -38,6 +38,9 @@ def main(argv):
         return 0
     try:
         config = flags.parse(argv, FLAGS, CONFIG)
+        if config is not None and "study" in config:
+            raise UserError("--config is of a study: run it by python -m fjt.sweep, with the same flags.")
+        settings = None if config is None else from_config(config)
         if LIST.value:
             show_list()
             return 0
@@ -49,9 +52,7 @@ def main(argv):
             raise UserError(
                 "--workdir is missing: the directory that this run writes to, for example --workdir runs/first."
             )
-        if "study" in config:
-            raise UserError("--config is of a study: run it by python -m fjt.sweep, with the same flags.")
-        return execute(from_config(config), WORKDIR.value, PLAN.value, flags.given(config, argv))
+        return execute(settings, WORKDIR.value, PLAN.value, flags.given(config, argv))
     except KeyboardInterrupt:  # before training: from there on the run saves first
         print("fjt: stopped by SIGINT; nothing was under way that could be saved", file=sys.stderr)
         return 130

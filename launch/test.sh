@@ -10,5 +10,5 @@ export JAX_PLATFORMS=cpu HF_HUB_OFFLINE=1
 prepare_environment base test
 "$python" -m ruff check .
 "$python" -m ruff format --check .
-# Two workers; a file's tests stay together, since they share compiled programs.
-exec "$python" -m pytest -n 2 --dist loadfile "$@"
+# Two workers; a file's tests stay together, since they share compiled programs. The slowest files come first.
+exec "$python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -45,6 +45,7 @@ ARGUMENTS = {
     "no truth value": (
         ["--config", CLASSIFY, "--config.train.packing=perhaps"], ["train.packing", "perhaps", "True or False"]
     ),
+    "a study": (["--config", str(ROOT / "configs" / "freezing.py")], ["python -m fjt.sweep"]),
     "out of range": (["--config", CLASSIFY, "--config.train.batch_size=0"], ["train.batch_size=0", "at least 1"]),
     "no choice": (["--config", CLASSIFY, "--config.optim.name=adamx"], ["'adamx'", "adamw"]),
     "both durations": (
