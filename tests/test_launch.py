@@ -191,7 +191,7 @@ def test_test_script_lints_and_passes_arguments(launch):
     assert calls[-3:] == [
         "<-m><ruff><check><.>",
         "<-m><ruff><format><--check><.>",
-        "<-m><pytest><-n><2><--dist><loadfile><-k><a or b>",
+        "<-m><pytest><-n><2><--dist><loadfile><--no-loadscope-reorder><-k><a or b>",
     ]
 
 
