@@ -178,9 +178,11 @@ def resolve(settings, inputs, view=console):
     splits = inputs.data[1]
     _, config, _, checkpoint = inputs.base
     settings, adapter, adopted = _find_adapter(settings, config, checkpoint, view.warn)
-    shapes = jax.eval_shape(Model(config, 1).init, prng.make_key(0, "init"))
     experiment = settings.experiment
-    tune, solved = solve_budget(experiment.tune, shapes, config, experiment.model.max_length)
+    tune, solved = experiment.tune, ()
+    if tune.budget:
+        shapes = jax.eval_shape(Model(config, 1).init, prng.make_key(0, "init"))
+        tune, solved = solve_budget(tune, shapes, config, experiment.model.max_length)
     settings = dataclasses.replace(settings, experiment=dataclasses.replace(experiment, tune=tune))
     settings, origins = recipes.resolve(
         settings,

@@ -15,7 +15,7 @@ def write_json(path, value):
 
 def replace(path, text):
     """Writes a text file whole or not at all: beside it first, then renamed over it."""
-    temporary = f"{path}.tmp"
+    temporary = f"{path}.{os.getpid()}.tmp"  # two processes of a study may write one file
     with open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

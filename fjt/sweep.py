@@ -84,7 +84,7 @@ def sweep(config, workdir, plan_only, shard, command):
     if options.base:
         base["model"]["path"] = make_base(options.base, base)
     shared = planner.Shared()
-    with lock(os.path.join(workdir, "groups")):  # one process plans, and the others find it done
+    with lock(os.path.join(workdir, "groups"), wait=True):  # one process plans, and the others find it done
         runs, groups, plan = planner.make_plan(workdir, options, base, runs, shared, command)
     contents.check_baseline(options.baseline, list(dict.fromkeys(run.cell.split("/")[1] for run in runs.values())))
     show_plan(runs, groups, plan, options)
@@ -119,7 +119,7 @@ def make_base(name, base):
     settings = from_config(config)
     experiment = prepare(settings, view=console.Silent())
     folder = os.path.join(cache_dir(settings.execution), "bases", experiment.fingerprint[:16])
-    with lock(folder):
+    with lock(folder, wait=True):
         if not finished(folder):
             console.say(
                 f"the encoder of configs/{name}.py, {experiment.steps:,} steps on {experiment.task.name}, first"

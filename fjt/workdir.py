@@ -13,8 +13,8 @@ from fjt.settings import UserError, flatten, to_dict
 
 
 @contextlib.contextmanager
-def lock(workdir):
-    """Holds a work directory for one process.  Raises UserError when another has it."""
+def lock(workdir, wait=False):
+    """Holds a work directory for one process.  Raises UserError when another has it, unless it is to wait for that."""
     new = not os.path.exists(workdir)
     try:
         os.makedirs(workdir, exist_ok=True)
@@ -22,7 +22,7 @@ def lock(workdir):
         raise UserError(f"--workdir={workdir} cannot be made a directory: {error.strerror}.") from None
     with open(os.path.join(workdir, ".lock"), "w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise
@@ -32,7 +32,7 @@ def lock(workdir):
         try:
             yield
         finally:
-            if new and os.listdir(workdir) == [".lock"]:  # refused before anything was written
+            if new and not wait and os.listdir(workdir) == [".lock"]:  # refused before anything was written
                 os.remove(file.name)
                 os.rmdir(workdir)
 

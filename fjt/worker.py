@@ -77,8 +77,7 @@ def work(folder, base, runs, groups, shared, *, shard=(0, 1)):
             mine = [group for i, group in enumerate(groups) if i % shard[1] == shard[0] and group.phase == phase]
             if phase == "runs" and any(runs[name].open for group in mine for name in group.runs):
                 tuning = [group for group in groups if group.phase == "tuning"]
-                if not _wait(folder, tuning, base, runs, shared, progress, told):
-                    return False
+                _wait(folder, tuning, base, runs, shared, progress, told)
             if shard[1] == 1:
                 _wait(folder, mine, base, runs, shared, progress, told)
             else:
@@ -98,7 +97,6 @@ def _wait(folder, groups, base, runs, shared, progress, told):
                 said = True
             time.sleep(POLL)
     progress.done = max(progress.done, sum(ended(folder, name) for name in runs))
-    return True
 
 
 def _take(folder, group, base, runs, shared, progress, told):
@@ -118,6 +116,9 @@ def _take(folder, group, base, runs, shared, progress, told):
             if not ended(folder, name):
                 values = chosen.get(runs[name].cell, {}).get("values", {})
                 _make(folder, runs[name], group, base, values, shared, progress, told)
+    except lease.Lost as lost:  # this machine slept, or its clock stood still: the other process goes on
+        console.warn(str(lost))
+        return False
     finally:
         held.release()
     return True

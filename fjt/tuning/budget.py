@@ -14,8 +14,6 @@ def solve_budget(tune, base, config, max_length):
     base: shapes of the base parameters; max_length: tokens of text.  Raises UserError when no method has a size left
     open, when several have, and for a budget that the smallest size exceeds.
     """
-    if not tune.budget:
-        return tune, ()
     sized = {name: METHODS[name].size for name in tune.method if METHODS[name].size}
     still_open = [n for n, o in sized.items() if getattr(tune, o) is None and not (o == "rank" and tune.ranks)]
     if len({sized[name] for name in still_open}) != 1:

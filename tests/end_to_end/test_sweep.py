@@ -212,9 +212,8 @@ def test_two_processes_and_kills_end_as_one_undisturbed(done, arguments, cache, 
     """Two share the study; one is killed in the middle of a run, comes again, and neither makes a run twice."""
     folder = tmp_path / "study"
     begin = functools.partial(start, [*arguments(), "--workdir", folder], cache=cache, program="fjt.sweep", hook=slow)
-    first = begin(tmp_path / "first")
+    first, second = begin(tmp_path / "first"), begin(tmp_path / "second")  # at once: one of them plans
     assert wait_for(lambda: count(folder, "train.jsonl") > 3, first)
-    second = begin(tmp_path / "second")
     first.kill()
     first.join()
     third = begin(tmp_path / "third")
@@ -224,10 +223,8 @@ def test_two_processes_and_kills_end_as_one_undisturbed(done, arguments, cache, 
         assert ended.code == 0, ended.text
         texts.append(ended.text)
     told = re.findall(r"^\d+/13  (\S+)  accuracy", "\n".join([(tmp_path / "first").read_text(), *texts]), re.M)
-    assert len(told) == len(set(told)) and len(told) in (
-        12,
-        13,
-    )  # the killed one may have ended a run that it could not tell
+    assert len(told) == len(set(told))
+    assert len(told) in (12, 13)  # the killed one may have ended a run that it could not tell
     same_outcomes(folder, done[0])
 
 
