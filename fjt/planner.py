@@ -12,7 +12,7 @@ from fjt.experiment import plan_shapes, prepare, resolve
 from fjt.inputs import Inputs, inputs_key
 from fjt.mesh import make_mesh
 from fjt.recipes import total_steps
-from fjt.settings import PATHS, UserError, fingerprint, flatten
+from fjt.settings import PATHS, Execution, UserError, fingerprint, flatten
 from fjt.study import Run, program_key, settings_of
 from fjt.tuning import partition
 
@@ -55,13 +55,13 @@ def load_plan(folder):
     if not os.path.exists(path):
         return {}, [], {}
     plan = records.read_json(path)
-    runs = {name: _run(name, row) for name, row in plan["runs"].items()}
-    groups = [
-        Group(
-            g["id"], g["phase"], g["program"], tuple(packing.Shape(*shape) for shape in g["shapes"]), tuple(g["runs"])
-        )
-        for g in plan["groups"]
-    ]
+    runs = {name: _run(name, plan["runs"][name]) for name in plan["active"]}
+    groups = []
+    for group in plan["groups"]:
+        shapes = tuple(packing.Shape(*shape) for shape in group["shapes"])
+        active = tuple(name for name in group["runs"] if name in runs)
+        if active:
+            groups.append(Group(group["id"], group["phase"], group["program"], shapes, active))
     return runs, groups, plan
 
 
@@ -75,9 +75,8 @@ def _run(name, row):
 def make_plan(folder, study, base, runs, shared, command=""):
     """(runs, groups, plan) as `load_plan` gives them, after plan.json has been made or has got the runs it lacked.
 
-    command: what was typed, for the report.
-    What stands in plan.json stays: new runs make new groups.  Raises UserError for a folder of another study, and for
-    runs that are the same experiment.
+    command: what was typed, for the report.  What stands in plan.json stays: new runs make new groups.  Raises
+    UserError for a folder of another study, and for runs that are the same experiment.
     """
     plan = load_plan(folder)[2]
     if plan:
@@ -114,7 +113,7 @@ def _lists(group):
 def _compare(folder, plan, base):
     """Raises UserError when a plan's base config is another."""
     before, now = flatten(plan["config"]), flatten(records.plain(base))
-    execution = ("checkpoint.", "mesh.", "log.", "output.", "cache.")
+    execution = tuple(f"{field.name}." for field in dataclasses.fields(Execution))
     differ = [
         f"config.{key}: {before.get(key)!r} there, {now.get(key)!r} now"
         for key in dict.fromkeys([*now, *before])

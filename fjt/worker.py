@@ -109,12 +109,11 @@ def _take(folder, group, base, runs, shared, progress, told):
     try:
         chosen = {}
         if group.phase == "runs" and any(runs[name].open for name in group.runs):
-            chosen = selection(folder, runs)
-            records.write_json(os.path.join(folder, "selection.json"), chosen)
+            chosen = choose(folder, runs)
         for name in group.runs:
             held.check()
             if not ended(folder, name):
-                values = chosen.get(runs[name].cell, {}).get("values", {})
+                values = chosen.get(runs[name].cell, {})
                 _make(folder, runs[name], group, base, values, shared, progress, told)
     except lease.Lost as lost:  # this machine slept, or its clock stood still: the other process goes on
         console.warn(str(lost))
@@ -142,23 +141,29 @@ def _make(folder, run, group, base, chosen, shared, progress, told):
     progress.end(run.name, f"{scores}  ({time.perf_counter() - start:.1f} s)")
 
 
-def selection(folder, runs):
-    """{cell: {"values": {key: value}, "trials": [...], "edges": [keys]}} of cells in which something is chosen.
+def choose(folder, runs):
+    """{cell: {key: value}} of what is open in its runs, by the trial that scored best; all trials have ended.
 
-    A trial's score is the mean of its seeds' first metric on the held-out rows; a trial that failed once is behind all
-    that did not.  edges: keys whose chosen value is the lowest or highest given, so that a better one may lie beyond.
-    Raises UserError when trials are missing.
+    A trial's score is the mean over its seeds of the first metric on the held-out rows; one that failed once is behind
+    all that did not, and of equals the first is taken.
     """
     trials = collections.defaultdict(lambda: collections.defaultdict(list))
     for run in runs.values():
         if run.phase == "tuning":
-            values = dict(run.values)
-            trials[run.cell][run.name.rsplit("/seed=", 1)[0]].append((run, values))
-    found = {}
+            trials[run.cell][run.name.rsplit("/seed=", 1)[0]].append(run)
+    chosen = {}
     for run in runs.values():
-        if run.phase == "runs" and run.open and run.cell not in found:
-            found[run.cell] = _choose(folder, run.open, trials[run.cell])
-    return found
+        if run.phase == "runs" and run.open and run.cell not in chosen:
+            best = max(trials[run.cell].values(), key=lambda trial: _standing(folder, trial))
+            chosen[run.cell] = {key: dict(best[0].values)[key] for key, _ in run.open}
+    return chosen
+
+
+def _standing(folder, trial):
+    """(minus the runs that failed, mean score of the others), so that the greater is the better."""
+    scores = [_score(records.read_json(os.path.join(folder, run.name, "result.json"))) for run in trial]
+    good = [score for score in scores if score is not None]
+    return len(good) - len(scores), statistics.fmean(good) if good else -math.inf
 
 
 def _score(result):
@@ -166,24 +171,3 @@ def _score(result):
     for name, value in (result.get("metrics") or {}).items():
         return None if value is None else -value if name in metrics.LOWER_IS_BETTER else value
     return None
-
-
-def _choose(folder, open_, trials):
-    rows = []
-    for members in trials.values():
-        results = [records.read_json(os.path.join(folder, run.name, "result.json")) for run, _ in members]
-        scores = [_score(result) for result in results]
-        values = {key: members[0][1][key] for key, _ in open_}
-        good = [score for score in scores if score is not None]
-        rows.append({
-            "values": values, "seeds": len(scores), "failed": len(scores) - len(good),
-            "mean": statistics.fmean(good) if good else None, "scores": scores,
-        })  # fmt: skip
-    best = max(rows, key=lambda row: (-row["failed"], row["mean"] if row["mean"] is not None else -math.inf))
-    edges = [
-        key for key, values in open_
-        if len(set(values)) > 1
-        and all(isinstance(v, (int, float)) for v in values)
-        and best["values"][key] in (min(values), max(values))
-    ]  # fmt: skip
-    return {"values": best["values"], "trials": rows, "edges": edges}

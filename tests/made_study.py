@@ -1,4 +1,4 @@
-"""A study's folder as `fjt.sweep` would leave it, made without training."""
+"""A study's folder as `fjt.sweep` would leave it, made without training, and what a report reads of it."""
 
 import json
 import os
@@ -7,6 +7,8 @@ import zlib
 import numpy as np
 
 from fjt import metrics
+from fjt.reports import committed, gather
+from fjt.reports.cells import make_cells
 
 LABELS = {"choices": ("no", "yes"), "marks": ()}
 METRICS = {"choices": ("accuracy", "f1"), "marks": ("pearson", "spearman"), "errors": ("mse",)}
@@ -176,3 +178,23 @@ def write_study(folder):
                         {"optim.learning_rate": best}, seconds=facts["flops"] / 1e8 + seed, **facts,
                     )  # fmt: skip
     return made.finish()
+
+
+def records_of(folder, tmp_path):
+    """Records of a study's folder, by way of the two files."""
+    committed.save(gather.read(folder), tmp_path)
+    return committed.load(tmp_path)
+
+
+def cells_of(folder, tmp_path):
+    """(Records, {name: Cell}) of a study's folder."""
+    found = records_of(folder, tmp_path)
+    return found, {cell.name: cell for cell in make_cells(found)}
+
+
+def make_pairs(folder, n, **study):
+    """A study of two methods and n seeds, in which `head` is worse."""
+    made = MadeStudy(folder, **study)
+    for method, skill in (("full", 0.9), ("head", 0.7)):
+        made.cell("choices", method, {seed: predictions("choices", skill, method, seed) for seed in range(n)})
+    return made

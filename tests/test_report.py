@@ -1,15 +1,23 @@
-"""A study's report: its numbers, the same bytes from either source, what it warns of and what it refuses."""
+"""A study's report: its numbers, the same bytes from either source, what it warns of."""
 
 import csv
 import html.parser
-import json
 import math
-import re
-import shlex
 
 import numpy as np
 import pytest
-from made_study import BEGUN, DIVERGED, MISSING, MadeStudy, predictions, truth, write_study
+from made_study import (
+    BEGUN,
+    DIVERGED,
+    MISSING,
+    MadeStudy,
+    cells_of,
+    make_pairs,
+    predictions,
+    records_of,
+    truth,
+    write_study,
+)
 
 from fjt import jackknife, report, statistics
 from fjt.reports import committed, contents, gather, sections
@@ -31,18 +39,6 @@ def written(folder):
     """(where its report is, the report's Markdown)."""
     output, _ = report.report(folder)
     return folder / "report", (folder / "report" / "report.md").read_text() if output else ""
-
-
-def records_of(folder, tmp_path):
-    """Records of a study's folder, by way of the two files."""
-    committed.save(gather.read(folder), tmp_path)
-    return committed.load(tmp_path)
-
-
-def cells_of(folder, tmp_path):
-    """(Records, {name: Cell}) of a study's folder."""
-    found = records_of(folder, tmp_path)
-    return found, {cell.name: cell for cell in make_cells(found)}
 
 
 def rows_of(markdown, heading, task="choices"):
@@ -196,14 +192,6 @@ def test_a_choice_that_was_not_the_best_is_told(tmp_path):
     assert table.rows[2][2:4] == ("0/1", "- ± -")
 
 
-def make_pairs(folder, n, **study):
-    """A study of two methods and n seeds, in which `head` is worse."""
-    made = MadeStudy(folder, **study)
-    for method, skill in (("full", 0.9), ("head", 0.7)):
-        made.cell("choices", method, {seed: predictions("choices", skill, method, seed) for seed in range(n)})
-    return made
-
-
 def comparisons_of(folder, tmp_path):
     found, cells = cells_of(folder, tmp_path)
     return make_comparisons(list(cells.values()), found.facts)[0]
@@ -319,32 +307,6 @@ def test_regressions_that_diverge_correlate_with_nothing(tmp_path):
     assert cells["marks/full"].scores("pearson")[1] == cells["marks/full"].scores("spearman")[1] == 0.0
 
 
-def test_paths_as_axes_keep_what_tells_them_apart(tmp_path):
-    made = MadeStudy(tmp_path / "study")
-    for path in ("/home/me/one/base", "/home/me/two/base", "hub/base"):
-        made.cell("choices", "full", {0: predictions("choices", 0.9, path)}, {"model.path": path})
-    found, cells = cells_of(made.finish(), tmp_path)
-    assert list(cells) == [f"choices/full/model.path={name}" for name in ("one_base", "two_base", "hub_base")]
-    assert found.rows[0]["run"] == "runs/choices/full/model.path=one_base/seed=0" and found.rows[0]["model"] == "base"
-    assert b"/home" not in (tmp_path / "runs.csv").read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("path", "study", "name"),
-    [
-        ("/home/me/minilm/", {}, "minilm"),
-        ("/home/me/runs/mnli/export", {}, "mnli"),
-        ("org/name", {}, "org/name"),
-        ("", {}, "random weights"),
-        ("/home/me/.cache/fjt/bases/0123/export", {"base": "quickstart"}, "the encoder of configs/quickstart.py"),
-    ],
-)
-def test_the_base_model_is_named_without_its_place(tmp_path, path, study, name):
-    made = MadeStudy(tmp_path / "study", baseline="", **study)
-    made.cell("choices", "full", {0: predictions("choices", 0.9, 0)}, chosen={"model.path": path})
-    assert records_of(made.finish(), tmp_path).rows[0]["model"] == name
-
-
 def test_a_baseline_agrees_in_all_axes_it_has(tmp_path):
     made = MadeStudy(tmp_path / "study", seeds=1)
     for length in (64, 128):
@@ -371,90 +333,6 @@ def test_environments_that_disagree_are_told(tmp_path):
         "seeds.",
     ]
     assert "jax 0.10.2 (2 runs) and 0.10.3 (1 run)" in "".join(contents.what_was_run(found))
-
-
-@pytest.mark.parametrize(
-    ("typed", "kept"),
-    [
-        (["--config=/home/me/own.py:mrpc", "--workdir=/data/x"], ["--config=own.py:mrpc", "--workdir=DIR"]),
-        (
-            ["--config", "configs/a.py", "--shard", "1/2", "--workdir", "x"],
-            ["--config", "configs/a.py", "--workdir", "DIR"],
-        ),
-        (["--shard=1/2", "--config.data.dir=~/glue/data/"], ["--config.data.dir=data"]),
-        (["--config.x=('/a/b', 'c/d')"], ["--config.x=('b', 'c/d')"]),
-    ],
-)
-def test_commands_keep_the_last_part_of_paths(typed, kept):
-    assert shlex.split(gather._without_paths(shlex.join(typed))) == kept
-
-
-def broken(folder, change):
-    """A study with one thing wrong."""
-    made = make_pairs(folder, 2, baseline="none" if change == "baseline" else "full")
-    run = folder / "runs/choices/head/seed=1"
-    if change == "data":
-        made.cell("choices", "head", {2: predictions("choices", 0.9, 2)}, data="f" * 64)
-    if change == "predictions":
-        (run / "predictions" / "dev.npz").unlink()
-    if change == "scores":
-        result = json.loads((run / "result.json").read_text())
-        result["metrics"]["accuracy"] -= 0.01
-        (run / "result.json").write_text(json.dumps(result))
-    made.finish()
-    if change == "plan":
-        (folder / "plan.json").write_text('{"runs": ')
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            "data",
-            r"runs/choices/full/seed=0 and runs/choices/head/seed=2 did not read the same data \(data_sha256 dddd",
-        ),
-        ("baseline", "config.study.baseline='none' is no method of this study"),
-        ("predictions", "dev.npz is missing"),
-        ("scores", "runs/choices/head/seed=1 has accuracy .* and its predictions give"),
-        ("plan", "plan.json is not of a study"),
-    ],
-)
-def test_refusals(tmp_path, capsys, change, message):
-    assert report.main(["report", str(broken(tmp_path / "study", change))]) == 2
-    assert re.search(message, capsys.readouterr().err)
-
-
-def test_a_dev_set_without_labels_gives_no_scores(tmp_path):
-    made = MadeStudy(tmp_path / "study", baseline="")
-    made.cell("choices", "full", {0: predictions("choices", 0.9, 0)})
-    run = tmp_path / "study/runs/choices/full/seed=0"
-    result = json.loads((run / "result.json").read_text())
-    (run / "result.json").write_text(json.dumps(result | {"metrics": {}, "splits": {}}))
-    with np.load(run / "predictions" / "dev.npz") as arrays:
-        np.savez(run / "predictions" / "dev.npz", **{**arrays, "label": np.full(120, -1, np.int32)})
-    output, _ = report.report(made.finish())
-    assert "No run of this task has a score." in (tmp_path / "study/report/report.md").read_text() and output
-
-
-def test_data_that_an_axis_changes_may_differ(tmp_path):
-    made = MadeStudy(tmp_path / "study", baseline="")
-    for limit in (100, 200):
-        right = predictions("choices", 0.9, limit)
-        made.cell("choices", "full", {0: right}, {"data.limit": limit}, data=f"{limit}" * 16)
-    assert len(cells_of(made.finish(), tmp_path)[1]) == 2
-
-
-def test_folders_that_hold_no_study_are_refused(tmp_path, capsys):
-    assert report.main(["report", str(tmp_path)]) == 2
-    assert "is no study: it holds no plan.json, and no runs.csv and predictions.npz" in capsys.readouterr().err
-    assert report.main(["report", str(tmp_path / "none")]) == 2
-    assert "is no folder" in capsys.readouterr().err
-    made = MadeStudy(tmp_path / "study")
-    made.cell("choices", "full", {0: BEGUN, 1: MISSING})
-    assert report.main(["report", str(made.finish())]) == 2
-    assert "none of 2 runs has ended" in capsys.readouterr().err
-    assert not (tmp_path / "study" / "report").exists()
 
 
 def test_files_that_do_not_belong_together_are_refused(folder, written, tmp_path, capsys):

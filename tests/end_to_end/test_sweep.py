@@ -201,6 +201,20 @@ def count(folder, name):
     return sum(name in files for _, _, files in os.walk(folder))
 
 
+def test_what_the_config_no_longer_asks_for_is_not_run(done, launch, arguments, tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(done[0], folder)
+    left_out = folder / "runs/table/lora/tune.max_rank=4/tune.rank=2/optim.learning_rate=0.01/seed=1"
+    asked_for = folder / "runs/table/lora/tune.max_rank=4/tune.rank=2/optim.learning_rate=0.001/seed=1"
+    for path in (left_out, asked_for):
+        shutil.rmtree(path)
+    fewer = PRODUCTS.replace("(1e-3, 1e-2)}", "(1e-3,)}")
+    assert fewer != PRODUCTS
+    ended = launch(*arguments(fewer), "--workdir", folder, program="fjt.sweep")
+    assert ended.code == 0, ended.text
+    assert (asked_for / "DONE").exists() and not left_out.exists()
+
+
 def same_outcomes(folder, wanted):
     found = runs_below(folder)
     assert set(found) == set(runs_below(wanted))

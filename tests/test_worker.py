@@ -1,0 +1,66 @@
+"""What the tuning runs choose, from records made by hand; what a run made again is said to be."""
+
+import json
+
+import pytest
+
+from fjt import reproduce, worker
+from fjt.study import Run
+
+OPEN = (("optim.learning_rate", (1e-4, 1e-3, 1e-2)),)
+
+
+def chosen(folder, scores, metric):
+    """What is chosen in a cell whose trials, one for each rate, have these scores by seed; None: the run failed."""
+    ((key, values),) = OPEN
+    runs = {"runs/t/head/seed=0": Run("runs/t/head/seed=0", "runs", "t/head", (("seed", 0),), OPEN)}
+    for value, seeds in zip(values, scores, strict=True):
+        for seed, score in enumerate(seeds, 1000):
+            name = f"tuning/t/head/{key}={value}/seed={seed}"
+            runs[name] = Run(name, "tuning", "t/head", ((key, value), ("seed", seed)))
+            result = (
+                {"failed": "not finite"} if score is None else {"failed": None, "metrics": {metric: score, "f1": 0.0}}
+            )
+            (folder / name).mkdir(parents=True)
+            (folder / name / "result.json").write_text(json.dumps(result))
+    return worker.choose(folder, runs)["t/head"]
+
+
+@pytest.mark.parametrize(
+    ("scores", "metric", "value"),
+    [
+        ([(0.5, 0.6), (0.7, 0.8), (0.9, 0.4)], "accuracy", 1e-3),  # by the mean over seeds, not by the best
+        ([(0.5, 0.6), (0.7, 0.6), (0.9, 0.8)], "accuracy", 1e-2),
+        ([(0.9, 0.8), (0.7, 0.6), (0.5, 0.6)], "accuracy", 1e-4),
+        ([(0.9, 0.8), (0.7, 0.6), (0.5, 0.6)], "mse", 1e-2),  # less is better
+        ([(0.5, 0.5), (0.6, 0.5), (0.9, None)], "accuracy", 1e-3),  # a trial that failed once is behind
+        ([(None, None), (None, None), (0.1, None)], "accuracy", 1e-2),
+        ([(0.4, 0.4), (0.5, 0.5), (0.5, 0.5)], "accuracy", 1e-3),  # of equals the first
+    ],
+)
+def test_the_trial_with_the_best_mean_is_chosen(tmp_path, scores, metric, value):
+    assert chosen(tmp_path, scores, metric) == {"optim.learning_rate": value}
+
+
+def record(sha256, accuracy):
+    return {"params_sha256": sha256, "metrics": {"accuracy": accuracy}}
+
+
+@pytest.mark.parametrize(
+    ("now", "losses", "words", "code"),
+    [
+        (record("a", 0.5), [1.0, 0.5, 0.25], "the same bits", 0),
+        (record("b", 0.5), [1.0, 0.5 + 5e-7, 0.25], "the same within tolerance: the first 20 losses within 1.0e-06", 0),
+        (record("a", 0.5), [1.0, 0.5, 0.25 + 1e-6], "different, from step 3 on: its loss 0.25 then", 1),
+        (
+            record("b", 0.4),
+            [1.0, 0.6, 0.25],
+            "different, from step 2 on: its loss 0.5 then, 0.6 now; accuracy 0.5 then",
+            1,
+        ),
+        (record("b", 0.5), [1.0, 0.5], "different, from step 3 on: its loss 0.25 then, none now", 1),
+    ],
+)
+def test_what_a_run_made_again_is_said_to_be(now, losses, words, code):
+    said, found = reproduce.compare(record("a", 0.5), now, [1.0, 0.5, 0.25], losses)
+    assert said.startswith(words) and found == code
