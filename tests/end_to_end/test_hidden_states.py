@@ -119,7 +119,7 @@ def stop_in_the_second_stage():
 
 def test_stopped_while_they_are_made(arguments, launch, cache, tmp_path):
     """At the start of a stage, between two checkpoints: nothing is lost and nothing is half-written."""
-    options = dict(tune__stage_epochs=1.25, checkpoint__every_steps=None, cache__hidden=True)
+    options = dict(tune__stage_epochs=1.25, train__epochs=2, checkpoint__every_steps=None, cache__hidden=True)
     process = start(
         [*arguments("gradual", tmp_path, **options), "--workdir", tmp_path / "run"], tmp_path / "output", cache=cache,
         hook=stop_in_the_second_stage,
