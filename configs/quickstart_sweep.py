@@ -2,21 +2,20 @@
 
     python -m fjt.sweep --config configs/quickstart_sweep.py --workdir runs/quickstart_sweep
 
-The encoder learns agreement first (configs/quickstart.py; the cache keeps it); the study then asks which methods carry
-it over to another task of the same synthetic language, with 600 examples.
+The encoder learns first whether a review praises (`configs/quickstart.py:sentiment`; the cache keeps it).  The study
+then asks which methods carry that over to reviews that others report and believe or doubt, with 600 examples.
 """
 
 from configs import quickstart, study
 
 
 def get_config():
-    config = study.get_config(quickstart.get_config())
-    config.task = "sentiment"
+    config = study.get_config(quickstart.get_config("hearsay"))
     config.data.limit = 600
     config.optim.learning_rate = None  # each method at its recipe
-    config.train.epochs = 4
+    config.train.epochs = 5
     config.tune.train_pooler = True
-    config.study.base = "quickstart"
+    config.study.base = "quickstart:sentiment"
     config.study.products = ({"tune.method": ("full", "head", "bitfit", "lora")},)
     config.study.seeds = 5
     config.study.baseline = "full"

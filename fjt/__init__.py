@@ -2,7 +2,7 @@
 
 Axis letters, one meaning each: G groups (data shards x accumulation), R rows, L row length in tokens,
 E examples of a group, B examples of a batch, D width, H heads, K head width, F inner width, V vocabulary,
-C classes, N examples of a split.
+C classes, S lanes, N examples of a split.
 """
 
 _LAZY = ("load_run", "results")  # from fjt.load, at the first use: `import fjt` stays quick

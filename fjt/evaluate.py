@@ -100,15 +100,15 @@ def results(function, params, packed, put, before=lambda: None):
 
 
 def evaluate(function, params, packed, put, *, before=lambda: None):
-    """Logits f32[N, C] in file order.
+    """Logits f32[N, ...] in file order.
 
-    function(params, batch) -> f[G, E, C]; put, before: as `results` takes them.
+    function(params, batch) -> f[G, E, ...]; put, before: as `results` takes them.
     """
     logits = None
     for values, _, chosen, place in results(function, params, packed, put, before):
-        values = values.reshape(-1, values.shape[-1])
+        values = values.reshape(-1, *values.shape[2:])
         if logits is None:
-            logits = np.full((packed.size, values.shape[-1]), np.nan, np.float32)
+            logits = np.full((packed.size, *values.shape[1:]), np.nan, np.float32)
         real = chosen >= 0
         logits[chosen[real]] = values[place[real]]
     return logits

@@ -209,12 +209,16 @@ def _frozen_options(methods):
     return tuple((name, tuple(options.items())) for name, options in methods.items())
 
 
-def plan_shapes(lengths, experiment, groups, width):
-    """The packing.Plan of batches i32[K, B] of lengths as settings.Experiment asks; width: of the encoder."""
+def plan_shapes(lengths, experiment, groups, width, most=3):
+    """The packing.Plan of batches i32[K, B] of lengths as settings.Experiment asks.
+
+    width: of the encoder; most: shapes.
+    """
     train = experiment.train
     return packing.plan(
-        lengths, groups=groups, row_length=train.row_length, grid=row_grid(), one_a_row=not train.packing, width=width
-    )
+        lengths, groups=groups, row_length=train.row_length, grid=row_grid(), most_shapes=most,
+        one_a_row=not train.packing, width=width,
+    )  # fmt: skip
 
 
 def _ends(plans, steps):

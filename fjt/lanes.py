@@ -62,13 +62,13 @@ def lanes_step(lanes, shared, batch, *, one_batch, **parts):
 
 
 def lanes_eval(lanes, shared, batch, *, model):
-    """Logits f[S, G, E, C] of a batch that is the same for all lanes."""
+    """Logits f[G, E, S, C] of a batch that is the same for all lanes."""
 
     def one(lane):
         params = tree.merge(shared, lane.frozen, lane.state.trainable)
         return eval_step(params, batch, lane.hyper.methods, model=model)
 
-    return jax.vmap(one)(lanes)
+    return jax.vmap(one, out_axes=2)(lanes)
 
 
 def drop(lanes, lane):

@@ -1,4 +1,4 @@
-"""The memory of the host: large pages for what XLA takes from malloc."""
+"""Memory: how much the device has; on the host, large pages for what XLA takes from malloc."""
 
 import os
 import sys
@@ -28,3 +28,13 @@ def use_large_pages():
     if large_pages_help(os.environ):
         os.environ[VARIABLE] = SETTING
         os.execv(sys.executable, sys.orig_argv)
+
+
+def device_bytes():
+    """Bytes of memory of the first device: on a CPU, of the machine."""
+    import jax  # an entry point starts the program once more before it is imported
+
+    stats = jax.devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"]
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -24,3 +24,8 @@ def replicated(mesh):
 def by_group(mesh):
     """The sharding of arrays whose leading axis is groups."""
     return NamedSharding(mesh, P("data"))
+
+
+def lanes_by_group(mesh):
+    """The sharding of arrays whose leading axis is lanes and whose second is groups."""
+    return NamedSharding(mesh, P(None, "data"))

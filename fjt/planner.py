@@ -2,11 +2,14 @@
 
 import dataclasses
 import hashlib
+import itertools
+import math
 import os
 
+import jax
 import numpy as np
 
-from fjt import console, programs, records, summary
+from fjt import console, memory, programs, records, summary
 from fjt.data import batches, packing
 from fjt.experiment import plan_shapes, prepare, resolve
 from fjt.inputs import Inputs, inputs_key
@@ -16,17 +19,20 @@ from fjt.settings import PATHS, Execution, UserError, fingerprint, flatten
 from fjt.study import Run, program_key, settings_of
 from fjt.tuning import partition
 
+MEMORY_SHARE = 0.9  # of a device's memory that the program of a group may take
+
 
 @dataclasses.dataclass(frozen=True)
 class Group:
     """Runs that one process takes at a time: they share every program.
 
-    id: its folder below groups/; phase: as of its runs; program: of `study.program_key`; shapes: of all its batches;
-    runs: names.
+    id: its folder below groups/; phase: as of its runs; mode: one of study.MODES; program: of `study.program_key`;
+    shapes: of all its batches; runs: names.
     """
 
     id: str
     phase: str
+    mode: str
     program: str
     shapes: tuple
     runs: tuple
@@ -61,7 +67,9 @@ def load_plan(folder):
         shapes = tuple(packing.Shape(*shape) for shape in group["shapes"])
         active = tuple(name for name in group["runs"] if name in runs)
         if active:
-            groups.append(Group(group["id"], group["phase"], group["program"], shapes, active))
+            # Fewer lanes are another program: what was saved of all of them is not taken for theirs.
+            id_ = group["id"] if len(active) == len(group["runs"]) else f"{group['id']}-{_word(active)}"
+            groups.append(Group(id_, group["phase"], group["mode"], group["program"], shapes, active))
     return runs, groups, plan
 
 
@@ -86,7 +94,9 @@ def make_plan(folder, study, base, runs, shared, command=""):
     for run in runs:
         if run.name in known and _run(run.name, known[run.name]) != _run(run.name, _row(run)):
             raise UserError(f"{folder} has a run {run.name} of other values; take another --workdir.")
-    made, compiled, seconds = _make_groups(study, base, new, shared, plan) if new else ((), 0, 0.0)
+    made, compiled, seconds, size = (
+        _make_groups(study, base, new, shared, plan) if new else ((), 0, 0.0, plan.get("bytes", 0))
+    )
     plan = {
         "command": command,
         "config": plan.get("config") or base,
@@ -96,6 +106,7 @@ def make_plan(folder, study, base, runs, shared, command=""):
         "runs": known | {run.name: _row(run) for run in new},
         "groups": [*plan.get("groups", []), *(dataclasses.asdict(g) | {"shapes": _lists(g)} for g in made)],
         "programs": plan.get("programs", 0) + compiled,
+        "bytes": size,
         "seconds": plan.get("seconds", 0.0) + seconds,
     }
     records.write_json(os.path.join(folder, "plan.json"), plan)
@@ -127,7 +138,7 @@ def _compare(folder, plan, base):
 
 
 def _make_groups(study, base, runs, shared, plan):
-    """(Groups of runs, the number of programs that they compile, seconds that they may take)."""
+    """(Groups of runs, the number of programs that they compile, seconds that they may take, bytes of the largest)."""
     found, prints = {}, {}
     with shared.view.bar("planning", len(runs)) as bar:
         for i, run in enumerate(runs, 1):
@@ -141,29 +152,85 @@ def _make_groups(study, base, runs, shared, plan):
             key = run.phase, program_key(resolved.experiment, inputs.sha256)
             found.setdefault(key, []).append((run, settings, resolved.experiment))
             bar.update(i)
-    groups, keys, seconds, rate = [], set(), 0.0, {}
+    groups, keys, seconds, size, rate = [], set(), 0.0, plan.get("bytes", 0), {}
     for (phase, program), members in sorted(found.items(), key=lambda item: item[0][0] == "runs"):
-        _, settings, _ = members[0]
-        inputs = shared.inputs(settings)
-        shapes = _shapes(settings, members, inputs)
+        _, settings, experiment = members[0]
+        inputs, mode = shared.inputs(settings), _mode(study, experiment)
+        shapes = _shapes(settings, members, inputs, most=1 if mode == "vmap" else 3)
         first = prepare(settings, view=console.Silent(), inputs=inputs, shapes=shapes)
-        keys |= programs.program_keys(first)
+        members = sorted(members, key=lambda member: member[2].seeds.data)  # lanes of one batch, where they divide so
+        parts = _divide(members, study.lanes)
+        if mode == "vmap":
+            parts, lanes_size = _fit_lanes(first, members, study.lanes, shared)
+            for part in parts:
+                keys |= programs.program_keys(first, len(part), one_batch(part))
+            size = max(size, lanes_size)
+        else:
+            keys |= programs.program_keys(first)
+            size = max(size, sum(summary.memory(first)))
         dtype = first.model.dtype
         rate[dtype] = rate.get(dtype) or summary.product_rate(dtype)
         each = summary.step_flops(first) * first.steps / (summary.USUAL_SHARE * rate[dtype] * first.mesh.size)
         seconds += each * len(members)
-        names = [run.name for run, _, _ in members]
-        for start in range(0, len(names), study.lanes):
-            part = tuple(names[start : start + study.lanes])
-            word = hashlib.sha256("\n".join(part).encode()).hexdigest()[:8]
-            groups.append(
-                Group(f"{len(plan.get('groups', [])) + len(groups):03d}-{word}", phase, program, shapes, part)
+        for part in parts:
+            names = tuple(run.name for run, _, _ in part)
+            id_ = f"{len(plan.get('groups', [])) + len(groups):03d}-{_word(names)}"
+            groups.append(Group(id_, phase, mode, program, shapes, names))
+    return groups, len(keys), seconds, size
+
+
+def _word(names):
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:8]
+
+
+def _mode(study, experiment):
+    """How the runs of a group are made.  Gradual unfreezing changes its program on the way, and so goes by itself."""
+    if "gradual" in experiment.tune.method:
+        return "loop"
+    return study.mode or ("loop" if jax.default_backend() == "cpu" else "vmap")
+
+
+def _divide(members, most):
+    """Members in as few parts of at most `most` as hold them, of sizes that differ by one at most."""
+    parts = -(-len(members) // most)
+    ends = [len(members) * i // parts for i in range(parts + 1)]
+    return [members[start:end] for start, end in itertools.pairwise(ends)]
+
+
+def one_batch(members):
+    """Whether all of [(Run, Settings, settings.Experiment)] train on the same examples in each step."""
+    return len({experiment.seeds.data for _, _, experiment in members}) == 1
+
+
+def _fit_lanes(experiment, members, most, shared):
+    """(members in parts that the device's memory holds as lanes, bytes that the largest takes).
+
+    Raises UserError when not even one lane fits.
+    """
+    (stage,), limit = experiment.stages, MEMORY_SHARE * memory.device_bytes()
+    eval_shape = programs.pack_evaluated(experiment, stage)["dev"].shape
+    while True:
+        parts, taken = _divide(members, most), 0
+        try:
+            for part in {(len(part), one_batch(part)) for part in parts}:
+                made = programs.compile_lanes(experiment, stage, *part, eval_shape, shared.compiled, console.Silent())
+                taken = max(taken, programs.bytes_of(made))
+        except jax.errors.JaxRuntimeError as error:  # a TPU's compiler says by itself that a program does not fit
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            taken = math.inf
+        if taken <= limit:
+            return parts, taken
+        if most == 1:
+            raise UserError(
+                f"{members[0][0].name}: not even one run fits into {memory.device_bytes() / 2**30:.1f} GiB; a smaller "
+                "config.train.batch_size or more config.train.accumulation helps."
             )
-    return groups, len(keys), seconds
+        most = (max(len(part) for part in parts) + 1) // 2
 
 
-def _shapes(settings, members, inputs):
-    """The shapes that hold the batches of all runs of a group.  members: [(Run, Settings, settings.Experiment)]."""
+def _shapes(settings, members, inputs, most):
+    """At most `most` shapes that hold the batches of all runs of a group.  members: as of `one_batch`."""
     longest = {}
     for run, _, experiment in members:
         rows = len(inputs.data[1]["train"])
@@ -177,7 +244,7 @@ def _shapes(settings, members, inputs):
         for seed, steps in sorted(longest.items())
     ]
     groups = make_mesh(settings.execution.mesh.data).size * experiment.train.accumulation
-    plan = plan_shapes(np.concatenate(lengths), experiment, groups, inputs.base[1].width)
+    plan = plan_shapes(np.concatenate(lengths), experiment, groups, inputs.base[1].width, most)
     return plan.shapes
 
 

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fjt import console, evaluate, losses, mesh, recipes, records, tree
+from fjt.data import batches
 from fjt.experiment import row_grid
 from fjt.inputs import cache_dir
+from fjt.lanes import Lanes, lanes_eval, lanes_step, split_frozen
 from fjt.optim import constants, make_optimizer
 from fjt.step import eval_step, init_state, train_step
 from fjt.tuning import partition
@@ -51,14 +53,22 @@ def compile_programs(experiment, stage, state, frozen, hyper, eval_shape, compil
 
     compiled: {what a program depends on: (executable, operations)}, of runs before, taken from and added to.
     """
+    return _compile(_wanted(experiment, stage, state, frozen, hyper, eval_shape), compiled, view)
+
+
+def compile_lanes(experiment, stage, size, one_batch, eval_shape, compiled, view=console):
+    """Programs for `size` runs like one as lanes.  one_batch: whether all train on the same; compiled: as above."""
+    return _compile(_wanted_lanes(experiment, stage, size, one_batch, eval_shape), compiled, view)
+
+
+def _compile(wanted, compiled, view):
     start = time.perf_counter()
-    wanted = _wanted(experiment, stage, state, frozen, hyper, eval_shape)
     lacking = list(dict.fromkeys(program.key for program in wanted.values() if program.key not in compiled))
     made = {}
     with view.bar("compiling", len(lacking), every=1) as bar:
         for i, program in wanted.items():
             if program.key not in compiled:
-                compiled[program.key] = program.make(program.arguments)
+                compiled[program.key] = program.make(program.batch)
                 bar.update(1 + lacking.index(program.key))
             made[i] = compiled[program.key]
     evaluator, _ = made.pop("eval")
@@ -66,22 +76,28 @@ def compile_programs(experiment, stage, state, frozen, hyper, eval_shape, compil
     return Programs(train, evaluator, flops, time.perf_counter() - start)
 
 
-def program_keys(experiment):
-    """The keys under which `compile_programs` stores what it makes for the stages of a run; nothing is compiled.
+def program_keys(experiment, size=0, one_batch=False):
+    """The keys of all that the stages of a run compile, or `size` runs like it as lanes; nothing is compiled.
 
     And one for each program that makes hidden states: it is compiled where nothing on the disk spares it.
     """
     keys = set()
     for stage in experiment.stages:
-        trainable, frozen = tree.split(experiment.params, stage.trainable)
-        frozen, eval_shape = above(stage, frozen), pack_evaluated(experiment, stage)["dev"].shape
-        optimizer = make_optimizer(experiment.settings.experiment.optim, stage.groups)
-        state = jax.eval_shape(lambda leaves, made=optimizer: init_state(leaves, experiment.hyper, made), trainable)
-        wanted = _wanted(experiment, stage, state, frozen, experiment.hyper, eval_shape)
+        eval_shape = pack_evaluated(experiment, stage)["dev"].shape
+        if size:
+            wanted = _wanted_lanes(experiment, stage, size, one_batch, eval_shape)
+        else:
+            wanted = _wanted(experiment, stage, *abstract_run(experiment, stage), experiment.hyper, eval_shape)
         keys |= {program.key for program in wanted.values()}
         if stage.model.start >= 0:
             keys.add(("hidden", *sorted(experiment.contents.items()), stage.model.start, stage.model.dtype))
     return keys
+
+
+def first_state(experiment, stage, hyper, params=None):
+    """The TrainState of a stage at step 0.  params: those of the experiment where none are given."""
+    trainable = tree.split(experiment.params if params is None else params, stage.trainable)[0]
+    return init_state(trainable, hyper, make_optimizer(experiment.settings.experiment.optim, stage.groups))
 
 
 def above(stage, params):
@@ -99,49 +115,121 @@ def pack_evaluated(experiment, stage):
     return evaluate.pack_splits(splits, groups=groups, grid=row_grid(), width=config.width)
 
 
+def bytes_of(programs):
+    """Bytes of a device that the largest of Programs takes while it runs."""
+    found = [program.memory_analysis() for program in (*programs.train.values(), programs.eval)]
+    return max(
+        one.argument_size_in_bytes + one.output_size_in_bytes + one.temp_size_in_bytes - one.alias_size_in_bytes
+        for one in found
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class _Wanted:
-    """key: equal for equal programs; make(arguments) -> (executable, operations)."""
+    """key: equal for equal programs; make(batch) -> (executable, operations); batch: shapes."""
 
     key: tuple
     make: object
-    arguments: tuple
+    batch: dict
 
 
 def _wanted(experiment, stage, state, frozen, hyper, eval_shape):
     """{number of a shape, or "eval": _Wanted} of a stage.  state, frozen, hyper: arrays or their shapes."""
+    step, alone = _steps(experiment, stage)
+    params = tree.merge(state.trainable, frozen)
+    return _want_all(
+        experiment, stage, eval_shape,
+        train=(step, lambda batch: (state, frozen, batch, hyper)),
+        counted=(alone, lambda batch: (state, frozen, batch, hyper)),
+        evaluator=(eval_step, lambda batch: (params, batch, hyper.methods)),
+    )  # fmt: skip
+
+
+def _wanted_lanes(experiment, stage, size, one_batch, eval_shape):
+    """The same of runs like one as the lanes of a program."""
+    step, alone = _steps(experiment, stage)
+    (all_lanes, shared), (state, frozen) = abstract_lanes(experiment, stage, size), abstract_run(experiment, stage)
+    return _want_all(
+        experiment, stage, eval_shape,
+        train=(
+            functools.partial(lanes_step, one_batch=one_batch, **step.keywords),
+            lambda batch: (all_lanes, shared, batch if one_batch else _lead(batch, size, experiment.mesh)),
+        ),
+        counted=(alone, lambda batch: (state, frozen, batch, experiment.hyper)),
+        evaluator=(lanes_eval, lambda batch: (all_lanes, shared, batch)),
+    )  # fmt: skip
+
+
+def _steps(experiment, stage):
+    """(the step of a run, the step whose operations are counted: XLA counts a loop's body once)."""
+    options = experiment.settings.experiment
+    alone = functools.partial(
+        train_step,
+        model=stage.model,
+        loss=losses.LOSSES[experiment.task.kind],
+        optimizer=make_optimizer(options.optim, stage.groups),
+    )
+    return functools.partial(alone, accumulation=options.train.accumulation), alone
+
+
+def _want_all(experiment, stage, eval_shape, *, train, counted, evaluator):
+    """{number of a shape, or "eval": _Wanted}.  train, counted, evaluator: (function, batch -> its arguments)."""
     options, kind = experiment.settings.experiment, experiment.task.kind
     accumulation, whole = options.train.accumulation, mesh.replicated(experiment.mesh)
-    step = functools.partial(
-        train_step, model=stage.model, loss=losses.LOSSES[kind], optimizer=make_optimizer(options.optim, stage.groups)
-    )
     jit = functools.partial(jax.jit, donate_argnums=0, out_shardings=(whole, whole))
 
-    def make_train(arguments):
-        lowered = jit(step).lower(*arguments)
-        operations = (lowered.cost_analysis() or {}).get("flops", float("nan"))
-        if accumulation > 1:
-            lowered = jit(functools.partial(step, accumulation=accumulation)).lower(*arguments)
-        return lowered.compile(), operations
+    def make_train(batch):
+        lowered = jit(train[0]).lower(*train[1](batch))
+        plain = accumulation == 1 and train[0].func is counted[0].func
+        count = lowered if plain else jit(counted[0]).lower(*counted[1](batch))
+        return lowered.compile(), (count.cost_analysis() or {}).get("flops", float("nan"))
 
-    def make_eval(arguments):
-        function = functools.partial(eval_step, model=stage.model)
-        return jax.jit(function, out_shardings=whole).lower(*arguments).compile(), 0.0
+    def make_eval(batch):
+        function = functools.partial(evaluator[0], model=stage.model)
+        return jax.jit(function, out_shardings=whole).lower(*evaluator[1](batch)).compile(), 0.0
 
-    def want(make, arguments, *built_in):
-        leaves, structure = jax.tree.flatten(arguments)
+    def want(make, batch, arguments, *built_in):
+        leaves, structure = jax.tree.flatten(arguments(batch))
         shapes = tuple((np.shape(leaf), str(leaf.dtype)) for leaf in leaves)
-        return _Wanted((*built_in, experiment.mesh, structure, shapes), make, arguments)
+        return _Wanted((*built_in, experiment.mesh, structure, shapes), make, batch)
 
     wanted = {}
     for i in sorted({int(i) for i in experiment.plan.shape_of[stage.first : stage.last]}):
         batch = abstract_batch(stage.shapes[i], experiment.examples["train"].label.dtype, stage.model, experiment.mesh)
         built_in = stage.model, kind, constants(options.optim), stage.groups, accumulation
-        wanted[i] = want(make_train, (state, frozen, batch, hyper), *built_in)
+        wanted[i] = want(make_train, batch, train[1], *built_in)
     batch = abstract_batch(eval_shape, np.dtype(np.int32), stage.model, experiment.mesh)
     del batch["label"], batch["weight"]
-    params, quiet = tree.merge(state.trainable, frozen), dataclasses.replace(stage.model, noisy_from=-1)
-    return wanted | {"eval": want(make_eval, (params, batch, hyper.methods), quiet)}
+    quiet = dataclasses.replace(stage.model, noisy_from=-1)
+    return wanted | {"eval": want(make_eval, batch, evaluator[1], quiet)}
+
+
+def abstract_run(experiment, stage):
+    """The shapes of (TrainState, frozen parameters) of a stage."""
+    state = jax.eval_shape(functools.partial(first_state, experiment, stage, experiment.hyper), experiment.params)
+    frozen = jax.eval_shape(lambda params: tree.split(params, stage.trainable)[1], experiment.params)
+    return state, above(stage, frozen)
+
+
+def abstract_lanes(experiment, stage, size):
+    """The shapes of (Lanes of runs like one, the frozen parameters that they share)."""
+    state, frozen = abstract_run(experiment, stage)
+    shared, (own,) = split_frozen([frozen])
+    hyper = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), experiment.hyper)
+    active = jax.ShapeDtypeStruct((), np.bool_)
+    whole = mesh.replicated(experiment.mesh)
+    shared = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shared)
+    return _lead(Lanes(state, own, hyper, active), size, experiment.mesh), shared
+
+
+def _lead(shapes, size, device_mesh):
+    """Shapes with a leading axis of lanes: whole on each device, or spread by group behind it as they were."""
+
+    def lead(x):
+        sharding = mesh.replicated(device_mesh) if x.sharding is None else mesh.lanes_by_group(device_mesh)
+        return jax.ShapeDtypeStruct((size, *x.shape), x.dtype, sharding=sharding)
+
+    return jax.tree.map(lead, shapes)
 
 
 def abstract_batch(shape, label_dtype, model, device_mesh):
@@ -157,3 +245,11 @@ def abstract_batch(shape, label_dtype, model, device_mesh):
         sizes |= {"hidden": ((*places, model.config.width), jnp.dtype(model.dtype))}
     sharding = mesh.by_group(device_mesh)
     return {name: jax.ShapeDtypeStruct(size, dtype, sharding=sharding) for name, (size, dtype) in sizes.items()}
+
+
+def build_batch(experiment, shape, states, k):
+    """(arrays of a shape, examples, real tokens) of the batch of step k.  states: {split: hidden states or None}."""
+    indices, examples = experiment.schedule.batches(k, k + 1)[0], experiment.examples["train"]
+    one_a_row = not experiment.settings.experiment.train.packing
+    batch, _ = batches.build(examples, indices, shape, one_a_row, states["train"])
+    return batch, int((indices >= 0).sum()), int(batches.lengths_of(examples, indices).sum())

@@ -19,6 +19,7 @@ LANE_DATA = (
 )  # fmt: skip
 SEEDS = ("seed", "seeds.init", "seeds.data", "seeds.dropout")
 FAMILIES = ("study", "task")
+MODES = ("loop", "vmap")
 PHASES = ("tuning", "runs")
 
 
@@ -49,6 +50,7 @@ class Study:
     alpha: float
     family: str
     lanes: int
+    mode: str
     base: str
 
 
@@ -86,6 +88,8 @@ def read(config):
             raise UserError(f"config.study.{key}={getattr(study, key)} should be at least {low}.")
     if study.family not in FAMILIES:
         raise UserError(f"config.study.family={study.family!r} is unknown.{suggest(study.family, FAMILIES)}")
+    if study.mode and study.mode not in MODES:
+        raise UserError(f"config.study.mode={study.mode!r} is unknown.{suggest(study.mode, MODES)}")
     if not 0 < study.alpha < 1 or not 0 < study.holdout < 1:
         raise UserError(f"config.study.alpha={study.alpha} and .holdout={study.holdout} should be between 0 and 1.")
     return study, _plain(base)

@@ -134,9 +134,6 @@ def show_plan(experiment):
     console.table("Options", ("key", "value", "from"), rows)
     show_parameters(experiment)
     show_shapes(experiment)
-    trained = sum(int(np.prod(tree.flatten(experiment.params)[name].shape)) for name in experiment.trainable)
-    total = tree.count(experiment.params)
-    tokens = max(s.rows * s.row_length for s in experiment.plan.shapes)
     operations = step_flops(experiment)
     rate = product_rate(experiment.model.dtype)
     seconds = operations * experiment.steps / (USUAL_SHARE * rate * experiment.mesh.size)
@@ -145,9 +142,10 @@ def show_plan(experiment):
         f"roughly {console.duration(seconds)} of training at {USUAL_SHARE:.0%} of this device's "
         f"{rate / 1e9:,.0f} GFLOP/s in matrix products, measured just now"
     )
+    weights, moments, activations = (size / 2**20 for size in memory(experiment))
     console.say(
-        f"  memory: {4 * total / 2**20:,.0f} MiB of weights, {12 * trained / 2**20:,.0f} MiB of gradients and Adam's "
-        f"moments, about {activation_bytes(experiment, tokens) / 2**20:,.0f} MiB of activations a device"
+        f"  memory: {weights:,.0f} MiB of weights, {moments:,.0f} MiB of gradients and Adam's moments, about "
+        f"{activations:,.0f} MiB of activations a device"
     )
     if len(experiment.stages) > 1:
         firsts = ", ".join(str(stage.first) for stage in experiment.stages)
@@ -193,8 +191,15 @@ def step_flops(experiment, names=None, share=1.0):
     )
 
 
-def activation_bytes(experiment, tokens):
-    """A rough count of what the backward pass keeps, in bytes a device."""
+def memory(experiment):
+    """Bytes a device of (weights, gradients and Adam's moments, activations); the last is a rough count."""
+    trained = sum(int(np.prod(tree.flatten(experiment.params)[name].shape)) for name in experiment.trainable)
+    tokens = max(shape.rows * shape.row_length for shape in experiment.plan.shapes)
+    return 4 * tree.count(experiment.params), 12 * trained, _activation_bytes(experiment, tokens)
+
+
+def _activation_bytes(experiment, tokens):
+    """What the backward pass keeps."""
     config = experiment.model.config
     layers = config.layers - max(0, partition.lowest_layer(experiment.trainable, config.layers))
     size = 2 if experiment.model.dtype == "bfloat16" else 4

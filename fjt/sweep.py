@@ -103,7 +103,10 @@ def sweep(config, workdir, plan_only, shard, command):
 
 
 def make_base(name, base):
-    """The directory of the encoder that configs/<name>.py trains, made when the cache has none.  Raises UserError."""
+    """The directory of the encoder that configs/NAME.py trains, made when the cache has none; name: NAME[:ARGUMENT].
+
+    Raises UserError.
+    """
     from fjt.experiment import prepare
     from fjt.inputs import cache_dir
     from fjt.run import run
@@ -111,9 +114,10 @@ def make_base(name, base):
     from fjt.workdir import finished, lock
 
     known = [path.stem for path in (flags.ROOT / "configs").glob("*.py")]
-    if name not in known:
-        raise UserError(f"config.study.base={name!r}: there is no configs/{name}.py.{suggest(name, known)}")
-    config = importlib.import_module(f"configs.{name}").get_config()
+    module, _, argument = name.partition(":")
+    if module not in known:
+        raise UserError(f"config.study.base={name!r}: there is no configs/{module}.py.{suggest(module, known)}")
+    config = importlib.import_module(f"configs.{module}").get_config(*[argument] if argument else [])
     config.cache.dir, config.mesh.data = base["cache"]["dir"], base["mesh"]["data"]
     config.output.curve = config.output.tables = config.output.checkpoints = config.log.tensorboard = False
     settings = from_config(config)
@@ -121,9 +125,7 @@ def make_base(name, base):
     folder = os.path.join(cache_dir(settings.execution), "bases", experiment.fingerprint[:16])
     with lock(folder, wait=True):
         if not finished(folder):
-            console.say(
-                f"the encoder of configs/{name}.py, {experiment.steps:,} steps on {experiment.task.name}, first"
-            )
+            console.say(f"the encoder of {name}, {experiment.steps:,} steps on {experiment.task.name}, first")
             result = run(experiment, folder, view=console.Silent())
             scores = "  ".join(f"{metric} {value:.4f}" for metric, value in result["metrics"].items())
             console.say(f"  dev {scores}; kept in {folder}")
@@ -132,12 +134,16 @@ def make_base(name, base):
 
 def show_plan(runs, groups, plan, options):
     """Prints what the study is."""
+    from fjt.hidden import gib
+
     tuning = sum(run.phase == "tuning" for run in runs.values())
     counts = f"{len(runs)} runs" + (f", {tuning} of them to choose" if tuning else "")
     largest = max(len(group.runs) for group in groups)
+    word = "lanes" if all(group.mode == "vmap" for group in groups) else "runs"
     console.say(
-        f"{counts} -> {plan['programs']} programs in {len(groups)} groups of up to {largest} runs; about "
-        f"{console.duration(plan['seconds'])} of training at half this device's rate of matrix products"
+        f"{counts} -> {plan['programs']} programs in {len(groups)} groups of up to {largest} {word}; about "
+        f"{console.duration(plan['seconds'])} of training at half this device's rate of matrix products, about "
+        f"{gib(plan['bytes'])}"
     )
 
 

@@ -97,7 +97,8 @@ def fit(loop, state, host):
                 _save(loop, k, state, host)
                 loop.checkpoints.wait()
                 raise
-            host = _record_evaluation(loop, k, metrics, host)
+            host, row = judge(k, metrics, host, metric=loop.metric, lower=loop.lower, patience=loop.patience)
+            loop.log_evaluation(row)
         if k in loop.evaluations or k in loop.saves:
             _save(loop, k, state, host)
         if k >= loop.total or host["finished"]:
@@ -134,22 +135,27 @@ def _segment(loop, k, end, state, host):
 def _read(loop, step, metrics, examples, seconds_before, start):
     """Brings a step's metrics to the host, checks and logs them."""
     loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise NotFinite(f"the loss of step {step} is {loss}, its gradient's norm {norm}")
+    check_step(step, loss, norm)
     seconds = seconds_before + time.perf_counter() - start
     loop.log_step({"step": step, "loss": loss, "grad_norm": norm, "examples": examples, "seconds": seconds})
 
 
-def _record_evaluation(loop, step, metrics, host):
-    score = metrics.get(loop.metric)
-    improved = better(score, host["best_score"], loop.lower)
+def check_step(step, loss, norm):
+    """Raises NotFinite when a step's loss or its gradient's norm is not finite."""
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise NotFinite(f"the loss of step {step} is {loss}, its gradient's norm {norm}")
+
+
+def judge(step, metrics, host, *, metric, lower, patience):
+    """(what the host carries after an evaluation, the row that tells of it); as in `Loop`."""
+    score = metrics.get(metric)
+    improved = better(score, host["best_score"], lower)
     host = host | {"evaluated": step, "metrics": metrics, "stale": 0 if improved else host["stale"] + 1}
     if improved or host["best_step"] is None:
         host |= {"best_step": step, "best_score": score, "best_metrics": metrics}
-    if loop.patience and host["stale"] >= loop.patience:
+    if patience and host["stale"] >= patience:
         host |= {"finished": True}
-    loop.log_evaluation({"step": step, **metrics, "best": improved, "train_seconds": host["train_seconds"]})
-    return host
+    return host, {"step": step, **metrics, "best": improved, "train_seconds": host["train_seconds"]}
 
 
 def _save(loop, step, state, host):

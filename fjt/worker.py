@@ -10,6 +10,7 @@ import time
 from fjt import console, lease, metrics, records
 from fjt.checkpoint import NotFinite
 from fjt.experiment import prepare
+from fjt.group import run_group
 from fjt.run import run as run_alone
 from fjt.study import PHASES, settings_of
 from fjt.workdir import lock
@@ -110,11 +111,14 @@ def _take(folder, group, base, runs, shared, progress, told):
         chosen = {}
         if group.phase == "runs" and any(runs[name].open for name in group.runs):
             chosen = choose(folder, runs)
-        for name in group.runs:
+        members = [_Member(folder, runs[name], base, chosen, shared, group) for name in group.runs]
+        if group.mode == "vmap":
+            _make_lanes(members, os.path.join(folder, "groups", group.id), shared, progress, told)
+            return True
+        for member in members:
             held.check()
-            if not ended(folder, name):
-                values = chosen.get(runs[name].cell, {})
-                _make(folder, runs[name], group, base, values, shared, progress, told)
+            if not member.ended():
+                _make(member, shared, progress, told)
     except lease.Lost as lost:  # this machine slept, or its clock stood still: the other process goes on
         console.warn(str(lost))
         return False
@@ -123,22 +127,61 @@ def _take(folder, group, base, runs, shared, progress, told):
     return True
 
 
-def _make(folder, run, group, base, chosen, shared, progress, told):
-    settings = settings_of(run, base, tuple(chosen.items()))
-    view, workdir = _View(run.name, progress, told), os.path.join(folder, run.name)
-    origins = dict.fromkeys(dict(run.values), "the study") | dict.fromkeys(chosen, "the tuning runs")
-    start = time.perf_counter()
-    with lock(workdir):
-        if ended(folder, run.name):
+class _Member:
+    """A run of a group.  name, workdir: of it; prepare(view) -> its Experiment; ended() -> whether it is over."""
+
+    def __init__(self, folder, run, base, chosen, shared, group):
+        self.name, self.workdir = run.name, os.path.join(folder, run.name)
+        self._run, self._base, self._shared, self._shapes = run, base, shared, group.shapes
+        self._chosen = chosen.get(run.cell, {})
+
+    def ended(self):
+        return ended(*os.path.split(self.workdir))
+
+    def prepare(self, view):
+        settings = settings_of(self._run, self._base, tuple(self._chosen.items()))
+        origins = dict.fromkeys(dict(self._run.values), "the study")
+        return prepare(
+            settings, given=origins | dict.fromkeys(self._chosen, "the tuning runs"), view=view,
+            inputs=self._shared.inputs(settings), shapes=self._shapes,
+        )  # fmt: skip
+
+
+def _make(member, shared, progress, told):
+    """Makes a run by itself."""
+    view, start = _View(member.name, progress, told), time.perf_counter()
+    with lock(member.workdir):
+        if member.ended():
             return
-        experiment = prepare(settings, given=origins, view=view, inputs=shared.inputs(settings), shapes=group.shapes)
         try:
-            result = run_alone(experiment, workdir, compiled=shared.compiled, view=view)
+            result = run_alone(member.prepare(view), member.workdir, compiled=shared.compiled, view=view)
         except NotFinite as error:
-            progress.end(run.name, f"failed: {error}")
-            return
+            result = {"failed": str(error)}
+    _tell(member, result, f"{time.perf_counter() - start:.1f} s", progress)
+
+
+def _make_lanes(members, folder, shared, progress, told):
+    """Makes runs together, as the lanes of one program."""
+    view, start = _View(f"{members[0].name} and {len(members) - 1} more", progress, told), time.perf_counter()
+    with contextlib.ExitStack() as locks:
+        for where in (folder, *(member.workdir for member in members)):
+            locks.enter_context(lock(where))
+        over = [member.ended() for member in members]
+        experiments = [member.prepare(view) for member in members]
+        workdirs = [member.workdir for member in members]
+        results = run_group(experiments, workdirs, folder, over, compiled=shared.compiled, view=view)
+    took = f"{time.perf_counter() - start:.1f} s for {len(members)} lanes"
+    for member, result in zip(members, results, strict=True):
+        if result:
+            _tell(member, result, took, progress)
+
+
+def _tell(member, result, took, progress):
+    if result["failed"]:
+        progress.end(member.name, f"failed: {result['failed']}")
+        return
     scores = "  ".join(f"{name} {value:.4f}" for name, value in result["metrics"].items())
-    progress.end(run.name, f"{scores}  ({time.perf_counter() - start:.1f} s)")
+    progress.end(member.name, f"{scores}  ({took})")
 
 
 def choose(folder, runs):

@@ -22,7 +22,7 @@ FLOORS = (
     ("train",),
     ("interop",),
     ("experiment", "hidden", "inputs", "recipes"),
-    ("exports", "outputs", "programs", "run", "summary", "workdir"),
+    ("exports", "group", "outcome", "outputs", "programs", "run", "summary", "workdir"),
     ("load",),
     ("jackknife", "statistics"),
     ("study",),

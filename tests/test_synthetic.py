@@ -20,6 +20,7 @@ GOLDEN = {
     "sentiment": "f23f2b38a55af649190847441ab1c2a5e8878e2a0d62cbab49a69a756ca5d038",
     "agreement": "159110552df706b9f10222a779e576eba0635dc88975694b779e1f07824b3354",
     "paraphrase": "78d51213aed8a1a76bda5de098277337834f81d3d0bc7d90af2f649111d45fc0",
+    "hearsay": "12d0fc3733fa16ad6601910d1c8d52511198115f36cc26c5bc1adf23f3750a73",
 }
 
 
@@ -153,6 +154,16 @@ def test_main_clause_outweighs_concession():
     for contrast, text in enumerate(wanted):
         draw = Script(0, *clause, 0, *clause, contrast)  # label, main clause, not alone, concession
         assert synthetic.sentiment(draw) == ((text,), 0)
+
+
+def test_a_verdict_is_turned_by_who_doubts_it():
+    # label, doubted; clause: not negated, adjectives, word; its wording, thing, person, adverb; report, person
+    believed = Script(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1)
+    assert synthetic.hearsay(believed) == (("The lawyers think that the film was bad.",), 0)
+    doubted = Script(0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0)
+    assert synthetic.hearsay(doubted) == (("No doctor thinks that the film was good.",), 0)
+    doubted = Script(1, 1, 1, 0, 0, 0, 0, 0, 0, 2, 0)  # negated, and doubted: turned twice
+    assert synthetic.hearsay(doubted) == (("The film was not good, but the doctor doubts it.",), 1)
 
 
 @pytest.mark.parametrize(

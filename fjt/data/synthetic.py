@@ -1,4 +1,4 @@
-"""Text that needs no download: three tasks on one small language, made from a grammar whose structure decides.
+"""Text that needs no download: four tasks on one small language, made from a grammar whose structure decides.
 
 A row is drawn as a meaning first (a derivation), worded second; its label is computed from the meaning.  So
 every label is right by construction, and no single word gives it away:
@@ -6,6 +6,7 @@ every label is right by construction, and no single word gives it away:
     sentiment   polarity of a review: negation turns it, the main clause outweighs the concession
     agreement   does each verb agree with its own subject, whatever nouns stand in between?
     paraphrase  do two sentences mean the same: voice, order and synonyms changed, or roles, negation, one word?
+    hearsay     sentiment as others report it: they think so or doubt it; little is new to an encoder of sentiment
 
 The choices are bits of PCG64 and integer arithmetic, nothing else: the same on every machine and NumPy version.
 """
@@ -31,6 +32,7 @@ TASKS = {
         ("sentiment", ("negative", "positive"), "synthetic reviews: negation and concession decide"),
         ("agreement", ("unacceptable", "acceptable"), "synthetic sentences: does each verb agree with its subject?"),
         ("paraphrase", ("different", "same"), "synthetic pairs: do both sentences say the same?"),
+        ("hearsay", ("negative", "positive"), "synthetic reviews that somebody believes or doubts"),
     )
 }
 
@@ -117,6 +119,21 @@ def sentiment(draw):
         return (sentence(main),), label
     other = word_verdict(draw_verdict(draw, 1 - label), draw)
     return (sentence(draw.pick(CONTRASTS).format(main=main, other=other)),), label
+
+
+# --- hearsay
+
+REPORTS = (
+    ("the {person}s think that {clause}", "every {person} was happy that {clause}", "{clause}, the {person} thinks"),
+    ("the {person}s doubt that {clause}", "no {person} thinks that {clause}", "{clause}, but the {person} doubts it"),
+)  # that believe what they report, that do not
+
+
+def hearsay(draw):
+    """((text,), label): a verdict in somebody's words, who turns it where he doubts it."""
+    label, doubted = draw.below(2), draw.chance(40)
+    clause = word_verdict(draw_verdict(draw, label ^ doubted), draw)
+    return (sentence(draw.pick(REPORTS[doubted]).format(clause=clause, person=draw.pick(PEOPLE))),), label
 
 
 # --- agreement
@@ -271,7 +288,7 @@ def load(name):
     """{'train' | 'dev' | 'test': Split}, labelled, half of each label; no sentence of one split occurs in another."""
     if name not in TASKS:
         raise UserError(f"config.task={name!r} is no synthetic task.{suggest(name, TASKS)}")
-    make = {"sentiment": sentiment, "agreement": agreement, "paraphrase": paraphrase}[name]
+    make = {"sentiment": sentiment, "agreement": agreement, "paraphrase": paraphrase, "hearsay": hearsay}[name]
     draw = Draw(SEED, list(TASKS).index(name))
     rows = {split: {} for split in SIZES}
     wanted = {(split, label): size // 2 for split, size in SIZES.items() for label in (0, 1)}

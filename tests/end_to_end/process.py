@@ -77,13 +77,13 @@ def slow_steps(seconds):
     """Each step waits, so that a signal finds the run in the middle."""
     from fjt import run
 
-    feed = run._feed
+    feed = run.feed
 
     def late(*arguments):
         time.sleep(seconds)
         return feed(*arguments)
 
-    run._feed = late
+    run.feed = late
 
 
 def die_in_evaluation(number, pause=0.0):

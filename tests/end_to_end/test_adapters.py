@@ -335,7 +335,7 @@ def stop_on_a_boundary_and_within():
 
     import fjt.run
 
-    feed = fjt.run._feed
+    feed = fjt.run.feed
 
     def counted(*parts):
         k = parts[-1]
@@ -343,7 +343,7 @@ def stop_on_a_boundary_and_within():
             os.kill(os.getpid(), signal.SIGTERM)
         return feed(*parts)
 
-    fjt.run._feed = counted
+    fjt.run.feed = counted
 
 
 def kill_in_the_export():
@@ -366,7 +366,7 @@ def stop_after_six():
 
     import fjt.run
 
-    feed = fjt.run._feed
+    feed = fjt.run.feed
 
     def counted(*parts):
         k = parts[-1]
@@ -374,4 +374,4 @@ def stop_after_six():
             os.kill(os.getpid(), signal.SIGTERM)
         return feed(*parts)
 
-    fjt.run._feed = counted
+    fjt.run.feed = counted

@@ -293,14 +293,14 @@ def spoil(step):
     """The labels' weights of the batch after a step are NaN, as a broken kernel would leave them."""
     from fjt import run
 
-    feed = run._feed
+    feed = run.feed
 
     def spoiled(*parts):
         k = parts[-1]
         batch, *numbers = feed(*parts)
         return ({**batch, "weight": batch["weight"] * float("nan")} if k == step else batch), *numbers
 
-    run._feed = spoiled
+    run.feed = spoiled
 
 
 def forbid_large_files(bytes_, after):

@@ -47,15 +47,15 @@ def compilations_are_told():
 
 def slow():
     """Each step of a run waits, so that a signal finds the study in the middle."""
-    from fjt import run
+    from fjt import group, run
 
-    feed = run._feed
+    build = run.build_batch
 
-    def late(*arguments):
+    def late(*arguments, **options):
         time.sleep(0.01)
-        return feed(*arguments)
+        return build(*arguments, **options)
 
-    run._feed = late
+    run.build_batch = group.build_batch = late
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +240,47 @@ def test_two_processes_and_kills_end_as_one_undisturbed(done, arguments, cache, 
     assert len(told) == len(set(told))
     assert len(told) in (12, 13)  # the killed one may have ended a run that it could not tell
     same_outcomes(folder, done[0])
+
+
+@pytest.fixture(scope="module")
+def lanes(launch, arguments, tmp_path_factory):
+    """(study's folder, what was printed) of the study whose groups are the lanes of one program."""
+    folder = tmp_path_factory.mktemp("lanes") / "study"
+    options = arguments(study__mode="vmap", checkpoint__every_steps=2, cache__dir=folder.parent / "cache")
+    ended = launch(*options, "--workdir", folder, program="fjt.sweep", hook=compilations_are_told)
+    assert ended.code == 0, ended.text
+    return folder, ended.text
+
+
+def test_lanes_are_the_runs_in_as_many_programs_as_planned(done, lanes):
+    folder, text = lanes
+    said = re.search(r"13 runs, 3 of them to choose -> (\d+) programs in 3 groups of up to 8 lanes", text)
+    assert said and text.count("compiled a program") == int(said.group(1)), text
+    assert set(runs_below(folder)) == set(runs_below(done[0]))
+    for name, path in runs_below(folder).items():
+        one, other = (read_rows(where / "train.jsonl") for where in (path, done[0] / name))
+        np.testing.assert_allclose([row["loss"] for row in one], [row["loss"] for row in other], rtol=2e-6)
+        assert {entry.name for entry in path.iterdir()} == {entry.name for entry in (done[0] / name).iterdir()}
+
+
+def test_a_lane_is_reproduced_within_tolerance(lanes, launch):
+    ended = launch(lanes[0] / "runs/table/head/seed=1", program="fjt.reproduce")
+    assert ended.code == 0 and "the same" in ended.text, ended.text
+
+
+def test_lanes_that_are_killed_end_as_undisturbed_ones(lanes, arguments, cache, tmp_path):
+    folder = tmp_path / "study"
+    options = [*arguments(study__mode="vmap", checkpoint__every_steps=2), "--workdir", folder]
+    begin = functools.partial(start, options, cache=cache, program="fjt.sweep", hook=slow)
+    first = begin(tmp_path / "first")
+    lora = "runs/table/lora/tune.max_rank=4/tune.rank=4/optim.learning_rate=0.01/seed=1/train.jsonl"
+    assert wait_for(lambda: (folder / lora).exists() and (folder / lora).read_text().count("\n") > 3, first)
+    first.kill()
+    first.join()
+    assert list((folder / "groups").glob("*/checkpoints/*"))
+    ended = finish(begin(tmp_path / "second"), tmp_path / "second")
+    assert ended.code == 0, ended.text
+    same_outcomes(folder, lanes[0])
 
 
 def test_shards_divide_the_groups(done, launch, arguments, tmp_path):
