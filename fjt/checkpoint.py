@@ -76,10 +76,7 @@ class Checkpoints:
         state: TrainState; host: dict of plain values with "best_step" (None before the first evaluation).
         Raises NotFinite, and saves nothing, when a leaf is not finite.
         """
-        leaves = {name: np.asarray(leaf) for name, leaf in _flatten(state).items()}
-        for name, leaf in leaves.items():
-            if np.issubdtype(leaf.dtype, np.floating) and not np.isfinite(leaf).all():
-                raise NotFinite(f"{name} is not finite after step {step}")
+        leaves = check_finite(step, state)
         self.keep_best(host["best_step"])
         checksums = {name: tree.crc32(leaf) for name, leaf in leaves.items()}
         args = ocp.args.Composite(
@@ -150,6 +147,15 @@ class Checkpoints:
             if tree.crc32(leaf) != restored.host["checksums"][name]:
                 raise ValueError(f"the bytes of {name} do not give its checksum")
         return restored.state, restored.host["host"]
+
+
+def check_finite(step, state):
+    """{name: array on the host} of a state's leaves.  Raises NotFinite."""
+    leaves = {name: np.asarray(leaf) for name, leaf in _flatten(state).items()}
+    for name, leaf in leaves.items():
+        if np.issubdtype(leaf.dtype, np.floating) and not np.isfinite(leaf).all():
+            raise NotFinite(f"{name} is not finite after step {step}")
+    return leaves
 
 
 def _flatten(state):

@@ -96,7 +96,7 @@ def prepare(settings, *, given=None, view=console, inputs=None, shapes=()):
     classes = 1 if task.kind == "regression" else len(task.label_names)
     model = Model(config, classes, dtype=experiment.model.dtype, adapt=partition.make_adapt(methods))
     key = prng.make_key(experiment.seeds.init, "init")
-    abstract = jax.eval_shape(model.init, key)
+    abstract = _abstract(model)
     params, missing, unused = {}, tuple(tree.flatten(abstract)), ()
     if checkpoint:
         loaded = pretrained.take(checkpoint, abstract, inputs.path, experiment.model.keep_head and not adapter)
@@ -192,6 +192,12 @@ def resolve(settings, inputs, view=console):
         platform=jax.default_backend(),
     )
     return settings, origins | dict.fromkeys(adopted, "the adapter") | dict.fromkeys(solved, "the budget"), adapter
+
+
+@functools.cache
+def _abstract(model):
+    """The shapes of a Model's parameters."""
+    return jax.eval_shape(model.init, prng.make_key(0, "init"))
 
 
 # Compiled once for all runs of a process that differ in nothing but the key.

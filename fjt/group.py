@@ -62,7 +62,7 @@ class _Group:
         self.keep_best = any(e.settings.experiment.train.select == "best" for e in experiments)
         self.saves = self._saves()
         self.packed = pack_evaluated(self.first, self.stage)
-        self.states = hidden.States(self.first, self.stage, row_grid(), self._put, stop.check, view)
+        self.states = hidden.States(self.first, self.stage, row_grid(), self._put, stop.check, compiled, view)
         self.programs = compile_lanes(
             self.first, self.stage, self.size, self.one_batch, self.packed["dev"].shape, compiled, view
         )

@@ -115,8 +115,9 @@ class States:
     """{split: hidden states} that a stage starts from: f[T, D], or f[N, D] above the last layer, as `batches.build`
     takes them.  None of a stage that starts from tokens."""
 
-    def __init__(self, experiment, stage, grid, put, check, view=console):
-        """grid: step of row lengths; put: places a batch on the devices; check: called between chunks, may raise."""
+    def __init__(self, experiment, stage, grid, put, check, compiled, view=console):
+        """grid: step of row lengths; put: places a batch on the devices; check: called between chunks, may raise;
+        compiled: of runs before, as `programs.compile_programs` takes them."""
         self._model, self._put, self._check, self._view = stage.model, put, check, view
         self._opened = dict.fromkeys(experiment.examples)
         if self._model.start < 0:
@@ -128,14 +129,22 @@ class States:
         self._packed = evaluate.pack_splits(
             experiment.examples, groups=experiment.mesh.size, grid=grid, width=config.width, tokens=tokens
         )
-        methods = experiment.hyper.methods  # constants of the program: its text tells whether they matter
-        function = jax.jit(
-            lambda params, batch: self._model.hidden(params, batch, methods),
-            out_shardings=mesh.by_group(experiment.mesh),
-        )
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._whole), self._params)
-        self._lowered = function.lower(shapes, put(self._packed["train"].chunks[0][0]))
+        self._lowered = self._lower(experiment, compiled)
         self._key = _environment() + self._lowered.as_text() + tree.sha256(self._params)
+
+    def _lower(self, experiment, compiled):
+        """The program that makes hidden states, lowered: once for all runs whose text of it would be the same."""
+        methods = experiment.hyper.methods  # constants of the program: its text tells whether they matter
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._whole), self._params)
+        leaves, structure = jax.tree.flatten((shapes, jax.tree.map(np.ndarray.tolist, methods)))
+        key = "hidden states", self._model, experiment.mesh, self._packed["train"].shape, structure, tuple(leaves)
+        if key not in compiled:
+            function = jax.jit(
+                lambda params, batch: self._model.hidden(params, batch, methods),
+                out_shardings=mesh.by_group(experiment.mesh),
+            )
+            compiled[key] = function.lower(shapes, self._put(self._packed["train"].chunks[0][0]))
+        return compiled[key]
 
     def __getitem__(self, split):
         return self._opened[split]

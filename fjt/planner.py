@@ -156,17 +156,17 @@ def _make_groups(study, base, runs, shared, plan):
     for (phase, program), members in sorted(found.items(), key=lambda item: item[0][0] == "runs"):
         _, settings, experiment = members[0]
         inputs, mode = shared.inputs(settings), _mode(study, experiment)
-        shapes = _shapes(settings, members, inputs, most=1 if mode == "vmap" else 3)
+        shapes, taken = _shapes(settings, members, inputs, most=1 if mode == "vmap" else 3)
         first = prepare(settings, view=console.Silent(), inputs=inputs, shapes=shapes)
         members = sorted(members, key=lambda member: member[2].seeds.data)  # lanes of one batch, where they divide so
         parts = _divide(members, study.lanes)
         if mode == "vmap":
             parts, lanes_size = _fit_lanes(first, members, study.lanes, shared)
             for part in parts:
-                keys |= programs.program_keys(first, len(part), one_batch(part))
+                keys |= programs.lanes_keys(first, len(part), one_batch(part))
             size = max(size, lanes_size)
         else:
-            keys |= programs.program_keys(first)
+            keys |= programs.program_keys(first, taken)
             size = max(size, sum(summary.memory(first)))
         dtype = first.model.dtype
         rate[dtype] = rate.get(dtype) or summary.product_rate(dtype)
@@ -230,22 +230,27 @@ def _fit_lanes(experiment, members, most, shared):
 
 
 def _shapes(settings, members, inputs, most):
-    """At most `most` shapes that hold the batches of all runs of a group.  members: as of `one_batch`."""
-    longest = {}
+    """(at most `most` shapes that hold the batches of all runs of a group, [i8[steps]: which each batch takes]).
+
+    members: as of `one_batch`.
+    """
+    rows, steps = len(inputs.data[1]["train"]), {}
     for run, _, experiment in members:
-        rows = len(inputs.data[1]["train"])
-        steps = max(total_steps(open_, rows) for open_ in _durations(run, experiment))
-        longest[experiment.seeds.data] = max(steps, longest.get(experiment.seeds.data, 1))
+        each = max(total_steps(open_, rows) for open_ in _durations(run, experiment))
+        steps.setdefault(experiment.seeds.data, set()).add(max(each, 1))
     experiment = members[0][2]
     methods = partition.find_methods(experiment.tune)
     examples = batches.prepend(inputs.examples["train"], partition.prompt_length(methods))
-    lengths = [
-        batches.lengths_of(examples, batches.Schedule(rows, experiment.train.batch_size, seed).batches(0, steps))
-        for seed, steps in sorted(longest.items())
-    ]
+    lengths = {
+        seed: batches.lengths_of(
+            examples, batches.Schedule(rows, experiment.train.batch_size, seed).batches(0, max(steps[seed]))
+        )
+        for seed in sorted(steps)
+    }
     groups = make_mesh(settings.execution.mesh.data).size * experiment.train.accumulation
-    plan = plan_shapes(np.concatenate(lengths), experiment, groups, inputs.base[1].width, most)
-    return plan.shapes
+    plan = plan_shapes(np.concatenate(list(lengths.values())), experiment, groups, inputs.base[1].width, most)
+    taken = np.split(plan.shape_of, np.cumsum([len(lengths[seed]) for seed in lengths])[:-1])
+    return plan.shapes, [shape_of[:k] for seed, shape_of in zip(lengths, taken, strict=True) for k in steps[seed]]
 
 
 def _durations(run, experiment):

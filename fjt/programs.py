@@ -76,22 +76,32 @@ def _compile(wanted, compiled, view):
     return Programs(train, evaluator, flops, time.perf_counter() - start)
 
 
-def program_keys(experiment, size=0, one_batch=False):
-    """The keys of all that the stages of a run compile, or `size` runs like it as lanes; nothing is compiled.
+def program_keys(experiment, taken):
+    """The keys of all that the stages of runs like one compile; nothing is compiled.
 
     And one for each program that makes hidden states: it is compiled where nothing on the disk spares it.
+    taken: [i8[steps]], as of each run's plan.
     """
     keys = set()
     for stage in experiment.stages:
         eval_shape = pack_evaluated(experiment, stage)["dev"].shape
-        if size:
-            wanted = _wanted_lanes(experiment, stage, size, one_batch, eval_shape)
-        else:
-            wanted = _wanted(experiment, stage, *abstract_run(experiment, stage), experiment.hyper, eval_shape)
-        keys |= {program.key for program in wanted.values()}
-        if stage.model.start >= 0:
-            keys.add(("hidden", *sorted(experiment.contents.items()), stage.model.start, stage.model.dtype))
+        numbers = {int(i) for shape_of in taken for i in shape_of[stage.first : stage.last]}
+        wanted = _wanted(experiment, stage, *abstract_run(experiment, stage), experiment.hyper, eval_shape, numbers)
+        keys |= {program.key for program in wanted.values()} | _hidden_key(experiment, stage)
     return keys
+
+
+def lanes_keys(experiment, size, one_batch):
+    """The same of `size` runs like one as lanes."""
+    (stage,) = experiment.stages
+    wanted = _wanted_lanes(experiment, stage, size, one_batch, pack_evaluated(experiment, stage)["dev"].shape)
+    return {program.key for program in wanted.values()} | _hidden_key(experiment, stage)
+
+
+def _hidden_key(experiment, stage):
+    if stage.model.start < 0:
+        return set()
+    return {("hidden", *sorted(experiment.contents.items()), stage.model.start, stage.model.dtype)}
 
 
 def first_state(experiment, stage, hyper, params=None):
@@ -133,12 +143,17 @@ class _Wanted:
     batch: dict
 
 
-def _wanted(experiment, stage, state, frozen, hyper, eval_shape):
-    """{number of a shape, or "eval": _Wanted} of a stage.  state, frozen, hyper: arrays or their shapes."""
+def _wanted(experiment, stage, state, frozen, hyper, eval_shape, numbers=None):
+    """{number of a shape, or "eval": _Wanted} of a stage.
+
+    state, frozen, hyper: arrays or their shapes; numbers: of the shapes, without them those that its steps take.
+    """
+    if numbers is None:
+        numbers = {int(i) for i in experiment.plan.shape_of[stage.first : stage.last]}
     step, alone = _steps(experiment, stage)
     params = tree.merge(state.trainable, frozen)
     return _want_all(
-        experiment, stage, eval_shape,
+        experiment, stage, eval_shape, numbers,
         train=(step, lambda batch: (state, frozen, batch, hyper)),
         counted=(alone, lambda batch: (state, frozen, batch, hyper)),
         evaluator=(eval_step, lambda batch: (params, batch, hyper.methods)),
@@ -150,7 +165,7 @@ def _wanted_lanes(experiment, stage, size, one_batch, eval_shape):
     step, alone = _steps(experiment, stage)
     (all_lanes, shared), (state, frozen) = abstract_lanes(experiment, stage, size), abstract_run(experiment, stage)
     return _want_all(
-        experiment, stage, eval_shape,
+        experiment, stage, eval_shape, (0,),
         train=(
             functools.partial(lanes_step, one_batch=one_batch, **step.keywords),
             lambda batch: (all_lanes, shared, batch if one_batch else _lead(batch, size, experiment.mesh)),
@@ -172,7 +187,7 @@ def _steps(experiment, stage):
     return functools.partial(alone, accumulation=options.train.accumulation), alone
 
 
-def _want_all(experiment, stage, eval_shape, *, train, counted, evaluator):
+def _want_all(experiment, stage, eval_shape, numbers, *, train, counted, evaluator):
     """{number of a shape, or "eval": _Wanted}.  train, counted, evaluator: (function, batch -> its arguments)."""
     options, kind = experiment.settings.experiment, experiment.task.kind
     accumulation, whole = options.train.accumulation, mesh.replicated(experiment.mesh)
@@ -194,7 +209,7 @@ def _want_all(experiment, stage, eval_shape, *, train, counted, evaluator):
         return _Wanted((*built_in, experiment.mesh, structure, shapes), make, batch)
 
     wanted = {}
-    for i in sorted({int(i) for i in experiment.plan.shape_of[stage.first : stage.last]}):
+    for i in sorted(numbers):
         batch = abstract_batch(stage.shapes[i], experiment.examples["train"].label.dtype, stage.model, experiment.mesh)
         built_in = stage.model, kind, constants(options.optim), stage.groups, accumulation
         wanted[i] = want(make_train, batch, train[1], *built_in)

@@ -1,5 +1,6 @@
 """What a run leaves on disk: JSON, JSON lines, and the facts of the environment that it ran in."""
 
+import functools
 import importlib.metadata
 import json
 import math
@@ -81,6 +82,7 @@ def versions():
     return found
 
 
+@functools.cache  # of the code that runs, whatever becomes of the checkout
 def commit():
     """The git commit that fjt runs from, with "+changes" when the tree differs from it; "" outside a checkout."""
     folder = os.path.dirname(os.path.abspath(__file__))

@@ -60,7 +60,7 @@ def run(experiment, workdir, *, compiled=None, view=console):
             if int(state.step) >= stage.last and not last and not stopped_here:
                 continue
             packed = pack_evaluated(experiment, stage)
-            states = hidden.States(experiment, stage, row_grid(), put, stop.check, view)
+            states = hidden.States(experiment, stage, row_grid(), put, stop.check, compiled, view)
             try:
                 seconds = states.prepare(["train", "dev"] if int(state.step) < stage.last else ["dev"])
             except Stopped:
@@ -152,6 +152,7 @@ def _make_loop(experiment, stage, **parts):
         metric=metric,
         lower=metric in metrics.LOWER_IS_BETTER,
         patience=settings.experiment.train.patience,
+        keep_last=settings.execution.output.checkpoints,
         **parts,
     )
 

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 
-from fjt.checkpoint import NotFinite, better
+from fjt.checkpoint import NotFinite, better, check_finite
 
 
 class Stopped(Exception):
@@ -63,7 +63,8 @@ class Loop:
     feed(k) -> (batch on the devices, examples, real tokens) of step k; operations(k) -> how many its program counts;
     run(k, state, batch) -> (state, metrics);
     evaluate(state) -> {metric: value}; metric, lower: which one selects, and whether lower is better;
-    log_step, log_evaluation: called with a row.
+    log_step, log_evaluation: called with a row; keep_last: whether the last step is to be saved: a run that leaves no
+    checkpoints makes its last steps again if it is killed after them.
     """
 
     total: int
@@ -80,6 +81,7 @@ class Loop:
     log_step: Callable
     log_evaluation: Callable
     stop: Stop
+    keep_last: bool = True
 
 
 def fit(loop, state, host):
@@ -99,7 +101,9 @@ def fit(loop, state, host):
                 raise
             host, row = judge(k, metrics, host, metric=loop.metric, lower=loop.lower, patience=loop.patience)
             loop.log_evaluation(row)
-        if k in loop.evaluations or k in loop.saves:
+        if k == loop.total and not loop.keep_last:
+            check_finite(k, state)
+        elif k in loop.evaluations or k in loop.saves:
             _save(loop, k, state, host)
         if k >= loop.total or host["finished"]:
             return state, host

@@ -80,7 +80,7 @@ def states_of(case, folder, *, examples=None, devices=1, check=lambda: None, vie
     model = dataclasses.replace(case.model, start=case.layer if layer is None else layer)
     put = functools.partial(jax.device_put, device=mesh.by_group(device_mesh))
     stage = types.SimpleNamespace(model=model)
-    return hidden.States(experiment, stage, 8, put, check, view or console.Silent())
+    return hidden.States(experiment, stage, 8, put, check, {}, view or console.Silent())
 
 
 def train(case, dtype, layout, steps, kept=None):

@@ -242,6 +242,24 @@ def test_two_processes_and_kills_end_as_one_undisturbed(done, arguments, cache, 
     same_outcomes(folder, done[0])
 
 
+GRID = """(
+    {"tune.method": ("lora",), "tune.max_rank": (4,), "tune.rank": (1, 2, 4),
+     "optim.learning_rate": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)},
+)"""
+
+
+@pytest.mark.parametrize("mode", ["loop", "vmap"])
+def test_a_grid_compiles_what_the_plan_says(launch, arguments, tmp_path, mode):
+    """Five rates, three ranks and eight seeds: a program for each shape of steps and one for evaluation."""
+    options = dict(study__seeds=8, study__mode=mode, study__lanes=120, train__steps=1)
+    ended = launch(*arguments(GRID, **options), "--workdir", tmp_path / "study", program="fjt.sweep",
+                   hook=compilations_are_told)  # fmt: skip
+    assert ended.code == 0, ended.text
+    planned = re.search(r"120 runs -> (\d) programs in 1 groups", ended.text).group(1)
+    assert ended.text.count("compiled a program") == int(planned) <= 4
+    assert count(tmp_path / "study", "DONE") == 120
+
+
 @pytest.fixture(scope="module")
 def lanes(launch, arguments, tmp_path_factory):
     """(study's folder, what was printed) of the study whose groups are the lanes of one program."""
