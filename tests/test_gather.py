@@ -29,7 +29,7 @@ def test_paths_as_axes_keep_what_tells_them_apart(tmp_path):
         ("/home/me/runs/mnli/export", {}, "mnli"),
         ("org/name", {}, "org/name"),
         ("", {}, "random weights"),
-        ("/home/me/.cache/fjt/bases/0123/export", {"base": "quickstart"}, "the encoder of configs/quickstart.py"),
+        ("/home/me/.cache/fjt/bases/0123/export", {"base": "quickstart"}, "the encoder of quickstart"),
     ],
 )
 def test_the_base_model_is_named_without_its_place(tmp_path, path, study, name):

@@ -33,7 +33,7 @@ def read(folder):
             continue
         row = names.row(run) | {"state": state, "asked": int(run["name"] in asked)} | _about(path, state)
         if row.get("model") and plan["study"].get("base"):
-            row["model"] = f"the encoder of configs/{plan['study']['base']}.py"
+            row["model"] = f"the encoder of {plan['study']['base']}"
         if state == FINISHED:
             if run["phase"] == "runs":
                 row["dev"] = _add_predictions(path, row["task"], len(rows), dev)

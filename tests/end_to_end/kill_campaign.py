@@ -106,7 +106,7 @@ def campaign(options, arguments):
             raise SystemExit(f"the run failed by itself with code {code}; see {options.workdir / 'output'}")
     ends.append(_compare(killed, wanted, len(kills)))
     return {
-        "arguments": [_without_folders(argument) for argument in arguments],
+        "arguments": [without_folders(argument) for argument in arguments],
         "seed": options.seed,
         "kills_sent": len(kills),
         "hit": {name: sum(kill["hit"] == name for kill in kills) for name in sorted({k["hit"] for k in kills})},
@@ -169,7 +169,7 @@ def _compare(workdir, wanted, kills):
     return {"after_kills": kills, "equal": equal}
 
 
-def _without_folders(argument):
+def without_folders(argument):
     """An argument without the folders of a path, which are this machine's; those of the repository stay."""
     name, equals, value = argument.rpartition("=")
     if value.startswith(("/", "~")) or ".." in value:
