@@ -13,7 +13,7 @@ by 1, for no two runs measure the same.  Exit code 1 when something differs.
 """
 
 import argparse
-import csv
+import dataclasses
 import hashlib
 import json
 import os
@@ -26,6 +26,7 @@ import sys
 import time
 
 from fjt import records
+from fjt.reports import committed
 from tests.end_to_end.kill_campaign import without_folders
 from tests.end_to_end.process import ROOT, outcome
 
@@ -57,7 +58,7 @@ def main(argv):
 
 def campaign(options, arguments):
     """The record of a campaign."""
-    rng = random.Random(options.seed)
+    rng, versions = random.Random(options.seed), records.versions()
     shutil.rmtree(options.workdir, ignore_errors=True)
     options.workdir.mkdir(parents=True)
     whole, killed = options.workdir / "whole", options.workdir / "killed"
@@ -108,7 +109,7 @@ def campaign(options, arguments):
         "equal": all(end["runs_differ"] == end["files_differ"] == [] for end in ends),
         "ends": ends,
         "kills": kills,
-        "versions": records.versions(),
+        "versions": versions,
     }
 
 
@@ -121,14 +122,10 @@ def outcomes(folder):
 
 def report_files(folder, where):
     """{name: sha256} of the files of a report that is made, in another folder, from what a study commits."""
+    found = committed.load(folder / "report")
+    rows = tuple(row | {name: 1 for name in MEASURED if row[name] is not None} for row in found.rows)
     where.mkdir()
-    shutil.copy(folder / "report" / "predictions.npz", where)
-    with open(folder / "report" / "runs.csv", encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    with open(where / "runs.csv", "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(row | {name: "1" for name in MEASURED if row[name]} for row in rows)
+    committed.save(dataclasses.replace(found, rows=rows), where)
     command = [sys.executable, "-m", "fjt.report", str(where), "--output", str(where / "report")]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     made = where / "report"
