@@ -31,6 +31,7 @@ def main(argv):
         prog="python -m fjt.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--run", required=True, metavar="DIR", help="the work directory of a finished run")
+    parser.add_argument("--base", default="", metavar="DIR", help="its base model, where it lies elsewhere by now")
     parser.add_argument("--format", required=True, choices=("hf", "peft", "adapterhub"))
     parser.add_argument("--output", required=True, metavar="DIR", help="a directory that does not exist yet")
     try:
@@ -38,7 +39,7 @@ def main(argv):
     except SystemExit as stop:
         return stop.code
     try:
-        export(load_run(options.run), options.format, options.output)
+        export(load_run(options.run, options.base), options.format, options.output)
     except (UserError, OSError) as error:
         print(f"fjt: {error}", file=sys.stderr)
         return 2
@@ -66,8 +67,7 @@ def export(run, form, output):
     if not os.path.exists(os.path.join(folder, adapter.CONFIG)):
         raise UserError(f"--format={form}: {method} trains the model's own parameters; only --format=hf holds them.")
     own = adapter.read(folder)
-    model = run.config["model"]
-    config, _ = pretrained.read_config(pretrained.resolve(model["path"], model["revision"]))
+    config, _ = pretrained.read_config(run.base_directory())
     with replaced(output) as target:
         shutil.copytree(folder, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*FORMS))
         card.convert(os.path.join(folder, "README.md"), os.path.join(target, "README.md"), form)

@@ -16,7 +16,8 @@ class Run:
     """A finished run.
 
     path: its work directory; result, config: its result.json and the "config" of its config.json;
-    kind: classification | regression; label_names: by id, () for regression; pairs: whether it reads pairs of texts.
+    kind: classification | regression; label_names: by id, () for regression; pairs: whether it reads pairs of texts;
+    base: where the base model lies now, "" where the run found it.
     """
 
     path: str
@@ -25,6 +26,7 @@ class Run:
     kind: str
     label_names: tuple
     pairs: bool
+    base: str = ""
 
     @functools.cached_property
     def records(self):
@@ -53,6 +55,19 @@ class Run:
         """The Hugging Face directory of the run, "" where its method cannot be merged into one."""
         return _exported_model(self.path)
 
+    def base_directory(self):
+        """The directory of the model that the run started from.  Raises UserError where it cannot be found."""
+        from fjt.models import pretrained
+
+        model = self.config["model"]
+        try:
+            return pretrained.resolve(self.base or model["path"], "" if self.base else model["revision"])
+        except UserError as error:
+            raise UserError(
+                f"{error} The run in {self.path} was trained over it, from its own working directory; say where it is "
+                "now: `load_run(DIR, base=DIR)`, or --base DIR."
+            ) from None
+
     @functools.cached_property
     def _model(self):
         """(Model, its parameters, tokenizer, the tuning methods {name: options}) of the run's export."""
@@ -66,12 +81,12 @@ class Run:
         from fjt.prng import make_key
         from fjt.tuning import partition
 
-        model, methods, trained = self.config["model"], {}, {}
+        methods, trained = {}, {}
         folder = self.model_directory()
         if not folder:  # methods without a merged form: the base model, and what was trained over it
             own = adapter.read(os.path.join(self.path, "export", "adapter"))
             methods, trained = own.methods, own.trained
-            folder = pretrained.resolve(model["path"], model["revision"])
+            folder = self.base_directory()
         checkpoint = pretrained.read_checkpoint(folder)
         if trained and checkpoint.sha256 != own.base_sha256:
             raise UserError(f"The weights of {folder} are not those that the run in {self.path} was trained over.")
@@ -80,7 +95,7 @@ class Run:
         made = Model(
             checkpoint.config,
             max(1, len(self.label_names)),
-            dtype=model["dtype"],
+            dtype=self.config["model"]["dtype"],
             adapt=partition.make_adapt(methods),
         )
         abstract = jax.eval_shape(made.init, make_key(0, "init"))
@@ -160,8 +175,11 @@ def _checked(texts, pairs, wanted):
     return Split(tuple(str(i) for i in range(count)), columns["texts"], columns.get("pairs"), label)
 
 
-def load_run(directory):
-    """The Run of a work directory.  Raises UserError for what is none, or one that is not finished."""
+def load_run(directory, base=""):
+    """The Run of a work directory.  Raises UserError for what is none, or one that is not finished.
+
+    base: the base model, for a method that cannot be merged into it, where it is not where the run found it.
+    """
     directory = os.fspath(directory)
     if not os.path.exists(os.path.join(directory, "config.json")):
         raise UserError(f"{directory} is no run: it holds no config.json. Give the --workdir of a finished run.")
@@ -188,6 +206,7 @@ def load_run(directory):
         "regression" if scores else "classification",
         names,
         pairs,
+        os.fspath(base),
     )
 
 

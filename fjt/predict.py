@@ -31,6 +31,7 @@ def main(argv):
         prog="python -m fjt.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--run", required=True, metavar="DIR", help="the work directory of a finished run")
+    parser.add_argument("--base", default="", metavar="DIR", help="its base model, where it lies elsewhere by now")
     parser.add_argument("--input", required=True, metavar="FILE", help=".txt .csv .tsv .jsonl .parquet, or -")
     parser.add_argument("--output", required=True, metavar="FILE", help=f"{' '.join(SUFFIXES)}, or -")
     parser.add_argument(
@@ -45,7 +46,7 @@ def main(argv):
         return stop.code
     try:
         suffix = _output_suffix(options.output)
-        run = load_run(options.run)
+        run = load_run(options.run, options.base)
         ids, texts, pairs = read_texts(run, options)
         predicted = run.predict(texts, pairs)
         _write(options.output, suffix, run, ids, texts, pairs, predicted)

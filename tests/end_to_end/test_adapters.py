@@ -235,6 +235,23 @@ def test_a_base_that_has_changed_is_refused(finished, tables, launch, texts, tmp
         fjt.load_run(tmp_path / "run").predict(texts[:2])
 
 
+def test_a_base_that_has_moved_is_found_where_it_is_said_to_be(finished, tables, launch, texts, tmp_path, monkeypatch):
+    """The run was made over a relative path, and is loaded from another working directory."""
+    base, _ = finished
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    shutil.copytree(base, tmp_path / "models" / "base")
+    run(launch, tables, "models/base", tmp_path / "run", "('prompt','bitfit')", tune__prompt_length=2,
+        model__max_length=24)  # fmt: skip
+    predicts_as_it_was(tmp_path / "run", texts)
+    monkeypatch.chdir(tables)
+    with pytest.raises(fjt.settings.UserError, match="say where it is now"):
+        fjt.load_run(tmp_path / "run").predict(texts[:2])
+    moved = fjt.load_run(tmp_path / "run", base=tmp_path / "models" / "base").predict(texts[:2])["logits"]
+    with np.load(tmp_path / "run" / "predictions" / "dev.npz") as arrays:
+        np.testing.assert_allclose(moved, arrays["logits"][:2], atol=2e-5)
+
+
 def test_a_run_stopped_and_resumed_ends_with_the_same_bits(finished, tables, launch, tmp_path):
     """Stopped by an option, since a new leaf is a leaf like any other; kills have tests of their own."""
     base, _ = finished
