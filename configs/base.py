@@ -88,6 +88,7 @@ def get_config():
     tune.projection = placeholder(int)  # prefix, p_tuning: inner width of the MLP that makes them; 0, prefix: none
     tune.shift_positions = placeholder(bool)  # prefix: text starts at position prefix_length, as in PEFT
     tune.prompt_length = placeholder(int)  # prompt, p_tuning: learned tokens before the text
+    tune.gating = placeholder(bool)  # lora, prefix, adapters but compacter: each example weighs what they add (UniPELT)
 
     config.optim = optim = ConfigDict()
     optim.name = "adamw"  # adamw | adam | sgd | rmsprop | adagrad | adadelta | adafactor | lamb | lion

@@ -21,8 +21,10 @@ def step_flops(config, trained, *, tokens, row_length, examples, classes, start=
     config: EncoderConfig; trained: {name: shape} of what trains; tokens: computed ones, in rows of row_length;
     examples: slots; start: the lowest layer that is computed at all.  A product of n tokens with a kernel [D, F] costs
     2nDF, the same for the gradient of what it reads where something below trains, and the same for its own where it
-    trains.  In the last layer all tokens have keys and values, but only first tokens a query and a feed-forward layer.
+    trains.  In the last layer all tokens have keys and values, but only first tokens a query and a feed-forward layer,
+    unless gates read all of them.
     """
+    gated = any("/gate/" in name for name in trained)
     places = {name: place(name, config.layers) for name in trained}
     lowest = min(places.values())
     prefix = next(
@@ -30,7 +32,7 @@ def step_flops(config, trained, *, tokens, row_length, examples, classes, start=
     )
     total = 0.0
     for i in range(max(0, start), config.layers):
-        last = i == config.layers - 1
+        last = i == config.layers - 1 and not gated
         queries = examples if last else tokens
         for site, order in PLACES.items():
             if site == "attention":
@@ -42,7 +44,7 @@ def step_flops(config, trained, *, tokens, row_length, examples, classes, start=
                 total += cost * (1 + (lowest < (i, order)) + (f"encoder/layer_{i}/{site}/kernel" in trained))
     for name, shape in trained.items():
         for site, size, needs, trains in new_products(name, shape, config):
-            last = places[name][0] >= config.layers - 1 and site not in ("key", "value")
+            last = places[name][0] >= config.layers - (not gated) and site not in ("key", "value")
             cost = 2 * (examples if last else tokens) * size
             total += cost * (1 + (needs or lowest < places[name]) + trains)
     return total + 2 * examples * (3 * config.width * classes + config.width**2 * (1 + 2 * (lowest[0] < config.layers)))
@@ -76,6 +78,8 @@ def place(name, layers):
     method, layer, site = found.groups()
     if method in bottleneck.METHODS:
         return int(layer), PLACES[site] + 0.5
+    if site == "gate":  # of a prefix, which reads what enters the layer
+        return int(layer), 0
     if method == "ia3" and site in IA3_INPUT:
         return int(layer), IA3_INPUT[site]
     return int(layer), PLACES[site]

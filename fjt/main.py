@@ -77,7 +77,10 @@ def show_list():
         (name, f"{m.learning_rate:g}", ", ".join(f"{k}={v}" for k, v in m.options.items()) or "-", m.about)
         for name, m in METHODS.items()
     ]
-    rows += [(name, "", "", f"{' and '.join(several)} together") for name, several in TOGETHER.items()]
+    rows += [
+        (name, "", "", f"{', '.join(several)} together{', gated' if options else ''}")
+        for name, (several, options) in TOGETHER.items()
+    ]
     console.table("Methods (config.tune.method)", ("name", ">rate", "options (config.tune.)", "what trains"), rows)
     rows = []
     for path in sorted((ROOT / "configs").glob("*.py")):

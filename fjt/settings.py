@@ -120,6 +120,7 @@ class Tune:
     projection: int | None
     shift_positions: bool | None
     prompt_length: int | None
+    gating: bool | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,8 +233,9 @@ class Settings:
     execution: Execution
 
 
-# Names for several tuning methods at once: the mix-and-match adapter (He et al. 2022, section 4.6).
-TOGETHER = {"mam": ("prefix", "parallel")}
+# Names for several tuning methods at once, with options where they are left open: the mix-and-match adapter (He et al.
+# 2022, section 4.6), and UniPELT (Mao et al. 2022).
+TOGETHER = {"mam": (("prefix", "parallel"), {}), "unipelt": (("prefix", "lora", "pfeiffer"), {"gating": True})}
 
 CHOICES = {
     "data.source": ("tfds", "files", "synthetic"),
@@ -327,9 +329,12 @@ def from_config(config):
 
 def _split_methods(experiment):
     """ "lora,bitfit", as a command line may have it, is two methods, and so is a name for two."""
-    given = (name for words in experiment.tune.method for name in str(words).split(","))
-    method = tuple(name for word in given for name in TOGETHER.get(word, (word,)))
-    return dataclasses.replace(experiment, tune=dataclasses.replace(experiment.tune, method=method))
+    given = [name for words in experiment.tune.method for name in str(words).split(",")]
+    several = [TOGETHER.get(word, ((word,), {})) for word in given]
+    filled = {"method": tuple(name for names, _ in several for name in names)}
+    for _, options in several:
+        filled |= {key: value for key, value in options.items() if getattr(experiment.tune, key) is None}
+    return dataclasses.replace(experiment, tune=dataclasses.replace(experiment.tune, **filled))
 
 
 def _build(cls, mapping, prefix):

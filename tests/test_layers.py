@@ -105,16 +105,23 @@ def test_composed_hooks_both_enter_everywhere():
             enter=lambda site, x: x + number,
             linear=lambda site, x, y: y + number,
             key_value=lambda layer, k, v: (k + number, v + number),
-            block=lambda name, layer, h, residual, norm: h + number,
+            block=lambda name, layer, h, residual, norm, tokens: h + number,
             embed=lambda words, batch: words + number,
             first_position=number,
+            every_token=number == 10,
+            key_gate=one_gate if number == 10 else layers.Hooks.key_gate,  # at most one method has such keys
         )
+
+    def one_gate(layer, h, tokens):
+        return 111
 
     both = layers.compose(hooks(1), hooks(10), hooks(100))
     found = {
         "kernel": both.kernel(None, 0), "enter": both.enter(None, 0), "linear": both.linear(None, 0, 0),
-        "key_value": both.key_value(0, 0, 0), "block": both.block("", 0, 0, 0, None), "embed": both.embed(0, None),
-        "first_position": both.first_position,
+        "key_value": both.key_value(0, 0, 0), "block": both.block("", 0, 0, 0, None, None),
+        "embed": both.embed(0, None),
+        "first_position": both.first_position, "every_token": 110 + both.every_token,
+        "key_gate": both.key_gate(0, None, None),
     }  # fmt: skip
     assert set(found) == {field.name for field in dataclasses.fields(layers.Hooks)}
     assert found == dict.fromkeys(found, 111) | {"key_value": (111, 111)}

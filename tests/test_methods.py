@@ -45,6 +45,7 @@ CASES = {
     "prompt": small.tune("prompt", prompt_length=3),
     "p_tuning": small.tune("p_tuning", prompt_length=3, projection=8),
     "lora prefix bitfit": small.tune("lora", "prefix", "bitfit", prefix_length=2, rank=2),
+    "unipelt": small.tune("prefix", "lora", "pfeiffer", gating=True, prefix_length=3, rank=2, reduction=8.0),
     "ia3 lora": small.tune("ia3", "lora", rank=2, sites=("value", "intermediate", "output")),
     "dora ia3": small.tune("dora", "ia3", rank=2, sites=("value", "output")),
     "top_k pfeiffer": small.tune("top_k", "pfeiffer", layers=1, reduction=8.0),
@@ -219,7 +220,7 @@ def test_mixout_puts_pretrained_entries_back():
     def mixed(step):
         key = prng.fold((jnp.uint32(1), jnp.uint32(2)), step)
         noise = layers.Noise((), key, np.float32(0), np.float32(0))
-        site = layers.Site("query", 0, old, old[0], noise)
+        site = layers.Site("query", 0, old, old[0], noise, None)
         return np.asarray(adapt(leaves, {"mixout": {"rate": np.float32(0.7)}}).kernel(site, old + 1))
 
     found = mixed(0)

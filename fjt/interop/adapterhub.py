@@ -37,18 +37,30 @@ COMPACTER = {
 PLAIN = {
     "output_adapter": True, "original_ln_after": True, "residual_before_ln": True, "adapter_residual_before_ln": False,
     "ln_before": False, "ln_after": False, "inv_adapter": None, "inv_adapter_reduction_factor": None,
-    "cross_adapter": False, "use_gating": False, "leave_out": [], "dropout": 0.0,
+    "cross_adapter": False, "leave_out": [], "dropout": 0.0,
 }  # fmt: skip
 ATTENTION = {"q": "query", "k": "key", "v": "value"}
-DENSE = {"down": "adapter_down.0", "up": "adapter_up"}
+DENSE = {"down": "adapter_down.0", "up": "adapter_up", "gate": "gate"}
+LORA = {"lora_A": "a", "lora_B": "b", "gate.weight": "gate/kernel", "gate.bias": "gate/bias"}
 PHM = {"left": "W_left", "right": "W_right", "bias": "b"}
 
 
 def refusal(adapter, config):
     """Why AdapterHub cannot hold an Adapter, or None.  config: EncoderConfig."""
-    if len(adapter.methods) > 1:
-        return f"fjt writes one method to an AdapterHub directory, not {' and '.join(adapter.methods)}"
-    ((name, options),) = adapter.methods.items()
+    for name, options in adapter.methods.items():
+        if reason := _refused(name, options):
+            return reason
+    if sum(name in BOTTLENECKS for name in adapter.methods) > 1:
+        return "fjt writes one bottleneck to an AdapterHub directory"
+    if {"lora", "ia3"} <= set(adapter.methods):
+        return "AdapterHub keeps lora and ia3 under one name"
+    for path in adapter.others():
+        if not path.startswith("head/"):
+            return f"it has no place for {path}, which was trained"
+    return None
+
+
+def _refused(name, options):
     if name not in (*BOTTLENECKS, "lora", "ia3", "prefix"):
         return f"AdapterHub has no {name} in fjt's sense"
     if name == "lora" and options["rank_stabilized"]:
@@ -64,9 +76,6 @@ def refusal(adapter, config):
             return f"AdapterHub's {name} does not reach {site}"
     if name == "prefix" and options["shift_positions"]:
         return "AdapterHub lets text start at position 0 (config.tune.shift_positions)"
-    for path in adapter.others():
-        if not path.startswith("head/"):
-            return f"it has no place for {path}, which was trained"
     return None
 
 
@@ -75,8 +84,11 @@ def write(directory, adapter, config, label_names):
     reason = refusal(adapter, config)
     if reason:
         raise UserError(f"No AdapterHub directory can be written: {reason}.")
-    ((name, options),) = adapter.methods.items()
-    tensors, about = _tensors(name, options, adapter.leaves(name), config)
+    tensors, parts = {}, []
+    for name, options in adapter.methods.items():
+        found, about = _tensors(name, options, adapter.leaves(name), config)
+        tensors, parts = tensors | found, [*parts, about]
+    about = parts[0] if len(parts) == 1 else {"architecture": "union", "configs": parts}
     common = {
         "model_type": config.family, "model_name": adapter.base, "model_class": "BertForSequenceClassification",
         "hidden_size": config.width, "version": VERSION,
@@ -115,13 +127,17 @@ def _tensors(name, options, leaves, config):
         return tensors, BOTTLENECKS[name] | PLAIN | (COMPACTER if compact else {}) | {
             "reduction_factor": config.width / inner_width(config, options), "non_linearity": options["activation"],
             "scaling": options.get("adapter_scale", 1.0), "init_weights": "bert",
+            "use_gating": options.get("gating", False),
         }  # fmt: skip
     if name in ("lora", "ia3"):
         rank = max(low_rank.site_ranks(options).values()) if name == "lora" else 1
         for path, leaf in tree.flatten(leaves).items():
             module, last = path.rsplit("/", 1)
+            module = module.removesuffix("/gate")
             key = f"{torch_module(f'encoder/{module}', config.family)}.loras.{NAME}"
-            if last == "a":
+            if "gate" in path:
+                tensors[f"{key}.gate.{LEAVES[last]}"] = leaf.T
+            elif last == "a":
                 tensors[f"{key}.lora_A"] = leaf[:, :rank].T
             else:
                 tensors[f"{key}.lora_B"] = leaf[:rank].T if last == "b" else leaf[:, None]
@@ -130,10 +146,15 @@ def _tensors(name, options, leaves, config):
             "architecture": "lora", "attn_matrices": [key for key, site in ATTENTION.items() if site in sites],
             "selfattn_lora": any(site in sites for site in ATTENTION.values()),
             "intermediate_lora": "intermediate" in sites, "output_lora": "output" in sites, "leave_out": [],
-            "r": rank, "alpha": options.get("alpha", 1), "dropout": options.get("dropout", 0.0), "use_gating": False,
+            "r": rank, "alpha": options.get("alpha", 1), "dropout": options.get("dropout", 0.0),
+            "use_gating": options.get("gating", False),
             "composition_mode": "add" if name == "lora" else "scale", "init_weights": name, "use_dora": False,
         }  # fmt: skip
     prefix = f"bert.prefix_tuning.prefix_tunings.{NAME}.self_prefix"
+    for i in range(config.layers) if options["gating"] else ():
+        for last, leaf in leaves[f"layer_{i}"]["gate"].items():
+            module = torch_module(f"encoder/layer_{i}/query", config.family).removesuffix(".query")
+            tensors[f"{module}.prefix_tuning.prefix_gates.{NAME}.{LEAVES[last]}"] = leaf.T
     if options["projection"]:
         tensors[f"{prefix}.wte.weight"] = leaves["embedding"]
         for part, index in (("down", 0), ("up", 2)):
@@ -144,7 +165,7 @@ def _tensors(name, options, leaves, config):
         tensors[f"{prefix}.control_trans"] = np.stack([np.asarray(x) for x in pairs], axis=1).reshape(-1)
     return tensors, {
         "architecture": "prefix_tuning", "encoder_prefix": True, "cross_prefix": True, "leave_out": [],
-        "flat": not options["projection"], "prefix_length": options["prefix_length"], "use_gating": False,
+        "flat": not options["projection"], "prefix_length": options["prefix_length"], "use_gating": options["gating"],
         "bottleneck_size": options["projection"] or 512, "non_linearity": "tanh", "dropout": 0.0,
         "shared_gating": True,
     }  # fmt: skip
@@ -164,17 +185,13 @@ def read(directory, config):
     if not os.path.exists(os.path.join(directory, WEIGHTS)):
         raise UserError(f"{directory} holds no {WEIGHTS}; save the adapter again with use_safetensors=True.")
     tensors = read_tensors(os.path.join(directory, WEIGHTS))
-    own = about["config"]
-    if own.get("leave_out") or own.get("use_gating"):
-        raise UserError(f"{directory}: leave_out and use_gating are not supported.")
-    kind = own.get("architecture") or "bottleneck"
-    if kind == "lora":
-        name, options, leaves = _read_lora(directory, own, tensors, config)
-    elif kind == "prefix_tuning":
-        name, options, leaves = _read_prefix(directory, own, tensors, config)
-    else:
-        name, options, leaves = _read_bottleneck(directory, own, tensors, config)
-    trained = {f"adapters/{name}/{path}": leaf for path, leaf in leaves.items()}
+    whole, methods, trained = about["config"], {}, {}
+    for own in whole["configs"] if whole.get("architecture") == "union" else [whole]:
+        name, options, leaves = _read_part(directory, own, tensors, config)
+        methods[name] = options
+        trained |= {f"adapters/{name}/{path}": leaf for path, leaf in leaves.items()}
+    if tensors:
+        raise UserError(f"{directory}: the tensor {min(tensors)} has no place in this model.")
     head = os.path.join(directory, HEAD_WEIGHTS)
     if os.path.exists(head):
         module = torch_module("head/classifier", config.family)
@@ -190,7 +207,22 @@ def read(directory, config):
     if os.path.exists(config_path):
         ids = records.read_json(config_path).get("label2id") or {}
         labels = tuple(sorted(ids, key=ids.get))
-    return Adapter({name: options}, trained, about.get("model_name") or "", "", "", labels)
+    return Adapter(methods, trained, about.get("model_name") or "", "", "", labels)
+
+
+def _read_part(directory, own, tensors, config):
+    """(method, options, leaves) of one config; its tensors are taken out of those of the file."""
+    if own.get("leave_out"):
+        raise UserError(f"{directory}: leave_out is not supported.")
+    kind = own.get("architecture") or "bottleneck"
+    pattern, read_part = PARTS_OF.get(kind, PARTS_OF["bottleneck"])
+    part = {key: tensors.pop(key) for key in list(tensors) if re.search(pattern, key)}
+    name, options, leaves = read_part(directory, own, part, config)
+    if name not in ("ia3", "compacter"):
+        options["gating"] = bool(own.get("use_gating"))
+    elif own.get("use_gating"):
+        raise UserError(f"{directory}: use_gating is not supported for {name}.")
+    return name, options, leaves
 
 
 def _read_bottleneck(directory, own, tensors, config):
@@ -232,12 +264,12 @@ def _read_lora(directory, own, tensors, config):
     modules = {torch_module(f"encoder/{path}", config.family): (site, path) for site, path in places(config, SITES)}
     leaves, sites = {}, set()
     for key, tensor in tensors.items():
-        found = re.fullmatch(r"(.*)\.loras\.[^.]+\.(lora_[AB])", key)
+        found = re.fullmatch(r"(.*)\.loras\.[^.]+\.(lora_[AB]|gate\.weight|gate\.bias)", key)
         if not found or found.group(1) not in modules:
             raise UserError(f"{directory}: the tensor {key} has no place in this model.")
         site, path = modules[found.group(1)]
         sites.add(site)
-        leaf = {"lora_A": "a", "lora_B": "b" if name == "lora" else "scale"}[found.group(2)]
+        leaf = LORA[found.group(2)] if name == "lora" or found.group(2) != "lora_B" else "scale"
         leaves[f"{path}/{leaf}"] = tensor.reshape(-1) if leaf == "scale" else tensor.T
     options = {"sites": tuple(site for site in SITES if site in sites)}
     if name == "lora":
@@ -250,6 +282,10 @@ def _read_lora(directory, own, tensors, config):
 
 def _read_prefix(directory, own, tensors, config):
     length, leaves = own["prefix_length"], {}
+    for key, tensor in tensors.items():
+        if found := re.fullmatch(r".*\.layer\.(\d+)\..*\.prefix_gates\.[^.]+\.(weight|bias)", key):
+            last = {"weight": "kernel", "bias": "bias"}[found.group(2)]
+            leaves[f"layer_{found.group(1)}/gate/{last}"] = tensor.T
     shared = {
         found.group(1): tensor
         for key, tensor in tensors.items()
@@ -269,3 +305,11 @@ def _read_prefix(directory, own, tensors, config):
             leaves[f"{part}/bias"] = shared[f"control_trans.{index}.bias"]
         projection = own["bottleneck_size"]
     return "prefix", {"prefix_length": length, "projection": projection, "shift_positions": False}, leaves
+
+
+# Where the tensors of an architecture are, and who reads them.
+PARTS_OF = {
+    "bottleneck": (r"\.(adapters|shared_parameters)\.", _read_bottleneck),
+    "lora": (r"\.loras\.", _read_lora),
+    "prefix_tuning": (r"\.prefix_(tunings|gates)\.", _read_prefix),
+}

@@ -32,6 +32,8 @@ def refusal(adapter, config):
     ((name, options),) = adapter.methods.items()
     if name not in TYPES:
         return f"PEFT has no {name}"
+    if options.get("gating"):
+        return f"PEFT has no gated {name} (config.tune.gating)"
     if name == "prefix" and not options["shift_positions"]:
         return "PEFT lets text start at position prefix_length (config.tune.shift_positions)"
     if "encoder/pooler/kernel" in adapter.others() and "pooler" in adapter.leaves(name):

@@ -64,13 +64,13 @@ class Layer(nn.Module):
 
         def dense(site, x, features):
             made = Dense(features, site, self.index, config.stddev, self.dtype, name=site)
-            return made(x, hooks, noise)
+            return made(x, hooks, noise, tokens)
 
         head_shape = (config.heads, config.width // config.heads)
         k = dense("key", h, config.width)
         v = dense("value", h, config.width)
         k, v = hooks.key_value(self.index, k.reshape(*h.shape[:-1], *head_shape), v.reshape(*h.shape[:-1], *head_shape))
-        keys = tokens
+        keys, gate = tokens, hooks.key_gate(self.index, h, tokens)
         if first is not None:
             row = first // h.shape[2]
             h, tokens = take_tokens(h, first), Tokens(*(take_tokens(x, first) for x in astuple(tokens)))
@@ -78,14 +78,14 @@ class Layer(nn.Module):
             noise = noise and noise_at(noise, first)
             keys = Tokens(*(take_rows(x, row) for x in astuple(keys)))
         q = dense("query", h, config.width).reshape(*h.shape[:-1], *head_shape)
-        a = attend(q, k, v, tokens, keys, noise).reshape(h.shape)
+        a = attend(q, k, v, tokens, keys, noise, gate).reshape(h.shape)
         a = drop(dense("attention_output", a, config.width), noise, ATTENTION_OUTPUT)
         norm = LayerNorm(config.epsilon, self.dtype, name="attention_norm")
-        h = norm(hooks.block("attention_output", self.index, a, h, norm) + h)
+        h = norm(hooks.block("attention_output", self.index, a, h, norm, tokens) + h)
         f = ACTIVATIONS[config.activation](dense("intermediate", h, config.inner))
         f = drop(dense("output", f, config.width), noise, OUTPUT)
         norm = LayerNorm(config.epsilon, self.dtype, name="output_norm")
-        return norm(hooks.block("output", self.index, f, h, norm) + h)
+        return norm(hooks.block("output", self.index, f, h, norm, tokens) + h)
 
 
 class Encoder(nn.Module):
@@ -120,9 +120,11 @@ class Encoder(nn.Module):
         else:
             h = batch["hidden"]
         for i in range(max(0, self.start), config.layers if stop is None else stop):
-            first = batch["first"] if i == config.layers - 1 else None
+            last = i == config.layers - 1
+            first = batch["first"] if last and not hooks.every_token else None
             h = Layer(config, i, self.dtype, name=f"layer_{i}")(h, tokens, first, noise_of(i), hooks)
-            h = h if first is None else h[:, :, 0]
+            if last:
+                h = (take_tokens(h, batch["first"]) if first is None else h)[:, :, 0]
         if stop is not None:
             return h
         return jnp.tanh(

@@ -14,13 +14,17 @@ from fjt import prng
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """A dense layer as a hook sees it: its name and layer, kernel f[D, F], bias f[F], and its tokens' Noise or None."""
+    """A dense layer as a hook sees it: its name and layer, kernel f[D, F], bias f[F], its tokens and their Noise.
+
+    noise: None without dropout; tokens: None of the pooler, which reads one vector an example.
+    """
 
     name: str
     layer: int
     kernel: jax.Array
     bias: jax.Array
     noise: "Noise | None"
+    tokens: "Tokens | None"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,18 +35,22 @@ class Hooks:
     enter(site, x) -> x: what a dense layer reads, f[..., D].
     linear(site, x, y) -> y: what it gives for x, f[..., F].
     key_value(layer, k, v) -> (k, v): f[G, R, L, H, K]; keys put before the L own ones are seen by every segment.
-    block(name, layer, h, residual, norm) -> h: a sublayer's output before `norm(h + residual)`.
+    key_gate(layer, h, tokens) -> f[G, R, L], what those keys and their values are multiplied by for a query, or None.
+    block(name, layer, h, residual, norm, tokens) -> h: a sublayer's output before `norm(h + residual)`.
     embed(words, batch) -> words: word embeddings f[G, R, L, D] before positions and types are added.
     first_position: the position of an example's first token.
+    every_token: whether the last layer is computed for every token, not for first ones alone.
     """
 
     kernel: Callable = lambda site, kernel: kernel
     enter: Callable = lambda site, x: x
     linear: Callable = lambda site, x, y: y
     key_value: Callable = lambda layer, k, v: (k, v)
-    block: Callable = lambda name, layer, h, residual, norm: h
+    key_gate: Callable = lambda layer, h, tokens: None
+    block: Callable = lambda name, layer, h, residual, norm, tokens: h
     embed: Callable = lambda words, batch: words
     first_position: int = 0
+    every_token: bool = False
 
 
 def compose(*hooks):
@@ -55,11 +63,13 @@ def compose(*hooks):
         enter=lambda site, x: two.enter(site, one.enter(site, x)),
         linear=lambda site, x, y: two.linear(site, x, one.linear(site, x, y)),
         key_value=lambda layer, k, v: two.key_value(layer, *one.key_value(layer, k, v)),
-        block=lambda name, layer, h, residual, norm: two.block(
-            name, layer, one.block(name, layer, h, residual, norm), residual, norm
+        key_gate=one.key_gate if one.key_gate is not Hooks.key_gate else two.key_gate,
+        block=lambda name, layer, h, residual, norm, tokens: two.block(
+            name, layer, one.block(name, layer, h, residual, norm, tokens), residual, norm, tokens
         ),
         embed=lambda words, batch: two.embed(one.embed(words, batch), batch),
         first_position=one.first_position + two.first_position,
+        every_token=one.every_token or two.every_token,
     )
 
 
@@ -132,10 +142,10 @@ class Dense(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x, hooks, noise=None):
+    def __call__(self, x, hooks, noise=None, tokens=None):
         kernel = self.param("kernel", nn.initializers.normal(self.stddev), (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        site = Site(self.site, self.layer, kernel.astype(self.dtype), bias.astype(self.dtype), noise)
+        site = Site(self.site, self.layer, kernel.astype(self.dtype), bias.astype(self.dtype), noise, tokens)
         x = hooks.enter(site, x)
         y = product(x, hooks.kernel(site, kernel).astype(self.dtype)) + _along(site.bias, x)
         return hooks.linear(site, x, y)
@@ -275,11 +285,19 @@ def _weigh_backward(saved, g):
 weigh.defvjp(_weigh_forward, _weigh_backward)
 
 
-def attend(q, k, v, queries, keys, noise):
+def segment_mean(x, tokens):
+    """f[G, X, L] of x f[G, X, L]: the mean over the tokens of each one's own segment."""
+    same = tokens.segment[..., :, None] == tokens.segment[..., None, :]
+    own = jnp.where(same, x.astype(wide(x.dtype))[..., None, :], 0.0)
+    return (jnp.sum(own, axis=-1) / jnp.sum(same, axis=-1)).astype(x.dtype)
+
+
+def attend(q, k, v, queries, keys, noise, gate=None):
     """Attention of each token over the keys of its own segment: f[G, X, Q, H, K].
 
     q: f[G, X, Q, H, K]; k, v: f[G, X, P + L, H, K], whose first P keys every segment sees; queries, keys: Tokens
-    [G, X, Q] and [G, X, L].  Padding is segment 0 and sees itself, so no row is empty.
+    [G, X, Q] and [G, X, L]; gate: None, or f[G, X, Q] that multiplies the first P keys and values.
+    Padding is segment 0 and sees itself, so no row is empty.
     """
     prefix = k.shape[2] - keys.segment.shape[2]
     visible = queries.segment[:, :, :, None] == keys.segment[:, :, None, :]
@@ -287,6 +305,9 @@ def attend(q, k, v, queries, keys, noise):
     q, k, v = (jnp.swapaxes(x, 2, 3) for x in (q, k, v))  # heads first: the products below then transpose nothing large
     scores = jnp.matmul(q, jnp.swapaxes(k, -1, -2), preferred_element_type=wide(q.dtype))
     scores = scores * (1.0 / math.sqrt(q.shape[-1]))
+    if gate is not None:
+        gate, gated = gate[:, :, None, :, None], jnp.arange(k.shape[3]) < prefix
+        scores = jnp.where(gated[(None,) * 4], scores * gate.astype(scores.dtype), scores)
     scores = jnp.where(visible[:, :, None], scores, jnp.finfo(scores.dtype).min)
     keep = None
     if noise is not None:
@@ -297,5 +318,11 @@ def attend(q, k, v, queries, keys, noise):
         a, b = noise.at(PROBABILITIES)
         key = (a[:, :, None, :, None], b[:, :, None, :, None])
         keep = prng.keep(key, feature, noise.attention)
-    y = weigh(scores, v, keep, None if noise is None else noise.attention)
+    rate = None if noise is None else noise.attention
+    if gate is None:
+        y = weigh(scores, v, keep, rate)
+    else:
+        gated = gated[None, None, None, :, None]
+        y = weigh(scores, jnp.where(gated, 0, v), keep, rate)
+        y = y + gate * weigh(scores, jnp.where(gated, v, 0), keep, rate)
     return jnp.swapaxes(y, 2, 3)

@@ -5,9 +5,10 @@ import math
 import jax
 import jax.numpy as jnp
 
+from fjt import tree
 from fjt.models.layers import ACTIVATIONS, Hooks, product
 from fjt.settings import UserError, suggest
-from fjt.tuning.method import Method, leaf_key
+from fjt.tuning.method import Method, add_gate, gate, leaf_key
 
 STDDEV = 0.02  # of the down-projection, as AdapterHub draws it
 PARTS = 4  # n of Compacter: its kernels are sums of so many Kronecker products
@@ -35,7 +36,8 @@ def _add(name, places):
 
         def adapter(path):
             down = STDDEV * jax.random.normal(leaf_key(key, path), (config.width, width))
-            return {
+            gated = {"gate": add_gate(key, f"{path}/gate", config.width)} if options["gating"] else {}
+            return gated | {
                 "down": {"kernel": down, "bias": jnp.zeros(width, jnp.float32)},
                 "up": {"kernel": jnp.zeros((width, config.width)), "bias": jnp.zeros(config.width, jnp.float32)},
             }
@@ -113,41 +115,48 @@ def _through(leaf, h, activation):
 
 
 def _block(read, made=lambda leaves: leaves):
-    """Hooks that add scale * adapter(read(h, residual, norm)) to a sublayer's output h; made(leaves): its kernels."""
+    """Hooks that add scale * adapter(read(h, residual, norm)), gated where it is, to a sublayer's output h.
+
+    made(leaves): the leaves with its kernels.
+    """
 
     def hooks(leaves, values, options):
         leaves = made(leaves)
 
-        def block(name, layer, h, residual, norm):
+        def block(name, layer, h, residual, norm, tokens):
             leaf = leaves.get(f"layer_{layer}", {}).get(name)
             if leaf is None:
                 return h
-            scale = values["scale"].astype(h.dtype) if "scale" in values else 1.0
-            return h + scale * _through(leaf, read(h, residual, norm), options["activation"])
+            scale, x = values["scale"].astype(h.dtype) if "scale" in values else 1.0, read(h, residual, norm)
+            if "gate" in leaf:
+                scale = scale * gate(leaf["gate"], x, tokens)[..., None]
+            return h + scale * _through(leaf, x, options["activation"])
 
-        return Hooks(block=block)
+        gated = any("/gate/" in name for name in tree.flatten(leaves))
+        return Hooks(block=block, every_token=gated)
 
     return hooks
 
 
 _SIZE = {"reduction": 16.0, "bottleneck_width": 0}
+_GATED = _SIZE | {"gating": False}
 
 METHODS = {
     "houlsby": Method(
         "an adapter after attention and after the feed-forward layer (Houlsby et al. 2019)",
-        _SIZE | {"activation": "swish"}, learning_rate=2e-4, check=_check, size="bottleneck_width",
+        _GATED | {"activation": "swish"}, learning_rate=2e-4, check=_check, size="bottleneck_width",
         add=_add("houlsby", ("attention_output", "output")), hooks=_block(lambda h, residual, norm: h),
         built_in=("activation",),
     ),
     "pfeiffer": Method(
         "an adapter after the feed-forward layer, which reads what its LayerNorm would give (Pfeiffer et al. 2021)",
-        _SIZE | {"activation": "relu"}, learning_rate=2e-4, check=_check, size="bottleneck_width",
+        _GATED | {"activation": "relu"}, learning_rate=2e-4, check=_check, size="bottleneck_width",
         add=_add("pfeiffer", ("output",)), hooks=_block(lambda h, residual, norm: norm(h + residual)),
         built_in=("activation",),
     ),
     "parallel": Method(
         "a scaled adapter beside the feed-forward layer (He et al. 2022)",
-        _SIZE | {"reduction": 2.0, "activation": "relu", "adapter_scale": 4.0}, learning_rate=1e-5, check=_check,
+        _GATED | {"reduction": 2.0, "activation": "relu", "adapter_scale": 4.0}, learning_rate=1e-5, check=_check,
         add=_add("parallel", ("output",)), hooks=_block(lambda h, residual, norm: residual),
         built_in=("activation",),
         values=lambda options: {"scale": options["adapter_scale"]}, size="bottleneck_width",

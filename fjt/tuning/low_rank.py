@@ -10,7 +10,7 @@ from fjt import tree
 from fjt.models import layers
 from fjt.models.layers import Hooks, drop_at, product, wide
 from fjt.settings import UserError
-from fjt.tuning.method import SITES, Method, check_sites, leaf_at, leaf_key, places, widths
+from fjt.tuning.method import SITES, Method, add_gate, check_sites, gate, leaf_at, leaf_key, places, widths
 
 WIDEST = 4  # VeRA's rank is at most so many times the encoder's width
 FEATURES = 1 << 20  # between the dropout features of one site and the next one's
@@ -19,6 +19,8 @@ FEATURES = 1 << 20  # between the dropout features of one site and the next one'
 def _check_lora(method):
     def check(config, options):
         check_sites(options["sites"], SITES, method)
+        if options.get("gating") and "pooler" in options["sites"]:
+            raise UserError("config.tune.gating: the pooler reads one vector an example, and has no tokens to gate.")
         sites, ranks = options["sites"], options["ranks"]
         if ranks and len(ranks) != len(sites):
             raise UserError(
@@ -60,6 +62,8 @@ def _add_lora(key, base, config, options):
         (width, out), rank = widths(config, site), options["max_rank"] or ranks[site]
         leaves[f"{path}/a"] = _init_a(key, f"lora/{path}/a", width, rank)
         leaves[f"{path}/b"] = jnp.zeros((rank, out), jnp.float32)
+        if options.get("gating"):
+            leaves[f"{path}/gate"] = add_gate(key, f"lora/{path}/gate", width)
     return tree.unflatten(leaves)
 
 
@@ -111,6 +115,8 @@ def _update(leaf, values, site):
 
 
 def _merge_lora(kernel, bias, leaf, values, site):
+    if "gate" in leaf:
+        raise UserError("Gated LoRA cannot be merged into the base model: what it adds depends on the example.")
     return kernel + _update(leaf, values, site), bias
 
 
@@ -146,13 +152,17 @@ def _where_leaves_are(leaves, function):
 
 
 def _lora_hooks(leaves, values, options):
-    """y + s (x A) B, dropout on x (Hu et al. 2022, equation 3)."""
+    """y + s (x A) B, dropout on x (Hu et al. 2022, equation 3); a gate takes the place of s (Mao et al. 2022, 3.2)."""
     del options
 
     def update(leaf, site, x, y):
-        return y + _through(site, x, *_low(leaf, values, site), values)
+        if "gate" not in leaf:
+            return y + _through(site, x, *_low(leaf, values, site), values)
+        plain = values | {"scale": jnp.ones_like(values["scale"])}
+        return y + gate(leaf["gate"], x, site.tokens)[..., None] * _through(site, x, *_low(leaf, plain, site), values)
 
-    return Hooks(linear=_where_leaves_are(leaves, update))
+    gated = any("/gate/" in name for name in tree.flatten(leaves))
+    return Hooks(linear=_where_leaves_are(leaves, update), every_token=gated)
 
 
 def _dora_hooks(leaves, values, options):
@@ -258,7 +268,7 @@ _LORA = {
 
 METHODS = {
     "lora": Method(
-        "low-rank updates of dense layers, W + s A B (Hu et al. 2022)", _LORA, learning_rate=5e-4,
+        "low-rank updates of dense layers, W + s A B (Hu et al. 2022)", _LORA | {"gating": False}, learning_rate=5e-4,
         add=_add_lora, values=_lora_values, hooks=_lora_hooks, check=_check_lora("lora"), idle=_idle_lora,
         merge=_merge_lora, size="rank",
     ),

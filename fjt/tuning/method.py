@@ -5,8 +5,9 @@ import zlib
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
-from fjt.models.layers import Hooks
+from fjt.models.layers import Hooks, product, segment_mean
 from fjt.settings import UserError, suggest
 
 # The dense layers of an encoder, by names that no family changes; all but the pooler are in each of its layers.
@@ -81,6 +82,18 @@ class Method:
 def leaf_key(key, name):
     """The JAX key of a new leaf: of its name alone, so that no other leaf moves it.  key: u32[2]."""
     return jax.random.fold_in(jax.random.wrap_key_data(key), zlib.crc32(name.encode()))
+
+
+def add_gate(key, name, width):
+    """{kernel f32[D, 1], bias f32[1]} of a gate, drawn as AdapterHub does but for the bias of 0."""
+    return {"kernel": 0.02 * jax.random.normal(leaf_key(key, name), (width, 1)), "bias": jnp.zeros(1, jnp.float32)}
+
+
+def gate(leaf, x, tokens):
+    """f[G, R, L]: the gate of each token's example, sigmoid(x W + b) in the mean over its tokens (Mao et al. 2022,
+    section 3.2).  leaf: of `add_gate`; x: f[G, R, L, D], what the gated part reads."""
+    logits = product(x, leaf["kernel"].astype(x.dtype))[..., 0] + leaf["bias"].astype(x.dtype).reshape(1, 1, 1)
+    return segment_mean(jax.nn.sigmoid(logits), tokens)
 
 
 def check_sites(sites, valid, method):

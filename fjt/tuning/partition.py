@@ -124,7 +124,10 @@ def traced_values(methods):
 
 def can_merge(methods):
     """Whether `merged` gives a plain model.  methods: {name: options}."""
-    return all(METHODS[name].merge or METHODS[name].add is add_nothing for name in methods)
+    return all(
+        METHODS[name].add is add_nothing or (METHODS[name].merge and not options.get("gating"))
+        for name, options in methods.items()
+    )
 
 
 def merged(methods, params, config):

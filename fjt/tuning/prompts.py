@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from fjt.models.layers import Hooks, product
 from fjt.settings import UserError
-from fjt.tuning.method import Method, leaf_key
+from fjt.tuning.method import Method, add_gate, gate, leaf_key
 
 STDDEV = 0.02
 
@@ -23,14 +23,19 @@ def _add_prefix(key, base, config, options):
     def normal(name, *shape):
         return STDDEV * jax.random.normal(leaf_key(key, f"prefix/{name}"), shape)
 
+    layers = [f"layer_{i}" for i in range(config.layers)]
+    gates = {
+        layer: {"gate": add_gate(key, f"prefix/{layer}/gate", config.width)} if options["gating"] else {}
+        for layer in layers
+    }
     if not hidden:
         shape = length, config.heads, config.width // config.heads
         return {
-            f"layer_{i}": {name: normal(f"layer_{i}/{name}", *shape) for name in ("key", "value")}
-            for i in range(config.layers)
+            layer: gates[layer] | {name: normal(f"{layer}/{name}", *shape) for name in ("key", "value")}
+            for layer in layers
         }
     out = 2 * config.layers * config.width
-    return {
+    return {layer: gated for layer, gated in gates.items() if gated} | {
         "embedding": normal("embedding", length, config.width),
         "down": {"kernel": normal("down", config.width, hidden), "bias": jnp.zeros(hidden, jnp.float32)},
         "up": {"kernel": normal("up", hidden, out), "bias": jnp.zeros(out, jnp.float32)},
@@ -61,7 +66,12 @@ def _prefix_hooks(leaves, values, options):
 
         return before(found["key"], k), before(found["value"], v)
 
-    return Hooks(key_value=key_value, first_position=options["prefix_length"] if options["shift_positions"] else 0)
+    def key_gate(layer, h, tokens):
+        return gate(leaves[f"layer_{layer}"]["gate"], h, tokens)
+
+    gated = {"key_gate": key_gate, "every_token": True} if "gate" in leaves.get("layer_0", {}) else {}
+    shift = options["prefix_length"] if options["shift_positions"] else 0
+    return Hooks(key_value=key_value, first_position=shift, **gated)
 
 
 def _add_prompt(key, base, config, options):
@@ -119,7 +129,7 @@ def _prompt_hooks(leaves, values, options):
 METHODS = {
     "prefix": Method(
         "learned keys and values before each example's own (Li & Liang 2021)",
-        {"prefix_length": 20, "projection": 0, "shift_positions": True}, learning_rate=4e-3,
+        {"prefix_length": 20, "projection": 0, "shift_positions": True, "gating": False}, learning_rate=4e-3,
         add=_add_prefix, hooks=_prefix_hooks, built_in=("prefix_length", "shift_positions"),
         size="prefix_length", highest=_room,
     ),

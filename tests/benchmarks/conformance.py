@@ -25,6 +25,7 @@ from fjt.data.tasks import Split
 from fjt.interop import adapterhub, formats, hf, peft
 from fjt.models import pretrained
 from fjt.models.encoder import Model
+from fjt.settings import TOGETHER
 from fjt.tuning import partition
 from tests import adapted, small
 from tests.benchmarks import common
@@ -76,6 +77,12 @@ CASES = {
             {"prefix_length": 20, "projection": 64, "shift_positions": False}, "PrefixTuningConfig",
             {"prefix_length": 20, "flat": False, "bottleneck_size": 64},
         ),
+        "mam": ({"prefix_length": 30, "shift_positions": False}, "MAMConfig", {
+            "prefix_tuning": ["PrefixTuningConfig", {"prefix_length": 30, "flat": True}],
+            "adapter": ["ParBnConfig", {"reduction_factor": 2}]}),
+        "unipelt": ({"prefix_length": 10, "shift_positions": False, "rank": 8}, "UniPELTConfig", {
+            "prefix_tuning": ["PrefixTuningConfig", {"prefix_length": 10, "flat": True}],
+            "adapter": ["SeqBnConfig", {"reduction_factor": 16}], "lora": ["LoRAConfig", {"r": 8, "alpha": 16}]}),
     },
 }  # fmt: skip
 
@@ -103,8 +110,9 @@ def compare(folder, library, interpreter, args):
     model, base = write_base(folder, args.model, tokenizer)
     cases = {}
     for name, (options, kind, arguments) in CASES[library].items():
-        cases[name] = {"class": kind, "arguments": arguments}
-        own = adapted.shaken(small.tune(name.split()[0], **options), model, base, "base")
+        methods, more = TOGETHER.get(name, ((name.split()[0],), {}))
+        cases[name] = {"class": kind, "arguments": arguments, "alone": "gating" in more}
+        own = adapted.shaken(small.tune(*methods, **options, **more), model, base, "base")
         target = folder / "ours" / name
         target.mkdir(parents=True)
         if library == "peft":
@@ -123,7 +131,7 @@ def compare(folder, library, interpreter, args):
         back = difference(adapted.logits(model, base, found, examples), theirs[f"{name}/theirs"])
         bare = difference(theirs[f"{name}/theirs"], theirs[f"{name}/ours"])
         trained = None
-        if set(found.methods) == {name.split()[0]}:
+        if set(found.methods) == set(TOGETHER.get(name, ((name.split()[0],),))[0]):
             trained = difference(adapted.train(model, base, found, examples, indices, RATE), theirs[f"{name}/losses"])
         moved = float(np.ptp(theirs[f"{name}/losses"]))
         passed = forth <= LOGITS and back <= LOGITS and (trained or 0.0) <= LOSSES and bare > 1e-2 and moved > 1e-2

@@ -52,18 +52,24 @@ class Adapters:
 
     def make(self, model, case):
         self.library.init(model)
-        model.add_adapter("theirs", config=getattr(self.library, case["class"])(**case["arguments"]))
+        model.add_adapter("theirs", config=self._config(case["class"], case["arguments"]))
         model.train_adapter("theirs")
         model.set_active_adapters("theirs")
         return model
 
+    def _config(self, kind, arguments):
+        """Of a union, each argument is [class, arguments]."""
+        parts = {k: self._config(*v) if isinstance(v, list) else v for k, v in arguments.items()}
+        return getattr(self.library, kind)(**parts)
+
     def save(self, model, folder, case):
-        prefix = case["class"] == "PrefixTuningConfig"  # its shared tensors cannot be saved as safetensors
+        # The shared tensors of a prefix cannot be saved as safetensors.
+        prefix = case["class"] in ("PrefixTuningConfig", "MAMConfig", "UniPELTConfig")
         model.save_adapter(str(folder), "theirs", with_head=True, use_safetensors=not prefix)
         if prefix:
             state = {k: v.clone() for k, v in model.state_dict().items()}
-            for file, start in (("adapter", "bert.prefix_tuning."), ("model_head", "classifier.")):
-                own = {k: v for k, v in state.items() if k.startswith(start)}
+            for file, word in (("adapter", ".theirs."), ("model_head", "classifier.")):
+                own = {k: v for k, v in state.items() if word in k and ".pool." not in k}
                 safetensors.torch.save_file(own, folder / f"{file}.safetensors")
 
 
@@ -76,21 +82,22 @@ def main(library, folder):
     labels, found = torch.tensor(arrays["labels"]), {}
     for name, case in spec["cases"].items():
         model = side.load(base(folder), folder / "ours" / name, case).eval()
+        every, alone = torch.arange(len(labels)), case["alone"]
         with torch.no_grad():
-            found[f"{name}/ours"] = model(**inputs).logits.numpy()
+            found[f"{name}/ours"] = logits(model, inputs, every, alone).numpy()
         torch.manual_seed(3)
         model = side.make(base(folder), case).eval()  # eval: without dropout, in training as well
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         with torch.no_grad():
             for parameter in trained:
                 parameter.add_(spec["shake"] * torch.randn_like(parameter))
-            found[f"{name}/theirs"] = model(**inputs).logits.numpy()
+            found[f"{name}/theirs"] = logits(model, inputs, every, alone).numpy()
         (folder / "theirs" / name).mkdir(parents=True)
         side.save(model, folder / "theirs" / name, case)
         optimizer, losses = torch.optim.AdamW(trained, lr=spec["rate"], weight_decay=0.0), []
         for rows in torch.tensor(arrays["batches"]):
             optimizer.zero_grad()
-            loss = model(**{key: x[rows] for key, x in inputs.items()}, labels=labels[rows]).loss
+            loss = torch.nn.functional.cross_entropy(logits(model, inputs, rows, alone), labels[rows])
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
@@ -101,6 +108,14 @@ def main(library, folder):
     versions = {"torch": torch.__version__, "transformers": transformers.__version__,
                 library: side.library.__version__}  # fmt: skip
     (folder / "versions.json").write_text(json.dumps(versions))
+
+
+def logits(model, inputs, rows, alone):
+    """Of rows of the padded inputs; alone: each by itself, without padding, over which gates average as well."""
+    if not alone:
+        return model(**{key: x[rows] for key, x in inputs.items()}).logits
+    lengths = inputs["attention_mask"].sum(dim=1)
+    return torch.cat([model(**{key: x[i : i + 1, : lengths[i]] for key, x in inputs.items()}).logits for i in rows])
 
 
 def base(folder):

@@ -25,7 +25,18 @@ CONFIGS = {
     "ia3": adapters.IA3Config(),
     "prefix": adapters.PrefixTuningConfig(prefix_length=3, flat=True),
     "prefix_projected": adapters.PrefixTuningConfig(prefix_length=3, flat=False, bottleneck_size=8),
-}
+    "pfeiffer_gated": adapters.SeqBnConfig(reduction_factor=8, use_gating=True),
+    "lora_gated": adapters.LoRAConfig(r=4, alpha=8, intermediate_lora=True, output_lora=True, use_gating=True),
+    "prefix_gated": adapters.PrefixTuningConfig(prefix_length=3, flat=False, bottleneck_size=8, use_gating=True),
+    "mam": adapters.ConfigUnion(
+        adapters.PrefixTuningConfig(prefix_length=3, flat=True), adapters.ParBnConfig(reduction_factor=8)
+    ),
+    "unipelt": adapters.UniPELTConfig(
+        adapters.PrefixTuningConfig(prefix_length=3, flat=True), adapters.SeqBnConfig(reduction_factor=8),
+        adapters.LoRAConfig(r=4, alpha=8),
+    ),
+}  # fmt: skip
+PREFIXED = ("prefix", "mam", "unipelt")
 LENGTHS = (9, 5, 12, 3)
 
 
@@ -64,14 +75,18 @@ def main(folder):
             for parameter in model.parameters():
                 if parameter.requires_grad:
                     parameter.add_(0.1 * torch.randn_like(parameter))
-            facts["logits"][name] = model(**batch).logits.tolist()
-        prefix = name.startswith("prefix")
+            # One by one, unpadded: the gates there average over padding as well.
+            texts = [row[:length][None] for row, length in zip(batch["input_ids"], LENGTHS, strict=True)]
+            gated = name.endswith("_gated") or name == "unipelt"
+            found = torch.cat([model(text).logits for text in texts]) if gated else model(**batch).logits
+            facts["logits"][name] = found.tolist()
+        prefix = name.startswith(PREFIXED)
         model.save_adapter(folder / name, name, with_head=True, use_safetensors=not prefix)
         if prefix:
             for file in (folder / name).glob("*.bin"):
                 file.unlink()
             state = {k: v.clone() for k, v in model.state_dict().items()}
-            own = {k: v for k, v in state.items() if k.startswith("bert.prefix_tuning.")}
+            own = {k: v for k, v in state.items() if f".{name}." in k and ".pool." not in k}
             head = {k: v for k, v in state.items() if k.startswith("classifier.")}
             safetensors.torch.save_file(own, folder / name / "adapter.safetensors")
             safetensors.torch.save_file(head, folder / name / "model_head.safetensors")
