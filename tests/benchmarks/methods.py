@@ -23,7 +23,7 @@ from tests.benchmarks import common
 
 COMPARED = ("full", "head", "top_k", "bitfit", "lora", "dora", "ia3", "pfeiffer", "houlsby", "prefix")
 SHOWN = ("llrd", "gradual", "mixout", "pattern", "layernorm", "attention_only", "vera", "parallel", "compacter",
-         "prompt", "p_tuning", "mam")  # fmt: skip
+         "prompt", "p_tuning", "mam", "unipelt")  # fmt: skip
 OPTIONS = {"pattern": ["--config.tune.train=('encoder/layer_[45]/',)"]}
 # Theirs, not measured here.
 SOURCE = "Mao et al. 2022 (UniPELT), table 1, with r = 8 for LoRA, 10 for the prefix and 48 for the adapter"
