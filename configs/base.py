@@ -32,6 +32,7 @@ def get_config():
     columns.text_pair = ""  # empty: single sentences
     columns.label = "label"
     columns.id = ""  # empty: the row's number
+    columns.cluster = placeholder(str)  # the source that rows share, such as a document: a study's intervals heed it
     data.header = True  # the first line of a CSV or TSV names the columns
     data.kind = "classification"  # own table: classification | regression
     data.label_names = ()  # own table: the labels in the order of their ids; empty: sorted

@@ -12,13 +12,14 @@ from fjt.metrics import predict
 
 
 def write_predictions(folder, name, task, split, logits):
-    """Writes <folder>/<name>.npz: id, logits, label, label_names, and whether the texts are pairs.
+    """Writes <folder>/<name>.npz: id, logits, label, label_names, whether the texts are pairs, cluster where known.
 
     logits: f32[N, C] in file order.
     """
     os.makedirs(folder, exist_ok=True)
     arrays = {"id": np.array(split.id), "logits": logits, "label": split.label}
     arrays |= {"label_names": np.array(task.label_names, str), "pairs": split.text_pair is not None}
+    arrays |= {} if split.cluster is None else {"cluster": np.array(split.cluster)}
     path = os.path.join(folder, f"{name}.npz")
     np.savez(f"{path}.tmp.npz", **arrays)
     os.replace(f"{path}.tmp.npz", path)

@@ -44,6 +44,7 @@ class Columns:
     text_pair: str
     label: str
     id: str
+    cluster: str | None
 
 
 @dataclasses.dataclass(frozen=True)

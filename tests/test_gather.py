@@ -6,10 +6,12 @@ import shlex
 
 import numpy as np
 import pytest
-from made_study import BEGUN, MISSING, MadeStudy, cells_of, make_pairs, predictions, records_of
+from made_study import BEGUN, MISSING, MadeStudy, cells_of, make_pairs, predictions, records_of, truth
 
-from fjt import report
+from fjt import report, statistics
 from fjt.reports import gather
+from fjt.reports.cells import summarize
+from fjt.reports.comparisons import compare
 
 
 def test_paths_as_axes_keep_what_tells_them_apart(tmp_path):
@@ -120,3 +122,32 @@ def test_folders_that_hold_no_study_are_refused(tmp_path, capsys):
     assert report.main(["report", str(made.finish())]) == 2
     assert "none of 2 runs has ended" in capsys.readouterr().err
     assert not (tmp_path / "study" / "report").exists()
+
+
+def test_examples_that_share_a_source_widen_the_interval_over_new_ones(tmp_path):
+    """By hand: `statistics.crossed_interval` over the sources; and the committed files keep them."""
+    made = MadeStudy(tmp_path / "study")
+    for method, skill in (("full", 0.8), ("lora", 0.85)):
+        outcomes = {seed: predictions("choices", skill, method, seed, count=600) for seed in range(8)}
+        made.cell("choices", method, outcomes, count=600)
+    folder, right = made.finish(), truth("choices", 600)
+    order = np.argsort(predictions("choices", 0.8, "full", 0, count=600) == right, kind="stable")
+    cluster = np.argsort(order) // 5  # the examples of a source are right or wrong together
+    for name in ("alone", "shared"):
+        (tmp_path / name).mkdir()
+    alone = summarize(cells_of(folder, tmp_path / "alone")[1]["choices/full"], "accuracy")["new_examples"]
+    for path in folder.glob("runs/**/dev.npz"):
+        with np.load(path) as arrays:
+            np.savez(path, **arrays, cluster=np.array([f"document {n}" for n in cluster]))
+    first, second = cells_of(folder, tmp_path / "shared")[1].values()
+    assert len(set(zip(cluster, first.cluster, strict=True))) == len(set(first.cluster)) == 120
+    found = summarize(first, "accuracy")["new_examples"]
+    args = first.scores("accuracy"), first.pseudo_values("accuracy"), first.failed, statistics.BOUNDS["accuracy"]
+    assert found == statistics.crossed_interval(*args, first.cluster)
+    assert found.high - found.low > 1.5 * (alone.high - alone.low)
+    tables = second.pseudo_values("accuracy") - first.pseudo_values("accuracy")
+    one = compare(second, first, "accuracy")
+    assert one.new_examples == statistics.crossed_interval(one.differences, tables, one.failed, None, first.cluster)
+    assert one.smallest == statistics.smallest_difference(tables, one.failed, first.cluster)
+    report.report(str(folder))
+    assert "600 labelled dev examples, from 120 sources" in (folder / "report" / "report.md").read_text()

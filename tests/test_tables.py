@@ -63,6 +63,18 @@ def test_own_table_without_header_and_with_pairs(tmp_path):
     refusal("'3'", "0, 1, 2", call=lambda: load_own(train, train, **columns))
 
 
+def test_own_table_with_sources_of_rows(tmp_path):
+    """Only dev needs the column, for a study scores there; rows that are held out of train take theirs along."""
+    train = write(tmp_path / "t.csv", "text,label", *(f"{i},{i % 2}" for i in range(8)))
+    dev = write(tmp_path / "d.csv", "text,label,doc", "a,0,7", "b,1,x ", "c,1,7")
+    splits = load_own(train, dev, data__columns__cluster="doc")[1]
+    assert splits["dev"].cluster == ("7", "x", "7") and splits["train"].cluster is None
+    refusal("t.csv", "'doc'", call=lambda: load_own(train, train, data__columns__cluster="doc"))
+    both = write(tmp_path / "b.csv", "text,label,doc", *(f"{i},{i % 2},{i // 4}" for i in range(8)))
+    splits = load_own(both, data__columns__cluster="doc", data__holdout=0.5)[1]
+    assert splits["dev"].cluster == tuple(str(int(text) // 4) for text in splits["dev"].text)
+
+
 def test_own_table_test_without_labels(tmp_path):
     test = write(tmp_path / "test.csv", "text", "a", "b")
     assert load_own(many(tmp_path), many(tmp_path), test)[1]["test"].label.tolist() == [-1, -1]

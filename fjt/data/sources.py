@@ -96,8 +96,8 @@ def _take(split, rows):
     def pick(values):
         return tuple(values[row] for row in rows)
 
-    pair = None if split.text_pair is None else pick(split.text_pair)
-    return Split(pick(split.id), pick(split.text), pair, split.label[rows])
+    pair, cluster = (None if values is None else pick(values) for values in (split.text_pair, split.cluster))
+    return Split(pick(split.id), pick(split.text), pair, split.label[rows], cluster)
 
 
 def _hold_out(splits, share, seed):
@@ -207,7 +207,7 @@ def _read_own(name, path, data):
         path,
         columns,
         header=data.header,
-        optional=("label",) if name == "test" else (),
+        optional={"train": ("cluster",), "test": ("label", "cluster")}.get(name, ()),  # dev is what a study scores on
         remedy="Name it with --config.data.columns.{role}=COLUMN; a file without a header is read with "
         "--config.data.header=False and columns by number.",
     )
@@ -243,7 +243,8 @@ def _split(rows, kind, codes, labelled):
         known = {code: number for number, code in enumerate(codes)}
         label = np.array([_class(value, rows, row, known, labelled) for row, value in enumerate(labels)], np.int32)
     ids = tuple(str(i) for i in rows.values.get("id", rows.numbers))
-    return Split(ids, texts["text"], texts.get("text_pair"), label)
+    cluster = tuple(map(_spell, rows.values["cluster"])) if "cluster" in rows.values else None
+    return Split(ids, texts["text"], texts.get("text_pair"), label, cluster)
 
 
 def _text(value, rows, row, role):

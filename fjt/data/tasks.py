@@ -12,12 +12,14 @@ class Split:
 
     id: one of each row, a str.  text, text_pair: a str of each row (text_pair None for single sentences).
     label: i32[N] with -1 where unlabelled, or f32[N] with NaN where unlabelled.
+    cluster: the source of each row, a str, equal for rows that share one; None where that is not known.
     """
 
     id: tuple
     text: tuple
     text_pair: tuple | None
     label: np.ndarray
+    cluster: tuple | None = None
 
     def __len__(self):
         return len(self.text)

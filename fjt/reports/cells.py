@@ -21,6 +21,7 @@ class Cell:
 
     open: {key: texts} of what the tuning runs chose among; rows: of all its runs; scored: those with a score, n of
     them, in the order of the arrays; predicted: [n, m] and truth: [m], class ids or scores of the dev set `dev`;
+    cluster: i32[m], equal for examples that share a source, or None;
     constant: bool[n], diverged runs, which count as predicting dev's most frequent label, or its mean.
     """
 
@@ -37,6 +38,7 @@ class Cell:
     truth: np.ndarray
     predicted: np.ndarray
     constant: np.ndarray
+    cluster: np.ndarray | None = None
 
     @functools.cached_property
     def collapsed(self):
@@ -125,6 +127,7 @@ def _make_cell(found, name, members, devs):
         tuple(found.facts["metrics"].get(task, ())),
         tuple(row for _, row in members), tuple(scored), dev, names, truth,
         np.stack(predicted) if predicted else np.zeros((0, len(truth))), np.array(constant, bool),
+        found.dev[dev].get("cluster") if dev else None,
     )  # fmt: skip
 
 
@@ -167,8 +170,9 @@ def summarize(cell, metric):
         return found | {"new_seeds": CROSSED, "new_examples": CROSSED}
     seeds = attempt(statistics.seed_interval, scores, cell.failed)
     examples = attempt(
-        statistics.crossed_interval, scores, cell.pseudo_values(metric), cell.failed, statistics.BOUNDS.get(metric)
-    )
+        statistics.crossed_interval, scores, cell.pseudo_values(metric), cell.failed, statistics.BOUNDS.get(metric),
+        cell.cluster,
+    )  # fmt: skip
     return found | {"new_seeds": seeds, "new_examples": examples}
 
 

@@ -86,11 +86,13 @@ def compare(cell, base, metric):
     return Comparison(
         **common,
         new_seeds=attempt(statistics.seed_interval, differences, failed),
-        new_examples=other if tables is None else attempt(statistics.crossed_interval, differences, tables, failed),
+        new_examples=other
+        if tables is None
+        else attempt(statistics.crossed_interval, differences, tables, failed, None, cell.cluster),
         needed=attempt(statistics.seeds_needed, differences, failed, POINT)
         if metric in statistics.BOUNDS
         else f"{metric} has no points: seeds are asked for a hundredth of a score between bounds.",
-        smallest=other if tables is None else attempt(statistics.smallest_difference, tables, failed),
+        smallest=other if tables is None else attempt(statistics.smallest_difference, tables, failed, cell.cluster),
     )
 
 

@@ -2,6 +2,8 @@
 
 import re
 
+import numpy as np
+
 from fjt.reports import sections
 from fjt.reports.cells import counts
 from fjt.reports.committed import BEGUN, DIVERGED, FILES, FINISHED, MISSING
@@ -164,7 +166,13 @@ def task_section(task, cells, comparisons, found):
     trials, warnings = sections.trial_table(cells, first, found, name)
     sizes = sorted({len(cell.truth) for cell in cells if cell.dev})
     if sizes:
-        blocks.append(Text(f"Scores are of {' or '.join(f'{size:,}' for size in sizes)} labelled dev examples."))
+        sources = sorted({len(np.unique(cell.cluster)) for cell in cells if cell.cluster is not None})
+        shared = f", from {' or '.join(f'{n:,}' for n in sources)} sources: new examples are of new ones" * bool(
+            sources
+        )
+        blocks.append(
+            Text(f"Scores are of {' or '.join(f'{size:,}' for size in sizes)} labelled dev examples{shared}.")
+        )
     blocks += [Heading(3, f"Scores: {first}"), sections.score_table(cells, first, name), *sections.failures(cells)]
     blocks += sections.picture(
         lambda: draw_scores(cells, first, style, name), f"{task}-scores",

@@ -174,6 +174,7 @@ def _add_predictions(path, task, row, dev):
         raise UserError(f"{file} is missing: a study is reported from what each run predicts.")
     with np.load(file) as arrays:
         logits, truth, ids, names = (arrays[name] for name in ("logits", "label", "id", "label_names"))
+        cluster = arrays["cluster"] if "cluster" in arrays else None
     scores = truth.dtype.kind == "f"
     labelled = ~np.isnan(truth) if scores else truth >= 0
     if not labelled.any():
@@ -184,6 +185,8 @@ def _add_predictions(path, task, row, dev):
     content = hashlib.sha256("\n".join([*map(str, ids), *map(repr, truth.tolist())]).encode()).hexdigest()
     name = f"{task}-{content[:8]}"
     empty = {"id": ids, "label": truth, "label_names": names, "predicted": [], "runs": []}
+    if cluster is not None:
+        empty["cluster"] = np.unique(cluster[labelled], return_inverse=True)[1].astype(np.int32)
     found = dev.setdefault(name, empty)
     found["predicted"].append(predicted.astype(kind))
     found["runs"].append(row)
