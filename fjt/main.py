@@ -78,7 +78,7 @@ def show_list():
         for name, m in METHODS.items()
     ]
     rows += [
-        (name, "", "", f"{', '.join(several)} together{', gated' if options else ''}")
+        (name, "", "", f"{', '.join(several)} together{', gated' if options.get('gating') else ''}")
         for name, (several, options) in TOGETHER.items()
     ]
     console.table("Methods (config.tune.method)", ("name", ">rate", "options (config.tune.)", "what trains"), rows)

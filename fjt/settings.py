@@ -235,8 +235,11 @@ class Settings:
 
 
 # Names for several tuning methods at once, with options where they are left open: the mix-and-match adapter (He et al.
-# 2022, section 4.6), and UniPELT (Mao et al. 2022).
-TOGETHER = {"mam": (("prefix", "parallel"), {}), "unipelt": (("prefix", "lora", "pfeiffer"), {"gating": True})}
+# 2022, section 4.6), and UniPELT (Mao et al. 2022); their prefixes are AdapterHub's, which holds both.
+TOGETHER = {
+    "mam": (("prefix", "parallel"), {"shift_positions": False}),
+    "unipelt": (("prefix", "lora", "pfeiffer"), {"shift_positions": False, "gating": True}),
+}
 
 CHOICES = {
     "data.source": ("tfds", "files", "synthetic"),

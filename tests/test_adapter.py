@@ -1,5 +1,7 @@
 """What a run takes over from the adapter that it starts from."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import small
@@ -76,3 +78,5 @@ def test_peft_cannot_hold_the_pooler_twice():
     alone = adapter_of(tune, **dict.fromkeys(names, leaf))
     both = adapter_of(tune, **dict.fromkeys((*names, "encoder/pooler/kernel"), leaf))
     assert peft.refusal(alone, small.CONFIG) is None and "pooler" in peft.refusal(both, small.CONFIG)
+    gated = dataclasses.replace(alone, methods={"lora": alone.methods["lora"] | {"gating": True}})
+    assert "no gated lora" in peft.refusal(gated, small.CONFIG)

@@ -17,7 +17,7 @@ from fjt.models.encoder import Model
 from fjt.optim import make_optimizer
 from fjt.settings import UserError
 from fjt.step import init_state, train_step
-from fjt.tuning import partition, prompts
+from fjt.tuning import method, partition, prompts
 
 CONFIG = small.CONFIG
 CASES = {
@@ -209,6 +209,22 @@ def test_what_cannot_be_merged_says_so():
     _, params, _, _, _ = prepare("pfeiffer")
     with pytest.raises(UserError, match="pfeiffer cannot be merged"):
         partition.merged(partition.find_methods(CASES["pfeiffer"]), params, CONFIG)
+    gated = partition.find_methods(small.tune("lora", gating=True))
+    assert not partition.can_merge(gated) and partition.can_merge(gated | {"lora": gated["lora"] | {"gating": False}})
+    leaves = jax.tree.map(np.asarray, partition.add_leaves(gated, prng.make_key(1, "init"), base(), CONFIG))
+    with pytest.raises(UserError, match="Gated LoRA cannot be merged"):
+        partition.merged(gated, base() | {"adapters": leaves}, CONFIG)
+
+
+def test_a_gate_is_the_mean_over_the_tokens_of_its_example():
+    """By hand: two examples of 2 and 3 tokens in a row of 6."""
+    segment = np.int32([[[1, 1, 2, 2, 2, 0]]])
+    tokens = layers.Tokens(segment, segment, segment)
+    x = np.float32(np.arange(12).reshape(1, 1, 6, 2)) / 10
+    leaf = {"kernel": np.float32([[0.5], [-1.0]]), "bias": np.float32([0.2])}
+    each = 1 / (1 + np.exp(-(x[0, 0] @ np.float64([0.5, -1.0]) + 0.2)))
+    wanted = [each[:2].mean()] * 2 + [each[2:5].mean()] * 3 + [each[5]]
+    np.testing.assert_allclose(method.gate(leaf, x, tokens)[0, 0], wanted, rtol=1e-6)
 
 
 def test_mixout_puts_pretrained_entries_back():

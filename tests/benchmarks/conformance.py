@@ -77,10 +77,10 @@ CASES = {
             {"prefix_length": 20, "projection": 64, "shift_positions": False}, "PrefixTuningConfig",
             {"prefix_length": 20, "flat": False, "bottleneck_size": 64},
         ),
-        "mam": ({"prefix_length": 30, "shift_positions": False}, "MAMConfig", {
+        "mam": ({"prefix_length": 30}, "MAMConfig", {
             "prefix_tuning": ["PrefixTuningConfig", {"prefix_length": 30, "flat": True}],
             "adapter": ["ParBnConfig", {"reduction_factor": 2}]}),
-        "unipelt": ({"prefix_length": 10, "shift_positions": False, "rank": 8}, "UniPELTConfig", {
+        "unipelt": ({"prefix_length": 10, "rank": 8}, "UniPELTConfig", {
             "prefix_tuning": ["PrefixTuningConfig", {"prefix_length": 10, "flat": True}],
             "adapter": ["SeqBnConfig", {"reduction_factor": 16}], "lora": ["LoRAConfig", {"r": 8, "alpha": 16}]}),
     },
@@ -111,7 +111,7 @@ def compare(folder, library, interpreter, args):
     cases = {}
     for name, (options, kind, arguments) in CASES[library].items():
         methods, more = TOGETHER.get(name, ((name.split()[0],), {}))
-        cases[name] = {"class": kind, "arguments": arguments, "alone": "gating" in more}
+        cases[name] = {"class": kind, "arguments": arguments, "alone": more.get("gating", False)}
         own = adapted.shaken(small.tune(*methods, **options, **more), model, base, "base")
         target = folder / "ours" / name
         target.mkdir(parents=True)

@@ -131,7 +131,12 @@ def test_other_formats_by_command(launch, tuned, finished, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("method", "file"), [("pfeiffer", "adapter.safetensors"), ("layernorm", "adapter_model.safetensors")]
+    ("method", "file"),
+    [
+        ("pfeiffer", "adapter.safetensors"),
+        ("unipelt", "adapter.safetensors"),
+        ("layernorm", "adapter_model.safetensors"),
+    ],
 )
 def test_the_format_that_has_the_method(finished, tables, launch, texts, tmp_path, method, file):
     base, _ = finished
