@@ -1,0 +1,56 @@
+"""How runs are divided into groups: evenly, by what shares a batch, as many lanes as the device's memory holds."""
+
+import json
+
+import pytest
+from test_study import make
+
+from fjt import memory, planner
+from fjt.console import Silent
+from fjt.settings import UserError
+
+TINY = {
+    "data.limit": (96,), "model.scratch.layers": (1,), "model.scratch.width": (32,), "model.scratch.inner": (64,),
+    "model.scratch.heads": (2,), "train.steps": (2,), "train.batch_size": (24,), "optim.learning_rate": (1e-3, 2e-3),
+}  # fmt: skip
+
+
+def plan(folder, *products, **options):
+    """(Groups, plan.json) of a study of tiny models."""
+    study, base, runs = make(*(TINY | product for product in products), mode="vmap", **options)
+    base["cache"]["dir"], base["mesh"]["data"] = str(folder / "cache"), 1
+    (folder / "study").mkdir()
+    _, groups, made = planner.make_plan(str(folder / "study"), study, base, runs, planner.Shared(Silent()))
+    return groups, made
+
+
+def seeds_of(group):
+    return [name.rsplit("=", 1)[1] for name in group.runs]
+
+
+def test_lanes_are_divided_evenly_and_share_their_batches_where_they_can(tmp_path):
+    groups, made = plan(tmp_path, {"tune.method": ("full",)}, seeds=5, lanes=4)
+    assert [seeds_of(group) for group in groups] == [["0", "0", "1"], ["1", "2", "2"], ["3", "3", "4", "4"]]
+    assert {group.mode for group in groups} == {"vmap"}
+    assert made["bytes"] > 0 and made["programs"] == 4  # of three lanes and of four: steps and evaluation
+    assert made["groups"] == json.loads((tmp_path / "study" / "plan.json").read_text())["groups"]
+
+
+def test_no_more_lanes_than_the_memory_holds(tmp_path, monkeypatch):
+    """With memory for five lanes, eight are halved."""
+    _, made = plan(tmp_path, {"tune.method": ("full",)}, seeds=5, lanes=5)
+    monkeypatch.setattr(memory, "device_bytes", lambda: 1.01 * made["bytes"] / planner.MEMORY_SHARE)
+    (tmp_path / "again").mkdir()
+    groups, again = plan(tmp_path / "again", {"tune.method": ("full",)}, seeds=4, lanes=8)
+    assert [len(group.runs) for group in groups] == [4, 4] and again["bytes"] <= made["bytes"]
+
+
+def test_a_run_that_does_not_fit_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "device_bytes", lambda: 1000)
+    with pytest.raises(UserError, match="not even one run fits into"):
+        plan(tmp_path, {"tune.method": ("full",)}, seeds=1)
+
+
+def test_methods_that_change_their_program_go_one_by_one(tmp_path):
+    (group,), _ = plan(tmp_path, {"tune.method": ("gradual",), "model.path": ("",)}, seeds=1)
+    assert group.mode == "loop"
