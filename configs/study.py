@@ -28,7 +28,8 @@ def get_config(run=None):
     study.family = "study"  # study | task: among which comparisons that chance is kept (Holm)
     study.base = ""  # NAME[:ARGUMENT] of a config that is run first, unless the cache has it: its encoder is model.path
     study.lanes = 16  # runs that one process takes at a time, at most
-    study.mode = ""  # loop: one after another | vmap: as lanes of one program; empty: vmap on an accelerator
+    study.mode = ""  # loop: one after another | vmap: as lanes of one program, which leave no checkpoints of their own;
+    # empty: vmap on an accelerator, loop on a CPU
     config.output.export = False
     config.output.tables = False
     config.output.curve = False

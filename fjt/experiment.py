@@ -138,6 +138,11 @@ def prepare(settings, *, given=None, view=console, inputs=None, shapes=()):
         raise UserError(
             f"config.train.row_length={train.row_length} is less than the longest example, {lengths.max()} tokens."
         )
+    if shapes and shapes[0].groups != groups:
+        raise UserError(
+            f"This was planned for {shapes[0].groups} groups a batch (devices x config.train.accumulation) and there "
+            f"are {groups} here: take as many devices, by config.mesh.data."
+        )
     if shapes:
         plan = packing.assign(lengths, shapes, one_a_row=not train.packing)
     else:

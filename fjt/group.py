@@ -12,18 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from fjt import console, evaluate, hidden, lanes, mesh, metrics, outcome, recipes, records, tree
-from fjt.checkpoint import Checkpoints, NotFinite
+from fjt.checkpoint import Checkpoints, NotFinite, check_finite
 from fjt.experiment import row_grid
 from fjt.programs import above, abstract_lanes, build_batch, compile_lanes, first_state, pack_evaluated
 from fjt.train import Stop, Stopped, check_step, first_host_state, judge
 from fjt.workdir import claim
 
 
-def run_group(experiments, workdirs, folder, over, *, compiled=None, view=console):
+def run_group(experiments, workdirs, folder, over, *, compiled=None, view=console, check=lambda: None):
     """[result of each run, None of those that were over] of runs in locked work directories that share their programs.
 
     folder: of the group, for its checkpoints; over: bool of each run, whether it had ended before: it keeps its lane,
-    for the program to be the same, and nothing of it is written; compiled, view: as `fjt.run.run` takes them.
+    for the program to be the same, and nothing of it is written; compiled, view: as `fjt.run.run` takes them; check:
+    called before anything is saved or written, and may raise to stop.
     Raises UserError and train.Stopped (the state of all is saved); a run whose numbers are not finite ends alone.
     """
     for experiment, workdir, ended in zip(experiments, workdirs, over, strict=True):
@@ -35,11 +36,12 @@ def run_group(experiments, workdirs, folder, over, *, compiled=None, view=consol
         Checkpoints(saved, 1, view.warn) as checkpoints,
         contextlib.ExitStack() as stack,
     ):
-        group = _Group(experiments, workdirs, over, checkpoints, stop, {} if compiled is None else compiled, view)
+        compiled = {} if compiled is None else compiled
+        group = _Group(experiments, workdirs, over, checkpoints, stop, compiled, view, check)
         group.begin(stack)
         group.train()
         results = group.finish()
-    shutil.rmtree(saved)
+    shutil.rmtree(saved, ignore_errors=True)
     return results
 
 
@@ -50,8 +52,8 @@ class _Group:
     hosts: of each lane what the host carries (`train.first_host_state`) and `failed`, None or where its numbers ended.
     """
 
-    def __init__(self, experiments, workdirs, over, checkpoints, stop, compiled, view):
-        self.experiments, self.workdirs, self.over, self.view = experiments, workdirs, over, view
+    def __init__(self, experiments, workdirs, over, checkpoints, stop, compiled, view, check):
+        self.experiments, self.workdirs, self.over, self.view, self.check = experiments, workdirs, over, view, check
         self.checkpoints, self.stop = checkpoints, stop
         self.first, self.stage, self.size = experiments[0], experiments[0].stages[0], len(experiments)
         self.whole, (self.shape,) = mesh.replicated(self.first.mesh), self.stage.shapes  # one, for all lanes and steps
@@ -91,12 +93,11 @@ class _Group:
             self.view.say(f"resuming after step {self.k} of {self.steps}")
         self.lanes = jax.device_put(lanes.Lanes(state, own, hyper, np.zeros(self.size, bool)), self.whole)
         self.best, self.shared = jax.device_put((self.best, shared), self.whole)
-        self.logs = {}
+        self.logs, self.closing = {}, {}
         for i in self._open():
-            told = console.Silent()
-            self.logs[i] = stack.enter_context(
-                outcome.logs(self.experiments[i], self.workdirs[i], self.k, self.hosts[i], told)
-            )
+            self.closing[i] = stack.enter_context(contextlib.ExitStack())
+            logs = outcome.logs(self.experiments[i], self.workdirs[i], self.k, self.hosts[i], console.Silent())
+            self.logs[i] = self.closing[i].enter_context(logs)
             self._charge(i, "compile_seconds", self.programs.seconds)
         self._prepare(["train", "dev"] if self.k < self.steps else ["dev"])
 
@@ -214,6 +215,8 @@ class _Group:
     def _fail(self, i, error):
         self.hosts[i] = self.hosts[i] | {"failed": str(error)}
         self.lanes = lanes.drop(self.lanes, i)
+        self.best = jax.tree.map(lambda leaf: leaf.at[i].set(0), self.best)
+        self.closing[i].__exit__(NotFinite, error, None)  # as a run alone leaves its logs
         outcome.fail(self.experiments[i], self.workdirs[i], error)
 
     def _logits(self, split, moved):
@@ -248,12 +251,13 @@ class _Group:
         """Saves the state of all lanes; those that are not finite end first."""
         if self.k in self.checkpoints.steps():
             return
-        leaves = tree.flatten(jax.device_get(self.lanes.state.trainable))
+        self.check()
+        state = jax.device_get(self.lanes.state)
         for i in self._open():
-            for name, leaf in leaves.items():
-                if np.issubdtype(leaf.dtype, np.floating) and not np.isfinite(leaf[i]).all():
-                    self._fail(i, NotFinite(f"trainable/{name} is not finite after step {self.k}"))
-                    break
+            try:
+                check_finite(self.k, lanes.take(state, i))
+            except NotFinite as error:
+                self._fail(i, error)
         state = {"state": self.lanes.state, "best": self.best}
         self.checkpoints.save(self.k, state, {"lanes": self.hosts, "best_step": None})
 
@@ -281,6 +285,8 @@ class _Group:
                 self.experiments[i], self.workdirs[i], self.hosts[i], selected, lanes.take(trainable, i),
                 self.frozen[i], lambda split, i=i: logits[split][:, i], int(done[i]),
             ) | {"lanes": self.size}  # fmt: skip
+            self.closing[i].close()
+            self.check()
             records.write_json(os.path.join(self.workdirs[i], "result.json"), results[i])
             records.replace(os.path.join(self.workdirs[i], "DONE"), "")
         return results

@@ -9,7 +9,7 @@ import os
 import jax
 import numpy as np
 
-from fjt import console, memory, programs, records, summary
+from fjt import console, hidden, memory, programs, records, summary, tree
 from fjt.data import batches, packing
 from fjt.experiment import plan_shapes, prepare, resolve
 from fjt.inputs import Inputs, inputs_key
@@ -27,7 +27,8 @@ class Group:
     """Runs that one process takes at a time: they share every program.
 
     id: its folder below groups/; phase: as of its runs; mode: one of study.MODES; program: of `study.program_key`;
-    shapes: of all its batches; runs: names.
+    shapes: of all its batches; runs: names; programs: a word for each that is compiled, equal for equal ones; seconds:
+    that its training may take.
     """
 
     id: str
@@ -36,6 +37,8 @@ class Group:
     program: str
     shapes: tuple
     runs: tuple
+    programs: tuple
+    seconds: float
 
 
 class Shared:
@@ -69,7 +72,10 @@ def load_plan(folder):
         if active:
             # Fewer lanes are another program: what was saved of all of them is not taken for theirs.
             id_ = group["id"] if len(active) == len(group["runs"]) else f"{group['id']}-{_word(active)}"
-            groups.append(Group(id_, group["phase"], group["mode"], group["program"], shapes, active))
+            words = tuple(group["programs"])
+            groups.append(
+                Group(id_, group["phase"], group["mode"], group["program"], shapes, active, words, group["seconds"])
+            )
     return runs, groups, plan
 
 
@@ -94,9 +100,8 @@ def make_plan(folder, study, base, runs, shared, command=""):
     for run in runs:
         if run.name in known and _run(run.name, known[run.name]) != _run(run.name, _row(run)):
             raise UserError(f"{folder} has a run {run.name} of other values; take another --workdir.")
-    made, compiled, seconds, size = (
-        _make_groups(study, base, new, shared, plan) if new else ((), 0, 0.0, plan.get("bytes", 0))
-    )
+    prints = dict(plan.get("fingerprints", {}))
+    made, size = _make_groups(study, base, new, shared, plan, prints) if new else ((), plan.get("bytes", 0))
     plan = {
         "command": command,
         "config": plan.get("config") or base,
@@ -105,9 +110,8 @@ def make_plan(folder, study, base, runs, shared, command=""):
         "active": [run.name for run in runs],
         "runs": known | {run.name: _row(run) for run in new},
         "groups": [*plan.get("groups", []), *(dataclasses.asdict(g) | {"shapes": _lists(g)} for g in made)],
-        "programs": plan.get("programs", 0) + compiled,
         "bytes": size,
-        "seconds": plan.get("seconds", 0.0) + seconds,
+        "fingerprints": prints,
     }
     records.write_json(os.path.join(folder, "plan.json"), plan)
     return load_plan(folder)
@@ -137,55 +141,67 @@ def _compare(folder, plan, base):
         )
 
 
-def _make_groups(study, base, runs, shared, plan):
-    """(Groups of runs, the number of programs that they compile, seconds that they may take, bytes of the largest)."""
-    found, prints = {}, {}
+def _make_groups(study, base, runs, shared, plan, prints):
+    """(Groups of runs, bytes of a device that the largest takes).
+
+    prints: {fingerprint and phase: name} of the runs of before, to which these are added.
+    """
+    found = {}
     with shared.view.bar("planning", len(runs)) as bar:
         for i, run in enumerate(runs, 1):
             settings = settings_of(run, base, [(key, values[0]) for key, values in run.open])
             inputs = shared.inputs(settings)
             resolved, _, _ = resolve(settings, inputs, console.Silent())
             print_ = fingerprint(resolved.experiment, inputs.sha256) + run.phase
-            other = prints.setdefault(print_, run)
-            if other is not run and not run.open:
-                raise UserError(f"{other.name} and {run.name} are the same experiment; leave one of them out.")
-            key = run.phase, program_key(resolved.experiment, inputs.sha256)
+            if not run.open and prints.setdefault(print_, run.name) != run.name:  # what is open may become another
+                raise UserError(f"{prints[print_]} and {run.name} are the same experiment; leave one of them out.")
+            key = run.phase, program_key(resolved.experiment, inputs.sha256), _long(run, resolved.experiment, inputs)
             found.setdefault(key, []).append((run, settings, resolved.experiment))
             bar.update(i)
-    groups, keys, seconds, size, rate = [], set(), 0.0, plan.get("bytes", 0), {}
-    for (phase, program), members in sorted(found.items(), key=lambda item: item[0][0] == "runs"):
+    groups, size, rate = [], plan.get("bytes", 0), {}
+    for (phase, program, long), members in sorted(found.items(), key=lambda item: item[0][0] == "runs"):
         _, settings, experiment = members[0]
-        inputs, mode = shared.inputs(settings), _mode(study, experiment)
+        inputs, mode = shared.inputs(settings), _mode(study, experiment, long)
         shapes, taken = _shapes(settings, members, inputs, most=1 if mode == "vmap" else 3)
         first = prepare(settings, view=console.Silent(), inputs=inputs, shapes=shapes)
         members = sorted(members, key=lambda member: member[2].seeds.data)  # lanes of one batch, where they divide so
-        parts = _divide(members, study.lanes)
         if mode == "vmap":
-            parts, lanes_size = _fit_lanes(first, members, study.lanes, shared)
-            for part in parts:
-                keys |= programs.lanes_keys(first, len(part), one_batch(part))
-            size = max(size, lanes_size)
+            parts, taken_bytes = _fit_lanes(first, members, study.lanes, shared)
+            keys = [programs.lanes_keys(first, len(part), one_batch(part)) for part in parts]
         else:
-            keys |= programs.program_keys(first, taken)
-            size = max(size, sum(summary.memory(first)))
+            parts, taken_bytes = _divide(members, study.lanes), sum(summary.memory(first))
+            keys = [programs.program_keys(first, taken)] * len(parts)
+        size = max(size, taken_bytes)
         dtype = first.model.dtype
         rate[dtype] = rate.get(dtype) or summary.product_rate(dtype)
         each = summary.step_flops(first) * first.steps / (summary.USUAL_SHARE * rate[dtype] * first.mesh.size)
-        seconds += each * len(members)
-        for part in parts:
+        for part, own in zip(parts, keys, strict=True):
             names = tuple(run.name for run, _, _ in part)
             id_ = f"{len(plan.get('groups', [])) + len(groups):03d}-{_word(names)}"
-            groups.append(Group(id_, phase, mode, program, shapes, names))
-    return groups, len(keys), seconds, size
+            words = tuple(sorted(_word([repr(key)]) for key in own))
+            groups.append(Group(id_, phase, mode, program, shapes, names, words, each * len(part)))
+    return groups, size
 
 
-def _word(names):
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:8]
+def _word(texts):
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
 
 
-def _mode(study, experiment):
-    """How the runs of a group are made.  Gradual unfreezing changes its program on the way, and so goes by itself."""
-    if "gradual" in experiment.tune.method:
+def _long(run, experiment, inputs):
+    """Whether a run has the epochs that pay for kept hidden states, for each duration that it may get: it decides where
+    steps start, and so which programs there are."""
+    rows = len(inputs.data[1]["train"])
+    enough = hidden.EPOCHS * -(-rows // experiment.train.batch_size)
+    return tuple(sorted({total_steps(each, rows) >= enough for each in _durations(run, experiment)}))
+
+
+def _mode(study, experiment, long):
+    """How the runs of a group are made.
+
+    Gradual unfreezing changes its program on the way, and runs of an open length may start at different layers: these
+    go one by one.
+    """
+    if "gradual" in experiment.tune.method or len(long) > 1:
         return "loop"
     return study.mode or ("loop" if jax.default_backend() == "cpu" else "vmap")
 
@@ -208,13 +224,16 @@ def _fit_lanes(experiment, members, most, shared):
     Raises UserError when not even one lane fits.
     """
     (stage,), limit = experiment.stages, MEMORY_SHARE * memory.device_bytes()
+    # The best parameters of each lane stand beside the program, and once more while they are chosen.
+    best = any(member.train.select == "best" for _, _, member in members)
+    beside = 2 * best * sum(leaf.nbytes for leaf in jax.tree.leaves(tree.split(experiment.params, stage.trainable)[0]))
     eval_shape = programs.pack_evaluated(experiment, stage)["dev"].shape
     while True:
         parts, taken = _divide(members, most), 0
         try:
             for part in {(len(part), one_batch(part)) for part in parts}:
                 made = programs.compile_lanes(experiment, stage, *part, eval_shape, shared.compiled, console.Silent())
-                taken = max(taken, programs.bytes_of(made))
+                taken = max(taken, programs.bytes_of(made) + part[0] * beside)
         except jax.errors.JaxRuntimeError as error:  # a TPU's compiler says by itself that a program does not fit
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise

@@ -85,7 +85,8 @@ def program_keys(experiment, taken):
     keys = set()
     for stage in experiment.stages:
         eval_shape = pack_evaluated(experiment, stage)["dev"].shape
-        numbers = {int(i) for shape_of in taken for i in shape_of[stage.first : stage.last]}
+        last = None if stage is experiment.stages[-1] else stage.last  # other runs may be longer
+        numbers = {int(i) for shape_of in taken for i in shape_of[stage.first : last]}
         wanted = _wanted(experiment, stage, *abstract_run(experiment, stage), experiment.hyper, eval_shape, numbers)
         keys |= {program.key for program in wanted.values()} | _hidden_key(experiment, stage)
     return keys

@@ -152,7 +152,7 @@ def _make_loop(experiment, stage, **parts):
         metric=metric,
         lower=metric in metrics.LOWER_IS_BETTER,
         patience=settings.experiment.train.patience,
-        keep_last=settings.execution.output.checkpoints,
+        keep_last=settings.execution.output.checkpoints or stage.last < experiment.steps,
         **parts,
     )
 

@@ -119,6 +119,13 @@ def make_runs(study, base):
     if not runs:
         given = "config.study.without leaves none of them" if study.products else "config.study.products is empty"
         raise UserError(f"The study has no run: {given}.")
+    tried = {run.cell for run in runs if run.phase == "tuning"}
+    for run in runs:
+        if run.open and run.cell not in tried:
+            raise UserError(
+                f"config.study.products: nothing is tried for {run.name}: a product that chooses takes its seeds from "
+                "config.study.seeds, not from an axis of its own."
+            )
     names = {}
     for run in runs:
         other = names.setdefault(run.name, run)

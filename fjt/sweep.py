@@ -87,7 +87,7 @@ def sweep(config, workdir, plan_only, shard, command):
     with lock(os.path.join(workdir, "groups"), wait=True):  # one process plans, and the others find it done
         runs, groups, plan = planner.make_plan(workdir, options, base, runs, shared, command)
     contents.check_baseline(options.baseline, list(dict.fromkeys(run.cell.split("/")[1] for run in runs.values())))
-    show_plan(runs, groups, plan, options)
+    show_plan(workdir, runs, groups, plan)
     if plan_only:
         return 0
     try:
@@ -132,17 +132,26 @@ def make_base(name, base):
     return os.path.join(folder, "export")
 
 
-def show_plan(runs, groups, plan, options):
-    """Prints what the study is."""
+def show_plan(workdir, runs, groups, plan):
+    """Prints what the study is, and what of it is left to make."""
     from fjt.hidden import gib
+    from fjt.worker import ended
 
     tuning = sum(run.phase == "tuning" for run in runs.values())
     counts = f"{len(runs)} runs" + (f", {tuning} of them to choose" if tuning else "")
-    largest = max(len(group.runs) for group in groups)
-    word = "lanes" if all(group.mode == "vmap" for group in groups) else "runs"
+    lacking = {group.id: sum(not ended(workdir, name) for name in group.runs) for group in groups}
+    left = [group for group in groups if lacking[group.id]]
+    if not left:
+        console.say(f"{counts}, all of which have ended")
+        return
+    if sum(lacking.values()) < len(runs):
+        counts += f", {sum(lacking.values())} of them left"
+    word = "lanes" if all(group.mode == "vmap" for group in left) else "runs"
+    programs = {program for group in left for program in group.programs}
+    seconds = sum(group.seconds * lacking[group.id] / len(group.runs) for group in left)
     console.say(
-        f"{counts} -> {plan['programs']} programs in {len(groups)} groups of up to {largest} {word}; about "
-        f"{console.duration(plan['seconds'])} of training at half this device's rate of matrix products, about "
+        f"{counts} -> {len(programs)} programs in {len(left)} groups of up to {max(len(g.runs) for g in left)} {word}; "
+        f"about {console.duration(seconds)} of training at half this device's rate of matrix products, about "
         f"{gib(plan['bytes'])}"
     )
 

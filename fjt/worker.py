@@ -4,6 +4,7 @@ import collections
 import contextlib
 import math
 import os
+import shutil
 import statistics
 import time
 
@@ -102,18 +103,22 @@ def _wait(folder, groups, base, runs, shared, progress, told):
 
 def _take(folder, group, base, runs, shared, progress, told):
     """Makes the runs of a group that have not ended; False when another process has it."""
+    own = os.path.join(folder, "groups", group.id)
     if all(ended(folder, name) for name in group.runs):
+        shutil.rmtree(os.path.join(own, "checkpoints"), ignore_errors=True)  # of one that was killed at its very end
         return True
-    held = lease.claim(os.path.join(folder, "groups", group.id))
+    held = lease.claim(own)
     if held is None:
         return False
     try:
+        if all(ended(folder, name) for name in group.runs):  # by the one that held it a moment ago
+            return True
         chosen = {}
         if group.phase == "runs" and any(runs[name].open for name in group.runs):
             chosen = choose(folder, runs)
         members = [_Member(folder, runs[name], base, chosen, shared, group) for name in group.runs]
         if group.mode == "vmap":
-            _make_lanes(members, os.path.join(folder, "groups", group.id), shared, progress, told)
+            _make_lanes(members, own, shared, progress, told, held.check)
             return True
         for member in members:
             held.check()
@@ -153,14 +158,17 @@ def _make(member, shared, progress, told):
     with lock(member.workdir):
         if member.ended():
             return
+        experiment = member.prepare(view)
         try:
-            result = run_alone(member.prepare(view), member.workdir, compiled=shared.compiled, view=view)
+            result = run_alone(experiment, member.workdir, compiled=shared.compiled, view=view)
         except NotFinite as error:
             result = {"failed": str(error)}
+            if not experiment.settings.execution.output.checkpoints:
+                shutil.rmtree(os.path.join(member.workdir, "checkpoints"))
     _tell(member, result, f"{time.perf_counter() - start:.1f} s", progress)
 
 
-def _make_lanes(members, folder, shared, progress, told):
+def _make_lanes(members, folder, shared, progress, told, check):
     """Makes runs together, as the lanes of one program."""
     view, start = _View(f"{members[0].name} and {len(members) - 1} more", progress, told), time.perf_counter()
     with contextlib.ExitStack() as locks:
@@ -169,7 +177,7 @@ def _make_lanes(members, folder, shared, progress, told):
         over = [member.ended() for member in members]
         experiments = [member.prepare(view) for member in members]
         workdirs = [member.workdir for member in members]
-        results = run_group(experiments, workdirs, folder, over, compiled=shared.compiled, view=view)
+        results = run_group(experiments, workdirs, folder, over, compiled=shared.compiled, view=view, check=check)
     took = f"{time.perf_counter() - start:.1f} s for {len(members)} lanes"
     for member, result in zip(members, results, strict=True):
         if result:

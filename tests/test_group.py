@@ -1,23 +1,26 @@
 """A group of lanes leaves the records that its runs leave alone, also where they end early, fail or are stopped."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
 import signal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from end_to_end.process import outcome, read_rows
 
 from configs import quickstart
-from fjt import console
+from fjt import console, group
 from fjt.checkpoint import NotFinite
 from fjt.experiment import prepare
 from fjt.group import run_group
 from fjt.inputs import Inputs
 from fjt.run import run
-from fjt.settings import from_config
+from fjt.settings import UserError, from_config
 from fjt.train import Stopped
 
 LORA = {"tune.method": ("lora",), "tune.max_rank": 4, "tune.rank": 2, "optim.learning_rate": 3e-3}
@@ -167,3 +170,50 @@ def test_runs_that_were_over_are_left_as_they_are(experiments, together, tmp_pat
     again = make_group(experiments, tmp_path, [i != 1 for i in range(len(RUNS))])
     assert outcome(again[1]) == outcome(together[1])
     assert [i for i in before if (again[i] / "result.json").stat().st_mtime_ns != before[i]] == [1]
+
+
+@pytest.mark.parametrize("where", ["trainable", "opt_state"])
+def test_numbers_that_only_a_save_sees_end_their_lane_alone(experiments, together, tmp_path, monkeypatch, where):
+    """Lane 1, which keeps its best step, has infinite ones after step 8, in time for the evaluation."""
+    evaluate = group._Group._evaluate
+
+    def spoiled(self, due):
+        if self.k == 8:
+            leaves = jax.tree.map(
+                lambda x: x.at[1].set(jnp.inf) if jnp.issubdtype(x.dtype, jnp.floating) else x,
+                getattr(self.lanes.state, where),
+            )
+            self.lanes = dataclasses.replace(self.lanes, state=dataclasses.replace(self.lanes.state, **{where: leaves}))
+        return evaluate(self, due)
+
+    monkeypatch.setattr(group._Group, "_evaluate", spoiled)
+    found = make_group(experiments, tmp_path)
+    assert f"{where}/" in result(found[1])["failed"] and "is not finite after step 8" in result(found[1])["failed"]
+    assert not (found[1] / "DONE").exists()
+    for i in (0, 2, 4):
+        assert outcome(found[i]) == outcome(together[i])
+
+
+def test_shapes_of_another_number_of_devices_are_refused(folder, experiments):
+    options = RUNS[0] | {"model.path": str(folder / "base" / "export"), "mesh.data": 2}
+    with pytest.raises(UserError, match=r"planned for 1 groups a batch .* there are 2 here"):
+        prepare(settings_of(folder, options), view=console.Silent(), shapes=experiments[0].plan.shapes)
+
+
+def test_a_gradual_run_without_checkpoints_selects_its_best_step(folder, experiments, tmp_path):
+    """Its best step may end a stage, whose state the next stage's is not."""
+    results = []
+    for kept in (True, False):
+        options = {"tune.method": ("gradual",), "optim.learning_rate": 1e-4, "train.select": "best",
+                   "eval.every_steps": 4, "eval.every_epochs": None, "output.checkpoints": kept}  # fmt: skip
+        settings = settings_of(folder, options | {"model.path": str(folder / "base" / "export")})
+        (tmp_path / str(kept)).mkdir()
+        run(
+            prepare(settings, view=console.Silent()),
+            str(tmp_path / str(kept)),
+            compiled=PROGRAMS,
+            view=console.Silent(),
+        )
+        results.append(outcome(tmp_path / str(kept)))
+        assert (tmp_path / str(kept) / "checkpoints").exists() == kept
+    assert results[0] == results[1] and results[0]["selected_step"] in (4, 8)

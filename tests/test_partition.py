@@ -115,6 +115,8 @@ def test_multipliers_by_layer_and_by_pattern():
     assert [found[f"encoder/layer_{i}/query/kernel"] for i in range(4)] == [0.0625, 0.125, 0.25, 0.5]
     assert found["encoder/embeddings/word/embedding"] == 0.03125
     assert partition.multipliers(partition.find_methods(small.tune("full")), (), NAMES, LAYERS) == {}
+    given = partition.multipliers(partition.find_methods(small.tune("full")), (("head/", 1.0),), NAMES, LAYERS)
+    assert set(given) == NAMES and set(given.values()) == {1.0}  # one program with that of a factor of 2
     with pytest.raises(UserError, match=r"optim\.multipliers.*'haed/' matches no parameter"):
         partition.multipliers({}, (("haed/", 2.0),), NAMES, LAYERS)
     with pytest.raises(UserError, match=r"optim\.multipliers.*should be a pattern and a factor"):

@@ -128,6 +128,11 @@ def keys(values, base_values=()):
     return study.program_key(made, CONTENTS), fingerprint(made, CONTENTS)
 
 
+def test_what_is_chosen_needs_trials():
+    with pytest.raises(UserError, match="nothing is tried for runs/agreement/head/seed=0"):
+        make({"tune.method": ("head",), "seed": (0, 1), "optim.learning_rate": choose(1e-4, 1e-2)})
+
+
 LORA = {"tune.method": ("lora",), "tune.max_rank": (8,)}
 
 

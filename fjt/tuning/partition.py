@@ -162,7 +162,8 @@ def _below(leaves, path):
 
 
 def multipliers(methods, given, trainable, layers):
-    """{name: f32}: what each trainable leaf's rate is multiplied by; {} when all by 1.
+    """{name: f32}: what each trainable leaf's rate is multiplied by; {} when all by 1 and none is given: factors are
+    data, so that a grid of them is one program, its 1.0 among them.
 
     methods: {name: options}; given: ((pattern, factor), ...) of config.optim.multipliers.  Raises UserError.
     """
@@ -178,7 +179,7 @@ def multipliers(methods, given, trainable, layers):
             raise UserError(f"config.optim.multipliers: {pair!r} should be a pattern and a factor, ('head/', 10.0).")
         for leaf in tree.match([pair[0]], trainable, "optim.multipliers"):
             factors[leaf] *= pair[1]
-    if all(factor == 1 for factor in factors.values()):
+    if not given and all(factor == 1 for factor in factors.values()):
         return {}
     return {name: np.float32(factor) for name, factor in factors.items()}
 
