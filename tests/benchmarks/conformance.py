@@ -87,9 +87,14 @@ CASES = {
 }  # fmt: skip
 
 
+# At RATE the losses of MAM are chaotic: both sides agree to 1e-7 at first, and three steps make ten times of it. Here
+# stands the rate of its recipe for MiniLM.
+RATES = {"mam": 5e-5}
+
+
 def main(argv=None):
     args = parse(argv)
-    record = common.provenance("tests.benchmarks.conformance", args) | {"rows": []}
+    record, output = common.provenance("tests.benchmarks.conformance", args) | {"rows": []}, Path(args.output)
     for library in CASES:
         interpreter = getattr(args, library)
         if interpreter:
@@ -97,7 +102,13 @@ def main(argv=None):
                 rows, versions = compare(Path(folder), library, interpreter, args)
             record["rows"] += rows
             record["versions"] |= {f"{name} ({library}'s side)": version for name, version in versions.items()}
-    output = Path(args.output)
+    if args.methods:  # their rows anew, in the record of all
+        old, new = (
+            common.read_json(output / "matrix.json"),
+            {(row["library"], row["method"]): row for row in record["rows"]},
+        )
+        rows = [new.get((row["library"], row["method"]), row) for row in old["rows"]]
+        record = old | {"rows": rows, "later": [*old.get("later", []), record["command"]]}
     common.write_json(output / "matrix.json", record)
     (output / "matrix.md").write_text(table(record))
     print((output / "matrix.md").read_text())
@@ -109,9 +120,11 @@ def compare(folder, library, interpreter, args):
     tokenizer, examples = write_inputs(folder, args)
     model, base = write_base(folder, args.model, tokenizer)
     cases = {}
-    for name, (options, kind, arguments) in CASES[library].items():
+    chosen = {name: case for name, case in CASES[library].items() if not args.methods or name in args.methods}
+    for name, (options, kind, arguments) in chosen.items():
         methods, more = TOGETHER.get(name, ((name.split()[0],), {}))
         cases[name] = {"class": kind, "arguments": arguments, "alone": more.get("gating", False)}
+        cases[name]["rate"] = RATES.get(name, RATE)
         own = adapted.shaken(small.tune(*methods, **options, **more), model, base, "base")
         target = folder / "ours" / name
         target.mkdir(parents=True)
@@ -119,7 +132,7 @@ def compare(folder, library, interpreter, args):
             peft.write(target, own, model.config)
         else:
             adapterhub.write(target, own, model.config, ("0", "1"))
-    spec = {"cases": cases, "shake": adapted.SHAKE, "rate": RATE}
+    spec = {"cases": cases, "shake": adapted.SHAKE}
     (folder / "spec.json").write_text(json.dumps(spec))
     command = [interpreter, str(Path(__file__).with_name("theirs.py")), library, str(folder)]
     subprocess.run(command, check=True)
@@ -132,7 +145,9 @@ def compare(folder, library, interpreter, args):
         bare = difference(theirs[f"{name}/theirs"], theirs[f"{name}/ours"])
         trained = None
         if set(found.methods) == set(TOGETHER.get(name, ((name.split()[0],),))[0]):
-            trained = difference(adapted.train(model, base, found, examples, indices, RATE), theirs[f"{name}/losses"])
+            trained = difference(
+                adapted.train(model, base, found, examples, indices, cases[name]["rate"]), theirs[f"{name}/losses"]
+            )
         moved = float(np.ptp(theirs[f"{name}/losses"]))
         passed = forth <= LOGITS and back <= LOGITS and (trained or 0.0) <= LOSSES and bare > 1e-2 and moved > 1e-2
         rows.append({
@@ -193,7 +208,7 @@ def table(record):
         "adapters and the head are moved at random from their start, so that they matter.  A saved P-tuning "
         "adapter is the prompt that its MLP made, so its training cannot go on from the file.",
         common.markdown(header, rows),
-        common.footer(record),
+        common.footer(record) + "".join(f"\n- Rows made later: `{command}`" for command in record.get("later", [])),
     ]) + "\n"  # fmt: skip
 
 
@@ -203,6 +218,7 @@ def parse(argv):
     parser.add_argument("--data", required=True, help="GLUE in the official layout: <data>/MRPC/dev.tsv")
     parser.add_argument("--peft", default="", help="a Python with torch, transformers and peft")
     parser.add_argument("--adapters", default="", help="a Python with torch and adapters")
+    parser.add_argument("--methods", nargs="+", default=[], help="only these, in place of their rows in --output")
     parser.add_argument("--output", default="results/conformance")
     return parser.parse_args(argv)
 

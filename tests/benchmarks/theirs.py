@@ -94,7 +94,7 @@ def main(library, folder):
             found[f"{name}/theirs"] = logits(model, inputs, every, alone).numpy()
         (folder / "theirs" / name).mkdir(parents=True)
         side.save(model, folder / "theirs" / name, case)
-        optimizer, losses = torch.optim.AdamW(trained, lr=spec["rate"], weight_decay=0.0), []
+        optimizer, losses = torch.optim.AdamW(trained, lr=case["rate"], weight_decay=0.0), []
         for rows in torch.tensor(arrays["batches"]):
             optimizer.zero_grad()
             loss = torch.nn.functional.cross_entropy(logits(model, inputs, rows, alone), labels[rows])
