@@ -136,7 +136,7 @@ class States:
         """The program that makes hidden states, lowered: once for all runs whose text of it would be the same."""
         methods = experiment.hyper.methods  # constants of the program: its text tells whether they matter
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._whole), self._params)
-        leaves, structure = jax.tree.flatten((shapes, jax.tree.map(np.ndarray.tolist, methods)))
+        leaves, structure = jax.tree.flatten((shapes, jax.tree.map(lambda x: np.asarray(x).tolist(), methods)))
         key = "hidden states", self._model, experiment.mesh, self._packed["train"].shape, structure, tuple(leaves)
         if key not in compiled:
             function = jax.jit(

@@ -124,7 +124,7 @@ def ignore_segments(monkeypatch):
     def whole(tokens):
         return dataclasses.replace(tokens, segment=jnp.ones_like(tokens.segment))
 
-    def attend(q, k, v, queries, keys, noise):
+    def attend(q, k, v, queries, keys, noise, gate):
         return layers.attend(q, k, v, whole(queries), whole(keys), noise)
 
     monkeypatch.setattr(encoder, "attend", attend)
