@@ -27,7 +27,7 @@ def test_hidden_states_and_logits(reference):
             expected = torch_model(**inputs, output_hidden_states=True)
         seen = {}
 
-        def capture(site, layer, h, residual, norm, seen=seen):
+        def capture(site, layer, h, residual, norm, tokens, seen=seen):
             if site == "output":
                 seen[layer] = np.asarray(norm(h + residual))
             return h
