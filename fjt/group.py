@@ -62,16 +62,13 @@ class _Group:
         rates = [np.pad(experiment.rates, (0, self.steps - experiment.steps)) for experiment in experiments]
         self.rates = np.stack(rates, axis=1)
         self.keep_best = any(e.settings.experiment.train.select == "best" for e in experiments)
-        self.saves = self._saves()
+        every = self.first.settings.execution.checkpoint.every_steps
+        self.saves = frozenset(range(every, self.steps, every) if every else ())
         self.packed = pack_evaluated(self.first, self.stage)
         self.states = hidden.States(self.first, self.stage, row_grid(), self._put, stop.check, compiled, view)
         self.programs = compile_lanes(
             self.first, self.stage, self.size, self.one_batch, self.packed["dev"].shape, compiled, view
         )
-
-    def _saves(self):
-        every = self.first.settings.execution.checkpoint.every_steps
-        return frozenset(range(every, self.steps, every) if every else ())
 
     def _put(self, batch):
         return jax.device_put(batch, mesh.by_group(self.first.mesh))
@@ -134,7 +131,7 @@ class _Group:
                 due = [
                     i for i in self._open()
                     if self.k in self.experiments[i].evaluations and self.hosts[i]["evaluated"] < self.k
-                    and self.k <= self.experiments[i].steps and not self.hosts[i]["finished"]
+                    and not self.hosts[i]["finished"]
                 ]  # fmt: skip
                 if due:
                     self._evaluate(due)
@@ -252,14 +249,16 @@ class _Group:
         if self.k in self.checkpoints.steps():
             return
         self.check()
-        state = jax.device_get(self.lanes.state)
+        state, failed = jax.device_get(self.lanes.state), False
         for i in self._open():
             try:
                 check_finite(self.k, lanes.take(state, i))
             except NotFinite as error:
                 self._fail(i, error)
-        state = {"state": self.lanes.state, "best": self.best}
-        self.checkpoints.save(self.k, state, {"lanes": self.hosts, "best_step": None})
+                failed = True
+        state = jax.device_get(self.lanes.state) if failed else state
+        host = {"lanes": self.hosts, "best_step": None}
+        self.checkpoints.save(self.k, {"state": state, "best": jax.device_get(self.best)}, host)
 
     def finish(self):
         """[result or None]: every lane at its selected step, evaluated and written."""

@@ -72,10 +72,8 @@ def load_plan(folder):
         if active:
             # Fewer lanes are another program: what was saved of all of them is not taken for theirs.
             id_ = group["id"] if len(active) == len(group["runs"]) else f"{group['id']}-{_word(active)}"
-            words = tuple(group["programs"])
-            groups.append(
-                Group(id_, group["phase"], group["mode"], group["program"], shapes, active, words, group["seconds"])
-            )
+            words, seconds = tuple(group["programs"]), group["seconds"] * len(active) / len(group["runs"])
+            groups.append(Group(id_, group["phase"], group["mode"], group["program"], shapes, active, words, seconds))
     return runs, groups, plan
 
 
@@ -155,13 +153,16 @@ def _make_groups(study, base, runs, shared, plan, prints):
             print_ = fingerprint(resolved.experiment, inputs.sha256) + run.phase
             if not run.open and prints.setdefault(print_, run.name) != run.name:  # what is open may become another
                 raise UserError(f"{prints[print_]} and {run.name} are the same experiment; leave one of them out.")
-            key = run.phase, program_key(resolved.experiment, inputs.sha256), _long(run, resolved.experiment, inputs)
+            key = run.phase, program_key(resolved.experiment, inputs.sha256)
             found.setdefault(key, []).append((run, settings, resolved.experiment))
             bar.update(i)
     groups, size, rate = [], plan.get("bytes", 0), {}
-    for (phase, program, long), members in sorted(found.items(), key=lambda item: item[0][0] == "runs"):
+    alike = [
+        (*key, open_, part) for key, members in found.items() for open_, part in _by_start(members, shared)
+    ]  # fmt: skip
+    for phase, program, open_, members in sorted(alike, key=lambda item: item[0] == "runs"):
         _, settings, experiment = members[0]
-        inputs, mode = shared.inputs(settings), _mode(study, experiment, long)
+        inputs, mode = shared.inputs(settings), _mode(study, experiment, open_)
         shapes, taken = _shapes(settings, members, inputs, most=1 if mode == "vmap" else 3)
         first = prepare(settings, view=console.Silent(), inputs=inputs, shapes=shapes)
         members = sorted(members, key=lambda member: member[2].seeds.data)  # lanes of one batch, where they divide so
@@ -178,30 +179,48 @@ def _make_groups(study, base, runs, shared, plan, prints):
         for part, own in zip(parts, keys, strict=True):
             names = tuple(run.name for run, _, _ in part)
             id_ = f"{len(plan.get('groups', [])) + len(groups):03d}-{_word(names)}"
-            words = tuple(sorted(_word([repr(key)]) for key in own))
+            words = tuple(sorted(map(word_of, own)))
             groups.append(Group(id_, phase, mode, program, shapes, names, words, each * len(part)))
     return groups, size
+
+
+def word_of(key):
+    """A word for a program's key, the same in every process."""
+    return _word([repr(key)])
 
 
 def _word(texts):
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
 
 
-def _long(run, experiment, inputs):
-    """Whether a run has the epochs that pay for kept hidden states, for each duration that it may get: it decides where
-    steps start, and so which programs there are."""
+def _by_start(members, shared):
+    """[(whether it is open where their steps start, members)]: runs above frozen layers by whether they are long enough
+    for kept hidden states, for these decide where steps start, and so which programs there are.
+
+    members: as of `one_batch`, all of one program but for that.
+    """
+    _, settings, experiment = members[0]
+    inputs, found = shared.inputs(settings), {}
     rows = len(inputs.data[1]["train"])
     enough = hidden.EPOCHS * -(-rows // experiment.train.batch_size)
-    return tuple(sorted({total_steps(each, rows) >= enough for each in _durations(run, experiment)}))
+    for member in members:
+        long = {total_steps(each, rows) >= enough for each in _durations(member[0], member[2])}
+        found.setdefault(frozenset(long), []).append(member)
+    if len(found) == 1 and len(*found) == 1:
+        return [(False, members)]
+    first = prepare(settings, view=console.Silent(), inputs=inputs)
+    if partition.lowest_layer(first.stages[0].trainable, first.model.config.layers) < 1:
+        return [(False, members)]
+    return [(len(long) > 1, part) for long, part in found.items()]
 
 
-def _mode(study, experiment, long):
+def _mode(study, experiment, open_):
     """How the runs of a group are made.
 
-    Gradual unfreezing changes its program on the way, and runs of an open length may start at different layers: these
-    go one by one.
+    Gradual unfreezing changes its program on the way, and runs of which it is open where their steps start may have
+    different ones: these go one by one.
     """
-    if "gradual" in experiment.tune.method or len(long) > 1:
+    if "gradual" in experiment.tune.method or open_:
         return "loop"
     return study.mode or ("loop" if jax.default_backend() == "cpu" else "vmap")
 
@@ -223,7 +242,7 @@ def _fit_lanes(experiment, members, most, shared):
 
     Raises UserError when not even one lane fits.
     """
-    (stage,), limit = experiment.stages, MEMORY_SHARE * memory.device_bytes()
+    (stage,), total = experiment.stages, memory.device_bytes()
     # The best parameters of each lane stand beside the program, and once more while they are chosen.
     best = any(member.train.select == "best" for _, _, member in members)
     beside = 2 * best * sum(leaf.nbytes for leaf in jax.tree.leaves(tree.split(experiment.params, stage.trainable)[0]))
@@ -233,16 +252,16 @@ def _fit_lanes(experiment, members, most, shared):
         try:
             for part in {(len(part), one_batch(part)) for part in parts}:
                 made = programs.compile_lanes(experiment, stage, *part, eval_shape, shared.compiled, console.Silent())
-                taken = max(taken, programs.bytes_of(made) + part[0] * beside)
+                taken = max(taken, programs.bytes_of(*made.train.values(), made.eval) + part[0] * beside)
         except jax.errors.JaxRuntimeError as error:  # a TPU's compiler says by itself that a program does not fit
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             taken = math.inf
-        if taken <= limit:
+        if taken <= MEMORY_SHARE * total:
             return parts, taken
         if most == 1:
             raise UserError(
-                f"{members[0][0].name}: not even one run fits into {memory.device_bytes() / 2**30:.1f} GiB; a smaller "
+                f"{members[0][0].name}: not even one run fits into {total / 2**30:.1f} GiB; a smaller "
                 "config.train.batch_size or more config.train.accumulation helps."
             )
         most = (max(len(part) for part in parts) + 1) // 2

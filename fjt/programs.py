@@ -126,9 +126,9 @@ def pack_evaluated(experiment, stage):
     return evaluate.pack_splits(splits, groups=groups, grid=row_grid(), width=config.width)
 
 
-def bytes_of(programs):
-    """Bytes of a device that the largest of Programs takes while it runs."""
-    found = [program.memory_analysis() for program in (*programs.train.values(), programs.eval)]
+def bytes_of(*executables):
+    """Bytes of a device that the largest of compiled programs takes while it runs, its arguments included."""
+    found = [executable.memory_analysis() for executable in executables]
     return max(
         one.argument_size_in_bytes + one.output_size_in_bytes + one.temp_size_in_bytes - one.alias_size_in_bytes
         for one in found

@@ -139,7 +139,7 @@ def show_plan(workdir, runs, groups, plan):
 
     tuning = sum(run.phase == "tuning" for run in runs.values())
     counts = f"{len(runs)} runs" + (f", {tuning} of them to choose" if tuning else "")
-    lacking = {group.id: sum(not ended(workdir, name) for name in group.runs) for group in groups}
+    lacking = {group.id: sum(not ended(os.path.join(workdir, name)) for name in group.runs) for group in groups}
     left = [group for group in groups if lacking[group.id]]
     if not left:
         console.say(f"{counts}, all of which have ended")

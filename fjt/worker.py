@@ -19,12 +19,11 @@ from fjt.workdir import lock
 POLL = 5.0  # seconds between two looks at what other processes do
 
 
-def ended(folder, name):
+def ended(workdir):
     """Whether a run is done, or failed for good."""
-    path = os.path.join(folder, name)
-    if os.path.exists(os.path.join(path, "DONE")):
+    if os.path.exists(os.path.join(workdir, "DONE")):
         return True
-    result = os.path.join(path, "result.json")
+    result = os.path.join(workdir, "result.json")
     return os.path.exists(result) and bool(records.read_json(result)["failed"])
 
 
@@ -73,7 +72,7 @@ def work(folder, base, runs, groups, shared, *, shard=(0, 1)):
     """
     names = [name for group in groups for name in group.runs]
     told = set()
-    with console.bar("runs", len(names), done := sum(ended(folder, name) for name in names)) as bar:
+    with console.bar("runs", len(names), done := sum(ended(os.path.join(folder, name)) for name in names)) as bar:
         progress = Progress(bar, done, len(names))
         for phase in PHASES:
             mine = [group for i, group in enumerate(groups) if i % shard[1] == shard[0] and group.phase == phase]
@@ -85,33 +84,33 @@ def work(folder, base, runs, groups, shared, *, shard=(0, 1)):
             else:
                 for group in mine:
                     _take(folder, group, base, runs, shared, progress, told)
-    return all(ended(folder, name) for name in names)
+    return all(ended(os.path.join(folder, name)) for name in names)
 
 
 def _wait(folder, groups, base, runs, shared, progress, told):
     """Takes groups until all their runs have ended, whoever makes them."""
     said = False
-    while waiting := [group for group in groups if not all(ended(folder, name) for name in group.runs)]:
+    while waiting := [group for group in groups if not all(ended(os.path.join(folder, name)) for name in group.runs)]:
         taken = [_take(folder, group, base, runs, shared, progress, told) for group in waiting]
         if not any(taken):
             if not said:
                 console.say(f"waiting for {len(waiting)} groups that other processes have taken")
                 said = True
             time.sleep(POLL)
-    progress.done = max(progress.done, sum(ended(folder, name) for name in runs))
+    progress.done = max(progress.done, sum(ended(os.path.join(folder, name)) for name in runs))
 
 
 def _take(folder, group, base, runs, shared, progress, told):
     """Makes the runs of a group that have not ended; False when another process has it."""
     own = os.path.join(folder, "groups", group.id)
-    if all(ended(folder, name) for name in group.runs):
+    if all(ended(os.path.join(folder, name)) for name in group.runs):
         shutil.rmtree(os.path.join(own, "checkpoints"), ignore_errors=True)  # of one that was killed at its very end
         return True
     held = lease.claim(own)
     if held is None:
         return False
     try:
-        if all(ended(folder, name) for name in group.runs):  # by the one that held it a moment ago
+        if all(ended(os.path.join(folder, name)) for name in group.runs):  # by the one that held it a moment ago
             return True
         chosen = {}
         if group.phase == "runs" and any(runs[name].open for name in group.runs):
@@ -122,7 +121,7 @@ def _take(folder, group, base, runs, shared, progress, told):
             return True
         for member in members:
             held.check()
-            if not member.ended():
+            if not ended(member.workdir):
                 _make(member, shared, progress, told)
     except lease.Lost as lost:  # this machine slept, or its clock stood still: the other process goes on
         console.warn(str(lost))
@@ -133,15 +132,12 @@ def _take(folder, group, base, runs, shared, progress, told):
 
 
 class _Member:
-    """A run of a group.  name, workdir: of it; prepare(view) -> its Experiment; ended() -> whether it is over."""
+    """A run of a group.  name, workdir: of it; prepare(view) -> its Experiment."""
 
     def __init__(self, folder, run, base, chosen, shared, group):
         self.name, self.workdir = run.name, os.path.join(folder, run.name)
         self._run, self._base, self._shared, self._shapes = run, base, shared, group.shapes
         self._chosen = chosen.get(run.cell, {})
-
-    def ended(self):
-        return ended(*os.path.split(self.workdir))
 
     def prepare(self, view):
         settings = settings_of(self._run, self._base, tuple(self._chosen.items()))
@@ -156,7 +152,7 @@ def _make(member, shared, progress, told):
     """Makes a run by itself."""
     view, start = _View(member.name, progress, told), time.perf_counter()
     with lock(member.workdir):
-        if member.ended():
+        if ended(member.workdir):
             return
         experiment = member.prepare(view)
         try:
@@ -174,7 +170,7 @@ def _make_lanes(members, folder, shared, progress, told, check):
     with contextlib.ExitStack() as locks:
         for where in (folder, *(member.workdir for member in members)):
             locks.enter_context(lock(where))
-        over = [member.ended() for member in members]
+        over = [ended(member.workdir) for member in members]
         experiments = [member.prepare(view) for member in members]
         workdirs = [member.workdir for member in members]
         results = run_group(experiments, workdirs, folder, over, compiled=shared.compiled, view=view, check=check)

@@ -3,9 +3,12 @@
 import pytest
 from test_study import make
 
-from fjt import memory, planner
+from fjt import memory, planner, worker
 from fjt.console import Silent
+from fjt.experiment import prepare
+from fjt.run import run
 from fjt.settings import UserError
+from fjt.study import settings_of
 
 TINY = {
     "data.limit": (96,), "model.scratch.layers": (1,), "model.scratch.width": (32,), "model.scratch.inner": (64,),
@@ -20,6 +23,39 @@ def plan(folder, *products, **options):
     (folder / "study").mkdir()
     _, groups, made = planner.make_plan(str(folder / "study"), study, base, runs, planner.Shared(Silent()))
     return groups, made
+
+
+@pytest.fixture(scope="module")
+def base_model(tmp_path_factory):
+    """A directory of a tiny encoder, trained for two steps."""
+    folder = tmp_path_factory.mktemp("base")
+    _, base, (one,) = make({key: values[:1] for key, values in TINY.items()} | {"tune.method": ("full",)}, seeds=1)
+    base["cache"]["dir"], base["mesh"]["data"], base["output"]["export"] = str(folder / "cache"), 1, True
+    (folder / "run").mkdir()
+    run(prepare(settings_of(one, base), view=Silent()), str(folder / "run"), view=Silent())
+    return folder / "run" / "export"
+
+
+@pytest.mark.parametrize(
+    ("product", "groups"),
+    [
+        ({"tune.method": ("head",), "train.epochs": (1, 3)}, 2),  # one epoch does not pay for kept hidden states
+        ({"tune.method": ("bitfit",), "train.epochs": (1, 3)}, 1),  # nothing lies below what trains
+        ({"tune.method": ("bitfit",), "train.steps": (1, 12), "train.batch_size": (8,)}, 1),
+    ],
+)
+def test_what_is_compiled_is_what_was_planned(tmp_path, base_model, product, groups):
+    """Word for word, in runs of other lengths."""
+    product = {"data.limit": (96,), "train.batch_size": (24,), "model.path": (str(base_model),)} | product
+    study, base, runs = make(product | {"optim.learning_rate": (1e-3,)}, seeds=1, mode="loop")
+    base["cache"]["dir"], base["mesh"]["data"] = str(tmp_path / "cache"), 1
+    shared = planner.Shared(Silent())
+    runs, made, _ = planner.make_plan(str(tmp_path), study, base, runs, shared)
+    assert len(made) == groups and worker.work(str(tmp_path), base, runs, made, shared)
+    compiled = {planner.word_of(key) for key in shared.compiled if key[0] != "hidden states"}
+    hidden = [key for key in shared.compiled if key[0] == "hidden states"]
+    planned = {word for group in made for word in group.programs}
+    assert compiled <= planned and len(planned - compiled) == len(hidden)
 
 
 def seeds_of(group):

@@ -153,6 +153,19 @@ def provenance(module, args):
     }  # fmt: skip
 
 
+def settings(module, args):
+    """What stands beside a table of measurements on random weights: command, versions, device."""
+    import jax  # not by the Trainer's side, which is timed without it
+
+    words = [f"python -m {module}"]
+    for key, value in vars(args).items():
+        if key != "output" and value not in ([], None, False):
+            given = "" if value is True else " ".join(map(str, value if isinstance(value, list) else [value]))
+            words.append(f"--{key} {given}".rstrip())
+    kind = device() if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
+    return {"command": " ".join(words), "versions": versions(), "device": kind}
+
+
 def markdown(header, rows):
     """A Markdown table of strings, the first column to the left and the others to the right."""
     lines = [header, [":--"] + ["--:"] * (len(header) - 1), *rows]
@@ -162,7 +175,7 @@ def markdown(header, rows):
 def footer(record):
     """Markdown of a provenance record."""
     found = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    weights = [f"- Weights: {record['weights']}"] if "weights" in record else []
     return "\n".join(
-        [f"- Command: `{record['command']}`", f"- Weights: {record['weights']}", f"- Versions: {found}",
-         f"- Device: {record['device']}"]
-    )  # fmt: skip
+        [f"- Command: `{record['command']}`", *weights, f"- Versions: {found}", f"- Device: {record['device']}"]
+    )

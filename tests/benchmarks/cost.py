@@ -46,7 +46,7 @@ WHY = (
 
 def main(argv=None):
     args = parse(argv)
-    record = provenance(args) | {"rows": []}
+    record = common.settings("tests.benchmarks.cost", args) | {"rows": []}
     for shape in args.shapes:
         record["rows"] += measure(shape, args)
     output = Path(args.output)
@@ -73,14 +73,19 @@ def cases(config, length):
     return found
 
 
-def measure(shape, args):
-    """The rows of one shape."""
+def config_of(shape):
+    """The EncoderConfig of one of SHAPES."""
     layers, width, heads, inner = SHAPES[shape]
-    config = EncoderConfig(
+    return EncoderConfig(
         family="bert", layers=layers, width=width, heads=heads, inner=inner, vocab=30522, positions=512, types=2,
         epsilon=1e-12, activation="gelu", stddev=0.02, dropout_hidden=0.1, dropout_attention=0.1,
         dropout_classifier=0.1,
     )  # fmt: skip
+
+
+def measure(shape, args):
+    """The rows of one shape."""
+    config = config_of(shape)
     base = jax.jit(Model(config, 2).init)(prng.make_key(0, "init"))
     rows, steps = [], {}
     chosen = {n: case for n, case in cases(config, args.length).items() if not args.methods or n in args.methods}
@@ -193,18 +198,7 @@ def table(record):
     lines += [f"Verdict: {'passed' if all(ok for _, ok in checks) else 'FAILED'}", ""]
     lines += [*(f"- {'passed' if ok else 'FAILED'}: {words}" for words, ok in checks), ""]
     lines += [WHY, ""]
-    found = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    facts = [f"- Command: `{record['command']}`", f"- Versions: {found}", f"- Device: {record['device']}", ""]
-    return "\n".join(lines + facts)
-
-
-def provenance(args):
-    words = ["python -m tests.benchmarks.cost"]
-    for key, value in vars(args).items():
-        if key != "output" and value not in ([], None):
-            words.append(f"--{key} {' '.join(value) if isinstance(value, list) else value}")
-    device = common.device() if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
-    return {"command": " ".join(words), "versions": common.versions(), "device": device}
+    return "\n".join([*lines, common.footer(record), ""])
 
 
 def parse(argv):

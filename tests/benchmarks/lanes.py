@@ -19,21 +19,26 @@ import numpy as np
 
 from fjt import lanes, losses, memory, prng, tree
 from fjt.data import batches, packing
-from fjt.models.encoder import EncoderConfig, Model
+from fjt.models.encoder import Model
 from fjt.optim import make_optimizer
+from fjt.planner import MEMORY_SHARE
+from fjt.programs import bytes_of
 from fjt.step import init_state, train_step
 from fjt.tuning import partition
 from tests import small
 from tests.benchmarks import common
-from tests.benchmarks.cost import SHAPES, examples_of
+from tests.benchmarks.cost import SHAPES, config_of, examples_of
 
-SHARE = 0.9  # of the device's memory, as in fjt.planner
 MOST = 4096  # lanes at which a search ends
 
 
 def main(argv=None):
     args = parse(argv)
-    record = provenance(args) | {"memory_bytes": memory.device_bytes(), "rows": []}
+    record = common.settings("tests.benchmarks.lanes", args) | {
+        "examples": args.rows,
+        "memory_bytes": memory.device_bytes(),
+        "rows": [],
+    }
     for shape in args.shapes:
         record["rows"] += measure(shape, args)
     output = Path(args.output)
@@ -45,7 +50,7 @@ def main(argv=None):
 def measure(shape, args):
     """The rows of one shape, that of the run alone (0 lanes) first."""
     make = Maker(shape, args)
-    limit = SHARE * memory.device_bytes()
+    limit = MEMORY_SHARE * memory.device_bytes()
     rows, steps = [], {}
     counts = iter([0, *args.lanes])
     while (count := next(counts, None)) is not None:
@@ -75,12 +80,7 @@ class Maker:
     """Makes steps of a shape: maker(lanes) -> (a function that takes one, bytes of its program; None: not compiled)."""
 
     def __init__(self, shape, args):
-        layers, width, heads, inner = SHAPES[shape]
-        config = EncoderConfig(
-            family="bert", layers=layers, width=width, heads=heads, inner=inner, vocab=30522, positions=512, types=2,
-            epsilon=1e-12, activation="gelu", stddev=0.02, dropout_hidden=0.1, dropout_attention=0.1,
-            dropout_classifier=0.1,
-        )  # fmt: skip
+        config = config_of(shape)
         tune = small.tune("lora", rank=8)
         methods, key = partition.find_methods(tune), prng.make_key(0, "init")
         params = jax.device_get(jax.jit(Model(config, 2).init)(key))
@@ -95,7 +95,7 @@ class Maker:
         self.parts = {"model": model, "loss": losses.LOSSES["classification"], "optimizer": self.optimizer}
         examples = examples_of(args.rows, args.length)
         lengths = batches.lengths_of(examples, np.arange(args.rows)[None])
-        packed = packing.plan(lengths, one_a_row=True, most_shapes=1, width=width).shapes[0]
+        packed = packing.plan(lengths, one_a_row=True, most_shapes=1, width=config.width).shapes[0]
         self.batch, _ = batches.build(examples, np.arange(args.rows), packed, True)
 
     def arguments(self, count):
@@ -143,14 +143,6 @@ class Maker:
         return count
 
 
-def bytes_of(compiled):
-    found = compiled.memory_analysis()
-    return (
-        found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
-        - found.alias_size_in_bytes
-    )  # fmt: skip
-
-
 def table(record):
     """lanes.md."""
     lines = ["# LoRA runs as lanes of one program", ""]
@@ -169,21 +161,7 @@ def table(record):
         if "largest" in row:
             largest.append(f"- {row['shape']}: {row['largest']} lanes fit, by powers of two")
     lines += [common.markdown(header, cells), "", *largest, ""]
-    found = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    facts = [f"- Command: `{record['command']}`", f"- Versions: {found}", f"- Device: {record['device']}", ""]
-    return "\n".join(lines + facts)
-
-
-def provenance(args):
-    words = ["python -m tests.benchmarks.lanes"]
-    for key, value in vars(args).items():
-        if key != "output" and value not in ([], None, False):
-            words.append(
-                f"--{key}"
-                + ("" if value is True else f" {' '.join(map(str, value)) if isinstance(value, list) else value}")
-            )
-    device = common.device() if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
-    return {"command": " ".join(words), "versions": common.versions(), "device": device, "examples": args.rows}
+    return "\n".join([*lines, common.footer(record), ""])
 
 
 def parse(argv):

@@ -35,23 +35,40 @@ POLL = 0.0005  # seconds
 
 def main(argv):
     """The exit code of a command line."""
+    return command(argv, "kill_campaign", __doc__, DEFAULT, campaign, kills=20, shown=("kills_sent", "hit", "equal"))
+
+
+def command(argv, name, description, default, campaign, *, kills, shown):
+    """The exit code of a campaign's command line; its record is written, and what of it is `shown` is printed.
+
+    campaign(options, arguments) -> the record; default: the arguments where none follow `--`.
+    """
     parser = argparse.ArgumentParser(
-        prog="python -m tests.end_to_end.kill_campaign",
-        description=__doc__,
+        prog=f"python -m tests.end_to_end.{name}",
+        description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--kills", type=int, default=kills)
     parser.add_argument("--workdir", type=pathlib.Path, required=True)
     parser.add_argument("--output", type=pathlib.Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     given = argv[1:]
     here = given.index("--") if "--" in given else len(given)
-    options, arguments = parser.parse_args(given[:here]), given[here + 1 :] or list(DEFAULT)
+    options, arguments = parser.parse_args(given[:here]), given[here + 1 :] or list(default)
     record = campaign(options, arguments)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     records.write_json(options.output, record)
-    print(json.dumps({key: record[key] for key in ("kills_sent", "hit", "equal")}, indent=2))
+    print(json.dumps({key: record[key] for key in shown}, indent=2))
     return 0 if record["equal"] else 1
+
+
+def compiled_once(folder):
+    """The environment of processes that keep what they compile in a folder: a restart then reaches its first step
+    sooner, and kills fall on steps instead of compilation."""
+    return os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str((folder / "compiled").resolve()),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
 
 
 def campaign(options, arguments):
@@ -60,10 +77,7 @@ def campaign(options, arguments):
     shutil.rmtree(options.workdir, ignore_errors=True)
     options.workdir.mkdir(parents=True)
     whole, killed = options.workdir / "whole", options.workdir / "killed"
-    environment = dict(os.environ)
-    # Compiled once: a restart then reaches its first step sooner, and the kills fall on steps instead of compilation.
-    environment["JAX_COMPILATION_CACHE_DIR"] = str((options.workdir / "compiled").resolve())
-    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    environment = compiled_once(options.workdir)
 
     def begin(workdir):
         with open(options.workdir / "output", "a") as output:

@@ -12,12 +12,9 @@ from the two files that a study commits, in which the seconds, bytes of memory a
 by 1, for no two runs measure the same.  Exit code 1 when something differs.
 """
 
-import argparse
 import dataclasses
 import hashlib
-import json
 import os
-import pathlib
 import random
 import shutil
 import signal
@@ -27,7 +24,7 @@ import time
 
 from fjt import records
 from fjt.reports import committed
-from tests.end_to_end.kill_campaign import without_folders
+from tests.end_to_end.kill_campaign import command, compiled_once, without_folders
 from tests.end_to_end.process import ROOT, outcome
 
 DEFAULT = ("--config", "configs/quickstart_sweep.py")
@@ -37,23 +34,7 @@ MEASURED = ("train_seconds", "compile_seconds", "examples_per_second", "tokens_p
 
 def main(argv):
     """The exit code of a command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.end_to_end.study_kills",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--workdir", type=pathlib.Path, required=True)
-    parser.add_argument("--output", type=pathlib.Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    given = argv[1:]
-    here = given.index("--") if "--" in given else len(given)
-    options, arguments = parser.parse_args(given[:here]), given[here + 1 :] or list(DEFAULT)
-    record = campaign(options, arguments)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    records.write_json(options.output, record)
-    print(json.dumps({key: record[key] for key in ("kills_sent", "runs", "equal")}, indent=2))
-    return 0 if record["equal"] else 1
+    return command(argv, "study_kills", __doc__, DEFAULT, campaign, kills=10, shown=("kills_sent", "runs", "equal"))
 
 
 def campaign(options, arguments):
@@ -62,10 +43,7 @@ def campaign(options, arguments):
     shutil.rmtree(options.workdir, ignore_errors=True)
     options.workdir.mkdir(parents=True)
     whole, killed = options.workdir / "whole", options.workdir / "killed"
-    environment = dict(os.environ)
-    # Compiled once: a restart then reaches its first run sooner, and kills fall on runs instead of compilation.
-    environment["JAX_COMPILATION_CACHE_DIR"] = str((options.workdir / "compiled").resolve())
-    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    environment = compiled_once(options.workdir)
 
     def begin(folder):
         with open(options.workdir / "output", "a") as output:

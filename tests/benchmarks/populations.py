@@ -1,0 +1,135 @@
+"""Studies in which the answer is known: how two methods' runs answer examples, and what they score on endless ones.
+
+Effects of the seed (in part common to both methods), of the example (the same) and of the pair.  Choices between two
+classes come from a latent margin, scores of sentence pairs from a slope and noise.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+import scipy.stats
+
+NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(30)
+WEIGHTS = WEIGHTS / WEIGHTS.sum()
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """Two methods that choose between two classes; `example`, `method` and `noise` are parts of a variance of 1."""
+
+    margins: tuple  # of each method, in sd of the latent margin
+    share: float  # of class 1
+    seed: float = 0.08  # sd over seeds of the margin
+    bias: float = 0.1  # sd over seeds of the leaning to class 1
+    example: float = 0.6
+    method: float = 0.1
+    noise: float = 0.3
+    source: float = 0.0  # the part of `example` that the examples of a source share, six on average
+    collapse: float = 0.0  # the share of runs that predict class 1 throughout
+    metrics: tuple = ("accuracy", "mcc", "f1", "macro_f1")
+
+    def draw_examples(self, rng, m):
+        """(i[m] source or None, i64[m] label, f64[2, 1, m] what an example adds to the margin of each method)."""
+        source = rng.integers(0, m // 6, m)
+        own, common_part = rng.normal(size=(2, m))
+        effect = math.sqrt(1 - self.source) * own + math.sqrt(self.source) * common_part[source]
+        effect = math.sqrt(self.example) * effect + math.sqrt(self.method) * rng.normal(size=(2, 1, m))
+        return source if self.source else None, np.int64(rng.random(m) < self.share), effect
+
+    def draw_runs(self, rng, n, label, effect):
+        """i64[2, n, m]: what n new seeds of each method predict."""
+        margin = np.float64(self.margins)[:, None, None] + self.seed * over_seeds(rng, n)
+        latent = (2 * label - 1) * margin + self.bias * over_seeds(rng, n) + effect
+        latent = latent + math.sqrt(self.noise) * rng.standard_normal((2, n, len(label)))
+        predicted = np.int64(latent > 0)
+        predicted[rng.random((2, n)) < self.collapse] = 1
+        return predicted
+
+    def scores(self, predicted, label, metrics):
+        """{metric: f64[...]} of predictions [..., m]."""
+        right = predicted == label
+        return choice_scores(right[..., label == 1].mean(-1), right[..., label == 0].mean(-1), label.mean())
+
+    def truth(self):
+        """{metric: f64[2]}: what a new seed that does not collapse scores on endless new examples, expected."""
+        margin = np.float64(self.margins)[:, None, None] + self.seed * NODES[:, None]
+        rates = (scipy.stats.norm.cdf(margin + side * self.bias * NODES) for side in (1, -1))
+        found = choice_scores(*rates, self.share)
+        return {name: np.einsum("kij,i,j->k", value, WEIGHTS, WEIGHTS) for name, value in found.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """Two methods that score sentence pairs as STS-B's: labels in fifths, a slope and noise that seeds change."""
+
+    noises: tuple = (0.54, 0.58)  # sd of what the label does not explain, of each method
+    seed: float = 0.05  # sd over seeds of the slope about 1, and of the noise's logarithm
+    example: float = 0.7  # parts of the noise's variance
+    method: float = 0.1
+    metrics: tuple = ("pearson", "spearman")
+
+    def draw_examples(self, rng, m):
+        effect = math.sqrt(self.example) * rng.normal(size=m) + math.sqrt(self.method) * rng.normal(size=(2, 1, m))
+        return None, np.round(5 * rng.normal(size=m)) / 5, effect
+
+    def draw_runs(self, rng, n, label, effect):
+        slope, scale = 1 + self.seed * over_seeds(rng, n), np.exp(self.seed * over_seeds(rng, n))
+        own = math.sqrt(1 - self.example - self.method) * rng.standard_normal((2, n, len(label)))
+        return slope * label + np.float64(self.noises)[:, None, None] * scale * (effect + own)
+
+    def scores(self, predicted, label, metrics):
+        found = {"pearson": correlation(predicted, label)}
+        if "spearman" in metrics:
+            found["spearman"] = correlation(*(scipy.stats.rankdata(v, axis=-1) for v in (predicted, label)))
+        return found
+
+    def truth(self):
+        """Spearman's over endless pairs is the correlation of places: a label's own, and P(another score is below)."""
+        values = np.arange(-30, 31) / 5
+        share = np.diff(scipy.stats.norm.cdf(np.arange(-30.5, 31) / 5))
+        place = np.cumsum(share) - share / 2 - 0.5
+        slope = 1 + self.seed * NODES[:, None]
+        scale = np.float64(self.noises)[:, None, None] * np.exp(self.seed * NODES)
+        below = scipy.stats.norm.cdf((slope / scale)[..., None, None] * (values[:, None] - values) / math.sqrt(2))
+        spread = slope**2 * np.sum(share * values**2)
+        found = {
+            "pearson": np.sqrt(spread / (spread + scale**2)),
+            "spearman": np.einsum("...kl,k,l->...", below, share * place, share) / np.sqrt(share @ place**2 / 12),
+        }
+        return {name: np.einsum("kij,i,j->k", value, WEIGHTS, WEIGHTS) for name, value in found.items()}
+
+
+HARD = Choices(margins=(0.524, 0.58), share=0.5)
+EASY = Choices(margins=(1.282, 1.35), share=0.68)
+FEW = {"metrics": ("accuracy", "mcc")}
+SOURCES = dataclasses.replace(HARD, seed=0.03, bias=0.03, example=0.8, noise=0.1, source=1.0, **FEW)
+SHAPES = {
+    "accuracy 0.70": (HARD, (277, 1500)),
+    "accuracy 0.90": (EASY, (277, 1500)),
+    "accuracy 0.98": (dataclasses.replace(EASY, margins=(2.05, 2.12)), (277,)),
+    "accuracy 0.90, equal seeds": (dataclasses.replace(EASY, seed=0.0, bias=0.0, **FEW), (277,)),
+    "accuracy 0.70, equal examples": (Choices((0.524, 0.524), 0.5, example=0.0, method=0.0, noise=1.0, **FEW), (277,)),
+    "accuracy 0.70, one run in ten collapses": (dataclasses.replace(HARD, collapse=0.1, **FEW), (277,)),
+    "accuracy 0.70, six examples a source": (SOURCES, (1000,)),
+    "correlation 0.88": (Scores(), (277, 1500)),
+}
+
+
+def over_seeds(rng, n):
+    """f64[2, n, 1] of variance 1, three tenths of it common to both methods, which take the same seeds."""
+    return math.sqrt(0.3) * rng.normal(size=(n, 1)) + math.sqrt(0.7) * rng.normal(size=(2, n, 1))
+
+
+def choice_scores(first, second, share):
+    """{metric: value} of the rates of class 1 and of class 0 that are answered rightly."""
+    tp, fn, tn, fp = share * first, share * (1 - first), (1 - share) * second, (1 - share) * (1 - second)
+    scale = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+    f1 = [2 * right / np.maximum(2 * right + fp + fn, 1e-300) for right in (tp, tn)]
+    mcc = (tp * tn - fp * fn) / np.maximum(scale, 1e-300)
+    return {"accuracy": tp + tn, "f1": f1[0], "macro_f1": (f1[0] + f1[1]) / 2, "mcc": mcc}
+
+
+def correlation(x, y):
+    x, y = x - x.mean(-1, keepdims=True), y - y.mean()
+    return x @ y / np.sqrt((x * x).sum(-1) * (y @ y))
