@@ -69,7 +69,7 @@ def prepare(case, dtype):
     return Case(model, params, chosen, layer, dataclasses.replace(small.make_hyper(dtype=dtype), methods=values))
 
 
-def states_of(case, folder, *, examples=None, devices=1, check=lambda: None, view=None, layer=None):
+def states_of(case, folder, *, examples=None, devices=1, check=lambda: None, view=None, layer=None, compiled=None):
     """hidden.States of a case."""
     cache = types.SimpleNamespace(dir=str(folder))
     device_mesh = mesh.make_mesh(devices)
@@ -80,7 +80,9 @@ def states_of(case, folder, *, examples=None, devices=1, check=lambda: None, vie
     model = dataclasses.replace(case.model, start=case.layer if layer is None else layer)
     put = functools.partial(jax.device_put, device=mesh.by_group(device_mesh))
     stage = types.SimpleNamespace(model=model)
-    return hidden.States(experiment, stage, 8, put, check, {}, view or console.Silent())
+    return hidden.States(
+        experiment, stage, 8, put, check, {} if compiled is None else compiled, view or console.Silent()
+    )
 
 
 def train(case, dtype, layout, steps, kept=None):
@@ -386,3 +388,16 @@ def test_sizes():
     assert [bool(one.reason) for one in found] == [False, False, False, True, True]
     found = choose("gradual, first stage", hidden_gib=(128 * (examples + tokens) + 1) / 2**30)
     assert not found[1].reason and "with those of the stages before" in found[2].reason
+
+
+def test_runs_share_the_lowered_program_where_its_text_is_the_same(tmp_path):
+    """Seeds and rates do not enter it; a method's values are constants of it, and parameters of another type others."""
+    case, compiled = prepare("lora at the pooler", np.float32), {}
+    for other in (case, dataclasses.replace(case, hyper=dataclasses.replace(case.hyper, learning_rate=np.float32(1)))):
+        states_of(other, tmp_path, compiled=compiled)
+        assert len(compiled) == 1
+    values = jax.tree.map(lambda x: 2 * x, case.hyper.methods)
+    states_of(
+        dataclasses.replace(case, hyper=dataclasses.replace(case.hyper, methods=values)), tmp_path, compiled=compiled
+    )
+    assert len(compiled) == 2
