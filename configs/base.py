@@ -84,6 +84,7 @@ def get_config():
     tune.reduction = placeholder(float)  # adapters: the encoder's width over the bottleneck's
     tune.bottleneck_width = placeholder(int)  # adapters: the bottleneck itself, in place of the reduction; 0: not given
     tune.activation = placeholder(str)  # adapters: relu | gelu | swish | ...
+    tune.adapter_norm = placeholder(bool)  # houlsby, pfeiffer: whether the adapter reads what LayerNorm would give
     tune.adapter_scale = placeholder(float)  # parallel
     tune.prefix_length = placeholder(int)  # prefix: learned keys and values a layer
     tune.projection = placeholder(int)  # prefix, p_tuning: inner width of the MLP that makes them; 0, prefix: none

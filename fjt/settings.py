@@ -116,6 +116,7 @@ class Tune:
     reduction: float | None
     bottleneck_width: int | None
     activation: str | None
+    adapter_norm: bool | None
     adapter_scale: float | None
     prefix_length: int | None
     projection: int | None

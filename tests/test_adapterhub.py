@@ -107,7 +107,7 @@ def changed(tmp_path, case, **config):
         ("pfeiffer", {"phm_layer": True}, "no method here"),
         ("compacter", {"phm_dim": 2}, "phm_dim=2"),
         ("pfeiffer", {"residual_before_ln": False}, "residual_before_ln=False"),
-        ("houlsby", {"original_ln_before": True}, "no method here"),
+        ("compacter", {"original_ln_before": True}, "no method here"),
         ("compacter", {"use_gating": True}, "use_gating"),
         ("lora", {"leave_out": [0]}, "leave_out"),
         ("lora", {"use_dora": True}, "DoRA"),

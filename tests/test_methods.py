@@ -38,6 +38,7 @@ CASES = {
     "ia3": small.tune("ia3"),
     "houlsby": small.tune("houlsby", reduction=8.0),
     "pfeiffer": small.tune("pfeiffer", reduction=8.0),
+    "pfeiffer plain": small.tune("pfeiffer", reduction=8.0, adapter_norm=False),
     "parallel": small.tune("parallel", reduction=8.0),
     "compacter": small.tune("compacter", reduction=4.0),
     "prefix": small.tune("prefix", prefix_length=3),

@@ -24,8 +24,8 @@ NAME = "fjt"  # of the adapter in its directory; a name of the reader's own is g
 
 # What a bottleneck's config says, by method; the other keys are the same for all.
 BOTTLENECKS = {
-    "houlsby": {"mh_adapter": True, "is_parallel": False, "original_ln_before": False, "phm_layer": False},
-    "pfeiffer": {"mh_adapter": False, "is_parallel": False, "original_ln_before": True, "phm_layer": False},
+    "houlsby": {"mh_adapter": True, "is_parallel": False, "phm_layer": False},
+    "pfeiffer": {"mh_adapter": False, "is_parallel": False, "phm_layer": False},
     "parallel": {"mh_adapter": False, "is_parallel": True, "original_ln_before": False, "phm_layer": False},
     "compacter": {"mh_adapter": True, "is_parallel": False, "original_ln_before": False, "phm_layer": True},
 }
@@ -127,7 +127,7 @@ def _tensors(name, options, leaves, config):
         return tensors, BOTTLENECKS[name] | PLAIN | (COMPACTER if compact else {}) | {
             "reduction_factor": config.width / inner_width(config, options), "non_linearity": options["activation"],
             "scaling": options.get("adapter_scale", 1.0), "init_weights": "bert",
-            "use_gating": options.get("gating", False),
+            "use_gating": options.get("gating", False), "original_ln_before": options.get("adapter_norm", False),
         }  # fmt: skip
     if name in ("lora", "ia3"):
         rank = max(low_rank.site_ranks(options).values()) if name == "lora" else 1
@@ -231,7 +231,7 @@ def _read_bottleneck(directory, own, tensors, config):
             raise UserError(f"{directory}: {key}={own[key]!r} is not supported, only {value!r}.")
     name = next((n for n, facts in BOTTLENECKS.items() if all(own.get(k, False) == v for k, v in facts.items())), None)
     if name is None or (name != "parallel" and own.get("scaling", 1.0) != 1.0):
-        facts = {key: own.get(key) for key in (*BOTTLENECKS["houlsby"], "scaling")}
+        facts = {key: own.get(key) for key in (*BOTTLENECKS["parallel"], "scaling")}
         raise UserError(f"{directory}: no method here puts its bottleneck as {facts} does.")
     modules = {
         _block(f"layer_{i}/{place}", config): f"layer_{i}/{place}"
@@ -254,6 +254,8 @@ def _read_bottleneck(directory, own, tensors, config):
     if not width or (name == "compacter") != ("rule" in leaves):
         raise UserError(f"{directory}: {WEIGHTS} holds no whole adapter.")
     options = {"reduction": config.width / width, "bottleneck_width": 0, "activation": own["non_linearity"]}
+    if name in ("houlsby", "pfeiffer"):
+        options["adapter_norm"] = bool(own.get("original_ln_before"))
     return name, options | ({"adapter_scale": float(own["scaling"])} if name == "parallel" else {}), leaves
 
 

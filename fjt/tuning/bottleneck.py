@@ -114,9 +114,10 @@ def _through(leaf, h, activation):
     return dense(ACTIVATIONS[activation](dense(h, leaf["down"])), leaf["up"])
 
 
-def _block(read, made=lambda leaves: leaves):
-    """Hooks that add scale * adapter(read(h, residual, norm)), gated where it is, to a sublayer's output h.
+def _block(made=lambda leaves: leaves, beside=False):
+    """Hooks that add scale * adapter(x), gated where it is, to a sublayer's output h.
 
+    x: h, or what the sublayer's LayerNorm would give, by options["adapter_norm"]; beside: what the sublayer read.
     made(leaves): the leaves with its kernels.
     """
 
@@ -127,7 +128,8 @@ def _block(read, made=lambda leaves: leaves):
             leaf = leaves.get(f"layer_{layer}", {}).get(name)
             if leaf is None:
                 return h
-            scale, x = values["scale"].astype(h.dtype) if "scale" in values else 1.0, read(h, residual, norm)
+            scale = values["scale"].astype(h.dtype) if "scale" in values else 1.0
+            x = residual if beside else norm(h + residual) if options.get("adapter_norm") else h
             if "gate" in leaf:
                 scale = scale * gate(leaf["gate"], x, tokens)[..., None]
             return h + scale * _through(leaf, x, options["activation"])
@@ -144,27 +146,27 @@ _GATED = _SIZE | {"gating": False}
 METHODS = {
     "houlsby": Method(
         "an adapter after attention and after the feed-forward layer (Houlsby et al. 2019)",
-        _GATED | {"activation": "swish"}, learning_rate=2e-4, check=_check, size="bottleneck_width",
-        add=_add("houlsby", ("attention_output", "output")), hooks=_block(lambda h, residual, norm: h),
-        built_in=("activation",),
+        _GATED | {"activation": "swish", "adapter_norm": False}, learning_rate=2e-4, check=_check,
+        size="bottleneck_width", add=_add("houlsby", ("attention_output", "output")), hooks=_block(),
+        built_in=("activation", "adapter_norm"),
     ),
     "pfeiffer": Method(
         "an adapter after the feed-forward layer, which reads what its LayerNorm would give (Pfeiffer et al. 2021)",
-        _GATED | {"activation": "relu"}, learning_rate=2e-4, check=_check, size="bottleneck_width",
-        add=_add("pfeiffer", ("output",)), hooks=_block(lambda h, residual, norm: norm(h + residual)),
-        built_in=("activation",),
+        _GATED | {"activation": "relu", "adapter_norm": True}, learning_rate=2e-4, check=_check,
+        size="bottleneck_width", add=_add("pfeiffer", ("output",)), hooks=_block(),
+        built_in=("activation", "adapter_norm"),
     ),
     "parallel": Method(
         "a scaled adapter beside the feed-forward layer (He et al. 2022)",
         _GATED | {"reduction": 2.0, "activation": "relu", "adapter_scale": 4.0}, learning_rate=1e-5, check=_check,
-        add=_add("parallel", ("output",)), hooks=_block(lambda h, residual, norm: residual),
+        add=_add("parallel", ("output",)), hooks=_block(beside=True),
         built_in=("activation",),
         values=lambda options: {"scale": options["adapter_scale"]}, size="bottleneck_width",
     ),
     "compacter": Method(
         "Houlsby's adapters with kernels that are sums of Kronecker products (Karimi Mahabadi et al. 2021)",
         _SIZE | {"reduction": 32.0, "activation": "gelu"}, learning_rate=1e-3, check=_check_compacter,
-        add=_add_compacter, hooks=_block(lambda h, residual, norm: h, _composed),
+        add=_add_compacter, hooks=_block(_composed),
         built_in=("activation",),
     ),
 }  # fmt: skip

@@ -35,6 +35,8 @@ CONFIGS = {
         adapters.PrefixTuningConfig(prefix_length=3, flat=True), adapters.SeqBnConfig(reduction_factor=8),
         adapters.LoRAConfig(r=4, alpha=8),
     ),
+    "houlsby_normed": adapters.DoubleSeqBnConfig(reduction_factor=8, original_ln_before=True),
+    "pfeiffer_plain": adapters.SeqBnConfig(reduction_factor=8, original_ln_before=False),
 }  # fmt: skip
 PREFIXED = ("prefix", "mam", "unipelt")
 LENGTHS = (9, 5, 12, 3)
