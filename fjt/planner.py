@@ -1,5 +1,6 @@
 """The plan of a study: which runs there are, in which groups they go, what is compiled and how long it may take."""
 
+import collections
 import dataclasses
 import hashlib
 import itertools
@@ -104,7 +105,7 @@ def make_plan(folder, study, base, runs, shared, command=""):
         "command": command,
         "config": plan.get("config") or base,
         "study": {key: value for key, value in vars(study).items() if key not in ("products", "without")},
-        "confirmatory_seeds": plan.get("confirmatory_seeds") or study.seeds,
+        "confirmatory_seeds": plan.get("confirmatory_seeds") or _most_seeds(runs),
         "active": [run.name for run in runs],
         "runs": known | {run.name: _row(run) for run in new},
         "groups": [*plan.get("groups", []), *(dataclasses.asdict(g) | {"shapes": _lists(g)} for g in made)],
@@ -113,6 +114,11 @@ def make_plan(folder, study, base, runs, shared, command=""):
     }
     records.write_json(os.path.join(folder, "plan.json"), plan)
     return load_plan(folder)
+
+
+def _most_seeds(runs):
+    """The most reported runs that a cell has, whether its seeds are the study's or an axis of its own."""
+    return max(collections.Counter(run.cell for run in runs if run.phase == "runs").values(), default=0)
 
 
 def _row(run):

@@ -194,6 +194,21 @@ def test_numbers_that_only_a_save_sees_end_their_lane_alone(experiments, togethe
         assert outcome(found[i]) == outcome(together[i])
 
 
+def test_lanes_over_two_devices_and_two_parts_of_a_batch_are_the_runs_alone(folder, alone, tmp_path):
+    options = {"model.path": str(folder / "base" / "export"), "mesh.data": 2, "train.accumulation": 2}
+    all_settings = [settings_of(folder, RUNS[i] | options) for i in (0, 1)]
+    made = [prepare(settings, view=console.Silent()) for settings in all_settings]
+    shapes = [shape for one in made for shape in one.plan.shapes]
+    shape = dataclasses.replace(
+        shapes[0], rows=max(one.rows for one in shapes), examples=max(one.examples for one in shapes)
+    )
+    made = [prepare(settings, view=console.Silent(), shapes=(shape,)) for settings in all_settings]
+    found = make_group(made, tmp_path, [False, False])
+    for i in (0, 1):
+        rows, wanted = read_rows(found[i] / "train.jsonl"), read_rows(alone[i] / "train.jsonl")
+        np.testing.assert_allclose([row["loss"] for row in rows], [row["loss"] for row in wanted], rtol=2e-6)
+
+
 def test_shapes_of_another_number_of_devices_are_refused(folder, experiments):
     options = RUNS[0] | {"model.path": str(folder / "base" / "export"), "mesh.data": 2}
     with pytest.raises(UserError, match=r"planned for 1 groups a batch .* there are 2 here"):

@@ -88,8 +88,9 @@ def test_a_run_that_does_not_fit_is_refused(tmp_path, monkeypatch):
 
 
 def test_methods_that_change_their_program_go_one_by_one(tmp_path):
-    (group,), _ = plan(tmp_path, {"tune.method": ("gradual",), "model.path": ("",)}, seeds=1)
+    (group,), made = plan(tmp_path, {"tune.method": ("gradual",), "model.path": ("",), "seed": (7, 8)}, seeds=5)
     assert group.mode == "loop"
+    assert made["confirmatory_seeds"] == 2  # the axis's, not the study's
 
 
 def test_the_same_experiment_is_found_whatever_came_first(tmp_path):

@@ -129,7 +129,7 @@ def _no_test(one, planned):
         return CROSSED
     if one.n > planned:
         return (
-            f"{one.n} seeds, and the plan that this study began with has {planned} (config.study.seeds): who adds "
+            f"{one.n} seeds, and the plan that this study began with has {planned} of a cell: who adds "
             "seeds after a look may go on until p is small, so there is none."
         )
     return "" if one.n else f"No seed has a score in both {one.cell.name} and {one.base.name}."
