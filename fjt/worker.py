@@ -17,6 +17,7 @@ from fjt.study import PHASES, settings_of
 from fjt.workdir import lock
 
 POLL = 5.0  # seconds between two looks at what other processes do
+BESIDE = 1.0  # seconds that a run takes beside its training
 
 
 def ended(workdir):
@@ -28,19 +29,25 @@ def ended(workdir):
 
 
 class Progress:
-    """What a person sees of a study: a bar over all runs, and a line a run that ends."""
+    """What a person sees of a study: a bar over all runs, whoever makes them, and a line a run that ends here."""
 
-    def __init__(self, bar, done, total):
-        self._bar, self.done, self.total = bar, done, total
-        self._start, self._first = time.monotonic(), done
+    def __init__(self, bar, folder, groups):
+        self._bar, self._folder = bar, folder
+        self._seconds = {name: BESIDE + group.seconds / len(group.runs) for group in groups for name in group.runs}
+        self._start, (self.done, self._first) = time.monotonic(), self._look()
+
+    def _look(self):
+        """(the runs that have ended, seconds that the plan expects of the others)."""
+        lacking = [name for name in self._seconds if not ended(os.path.join(self._folder, name))]
+        return len(self._seconds) - len(lacking), sum(self._seconds[name] for name in lacking)
 
     def show(self, text):
         self._bar.update(self.done, text)
 
     def end(self, name, text):
-        self.done += 1
-        left = (time.monotonic() - self._start) / (self.done - self._first) * (self.total - self.done)
-        console.say(f"{self.done}/{self.total}  {name}  {text}  ETA {console.duration(left)}")
+        self.done, left = self._look()
+        left *= (time.monotonic() - self._start) / max(self._first - left, BESIDE)
+        console.say(f"{self.done}/{len(self._seconds)}  {name}  {text}  ETA {console.duration(left)}")
         self.show("")
 
 
@@ -72,8 +79,9 @@ def work(folder, base, runs, groups, shared, *, shard=(0, 1)):
     """
     names = [name for group in groups for name in group.runs]
     told = set()
-    with console.bar("runs", len(names), done := sum(ended(os.path.join(folder, name)) for name in names)) as bar:
-        progress = Progress(bar, done, len(names))
+    with console.bar("runs", len(names)) as bar:
+        progress = Progress(bar, folder, groups)
+        progress.show("")
         for phase in PHASES:
             mine = [group for i, group in enumerate(groups) if i % shard[1] == shard[0] and group.phase == phase]
             if phase == "runs" and any(runs[name].open for group in mine for name in group.runs):
@@ -97,7 +105,6 @@ def _wait(folder, groups, base, runs, shared, progress, told):
                 console.say(f"waiting for {len(waiting)} groups that other processes have taken")
                 said = True
             time.sleep(POLL)
-    progress.done = max(progress.done, sum(ended(os.path.join(folder, name)) for name in runs))
 
 
 def _take(folder, group, base, runs, shared, progress, told):

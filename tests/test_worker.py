@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fjt import reproduce, worker
+from fjt import console, planner, reproduce, worker
 from fjt.study import Run
 
 OPEN = (("optim.learning_rate", (1e-4, 1e-3, 1e-2)),)
@@ -40,6 +40,24 @@ def chosen(folder, scores, metric):
 )
 def test_the_trial_with_the_best_mean_is_chosen(tmp_path, scores, metric, value):
     assert chosen(tmp_path, scores, metric) == {"optim.learning_rate": value}
+
+
+def test_the_time_left_is_by_what_the_plan_expects_and_whoever_ends_runs(tmp_path, monkeypatch):
+    """Two runs of 99 seconds and two of 1: one of the former ends here, one of the latter elsewhere."""
+    now, said = [0.0], []
+    monkeypatch.setattr(console, "say", said.append)
+    monkeypatch.setattr(worker.time, "monotonic", lambda: now[0])
+    groups = [
+        planner.Group("0", "runs", "loop", "", (), ("a", "b"), (), 198.0),
+        planner.Group("1", "runs", "loop", "", (), ("c", "d"), (), 2.0),
+    ]
+    progress = worker.Progress(console.Silent(), str(tmp_path), groups)
+    for name in ("a", "c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "DONE").write_text("")
+    now[0] = 300.0
+    progress.end("a", "accuracy 0.5")
+    assert said == ["2/4  a  accuracy 0.5  ETA 5:00"]
 
 
 def record(sha256, accuracy):
