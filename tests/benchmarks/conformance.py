@@ -65,6 +65,9 @@ CASES = {
     },
     "adapters": {
         "houlsby": ({}, "DoubleSeqBnConfig", {"reduction_factor": 16}),
+        "houlsby adapter_norm": (
+            {"adapter_norm": True}, "DoubleSeqBnConfig", {"reduction_factor": 16, "original_ln_before": True}
+        ),
         "pfeiffer": ({}, "SeqBnConfig", {"reduction_factor": 16}),
         "parallel": ({}, "ParBnConfig", {"reduction_factor": 2}),
         "compacter": ({}, "CompacterConfig", {}),
@@ -107,7 +110,8 @@ def main(argv=None):
             common.read_json(output / "matrix.json"),
             {(row["library"], row["method"]): row for row in record["rows"]},
         )
-        rows = [new.get((row["library"], row["method"]), row) for row in old["rows"]]
+        kept = {(row["library"], row["method"]): row for row in old["rows"]}
+        rows = list((kept | new).values())
         record = old | {"rows": rows, "later": [*old.get("later", []), record["command"]]}
     common.write_json(output / "matrix.json", record)
     (output / "matrix.md").write_text(table(record))
