@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -141,10 +142,12 @@ def provenance(module, args):
     """What stands beside a table: command with placeholders for local paths, weights, versions, device."""
     words = [f"python -m {module}"]
     for key, value in vars(args).items():
+        if value in ([], None, ""):
+            continue
         if key in ("model", "data"):
             value = f"${key.upper()}"
         elif isinstance(value, list):
-            value = " ".join(str(v) for v in value)
+            value = " ".join(shlex.quote(str(v)) for v in value)
         elif isinstance(value, str) and os.path.isabs(value):
             value = Path(value).name
         words.append(f"--{key} {value}")
