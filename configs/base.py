@@ -65,6 +65,7 @@ def get_config():
     config.tune = tune = ConfigDict()
     tune.method = ("full",)  # `--list` names the methods
     tune.train_pooler = placeholder(bool)  # None: with the encoder (full, top_k), or when the checkpoint lacks it
+    tune.train_head = placeholder(bool)  # False: a kept head (model.keep_head) stays as it is; else it trains
     tune.budget = 0  # parameters that the method may add: its rank, bottleneck or length follows; 0: not solved for
     # Options of methods; None (or ()): the method's own default, which --list shows.
     tune.layers = placeholder(int)  # top_k: how many of the highest layers train

@@ -112,7 +112,10 @@ def prepare(settings, *, given=None, view=console, inputs=None, shapes=()):
             f"{' and '.join(added)} tunes a model that was trained before."
         )
     whole = abstract | ({"adapters": added} if added else {})
-    trainable = frozenset(partition.trainable_names(whole, config.layers, experiment.tune, missing))
+    kept = {name for name in missing if adapter and experiment.model.keep_head and name.startswith("head/")}
+    trainable = frozenset(
+        partition.trainable_names(whole, config.layers, experiment.tune, tuple(sorted(set(missing) - kept)))
+    )
     pooler = {"encoder/pooler/kernel"}
     if checkpoint and loaded.untrained_pooler and not pooler & {*trainable, *(adapter.trained if adapter else ())}:
         view.warn(

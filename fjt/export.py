@@ -1,4 +1,4 @@
-"""A finished run in another format:  python -m fjt.export --run runs/first --format peft --output given/away
+"""A finished run in another format:  python -m fjt.export --run runs/first --format peft [--output given/away]
 
   hf          a whole Hugging Face model, merged where the method adds parameters
   peft        adapter_config.json and adapter_model.safetensors for PeftModel.from_pretrained
@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 
-from fjt import console
+from fjt import console, records
 from fjt.interop import adapter, adapterhub, card, peft
 from fjt.interop.directory import replaced
 from fjt.load import load_run
@@ -33,17 +33,20 @@ def main(argv):
     parser.add_argument("--run", required=True, metavar="DIR", help="the work directory of a finished run")
     parser.add_argument("--base", default="", metavar="DIR", help="its base model, where it lies elsewhere by now")
     parser.add_argument("--format", required=True, choices=("hf", "peft", "adapterhub"))
-    parser.add_argument("--output", required=True, metavar="DIR", help="a directory that does not exist yet")
+    parser.add_argument(
+        "--output", metavar="DIR", help="a directory that does not exist yet; by default DIR/export-FORMAT of the run"
+    )
     try:
         options = parser.parse_args(argv[1:])
     except SystemExit as stop:
         return stop.code
+    output = os.path.join(options.run, f"export-{options.format}") if options.output is None else options.output
     try:
-        export(load_run(options.run, options.base), options.format, options.output)
+        export(load_run(options.run, options.base), options.format, output)
     except (UserError, OSError) as error:
         print(f"fjt: {error}", file=sys.stderr)
         return 2
-    console.say(f"{options.output}: {options.run} for {options.format}")
+    console.say(f"{output}: {options.run} for {options.format}")
     return 0
 
 
@@ -59,7 +62,11 @@ def export(run, form, output):
     if form == "hf":
         folder = run.model_directory()
         if not folder:
-            raise UserError(f"--format=hf: {method} cannot be merged into the base model.")
+            raise UserError(
+                f"--format=hf: {method} cannot be merged into the base model: what is added is computed beside its "
+                "layers or depends on the example, and a plain model has no place for it. Take --format=peft or "
+                "--format=adapterhub."
+            )
         with replaced(output) as target:
             shutil.copytree(folder, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("adapter", "merged"))
         return
@@ -70,6 +77,7 @@ def export(run, form, output):
     config, _ = pretrained.read_config(run.base_directory())
     with replaced(output) as target:
         shutil.copytree(folder, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*FORMS))
+        records.write_json(os.path.join(target, adapter.BASE), {"base_sha256": own.base_sha256})
         card.convert(os.path.join(folder, "README.md"), os.path.join(target, "README.md"), form)
         if form == "peft":
             peft.write(target, own, config)

@@ -28,10 +28,10 @@ def write(experiment, directory, params, scores):
         {
             name: flat[name]
             for name in sorted(flat)
-            if name in experiment.trainable | experiment.adopted or partition.is_fixed(name)
+            if name in experiment.trainable | experiment.adopted or name.startswith("head/") or partition.is_fixed(name)
         },
         base_name(experiment),
-        experiment.settings.experiment.model.revision,
+        revision(experiment),
         experiment.contents["weights"],
         experiment.task.label_names,
     )
@@ -39,7 +39,7 @@ def write(experiment, directory, params, scores):
         _write_model(experiment, directory, params, scores)
     elif partition.can_merge(methods):
         merged = partition.merged(methods, params, config)
-        _write_model(experiment, os.path.join(directory, "merged"), merged, scores)
+        _write_model(experiment, os.path.join(directory, "merged"), merged, scores, merged=True)
     if "adapters" in params or not peft.refusal(trained, config):
         with replaced(os.path.join(directory, "adapter")) as folder:
             adapter.write(folder, trained)
@@ -54,21 +54,21 @@ def write(experiment, directory, params, scores):
             _write_card(experiment, folder, form, scores)
 
 
-def _write_model(experiment, directory, params, scores):
+def _write_model(experiment, directory, params, scores, merged=False):
     hf.export(
         directory, params, experiment.hf_config, experiment.task, experiment.tokenizer, experiment.model.config.family
     )
-    _write_card(experiment, directory, "hf", scores)
+    _write_card(experiment, directory, "hf", scores, merged)
 
 
-def _write_card(experiment, folder, form, scores):
+def _write_card(experiment, folder, form, scores, merged=False):
     options = experiment.settings.experiment
     flat = tree.flatten(records.plain(dataclasses.asdict(options)))
     card.write(
-        folder, form, task=experiment.task, base=base_name(experiment), revision=options.model.revision,
+        folder, form, task=experiment.task, base=base_name(experiment), revision=revision(experiment),
         methods=partition.find_methods(options.tune), scores=scores,
         recipe={key: flat[key.replace(".", "/")] for key in RECIPE if flat[key.replace(".", "/")] is not None},
-        examples={name: len(split) for name, split in experiment.splits.items()},
+        examples={name: len(split) for name, split in experiment.splits.items()}, merged=merged,
     )  # fmt: skip
 
 
@@ -87,6 +87,12 @@ def describe(directory):
     if os.path.exists(os.path.join(directory, "merged")):
         found.append((os.path.join(directory, "merged"), f"the whole model; {model}"))
     return found
+
+
+def revision(experiment):
+    """The commit or branch of the base model; "" of a directory, unless one was given for it."""
+    model = experiment.settings.experiment.model
+    return "" if os.path.isdir(os.path.expanduser(model.path)) and model.revision == "main" else model.revision
 
 
 def base_name(experiment):

@@ -70,7 +70,8 @@ def run(experiment, workdir, *, compiled=None, view=console):
                 raise
             host = host | {"hidden_seconds": host["hidden_seconds"] + seconds}
             state = jax.device_put(_open_stage(experiment, stage, state, hyper), whole)
-            frozen = jax.device_put(above(stage, frozen_of(experiment, state.trainable)), whole)
+            kept = above(stage, frozen_of(experiment, state.trainable))
+            before, frozen = tree.sha256(kept), jax.device_put(kept, whole)
             if number:
                 view.say(f"stage {number}, from step {stage.first}: {tree.count(state.trainable):,} parameters train")
             programs = compile_programs(experiment, stage, state, frozen, hyper, packed["dev"].shape, compiled, view)
@@ -97,6 +98,8 @@ def run(experiment, workdir, *, compiled=None, view=console):
                 except checkpoint.NotFinite as error:
                     fail(experiment, workdir, error)
                     raise
+            if tree.sha256(jax.device_get(frozen)) != before:
+                raise RuntimeError("a frozen parameter has changed")
             if host["finished"]:
                 break
         checkpoints.wait()
@@ -107,12 +110,10 @@ def run(experiment, workdir, *, compiled=None, view=console):
             trainable = best.trainable
         seconds = states.prepare(recipes.evaluated_splits(options, experiment.splits))
         host = host | {"hidden_seconds": host["hidden_seconds"] + seconds}
-        before = frozen_of(experiment, trainable)
-        frozen = jax.device_put(before, whole)
-        logits = functools.partial(logits_of, above(stage, tree.merge(trainable, frozen)), before=stop.check)
-        result = finish(experiment, workdir, host, selected, trainable, frozen, logits, done)
-        if result["frozen_sha256"] != tree.sha256(before):
-            raise RuntimeError("a frozen parameter has changed")
+        kept = frozen_of(experiment, trainable)
+        params = tree.merge(trainable, jax.device_put(kept, whole))
+        logits = functools.partial(logits_of, above(stage, params), before=stop.check)
+        result = finish(experiment, workdir, host, selected, trainable, kept, logits, done)
     records.write_json(os.path.join(workdir, "result.json"), result)
     if not settings.execution.output.checkpoints:
         shutil.rmtree(os.path.join(workdir, "checkpoints"))

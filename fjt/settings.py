@@ -98,6 +98,7 @@ class Model:
 class Tune:
     method: tuple
     train_pooler: bool | None
+    train_head: bool | None
     budget: int
     layers: int | None
     layer_decay: float | None
@@ -373,6 +374,8 @@ def convert(value, kind, key):
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise UserError(f"config.{key}={value!r} should be of type {kind.__name__}.")
+    if value != value:
+        raise UserError(f"config.{key}={value!r} should be a number.")
     return value
 
 

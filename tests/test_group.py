@@ -1,7 +1,10 @@
 """A group of lanes leaves the records that its runs leave alone, also where they end early, fail or are stopped."""
 
 import contextlib
+import ctypes
 import dataclasses
+import importlib
+import inspect
 import json
 import os
 import shutil
@@ -14,7 +17,7 @@ import pytest
 from end_to_end.process import outcome, read_rows
 
 from configs import quickstart
-from fjt import console, group
+from fjt import console, group, train
 from fjt.checkpoint import NotFinite
 from fjt.experiment import prepare
 from fjt.group import run_group
@@ -33,6 +36,7 @@ RUNS = (
     LORA | {"seed": 4, "train.steps": 8, "tune.alpha": 4.0, "eval.every_steps": 4, "eval.every_epochs": None},
 )
 FAILS = 3
+run_module = importlib.import_module("fjt.run")  # not the function of its name
 PROGRAMS = {}  # compiled once for all of this file
 
 
@@ -207,6 +211,28 @@ def test_lanes_over_two_devices_and_two_parts_of_a_batch_are_the_runs_alone(fold
     for i in (0, 1):
         rows, wanted = read_rows(found[i] / "train.jsonl"), read_rows(alone[i] / "train.jsonl")
         np.testing.assert_allclose([row["loss"] for row in rows], [row["loss"] for row in wanted], rtol=2e-6)
+
+
+def test_a_frozen_weight_that_changes_ends_the_run(experiments, tmp_path, monkeypatch):
+    """Mutant: after the last step a byte of what the steps read is another."""
+    changed = []
+
+    def spoiled(loop, *arguments):
+        found = train.fit(loop, *arguments)
+        leaf = jax.tree.leaves(inspect.signature(loop.run).parameters["frozen"].default)[0]
+        byte = ctypes.c_uint8.from_address(leaf.addressable_shards[0].data.unsafe_buffer_pointer())
+        changed.append((byte, byte.value, leaf))
+        byte.value ^= 1
+        return found
+
+    monkeypatch.setattr(run_module, "fit", spoiled)
+    try:
+        with pytest.raises(RuntimeError, match="a frozen parameter has changed"):
+            run(experiments[0], str(tmp_path), compiled=PROGRAMS, view=console.Silent())
+    finally:
+        for byte, value, _ in changed:  # it may be the memory that all experiments here share
+            byte.value = value
+    assert len(changed) == 1 and not (tmp_path / "DONE").exists()
 
 
 def test_shapes_of_another_number_of_devices_are_refused(folder, experiments):

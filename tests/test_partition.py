@@ -143,6 +143,11 @@ def test_layers_that_start_anew():
             "bottleneck_width",
             lambda width: 4 * (2 * 32 * width + width + 32) + 4 * 2 * 32 * 3,
         ),
+        (
+            small.tune("compacter", budget=1100),
+            "bottleneck_width",  # a multiple of 4
+            lambda width: 64 + 4 * 2 * (96 + 3 * 4 * -(-width // 4)),
+        ),
         (small.tune("prompt", "lora", budget=700, rank=1), "prompt_length", lambda length: 32 * length + 512),
     ],
 )
@@ -162,10 +167,12 @@ def test_budgets_that_nothing_meets():
         (small.tune("lora", "prefix", budget=1000), "lora and prefix are open"),
         (small.tune("lora", budget=1000, rank=2), "none is open"),
         (small.tune("bitfit", budget=1000), "no size here"),
+        (small.tune("lora", budget=16_384 + 512), "more than lora can use: .*highest config.tune.rank, 32, .* 16,384"),
+        (small.tune("compacter", budget=100), r"parameters of compacter with config.tune.bottleneck_width=4"),
     ):
         with pytest.raises(UserError, match=word):
             solve_budget(tune, PARAMS, config, 24)
-    assert solve_budget(small.tune("lora", budget=10**9), PARAMS, config, 24)[0].rank == 32
+    assert solve_budget(small.tune("lora", budget=16_384 + 511), PARAMS, config, 24)[0].rank == 32  # no room for 33
 
 
 def test_stages_open_from_the_head_down():

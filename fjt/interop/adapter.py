@@ -13,6 +13,7 @@ from fjt.settings import UserError, suggest
 from fjt.tuning.partition import METHODS, complete
 
 CONFIG, WEIGHTS = "fjt_adapter.json", "fjt_adapter.safetensors"
+BASE = "fjt_base.json"  # beside another library's files: {base_sha256}, which they do not hold
 
 
 @dataclasses.dataclass(frozen=True)

@@ -185,6 +185,10 @@ def read(directory, config):
     if not os.path.exists(os.path.join(directory, WEIGHTS)):
         raise UserError(f"{directory} holds no {WEIGHTS}; save the adapter again with use_safetensors=True.")
     tensors = read_tensors(os.path.join(directory, WEIGHTS))
+    if about.get("hidden_size", config.width) != config.width:
+        raise UserError(
+            f"{directory} was trained over an encoder of width {about['hidden_size']}; this model's is {config.width}."
+        )
     whole, methods, trained = about["config"], {}, {}
     for own in whole["configs"] if whole.get("architecture") == "union" else [whole]:
         name, options, leaves = _read_part(directory, own, tensors, config)
@@ -294,7 +298,13 @@ def _read_prefix(directory, own, tensors, config):
         if (found := re.fullmatch(r".*\.prefix_tunings\.[^.]+\.self_prefix\.(.*)", key))
     }
     if own.get("flat"):
-        flat = shared["control_trans"].reshape(length, config.layers, 2, config.heads, -1)
+        flat = shared["control_trans"]
+        if flat.size != 2 * length * config.layers * config.width:
+            raise UserError(
+                f"{directory}: a prefix of {length} in {config.layers} layers of width {config.width} has "
+                f"{2 * length * config.layers * config.width:,} numbers; control_trans holds {flat.size:,}."
+            )
+        flat = flat.reshape(length, config.layers, 2, config.heads, -1)
         for i in range(config.layers):
             leaves[f"layer_{i}/key"], leaves[f"layer_{i}/value"] = flat[:, i, 0], flat[:, i, 1]
         projection = 0

@@ -29,13 +29,15 @@ def interval(task, name, logits, label):
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
-def write(folder, form, *, task, base, revision, methods, recipe, scores, examples):
+def write(folder, form, *, task, base, revision, methods, recipe, scores, examples, merged=False):
     """Writes README.md into a folder.
 
-    form: hf | peft | adapterhub | fjt; methods: {name: options}; recipe: {option: value}; scores: {metric: (value,
-    low, high)} on dev; examples: {split: how many}.
+    form: hf | peft | adapterhub | fjt; merged: whether new leaves went into the model; methods: {name: options};
+    recipe: {option: value}; scores: {metric: (value, low, high)} on dev; examples: {split: how many}.
     """
-    what = "the whole model" if form == "hf" else "an adapter: what was trained, to be laid over the base model"
+    what = "an adapter: what was trained, to be laid over the base model"
+    if form == "hf":
+        what = "the whole model" + (", what was trained merged into it" if merged else "")
     options = {f"{name}.{option}": value for name, found in methods.items() for option, value in found.items()}
     lines = [
         "---",

@@ -1,5 +1,6 @@
 """Adapter directories of any form that fjt knows."""
 
+import dataclasses
 import os
 
 from fjt import records
@@ -29,7 +30,10 @@ def _read(directory, config):
         )
     about = records.read_json(path)
     if "peft_type" in about:
-        return peft.read(directory, config)
-    if "config" in about:
-        return adapterhub.read(directory, config)
-    raise UserError(f"{path} is neither of PEFT (peft_type) nor of AdapterHub (config).")
+        found = peft.read(directory, config)
+    elif "config" in about:
+        found = adapterhub.read(directory, config)
+    else:
+        raise UserError(f"{path} is neither of PEFT (peft_type) nor of AdapterHub (config).")
+    base = os.path.join(directory, adapter.BASE)  # the others' files have no place for it
+    return dataclasses.replace(found, **records.read_json(base)) if os.path.exists(base) else found

@@ -63,7 +63,7 @@ def write(directory, adapter, config):
             modules.add(WHOLE_MODULES[module])
             tensors[f"{prefix}{torch_module(module, family)}.{LEAVES[last]}"] = to_torch(path, leaf)
     about |= {
-        "base_model_name_or_path": adapter.base, "revision": adapter.revision, "inference_mode": True,
+        "base_model_name_or_path": adapter.base, "revision": adapter.revision or None, "inference_mode": True,
         "modules_to_save": sorted(modules), "peft_type": kind, "task_type": "SEQ_CLS",
     }  # fmt: skip
     records.write_json(os.path.join(directory, CONFIG), dict(sorted(about.items())))

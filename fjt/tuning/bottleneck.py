@@ -23,9 +23,16 @@ def _check(config, options):
     if options["activation"] not in ACTIVATIONS:
         hint = suggest(options["activation"], ACTIVATIONS)
         raise UserError(f"config.tune.activation={options['activation']!r} is unknown.{hint}")
-    if not 1 <= inner_width(config, options):
+    width = inner_width(config, options)
+    if not 1 <= width:
         raise UserError(
             f"config.tune.reduction={options['reduction']} leaves no bottleneck of the width {config.width}."
+        )
+    if width > config.width:
+        given = "bottleneck_width" if options["bottleneck_width"] else "reduction"
+        raise UserError(
+            f"config.tune.{given}={options[given]:g} gives a bottleneck of {width}, above the encoder's width "
+            f"{config.width}."
         )
 
 
@@ -167,6 +174,6 @@ METHODS = {
         "Houlsby's adapters with kernels that are sums of Kronecker products (Karimi Mahabadi et al. 2021)",
         _SIZE | {"reduction": 32.0, "activation": "gelu"}, learning_rate=1e-3, check=_check_compacter,
         add=_add_compacter, hooks=_block(_composed),
-        built_in=("activation",),
+        built_in=("activation",), size="bottleneck_width", step=PARTS,
     ),
 }  # fmt: skip

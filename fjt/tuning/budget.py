@@ -12,7 +12,7 @@ def solve_budget(tune, base, config, max_length):
     """(settings.Tune, the options that were filled): the largest size whose new parameters are at most tune.budget.
 
     base: shapes of the base parameters; max_length: tokens of text.  Raises UserError when no method has a size left
-    open, when several have, and for a budget that the smallest size exceeds.
+    open, when several have, and for a budget that the smallest size exceeds or the highest does not use.
     """
     sized = {name: METHODS[name].size for name in tune.method if METHODS[name].size}
     still_open = [n for n, o in sized.items() if getattr(tune, o) is None and not (o == "rank" and tune.ranks)]
@@ -26,7 +26,8 @@ def solve_budget(tune, base, config, max_length):
     for other in {"rank": ("max_rank",), "bottleneck_width": ("reduction",)}.get(option, ()):
         if getattr(tune, other):
             raise UserError(f"config.tune.budget solves config.tune.{option}; leave out config.tune.{other}.")
-    last = min(METHODS[name].highest(config, max_length) for name in still_open)
+    step = max(METHODS[name].step for name in still_open)
+    sizes = range(step, min(METHODS[name].highest(config, max_length) for name in still_open) + 1, step)
 
     def solved(size):
         return dataclasses.replace(tune, **{option: size})
@@ -35,10 +36,15 @@ def solve_budget(tune, base, config, max_length):
         leaves = tree.flatten({"adapters": abstract_leaves(find_methods(solved(size)), base, config)})
         return sum(leaf.size for name, leaf in leaves.items() if not is_fixed(name))
 
-    if count(1) > tune.budget:
+    fit = bisect.bisect_right(sizes, tune.budget, key=count)
+    if not fit:
         raise UserError(
-            f"config.tune.budget={tune.budget:,} is less than the {count(1):,} parameters of {names} with "
-            f"config.tune.{option}=1."
+            f"config.tune.budget={tune.budget:,} is less than the {count(step):,} parameters of {names} with "
+            f"config.tune.{option}={step}."
         )
-    size = 1 + bisect.bisect_right(range(2, last + 1), tune.budget, key=count)
-    return solved(size), (f"tune.{option}",)
+    if fit == len(sizes) > 1 and 2 * count(sizes[-1]) - count(sizes[-2]) <= tune.budget:
+        raise UserError(
+            f"config.tune.budget={tune.budget:,} is more than {names} can use: with the highest config.tune.{option}, "
+            f"{sizes[-1]}, it adds {count(sizes[-1]):,} parameters."
+        )
+    return solved(sizes[fit - 1]), (f"tune.{option}",)

@@ -52,8 +52,7 @@ class Method:
     hooks(leaves, values, options) -> Hooks.  built_in: the options that it reads, so that they are part of the program.
     check(config, options): raises UserError for options that do not fit the encoder.
     multiplier(name, layers, options) -> of the rate, for a parameter's name; None: 1 for all.
-    size: the option that config.tune.budget solves, a whole number from 1 up; highest(config, max_length): as far as
-    it goes.
+    size: the option that config.tune.budget solves, a multiple of step; highest(config, max_length): as far as it goes.
     idle(leaves, options) -> how many of its new values are there for other options alone, such as a higher rank.
     merge(kernel, bias, leaf, values, site) -> (kernel, bias) of a plain dense layer that does the same, in numpy;
     leaf: the site's new leaves and the fixed ones.  None: there is none.
@@ -76,6 +75,7 @@ class Method:
     idle: Callable = lambda leaves, options: 0
     merge: Callable | None = None
     size: str | None = None
+    step: int = 1
     highest: Callable = lambda config, max_length: config.width
 
 

@@ -222,7 +222,8 @@ def prompt_length(methods):
 def trainable_names(params, layers, tune, missing):
     """The set of names that train: what the methods choose and add, the head, and what the checkpoint lacked.
 
-    params: tree of all parameters (shapes suffice); missing: names that the checkpoint lacked.
+    params: tree of all parameters (shapes suffice); missing: names that the checkpoint lacked.  Raises UserError for a
+    head that is new and told not to train, and where nothing trains.
     """
     methods = find_methods(tune)
     names = list(tree.flatten(params))
@@ -236,8 +237,17 @@ def trainable_names(params, layers, tune, missing):
         chosen |= pooler
     elif trains_pooler is False:
         chosen -= pooler
-    always = {name for name in names if name.startswith(("head/", "adapters/")) and not is_fixed(name)}
-    return chosen | always | set(missing)
+    head = {name for name in names if name.startswith("head/")}
+    if tune.train_head is False and head & set(missing):
+        raise UserError(
+            "config.tune.train_head=False leaves the head as it is, and it is new here: start from one by "
+            "config.model.keep_head, or let it train."
+        )
+    new = {name for name in names if name.startswith("adapters/") and not is_fixed(name)}
+    chosen = chosen - head if tune.train_head is False else chosen | head
+    if not (trains := chosen | new | set(missing)):
+        raise UserError(f"Nothing trains: config.tune.method={tune.method} with config.tune.train_head=False.")
+    return trains
 
 
 def stages(methods, trainable, missing, layers, steps, steps_per_epoch):
