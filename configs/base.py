@@ -74,7 +74,8 @@ def get_config():
     tune.stage_rates = ()  # gradual: of the rate, a factor a stage; the last one holds on; (): all 1
     tune.mixout_rate = placeholder(float)  # mixout: how many of a kernel's entries are the pretrained ones, each step
     tune.train = ()  # pattern: regular expressions over parameter names; what one of them finds trains
-    tune.sites = ()  # of query key value attention_output intermediate output pooler (bitfit, lora, dora, vera, ia3)
+    tune.sites = ()  # of query key value attention_output intermediate output pooler, for all methods of a run
+    # that read it (bitfit, lora, dora, vera, ia3)
     tune.rank = placeholder(int)  # lora, dora, vera
     tune.ranks = ()  # lora, dora: in its place a rank for each of tune.sites, in their order
     tune.max_rank = placeholder(int)  # lora, dora: the rank that memory is kept for, so that ranks share a program

@@ -22,6 +22,10 @@ from configs import glue
 def get_config(arg="mrpc,lora"):
     config = glue.get_config(arg)
     config.tune.train_pooler = True
+    if "pattern" in config.tune.method:
+        config.tune.train = (
+            "encoder/layer_[45]/",
+        )  # the highest two of MiniLM's six, for other encoders give your own
     config.train.epochs = 5
     config.eval.test = False
     return config

@@ -210,7 +210,11 @@ def table(record):
         f"Largest difference of logits on {SENTENCES} MRPC pairs, float32, in each direction (at most {LOGITS:g}), and "
         f"of the losses of {STEPS} AdamW steps from the library's adapter, dropout off (at most {LOSSES:g}). The "
         "adapters and the head are moved at random from their start, so that they matter.  A saved P-tuning "
-        "adapter is the prompt that its MLP made, so its training cannot go on from the file.",
+        "adapter is the prompt that its MLP made, so its training cannot go on from the file. UniPELT's gates are "
+        "means over a text's tokens, in `adapters` over padding too: its logits are of texts one by one, unpadded. "
+        f"The losses are at the rate {RATE:g}, "
+        + ", ".join(f"of {name} at {rate:g}" for name, rate in RATES.items())
+        + ", its recipe's (at the common one both sides part after the first steps, from differences of 1e-7).",
         common.markdown(header, rows),
         common.footer(record) + "".join(f"\n- Rows made later: `{command}`" for command in record.get("later", [])),
     ]) + "\n"  # fmt: skip

@@ -24,7 +24,6 @@ from tests.benchmarks import common
 COMPARED = ("full", "head", "top_k", "bitfit", "lora", "dora", "ia3", "pfeiffer", "houlsby", "prefix")
 SHOWN = ("llrd", "gradual", "mixout", "pattern", "layernorm", "attention_only", "vera", "parallel", "compacter",
          "prompt", "p_tuning", "mam", "unipelt")  # fmt: skip
-OPTIONS = {"pattern": ["--config.tune.train=('encoder/layer_[45]/',)"]}
 # Theirs, not measured here.
 SOURCE = "Mao et al. 2022 (UniPELT), table 1, with r = 8 for LoRA, 10 for the prefix and 48 for the adapter"
 PUBLISHED = {
@@ -78,6 +77,7 @@ def train_all(args, runs, record):
             continue
         result = common.read_json(found)
         row = {"task": task, "method": method, "seed": seed} | {name: result.get(name) for name in KEPT}
+        row["recipe"] = recipe(common.read_json(folder / "config.json")["config"])
         row |= {"cores": len(os.sched_getaffinity(0)), "commit": records.commit()[:8]}
         with open(record, "a") as file:
             file.write(json.dumps(row) + "\n")
@@ -89,11 +89,21 @@ def train_all(args, runs, record):
 def command(args, seed, task, method, folder):
     values = {"model.path": Path(args.model).resolve(), "data.source": "files", "data.dir": Path(args.data).resolve()}
     values |= {"seed": seed, "model.dtype": "float32"}
-    flags = [f"--config.{name}={value}" for name, value in values.items()] + OPTIONS.get(method, [])
+    flags = [f"--config.{name}={value}" for name, value in values.items()]
     if args.steps:
         flags.append(f"--config.train.steps={args.steps}")
     config = f"configs/methods.py:{task},{method}"
     return [sys.executable, "-m", "fjt.main", "--config", config, "--workdir", str(folder), *flags]
+
+
+def recipe(config):
+    """{option: value} of what a method's recipe decided in a run, from its resolved config."""
+    given = {name: config["optim"][name] for name in ("learning_rate", "weight_decay")}
+    return given | {
+        name: value
+        for name, value in config["tune"].items()
+        if name not in ("method", "train_pooler") and value not in (None, [], 0, False)
+    }
 
 
 def key(row):
@@ -111,7 +121,7 @@ def table(rows, record):
         names = common.GLUE[task][3].metrics
         header = [
             task, *names, "runs", "parameters that train", "of these added", "epochs", "FLOPs a step / full",
-            "step time / full", "bert-base, published",
+            "step time / full", "bert-base, published", "rate, decay, options",
         ]  # fmt: skip
         here = [row for row in rows if row["task"] == task]
         full = next((row["flops_per_step"] for row in here if row["method"] == "full" and not row["failed"]), math.nan)
@@ -134,17 +144,27 @@ def table(rows, record):
             cells.append([
                 method + mark, *(spread(found, name) for name in names), f"{len(ended)} of {len(found)}", *facts,
                 f"{PUBLISHED[task][method]:.1f}" if method in PUBLISHED.get(task, {}) else "",
+                stated(found[0]["recipe"]),
             ])  # fmt: skip
         lines += [common.markdown(header, cells), ""]
     lines += [
-        "Mean ± standard deviation over the runs that finished, of those that were started. Step times are those of "
-        f"{COST}, where the methods take steps in turn, for these runs were made beside other work. Published: best "
-        f"dev score, F1 of MRPC and Spearman of STS-B, {SOURCE}.",
+        "Batches of 32, AdamW to zero with a warm-up of 0.06, clipping at 1; rate, decay and options as each run "
+        "resolved them. Mean ± standard deviation over the runs that finished, of those that were started. Step times "
+        f"are those of {COST}, where the methods take steps in turn, for these runs were made beside other work. "
+        f"Published: best dev score, F1 of MRPC and Spearman of STS-B, {SOURCE}.",
         "",
         BELOW,
         "",
     ]
     return "\n".join([*lines, common.footer(record), ""])
+
+
+def stated(recipe):
+    """A recipe for a cell of the table."""
+    options = [
+        f"{name} {' '.join(map(str, value)) if isinstance(value, list) else value}" for name, value in recipe.items()
+    ]
+    return ", ".join([f"{recipe['learning_rate']:g}", f"{recipe['weight_decay']:g}", *options[2:]])
 
 
 def step_times():
