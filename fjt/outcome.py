@@ -110,6 +110,7 @@ def finish(experiment, workdir, host, selected, trainable, frozen, logits_of, do
         "train_seconds": seconds,
         "compile_seconds": host["compile_seconds"],
         "hidden_seconds": host["hidden_seconds"],
+        "start_layer": experiment.stages[-1].model.start,
         "examples_per_second": host["examples"] / seconds if seconds else None,
         "tokens_per_second": host["tokens"] / seconds if seconds else None,
         "token_efficiency": experiment.plan.efficiency,

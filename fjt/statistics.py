@@ -129,7 +129,8 @@ def pairs_needed(effect):
     """The fewest pairs of a two-sided t test at 5 % with 80 % power, where the mean is `effect` sd: noncentral t."""
     for n in range(max(2, math.ceil((Z / effect) ** 2)), 2**62):  # the normal's answer is never above
         limit, shift = scipy.stats.t.ppf(0.975, n - 1), effect * math.sqrt(n)
-        if scipy.stats.nct.sf(limit, n - 1, shift) + scipy.stats.nct.cdf(-limit, n - 1, shift) >= 0.8:
+        other = np.nan_to_num(scipy.stats.nct.cdf(-limit, n - 1, shift))  # nan where it is next to nothing
+        if scipy.stats.nct.sf(limit, n - 1, shift) + other >= 0.8:
             return n
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import html.parser
+import json
 import math
 
 import numpy as np
@@ -19,11 +20,12 @@ from made_study import (
     write_study,
 )
 
-from fjt import jackknife, report, statistics
+from configs import seed_sweep
+from fjt import jackknife, metrics, report, statistics, study
 from fjt.reports import committed, contents, gather, sections
 from fjt.reports.cells import CROSSED, costs, edges, make_cells, make_trials, summarize, variance_parts
 from fjt.reports.comparisons import make_comparisons
-from fjt.reports.figures import fewer, pareto
+from fjt.reports.figures import draw_best, fewer, pareto, styles
 
 SEEDS = range(8)
 
@@ -155,7 +157,8 @@ def test_a_family_is_one_task_or_the_study(folder, tmp_path):
 def test_what_it_takes(folder, written, tmp_path):
     row = rows_of(written[1], "What it takes")["lora, rank=4"]
     assert (row["n"], row["parameters that train"], row["of these added"]) == ("7", "410", "400")
-    assert (row["GFLOP a step"], row["of `full`"], row["Adam's moments"]) == ("2.00", "66.7%", "3.2 KiB")
+    assert (row["steps"], row["GFLOP of all steps"], row["of `full`"]) == ("40", "80.0", "66.7%")
+    assert (row["Adam's moments"], row["seconds for hidden states, all runs"]) == ("3.2 KiB", "-")
     assert row["training seconds: median (lowest to highest)"] == "23.0 (20.0 to 27.0)"  # 20 + seed, without seed 5
     assert (row["values"], row["looks at dev a run"]) == ("learning_rate 0.01 (chosen)", "1")
     _, cells = cells_of(folder, tmp_path)
@@ -172,6 +175,7 @@ def test_trials_and_their_warnings(folder, written, tmp_path):
     assert trials[1].mean == pytest.approx(np.mean(scores)) and trials[1].sd == pytest.approx(np.std(scores, ddof=1))
     assert edges(make_trials(cells["choices/head"], found)) == [("optim.learning_rate", "0.001", "highest", 2)]
     top = written[1].split("## Overview")[0]
+    assert "scored on 10% of the training rows, held out: 120 rows of choices, 120 rows of marks." in top
     assert "head (optim.learning_rate 0.001, the highest of 2)" in top and "full (optim" not in top
     assert (
         "unequal numbers of trials, and more find more: 3 for full; 3 for lora, rank=2; 3 for lora, rank=4; 2 for"
@@ -280,6 +284,85 @@ def test_crossed_seeds_are_taken_apart(tmp_path):
 def test_what_cannot_be_taken_apart_is_said(tmp_path, a, b, outcome, why):
     _, cells = cells_of(crossed(tmp_path / "study", a, b, outcome), tmp_path)
     assert why in variance_parts(cells["choices/full"], "accuracy")
+
+
+def test_the_seeds_of_the_shipped_sweep_are_taken_apart(tmp_path):
+    """Each of its runs has dropout noise of its own, which is of the rest. The best of n is of independent runs."""
+    config, made = seed_sweep.get_config(), MadeStudy(tmp_path / "study")
+    for run in study.make_runs(*study.read(config)):
+        seeds = tuple((key, value) for key, value in run.values if key.startswith("seeds."))
+        skill = 0.8 + 0.02 * dict(seeds)["seeds.init"]
+        made.cell("choices", "full", {seeds: predictions("choices", skill, *map(str, seeds))})
+    _, cells = cells_of(made.finish(), tmp_path)
+    cell = cells["choices/full"]
+    assert len(cell.rows) == 25 and list(variance_parts(cell, "accuracy")) == ["seeds.init", "seeds.data", "rest"]
+    assert cell.crossed and draw_best([cell], "accuracy", styles([cell]), str) is None
+
+
+def test_scores_that_differ_by_rounding_alone_are_one_value(tmp_path):
+    """A regression that gives its mean: named, scored as a constant, and in no interval."""
+    made = MadeStudy(tmp_path / "study")
+    outcomes = {seed: predictions("marks", 0.8, "full", seed) for seed in SEEDS}
+    outcomes[3] = np.float32(0.25 + 1e-5 * truth("marks"))  # correlates with the labels as well as can be
+    made.cell("marks", "full", outcomes)
+    found, cells = cells_of(made.finish(), tmp_path)
+    cell = cells["marks/full"]
+    assert found.rows[3]["metrics.pearson"] > 0.99 and cell.scores("pearson")[3] == 0
+    assert cell.collapsed.tolist() == [seed == 3 for seed in SEEDS] and cell.scores("pearson")[0] > 0.5
+    assert "runs/marks/full/seed=3` (always 0.25)" in sections.failures([cell])[0].text
+    assert summarize(cell, "pearson")["new_seeds"].n == 7
+
+
+def test_what_held_out_rows_chose_is_scored_on_the_published_dev_set(tmp_path):
+    made = MadeStudy(tmp_path / "study")
+    made.cell("choices", "full", {seed: predictions("choices", 0.95, seed) for seed in SEEDS}, looks=3)
+    folder = made.finish()
+    official = [predictions("choices", 0.7, "official", seed) for seed in SEEDS]
+    for seed in SEEDS:
+        path = folder / f"runs/choices/full/seed={seed}"
+        with np.load(path / "predictions/dev.npz") as arrays:
+            logits = np.eye(2, dtype=np.float32)[official[seed]]
+            np.savez(path / "predictions/official_dev.npz", **(dict(arrays) | {"logits": logits}))
+        result = json.loads((path / "result.json").read_text())
+        scores = {name: metrics.METRICS[name](official[seed], truth("choices")) for name in ("accuracy", "f1")}
+        result["splits"]["official_dev"] = scores
+        (path / "result.json").write_text(json.dumps(result))
+    found, cells = cells_of(folder, tmp_path)
+    wanted = [np.mean(one == truth("choices")) for one in official]
+    np.testing.assert_allclose(cells["choices/full"].scores("accuracy"), wanted)
+    assert {row["looks"] for row in found.rows} == {1}
+    assert found.rows[0]["splits.dev.accuracy"] == pytest.approx(
+        np.mean(predictions("choices", 0.95, 0) == truth("choices"))
+    )
+
+
+def test_a_step_that_is_chosen_on_dev_itself_is_warned_of(tmp_path):
+    made = MadeStudy(tmp_path / "study")
+    made.cell("choices", "full", {seed: predictions("choices", 0.9, seed) for seed in SEEDS}, looks=3)
+    folder = made.finish()
+    for seed in SEEDS:
+        path = folder / f"runs/choices/full/seed={seed}/config.json"
+        path.write_text(path.read_text().replace('"select": "last"', '"select": "best"'))
+    found = records_of(folder, tmp_path)
+    (warning,) = contents.chosen_on_dev(found)
+    assert "8 reported runs took the step that scores best on dev itself" in warning and "3 looks" in warning
+    assert contents.chosen_on_dev(records_of(make_pairs(tmp_path / "last", 3).finish(), tmp_path)) == []
+
+
+def test_what_hidden_states_take_stands_apart(tmp_path):
+    made = MadeStudy(tmp_path / "study")
+    made.cell("choices", "head", {seed: predictions("choices", 0.9, seed) for seed in SEEDS})
+    folder = made.finish()
+    for seed in SEEDS:
+        path = folder / f"runs/choices/head/seed={seed}/result.json"
+        more = {"hidden_seconds": 15.0 * (seed == 0), "start_layer": 6, "lanes": 4}
+        path.write_text(json.dumps(json.loads(path.read_text()) | more))
+    _, cells = cells_of(folder, tmp_path)
+    table = sections.cost_table(list(cells.values()), lambda cell: cell.method)
+    row = dict(zip(table.columns, table.rows[0], strict=True))
+    assert row[">seconds for hidden states, all runs"] == "15.0 [2]"
+    assert row[">training seconds: median (lowest to highest)"] == "10.0 (10.0 to 10.0) [1]"
+    assert list(table.notes) == [sections.LANES, sections.HIDDEN]
 
 
 def test_less_is_better_where_it_is(tmp_path):

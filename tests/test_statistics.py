@@ -273,6 +273,8 @@ def test_modified_large_sample_limits():
 def test_pairs_needed_are_gpowers():
     """G*Power 3 (Faul et al. 2007), paired t, two-sided 5 %, power 0.8: 199, 34 and 15 pairs."""
     assert [statistics.pairs_needed(effect) for effect in (0.2, 0.5, 0.8)] == [199, 34, 15]
+    found = [statistics.pairs_needed(effect) for effect in np.linspace(0.2, 30, 300)]
+    assert found == sorted(found, reverse=True) and found[-1] == 2  # also where scipy's other tail is nan
     values = np.random.default_rng(6).normal(0.5, 1, (20_000, 34))
     rate = np.mean(scipy.stats.ttest_1samp(values, 0, axis=1).pvalue < 0.05)
     assert 0.80 <= rate + 3 * 0.0028 and rate < 0.83

@@ -12,6 +12,7 @@ from fjt.settings import UserError
 from fjt.study import SEEDS
 
 ADAM = ("adamw", "adam", "lamb")  # two float32 moments for each parameter that trains
+FLAT = 1e-3  # of the labels' spread: scores that are predicted within less are one value but for rounding
 CROSSED = "Its seeds are crossed, so its runs are not independent; see what each seed changes."
 
 
@@ -21,7 +22,8 @@ class Cell:
 
     open: {key: texts} of what the tuning runs chose among; rows: of all its runs; scored: those with a score, n of
     them, in the order of the arrays; predicted: [n, m] and truth: [m], class ids or scores of the dev set `dev`;
-    cluster: i32[m], equal for examples that share a source, or None;
+    cluster: i32[m], equal for examples that share a source, or None; where scores are predicted within FLAT of each
+    other, predicted holds their mean;
     constant: bool[n], diverged runs, which count as predicting dev's most frequent label, or its mean.
     """
 
@@ -76,8 +78,8 @@ class Cell:
 @functools.cache
 def _scores(cell, metric):
     return np.float64([
-        metrics.METRICS[metric](predicted, cell.truth) if constant else row[f"metrics.{metric}"]
-        for row, predicted, constant in zip(cell.scored, cell.predicted, cell.constant, strict=True)
+        metrics.METRICS[metric](predicted, cell.truth) if failed else row[f"metrics.{metric}"]
+        for row, predicted, failed in zip(cell.scored, cell.predicted, cell.failed, strict=True)
     ])  # fmt: skip
 
 
@@ -114,7 +116,7 @@ def _make_cell(found, name, members, devs):
         truth, place = parts["label"], {number: i for i, number in enumerate(parts["runs"])}
         for number, row in members:
             if number in place:
-                predicted.append(parts["predicted"][place[number]])
+                predicted.append(_flattened(parts["predicted"][place[number]], truth))
             elif row["state"] == DIVERGED:
                 predicted.append(np.full(len(truth), truth.mean() if truth.dtype.kind == "f" else _frequent(truth)))
             else:
@@ -129,6 +131,13 @@ def _make_cell(found, name, members, devs):
         np.stack(predicted) if predicted else np.zeros((0, len(truth))), np.array(constant, bool),
         found.dev[dev].get("cluster") if dev else None,
     )  # fmt: skip
+
+
+def _flattened(predicted, truth):
+    """What is predicted; of scores that differ by no more than FLAT of the labels' spread, their mean."""
+    if truth.dtype.kind != "f" or np.ptp(predicted) > FLAT * np.ptp(truth):
+        return predicted
+    return np.full(len(predicted), predicted.mean())
 
 
 def _frequent(labels):
@@ -179,25 +188,35 @@ def summarize(cell, metric):
 def costs(cell, full):
     """{name: value} of what the finished runs of a cell took; {} without one.
 
-    full: the Cell of full tuning to compare with, or None.  seconds: (median, lowest, highest).
+    full: the Cell of full tuning to compare with, or None.  seconds: of training, (median, lowest, highest); hidden:
+    seconds that making hidden states took, all runs together; flops: of the steps of a run, without that.
     """
     rows = [row for row in cell.rows if row["state"] == FINISHED]
     if not rows:
         return {}
     seconds = [row["train_seconds"] for row in rows]
-    whole = [row["flops_per_step"] for row in full.rows if row["state"] == FINISHED] if full else []
-    flops, trained = np.median([row["flops_per_step"] for row in rows]), rows[0]["trainable_params"]
+    whole = _flops(row for row in full.rows if row["state"] == FINISHED) if full else math.nan
+    trained = rows[0]["trainable_params"]
     return {
         "n": len(rows),
         "trained": trained,
         "added": rows[0]["added_params"],
         "total": rows[0]["total_params"],
-        "flops": float(flops),
-        "of_full": float(flops / np.median(whole)) if whole and np.median(whole) else None,
+        "steps": sorted({row["steps"] for row in rows}),
+        "flops": _flops(rows),
+        "of_full": _flops(rows) / whole if whole > 0 else None,
         "optimizer_bytes": 8 * trained if rows[0]["optim.name"] in ADAM else None,
         "seconds": (float(np.median(seconds)), min(seconds), max(seconds)),
+        "hidden": sum(row.get("hidden_seconds") or 0.0 for row in rows),
+        "lanes": max(row.get("lanes") or 1 for row in rows),
         "looks": sorted({row["looks"] for row in rows}),
     }
+
+
+def _flops(rows):
+    """The median over runs of the operations of all steps."""
+    found = [row["flops_per_step"] * row["steps"] for row in rows]
+    return float(np.median(found)) if found else math.nan
 
 
 def partner(cell, cells, method):
@@ -282,7 +301,8 @@ def best_of(cell, metric):
 
 def variance_parts(cell, metric):
     """{seed's key or "rest": Interval of its variance} of a cell with crossed seeds, or a str: why there is none."""
-    keys = [key for key in SEEDS if len({row[key] for row in cell.rows}) > 1]
+    counts_ = {key: len({row[key] for row in cell.rows}) for key in SEEDS}
+    keys = [key for key, count in counts_.items() if 1 < count < len(cell.rows)]  # one of each run's own is of the rest
     values = [sorted({row[key] for row in cell.rows}) for key in keys]
     scores = zip(cell.scored, cell.scores(metric), strict=True)
     place = {tuple(row[key] for key in keys): score for row, score in scores}

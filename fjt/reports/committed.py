@@ -17,17 +17,18 @@ from fjt.settings import UserError
 from fjt.study import SEEDS, label
 
 FILES = ("runs.csv", "predictions.npz")
-HEAD = ("run", "phase", "cell", "task", "method", "state", "asked", *SEEDS, "dev")
+HEAD = ("run", "phase", "cell", "task", "method", "state", "asked", *SEEDS, "dev", "scored_examples")
 OPTIONS = ("optim.name", "optim.learning_rate", "train.select", "model")  # beside the axes and what is chosen
 RESULT = (
     "steps", "planned_steps", "selected_step", "epochs", "looks", "trainable_params", "head_params", "pooler_params",
-    "added_params", "total_params", "flops_per_step", "token_efficiency", "train_seconds", "compile_seconds",
+    "added_params", "total_params", "flops_per_step", "token_efficiency", "train_seconds", "hidden_seconds",
+    "start_layer", "compile_seconds", "lanes",
     "examples_per_second", "tokens_per_second", "peak_memory_bytes", "memory_kind", "failed", "data_sha256",
     "params_sha256", "frozen_sha256",
 )  # fmt: skip
 ENVIRONMENT = ("platform", "device", "devices", "changes")
 TEXT = {"memory_kind", "failed", "data_sha256", "params_sha256", "frozen_sha256", "platform", "device"}
-NUMBERS = {*SEEDS, *RESULT, *ENVIRONMENT, "asked"} - TEXT
+NUMBERS = {*SEEDS, *RESULT, *ENVIRONMENT, "asked", "scored_examples"} - TEXT
 FINISHED, DIVERGED, BEGUN, MISSING = "finished", "diverged", "begun", "not begun"
 
 

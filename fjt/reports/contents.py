@@ -39,7 +39,7 @@ def build(found, cells, comparisons, alone):
 
     cells: its Cells; comparisons, alone: of `make_comparisons`, empty without a baseline.
     """
-    parts, warnings = [], progress(found) + disagreements(found)
+    parts, warnings = [], progress(found) + disagreements(found) + chosen_on_dev(found)
     for task in dict.fromkeys(cell.task for cell in cells):
         members = [cell for cell in cells if cell.task == task]
         blocks, more = task_section(task, members, comparisons, found)
@@ -77,7 +77,8 @@ def what_was_run(found):
         lines.append(
             f"{count['finished']} of {count['started']} tuning runs finished"
             + (f", {count['diverged']} diverged" if count["diverged"] else "")
-            + f"; seeds {seeds_text(tuning)}; scored on {study['holdout']:.0%} of the training rows, held out."
+            + f"; seeds {seeds_text(tuning)}; scored on {study['holdout']:.0%} of the training rows, held out"
+            + f"{held_out_text(tuning)}."
         )
     extra = sum(not row["asked"] for row in found.rows)
     if extra:
@@ -92,6 +93,12 @@ def what_was_run(found):
         lines.append(f"Command: `{found.facts['command']}`")
     lines.append(f"Every number and figure here is made from `{FILES[0]}` and `{FILES[1]}`, by `python -m fjt.report`.")
     return lines
+
+
+def held_out_text(rows):
+    """ ": 734 rows of mrpc, ..." of tuning runs."""
+    found = {row["task"]: row["scored_examples"] for row in rows if row.get("scored_examples")}
+    return ": " * bool(found) + ", ".join(f"{count:,} rows of {task}" for task, count in found.items())
 
 
 def short(version):
@@ -153,6 +160,27 @@ def disagreements(found):
             f"config.json): {len(changed)} runs, `{changed[0]}` among them."
         )
     return warnings
+
+
+def chosen_on_dev(found):
+    """[warning] where reported runs chose their step by the scores that are reported."""
+    rows = [
+        row for row in found.rows
+        if row["phase"] == "runs" and row["train.select"] == "best" and (row["looks"] or 0) > 1
+    ]  # fmt: skip
+    if not rows:
+        return []
+    return [
+        f"{len(rows)} reported runs took the step that scores best on dev itself (config.train.select=best, "
+        f"{looks(rows)} looks at it): their scores are too high by what the best of so many is above the last. Keep "
+        "held-out rows for that by config.data.holdout."
+    ]
+
+
+def looks(rows):
+    """ "3", or "3 to 5": looks at dev of some runs."""
+    counts_ = [row["looks"] for row in rows]
+    return f"{min(counts_)}" if min(counts_) == max(counts_) else f"{min(counts_)} to {max(counts_)}"
 
 
 def task_section(task, cells, comparisons, found):

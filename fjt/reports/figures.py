@@ -140,12 +140,15 @@ def draw_costs(cells, metric, style, label):
     figure, panels = _figure(5.4 + 0.16 * min(len(known), MOST_NAMES) / 2, 2)
     factor, name = scale(metric)
     for axes, what, text in zip(
-        panels, ("trained", "seconds"), ("parameters that train", "training seconds (median)"), strict=True
+        panels,
+        ("trained", "seconds"),
+        ("parameters that train", "training seconds (median), hidden states shared"),
+        strict=True,
     ):
         points = []
         for cell, cost in known:
             found, look = summarize(cell, metric), style[cell.name] | {"linestyle": ""}
-            x = cost[what][0] if what == "seconds" else cost[what]
+            x = cost["seconds"][0] + cost["hidden"] / cost["n"] if what == "seconds" else cost[what]
             y, sd = factor * found["mean"], factor * np.nan_to_num(found["sd"])
             axes.errorbar(x, y, sd, **look, markersize=6, elinewidth=1, capsize=2, zorder=3)
             points.append((x, y))
@@ -271,9 +274,9 @@ def draw_rates(cells, metric, style, label, found):
 
 
 def draw_best(cells, metric, style, label):
-    """A Figure of the expected best dev score of n runs, or None where no cell has four runs."""
+    """A Figure of the expected best dev score of n independent runs, or None where no cell has four."""
     factor, name = scale(metric)
-    known = {cell: best_of(cell, metric) for cell in cells}
+    known = {cell: best_of(cell, metric) for cell in cells if not cell.crossed}
     known = {cell: found for cell, found in known.items() if len(found) > 1}
     if not known:
         return None

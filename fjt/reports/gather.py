@@ -31,15 +31,16 @@ def read(folder):
         state = state_of(path)
         if state == MISSING and run["name"] not in asked:
             continue
-        row = names.row(run) | {"state": state, "asked": int(run["name"] in asked)} | _about(path, state)
+        row = names.row(run) | {"state": state, "asked": int(run["name"] in asked)} | _about(path, state, run["phase"])
         if row.get("model") and plan["study"].get("base"):
             row["model"] = f"the encoder of {plan['study']['base']}"
         if state == FINISHED:
             if run["phase"] == "runs":
-                row["dev"] = _add_predictions(path, row["task"], len(rows), dev)
+                row["dev"] = _add_predictions(path, _scored(path, run["phase"]), row["task"], len(rows), dev)
                 train.append((len(rows), _training(path, row["planned_steps"])))
             else:
                 held_out.append((len(rows), _evaluations(path)))
+                row["scored_examples"] = _count(path)
         rows.append(row)
     ended = sum(row["state"] in (FINISHED, DIVERGED) for row in rows)
     if not ended:
@@ -139,7 +140,13 @@ def _without_paths(command):
     return shlex.join(kept)
 
 
-def _about(path, state):
+def _scored(path, phase):
+    """The split that a finished run of a phase is scored on: the published dev set, where held-out rows choose."""
+    official = os.path.exists(os.path.join(path, "predictions", "official_dev.npz"))
+    return "official_dev" if phase == "runs" and official else "dev"
+
+
+def _about(path, state, phase):
     """What a run's own files say: options, result, environment."""
     row = {}
     if state == MISSING:
@@ -159,17 +166,17 @@ def _about(path, state):
     if state in (FINISHED, DIVERGED):
         result = records.read_json(os.path.join(path, "result.json"))
         row |= {key: result.get(key) for key in RESULT if key != "looks"}
-        row |= {f"metrics.{name}": value for name, value in result.get("metrics", {}).items()}
-        others = {name: scores for name, scores in result.get("splits", {}).items() if name != "dev"}
-        row |= {f"splits.{key}": value for key, value in flatten(others).items()}
+        splits, scored = dict(result.get("splits", {})), _scored(path, phase)
+        row |= {f"metrics.{name}": value for name, value in splits.pop(scored, {}).items()}
+        row |= {f"splits.{key}": value for key, value in flatten(splits).items()}
     if state == FINISHED:
-        row["looks"] = max(1, len(_evaluations(path)))
+        row["looks"] = 1 if scored == "official_dev" else max(1, len(_evaluations(path)))
     return row
 
 
-def _add_predictions(path, task, row, dev):
+def _add_predictions(path, split, task, row, dev):
     """The name of a run's dev set in `dev`, which gets its predictions; None where no row of it has a label."""
-    file = os.path.join(path, "predictions", "dev.npz")
+    file = os.path.join(path, "predictions", f"{split}.npz")
     if not os.path.exists(file):
         raise UserError(f"{file} is missing: a study is reported from what each run predicts.")
     with np.load(file) as arrays:
@@ -191,6 +198,13 @@ def _add_predictions(path, task, row, dev):
     found["predicted"].append(predicted.astype(kind))
     found["runs"].append(row)
     return name
+
+
+def _count(path):
+    """How many labelled rows a run's dev split has."""
+    with np.load(os.path.join(path, "predictions", "dev.npz")) as arrays:
+        label = arrays["label"]
+    return int((~np.isnan(label) if label.dtype.kind == "f" else label >= 0).sum())
 
 
 def _training(path, planned):

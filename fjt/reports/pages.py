@@ -71,14 +71,18 @@ class Picture:
 
 
 class Footnotes:
-    """What a table's dashes stand for, each reason once."""
+    """What a table's dashes and marks stand for, each reason once."""
 
     def __init__(self):
         self.reasons = {}
 
     def dash(self, reason):
         """A dash with the mark of a reason."""
-        return f"- [{self.reasons.setdefault(reason, len(self.reasons) + 1)}]"
+        return f"-{self.mark(reason)}"
+
+    def mark(self, reason):
+        """The mark of a reason."""
+        return f" [{self.reasons.setdefault(reason, len(self.reasons) + 1)}]"
 
 
 def markdown(blocks):

@@ -11,6 +11,11 @@ from fjt.reports.cells import counts, summarize
 from fjt.reports.pages import Footnotes, Picture, Table, Text
 
 NO_LIMIT = "What the examples add is not above the noise of these runs: here seeds limit what is seen, not examples."
+HIDDEN = (
+    "These steps start from what frozen layers give, which is computed once and kept for all runs, of other methods, "
+    "trials and studies too: that pass is in this column alone, not in the operations and training seconds."
+)
+LANES = "Runs made as lanes of one program: seconds are each one's share of the time that all of them took."
 SIZES = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
@@ -111,25 +116,34 @@ def _value(cell, predicted):
 
 def cost_table(cells, name):
     """The Table of what was chosen, what trains and what it takes."""
-    rows = []
+    notes, rows = Footnotes(), []
     for cell in cells:
         cost = values.costs(cell, values.partner(cell, cells, "full"))
         if not cost:
-            rows.append((name(cell), "0", *["-"] * 8))
+            rows.append((name(cell), "0", *["-"] * 10))
             continue
         low, high = cost["seconds"][1:]
         rows.append((
             name(cell), str(cost["n"]), _chosen(cell), f"{cost['trained']:,}", f"{cost['added']:,}",
-            f"{cost['flops'] / 1e9:,.2f}", "-" if cost["of_full"] is None else f"{cost['of_full']:.1%}",
+            " or ".join(f"{steps:,}" for steps in cost["steps"]), f"{cost['flops'] / 1e9:,.1f}",
+            "-" if cost["of_full"] is None else f"{cost['of_full']:.1%}",
             "-" if cost["optimizer_bytes"] is None else size(cost["optimizer_bytes"]),
-            f"{cost['seconds'][0]:,.1f} ({low:,.1f} to {high:,.1f})",
+            f"{cost['seconds'][0]:,.1f} ({low:,.1f} to {high:,.1f})" + (notes.mark(LANES) if cost["lanes"] > 1 else ""),
+            _hidden(cell, cost, notes),
             " or ".join(str(looks) for looks in cost["looks"]),
         ))  # fmt: skip
     return Table(
-        ("method", ">n", "values", ">parameters that train", ">of these added", ">GFLOP a step",
-         ">of `full`", ">Adam's moments", ">training seconds: median (lowest to highest)", ">looks at dev a run"),
-        tuple(rows),
+        ("method", ">n", "values", ">parameters that train", ">of these added", ">steps", ">GFLOP of all steps",
+         ">of `full`", ">Adam's moments", ">training seconds: median (lowest to highest)",
+         ">seconds for hidden states, all runs", ">looks at dev a run"),
+        tuple(rows), tuple(notes.reasons),
     )  # fmt: skip
+
+
+def _hidden(cell, cost, notes):
+    """Seconds for hidden states: a dash where steps start from tokens."""
+    kept = any((row.get("start_layer") or 0) > 0 for row in cell.rows)
+    return f"{cost['hidden']:,.1f}{notes.mark(HIDDEN)}" if kept or cost["hidden"] else "-"
 
 
 def size(count):
