@@ -78,7 +78,12 @@ def show_list():
         for name, m in METHODS.items()
     ]
     rows += [
-        (name, "", "", f"{', '.join(several)} together{', gated' if options.get('gating') else ''}")
+        (
+            name,
+            f"{min(METHODS[one].learning_rate for one in several):g}",
+            f"those of {', '.join(several)}",
+            f"{', '.join(several)} together{', gated' if options.get('gating') else ''}",
+        )
         for name, (several, options) in TOGETHER.items()
     ]
     console.table("Methods (config.tune.method)", ("name", ">rate", "options (config.tune.)", "what trains"), rows)

@@ -1,4 +1,8 @@
-"""Learned context: prefix tuning (keys and values that every token sees), prompt and P-tuning (tokens before text)."""
+"""Learned context: prefix tuning (keys and values that every token sees), prompt and P-tuning (tokens before text).
+
+Defaults: 20 keys or tokens and P-tuning's inner width 128 are those of PEFT's examples of sequence classification; a
+prefix without an MLP is what PEFT saves.  Rates are measured here (`fjt.recipes`).
+"""
 
 import jax
 import jax.numpy as jnp
