@@ -1,7 +1,7 @@
 """Bottleneck adapters after the sublayers: Houlsby's, Pfeiffer's, the parallel one, and Compacter.
 
-Defaults of reduction, activation, scale and LayerNorm are those of AdapterHub's configs double_seq_bn, seq_bn, par_bn and
-compacter (adapters 1.3).  Rates are measured here (`fjt.recipes`).
+Defaults of reduction, activation, scale and LayerNorm are those of AdapterHub's configs double_seq_bn, seq_bn, par_bn
+and compacter (adapters 1.3).  Rates are measured here (`fjt.recipes`).
 """
 
 import math

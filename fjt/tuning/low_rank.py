@@ -1,8 +1,8 @@
 """Methods inside the dense layers: LoRA, DoRA, VeRA and IA3.
 
 Defaults: LoRA's rank 8 on query and value is that of its paper's RoBERTa runs on GLUE, alpha 16 and dropout 0.1 are
-those of PEFT's example of sequence classification, and DoRA takes the same; VeRA's rank 256 and start 0.1 are PEFT's and
-its paper's for RoBERTa-large; IA3's sites are its paper's.  Rates are measured here (`fjt.recipes`).
+those of PEFT's example of sequence classification, and DoRA takes the same; VeRA's rank 256 and start 0.1 are PEFT's
+and its paper's for RoBERTa-large; IA3's sites are its paper's.  Rates are measured here (`fjt.recipes`).
 """
 
 import math

@@ -1,7 +1,8 @@
 """Methods that train some of the base parameters, chosen by layer or by kind, and add none that last.
 
-Defaults: full tuning's rate 2e-5 and decay 0.01 are those of BERT's authors, the layer decay 0.95 is Zhang et al. 2021's,
-mixout's 0.7 Lee et al. 2020's; two layers of top_k are fjt's choice.  Other rates are measured here (`fjt.recipes`).
+Defaults: full tuning's rate 2e-5 and decay 0.01 are those of BERT's authors, the layer decay 0.95 is Zhang et al.
+2021's, mixout's 0.7 Lee et al. 2020's; two layers of top_k are fjt's choice.  Other rates are measured here
+(`fjt.recipes`).
 """
 
 import math
