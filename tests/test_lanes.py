@@ -27,7 +27,7 @@ METHODS = {
     "prefix": small.tune("prefix", prefix_length=3),
     "vera": small.tune("vera", rank=6, sites=("value", "output")),
 }
-SOME = [("lora", np.float64), ("lora", np.float32), ("full", np.float32), ("head", np.float64), ("prefix", np.float64)]
+SOME = [(method, dtype) for method in ("lora", "full", "head", "prefix") for dtype in (np.float64, np.float32)]
 
 
 @dataclasses.dataclass(frozen=True)

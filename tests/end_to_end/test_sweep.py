@@ -158,6 +158,21 @@ def test_a_run_of_a_study_is_the_run_alone(done, launch, name):
     assert ended.code == 0 and f"{name}: the same bits" in ended.text, ended.text
 
 
+def test_full_tuning_and_prefixes_are_the_runs_alone(arguments, launch, tmp_path):
+    """As LoRA and the head above: after another run of their method in the same process, at another rate."""
+    products = """(
+        {"tune.method": ("full",), "optim.learning_rate": (1e-3, 1e-2)},
+        {"tune.method": ("prefix",), "tune.prefix_length": (2,), "optim.learning_rate": (1e-3, 1e-2)},
+    )"""
+    options = arguments(products, study__seeds=1, model__max_length=24)
+    ended = launch(*options, "--workdir", tmp_path / "study", program="fjt.sweep")
+    assert ended.code == 0, ended.text
+    for cell in ("full", "prefix/tune.prefix_length=2"):
+        name = f"runs/table/{cell}/optim.learning_rate=0.01/seed=0"
+        ended = launch(tmp_path / "study" / name, program="fjt.reproduce")
+        assert ended.code == 0 and f"{name}: the same bits" in ended.text, ended.text
+
+
 def test_a_run_that_was_tampered_with_is_not_reproduced(done, launch, tmp_path):
     name = "runs/table/head/seed=1"
     shutil.copytree(done[0] / name, tmp_path / "run")
