@@ -65,7 +65,10 @@ def on_new_examples(name, shape, m, repeats, rng, metrics, seeds=SEEDS, make=sta
         failed = [statistics.collapsed(p) for p in predicted]
         scores = shape.scores(predicted, label, metrics)
         for metric in metrics:
-            tables, bounds = [jackknife.pseudo_values(metric, p, label) for p in predicted], statistics.BOUNDS[metric]
+            tables, bounds = (
+                [jackknife.pseudo_values(metric, p, label) for p in predicted],
+                statistics.BOUNDS.get(metric),
+            )
             for n in seeds:
                 (a, b), (x, y), (out, away) = ([v[:n] for v in pair] for pair in (tables, scores[metric], failed))
                 true, other = truth[metric]
@@ -193,8 +196,7 @@ def measure(repeats):
             new += on_new_examples(name, shape, m, 2 * repeats, rng, quick, SEEDS[:1])
             new += on_new_examples(name, shape, m, repeats, rng, quick, SEEDS[1:])
             if "spearman" in shape.metrics:  # its work grows with the square of m
-                fewer = (repeats, SEEDS[:2]) if m < 1000 else (repeats // 2, SEEDS[:1])
-                new += on_new_examples(name, shape, m, fewer[0], rng, ("spearman",), fewer[1])
+                new += on_new_examples(name, shape, m, repeats if m < 1000 else repeats // 2, rng, ("spearman",))
             this += on_this_dev_set(name, shape, m, 2 * repeats, rng, shape.metrics)
             print(f"{name}, {m} examples: {time.perf_counter() - start:.0f} s", flush=True)
     for skewness in (0.5, 0.75):

@@ -67,7 +67,7 @@ class Scores:
     seed: float = 0.05  # sd over seeds of the slope about 1, and of the noise's logarithm
     example: float = 0.7  # parts of the noise's variance
     method: float = 0.1
-    metrics: tuple = ("pearson", "spearman")
+    metrics: tuple = ("pearson", "spearman", "mse")
 
     def draw_examples(self, rng, m):
         effect = math.sqrt(self.example) * rng.normal(size=m) + math.sqrt(self.method) * rng.normal(size=(2, 1, m))
@@ -79,7 +79,7 @@ class Scores:
         return slope * label + np.float64(self.noises)[:, None, None] * scale * (effect + own)
 
     def scores(self, predicted, label, metrics):
-        found = {"pearson": correlation(predicted, label)}
+        found = {"pearson": correlation(predicted, label), "mse": ((predicted - label) ** 2).mean(-1)}
         if "spearman" in metrics:
             found["spearman"] = correlation(*(scipy.stats.rankdata(v, axis=-1) for v in (predicted, label)))
         return found
@@ -96,6 +96,7 @@ class Scores:
         found = {
             "pearson": np.sqrt(spread / (spread + scale**2)),
             "spearman": np.einsum("...kl,k,l->...", below, share * place, share) / np.sqrt(share @ place**2 / 12),
+            "mse": (slope - 1) ** 2 * np.sum(share * values**2) + scale**2,
         }
         return {name: np.einsum("kij,i,j->k", value, WEIGHTS, WEIGHTS) for name, value in found.items()}
 
