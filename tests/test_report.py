@@ -272,6 +272,7 @@ def test_crossed_seeds_are_taken_apart(tmp_path):
     wanted = statistics.variance_parts(table)
     assert variance_parts(cell, "accuracy") == dict(zip(("seeds.init", "seeds.data", "rest"), wanted, strict=True))
     assert summarize(cell, "accuracy")["new_seeds"] == CROSSED
+    assert contents.fixed_seeds(found)[0].startswith("All reported runs have the same seeds.dropout: what is said")
     shown = sections.parts_table([cell], "accuracy", lambda cell: cell.method).rows
     assert shown[0][:4] == ("full", "25", "seeds.init", f"{100 * wanted[0].estimate ** 0.5:.2f}")
     assert contents.seeds_text(found.rows) == "seeds.init 0 to 4 and seeds.data 10 to 14"
@@ -293,8 +294,9 @@ def test_the_seeds_of_the_shipped_sweep_are_taken_apart(tmp_path):
         seeds = tuple((key, value) for key, value in run.values if key.startswith("seeds."))
         skill = 0.8 + 0.02 * dict(seeds)["seeds.init"]
         made.cell("choices", "full", {seeds: predictions("choices", skill, *map(str, seeds))})
-    _, cells = cells_of(made.finish(), tmp_path)
+    found, cells = cells_of(made.finish(), tmp_path)
     cell = cells["choices/full"]
+    assert contents.fixed_seeds(found) == [] == contents.fixed_seeds(records_of(write_study(tmp_path / "s"), tmp_path))
     assert len(cell.rows) == 25 and list(variance_parts(cell, "accuracy")) == ["seeds.init", "seeds.data", "rest"]
     assert cell.crossed and draw_best([cell], "accuracy", styles([cell]), str) is None
 

@@ -39,7 +39,7 @@ def build(found, cells, comparisons, alone):
 
     cells: its Cells; comparisons, alone: of `make_comparisons`, empty without a baseline.
     """
-    parts, warnings = [], progress(found) + disagreements(found) + chosen_on_dev(found)
+    parts, warnings = [], progress(found) + disagreements(found) + chosen_on_dev(found) + fixed_seeds(found)
     for task in dict.fromkeys(cell.task for cell in cells):
         members = [cell for cell in cells if cell.task == task]
         blocks, more = task_section(task, members, comparisons, found)
@@ -174,6 +174,19 @@ def chosen_on_dev(found):
         f"{len(rows)} reported runs took the step that scores best on dev itself (config.train.select=best, "
         f"{looks(rows)} looks at it): their scores are too high by what the best of so many is above the last. Keep "
         "held-out rows for that by config.data.holdout."
+    ]
+
+
+def fixed_seeds(found):
+    """[warning] where some of the three seeds are the same in all reported runs."""
+    rows = [row for row in found.rows if row["phase"] == "runs"]
+    varied = {key for key in SEEDS if len({row[key] for row in rows}) > 1}
+    if not varied or "seed" in varied or varied == set(SEEDS) - {"seed"}:
+        return []
+    others = sorted(set(SEEDS) - {"seed"} - varied)
+    return [
+        f"All reported runs have the same {' and '.join(others)}: what is said of new seeds here is of new "
+        f"{' and '.join(sorted(varied))} alone."
     ]
 
 

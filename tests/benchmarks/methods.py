@@ -34,8 +34,8 @@ COST = "results/cost/cost.json"
 # Of prompt.jsonl, whose runs were made by `fjt.main --config configs/methods.py:stsb,prompt` and what each row says.
 BELOW = (
     "Prompt tuning is below the head because tokens from the vocabulary, put before the text, spoil what the frozen "
-    "encoder gives, whether they learn or not, and few epochs do not teach them better. STS-B, seed 0, Pearson after each "
-    "epoch (`prompt.jsonl`; runs of fewer epochs were planned so, or stopped there):"
+    "encoder gives, whether they learn or not, and few epochs do not teach them better. STS-B, seed 0, Pearson after "
+    "each epoch (`prompt.jsonl`; runs of fewer epochs were planned so, or stopped there):"
 )
 KEPT = (
     "metrics", "steps", "epochs", "trainable_params", "added_params", "head_params", "pooler_params", "total_params",
