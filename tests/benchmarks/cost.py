@@ -26,6 +26,7 @@ from fjt import flops, losses, prng, tree
 from fjt.data import batches, packing
 from fjt.models.encoder import EncoderConfig, Model
 from fjt.optim import make_optimizer
+from fjt.settings import TOGETHER
 from fjt.step import init_state, train_step
 from fjt.tuning import partition
 from tests import small
@@ -63,8 +64,9 @@ def cases(config, length):
     """{name: (settings.Tune, names that train)} of every method, and of each stage of gradual unfreezing."""
     base = jax.eval_shape(Model(config, 2).init, prng.make_key(0, "init"))
     found = {}
-    for name in partition.METHODS:
-        tune = small.tune(name, **OPTIONS.get(name, {}))
+    for name in (*partition.METHODS, *TOGETHER):
+        several, options = TOGETHER.get(name, ((name,), OPTIONS.get(name, {})))
+        tune = small.tune(*several, **options)
         methods = partition.find_methods(tune)
         partition.check(methods, config, length)
         added = partition.abstract_leaves(methods, base, config)
