@@ -74,7 +74,7 @@ class _View(console.Silent):
 def work(folder, base, runs, groups, shared, *, shard=(0, 1)):
     """Makes every run of the groups that other processes leave to this one, tuning runs first.
 
-    runs: {name: Run}; groups: Groups of `fjt.planner`; shard: (i, n), only every n-th group, from the i-th on.
+    runs: {name: Run}; groups: Groups of `fjt.plans`; shard: (i, n), only every n-th group, from the i-th on.
     Returns whether all runs of the study have ended; those of other shards may not have.  Raises train.Stopped.
     """
     names = [name for group in groups for name in group.runs]

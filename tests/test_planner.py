@@ -3,7 +3,7 @@
 import pytest
 from test_study import make
 
-from fjt import memory, planner, worker
+from fjt import memory, planner, plans, worker
 from fjt.console import Silent
 from fjt.experiment import prepare
 from fjt.run import run
@@ -69,7 +69,7 @@ def test_lanes_are_divided_evenly_and_share_their_batches_where_they_can(tmp_pat
     assert made["bytes"] > 0
     programs = [set(group.programs) for group in groups]  # of three lanes, of four: steps and evaluation
     assert programs[0] == programs[1] and len(programs[0] | programs[2]) == 4
-    assert planner.load_plan(str(tmp_path / "study"))[1] == groups
+    assert plans.load(str(tmp_path / "study"))[1] == groups
 
 
 def test_no_more_lanes_than_the_memory_holds(tmp_path, monkeypatch):
@@ -90,7 +90,7 @@ def test_a_run_that_does_not_fit_is_refused(tmp_path, monkeypatch):
 def test_methods_that_change_their_program_go_one_by_one(tmp_path):
     (group,), made = plan(tmp_path, {"tune.method": ("gradual",), "model.path": ("",), "seed": (7, 8)}, seeds=5)
     assert group.mode == "loop"
-    assert made["confirmatory_seeds"] == 2  # the axis's, not the study's
+    assert set(made["planned_seeds"].values()) == {2}  # the axis's, not the study's
 
 
 def test_the_same_experiment_is_found_whatever_came_first(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import html.parser
+import json
 import math
 
 import numpy as np
@@ -201,7 +202,37 @@ def test_more_seeds_than_planned_have_no_p(tmp_path):
     made = make_pairs(tmp_path / "study", 8)
     made.planned = 6
     (one,) = comparisons_of(made.finish(), tmp_path)
-    assert "8 seeds, and the plan that this study began with has 6" in one.p and one.new_seeds.n == 8
+    assert "8 seeds are in both cells, and 6 were planned of each cell" in one.p and one.new_seeds.n == 8
+
+
+def test_fewer_seeds_than_planned_have_no_p(tmp_path):
+    """Of either cell; a run that diverged has its seed's score."""
+    made = make_pairs(tmp_path / "study", 7)
+    made.cell("choices", "head", {7: DIVERGED})
+    (one,) = comparisons_of(made.finish(), tmp_path)
+    assert "7 seeds are in both cells, and 8 were planned of each cell" in one.p
+    planned = {"choices/full": 8, "choices/head": 7}
+    (one,) = comparisons_of(made.finish(planned_seeds=planned), tmp_path)
+    assert "7 were planned of choices/head and 8 of choices/full" in one.p
+    assert (
+        "7 to 8 seeds of a cell were planned"
+        in contents.family_text([one], records_of(made.folder, tmp_path).facts).text
+    )
+    made.cell("choices", "full", {7: predictions("choices", 0.9, "full", 7)})
+    (one,) = comparisons_of(made.finish(), tmp_path)
+    assert one.n == 8 and one.p < 0.05
+
+
+def test_of_an_older_plan_the_seeds_are_counted(tmp_path):
+    made = make_pairs(tmp_path / "study", 7)
+    made.finish()
+    plan = json.loads((made.folder / "plan.json").read_text())
+    del plan["planned_seeds"]
+    (made.folder / "plan.json").write_text(json.dumps(plan | {"confirmatory_seeds": 8}))
+    (one,) = comparisons_of(made.folder, tmp_path)
+    assert one.p < 0.05
+    facts = records_of(made.folder, tmp_path).facts
+    assert "; 7 seeds were planned" in contents.family_text([one], facts).text
 
 
 def test_what_has_no_p_stays_in_its_family(tmp_path):

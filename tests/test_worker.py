@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fjt import console, planner, reproduce, worker
+from fjt import console, plans, reproduce, worker
 from fjt.study import Run
 
 OPEN = (("optim.learning_rate", (1e-4, 1e-3, 1e-2)),)
@@ -48,8 +48,8 @@ def test_the_time_left_is_by_what_the_plan_expects_and_whoever_ends_runs(tmp_pat
     monkeypatch.setattr(console, "say", said.append)
     monkeypatch.setattr(worker.time, "monotonic", lambda: now[0])
     groups = [
-        planner.Group("0", "runs", "loop", "", (), ("a", "b"), (), 198.0),
-        planner.Group("1", "runs", "loop", "", (), ("c", "d"), (), 2.0),
+        plans.Group("0", "runs", "loop", "", (), ("a", "b"), (), 198.0),
+        plans.Group("1", "runs", "loop", "", (), ("c", "d"), (), 2.0),
     ]
     progress = worker.Progress(console.Silent(), str(tmp_path), groups)
     for name in ("a", "c"):

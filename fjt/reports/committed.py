@@ -12,7 +12,7 @@ import zipfile
 
 import numpy as np
 
-from fjt import metrics
+from fjt import metrics, plans
 from fjt.settings import UserError
 from fjt.study import SEEDS, label
 
@@ -122,6 +122,7 @@ def load(folder):
         {key: _value(key, value) for key, value in row.items()}
         for row in csv.DictReader(io.StringIO(table.decode(), newline=""))
     )
+    facts.setdefault("planned_seeds", plans.count_seeds(rows))  # of a plan that was made before it was kept
     dev = {}
     for key, array in arrays.items():
         if key.startswith("dev/"):

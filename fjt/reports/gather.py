@@ -47,13 +47,15 @@ def read(folder):
     _check_data(rows)
     dev = {name: found | {"predicted": np.stack(found["predicted"])} for name, found in dev.items()}
     dev = {name: found | {"runs": np.array(found["runs"], np.int32)} for name, found in dev.items()}
+    cells = {run["cell"]: names.cell(run) for run in plan["runs"].values()}
     facts = {
         "study": plan["study"],
-        "confirmatory_seeds": plan["confirmatory_seeds"],
         "command": _without_paths(plan.get("command", "")),
         "open": {names.cell(run): names.open(run) for run in plan["runs"].values() if run["open"]},
         "metrics": _metrics(rows),
     }
+    if "planned_seeds" in plan:
+        facts["planned_seeds"] = {cells[cell]: count for cell, count in plan["planned_seeds"].items()}
     return Records(tuple(rows), dev, {"train": _flat(train), "held_out": _flat(held_out)}, facts)
 
 
@@ -67,7 +69,7 @@ def _read_plan(folder):
         plan = records.read_json(path)
     except ValueError:
         plan = None
-    if not isinstance(plan, dict) or not {"config", "study", "confirmatory_seeds", "runs", "active"} <= set(plan):
+    if not isinstance(plan, dict) or not {"config", "study", "runs", "active"} <= set(plan):
         raise UserError(f"{path} is not of a study; give the --workdir of `python -m fjt.sweep`.")
     return plan
 

@@ -189,7 +189,7 @@ def test_again_does_nothing_and_more_seeds_run_alone(done, launch, arguments, tm
     assert len(new) == 5 and all(name.endswith("seed=2") for name in new)
     assert {name: (path / "result.json").stat().st_mtime_ns for name, path in runs_below(folder).items()
             if name in before} == before  # fmt: skip
-    assert "3 seeds, and the plan that this study began with has 2" in (folder / "report" / "report.md").read_text()
+    assert "3 seeds are in both cells, and 2 were planned of each" in (folder / "report" / "report.md").read_text()
 
 
 def count(folder, name):

@@ -1,0 +1,111 @@
+"""A study's plan.json: its runs and groups, and what was said before the first result, which stays."""
+
+import collections
+import dataclasses
+import hashlib
+import os
+
+from fjt import records
+from fjt.data import packing
+from fjt.settings import PATHS, Execution, UserError, flatten
+from fjt.study import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Runs that one process takes at a time: they share every program.
+
+    id: its folder below groups/; phase: as of its runs; mode: one of study.MODES; program: of `study.program_key`;
+    shapes: of all its batches; runs: names; programs: a word for each that is compiled, equal for equal ones; seconds:
+    that its training may take.
+    """
+
+    id: str
+    phase: str
+    mode: str
+    program: str
+    shapes: tuple
+    runs: tuple
+    programs: tuple
+    seconds: float
+
+
+def load(folder):
+    """(runs {name: Run}, [Group], the plan.json) of a study's folder; empty where there is none.
+
+    Runs of earlier configs that the last one left out stand in plan.json alone.
+    """
+    path = os.path.join(folder, "plan.json")
+    if not os.path.exists(path):
+        return {}, [], {}
+    plan = records.read_json(path)
+    runs = {name: to_run(name, plan["runs"][name]) for name in plan["active"]}
+    groups = []
+    for group in plan["groups"]:
+        shapes = tuple(packing.Shape(*shape) for shape in group["shapes"])
+        active = tuple(name for name in group["runs"] if name in runs)
+        if active:
+            # Fewer lanes are another program: what was saved of all of them is not taken for theirs.
+            id_ = group["id"] if len(active) == len(group["runs"]) else f"{group['id']}-{word(active)}"
+            words, seconds = tuple(group["programs"]), group["seconds"] * len(active) / len(group["runs"])
+            groups.append(Group(id_, group["phase"], group["mode"], group["program"], shapes, active, words, seconds))
+    return runs, groups, plan
+
+
+def to_run(name, row):
+    """The Run of a row of plan.json."""
+
+    def tuples(value):
+        return tuple(tuples(part) for part in value) if isinstance(value, list) else value
+
+    return Run(name, row["phase"], row["cell"], tuples(row["values"]), tuples(row["open"]))
+
+
+def to_row(run):
+    """A Run as it stands in plan.json."""
+    return records.plain(dataclasses.asdict(run))
+
+
+def has_result(folder, rows):
+    """Whether a reported run has one, so that someone may have looked.  rows: those of plan.json's runs."""
+    return any(
+        row["phase"] == "runs" and os.path.exists(os.path.join(folder, row["name"], "result.json")) for row in rows
+    )
+
+
+def count_seeds(rows):
+    """{cell: how many reported runs it has}, whether its seeds are the study's or an axis of its own.
+
+    rows: of plan.json's runs, or of runs.csv.
+    """
+    return dict(collections.Counter(row["cell"] for row in rows if row["phase"] == "runs"))
+
+
+def planned_seeds(folder, plan, runs):
+    """{cell: how many reported runs it was planned with}, which stays from the study's first result on.
+
+    plan: plan.json as it was; runs: what the config asks for now.
+    """
+    now, known = count_seeds(map(to_row, runs)), plan.get("runs", {}).values()
+    return now | plan.get("planned_seeds", count_seeds(known)) if has_result(folder, known) else now
+
+
+def check_config(folder, plan, base):
+    """Raises UserError when a plan's base config is another."""
+    before, now = flatten(plan["config"]), flatten(records.plain(base))
+    execution = tuple(f"{field.name}." for field in dataclasses.fields(Execution))
+    differ = [
+        f"config.{key}: {before.get(key)!r} there, {now.get(key)!r} now"
+        for key in dict.fromkeys([*now, *before])
+        if before.get(key) != now.get(key) and key not in PATHS and not key.startswith(execution)
+    ]
+    if differ:
+        raise UserError(
+            f"--workdir={folder} is the study of another config. Take another directory, or its settings:\n  "
+            + "\n  ".join(differ)
+        )
+
+
+def word(texts):
+    """A word for texts, the same in every process."""
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
