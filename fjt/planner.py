@@ -50,11 +50,13 @@ def make_plan(folder, study, base, runs, shared, command=""):
         if run.name in known and plans.to_run(run.name, known[run.name]) != plans.to_run(run.name, plans.to_row(run)):
             raise UserError(f"{folder} has a run {run.name} of other values; take another --workdir.")
     prints = dict(plan.get("fingerprints", {}))
+    options = {key: value for key, value in vars(study).items() if key not in ("products", "without")}
     made, size = _make_groups(study, base, new, shared, plan, prints) if new else ((), plan.get("bytes", 0))
     plan = {
         "command": command,
         "config": plan.get("config") or base,
-        "study": {key: value for key, value in vars(study).items() if key not in ("products", "without")},
+        "study": options,
+        "declared": plans.declared(folder, plan, options),
         "planned_seeds": plans.planned_seeds(folder, plan, runs),
         "active": [run.name for run in runs],
         "runs": known | {run.name: plans.to_row(run) for run in new},

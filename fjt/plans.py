@@ -10,6 +10,8 @@ from fjt.data import packing
 from fjt.settings import PATHS, Execution, UserError, flatten
 from fjt.study import Run
 
+DECLARED = ("baseline", "family", "alpha")  # of config.study: what a test asks
+
 
 @dataclasses.dataclass(frozen=True)
 class Group:
@@ -88,6 +90,28 @@ def planned_seeds(folder, plan, runs):
     """
     now, known = count_seeds(map(to_row, runs)), plan.get("runs", {}).values()
     return now | plan.get("planned_seeds", count_seeds(known)) if has_result(folder, known) else now
+
+
+def declared(folder, plan, study):
+    """{key: value} of DECLARED, which stays from the study's first result on.
+
+    plan: plan.json as it was; study: config.study as a dict.
+    """
+    if has_result(folder, plan.get("runs", {}).values()):
+        study = plan.get("declared", plan["study"])
+    return {key: study[key] for key in DECLARED}
+
+
+def changed(study, before):
+    """Why no comparison has a p: what config.study declares otherwise than before a result, "" where nothing is.
+
+    study: config.study as a dict; before: of `declared`.
+    """
+    differ = [f"config.study.{key} was {before[key]!r} and is {study[key]!r}" for key in DECLARED
+              if study[key] != before[key]]  # fmt: skip
+    if not differ:
+        return ""
+    return f"{', '.join(differ)}: what a test asks is declared before a reported run ends, so there is no p."
 
 
 def check_config(folder, plan, base):

@@ -71,7 +71,7 @@ def sweep(config, workdir, plan_only, shard, command):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from fjt import planner, report, study, worker
+    from fjt import planner, plans, report, study, worker
     from fjt.programs import configure_jax
     from fjt.reports import contents
     from fjt.settings import from_config
@@ -87,6 +87,9 @@ def sweep(config, workdir, plan_only, shard, command):
     with lock(os.path.join(workdir, "groups"), wait=True):  # one process plans, and the others find it done
         runs, groups, plan = planner.make_plan(workdir, options, base, runs, shared, command)
     contents.check_baseline(options.baseline, list(dict.fromkeys(run.cell.split("/")[1] for run in runs.values())))
+    changed = plans.changed(plan["study"], plan["declared"])
+    if changed:
+        console.warn(changed)
     show_plan(workdir, runs, groups, plan)
     if plan_only:
         return 0

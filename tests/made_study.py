@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 
-from fjt import metrics
+from fjt import metrics, plans
 from fjt.reports import committed, gather
 from fjt.reports.cells import make_cells
 
@@ -88,6 +88,7 @@ class MadeStudy:
             "command": "python -m fjt.sweep --config configs/made.py --workdir /somewhere/private/made "
             "--config.model.path=/somewhere/private/minilm --shard 0/2",
             "config": {}, "study": self.study, "active": self.active,
+            "declared": {key: self.study[key] for key in plans.DECLARED},
             "planned_seeds": {run["cell"]: self.planned for run in self.runs.values()},
             "runs": self.runs, "groups": [], "programs": 1, "seconds": 1.0,
         }  # fmt: skip

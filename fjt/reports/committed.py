@@ -122,7 +122,9 @@ def load(folder):
         {key: _value(key, value) for key, value in row.items()}
         for row in csv.DictReader(io.StringIO(table.decode(), newline=""))
     )
-    facts.setdefault("planned_seeds", plans.count_seeds(rows))  # of a plan that was made before it was kept
+    # Of a plan that was made before these were kept.
+    facts.setdefault("planned_seeds", plans.count_seeds(rows))
+    facts.setdefault("declared", {key: facts["study"][key] for key in plans.DECLARED})
     dev = {}
     for key, array in arrays.items():
         if key.startswith("dev/"):

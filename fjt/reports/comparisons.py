@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from fjt import statistics
+from fjt import plans, statistics
 from fjt.reports.cells import CROSSED, Cell, attempt, partner, sign_of
 from fjt.reports.committed import DIVERGED, FINISHED
 
@@ -112,7 +112,8 @@ def _adjusted(family, facts):
         return [f"{waiting} runs of these comparisons have not ended, and a test is made once, at the end."] * len(
             family
         )
-    reasons = [_no_test(one, facts["planned_seeds"]) for one in family]
+    changed = plans.changed(facts["study"], facts["declared"])
+    reasons = [changed or _no_test(one, facts["planned_seeds"]) for one in family]
     if all(reasons):
         return reasons
     # What is not tested stays in the family, as a tie that no test rejects: the others do not gain by its absence.

@@ -54,6 +54,8 @@ def read(folder):
         "open": {names.cell(run): names.open(run) for run in plan["runs"].values() if run["open"]},
         "metrics": _metrics(rows),
     }
+    if "declared" in plan:
+        facts["declared"] = plan["declared"]
     if "planned_seeds" in plan:
         facts["planned_seeds"] = {cells[cell]: count for cell, count in plan["planned_seeds"].items()}
     return Records(tuple(rows), dev, {"train": _flat(train), "held_out": _flat(held_out)}, facts)

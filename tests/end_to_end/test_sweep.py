@@ -178,11 +178,12 @@ def test_again_does_nothing_and_more_seeds_run_alone(done, launch, arguments, tm
     folder = tmp_path / "study"
     shutil.copytree(done[0], folder)
     before = {name: (path / "result.json").stat().st_mtime_ns for name, path in runs_below(folder).items()}
-    again = launch(*arguments(), "--workdir", folder, program="fjt.sweep", hook=compilations_are_told)
+    again = launch(*arguments(study__alpha=0.1), "--workdir", folder, program="fjt.sweep", hook=compilations_are_told)
     assert again.code == 0 and "compiled" not in again.text and not re.search(r"^\d+/\d+  ", again.text, re.M), (
         again.text
     )
     assert "Scores on dev" in again.text  # the report is made again
+    assert "warning: config.study.alpha was 0.05 and is 0.1" in again.text
     more = launch(*arguments(study__seeds=3), "--workdir", folder, program="fjt.sweep")
     assert more.code == 0, more.text
     new = set(runs_below(folder)) - set(before)
