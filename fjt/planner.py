@@ -14,7 +14,7 @@ from fjt.experiment import plan_shapes, prepare, resolve
 from fjt.inputs import Inputs, inputs_key
 from fjt.mesh import make_mesh
 from fjt.recipes import total_steps
-from fjt.settings import UserError, fingerprint
+from fjt.settings import UserError, fingerprint, flatten, to_dict
 from fjt.study import program_key, settings_of
 from fjt.tuning import partition
 
@@ -39,7 +39,7 @@ def make_plan(folder, study, base, runs, shared, command=""):
     """(runs, groups, plan) as `plans.load` gives them, after plan.json has been made or has got the runs it lacked.
 
     command: what was typed, for the report.  What stands in plan.json stays: new runs make new groups.  Raises
-    UserError for a folder of another study, and for runs that are the same experiment.
+    UserError for a folder of another study or over other contents, and for runs that are the same experiment.
     """
     plan = plans.load(folder)[2]
     if plan:
@@ -51,6 +51,8 @@ def make_plan(folder, study, base, runs, shared, command=""):
             raise UserError(f"{folder} has a run {run.name} of other values; take another --workdir.")
     prints = dict(plan.get("fingerprints", {}))
     options = {key: value for key, value in vars(study).items() if key not in ("products", "without")}
+    left = [run for run in runs if run.name not in known or not plans.ended(os.path.join(folder, run.name))]
+    contents = _read_contents(folder, base, left, shared, plan.get("contents", {}))
     made, size = _make_groups(study, base, new, shared, plan, prints) if new else ((), plan.get("bytes", 0))
     plan = {
         "command": command,
@@ -63,9 +65,23 @@ def make_plan(folder, study, base, runs, shared, command=""):
         "groups": [*plan.get("groups", []), *(dataclasses.asdict(g) | {"shapes": _lists(g)} for g in made)],
         "bytes": size,
         "fingerprints": prints,
+        "contents": contents,
     }
     records.write_json(os.path.join(folder, "plan.json"), plan)
     return plans.load(folder)
+
+
+def _read_contents(folder, base, runs, shared, known):
+    """{`plans.data_key`: sha256 of data, weights and tokenizer}: the known ones, and those of runs that are to be made.
+
+    Raises UserError where a run would read others than the known ones.
+    """
+    found = dict(known)
+    for name, run in {plans.data_key(run.phase, run.cell): run for run in runs}.items():
+        settings = settings_of(run, base, [(key, values[0]) for key, values in run.open])
+        now = shared.inputs(settings).sha256
+        plans.check_contents(folder, run, found.setdefault(name, now), now, flatten(to_dict(settings)))
+    return found
 
 
 def _lists(group):

@@ -10,6 +10,9 @@ from fjt.data import packing
 from fjt.settings import PATHS, Execution, UserError, flatten
 from fjt.study import Run
 
+# Values of these change the data or the base model, so that runs may differ in their hashes.
+DATA_KEYS = ("data.", "seeds.subset", "model.path", "model.revision", "model.max_length", "model.scratch.")
+SECTIONS = {"data": "data.", "weights": "model.", "tokenizer": "model."}  # of the config, that say where these are
 DECLARED = ("baseline", "family", "alpha")  # of config.study: what a test asks
 
 
@@ -66,6 +69,14 @@ def to_run(name, row):
 def to_row(run):
     """A Run as it stands in plan.json."""
     return records.plain(dataclasses.asdict(run))
+
+
+def ended(workdir):
+    """Whether a run is done, or failed for good."""
+    if os.path.exists(os.path.join(workdir, "DONE")):
+        return True
+    result = os.path.join(workdir, "result.json")
+    return os.path.exists(result) and bool(records.read_json(result)["failed"])
 
 
 def has_result(folder, rows):
@@ -128,6 +139,28 @@ def check_config(folder, plan, base):
             f"--workdir={folder} is the study of another config. Take another directory, or its settings:\n  "
             + "\n  ".join(differ)
         )
+
+
+def data_key(phase, cell):
+    """What decides the data and base model of a run, beside the config that all share: its phase, task and axes."""
+    task, _, *axes = cell.split("/")
+    return "/".join([phase, task, *(axis for axis in axes if axis.startswith(DATA_KEYS))])
+
+
+def check_contents(folder, run, before, now, flat):
+    """Raises UserError where a run would read other contents than those that the runs beside it were planned over.
+
+    before, now: {"data", "weights", "tokenizer": sha256}; flat: {key: value} of its config.
+    """
+    differ = [name for name in now if now[name] != before[name]]
+    if not differ:
+        return
+    sections = tuple(SECTIONS[name] for name in differ)
+    places = [f"config.{key}={flat[key]!r}" for key in PATHS if key.startswith(sections) and flat[key]]
+    raise UserError(
+        f"--workdir={folder} was planned over other contents: {run.name} would not read the same "
+        f"{' and '.join(differ)}, with {', '.join(places)}. Give what was read before, or another --workdir."
+    )
 
 
 def word(texts):

@@ -138,7 +138,7 @@ def make_base(name, base):
 def show_plan(workdir, runs, groups, plan):
     """Prints what the study is, and what of it is left to make."""
     from fjt.hidden import gib
-    from fjt.worker import ended
+    from fjt.plans import ended
 
     tuning = sum(run.phase == "tuning" for run in runs.values())
     counts = f"{len(runs)} runs" + (f", {tuning} of them to choose" if tuning else "")

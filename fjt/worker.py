@@ -12,20 +12,13 @@ from fjt import console, lease, metrics, records
 from fjt.checkpoint import NotFinite
 from fjt.experiment import prepare
 from fjt.group import run_group
+from fjt.plans import ended
 from fjt.run import run as run_alone
 from fjt.study import PHASES, settings_of
 from fjt.workdir import lock
 
 POLL = 5.0  # seconds between two looks at what other processes do
 BESIDE = 1.0  # seconds that a run takes beside its training
-
-
-def ended(workdir):
-    """Whether a run is done, or failed for good."""
-    if os.path.exists(os.path.join(workdir, "DONE")):
-        return True
-    result = os.path.join(workdir, "result.json")
-    return os.path.exists(result) and bool(records.read_json(result)["failed"])
 
 
 class Progress:

@@ -2,7 +2,10 @@
 
 import json
 
+import pytest
+
 from fjt import plans
+from fjt.settings import PATHS, UserError
 from fjt.study import Run
 
 
@@ -44,3 +47,27 @@ def test_what_a_test_asks_is_that_of_the_config_until_a_reported_run_has_a_resul
     assert plans.changed(second, found).startswith(
         "config.study.family was 'study' and is 'task', config.study.alpha was 0.05 and is 0.1: what a test asks"
     )
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"data"}, "data, with config.data.files.train='a.csv'. Give"),
+        ({"weights", "tokenizer"}, "weights and tokenizer, with config.model.path='b'. Give"),
+        ({"data", "weights"}, "data and weights, with config.data.files.train='a.csv', config.model.path='b'. Give"),
+    ],
+)
+def test_other_contents_are_named_with_where_they_are(changed, message):
+    before = dict.fromkeys(plans.SECTIONS, "x")
+    now = before | dict.fromkeys(changed, "y")
+    flat = dict.fromkeys(PATHS) | {"data.files.train": "a.csv", "model.path": "b"}
+    plans.check_contents("runs", seeds_of(1)[0], before, before, flat)
+    with pytest.raises(UserError) as refused:
+        plans.check_contents("runs", seeds_of(1)[0], before, now, flat)
+    assert f"runs/t/head/seed=0 would not read the same {message}" in str(refused.value)
+
+
+def test_tuning_and_reported_runs_read_other_data():
+    cells = ("mrpc/lora/tune.rank=4/data.limit=96", "mrpc/head/data.limit=96")
+    assert {plans.data_key("runs", cell) for cell in cells} == {"runs/mrpc/data.limit=96"}
+    assert plans.data_key("tuning", cells[0]) == "tuning/mrpc/data.limit=96"

@@ -10,13 +10,11 @@ import shlex
 
 import numpy as np
 
-from fjt import metrics, records
+from fjt import metrics, plans, records
 from fjt.reports.committed import BEGUN, DIVERGED, ENVIRONMENT, FILES, FINISHED, MISSING, OPTIONS, RESULT, Records, text
 from fjt.settings import PATHS, UserError, flatten
 from fjt.study import SEEDS, label
 
-# Values of these change the data, so that runs may differ in its hash.
-DATA_KEYS = ("data.", "seeds.subset", "model.path", "model.revision", "model.max_length", "model.scratch.")
 POINTS = 50  # of a training curve, each the mean of the steps since the one before
 
 
@@ -235,8 +233,7 @@ def _check_data(rows):
     """Raises UserError for two runs of one task and phase on other data that no axis accounts for."""
     seen = {}
     for row in rows:
-        axes = tuple(part for part in row["cell"].split("/")[2:] if part.startswith(DATA_KEYS))
-        other = seen.setdefault((row["task"], row["phase"], axes), row) if row.get("data_sha256") else row
+        other = seen.setdefault(plans.data_key(row["phase"], row["cell"]), row) if row.get("data_sha256") else row
         if other.get("data_sha256") != row.get("data_sha256"):
             raise UserError(
                 f"{other['run']} and {row['run']} did not read the same data (data_sha256 {other['data_sha256'][:12]} "
