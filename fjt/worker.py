@@ -68,7 +68,8 @@ def work(folder, base, runs, groups, shared, *, shard=(0, 1)):
     """Makes every run of the groups that other processes leave to this one, tuning runs first.
 
     runs: {name: Run}; groups: Groups of `fjt.plans`; shard: (i, n), only every n-th group, from the i-th on.
-    Returns whether all runs of the study have ended; those of other shards may not have.  Raises train.Stopped.
+    A group that another process holds is waited for, because it may die.  Returns whether all runs of the study have
+    ended; those of other shards may not have.  Raises train.Stopped.
     """
     names = [name for group in groups for name in group.runs]
     told = set()
@@ -80,11 +81,7 @@ def work(folder, base, runs, groups, shared, *, shard=(0, 1)):
             if phase == "runs" and any(runs[name].open for group in mine for name in group.runs):
                 tuning = [group for group in groups if group.phase == "tuning"]
                 _wait(folder, tuning, base, runs, shared, progress, told)
-            if shard[1] == 1:
-                _wait(folder, mine, base, runs, shared, progress, told)
-            else:
-                for group in mine:
-                    _take(folder, group, base, runs, shared, progress, told)
+            _wait(folder, mine, base, runs, shared, progress, told)
     return all(ended(os.path.join(folder, name)) for name in names)
 
 

@@ -60,6 +60,26 @@ def test_the_time_left_is_by_what_the_plan_expects_and_whoever_ends_runs(tmp_pat
     assert said == ["2/4  a  accuracy 0.5  ETA 5:00"]
 
 
+def test_a_shard_waits_for_its_groups_and_no_others(tmp_path, monkeypatch):
+    """One of its two is held at first, by a process that then dies."""
+    names, tried = ("runs/a", "runs/b", "runs/c"), []
+    groups = [plans.Group(str(i), "runs", "loop", "", (), (name,), (), 1.0) for i, name in enumerate(names)]
+
+    def take(folder, group, *_):
+        tried.append(group.id)
+        if tried == ["0"]:
+            return False
+        (tmp_path / group.runs[0]).mkdir(parents=True)
+        (tmp_path / group.runs[0] / "DONE").write_text("")
+        return True
+
+    monkeypatch.setattr(worker, "_take", take)
+    monkeypatch.setattr(worker, "POLL", 0.0)
+    runs = {name: Run(name, "runs", name[-1], ()) for name in names}
+    assert not worker.work(str(tmp_path), {}, runs, groups, None, shard=(0, 2))
+    assert tried == ["0", "2", "0"]
+
+
 def record(sha256, accuracy):
     return {"params_sha256": sha256, "metrics": {"accuracy": accuracy}}
 
