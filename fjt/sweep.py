@@ -73,7 +73,7 @@ def sweep(config, workdir, plan_only, shard, command):
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from fjt import planner, plans, report, study, worker
     from fjt.programs import configure_jax
-    from fjt.reports import contents
+    from fjt.reports import contents, seeds
     from fjt.settings import from_config
     from fjt.train import Stopped
     from fjt.workdir import lock
@@ -88,8 +88,8 @@ def sweep(config, workdir, plan_only, shard, command):
         runs, groups, plan = planner.make_plan(workdir, options, base, runs, shared, command)
     contents.check_baseline(options.baseline, list(dict.fromkeys(run.cell.split("/")[1] for run in runs.values())))
     changed = plans.changed(plan["study"], plan["declared"])
-    if changed:
-        console.warn(changed)
+    for text in [*seeds.too_few(plan["study"], runs.values()), *([changed] if changed else [])]:
+        console.warn(text)
     show_plan(workdir, runs, groups, plan)
     if plan_only:
         return 0

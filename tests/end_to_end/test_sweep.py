@@ -93,6 +93,8 @@ def test_the_plan_says_how_many_programs_are_compiled(done):
     folder, text = done
     said = re.search(r"13 runs, 3 of them to choose -> (\d+) programs in (\d+) groups", text)
     assert said, text
+    assert "warning: 2 seeds of table/lora/tune.max_rank=4/tune.rank=2/optim.learning_rate=0.001: there is no" in text
+    assert "warning: 2 seeds in a family of 4 tests: " in text and "Plan 8 seeds of each cell" in text
     assert text.count("compiled a program") == int(said.group(1))
     # LoRA's 8 runs, of two ranks, two rates and two seeds, are one group.
     groups = json.loads((folder / "plan.json").read_text())["groups"]
@@ -324,6 +326,13 @@ def test_a_baseline_that_is_no_method_is_refused_before_any_run(launch, argument
     ended = launch(*arguments(study__baseline="ful"), "--workdir", tmp_path / "study", program="fjt.sweep")
     assert ended.code == 2 and "config.study.baseline='ful' is no method of this study" in ended.text, ended.text
     assert not (tmp_path / "study" / "runs").exists()
+
+
+def test_a_product_that_is_no_tuple_is_refused(launch, arguments, tmp_path):
+    products = '{"tune.method": ("lora",)}'
+    ended = launch(*arguments(products), "--workdir", tmp_path / "study", program="fjt.sweep")
+    assert ended.code == 2 and "Traceback" not in ended.text, ended.text
+    assert "a dict with the key 'tune.method' where none can stand: config.study.products and" in ended.text
 
 
 def test_two_runs_that_are_the_same_experiment_are_refused(launch, arguments, tmp_path):
