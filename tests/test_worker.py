@@ -81,7 +81,7 @@ def test_a_shard_waits_for_its_groups_and_no_others(tmp_path, monkeypatch):
 
 
 def record(sha256, accuracy):
-    return {"params_sha256": sha256, "metrics": {"accuracy": accuracy}}
+    return {"params_sha256": sha256, "metrics": {"accuracy": accuracy}, "failed": None}
 
 
 @pytest.mark.parametrize(
@@ -101,4 +101,29 @@ def record(sha256, accuracy):
 )
 def test_what_a_run_made_again_is_said_to_be(now, losses, words, code):
     said, found = reproduce.compare(record("a", 0.5), now, [1.0, 0.5, 0.25], losses)
+    assert said.startswith(words) and found == code
+
+
+NAN, INF = ({"failed": f"the loss of step 3 is {loss}, its gradient's norm nan"} for loss in ("nan", "inf"))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "losses", "words", "code"),
+    [
+        (NAN, NAN, [1.0, 0.5], "the same bits, up to where the loss of step 3 is nan", 0),
+        (NAN, INF, [1.0, 0.5 + 5e-7], "the same within tolerance: the first 20 losses within 1.0e-06", 0),
+        (NAN, NAN, [1.0, 0.6], "different, from step 2 on: its loss 0.5 then, 0.6 now", 1),
+        (
+            NAN,
+            record("a", 0.5),
+            [1.0, 0.5, 0.4],
+            "different, from step 3 on: its loss none then, 0.4 now; the loss of step 3 is nan, its gradient's norm "
+            "nan then, it finished now",
+            1,
+        ),
+        (record("a", 0.5), NAN, [1.0, 0.5], "different, from step 3 on", 1),
+    ],
+)
+def test_what_a_run_that_failed_is_said_to_be(before, now, losses, words, code):
+    said, found = reproduce.compare(before, now, [1.0, 0.5], losses)
     assert said.startswith(words) and found == code

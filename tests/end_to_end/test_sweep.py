@@ -349,4 +349,7 @@ def test_a_run_that_diverges_is_counted_and_the_others_go_on(launch, arguments, 
     assert sorted(bool(result["failed"]) for result in results) == [False, True]
     again = launch(*arguments(products, study__seeds=1), "--workdir", tmp_path / "study", program="fjt.sweep")
     assert again.code == 0 and "failed" not in again.text
+    (name,) = [name for name, path in runs_below(tmp_path / "study").items() if not (path / "DONE").exists()]
+    same = launch(tmp_path / "study" / name, program="fjt.reproduce")
+    assert same.code == 0 and f"{name}: the same bits, up to where " in same.text, same.text
     assert np.isfinite([result["metrics"]["accuracy"] for result in results if not result["failed"]]).all()
