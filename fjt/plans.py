@@ -13,6 +13,7 @@ from fjt.study import Run
 # Values of these change the data or the base model, so that runs may differ in their hashes.
 DATA_KEYS = ("data.", "seeds.subset", "model.path", "model.revision", "model.max_length", "model.scratch.")
 SECTIONS = {"data": "data.", "weights": "model.", "tokenizer": "model."}  # of the config, that say where these are
+BESIDE = 1.0  # seconds that a run takes beside its training
 DECLARED = ("baseline", "family", "alpha")  # of config.study: what a test asks
 
 
@@ -33,6 +34,11 @@ class Group:
     runs: tuple
     programs: tuple
     seconds: float
+
+    @property
+    def run_seconds(self):
+        """Seconds that one of its runs may take."""
+        return BESIDE + self.seconds / len(self.runs)
 
 
 def load(folder):

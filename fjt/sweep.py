@@ -137,12 +137,12 @@ def make_base(name, base):
 
 def show_plan(workdir, runs, groups, plan):
     """Prints what the study is, and what of it is left to make."""
+    from fjt import plans
     from fjt.hidden import gib
-    from fjt.plans import ended
 
     tuning = sum(run.phase == "tuning" for run in runs.values())
     counts = f"{len(runs)} runs" + (f", {tuning} of them to choose" if tuning else "")
-    lacking = {group.id: sum(not ended(os.path.join(workdir, name)) for name in group.runs) for group in groups}
+    lacking = {group.id: sum(not plans.ended(os.path.join(workdir, name)) for name in group.runs) for group in groups}
     left = [group for group in groups if lacking[group.id]]
     if not left:
         console.say(f"{counts}, all of which have ended")
@@ -151,11 +151,11 @@ def show_plan(workdir, runs, groups, plan):
         counts += f", {sum(lacking.values())} of them left"
     word = "lanes" if all(group.mode == "vmap" for group in left) else "runs"
     programs = {program for group in left for program in group.programs}
-    seconds = sum(group.seconds * lacking[group.id] / len(group.runs) for group in left)
+    seconds = sum(group.run_seconds * lacking[group.id] for group in left)
     console.say(
         f"{counts} -> {len(programs)} programs in {len(left)} groups of up to {max(len(g.runs) for g in left)} {word}; "
-        f"about {console.duration(seconds)} of training at half this device's rate of matrix products, about "
-        f"{gib(plan['bytes'])}"
+        f"about {console.duration(seconds)}, by training at half this device's rate of matrix products and "
+        f"{plans.BESIDE:g} s beside it a run; about {gib(plan['bytes'])}"
     )
 
 

@@ -12,13 +12,12 @@ from fjt import console, lease, metrics, records
 from fjt.checkpoint import NotFinite
 from fjt.experiment import prepare
 from fjt.group import run_group
-from fjt.plans import ended
+from fjt.plans import BESIDE, ended
 from fjt.run import run as run_alone
 from fjt.study import PHASES, settings_of
 from fjt.workdir import lock
 
 POLL = 5.0  # seconds between two looks at what other processes do
-BESIDE = 1.0  # seconds that a run takes beside its training
 
 
 class Progress:
@@ -26,7 +25,7 @@ class Progress:
 
     def __init__(self, bar, folder, groups):
         self._bar, self._folder = bar, folder
-        self._seconds = {name: BESIDE + group.seconds / len(group.runs) for group in groups for name in group.runs}
+        self._seconds = {name: group.run_seconds for group in groups for name in group.runs}
         self._start, (self.done, self._first) = time.monotonic(), self._look()
 
     def _look(self):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fjt import plans
+from fjt import console, plans, sweep
 from fjt.settings import PATHS, UserError
 from fjt.study import Run
 
@@ -71,3 +71,17 @@ def test_tuning_and_reported_runs_read_other_data():
     cells = ("mrpc/lora/tune.rank=4/data.limit=96", "mrpc/head/data.limit=96")
     assert {plans.data_key("runs", cell) for cell in cells} == {"runs/mrpc/data.limit=96"}
     assert plans.data_key("tuning", cells[0]) == "tuning/mrpc/data.limit=96"
+
+
+def test_the_time_of_a_plan_is_that_of_what_is_left_and_more_than_its_training(tmp_path, monkeypatch):
+    said, runs = [], {run.name: run for run in seeds_of(40)}
+    monkeypatch.setattr(console, "say", said.append)
+    groups = [
+        plans.Group("0", "runs", "loop", "", (), tuple(list(runs)[:30]), ("a", "b"), 15.0),
+        plans.Group("1", "runs", "loop", "", (), tuple(list(runs)[30:]), ("b", "c"), 90.0),
+    ]
+    end(tmp_path, next(iter(runs.values())), failed="the loss of step 8 is nan")
+    sweep.show_plan(str(tmp_path), runs, groups, {"bytes": 2**30})
+    assert len(said) == 1 and said[0].startswith(
+        "40 runs, 39 of them left -> 3 programs in 2 groups of up to 30 runs; about 2:24, by training at half"
+    )
