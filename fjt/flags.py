@@ -80,6 +80,12 @@ def _check_config_file(argv):
 def _readable(error, argv):
     """The message of a flag that could not be parsed; of a value of the wrong type, with the key that it was for."""
     text = " ".join(str(error).split())
+    key = re.search(r"does not accept dots in field names .*, but the key (\S+) contains one", text)
+    if key:
+        return (
+            f"the config file has a dict with the key {key.group(1)!r} where none can stand: config.study.products and "
+            "config.study.without are tuples of dicts, ({config key: values},)."
+        )
     value = re.search(
         r"(?:literal for int\(\) with base 10: |to boolean flag', |could not convert string to float: )'(.*?)'", text
     )

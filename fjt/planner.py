@@ -1,8 +1,6 @@
 """The plan of a study: which runs there are, in which groups they go, what is compiled and how long it may take."""
 
-import collections
 import dataclasses
-import hashlib
 import itertools
 import math
 import os
@@ -10,36 +8,17 @@ import os
 import jax
 import numpy as np
 
-from fjt import console, hidden, memory, programs, records, summary, tree
-from fjt.data import batches, packing
+from fjt import console, hidden, memory, plans, programs, records, summary, tree
+from fjt.data import batches
 from fjt.experiment import plan_shapes, prepare, resolve
 from fjt.inputs import Inputs, inputs_key
 from fjt.mesh import make_mesh
 from fjt.recipes import total_steps
-from fjt.settings import PATHS, Execution, UserError, fingerprint, flatten
-from fjt.study import Run, program_key, settings_of
+from fjt.settings import UserError, fingerprint, flatten, to_dict
+from fjt.study import program_key, settings_of
 from fjt.tuning import partition
 
 MEMORY_SHARE = 0.9  # of a device's memory that the program of a group may take
-
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """Runs that one process takes at a time: they share every program.
-
-    id: its folder below groups/; phase: as of its runs; mode: one of study.MODES; program: of `study.program_key`;
-    shapes: of all its batches; runs: names; programs: a word for each that is compiled, equal for equal ones; seconds:
-    that its training may take.
-    """
-
-    id: str
-    phase: str
-    mode: str
-    program: str
-    shapes: tuple
-    runs: tuple
-    programs: tuple
-    seconds: float
 
 
 class Shared:
@@ -56,93 +35,57 @@ class Shared:
         return self._inputs[key]
 
 
-def load_plan(folder):
-    """(runs {name: Run}, [Group], the plan.json) of a study's folder; empty where there is none.
-
-    Runs of earlier configs that the last one left out stand in plan.json alone.
-    """
-    path = os.path.join(folder, "plan.json")
-    if not os.path.exists(path):
-        return {}, [], {}
-    plan = records.read_json(path)
-    runs = {name: _run(name, plan["runs"][name]) for name in plan["active"]}
-    groups = []
-    for group in plan["groups"]:
-        shapes = tuple(packing.Shape(*shape) for shape in group["shapes"])
-        active = tuple(name for name in group["runs"] if name in runs)
-        if active:
-            # Fewer lanes are another program: what was saved of all of them is not taken for theirs.
-            id_ = group["id"] if len(active) == len(group["runs"]) else f"{group['id']}-{_word(active)}"
-            words, seconds = tuple(group["programs"]), group["seconds"] * len(active) / len(group["runs"])
-            groups.append(Group(id_, group["phase"], group["mode"], group["program"], shapes, active, words, seconds))
-    return runs, groups, plan
-
-
-def _run(name, row):
-    def tuples(value):
-        return tuple(tuples(part) for part in value) if isinstance(value, list) else value
-
-    return Run(name, row["phase"], row["cell"], tuples(row["values"]), tuples(row["open"]))
-
-
 def make_plan(folder, study, base, runs, shared, command=""):
-    """(runs, groups, plan) as `load_plan` gives them, after plan.json has been made or has got the runs it lacked.
+    """(runs, groups, plan) as `plans.load` gives them, after plan.json has been made or has got the runs it lacked.
 
     command: what was typed, for the report.  What stands in plan.json stays: new runs make new groups.  Raises
-    UserError for a folder of another study, and for runs that are the same experiment.
+    UserError for a folder of another study or over other contents, and for runs that are the same experiment.
     """
-    plan = load_plan(folder)[2]
+    plan = plans.load(folder)[2]
     if plan:
-        _compare(folder, plan, base)
+        plans.check_config(folder, plan, base)
     known = plan.get("runs", {})
     new = [run for run in runs if run.name not in known]
     for run in runs:
-        if run.name in known and _run(run.name, known[run.name]) != _run(run.name, _row(run)):
+        if run.name in known and plans.to_run(run.name, known[run.name]) != plans.to_run(run.name, plans.to_row(run)):
             raise UserError(f"{folder} has a run {run.name} of other values; take another --workdir.")
     prints = dict(plan.get("fingerprints", {}))
+    options = {key: value for key, value in vars(study).items() if key not in ("products", "without")}
+    left = [run for run in runs if run.name not in known or not plans.ended(os.path.join(folder, run.name))]
+    contents = _read_contents(folder, base, left, shared, plan.get("contents", {}))
     made, size = _make_groups(study, base, new, shared, plan, prints) if new else ((), plan.get("bytes", 0))
     plan = {
         "command": command,
         "config": plan.get("config") or base,
-        "study": {key: value for key, value in vars(study).items() if key not in ("products", "without")},
-        "confirmatory_seeds": plan.get("confirmatory_seeds") or _most_seeds(runs),
+        "study": options,
+        "declared": plans.declared(folder, plan, options),
+        "planned_seeds": plans.planned_seeds(folder, plan, runs),
         "active": [run.name for run in runs],
-        "runs": known | {run.name: _row(run) for run in new},
+        "runs": known | {run.name: plans.to_row(run) for run in new},
         "groups": [*plan.get("groups", []), *(dataclasses.asdict(g) | {"shapes": _lists(g)} for g in made)],
         "bytes": size,
         "fingerprints": prints,
+        "contents": contents,
     }
     records.write_json(os.path.join(folder, "plan.json"), plan)
-    return load_plan(folder)
+    return plans.load(folder)
 
 
-def _most_seeds(runs):
-    """The most reported runs that a cell has, whether its seeds are the study's or an axis of its own."""
-    return max(collections.Counter(run.cell for run in runs if run.phase == "runs").values(), default=0)
+def _read_contents(folder, base, runs, shared, known):
+    """{`plans.data_key`: sha256 of data, weights and tokenizer}: the known ones, and those of runs that are to be made.
 
-
-def _row(run):
-    return records.plain(dataclasses.asdict(run))
+    Raises UserError where a run would read others than the known ones.
+    """
+    found = dict(known)
+    for name, run in {plans.data_key(run.phase, run.cell): run for run in runs}.items():
+        settings = settings_of(run, base, [(key, values[0]) for key, values in run.open])
+        now = shared.inputs(settings).sha256
+        plans.check_contents(folder, run, found.setdefault(name, now), now, flatten(to_dict(settings)))
+    return found
 
 
 def _lists(group):
     return [dataclasses.astuple(shape) for shape in group.shapes]
-
-
-def _compare(folder, plan, base):
-    """Raises UserError when a plan's base config is another."""
-    before, now = flatten(plan["config"]), flatten(records.plain(base))
-    execution = tuple(f"{field.name}." for field in dataclasses.fields(Execution))
-    differ = [
-        f"config.{key}: {before.get(key)!r} there, {now.get(key)!r} now"
-        for key in dict.fromkeys([*now, *before])
-        if before.get(key) != now.get(key) and key not in PATHS and not key.startswith(execution)
-    ]
-    if differ:
-        raise UserError(
-            f"--workdir={folder} is the study of another config. Take another directory, or its settings:\n  "
-            + "\n  ".join(differ)
-        )
 
 
 def _make_groups(study, base, runs, shared, plan, prints):
@@ -184,19 +127,15 @@ def _make_groups(study, base, runs, shared, plan, prints):
         each = summary.step_flops(first) * first.steps / (summary.USUAL_SHARE * rate[dtype] * first.mesh.size)
         for part, own in zip(parts, keys, strict=True):
             names = tuple(run.name for run, _, _ in part)
-            id_ = f"{len(plan.get('groups', [])) + len(groups):03d}-{_word(names)}"
+            id_ = f"{len(plan.get('groups', [])) + len(groups):03d}-{plans.word(names)}"
             words = tuple(sorted(map(word_of, own)))
-            groups.append(Group(id_, phase, mode, program, shapes, names, words, each * len(part)))
+            groups.append(plans.Group(id_, phase, mode, program, shapes, names, words, each * len(part)))
     return groups, size
 
 
 def word_of(key):
     """A word for a program's key, the same in every process."""
-    return _word([repr(key)])
-
-
-def _word(texts):
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
+    return plans.word([repr(key)])
 
 
 def _by_start(members, shared):

@@ -1,11 +1,13 @@
 """Make a run once more from its own files, and compare:  python -m fjt.reproduce RUN
 
 Says one of three things: the same bits; the same within the tolerance of another layout or machine (the first 20
-losses within 2e-6); or different, and from which step on.  The data and the base model are read from where the run
-read them.  Exit codes: 0 same, 1 different, 2 a mistake in what was given.
+losses within 2e-6); or different, and from which step on.  A run that failed should fail again, at the same step.
+The data and the base model are read from where the run read them.  Exit codes: 0 same, 1 different, 2 a mistake in
+what was given.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import logging
 import os
@@ -23,7 +25,7 @@ def main(argv):
     parser = argparse.ArgumentParser(
         prog="python -m fjt.reproduce", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", help="the work directory of a finished run, alone or of a study")
+    parser.add_argument("run", help="the work directory of a run that finished or failed, alone or of a study")
     parser.add_argument("--workdir", help="keep the new run here; by default it is thrown away")
     options = parser.parse_args(argv[1:])
     logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -39,15 +41,19 @@ def main(argv):
 
 def reproduce(folder, workdir):
     """The exit code of the comparison of a run with one made from its files in another work directory."""
+    from fjt.checkpoint import NotFinite
     from fjt.data.packing import Shape
     from fjt.experiment import prepare
+    from fjt.plans import ended
     from fjt.programs import configure_jax
     from fjt.run import run
     from fjt.workdir import lock
 
-    for name in ("config.json", "result.json", "DONE"):
+    for name in ("config.json", "result.json"):
         if not os.path.exists(os.path.join(folder, name)):
-            raise UserError(f"{folder} is no finished run: it holds no {name}.")
+            raise UserError(f"{folder} is no run that has ended: it holds no {name}.")
+    if not ended(folder):
+        raise UserError(f"{folder} is no run that has ended: it did not fail, and holds no DONE.")
     recorded = records.read_json(os.path.join(folder, "config.json"))
     settings = from_config(recorded["config"])
     execution = settings.execution
@@ -62,11 +68,11 @@ def reproduce(folder, workdir):
             f"the {' and the '.join(other)} there have other contents now" if other else "this fjt reads it otherwise"
         )
         raise UserError(f"{folder} cannot be made again: {what}.")
-    with lock(workdir):
-        result = run(experiment, workdir)
-    before = records.read_json(os.path.join(folder, "result.json"))
+    with lock(workdir), contextlib.suppress(NotFinite):  # which its result tells
+        run(experiment, workdir)
+    results = [records.read_json(os.path.join(where, "result.json")) for where in (folder, workdir)]
     show_environment(folder, workdir)
-    verdict, code = compare(before, result, *(losses(where) for where in (folder, workdir)))
+    verdict, code = compare(*results, *(losses(where) for where in (folder, workdir)))
     console.say(f"{folder}: {verdict}")
     return code
 
@@ -86,12 +92,14 @@ def losses(folder):
 
 def compare(before, now, losses_before, losses_now):
     """(what to say, exit code) of two results with the losses of their steps."""
-    if before["params_sha256"] == now["params_sha256"] and losses_before == losses_now:
-        return "the same bits", 0
+    ends = [result["failed"] or result["params_sha256"] for result in (before, now)]
+    if ends[0] == ends[1] and losses_before == losses_now:
+        return "the same bits" + (f", up to where {now['failed']}" if now["failed"] else ""), 0
     far = [abs(a - b) / max(abs(a), 1e-30) for a, b in zip(losses_before, losses_now, strict=False)]
-    scores = ", ".join(f"{name} {before['metrics'][name]} then, {now['metrics'][name]} now" for name in now["metrics"])
+    scores = _scores(before, now)
     worst = max(far[:STEPS], default=float("inf"))
-    if len(losses_before) == len(losses_now) and worst <= TOLERANCE:
+    alike = len(losses_before) == len(losses_now) and bool(before["failed"]) == bool(now["failed"])
+    if alike and worst <= TOLERANCE:
         return (
             f"the same within tolerance: the first {STEPS} losses within {worst:.1e} (at most {TOLERANCE}); {scores}",
             0,
@@ -99,6 +107,13 @@ def compare(before, now, losses_before, losses_now):
     first = next((i for i, x in enumerate(far) if x > TOLERANCE), len(far))
     there, here = ((found[first : first + 1] or ["none"])[0] for found in (losses_before, losses_now))
     return f"different, from step {first + 1} on: its loss {there} then, {here} now; {scores}", 1
+
+
+def _scores(before, now):
+    """What came of two runs."""
+    if before["failed"] or now["failed"]:
+        return f"{before['failed'] or 'it finished'} then, {now['failed'] or 'it finished'} now"
+    return ", ".join(f"{name} {before['metrics'][name]} then, {now['metrics'][name]} now" for name in now["metrics"])
 
 
 if __name__ == "__main__":

@@ -200,13 +200,18 @@ def holm(p):
     return adjusted
 
 
+def seeds_of_tests(family, alpha):
+    """How many seeds each of a family of sign-flip tests needs, for its least p to pass Holm's first step."""
+    return math.ceil(math.log2(2 * family / alpha))
+
+
 def sign_flip_family(differences, alpha=0.05):
     """f64[K]: the sign-flip p of each of K rows f64[n] of differences, adjusted by Holm's over all of them.
 
     Raises UserError where a row has so few seeds that no outcome of it could be rejected at the first step.
     """
     family, fewest = len(differences), min(len(d) for d in differences)
-    needed = math.ceil(math.log2(2 * family / alpha))
+    needed = seeds_of_tests(family, alpha)
     if fewest < needed:
         raise UserError(
             f"{fewest} seeds in a family of {family} tests: no p is below {2 / 2**fewest:.2g}, and Holm's first step "

@@ -82,6 +82,11 @@ def read(config):
     for key in fields:
         if key not in given:
             raise UserError(f"config.study.{key} is missing; configs of studies start from configs/study.py.")
+    for key in ("products", "without"):
+        if hasattr(given[key], "items"):
+            raise UserError(
+                f"config.study.{key} is one dict and should be a tuple of dicts, ({{config key: values}},)."
+            )
     study = Study(**{key: options.convert(given[key], kind, f"study.{key}") for key, kind in fields.items()})
     for key, low in (("seeds", 1), ("tuning_seeds", 1), ("lanes", 1), ("first_seed", 0), ("first_tuning_seed", 0)):
         if getattr(study, key) < low:
@@ -110,11 +115,14 @@ def make_runs(study, base):
         if not hasattr(product, "items"):
             raise UserError(f"config.study.products: {product!r} should be a dict {{config key: values}}.")
         for key, values in product.items():
-            check_key(key, known)
+            check_key(key, known, "products")
             if not isinstance(values, (tuple, list, range, Choose)):
                 raise UserError(f"config.study.products: {key}: {values!r} should be a tuple of values.")
             if not (values.values if isinstance(values, Choose) else values):
                 raise UserError(f"config.study.products: {key} has no value.")
+    for excluded in study.without:
+        _check_excluded(excluded, study.products, known)
+    for product in study.products:
         runs += _runs_of(study, base, dict(product))
     if not runs:
         given = "config.study.without leaves none of them" if study.products else "config.study.products is empty"
@@ -135,29 +143,51 @@ def make_runs(study, base):
     return tuple(runs)
 
 
-def check_key(key, known):
-    """Raises UserError for a key that no study can vary.  known: the flat keys of a run's config."""
+def check_key(key, known, place):
+    """Raises UserError for a key that no study can vary.
+
+    known: the flat keys of a run's config; place: the option of config.study that has the key.
+    """
     if key not in known:
-        raise UserError(f"config.study.products: {key!r} is no option of a run.{suggest(key, known)}")
+        raise UserError(f"config.study.{place}: {key!r} is no option of a run.{suggest(key, known)}")
     if key.split(".")[0] in [field.name for field in dataclasses.fields(options.Execution)]:
-        raise UserError(f"config.study.products: {key} is about how runs are executed; give it once, as config.{key}.")
+        raise UserError(f"config.study.{place}: {key} is about how runs are executed; give it once, as config.{key}.")
     if key == "model.matmul_precision":
-        raise UserError(f"config.study.products: {key} holds for a whole process; give it once, as config.{key}.")
+        raise UserError(f"config.study.{place}: {key} holds for a whole process; give it once, as config.{key}.")
+
+
+def _check_excluded(excluded, products, known):
+    """Raises UserError for a dict of config.study.without that is none, or that leaves no cell out."""
+    if not hasattr(excluded, "items"):
+        raise UserError(f"config.study.without: {excluded!r} should be a dict {{config key: value}}.")
+    for key in excluded:
+        check_key(key, known, "without")
+    if not any(_agrees(known | values, excluded) for product in products for values in _combinations(product)):
+        raise UserError(f"config.study.without: no cell has {dict(excluded)!r}; correct it or take it out.")
+
+
+def _combinations(product):
+    """{key: value} of each combination of a product's axes."""
+    axes = {key: values for key, values in product.items() if not isinstance(values, Choose)}
+    for combination in itertools.product(*axes.values()):
+        yield dict(zip(axes, combination, strict=True))
+
+
+def _agrees(whole, excluded):
+    return all(label(whole[key]) == label(value) for key, value in excluded.items())
 
 
 def _runs_of(study, base, product):
     trials = {key: values.values for key, values in product.items() if isinstance(values, Choose)}
-    axes = {key: values for key, values in product.items() if key not in trials}
     for key in trials:
         if key not in LANE_DATA or key in SEEDS:
             raise UserError(f"config.study.products: {key} cannot be chosen; choose among {', '.join(LANE_DATA[4:])}.")
     tuning = range(study.first_tuning_seed, study.first_tuning_seed + study.tuning_seeds)
     reported = range(study.first_seed, study.first_seed + study.seeds)
-    for combination in itertools.product(*axes.values()):
-        values = dict(zip(axes, combination, strict=True))
+    for values in _combinations(product):
         seeds = {key: value for key, value in values.items() if key in SEEDS}
         cell = {key: value for key, value in values.items() if key not in SEEDS}
-        if any(_agrees(cell, base, excluded) for excluded in study.without):
+        if any(_agrees(flatten(base) | cell, excluded) for excluded in study.without):
             continue
         folder = _folder(cell, base)
         for chosen in itertools.product(*trials.values()) if trials and not seeds else ():
@@ -172,16 +202,6 @@ def _run(phase, folder, own, shared, open_=()):
     """own: what tells it from the runs of its cell, by which it is named."""
     name = "/".join([phase, folder, *(f"{key}={label(value)}" for key, value in own.items())])
     return Run(name, phase, folder, tuple((shared | own).items()), open_)
-
-
-def _agrees(cell, base, excluded):
-    if not hasattr(excluded, "items"):
-        raise UserError(f"config.study.without: {excluded!r} should be a dict {{config key: value}}.")
-    known = flatten(base)
-    for key in excluded:
-        check_key(key, known)
-    whole = known | cell
-    return all(label(whole[key]) == label(value) for key, value in excluded.items())
 
 
 def _folder(cell, base):

@@ -71,9 +71,9 @@ def sweep(config, workdir, plan_only, shard, command):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from fjt import planner, report, study, worker
+    from fjt import planner, plans, report, study, worker
     from fjt.programs import configure_jax
-    from fjt.reports import contents
+    from fjt.reports import contents, seeds
     from fjt.settings import from_config
     from fjt.train import Stopped
     from fjt.workdir import lock
@@ -87,6 +87,9 @@ def sweep(config, workdir, plan_only, shard, command):
     with lock(os.path.join(workdir, "groups"), wait=True):  # one process plans, and the others find it done
         runs, groups, plan = planner.make_plan(workdir, options, base, runs, shared, command)
     contents.check_baseline(options.baseline, list(dict.fromkeys(run.cell.split("/")[1] for run in runs.values())))
+    changed = plans.changed(plan["study"], plan["declared"])
+    for text in [*seeds.too_few(plan["study"], runs.values()), *([changed] if changed else [])]:
+        console.warn(text)
     show_plan(workdir, runs, groups, plan)
     if plan_only:
         return 0
@@ -134,12 +137,12 @@ def make_base(name, base):
 
 def show_plan(workdir, runs, groups, plan):
     """Prints what the study is, and what of it is left to make."""
+    from fjt import plans
     from fjt.hidden import gib
-    from fjt.worker import ended
 
     tuning = sum(run.phase == "tuning" for run in runs.values())
     counts = f"{len(runs)} runs" + (f", {tuning} of them to choose" if tuning else "")
-    lacking = {group.id: sum(not ended(os.path.join(workdir, name)) for name in group.runs) for group in groups}
+    lacking = {group.id: sum(not plans.ended(os.path.join(workdir, name)) for name in group.runs) for group in groups}
     left = [group for group in groups if lacking[group.id]]
     if not left:
         console.say(f"{counts}, all of which have ended")
@@ -148,11 +151,11 @@ def show_plan(workdir, runs, groups, plan):
         counts += f", {sum(lacking.values())} of them left"
     word = "lanes" if all(group.mode == "vmap" for group in left) else "runs"
     programs = {program for group in left for program in group.programs}
-    seconds = sum(group.seconds * lacking[group.id] / len(group.runs) for group in left)
+    seconds = sum(group.run_seconds * lacking[group.id] for group in left)
     console.say(
         f"{counts} -> {len(programs)} programs in {len(left)} groups of up to {max(len(g.runs) for g in left)} {word}; "
-        f"about {console.duration(seconds)} of training at half this device's rate of matrix products, about "
-        f"{gib(plan['bytes'])}"
+        f"about {console.duration(seconds)}, by training at half this device's rate of matrix products and "
+        f"{plans.BESIDE:g} s beside it a run; about {gib(plan['bytes'])}"
     )
 
 

@@ -12,20 +12,12 @@ from fjt import console, lease, metrics, records
 from fjt.checkpoint import NotFinite
 from fjt.experiment import prepare
 from fjt.group import run_group
+from fjt.plans import BESIDE, ended
 from fjt.run import run as run_alone
 from fjt.study import PHASES, settings_of
 from fjt.workdir import lock
 
 POLL = 5.0  # seconds between two looks at what other processes do
-BESIDE = 1.0  # seconds that a run takes beside its training
-
-
-def ended(workdir):
-    """Whether a run is done, or failed for good."""
-    if os.path.exists(os.path.join(workdir, "DONE")):
-        return True
-    result = os.path.join(workdir, "result.json")
-    return os.path.exists(result) and bool(records.read_json(result)["failed"])
 
 
 class Progress:
@@ -33,7 +25,7 @@ class Progress:
 
     def __init__(self, bar, folder, groups):
         self._bar, self._folder = bar, folder
-        self._seconds = {name: BESIDE + group.seconds / len(group.runs) for group in groups for name in group.runs}
+        self._seconds = {name: group.run_seconds for group in groups for name in group.runs}
         self._start, (self.done, self._first) = time.monotonic(), self._look()
 
     def _look(self):
@@ -74,8 +66,9 @@ class _View(console.Silent):
 def work(folder, base, runs, groups, shared, *, shard=(0, 1)):
     """Makes every run of the groups that other processes leave to this one, tuning runs first.
 
-    runs: {name: Run}; groups: Groups of `fjt.planner`; shard: (i, n), only every n-th group, from the i-th on.
-    Returns whether all runs of the study have ended; those of other shards may not have.  Raises train.Stopped.
+    runs: {name: Run}; groups: Groups of `fjt.plans`; shard: (i, n), only every n-th group, from the i-th on.
+    A group that another process holds is waited for, because it may die.  Returns whether all runs of the study have
+    ended; those of other shards may not have.  Raises train.Stopped.
     """
     names = [name for group in groups for name in group.runs]
     told = set()
@@ -87,11 +80,7 @@ def work(folder, base, runs, groups, shared, *, shard=(0, 1)):
             if phase == "runs" and any(runs[name].open for group in mine for name in group.runs):
                 tuning = [group for group in groups if group.phase == "tuning"]
                 _wait(folder, tuning, base, runs, shared, progress, told)
-            if shard[1] == 1:
-                _wait(folder, mine, base, runs, shared, progress, told)
-            else:
-                for group in mine:
-                    _take(folder, group, base, runs, shared, progress, told)
+            _wait(folder, mine, base, runs, shared, progress, told)
     return all(ended(os.path.join(folder, name)) for name in names)
 
 

@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 
-from fjt import metrics
+from fjt import metrics, plans
 from fjt.reports import committed, gather
 from fjt.reports.cells import make_cells
 
@@ -87,7 +87,9 @@ class MadeStudy:
         whole = {
             "command": "python -m fjt.sweep --config configs/made.py --workdir /somewhere/private/made "
             "--config.model.path=/somewhere/private/minilm --shard 0/2",
-            "config": {}, "study": self.study, "confirmatory_seeds": self.planned, "active": self.active,
+            "config": {}, "study": self.study, "active": self.active,
+            "declared": {key: self.study[key] for key in plans.DECLARED},
+            "planned_seeds": {run["cell"]: self.planned for run in self.runs.values()},
             "runs": self.runs, "groups": [], "programs": 1, "seconds": 1.0,
         }  # fmt: skip
         (self.folder / "plan.json").write_text(json.dumps(whole | plan))

@@ -26,7 +26,7 @@ FLOORS = (
     ("load",),
     ("jackknife", "statistics"),
     ("study",),
-    ("planner", "worker"),
+    ("planner", "plans", "worker"),
     ("reports",),
     ("flags",),
     ("export", "main", "predict", "report", "reproduce", "sweep"),

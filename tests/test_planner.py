@@ -1,9 +1,13 @@
 """How runs are divided into groups: evenly, by what shares a batch, as many lanes as the device's memory holds."""
 
+import shutil
+
+import numpy as np
 import pytest
+import safetensors.numpy
 from test_study import make
 
-from fjt import memory, planner, worker
+from fjt import memory, planner, plans, worker
 from fjt.console import Silent
 from fjt.experiment import prepare
 from fjt.run import run
@@ -69,7 +73,7 @@ def test_lanes_are_divided_evenly_and_share_their_batches_where_they_can(tmp_pat
     assert made["bytes"] > 0
     programs = [set(group.programs) for group in groups]  # of three lanes, of four: steps and evaluation
     assert programs[0] == programs[1] and len(programs[0] | programs[2]) == 4
-    assert planner.load_plan(str(tmp_path / "study"))[1] == groups
+    assert plans.load(str(tmp_path / "study"))[1] == groups
 
 
 def test_no_more_lanes_than_the_memory_holds(tmp_path, monkeypatch):
@@ -90,7 +94,7 @@ def test_a_run_that_does_not_fit_is_refused(tmp_path, monkeypatch):
 def test_methods_that_change_their_program_go_one_by_one(tmp_path):
     (group,), made = plan(tmp_path, {"tune.method": ("gradual",), "model.path": ("",), "seed": (7, 8)}, seeds=5)
     assert group.mode == "loop"
-    assert made["confirmatory_seeds"] == 2  # the axis's, not the study's
+    assert set(made["planned_seeds"].values()) == {2}  # the axis's, not the study's
 
 
 def test_the_same_experiment_is_found_whatever_came_first(tmp_path):
@@ -104,3 +108,34 @@ def test_the_same_experiment_is_found_whatever_came_first(tmp_path):
     _, _, more = make(base | head, base | head | {"optim.b1": (config["optim"]["b1"],)}, seeds=1, mode="loop")
     with pytest.raises(UserError, match="are the same experiment"):
         planner.make_plan(str(tmp_path), study, config, more, planner.Shared(Silent()))
+
+
+def test_runs_of_other_contents_are_refused_before_any_is_made(tmp_path, base_model):
+    """The path may be another; what it leads to may not, whether runs are new or were planned before."""
+    copy, other, folder = tmp_path / "copy", tmp_path / "other", tmp_path / "study"
+    for path in (copy, other):
+        shutil.copytree(base_model, path)
+    weights = safetensors.numpy.load_file(other / "model.safetensors")
+    weights = {name: array + np.float32(0.5) for name, array in weights.items()}
+    safetensors.numpy.save_file(weights, other / "model.safetensors")
+    folder.mkdir()
+
+    def plan_over(path, seeds):
+        product = {"data.limit": (96,), "train.batch_size": (24,), "tune.method": ("full",)}
+        study, base, runs = make(product, seeds=seeds, mode="loop")
+        base["cache"]["dir"], base["mesh"]["data"] = str(tmp_path / "cache"), 1
+        base["model"]["path"] = str(path)
+        return planner.make_plan(str(folder), study, base, runs, planner.Shared(Silent()))[2]
+
+    assert list(plan_over(base_model, 1)["contents"]) == ["runs/agreement/data.limit=96"]
+    assert len(plan_over(copy, 2)["runs"]) == 2
+    for seeds in (2, 3):  # none is new, one is
+        with pytest.raises(UserError, match=f"not read the same weights, with config.model.path='{other}'"):
+            plan_over(other, seeds)
+    for seed in range(2):
+        run = folder / f"runs/agreement/full/data.limit=96/train.batch_size=24/seed={seed}"
+        run.mkdir(parents=True)
+        (run / "DONE").write_text("")
+    assert len(plan_over(other, 2)["runs"]) == 2  # nothing is left to read it
+    with pytest.raises(UserError, match="not read the same weights"):
+        plan_over(other, 3)

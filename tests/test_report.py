@@ -1,5 +1,6 @@
 """A study's report: its numbers, the same bytes from either source, what it warns of."""
 
+import ast
 import csv
 import html.parser
 import json
@@ -21,7 +22,7 @@ from made_study import (
 )
 
 from configs import seed_sweep
-from fjt import jackknife, metrics, report, statistics, study
+from fjt import jackknife, metrics, plans, report, statistics, study
 from fjt.reports import committed, contents, gather, sections
 from fjt.reports.cells import CROSSED, costs, edges, make_cells, make_trials, summarize, variance_parts
 from fjt.reports.comparisons import make_comparisons
@@ -146,7 +147,8 @@ def test_a_family_is_one_task_or_the_study(folder, tmp_path):
     found, cells = cells_of(folder, tmp_path)
     for family, size in (("task", 3), ("study", 6)):
         study = found.facts["study"] | {"family": family, "alpha": 0.5}
-        comparisons, alone = make_comparisons(list(cells.values()), found.facts | {"study": study})
+        facts = found.facts | {"study": study, "declared": study}
+        comparisons, alone = make_comparisons(list(cells.values()), facts)
         assert not alone and len(comparisons) == 6
         least = min(one.p for one in comparisons)
         assert least == pytest.approx(size * 2 / 256)
@@ -205,7 +207,46 @@ def test_more_seeds_than_planned_have_no_p(tmp_path):
     made = make_pairs(tmp_path / "study", 8)
     made.planned = 6
     (one,) = comparisons_of(made.finish(), tmp_path)
-    assert "8 seeds, and the plan that this study began with has 6" in one.p and one.new_seeds.n == 8
+    assert "8 seeds are in both cells, and 6 were planned of each cell" in one.p and one.new_seeds.n == 8
+
+
+def test_fewer_seeds_than_planned_have_no_p(tmp_path):
+    """Of either cell; a run that diverged has its seed's score."""
+    made = make_pairs(tmp_path / "study", 7)
+    made.cell("choices", "head", {7: DIVERGED})
+    (one,) = comparisons_of(made.finish(), tmp_path)
+    assert "7 seeds are in both cells, and 8 were planned of each cell" in one.p
+    planned = {"choices/full": 8, "choices/head": 7}
+    (one,) = comparisons_of(made.finish(planned_seeds=planned), tmp_path)
+    assert "7 were planned of choices/head and 8 of choices/full" in one.p
+    assert (
+        "7 to 8 seeds of a cell were planned"
+        in contents.family_text([one], records_of(made.folder, tmp_path).facts).text
+    )
+    made.cell("choices", "full", {7: predictions("choices", 0.9, "full", 7)})
+    (one,) = comparisons_of(made.finish(), tmp_path)
+    assert one.n == 8 and one.p < 0.05
+
+
+@pytest.mark.parametrize(("key", "before"), [("baseline", "''"), ("family", "'study'"), ("alpha", "0.01")])
+def test_what_is_declared_after_a_result_gives_no_p(tmp_path, key, before):
+    made = make_pairs(tmp_path / "study", 8)
+    declared = {name: made.study[name] for name in plans.DECLARED} | {key: ast.literal_eval(before)}
+    (one,) = comparisons_of(made.finish(declared=declared), tmp_path)
+    assert one.p.startswith(f"config.study.{key} was {before} and is {made.study[key]!r}: what a test asks")
+    assert one.new_seeds.n == 8
+
+
+def test_of_an_older_plan_the_seeds_are_counted(tmp_path):
+    made = make_pairs(tmp_path / "study", 7)
+    made.finish()
+    plan = json.loads((made.folder / "plan.json").read_text())
+    del plan["planned_seeds"], plan["declared"]
+    (made.folder / "plan.json").write_text(json.dumps(plan | {"confirmatory_seeds": 8}))
+    (one,) = comparisons_of(made.folder, tmp_path)
+    assert one.p < 0.05
+    facts = records_of(made.folder, tmp_path).facts
+    assert "; 7 seeds were planned" in contents.family_text([one], facts).text
 
 
 def test_what_has_no_p_stays_in_its_family(tmp_path):

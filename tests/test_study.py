@@ -88,7 +88,9 @@ def test_seeds_may_be_axes():
         (({"model.matmul_precision": ("high",)},), {}, "holds for a whole process"),
         (({"seed": (1, 2)}, {"seed": (2, 3)}), {}, "gives runs/agreement/full/seed=2 twice"),
         (({"task": ("agreement",)},), {"without": ({"task": "agreement"},)}, "without leaves none"),
-        (({"task": ("agreement",)},), {"without": ({"tsk": "agreement"},)}, "'tsk' is no option"),
+        (({"task": ("agreement",)},), {"without": ({"tsk": "agreement"},)}, "study.without: 'tsk' is no option"),
+        (({"task": ("agreement",)},), {"without": ({"task": "sentiment"},)}, "without: no cell has .*sentiment"),
+        (({"task": ("agreement",)},), {"without": ("agreement",)}, "without: 'agreement' should be a dict"),
         (({"tune.rank": choose(1, 2)},), {}, "tune.rank cannot be chosen"),
         (({"optim.learning_rate": choose(1e-3, 1e-2)},), {"first_tuning_seed": 4}, r"seeds \[4\] choose and are rep"),
         (({"seed": (1,)},), {"lanes": 0}, "study.lanes=0 should be at least 1"),
@@ -101,6 +103,15 @@ def test_seeds_may_be_axes():
 def test_what_a_study_cannot_mean(products, options, message):
     with pytest.raises(UserError, match=message):
         make(*products, **options)
+
+
+@pytest.mark.parametrize("key", ["products", "without"])
+def test_one_dict_where_a_tuple_of_them_should_stand(key):
+    config = study_config.get_config(quickstart.get_config())
+    del config.study[key]
+    config.study[key] = {"task": ("agreement",)}
+    with pytest.raises(UserError, match=f"config.study.{key} is one dict and should be a tuple of dicts"):
+        study.read(config)
 
 
 def test_a_value_of_the_wrong_type_names_its_key():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fjt import console, planner, reproduce, worker
+from fjt import console, plans, reproduce, worker
 from fjt.study import Run
 
 OPEN = (("optim.learning_rate", (1e-4, 1e-3, 1e-2)),)
@@ -48,8 +48,8 @@ def test_the_time_left_is_by_what_the_plan_expects_and_whoever_ends_runs(tmp_pat
     monkeypatch.setattr(console, "say", said.append)
     monkeypatch.setattr(worker.time, "monotonic", lambda: now[0])
     groups = [
-        planner.Group("0", "runs", "loop", "", (), ("a", "b"), (), 198.0),
-        planner.Group("1", "runs", "loop", "", (), ("c", "d"), (), 2.0),
+        plans.Group("0", "runs", "loop", "", (), ("a", "b"), (), 198.0),
+        plans.Group("1", "runs", "loop", "", (), ("c", "d"), (), 2.0),
     ]
     progress = worker.Progress(console.Silent(), str(tmp_path), groups)
     for name in ("a", "c"):
@@ -60,8 +60,28 @@ def test_the_time_left_is_by_what_the_plan_expects_and_whoever_ends_runs(tmp_pat
     assert said == ["2/4  a  accuracy 0.5  ETA 5:00"]
 
 
+def test_a_shard_waits_for_its_groups_and_no_others(tmp_path, monkeypatch):
+    """One of its two is held at first, by a process that then dies."""
+    names, tried = ("runs/a", "runs/b", "runs/c"), []
+    groups = [plans.Group(str(i), "runs", "loop", "", (), (name,), (), 1.0) for i, name in enumerate(names)]
+
+    def take(folder, group, *_):
+        tried.append(group.id)
+        if tried == ["0"]:
+            return False
+        (tmp_path / group.runs[0]).mkdir(parents=True)
+        (tmp_path / group.runs[0] / "DONE").write_text("")
+        return True
+
+    monkeypatch.setattr(worker, "_take", take)
+    monkeypatch.setattr(worker, "POLL", 0.0)
+    runs = {name: Run(name, "runs", name[-1], ()) for name in names}
+    assert not worker.work(str(tmp_path), {}, runs, groups, None, shard=(0, 2))
+    assert tried == ["0", "2", "0"]
+
+
 def record(sha256, accuracy):
-    return {"params_sha256": sha256, "metrics": {"accuracy": accuracy}}
+    return {"params_sha256": sha256, "metrics": {"accuracy": accuracy}, "failed": None}
 
 
 @pytest.mark.parametrize(
@@ -81,4 +101,29 @@ def record(sha256, accuracy):
 )
 def test_what_a_run_made_again_is_said_to_be(now, losses, words, code):
     said, found = reproduce.compare(record("a", 0.5), now, [1.0, 0.5, 0.25], losses)
+    assert said.startswith(words) and found == code
+
+
+NAN, INF = ({"failed": f"the loss of step 3 is {loss}, its gradient's norm nan"} for loss in ("nan", "inf"))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "losses", "words", "code"),
+    [
+        (NAN, NAN, [1.0, 0.5], "the same bits, up to where the loss of step 3 is nan", 0),
+        (NAN, INF, [1.0, 0.5 + 5e-7], "the same within tolerance: the first 20 losses within 1.0e-06", 0),
+        (NAN, NAN, [1.0, 0.6], "different, from step 2 on: its loss 0.5 then, 0.6 now", 1),
+        (
+            NAN,
+            record("a", 0.5),
+            [1.0, 0.5, 0.4],
+            "different, from step 3 on: its loss none then, 0.4 now; the loss of step 3 is nan, its gradient's norm "
+            "nan then, it finished now",
+            1,
+        ),
+        (record("a", 0.5), NAN, [1.0, 0.5], "different, from step 3 on", 1),
+    ],
+)
+def test_what_a_run_that_failed_is_said_to_be(before, now, losses, words, code):
+    said, found = reproduce.compare(before, now, [1.0, 0.5], losses)
     assert said.startswith(words) and found == code

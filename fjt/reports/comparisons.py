@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from fjt import statistics
+from fjt import plans, statistics
 from fjt.reports.cells import CROSSED, Cell, attempt, partner, sign_of
 from fjt.reports.committed import DIVERGED, FINISHED
 
@@ -106,30 +106,37 @@ def _sd(values):
 
 def _adjusted(family, facts):
     """[p, or why there is none] of a family of Comparisons, by sign flips over all runs and Holm's adjustment."""
-    planned = facts["confirmatory_seeds"]
     rows = [row for one in family for cell in (one.cell, one.base) for row in cell.rows]
     waiting = len({row["run"] for row in rows if row["state"] not in (FINISHED, DIVERGED)})
     if waiting:
         return [f"{waiting} runs of these comparisons have not ended, and a test is made once, at the end."] * len(
             family
         )
-    reasons = [_no_test(one, planned) for one in family]
-    # What is not tested stays in the family, as a tie that no test rejects: the others do not gain by its absence.
-    differences = [np.zeros(planned) if no else one.differences for one, no in zip(family, reasons, strict=True)]
+    changed = plans.changed(facts["study"], facts["declared"])
+    reasons = [changed or _no_test(one, facts["planned_seeds"]) for one in family]
     if all(reasons):
         return reasons
+    # What is not tested stays in the family, as a tie that no test rejects: the others do not gain by its absence.
+    tie = np.zeros(max(one.n for one, no in zip(family, reasons, strict=True) if not no))
+    differences = [tie if no else one.differences for one, no in zip(family, reasons, strict=True)]
     p = attempt(statistics.sign_flip_family, differences, facts["study"]["alpha"])
     values = [p] * len(family) if isinstance(p, str) else [float(x) for x in p]
     return [reason or value for reason, value in zip(reasons, values, strict=True)]
 
 
 def _no_test(one, planned):
-    """Why a Comparison has no p, "" where it has one."""
+    """Why a Comparison has no p, "" where it has one.  planned: {cell: seeds}."""
     if one.cell.crossed or one.base.crossed:
         return CROSSED
-    if one.n > planned:
-        return (
-            f"{one.n} seeds, and the plan that this study began with has {planned} of a cell: who adds "
-            "seeds after a look may go on until p is small, so there is none."
-        )
-    return "" if one.n else f"No seed has a score in both {one.cell.name} and {one.base.name}."
+    if not one.n:
+        return f"No seed has a score in both {one.cell.name} and {one.base.name}."
+    mine, theirs = (planned.get(cell.name, 0) for cell in (one.cell, one.base))
+    if one.n == mine == theirs:
+        return ""
+    each = f"{mine} were planned of each cell"
+    if mine != theirs:
+        each = f"{mine} were planned of {one.cell.name} and {theirs} of {one.base.name}"
+    return (
+        f"{one.n} seeds are in both cells, and {each}: who stops or goes on after a look may do so when p is small, so "
+        "there is none."
+    )

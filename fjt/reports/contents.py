@@ -267,9 +267,11 @@ def few_text(cells, metric):
 
 def family_text(own, facts):
     """How many comparisons the p values of a task are adjusted over."""
-    study = facts["study"]
+    study, planned = facts["study"], facts["planned_seeds"]
+    sizes = sorted({planned.get(cell.name, 0) for one in own for cell in (one.cell, one.base)})
+    seeds = f"{sizes[0]} seeds" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} seeds of a cell"
     over = "all comparisons of the study" if study["family"] == "study" else "those of this task"
     return Text(
         f"Each method's {own[0].metric} minus that of the baseline's cell which agrees in all the axes it has. p is "
-        f"adjusted over {over}, at {study['alpha']:g}; {facts['confirmatory_seeds']} seeds were planned."
+        f"adjusted over {over}, at {study['alpha']:g}; {seeds} were planned."
     )

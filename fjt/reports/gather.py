@@ -10,13 +10,11 @@ import shlex
 
 import numpy as np
 
-from fjt import metrics, records
+from fjt import metrics, plans, records
 from fjt.reports.committed import BEGUN, DIVERGED, ENVIRONMENT, FILES, FINISHED, MISSING, OPTIONS, RESULT, Records, text
 from fjt.settings import PATHS, UserError, flatten
 from fjt.study import SEEDS, label
 
-# Values of these change the data, so that runs may differ in its hash.
-DATA_KEYS = ("data.", "seeds.subset", "model.path", "model.revision", "model.max_length", "model.scratch.")
 POINTS = 50  # of a training curve, each the mean of the steps since the one before
 
 
@@ -48,13 +46,17 @@ def read(folder):
     _check_data(rows)
     dev = {name: found | {"predicted": np.stack(found["predicted"])} for name, found in dev.items()}
     dev = {name: found | {"runs": np.array(found["runs"], np.int32)} for name, found in dev.items()}
+    cells = {run["cell"]: names.cell(run) for run in plan["runs"].values()}
     facts = {
         "study": plan["study"],
-        "confirmatory_seeds": plan["confirmatory_seeds"],
         "command": _without_paths(plan.get("command", "")),
         "open": {names.cell(run): names.open(run) for run in plan["runs"].values() if run["open"]},
         "metrics": _metrics(rows),
     }
+    if "declared" in plan:
+        facts["declared"] = plan["declared"]
+    if "planned_seeds" in plan:
+        facts["planned_seeds"] = {cells[cell]: count for cell, count in plan["planned_seeds"].items()}
     return Records(tuple(rows), dev, {"train": _flat(train), "held_out": _flat(held_out)}, facts)
 
 
@@ -68,7 +70,7 @@ def _read_plan(folder):
         plan = records.read_json(path)
     except ValueError:
         plan = None
-    if not isinstance(plan, dict) or not {"config", "study", "confirmatory_seeds", "runs", "active"} <= set(plan):
+    if not isinstance(plan, dict) or not {"config", "study", "runs", "active"} <= set(plan):
         raise UserError(f"{path} is not of a study; give the --workdir of `python -m fjt.sweep`.")
     return plan
 
@@ -245,8 +247,7 @@ def _check_data(rows):
     """Raises UserError for two runs of one task and phase on other data that no axis accounts for."""
     seen = {}
     for row in rows:
-        axes = tuple(part for part in row["cell"].split("/")[2:] if part.startswith(DATA_KEYS))
-        other = seen.setdefault((row["task"], row["phase"], axes), row) if row.get("data_sha256") else row
+        other = seen.setdefault(plans.data_key(row["phase"], row["cell"]), row) if row.get("data_sha256") else row
         if other.get("data_sha256") != row.get("data_sha256"):
             raise UserError(
                 f"{other['run']} and {row['run']} did not read the same data (data_sha256 {other['data_sha256'][:12]} "

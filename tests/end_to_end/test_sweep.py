@@ -93,6 +93,8 @@ def test_the_plan_says_how_many_programs_are_compiled(done):
     folder, text = done
     said = re.search(r"13 runs, 3 of them to choose -> (\d+) programs in (\d+) groups", text)
     assert said, text
+    assert "warning: 2 seeds of table/lora/tune.max_rank=4/tune.rank=2/optim.learning_rate=0.001: there is no" in text
+    assert "warning: 2 seeds in a family of 4 tests: " in text and "Plan 8 seeds of each cell" in text
     assert text.count("compiled a program") == int(said.group(1))
     # LoRA's 8 runs, of two ranks, two rates and two seeds, are one group.
     groups = json.loads((folder / "plan.json").read_text())["groups"]
@@ -193,18 +195,19 @@ def test_again_does_nothing_and_more_seeds_run_alone(done, launch, arguments, tm
     folder = tmp_path / "study"
     shutil.copytree(done[0], folder)
     before = {name: (path / "result.json").stat().st_mtime_ns for name, path in runs_below(folder).items()}
-    again = launch(*arguments(), "--workdir", folder, program="fjt.sweep", hook=compilations_are_told)
+    again = launch(*arguments(study__alpha=0.1), "--workdir", folder, program="fjt.sweep", hook=compilations_are_told)
     assert again.code == 0 and "compiled" not in again.text and not re.search(r"^\d+/\d+  ", again.text, re.M), (
         again.text
     )
     assert "Scores on dev" in again.text  # the report is made again
+    assert "warning: config.study.alpha was 0.05 and is 0.1" in again.text
     more = launch(*arguments(study__seeds=3), "--workdir", folder, program="fjt.sweep")
     assert more.code == 0, more.text
     new = set(runs_below(folder)) - set(before)
     assert len(new) == 5 and all(name.endswith("seed=2") for name in new)
     assert {name: (path / "result.json").stat().st_mtime_ns for name, path in runs_below(folder).items()
             if name in before} == before  # fmt: skip
-    assert "3 seeds, and the plan that this study began with has 2" in (folder / "report" / "report.md").read_text()
+    assert "3 seeds are in both cells, and 2 were planned of each" in (folder / "report" / "report.md").read_text()
 
 
 def count(folder, name):
@@ -340,6 +343,13 @@ def test_a_baseline_that_is_no_method_is_refused_before_any_run(launch, argument
     assert not (tmp_path / "study" / "runs").exists()
 
 
+def test_a_product_that_is_no_tuple_is_refused(launch, arguments, tmp_path):
+    products = '{"tune.method": ("lora",)}'
+    ended = launch(*arguments(products), "--workdir", tmp_path / "study", program="fjt.sweep")
+    assert ended.code == 2 and "Traceback" not in ended.text, ended.text
+    assert "a dict with the key 'tune.method' where none can stand: config.study.products and" in ended.text
+
+
 def test_two_runs_that_are_the_same_experiment_are_refused(launch, arguments, tmp_path):
     products = '({"tune.method": ("lora",)}, {"tune.method": ("lora",), "tune.rank": (8,)})'
     ended = launch(*arguments(products), "--workdir", tmp_path / "study", program="fjt.sweep")
@@ -354,4 +364,7 @@ def test_a_run_that_diverges_is_counted_and_the_others_go_on(launch, arguments, 
     assert sorted(bool(result["failed"]) for result in results) == [False, True]
     again = launch(*arguments(products, study__seeds=1), "--workdir", tmp_path / "study", program="fjt.sweep")
     assert again.code == 0 and "failed" not in again.text
+    (name,) = [name for name, path in runs_below(tmp_path / "study").items() if not (path / "DONE").exists()]
+    same = launch(tmp_path / "study" / name, program="fjt.reproduce")
+    assert same.code == 0 and f"{name}: the same bits, up to where " in same.text, same.text
     assert np.isfinite([result["metrics"]["accuracy"] for result in results if not result["failed"]]).all()
