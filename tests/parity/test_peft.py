@@ -1,6 +1,7 @@
 """PEFT's adapters and fjt's, in both directions, and their training, on the same weights and texts."""
 
 import dataclasses
+import pathlib
 
 import numpy as np
 import peft
@@ -10,7 +11,10 @@ import torch
 import transformers
 from reference import encode, ours
 
-from fjt.data import batches
+from fjt import records
+from fjt.data import batches, tokenize
+from fjt.data.tasks import Task
+from fjt.interop import hf
 from fjt.interop import peft as interop
 from fjt.tuning import partition
 from tests import adapted
@@ -75,6 +79,27 @@ def test_ours_in_theirs(case, reference, tmp_path):
         assert np.abs(expected - bare).max() > 1e-2  # the adapter matters
     again = adapted.logits(model, base, interop.read(tmp_path, model.config), examples)
     np.testing.assert_allclose(again, found, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if partition.can_merge(partition.find_methods(CASES[case][0]))]
+)
+def test_a_merged_model_in_theirs(case, reference, tmp_path):
+    """What fjt.export writes as hf, in PyTorch, gives what the adapter gives in fjt."""
+    directory, _, texts = reference
+    model, base = ours(directory)
+    adapter = adapted.shaken(CASES[case][0], model, base, directory)
+    _, params, _ = adapted.over(model, base, adapter, examples_of(directory, texts[0])[0])
+    merged = partition.merged(adapter.methods, params, model.config)
+    task = Task("texts", "classification", ("no", "yes"), ("accuracy",))
+    raw = records.read_json(pathlib.Path(directory) / "config.json")
+    hf.export(tmp_path / "merged", merged, raw, task, tokenize.load_tokenizer(directory), "bert")
+    loaded = classifier(tmp_path / "merged")
+    for split in texts:
+        examples, inputs = examples_of(directory, split)
+        with torch.no_grad():
+            found = loaded(**inputs).logits.numpy()
+        np.testing.assert_allclose(found, adapted.logits(model, base, adapter, examples), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("case", THEIRS)
