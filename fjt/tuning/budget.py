@@ -27,7 +27,8 @@ def solve_budget(tune, base, config, max_length):
         if getattr(tune, other):
             raise UserError(f"config.tune.budget solves config.tune.{option}; leave out config.tune.{other}.")
     step = max(METHODS[name].step for name in still_open)
-    sizes = range(step, min(METHODS[name].highest(config, max_length) for name in still_open) + 1, step)
+    highest = min(METHODS[name].highest(config, max_length) for name in still_open)
+    sizes = range(step, max(step, highest) + 1, step)  # where none fits, the check of the method's options says why
 
     def solved(size):
         return dataclasses.replace(tune, **{option: size})
