@@ -23,9 +23,7 @@ def get_config(arg="mrpc,lora"):
     config = glue.get_config(arg)
     config.tune.train_pooler = True
     if "pattern" in config.tune.method:
-        config.tune.train = (
-            "encoder/layer_[45]/",
-        )  # the highest two of MiniLM's six, for other encoders give your own
+        config.tune.train = ("encoder/layer_[45]/",)  # the highest two of MiniLM's six; give your own for others
     config.train.epochs = 5
     config.eval.test = False
     return config

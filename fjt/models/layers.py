@@ -306,8 +306,8 @@ def attend(q, k, v, queries, keys, noise, gate=None):
     scores = jnp.matmul(q, jnp.swapaxes(k, -1, -2), preferred_element_type=wide(q.dtype))
     scores = scores * (1.0 / math.sqrt(q.shape[-1]))
     if gate is not None:
-        gate, gated = gate[:, :, None, :, None], jnp.arange(k.shape[3]) < prefix
-        scores = jnp.where(gated[(None,) * 4], scores * gate.astype(scores.dtype), scores)
+        gate, gated = gate[:, :, None, :, None], (jnp.arange(k.shape[3]) < prefix)[(None,) * 4]
+        scores = jnp.where(gated, scores * gate.astype(scores.dtype), scores)
     scores = jnp.where(visible[:, :, None], scores, jnp.finfo(scores.dtype).min)
     keep = None
     if noise is not None:
@@ -321,8 +321,8 @@ def attend(q, k, v, queries, keys, noise, gate=None):
     rate = None if noise is None else noise.attention
     if gate is None:
         y = weigh(scores, v, keep, rate)
-    else:
-        gated = gated[None, None, None, :, None]
-        y = weigh(scores, jnp.where(gated, 0, v), keep, rate)
-        y = y + gate * weigh(scores, jnp.where(gated, v, 0), keep, rate)
+    else:  # weigh's backward pass holds for weights that add up to one before dropout alone
+        weights = prng.thin(jax.nn.softmax(scores, axis=-1).astype(v.dtype), keep, rate)
+        weights = jnp.where(gated, gate * weights, weights)
+        y = jnp.matmul(weights, v, preferred_element_type=wide(v.dtype)).astype(v.dtype)
     return jnp.swapaxes(y, 2, 3)

@@ -184,8 +184,7 @@ def _add_predictions(path, split, task, row, dev):
     with np.load(file) as arrays:
         logits, truth, ids, names = (arrays[name] for name in ("logits", "label", "id", "label_names"))
         cluster = arrays["cluster"] if "cluster" in arrays else None
-    scores = truth.dtype.kind == "f"
-    labelled = ~np.isnan(truth) if scores else truth >= 0
+    scores, labelled = truth.dtype.kind == "f", _labelled(truth)
     if not labelled.any():
         return None
     predicted = metrics.predict(logits[labelled], "regression" if scores else "classification")
@@ -205,8 +204,12 @@ def _add_predictions(path, split, task, row, dev):
 def _count(path):
     """How many labelled rows a run's dev split has."""
     with np.load(os.path.join(path, "predictions", "dev.npz")) as arrays:
-        label = arrays["label"]
-    return int((~np.isnan(label) if label.dtype.kind == "f" else label >= 0).sum())
+        return int(_labelled(arrays["label"]).sum())
+
+
+def _labelled(truth):
+    """bool[m] of class ids, -1 where there is none, or of scores, NaN where there is none."""
+    return ~np.isnan(truth) if truth.dtype.kind == "f" else truth >= 0
 
 
 def _training(path, planned):
