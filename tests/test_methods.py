@@ -204,7 +204,7 @@ def test_operations_follow_the_law(case):
     params = params | ({"adapters": added} if added else {})
     chosen = partition.trainable_names(params, config.layers, tune, ())
     found = test_step.lowered_flops(chosen, model=model, params=params, methods=partition.traced_values(methods))
-    assert abs(found / test_step.planned_flops(chosen, params) - 1) < 0.1
+    assert abs(found / test_step.planned_flops(chosen, params) - 1) < 0.05
 
 
 @pytest.mark.parametrize("case", LIKE_BASE)
