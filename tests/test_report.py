@@ -1,9 +1,7 @@
 """A study's report: its numbers, the same bytes from either source, what it warns of."""
 
-import ast
 import csv
 import html.parser
-import json
 import math
 
 import numpy as np
@@ -21,12 +19,11 @@ from made_study import (
     write_study,
 )
 
-from configs import seed_sweep
-from fjt import jackknife, metrics, plans, report, statistics, study
+from fjt import jackknife, report, statistics
 from fjt.reports import committed, contents, gather, sections
-from fjt.reports.cells import CROSSED, costs, edges, make_cells, make_trials, summarize, variance_parts
+from fjt.reports.cells import costs, edges, make_cells, make_trials, summarize
 from fjt.reports.comparisons import make_comparisons
-from fjt.reports.figures import draw_best, fewer, pareto, styles
+from fjt.reports.figures import fewer, pareto
 
 SEEDS = range(8)
 
@@ -198,79 +195,6 @@ def test_a_choice_that_was_not_the_best_is_told(tmp_path):
     assert table.rows[2][2:4] == ("0/1", "- ± -")
 
 
-def comparisons_of(folder, tmp_path):
-    found, cells = cells_of(folder, tmp_path)
-    return make_comparisons(list(cells.values()), found.facts)[0]
-
-
-def test_more_seeds_than_planned_have_no_p(tmp_path):
-    made = make_pairs(tmp_path / "study", 8)
-    made.planned = 6
-    (one,) = comparisons_of(made.finish(), tmp_path)
-    assert "8 seeds are in both cells, and 6 were planned of each cell" in one.p and one.new_seeds.n == 8
-
-
-def test_fewer_seeds_than_planned_have_no_p(tmp_path):
-    """Of either cell; a run that diverged has its seed's score."""
-    made = make_pairs(tmp_path / "study", 7)
-    made.cell("choices", "head", {7: DIVERGED})
-    (one,) = comparisons_of(made.finish(), tmp_path)
-    assert "7 seeds are in both cells, and 8 were planned of each cell" in one.p
-    planned = {"choices/full": 8, "choices/head": 7}
-    (one,) = comparisons_of(made.finish(planned_seeds=planned), tmp_path)
-    assert "7 were planned of choices/head and 8 of choices/full" in one.p
-    assert (
-        "7 to 8 seeds of a cell were planned"
-        in contents.family_text([one], records_of(made.folder, tmp_path).facts).text
-    )
-    made.cell("choices", "full", {7: predictions("choices", 0.9, "full", 7)})
-    (one,) = comparisons_of(made.finish(), tmp_path)
-    assert one.n == 8 and one.p < 0.05
-
-
-@pytest.mark.parametrize(("key", "before"), [("baseline", "''"), ("family", "'study'"), ("alpha", "0.01")])
-def test_what_is_declared_after_a_result_gives_no_p(tmp_path, key, before):
-    made = make_pairs(tmp_path / "study", 8)
-    declared = {name: made.study[name] for name in plans.DECLARED} | {key: ast.literal_eval(before)}
-    (one,) = comparisons_of(made.finish(declared=declared), tmp_path)
-    assert one.p.startswith(f"config.study.{key} was {before} and is {made.study[key]!r}: what a test asks")
-    assert one.new_seeds.n == 8
-
-
-def test_of_an_older_plan_the_seeds_are_counted(tmp_path):
-    made = make_pairs(tmp_path / "study", 7)
-    made.finish()
-    plan = json.loads((made.folder / "plan.json").read_text())
-    del plan["planned_seeds"], plan["declared"]
-    (made.folder / "plan.json").write_text(json.dumps(plan | {"confirmatory_seeds": 8}))
-    (one,) = comparisons_of(made.folder, tmp_path)
-    assert one.p < 0.05
-    facts = records_of(made.folder, tmp_path).facts
-    assert "; 7 seeds were planned" in contents.family_text([one], facts).text
-
-
-def test_what_has_no_p_stays_in_its_family(tmp_path):
-    made = make_pairs(tmp_path / "study", 6, alpha=0.1)
-    seeds = {seed: predictions("choices", 0.5, "lora", seed) for seed in range(7)}
-    made.cell("choices", "lora", seeds)
-    made.cell("choices", "full", {6: predictions("choices", 0.9, "full", 6)})
-    made.planned = 6
-    head, lora = comparisons_of(made.finish(), tmp_path)
-    assert "7 seeds" in lora.p and head.p == pytest.approx(2 * 2 / 2**6)
-
-
-def test_too_few_seeds_are_refused_once_with_what_is_needed(tmp_path):
-    folder = make_pairs(tmp_path / "study", 3, seeds=3).finish()
-    found = records_of(folder, tmp_path)
-    cells = make_cells(found)
-    comparisons, _ = make_comparisons(cells, found.facts)
-    table = sections.comparison_table(comparisons, "accuracy", lambda cell: cell.method)
-    assert [note for note in table.notes if "Run 6 seeds" in note] == [comparisons[0].p]
-    scores = sections.score_table(cells, "accuracy", lambda cell: cell.method)
-    assert len(scores.notes) == 1 and "needs 5: run more seeds" in scores.notes[0]
-    assert [row[3] for row in scores.rows] == ["- [1]", "- [1]"]
-
-
 def test_a_study_in_progress(tmp_path):
     made = make_pairs(tmp_path / "study", 6)
     made.cell("choices", "head", {6: BEGUN, 7: MISSING})
@@ -296,89 +220,6 @@ def test_runs_of_earlier_configs_are_reported_and_never_waited_for(tmp_path):
     assert "Of these runs, 1 were asked for by earlier configs" in "".join(contents.what_was_run(found))
 
 
-def crossed(folder, a=5, b=5, outcome=None):
-    made = MadeStudy(folder, baseline="")
-    for i in range(a):
-        for j in range(b):
-            seeds = (("seeds.init", i), ("seeds.data", 10 + j))
-            done = predictions("choices", 0.75 + 0.04 * (i % 3), i, j)
-            made.cell("choices", "full", {seeds: outcome if outcome and i == j == 1 else done})
-    return made.finish()
-
-
-def test_crossed_seeds_are_taken_apart(tmp_path):
-    found, cells = cells_of(crossed(tmp_path / "study"), tmp_path)
-    cell = cells["choices/full"]
-    table = cell.scores("accuracy").reshape(5, 5)
-    wanted = statistics.variance_parts(table)
-    assert variance_parts(cell, "accuracy") == dict(zip(("seeds.init", "seeds.data", "rest"), wanted, strict=True))
-    assert summarize(cell, "accuracy")["new_seeds"] == CROSSED
-    assert contents.fixed_seeds(found)[0].startswith("All reported runs have the same seeds.dropout: what is said")
-    shown = sections.parts_table([cell], "accuracy", lambda cell: cell.method).rows
-    assert shown[0][:4] == ("full", "25", "seeds.init", f"{100 * wanted[0].estimate ** 0.5:.2f}")
-    assert contents.seeds_text(found.rows) == "seeds.init 0 to 4 and seeds.data 10 to 14"
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "outcome", "why"),
-    [(4, 5, None, "4 x 5 seeds"), (5, 5, DIVERGED, "1 of its runs collapsed"), (5, 5, MISSING, "24 of its runs have")],
-)
-def test_what_cannot_be_taken_apart_is_said(tmp_path, a, b, outcome, why):
-    _, cells = cells_of(crossed(tmp_path / "study", a, b, outcome), tmp_path)
-    assert why in variance_parts(cells["choices/full"], "accuracy")
-
-
-def test_the_seeds_of_the_shipped_sweep_are_taken_apart(tmp_path):
-    """Each of its runs has dropout noise of its own, which is of the rest. The best of n is of independent runs."""
-    config, made = seed_sweep.get_config(), MadeStudy(tmp_path / "study")
-    for run in study.make_runs(*study.read(config)):
-        seeds = tuple((key, value) for key, value in run.values if key.startswith("seeds."))
-        skill = 0.8 + 0.02 * dict(seeds)["seeds.init"]
-        made.cell("choices", "full", {seeds: predictions("choices", skill, *map(str, seeds))})
-    found, cells = cells_of(made.finish(), tmp_path)
-    cell = cells["choices/full"]
-    assert contents.fixed_seeds(found) == [] == contents.fixed_seeds(records_of(write_study(tmp_path / "s"), tmp_path))
-    assert len(cell.rows) == 25 and list(variance_parts(cell, "accuracy")) == ["seeds.init", "seeds.data", "rest"]
-    assert cell.crossed and draw_best([cell], "accuracy", styles([cell]), str) is None
-
-
-def test_scores_that_differ_by_rounding_alone_are_one_value(tmp_path):
-    """A regression that gives its mean: named, scored as a constant, and in no interval."""
-    made = MadeStudy(tmp_path / "study")
-    outcomes = {seed: predictions("marks", 0.8, "full", seed) for seed in SEEDS}
-    outcomes[3] = np.float32(0.25 + 1e-5 * truth("marks"))  # correlates with the labels as well as can be
-    made.cell("marks", "full", outcomes)
-    found, cells = cells_of(made.finish(), tmp_path)
-    cell = cells["marks/full"]
-    assert found.rows[3]["metrics.pearson"] > 0.99 and cell.scores("pearson")[3] == 0
-    assert cell.collapsed.tolist() == [seed == 3 for seed in SEEDS] and cell.scores("pearson")[0] > 0.5
-    assert "runs/marks/full/seed=3` (always 0.25)" in sections.failures([cell])[0].text
-    assert summarize(cell, "pearson")["new_seeds"].n == 7
-
-
-def test_what_held_out_rows_chose_is_scored_on_the_published_dev_set(tmp_path):
-    made = MadeStudy(tmp_path / "study")
-    made.cell("choices", "full", {seed: predictions("choices", 0.95, seed) for seed in SEEDS}, looks=3)
-    folder = made.finish()
-    official = [predictions("choices", 0.7, "official", seed) for seed in SEEDS]
-    for seed in SEEDS:
-        path = folder / f"runs/choices/full/seed={seed}"
-        with np.load(path / "predictions/dev.npz") as arrays:
-            logits = np.eye(2, dtype=np.float32)[official[seed]]
-            np.savez(path / "predictions/official_dev.npz", **(dict(arrays) | {"logits": logits}))
-        result = json.loads((path / "result.json").read_text())
-        scores = {name: metrics.METRICS[name](official[seed], truth("choices")) for name in ("accuracy", "f1")}
-        result["splits"]["official_dev"] = scores
-        (path / "result.json").write_text(json.dumps(result))
-    found, cells = cells_of(folder, tmp_path)
-    wanted = [np.mean(one == truth("choices")) for one in official]
-    np.testing.assert_allclose(cells["choices/full"].scores("accuracy"), wanted)
-    assert {row["looks"] for row in found.rows} == {1}
-    assert found.rows[0]["splits.dev.accuracy"] == pytest.approx(
-        np.mean(predictions("choices", 0.95, 0) == truth("choices"))
-    )
-
-
 def test_a_step_that_is_chosen_on_dev_itself_is_warned_of(tmp_path):
     made = MadeStudy(tmp_path / "study")
     made.cell("choices", "full", {seed: predictions("choices", 0.9, seed) for seed in SEEDS}, looks=3)
@@ -390,61 +231,6 @@ def test_a_step_that_is_chosen_on_dev_itself_is_warned_of(tmp_path):
     (warning,) = contents.chosen_on_dev(found)
     assert "8 reported runs took the step that scores best on dev itself" in warning and "3 looks" in warning
     assert contents.chosen_on_dev(records_of(make_pairs(tmp_path / "last", 3).finish(), tmp_path)) == []
-
-
-def test_what_hidden_states_take_stands_apart(tmp_path):
-    made = MadeStudy(tmp_path / "study")
-    made.cell("choices", "head", {seed: predictions("choices", 0.9, seed) for seed in SEEDS})
-    folder = made.finish()
-    for seed in SEEDS:
-        path = folder / f"runs/choices/head/seed={seed}/result.json"
-        more = {"hidden_seconds": 15.0 * (seed == 0), "start_layer": 6, "lanes": 4}
-        path.write_text(json.dumps(json.loads(path.read_text()) | more))
-    _, cells = cells_of(folder, tmp_path)
-    table = sections.cost_table(list(cells.values()), lambda cell: cell.method)
-    row = dict(zip(table.columns, table.rows[0], strict=True))
-    assert row[">seconds for hidden states, all runs"] == "15.0 [2]"
-    assert row[">training seconds: median (lowest to highest)"] == "10.0 (10.0 to 10.0) [1]"
-    assert list(table.notes) == [sections.LANES, sections.HIDDEN]
-
-
-def test_less_is_better_where_it_is(tmp_path):
-    made = MadeStudy(tmp_path / "study")
-    for method, skill in (("full", 0.9), ("head", 0.7)):
-        for seed in range(8):
-            made.cell("errors", method, {seed: predictions("errors", skill, method, seed)})
-    made.cell("errors", "full", {8: DIVERGED})
-    found, cells = cells_of(made.finish(), tmp_path)
-    full, head = cells["errors/full"], cells["errors/head"]
-    label = np.float64(truth("errors"))
-    errors = [np.mean((np.float32(predictions("errors", 0.9, "full", s)) - label) ** 2) for s in range(8)]
-    errors.append(np.var(label))  # the mean is predicted
-    values = summarize(full, "mse")
-    assert full.scores("mse") == pytest.approx(errors)
-    assert values["best"] == min(errors) and values["worst"] == max(errors) and values["mean"] == np.mean(errors)
-    (one,) = make_comparisons([full, head], found.facts)[0]
-    assert one.mean > 0 and one.improvement < 0.5 and "mse has no points" in one.needed and one.p < 0.05
-
-
-def test_regressions_that_diverge_correlate_with_nothing(tmp_path):
-    made = MadeStudy(tmp_path / "study", baseline="")
-    made.cell("marks", "full", {0: predictions("marks", 0.9, 0), 1: DIVERGED})
-    _, cells = cells_of(made.finish(), tmp_path)
-    assert cells["marks/full"].scores("pearson")[1] == cells["marks/full"].scores("spearman")[1] == 0.0
-
-
-def test_a_baseline_agrees_in_all_axes_it_has(tmp_path):
-    made = MadeStudy(tmp_path / "study", seeds=1)
-    for length in (64, 128):
-        made.cell("choices", "full", {0: predictions("choices", 0.9, length)}, {"model.max_length": length})
-        for rank in (2, 4):
-            axes = {"model.max_length": length, "tune.rank": rank}
-            made.cell("choices", "lora", {0: predictions("choices", 0.9, length, rank)}, axes)
-    made.cell("choices", "head", {0: predictions("choices", 0.9, "head")})
-    found, cells = cells_of(made.finish(), tmp_path)
-    comparisons, alone = make_comparisons(list(cells.values()), found.facts)
-    assert len(comparisons) == 4 and [cell.name for cell in alone] == ["choices/head"]
-    assert all(one.base.axes == {"model.max_length": one.cell.axes["model.max_length"]} for one in comparisons)
 
 
 def test_environments_that_disagree_are_told(tmp_path):
