@@ -41,10 +41,12 @@ WHY = (
     "the weights, some 32 bytes a parameter and step (3.5 GB for bert-base, of which the embedding table has no "
     "product at all), which counts few operations and takes memory's time; methods that train little save all of it. "
     "Above: scales, activations and thin products (a rank or a bottleneck wide) run at memory's rate, not at that of "
-    "the large products; IA3 shows it alone, for it adds element-wise products and nothing else. Between small ones: "
-    "steps are taken in the table's order, and one after a large step finds caches and pages cold, so head, after "
-    "mixout, stands above stage 1 of gradual, after stage 0. By themselves they take 99 and 107 ms, after a step of "
-    "full 125 and 128 (MiniLM's shape, the same kind of machine, beside other work)."
+    "the large products; IA3 shows it alone, for it adds element-wise products and nothing else; UniPELT's gates are "
+    "means over each text's tokens that scale scores, values and updates token by token, so its step takes longer "
+    "than full tuning's at fewer operations. Between small ones: steps are taken in the table's order, and one after "
+    "a large step finds caches and pages cold, so head, after mixout, stands above stage 1 of gradual, after stage 0."
+    " By themselves they take 99 and 107 ms, after a step of full 125 and 128 (MiniLM's shape, the same kind of "
+    "machine, beside other work)."
 )
 
 
