@@ -81,7 +81,11 @@ def work(folder, base, runs, groups, shared, *, shard=(0, 1)):
                 tuning = [group for group in groups if group.phase == "tuning"]
                 _wait(folder, tuning, base, runs, shared, progress, told)
             _wait(folder, mine, base, runs, shared, progress, told)
-    return all(ended(os.path.join(folder, name)) for name in names)
+    over = all(ended(os.path.join(folder, name)) for name in names)
+    if over:
+        for group in groups:  # what one that was killed at its very end has left
+            shutil.rmtree(os.path.join(folder, "groups", group.id, "checkpoints"), ignore_errors=True)
+    return over
 
 
 def _wait(folder, groups, base, runs, shared, progress, told):
@@ -98,10 +102,9 @@ def _wait(folder, groups, base, runs, shared, progress, told):
 
 def _take(folder, group, base, runs, shared, progress, told):
     """Makes the runs of a group that have not ended; False when another process has it."""
-    own = os.path.join(folder, "groups", group.id)
     if all(ended(os.path.join(folder, name)) for name in group.runs):
-        shutil.rmtree(os.path.join(own, "checkpoints"), ignore_errors=True)  # of one that was killed at its very end
         return True
+    own = os.path.join(folder, "groups", group.id)
     held = lease.claim(own)
     if held is None:
         return False

@@ -80,6 +80,21 @@ def test_a_shard_waits_for_its_groups_and_no_others(tmp_path, monkeypatch):
     assert tried == ["0", "2", "0"]
 
 
+@pytest.mark.parametrize("others", [True, False])
+def test_what_a_group_left_that_was_killed_at_its_very_end_goes_with_the_study(tmp_path, others):
+    """Its state is kept while runs of others are lacking: only the end of the study tells that nobody writes there."""
+    names = ("runs/a", "runs/b")
+    groups = [plans.Group(str(i), "runs", "vmap", "", (), (name,), (), 1.0) for i, name in enumerate(names)]
+    for name in names if others else names[:1]:
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "DONE").write_text("")
+    kept = tmp_path / "groups" / "0" / "checkpoints"
+    (kept / "12").mkdir(parents=True)
+    runs = {name: Run(name, "runs", name[-1], ()) for name in names}
+    assert worker.work(str(tmp_path), {}, runs, groups, None, shard=(0, 2)) == others
+    assert kept.exists() != others
+
+
 def record(sha256, accuracy):
     return {"params_sha256": sha256, "metrics": {"accuracy": accuracy}, "failed": None}
 
