@@ -249,10 +249,10 @@ def _raw(dtype):
 
 
 def _environment():
-    """What bits depend on beside the program: versions, device, flags."""
+    """What bits depend on beside the program: versions, device, cores, flags."""
     device = jax.devices()[0]
     kind = records.processor() if device.platform == "cpu" else device.device_kind
-    return repr((jax.__version__, jaxlib.__version__, kind, os.cpu_count(), os.environ.get("XLA_FLAGS", "")))
+    return repr((jax.__version__, jaxlib.__version__, kind, records.cores(), os.environ.get("XLA_FLAGS", "")))
 
 
 def _sweep(folder):

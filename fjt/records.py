@@ -97,6 +97,11 @@ def commit():
         return ""
 
 
+def cores():
+    """The cores that this process may use: XLA divides a CPU's work by them, and the order of sums follows."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def processor():
     """The processor's model name."""
     try:

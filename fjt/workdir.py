@@ -113,7 +113,7 @@ def _environment(experiment):
             "platform": device.platform,
             "device": records.processor() if device.platform == "cpu" else device.device_kind,
             "devices": experiment.mesh.size,
-            "cores": os.cpu_count(),
+            "cores": records.cores(),
             "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
         }
     )

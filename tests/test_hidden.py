@@ -241,13 +241,15 @@ def test_another_fingerprint(name, tmp_path):
         assert found.shape != first.shape or (found != first).any()
 
 
-def test_precision_and_flags_enter(tmp_path, monkeypatch):
+def test_precision_cores_and_flags_enter(tmp_path, monkeypatch):
     case = prepare("top_k 2", np.float32)
     kept(case, tmp_path)
     with jax.default_matmul_precision("highest"):
         assert kept(case, tmp_path)[1]
     monkeypatch.setenv("XLA_FLAGS", "--another=flag")
     assert kept(case, tmp_path)[1] and len(files(tmp_path)) == 3
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(99), raising=False)  # as of a pinned process
+    assert kept(case, tmp_path)[1] and len(files(tmp_path)) == 4
 
 
 @pytest.mark.parametrize("name", ["head", "top_k 2"])
