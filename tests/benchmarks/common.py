@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fjt import records
 from fjt.data.tasks import Task
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,7 +130,7 @@ def device():
         name, flags = facts.get("model name", name), set(facts.get("flags", "").split())
     units = [words for flag, words in (("avx512f", "AVX-512"), ("amx_tile", "AMX")) if flag in flags]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return ", ".join([name, f"{os.cpu_count()} cores", *units, f"{memory:.0f} GiB memory"])
+    return ", ".join([name, f"{records.cores()} cores", *units, f"{memory:.0f} GiB memory"])
 
 
 def weights(model):

@@ -12,7 +12,6 @@ is below that of the head alone is marked. The published scores beside them are 
 import argparse
 import json
 import math
-import os
 import statistics
 import sys
 import time
@@ -76,7 +75,7 @@ def train_all(args, runs, record):
         result = common.read_json(found)
         row = {"task": task, "method": method, "seed": seed} | {name: result.get(name) for name in KEPT}
         row["recipe"] = recipe(common.read_json(folder / "config.json")["config"])
-        row |= {"cores": len(os.sched_getaffinity(0)), "commit": records.commit()[:8]}
+        row |= {"cores": records.cores(), "commit": records.commit()[:8]}
         with open(record, "a") as file:
             file.write(json.dumps(row) + "\n")
         words = " ".join(f"{name} {100 * value:.1f}" for name, value in (row["metrics"] or {}).items())

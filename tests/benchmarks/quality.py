@@ -12,7 +12,6 @@ than 3 pooled standard errors; and fjt is above a constant prediction by more th
 
 import argparse
 import csv
-import os
 import statistics
 import sys
 import time
@@ -80,7 +79,7 @@ def command(args, seed, task, side, folder):
 def append(record, run, scores):
     """Adds a run's rows to runs.csv in one write, so that two commands may work on one record."""
     text = "" if record.exists() else "task,seed,side,metric,value,cores,commit\n"
-    cores, commit = len(os.sched_getaffinity(0)), records.commit()[:8]
+    cores, commit = records.cores(), records.commit()[:8]
     for name, value in scores.items():
         text += ",".join(map(str, (*run, name, value, cores, commit))) + "\n"
     with open(record, "a") as file:
