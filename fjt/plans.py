@@ -95,7 +95,7 @@ def has_result(folder, rows):
 def count_seeds(rows):
     """{cell: how many reported runs it has}, whether its seeds are the study's or an axis of its own.
 
-    rows: of plan.json's runs, or of runs.csv.
+    rows: those of plan.json's runs.
     """
     return dict(collections.Counter(row["cell"] for row in rows if row["phase"] == "runs"))
 
@@ -106,7 +106,7 @@ def planned_seeds(folder, plan, runs):
     plan: plan.json as it was; runs: what the config asks for now.
     """
     now, known = count_seeds(map(to_row, runs)), plan.get("runs", {}).values()
-    return now | plan.get("planned_seeds", count_seeds(known)) if has_result(folder, known) else now
+    return now | plan["planned_seeds"] if has_result(folder, known) else now
 
 
 def declared(folder, plan, study):
@@ -115,7 +115,7 @@ def declared(folder, plan, study):
     plan: plan.json as it was; study: config.study as a dict.
     """
     if has_result(folder, plan.get("runs", {}).values()):
-        study = plan.get("declared", plan["study"])
+        study = plan["declared"]
     return {key: study[key] for key in DECLARED}
 
 

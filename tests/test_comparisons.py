@@ -1,7 +1,6 @@
 """Cells of a study against a baseline: what has a p, and why another has none."""
 
 import ast
-import json
 
 import numpy as np
 import pytest
@@ -60,18 +59,6 @@ def test_what_is_declared_after_a_result_gives_no_p(tmp_path, key, before):
     (one,) = comparisons_of(made.finish(declared=declared), tmp_path)
     assert one.p.startswith(f"config.study.{key} was {before} and is {made.study[key]!r}: what a test asks")
     assert one.new_seeds.n == 8
-
-
-def test_of_an_older_plan_the_seeds_are_counted(tmp_path):
-    made = make_pairs(tmp_path / "study", 7)
-    made.finish()
-    plan = json.loads((made.folder / "plan.json").read_text())
-    del plan["planned_seeds"], plan["declared"]
-    (made.folder / "plan.json").write_text(json.dumps(plan | {"confirmatory_seeds": 8}))
-    (one,) = comparisons_of(made.folder, tmp_path)
-    assert one.p < 0.05
-    facts = records_of(made.folder, tmp_path).facts
-    assert "; 7 seeds were planned" in contents.family_text([one], facts).text
 
 
 def test_what_has_no_p_stays_in_its_family(tmp_path):

@@ -12,7 +12,7 @@ import zipfile
 
 import numpy as np
 
-from fjt import metrics, plans
+from fjt import metrics
 from fjt.settings import UserError
 from fjt.study import SEEDS, label
 
@@ -123,9 +123,6 @@ def load(folder):
         {key: _value(key, value) for key, value in row.items()}
         for row in csv.DictReader(io.StringIO(table.decode(), newline=""))
     )
-    # Of a plan that was made before these were kept.
-    facts.setdefault("planned_seeds", plans.count_seeds(rows))
-    facts.setdefault("declared", {key: facts["study"][key] for key in plans.DECLARED})
     dev = {}
     for key, array in arrays.items():
         if key.startswith("dev/"):

@@ -52,11 +52,9 @@ def read(folder):
         "command": _without_paths(plan.get("command", "")),
         "open": {names.cell(run): names.open(run) for run in plan["runs"].values() if run["open"]},
         "metrics": _metrics(rows),
+        "declared": plan["declared"],
+        "planned_seeds": {cells[cell]: count for cell, count in plan["planned_seeds"].items()},
     }
-    if "declared" in plan:
-        facts["declared"] = plan["declared"]
-    if "planned_seeds" in plan:
-        facts["planned_seeds"] = {cells[cell]: count for cell, count in plan["planned_seeds"].items()}
     return Records(tuple(rows), dev, {"train": _flat(train), "held_out": _flat(held_out)}, facts)
 
 
