@@ -7,7 +7,7 @@ The argument is the task.  What enters the lowest layer that trains is computed 
 """
 
 from configs import glue, study
-from fjt.study import choose
+from fjt.study.spec import choose
 
 
 def get_config(task="rte"):

@@ -9,7 +9,7 @@ a sentence encoder's checkpoint has a pooler that never trained.
 """
 
 from configs import glue, study
-from fjt.study import choose
+from fjt.study.spec import choose
 
 TASKS = ("mrpc", "cola", "stsb")
 # Four rates a method, a factor of about two and a half apart, about its recipe for encoders narrower than 512.

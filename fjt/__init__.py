@@ -5,7 +5,7 @@ E examples of a group, B examples of a batch, D width, H heads, K head width, F 
 C classes, S lanes, N examples of a split.
 """
 
-_LAZY = ("load_run", "results")  # from fjt.load, at the first use: `import fjt` stays quick
+_LAZY = ("load_run", "results")  # from fjt.experiment.finished, at the first use: `import fjt` stays quick
 
 
 def __dir__():
@@ -14,7 +14,7 @@ def __dir__():
 
 def __getattr__(name):
     if name in _LAZY:
-        from fjt import load
+        from fjt.experiment import finished
 
-        return getattr(load, name)
+        return getattr(finished, name)
     raise AttributeError(f"module 'fjt' has no attribute {name!r}")

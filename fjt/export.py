@@ -13,16 +13,24 @@ import os
 import shutil
 import sys
 
-from fjt import console, records
+from fjt.core import console, records
+from fjt.core.errors import UserError
+from fjt.experiment.finished import load_run
 from fjt.interop import adapter, adapterhub, card, peft
 from fjt.interop.directory import replaced
-from fjt.load import load_run
 from fjt.models import pretrained
-from fjt.settings import UserError
 
 # What is of a form alone, in a directory that holds an adapter.
-FORMS = (adapter.CONFIG, adapter.WEIGHTS, peft.CONFIG, peft.WEIGHTS, adapterhub.WEIGHTS, adapterhub.HEAD_CONFIG,
-         adapterhub.HEAD_WEIGHTS, "README.md")  # fmt: skip
+FORMS = (
+    adapter.CONFIG,
+    adapter.WEIGHTS,
+    peft.CONFIG,
+    peft.WEIGHTS,
+    adapterhub.WEIGHTS,
+    adapterhub.HEAD_CONFIG,
+    adapterhub.HEAD_WEIGHTS,
+    "README.md",
+)
 
 
 def main(argv):

@@ -7,7 +7,8 @@ import sys
 
 from absl import flags
 
-from fjt.settings import UserError, flatten, suggest
+from fjt.core.errors import UserError, suggest
+from fjt.core.options import flatten
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

@@ -16,9 +16,11 @@ import sys
 from absl import flags as absl_flags
 from ml_collections import config_flags
 
-from fjt import console, flags, memory
+from fjt import flags
+from fjt.core import console, memory
+from fjt.core.errors import UserError
+from fjt.core.options import TOGETHER, from_config
 from fjt.flags import ROOT
-from fjt.settings import TOGETHER, UserError, from_config
 
 FLAGS = absl_flags.FlagValues()
 CONFIG = config_flags.DEFINE_config_file(
@@ -99,13 +101,13 @@ def execute(settings, workdir, plan_only, origins):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from fjt import summary
-    from fjt.checkpoint import NotFinite
-    from fjt.experiment import prepare
-    from fjt.programs import configure_jax
-    from fjt.run import run
-    from fjt.train import Stopped
-    from fjt.workdir import check, finished, lock
+    from fjt.experiment import summary
+    from fjt.experiment.execute import run
+    from fjt.experiment.prepare import prepare
+    from fjt.experiment.programs import configure_jax
+    from fjt.experiment.workdir import check, finished, lock
+    from fjt.training.checkpoint import NotFinite
+    from fjt.training.loop import Stopped
 
     configure_jax(settings)
     if plan_only:

@@ -17,10 +17,10 @@ import sys
 
 import numpy as np
 
-from fjt import console
+from fjt.core import console
+from fjt.core.errors import UserError, suggest
 from fjt.data import tables
-from fjt.load import load_run
-from fjt.settings import UserError, suggest
+from fjt.experiment.finished import load_run
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".npz")
 

@@ -20,12 +20,12 @@ import os
 import shutil
 import sys
 
-from fjt import console
-from fjt.reports import cells, committed, contents, gather, pages, sections
+from fjt.core import console
+from fjt.core.errors import UserError
+from fjt.reports import archive, cells, document, gather, pages, sections
 from fjt.reports.cells import counts, make_cells, summarize
 from fjt.reports.comparisons import make_comparisons
-from fjt.settings import UserError
-from fjt.statistics import Interval
+from fjt.reports.inference import Interval
 
 MARKDOWN, PAGE = "report.md", "report.html"
 
@@ -53,29 +53,29 @@ def report(folder, output=None):
     """(folder of the report, [Cell]) of a study, after the report has been written.  Raises UserError."""
     folder = os.fspath(folder)
     is_study = os.path.exists(os.path.join(folder, "plan.json"))
-    if not is_study and any(os.path.exists(os.path.join(folder, name)) for name in committed.FILES):
-        committed.load(folder)  # before a folder is made for what they cannot give
+    if not is_study and any(os.path.exists(os.path.join(folder, name)) for name in archive.FILES):
+        archive.load(folder)  # before a folder is made for what they cannot give
         output = output or folder
         os.makedirs(output, exist_ok=True)
-        for name in committed.FILES:
+        for name in archive.FILES:
             if not os.path.samefile(folder, output):
                 shutil.copyfile(os.path.join(folder, name), os.path.join(output, name))
     else:
         found = gather.read(folder)
         output = output or os.path.join(folder, "report")
         os.makedirs(output, exist_ok=True)
-        committed.save(found, output)
+        archive.save(found, output)
     # From here on all comes from the two files, whatever they came from.
-    found = committed.load(output)
+    found = archive.load(output)
     made = make_cells(found)
-    contents.check_baseline(found.facts["study"]["baseline"], list(dict.fromkeys(cell.method for cell in made)))
+    document.check_baseline(found.facts["study"]["baseline"], list(dict.fromkeys(cell.method for cell in made)))
     comparisons, alone = make_comparisons(made, found.facts) if found.facts["study"]["baseline"] else ([], [])
-    title, blocks = contents.build(found, made, comparisons, alone)
+    title, blocks = document.build(found, made, comparisons, alone)
     os.makedirs(os.path.join(output, "figures"), exist_ok=True)
     for block in blocks:
         if isinstance(block, pages.Picture):
             _write(output, f"figures/{block.name}.svg", block.svg)
-            committed.write(os.path.join(output, "figures", f"{block.name}.png"), block.png)
+            archive.write(os.path.join(output, "figures", f"{block.name}.png"), block.png)
     _write(output, "cells.csv", table_of_cells(made))
     if comparisons:
         _write(output, "comparisons.csv", table_of_comparisons(comparisons))
@@ -85,7 +85,7 @@ def report(folder, output=None):
 
 
 def _write(folder, name, text):
-    committed.write(os.path.join(folder, name), text.encode())
+    archive.write(os.path.join(folder, name), text.encode())
 
 
 def show(folder, made):

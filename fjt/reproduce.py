@@ -14,8 +14,9 @@ import os
 import sys
 import tempfile
 
-from fjt import console, memory, records
-from fjt.settings import UserError, flatten, from_config
+from fjt.core import console, memory, records
+from fjt.core.errors import UserError
+from fjt.core.options import flatten, from_config
 
 STEPS, TOLERANCE = 20, 2e-6  # of the losses, where the order of float additions may differ
 
@@ -41,13 +42,13 @@ def main(argv):
 
 def reproduce(folder, workdir):
     """The exit code of the comparison of a run with one made from its files in another work directory."""
-    from fjt.checkpoint import NotFinite
     from fjt.data.packing import Shape
-    from fjt.experiment import prepare
-    from fjt.plans import ended
-    from fjt.programs import configure_jax
-    from fjt.run import run
-    from fjt.workdir import lock
+    from fjt.experiment.execute import run
+    from fjt.experiment.prepare import prepare
+    from fjt.experiment.programs import configure_jax
+    from fjt.experiment.workdir import lock
+    from fjt.study.plans import ended
+    from fjt.training.checkpoint import NotFinite
 
     for name in ("config.json", "result.json"):
         if not os.path.exists(os.path.join(folder, name)):

@@ -19,8 +19,9 @@ import sys
 from absl import flags as absl_flags
 from ml_collections import config_flags
 
-from fjt import console, flags, memory
-from fjt.settings import UserError
+from fjt import flags
+from fjt.core import console, memory
+from fjt.core.errors import UserError
 
 FILES = ("base.py", "study.py")
 FLAGS = absl_flags.FlagValues()
@@ -50,8 +51,10 @@ def main(argv):
         print("fjt: stopped by SIGINT; the same command goes on from what was saved", file=sys.stderr)
         return 130
     except OSError as error:
-        print(f"fjt: {error.strerror or error}: {error.filename or WORKDIR.value}. What was saved before is kept.",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"fjt: {error.strerror or error}: {error.filename or WORKDIR.value}. What was saved before is kept.",
+            file=sys.stderr,
+        )
         return 2
     except UserError as error:
         print(f"fjt: {error}", file=sys.stderr)
@@ -71,24 +74,25 @@ def sweep(config, workdir, plan_only, shard, command):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from fjt import planner, plans, report, study, worker
-    from fjt.programs import configure_jax
-    from fjt.reports import contents, seeds
-    from fjt.settings import from_config
-    from fjt.train import Stopped
-    from fjt.workdir import lock
+    from fjt import report
+    from fjt.core.options import from_config
+    from fjt.experiment.programs import configure_jax
+    from fjt.experiment.workdir import lock
+    from fjt.reports import document, power
+    from fjt.study import planner, plans, spec, worker
+    from fjt.training.loop import Stopped
 
-    options, base = study.read(config)
-    runs = study.make_runs(options, base)
+    options, base = spec.read(config)
+    runs = spec.make_runs(options, base)
     configure_jax(from_config(base))
     if options.base:
         base["model"]["path"] = make_base(options.base, base)
     shared = planner.Shared()
     with lock(os.path.join(workdir, "groups"), wait=True):  # one process plans, and the others find it done
         runs, groups, plan = planner.make_plan(workdir, options, base, runs, shared, command)
-    contents.check_baseline(options.baseline, list(dict.fromkeys(run.cell.split("/")[1] for run in runs.values())))
+    document.check_baseline(options.baseline, list(dict.fromkeys(run.cell.split("/")[1] for run in runs.values())))
     changed = plans.changed(plan["study"], plan["declared"])
-    for text in [*seeds.too_few(plan["study"], runs.values()), *([changed] if changed else [])]:
+    for text in [*power.too_few(plan["study"], runs.values()), *([changed] if changed else [])]:
         console.warn(text)
     show_plan(workdir, runs, groups, plan)
     if plan_only:
@@ -110,11 +114,12 @@ def make_base(name, base):
 
     Raises UserError.
     """
-    from fjt.experiment import prepare
-    from fjt.inputs import cache_dir
-    from fjt.run import run
-    from fjt.settings import from_config, suggest
-    from fjt.workdir import finished, lock
+    from fjt.core.errors import suggest
+    from fjt.core.options import from_config
+    from fjt.experiment.execute import run
+    from fjt.experiment.inputs import cache_dir
+    from fjt.experiment.prepare import prepare
+    from fjt.experiment.workdir import finished, lock
 
     known = [path.stem for path in (flags.ROOT / "configs").glob("*.py")]
     module, _, argument = name.partition(":")
@@ -137,8 +142,8 @@ def make_base(name, base):
 
 def show_plan(workdir, runs, groups, plan):
     """Prints what the study is, and what of it is left to make."""
-    from fjt import plans
-    from fjt.hidden import gib
+    from fjt.experiment.features import gib
+    from fjt.study import plans
 
     tuning = sum(run.phase == "tuning" for run in runs.values())
     counts = f"{len(runs)} runs" + (f", {tuning} of them to choose" if tuning else "")

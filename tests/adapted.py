@@ -6,11 +6,12 @@ import functools
 import jax
 import numpy as np
 
-from fjt import losses, prng, tree
+from fjt.core import seeds, tree
 from fjt.data import batches, packing
 from fjt.interop.adapter import Adapter
-from fjt.optim import make_optimizer
-from fjt.step import init_state, train_step
+from fjt.tasks import losses
+from fjt.training.optim import make_optimizer
+from fjt.training.step import init_state, train_step
 from fjt.tuning import partition
 from tests import small
 
@@ -20,7 +21,7 @@ SHAKE = 0.05
 def shaken(tune, model, base, name=""):
     """The Adapter of settings.Tune over base parameters, all that trains moved from its start at random."""
     methods, rng = partition.find_methods(tune), np.random.default_rng(0)
-    added = partition.add_leaves(methods, prng.make_key(0, "init"), base, model.config)
+    added = partition.add_leaves(methods, seeds.make_key(0, "init"), base, model.config)
     params = base | ({"adapters": jax.tree.map(np.asarray, added)} if added else {})
     chosen, flat = partition.trainable_names(params, model.config.layers, tune, ()), tree.flatten(params)
     trained = {n: np.float32(flat[n] + SHAKE * rng.normal(size=flat[n].shape)) for n in sorted(chosen)}

@@ -3,7 +3,8 @@
 import pytest
 
 from configs import classify, glue
-from fjt import settings
+from fjt.core.errors import UserError
+from fjt.core.options import from_config
 from fjt.data import sources
 
 TAB = "\t"
@@ -39,9 +40,12 @@ def write_glue(folder):
     write(folder / "CoLA" / "test.tsv", tabs("index", "sentence"), *[tabs(i, f"test {i}") for i in range(3)])
     ids = ("#1 ID", "#2 ID", "#1 String", "#2 String")
     pair(
-        "MRPC", tabs("\ufeffQuality", *ids), lambda s, i: tabs(i % 2, i, 90 + i, f"{s} {i} a", f"{s} {i} b"),
-        tabs("index", *ids), lambda s, i: tabs(i, i, 90 + i, f"{s} {i} a", f"{s} {i} b"),
-    )  # fmt: skip
+        "MRPC",
+        tabs("\ufeffQuality", *ids),
+        lambda s, i: tabs(i % 2, i, 90 + i, f"{s} {i} a", f"{s} {i} b"),
+        tabs("index", *ids),
+        lambda s, i: tabs(i, i, 90 + i, f"{s} {i} a", f"{s} {i} b"),
+    )
     columns = ("index", "genre", "filename", "year", "old_index", "source1", "source2", "sentence1", "sentence2")
     sts = lambda s, i: tabs(i, "g", "f", "2012", i, "none", "none", f"{s} {i} a", f"{s} {i} b")  # noqa: E731
     pair("STS-B", tabs(*columns, "score"), lambda s, i: tabs(sts(s, i), f"{i * 0.75:.3f}"), tabs(*columns), sts)
@@ -53,17 +57,22 @@ def write_glue(folder):
     header = tabs("index", "question", "sentence")
     pair("QNLI", tabs(header, "label"), lambda s, i: tabs(two(s, i), nli[i % 2]), header, two)
     pair(
-        "QQP", tabs("id", "qid1", "qid2", "question1", "question2", "is_duplicate"),
+        "QQP",
+        tabs("id", "qid1", "qid2", "question1", "question2", "is_duplicate"),
         lambda s, i: tabs(i, i, i, f"{s} {i} a", f"{s} {i} b", i % 2),
-        tabs("id", "question1", "question2"), two,
-    )  # fmt: skip
+        tabs("id", "question1", "question2"),
+        two,
+    )
     parses = ("sentence1_binary_parse", "sentence2_binary_parse", "sentence1_parse", "sentence2_parse")
     start = ("index", "promptID", "pairID", "genre", *parses, "sentence1", "sentence2")
     gold = ("entailment", "neutral", "contradiction")
     for file, count, votes in (
-        ("train", 6, 1), ("dev_matched", 4, 5), ("dev_mismatched", 5, 5), ("test_matched", 3, 0),
+        ("train", 6, 1),
+        ("dev_matched", 4, 5),
+        ("dev_mismatched", 5, 5),
+        ("test_matched", 3, 0),
         ("test_mismatched", 2, 0),
-    ):  # fmt: skip
+    ):
         labels = (*(f"label{k + 1}" for k in range(votes)), "gold_label") if votes else ()
         rows = [
             tabs(i, i, f"{i}e", "fiction", *"pqrs", f"{file} {i} a", f"{file} {i} b", *[gold[i % 3]] * len(labels))
@@ -79,14 +88,14 @@ def load(task, folder, **flags):
     config.data.source = "files"
     config.data.dir = str(folder)
     config.update_from_flattened_dict({key.replace("__", "."): value for key, value in flags.items()})
-    return sources.load(settings.from_config(config).experiment, "unused")
+    return sources.load(from_config(config).experiment, "unused")
 
 
 def load_own(train="", dev="", test="", kind="classification", **flags):
     config = classify.get_config(kind)
     config.data.files.train, config.data.files.dev, config.data.files.test = str(train), str(dev), str(test)
     config.update_from_flattened_dict({key.replace("__", "."): value for key, value in flags.items()})
-    return sources.load(settings.from_config(config).experiment, "unused")
+    return sources.load(from_config(config).experiment, "unused")
 
 
 def many(tmp_path, count=50):
@@ -94,7 +103,7 @@ def many(tmp_path, count=50):
 
 
 def refusal(*words, call):
-    with pytest.raises(settings.UserError) as caught:
+    with pytest.raises(UserError) as caught:
         call()
     message = str(caught.value)
     for word in words:

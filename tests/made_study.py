@@ -6,9 +6,12 @@ import zlib
 
 import numpy as np
 
-from fjt import metrics, plans
-from fjt.reports import committed, gather
+from configs import quickstart
+from configs import study as study_config
+from fjt.reports import archive, gather
 from fjt.reports.cells import make_cells
+from fjt.study import plans, spec
+from fjt.tasks import metrics
 
 LABELS = {"choices": ("no", "yes"), "marks": ()}
 METRICS = {"choices": ("accuracy", "f1"), "marks": ("pearson", "spearman"), "errors": ("mse",)}
@@ -75,9 +78,12 @@ class MadeStudy:
     def _add(self, phase, cell, values, own, outcome, open_, chosen, task, method, **facts):
         name = "/".join([phase, cell, *(f"{key}={_label(value)}" for key, value in own.items())])
         self.runs[name] = {
-            "name": name, "phase": phase, "cell": cell, "values": [list(item) for item in values.items()],
+            "name": name,
+            "phase": phase,
+            "cell": cell,
+            "values": [list(item) for item in values.items()],
             "open": [[key, list(values)] for key, values in open_.items()],
-        }  # fmt: skip
+        }
         self.active.append(name)
         if not (isinstance(outcome, str) and outcome == MISSING):
             write_run(self.folder / name, phase, task, method, outcome, values | chosen, **facts)
@@ -87,11 +93,16 @@ class MadeStudy:
         whole = {
             "command": "python -m fjt.sweep --config configs/made.py --workdir /somewhere/private/made "
             "--config.model.path=/somewhere/private/minilm --shard 0/2",
-            "config": {}, "study": self.study, "active": self.active,
+            "config": {},
+            "study": self.study,
+            "active": self.active,
             "declared": {key: self.study[key] for key in plans.DECLARED},
             "planned_seeds": {run["cell"]: self.planned for run in self.runs.values()},
-            "runs": self.runs, "groups": [], "programs": 1, "seconds": 1.0,
-        }  # fmt: skip
+            "runs": self.runs,
+            "groups": [],
+            "programs": 1,
+            "seconds": 1.0,
+        }
         (self.folder / "plan.json").write_text(json.dumps(whole | plan))
         return self.folder
 
@@ -109,9 +120,11 @@ def write_run(
     rate = values.get("optim.learning_rate", 1e-3)
     model = values.get("model.path", "/somewhere/private/minilm")
     config = {
-        "optim": {"name": optimizer, "learning_rate": rate}, "model": {"name": "", "path": model},
-        "train": {"select": "last"}, "tune": {"method": [method]},
-    }  # fmt: skip
+        "optim": {"name": optimizer, "learning_rate": rate},
+        "model": {"name": "", "path": model},
+        "train": {"select": "last"},
+        "tune": {"method": [method]},
+    }
     (path / "config.json").write_text(json.dumps({"config": config, "changes": []}))
     environment = {"versions": {"fjt": "a" * 40, "jax": jax}, "platform": "cpu", "device": device, "devices": 1}
     (path / "env.json").write_text(json.dumps(environment))
@@ -123,29 +136,53 @@ def write_run(
     if state == BEGUN:
         return
     result = {
-        "task": task, "method": [method], "steps": len(steps), "planned_steps": STEPS, "epochs": 1.0,
-        "data_sha256": data if phase == "runs" else data[::-1].replace("d", "e"), "versions": environment["versions"],
-    }  # fmt: skip
+        "task": task,
+        "method": [method],
+        "steps": len(steps),
+        "planned_steps": STEPS,
+        "epochs": 1.0,
+        "data_sha256": data if phase == "runs" else data[::-1].replace("d", "e"),
+        "versions": environment["versions"],
+    }
     if state == DIVERGED:
         result["failed"] = "the loss of step 8 is nan, its gradient's norm nan"
         (path / "result.json").write_text(json.dumps(result))
         return
     right, names = truth(task, count), label_names or LABELS.get(task, ())
-    scores = {name: metrics.METRICS[name](np.float32(outcome) if right.dtype.kind == "f" else outcome, right)
-              for name in METRICS[task]}  # fmt: skip
+    scores = {
+        name: metrics.METRICS[name](np.float32(outcome) if right.dtype.kind == "f" else outcome, right)
+        for name in METRICS[task]
+    }
     result |= {
-        "selected_step": STEPS, "split": "dev", "metrics": scores, "splits": {"dev": scores}, "failed": None,
-        "best": {}, "trainable_params": trained, "added_params": added, "head_params": 10, "pooler_params": 0,
-        "total_params": 5000 + added, "flops_per_step": flops, "train_seconds": seconds, "compile_seconds": 1.0,
-        "examples_per_second": 100.0, "tokens_per_second": 1000.0, "token_efficiency": 0.9,
-        "peak_memory_bytes": 2**30, "memory_kind": "host resident set", "params_sha256": "b" * 64,
+        "selected_step": STEPS,
+        "split": "dev",
+        "metrics": scores,
+        "splits": {"dev": scores},
+        "failed": None,
+        "best": {},
+        "trainable_params": trained,
+        "added_params": added,
+        "head_params": 10,
+        "pooler_params": 0,
+        "total_params": 5000 + added,
+        "flops_per_step": flops,
+        "train_seconds": seconds,
+        "compile_seconds": 1.0,
+        "examples_per_second": 100.0,
+        "tokens_per_second": 1000.0,
+        "token_efficiency": 0.9,
+        "peak_memory_bytes": 2**30,
+        "memory_kind": "host resident set",
+        "params_sha256": "b" * 64,
         "frozen_sha256": "c" * 64,
-    }  # fmt: skip
+    }
     (path / "result.json").write_text(json.dumps(result))
     first = METRICS[task][0]
     count_looks = looks if phase == "runs" else 4
-    rows = [{"step": STEPS * (i + 1) // count_looks, first: scores[first] * (0.7 + 0.3 * (i + 1) / count_looks)}
-            for i in range(count_looks)]  # fmt: skip
+    rows = [
+        {"step": STEPS * (i + 1) // count_looks, first: scores[first] * (0.7 + 0.3 * (i + 1) / count_looks)}
+        for i in range(count_looks)
+    ]
     (path / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     logits = np.float32(outcome)[:, None] if right.dtype.kind == "f" else np.eye(2, dtype=np.float32)[outcome]
     ids = np.array([f"row-{i}" for i in range(count)])
@@ -163,8 +200,11 @@ def write_study(folder):
             best = {"full": 1e-3, "lora": 1e-2, "head": 1e-3}[method]
             for axes in ({"tune.rank": 2}, {"tune.rank": 4}) if method == "lora" else ({},):
                 size = {"full": 5000, "lora": 100 * axes.get("tune.rank", 0) + 10, "head": 10}[method]
-                facts = {"trained": size, "added": size - 10 if method == "lora" else 0,
-                         "flops": {"full": 3e9, "lora": 2e9, "head": 1e9}[method]}  # fmt: skip
+                facts = {
+                    "trained": size,
+                    "added": size - 10 if method == "lora" else 0,
+                    "flops": {"full": 3e9, "lora": 2e9, "head": 1e9}[method],
+                }
                 scores = {
                     rate: {seed: skill - 0.08 * abs(np.log10(rate / best)) for seed in (1000, 1001)} for rate in tried
                 }
@@ -176,16 +216,22 @@ def write_study(folder):
                     outcomes[5] = DIVERGED
                 for seed, outcome in outcomes.items():
                     made.cell(
-                        task, method, {seed: outcome}, axes, {"optim.learning_rate": tried},
-                        {"optim.learning_rate": best}, seconds=facts["flops"] / 1e8 + seed, **facts,
-                    )  # fmt: skip
+                        task,
+                        method,
+                        {seed: outcome},
+                        axes,
+                        {"optim.learning_rate": tried},
+                        {"optim.learning_rate": best},
+                        seconds=facts["flops"] / 1e8 + seed,
+                        **facts,
+                    )
     return made.finish()
 
 
 def records_of(folder, tmp_path):
     """Records of a study's folder, by way of the two files."""
-    committed.save(gather.read(folder), tmp_path)
-    return committed.load(tmp_path)
+    archive.save(gather.read(folder), tmp_path)
+    return archive.load(tmp_path)
 
 
 def cells_of(folder, tmp_path):
@@ -200,3 +246,13 @@ def make_pairs(folder, n, **study):
     for method, skill in (("full", 0.9), ("head", 0.7)):
         made.cell("choices", method, {seed: predictions("choices", skill, method, seed) for seed in range(n)})
     return made
+
+
+def make(*products, **options):
+    """(Study, base config, Runs) of products, with other options of config.study."""
+    config = study_config.get_config(quickstart.get_config())
+    config.study.products = products
+    for key, value in options.items():
+        config.study[key] = value
+    made, base = spec.read(config)
+    return made, base, spec.make_runs(made, base)

@@ -6,13 +6,14 @@ import functools
 import jax
 import numpy as np
 
-from fjt import losses, prng, tree
+from fjt.core import seeds, tree
+from fjt.core.options import Optim, Tune
 from fjt.data import batches, packing
-from fjt.hyper import Hyper
 from fjt.models.encoder import EncoderConfig, Model
-from fjt.optim import make_optimizer
-from fjt.settings import Optim, Tune
-from fjt.step import init_state, train_step
+from fjt.tasks import losses
+from fjt.training.hyper import Hyper
+from fjt.training.optim import make_optimizer
+from fjt.training.step import init_state, train_step
 from fjt.tuning import partition
 
 CONFIG = EncoderConfig(
@@ -33,6 +34,11 @@ def tune(*method, **options):
     return Tune(method, **({name: empty.get(name) for name in names} | options))
 
 
+@functools.cache
+def base():
+    return jax.tree.map(np.asarray, jax.jit(Model(CONFIG, 2).init)(seeds.make_key(0, "init")))
+
+
 def make_examples(num=100, longest=24, seed=0, vocab=100, kind="classification", classes=2):
     """Examples of random tokens with lengths 3..longest and second segments."""
     rng = np.random.default_rng(seed)
@@ -50,11 +56,16 @@ def make_examples(num=100, longest=24, seed=0, vocab=100, kind="classification",
 def make_hyper(rate=1e-3, dropout=0.1, clip=1.0, decay=0.01, smoothing=0.0, classes=2, seed=0, dtype=np.float32):
     """Hyper with one dropout rate for all sites."""
     values = dict(
-        learning_rate=rate, weight_decay=decay, clip_norm=clip, dropout_hidden=dropout, dropout_attention=dropout,
-        dropout_classifier=dropout, label_smoothing=smoothing,
-    )  # fmt: skip
+        learning_rate=rate,
+        weight_decay=decay,
+        clip_norm=clip,
+        dropout_hidden=dropout,
+        dropout_attention=dropout,
+        dropout_classifier=dropout,
+        label_smoothing=smoothing,
+    )
     values = {name: dtype(value) for name, value in values.items()}
-    return Hyper(**values, class_weights=np.ones(classes, dtype), dropout_key=prng.make_key(seed, "dropout"))
+    return Hyper(**values, class_weights=np.ones(classes, dtype), dropout_key=seeds.make_key(seed, "dropout"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,32 +79,53 @@ class Layout:
     batch_size: int = 16
 
 
-def train(layout, steps, *, model=None, examples=None, hyper=None, optim=ADAMW, seed=0, chosen=None, mesh=None,
-          params=None, dtype=np.float32, loss="classification", rates=None, step=train_step, hidden=None,
-          most_shapes=3):  # fmt: skip
+def train(
+    layout,
+    steps,
+    *,
+    model=None,
+    examples=None,
+    hyper=None,
+    optim=ADAMW,
+    seed=0,
+    chosen=None,
+    mesh=None,
+    params=None,
+    dtype=np.float32,
+    loss="classification",
+    rates=None,
+    step=train_step,
+    hidden=None,
+    most_shapes=3,
+):
     """(losses f64[steps], final TrainState, frozen) of a run of the pure step; hidden: as `batches.build` takes it."""
     examples = make_examples() if examples is None else examples
     model = Model(CONFIG, 2, dtype=np.dtype(dtype).name) if model is None else model
     hyper = make_hyper(dtype=dtype) if hyper is None else hyper
     if params is None:
-        params = jax.jit(model.init)(prng.make_key(seed, "init"))
+        params = jax.jit(model.init)(seeds.make_key(seed, "init"))
     params = jax.tree.map(lambda x: np.asarray(x, dtype), params)
     trainable, frozen = tree.split(params, set(tree.flatten(params)) if chosen is None else chosen)
     frozen = partition.split_below(frozen, model.start, model.config.layers)[1]
     schedule = batches.Schedule(len(examples), layout.batch_size, seed)
     indices = schedule.batches(0, steps)
     plan = packing.plan(
-        batches.lengths_of(examples, indices), groups=layout.groups, row_length=layout.row_length,
-        one_a_row=layout.one_a_row, width=model.config.width, most_shapes=most_shapes,
-    )  # fmt: skip
+        batches.lengths_of(examples, indices),
+        groups=layout.groups,
+        row_length=layout.row_length,
+        one_a_row=layout.one_a_row,
+        width=model.config.width,
+        most_shapes=most_shapes,
+    )
     shapes = plan.shapes
     if model.start == model.config.layers:
         shapes = [packing.Shape(layout.groups, 0, 0, -(-layout.batch_size // layout.groups))] * len(shapes)
     optimizer = make_optimizer(optim)
     compiled = jax.jit(
-        functools.partial(step, model=model, loss=losses.LOSSES[loss], optimizer=optimizer,
-                          accumulation=layout.accumulation),
-    )  # fmt: skip
+        functools.partial(
+            step, model=model, loss=losses.LOSSES[loss], optimizer=optimizer, accumulation=layout.accumulation
+        ),
+    )
     state = init_state(trainable, hyper, optimizer)
     put = (lambda x: x) if mesh is None else mesh
     seen = []

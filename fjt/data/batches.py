@@ -5,7 +5,7 @@ import functools
 
 import numpy as np
 
-from fjt import prng
+from fjt.core import seeds
 from fjt.data import packing
 
 
@@ -46,7 +46,7 @@ def prepend(examples, count):
 
 @functools.lru_cache(maxsize=2)  # batches are asked for one by one
 def _order(seed, epoch, num_examples):
-    return prng.permutation(seed, epoch, num_examples)
+    return seeds.permutation(seed, epoch, num_examples)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,9 +7,9 @@ import os
 
 import numpy as np
 
-from fjt.data import synthetic, tables, tasks, tfds
-from fjt.data.tasks import SPLITS, Split
-from fjt.settings import UserError, suggest
+from fjt.core.errors import UserError, suggest
+from fjt.data import glue, synthetic, tables, tfds
+from fjt.data.glue import SPLITS, Split
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ MANY_LABELS = 20  # more than these, in fewer than twice as many rows, look like
 
 def names():
     """{name: one line} of every task, for `--list`."""
-    return tasks.names() | {task.name: task.description for task in synthetic.TASKS.values()}
+    return glue.names() | {task.name: task.description for task in synthetic.TASKS.values()}
 
 
 def find_task(experiment):
@@ -28,8 +28,8 @@ def find_task(experiment):
     """
     name, source = experiment.task, experiment.data.source
     served = {
-        "files": {*tasks.TASKS, tasks.OWN_TABLE},
-        "tfds": {task.name for task in tasks.GLUE},
+        "files": {*glue.TASKS, glue.OWN_TABLE},
+        "tfds": {task.name for task in glue.GLUE},
         "synthetic": set(synthetic.TASKS),
     }
     if name not in served[source]:
@@ -40,9 +40,9 @@ def find_task(experiment):
         raise UserError(f"config.task={name!r} is unknown.{suggest(name, set().union(*served.values()))}")
     if source == "synthetic":
         return synthetic.TASKS[name]
-    if name == tasks.OWN_TABLE:
-        return tasks.own(experiment.data.kind, tuple(str(label) for label in experiment.data.label_names))
-    return tasks.TASKS[name]
+    if name == glue.OWN_TABLE:
+        return glue.own(experiment.data.kind, tuple(str(label) for label in experiment.data.label_names))
+    return glue.TASKS[name]
 
 
 def load(experiment, cache_dir):
@@ -59,7 +59,7 @@ def load(experiment, cache_dir):
         splits = dict(synthetic.load(task.name))  # a copy: load keeps its own
     elif data.source == "tfds":
         splits = tfds.load(task, data.dir or os.path.join(cache_dir, "tfds"), data.manual_dir, cache_dir)
-    elif task.name == tasks.OWN_TABLE:
+    elif task.name == glue.OWN_TABLE:
         task, splits = _load_own(task, data)
     else:
         splits = _load_official(task, data)
@@ -71,7 +71,7 @@ def load(experiment, cache_dir):
     elif "dev" not in splits:
         raise UserError(
             f"Task {task.name!r} has no dev split to choose by: "
-            f"{'give --config.data.files.dev=FILE, or ' if task.name == tasks.OWN_TABLE else ''}"
+            f"{'give --config.data.files.dev=FILE, or ' if task.name == glue.OWN_TABLE else ''}"
             "keep a share of train aside with --config.data.holdout=0.1."
         )
     train = splits["train"]
@@ -177,13 +177,16 @@ def _load_own(task, data):
         raise UserError(f"config.data.files.train is empty; give a file ({' '.join(tables.SUFFIXES)}).")
     files = {name: _read_own(name, path, data) for name, path in dataclasses.asdict(data.files).items() if path}
     if task.kind == "classification" and not task.label_names:
-        task = tasks.own(task.kind, _label_names(files["train"]))
+        task = glue.own(task.kind, _label_names(files["train"]))
         labels, rows = len(task.label_names), len(files["train"].lines)
         if labels > MANY_LABELS and 2 * labels > rows:
             log.warning(
                 "%s: %d different labels in %d rows. If they are scores, this is a regression: configs/classify.py:"
-                "regression, or --config.data.kind=regression.", data.files.train, labels, rows,
-            )  # fmt: skip
+                "regression, or --config.data.kind=regression.",
+                data.files.train,
+                labels,
+                rows,
+            )
     splits = {n: _split(rows, task.kind, task.label_names, labelled=n != "test") for n, rows in files.items()}
     return task, splits
 

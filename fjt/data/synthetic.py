@@ -19,8 +19,8 @@ import zlib
 
 import numpy as np
 
-from fjt.data.tasks import Split, Task
-from fjt.settings import UserError, suggest
+from fjt.core.errors import UserError, suggest
+from fjt.data.glue import Split, Task
 
 VOCAB = str(pathlib.Path(__file__).with_name("vocab.txt"))  # WordPiece, lower case; stems and suffixes stand apart
 SIZES = {"train": 8000, "dev": 1000, "test": 500}
@@ -106,9 +106,12 @@ def word_verdict(verdict, draw):
     """A clause that says it."""
     clauses = VERB_CLAUSES if verdict.word in LIKE or verdict.word in DISLIKE else ADJECTIVE_CLAUSES
     return draw.pick(clauses)[verdict.negated].format(
-        thing=draw.pick(THINGS), person=draw.pick(PEOPLE), adverb=draw.pick(ADVERBS),
-        word=verdict.word, past=past(verdict.word),
-    )  # fmt: skip
+        thing=draw.pick(THINGS),
+        person=draw.pick(PEOPLE),
+        adverb=draw.pick(ADVERBS),
+        word=verdict.word,
+        past=past(verdict.word),
+    )
 
 
 def sentiment(draw):
@@ -227,9 +230,12 @@ def change(event, draw):
     kind = draw.below(4)
     if kind < 2:
         return dataclasses.replace(
-            event, agent=event.patient, agent_quality=event.patient_quality,
-            patient=event.agent, patient_quality=event.agent_quality,
-        )  # fmt: skip
+            event,
+            agent=event.patient,
+            agent_quality=event.patient_quality,
+            patient=event.agent,
+            patient_quality=event.agent_quality,
+        )
     if kind == 2:
         return dataclasses.replace(event, negated=not event.negated)
     return dataclasses.replace(event, deed=(event.deed + 1 + draw.below(len(DEEDS) - 1)) % len(DEEDS))

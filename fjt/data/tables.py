@@ -7,7 +7,7 @@ import json
 import os
 import re
 
-from fjt.settings import UserError, suggest
+from fjt.core.errors import UserError, suggest
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 

@@ -11,9 +11,9 @@ import zipfile
 
 import numpy as np
 
-from fjt import network
-from fjt.data.tasks import Split
-from fjt.settings import UserError
+from fjt.core import network
+from fjt.core.errors import UserError
+from fjt.data.glue import Split
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from fjt import records, tree
+from fjt.core import records, tree
+from fjt.core.errors import UserError, suggest
 from fjt.models.pretrained import compare_labels, torch_name
-from fjt.settings import UserError, suggest
 from fjt.tuning.partition import METHODS, complete
 
 CONFIG, WEIGHTS = "fjt_adapter.json", "fjt_adapter.safetensors"

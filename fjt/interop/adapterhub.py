@@ -9,10 +9,10 @@ import re
 import numpy as np
 import safetensors.numpy
 
-from fjt import records, tree
+from fjt.core import records, tree
+from fjt.core.errors import UserError
 from fjt.interop.adapter import Adapter, read_tensors, torch_module
 from fjt.models.pretrained import LEAVES, to_torch
-from fjt.settings import UserError
 from fjt.tuning import low_rank
 from fjt.tuning.bottleneck import PARTS, inner_width
 from fjt.tuning.method import SITES, places
@@ -90,9 +90,12 @@ def write(directory, adapter, config, label_names):
         tensors, parts = tensors | found, [*parts, about]
     about = parts[0] if len(parts) == 1 else {"architecture": "union", "configs": parts}
     common = {
-        "model_type": config.family, "model_name": adapter.base, "model_class": "BertForSequenceClassification",
-        "hidden_size": config.width, "version": VERSION,
-    }  # fmt: skip
+        "model_type": config.family,
+        "model_name": adapter.base,
+        "model_class": "BertForSequenceClassification",
+        "hidden_size": config.width,
+        "version": VERSION,
+    }
     records.write_json(os.path.join(directory, CONFIG), common | {"name": NAME, "config": about})
     _save(os.path.join(directory, WEIGHTS), tensors)
     head = {
@@ -125,10 +128,13 @@ def _tensors(name, options, leaves, config):
             key = f"{_block(f'{layer}/{block}', config)}.adapters.{NAME}.{DENSE[part]}"
             tensors[f"{key}.{(PHM if compact else LEAVES)[last]}"] = leaf if compact else leaf.T
         return tensors, BOTTLENECKS[name] | PLAIN | (COMPACTER if compact else {}) | {
-            "reduction_factor": config.width / inner_width(config, options), "non_linearity": options["activation"],
-            "scaling": options.get("adapter_scale", 1.0), "init_weights": "bert",
-            "use_gating": options.get("gating", False), "original_ln_before": options.get("adapter_norm", False),
-        }  # fmt: skip
+            "reduction_factor": config.width / inner_width(config, options),
+            "non_linearity": options["activation"],
+            "scaling": options.get("adapter_scale", 1.0),
+            "init_weights": "bert",
+            "use_gating": options.get("gating", False),
+            "original_ln_before": options.get("adapter_norm", False),
+        }
     if name in ("lora", "ia3"):
         rank = max(low_rank.site_ranks(options).values()) if name == "lora" else 1
         for path, leaf in tree.flatten(leaves).items():
@@ -143,13 +149,20 @@ def _tensors(name, options, leaves, config):
                 tensors[f"{key}.lora_B"] = leaf[:rank].T if last == "b" else leaf[:, None]
         sites = options["sites"]
         return tensors, {
-            "architecture": "lora", "attn_matrices": [key for key, site in ATTENTION.items() if site in sites],
+            "architecture": "lora",
+            "attn_matrices": [key for key, site in ATTENTION.items() if site in sites],
             "selfattn_lora": any(site in sites for site in ATTENTION.values()),
-            "intermediate_lora": "intermediate" in sites, "output_lora": "output" in sites, "leave_out": [],
-            "r": rank, "alpha": options.get("alpha", 1), "dropout": options.get("dropout", 0.0),
+            "intermediate_lora": "intermediate" in sites,
+            "output_lora": "output" in sites,
+            "leave_out": [],
+            "r": rank,
+            "alpha": options.get("alpha", 1),
+            "dropout": options.get("dropout", 0.0),
             "use_gating": options.get("gating", False),
-            "composition_mode": "add" if name == "lora" else "scale", "init_weights": name, "use_dora": False,
-        }  # fmt: skip
+            "composition_mode": "add" if name == "lora" else "scale",
+            "init_weights": name,
+            "use_dora": False,
+        }
     prefix = f"bert.prefix_tuning.prefix_tunings.{NAME}.self_prefix"
     for i in range(config.layers) if options["gating"] else ():
         for last, leaf in leaves[f"layer_{i}"]["gate"].items():
@@ -164,11 +177,18 @@ def _tensors(name, options, leaves, config):
         pairs = [leaves[f"layer_{i}"][kind] for i in range(config.layers) for kind in ("key", "value")]
         tensors[f"{prefix}.control_trans"] = np.stack([np.asarray(x) for x in pairs], axis=1).reshape(-1)
     return tensors, {
-        "architecture": "prefix_tuning", "encoder_prefix": True, "cross_prefix": True, "leave_out": [],
-        "flat": not options["projection"], "prefix_length": options["prefix_length"], "use_gating": options["gating"],
-        "bottleneck_size": options["projection"] or 512, "non_linearity": "tanh", "dropout": 0.0,
+        "architecture": "prefix_tuning",
+        "encoder_prefix": True,
+        "cross_prefix": True,
+        "leave_out": [],
+        "flat": not options["projection"],
+        "prefix_length": options["prefix_length"],
+        "use_gating": options["gating"],
+        "bottleneck_size": options["projection"] or 512,
+        "non_linearity": "tanh",
+        "dropout": 0.0,
         "shared_gating": True,
-    }  # fmt: skip
+    }
 
 
 def _block(path, config):
@@ -280,9 +300,13 @@ def _read_lora(directory, own, tensors, config):
     options = {"sites": tuple(site for site in SITES if site in sites)}
     if name == "lora":
         options |= {
-            "rank": own["r"], "ranks": (), "max_rank": 0, "alpha": float(own["alpha"]),
-            "dropout": float(own.get("dropout", 0.0)), "rank_stabilized": False,
-        }  # fmt: skip
+            "rank": own["r"],
+            "ranks": (),
+            "max_rank": 0,
+            "alpha": float(own["alpha"]),
+            "dropout": float(own.get("dropout", 0.0)),
+            "rank_stabilized": False,
+        }
     return name, options, leaves
 
 

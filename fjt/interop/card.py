@@ -6,7 +6,8 @@ import re
 import numpy as np
 import scipy.stats
 
-from fjt import metrics, records
+from fjt.core import records
+from fjt.tasks import metrics
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
@@ -23,9 +24,14 @@ def interval(task, name, logits, label):
     if len(label) < 2:
         return float("nan"), float("nan")
     found = scipy.stats.bootstrap(
-        (np.arange(len(label)),), lambda rows: metrics.METRICS[name](predicted[rows], label[rows]), vectorized=False,
-        n_resamples=RESAMPLES, confidence_level=CONFIDENCE, method="percentile", rng=np.random.default_rng(0),
-    )  # fmt: skip
+        (np.arange(len(label)),),
+        lambda rows: metrics.METRICS[name](predicted[rows], label[rows]),
+        vectorized=False,
+        n_resamples=RESAMPLES,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    )
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 

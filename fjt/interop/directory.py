@@ -6,7 +6,7 @@ import shutil
 
 import safetensors
 
-from fjt.settings import UserError
+from fjt.core.errors import UserError
 
 
 @contextlib.contextmanager

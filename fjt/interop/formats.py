@@ -3,9 +3,9 @@
 import dataclasses
 import os
 
-from fjt import records
+from fjt.core import records
+from fjt.core.errors import UserError
 from fjt.interop import adapter, adapterhub, peft
-from fjt.settings import UserError
 
 
 def read(directory, config):

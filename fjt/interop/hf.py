@@ -5,7 +5,7 @@ import os
 import numpy as np
 import safetensors.numpy
 
-from fjt import records, tree
+from fjt.core import records, tree
 from fjt.interop.directory import replaced
 from fjt.models.pretrained import to_torch, torch_name
 

@@ -6,22 +6,36 @@ import re
 import numpy as np
 import safetensors.numpy
 
-from fjt import records, tree
+from fjt.core import records, tree
+from fjt.core.errors import UserError
 from fjt.interop.adapter import Adapter, read_tensors, torch_module
 from fjt.models.pretrained import LEAVES, to_torch
-from fjt.settings import UserError
 from fjt.tuning import prompts
 from fjt.tuning.low_rank import IA3_INPUTS, site_ranks
 from fjt.tuning.method import SITES, places
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-TYPES = {"lora": "LORA", "dora": "LORA", "vera": "VERA", "ia3": "IA3", "layernorm": "LN_TUNING",
-         "prefix": "PREFIX_TUNING", "prompt": "PROMPT_TUNING", "p_tuning": "P_TUNING"}  # fmt: skip
+TYPES = {
+    "lora": "LORA",
+    "dora": "LORA",
+    "vera": "VERA",
+    "ia3": "IA3",
+    "layernorm": "LN_TUNING",
+    "prefix": "PREFIX_TUNING",
+    "prompt": "PROMPT_TUNING",
+    "p_tuning": "P_TUNING",
+}
 WHOLE_MODULES = {"head/classifier": "classifier", "encoder/pooler": "pooler"}  # in modules_to_save
 LEARNED_CONTEXT = ("PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING")
 # A site's new leaves, whatever the method, and those that all sites share.
-SITE_LEAVES = {"a": "lora_A.weight", "b": "lora_B.weight", "magnitude": "lora_magnitude_vector", "scale": "ia3_l",
-               "inner": "vera_lambda_d", "outer": "vera_lambda_b"}  # fmt: skip
+SITE_LEAVES = {
+    "a": "lora_A.weight",
+    "b": "lora_B.weight",
+    "magnitude": "lora_magnitude_vector",
+    "scale": "ia3_l",
+    "inner": "vera_lambda_d",
+    "outer": "vera_lambda_b",
+}
 VERA_SHARED = {"a": "base_model.vera_A", "b": "base_model.vera_B"}
 
 
@@ -63,9 +77,13 @@ def write(directory, adapter, config):
             modules.add(WHOLE_MODULES[module])
             tensors[f"{prefix}{torch_module(module, family)}.{LEAVES[last]}"] = to_torch(path, leaf)
     about |= {
-        "base_model_name_or_path": adapter.base, "revision": adapter.revision or None, "inference_mode": True,
-        "modules_to_save": sorted(modules), "peft_type": kind, "task_type": "SEQ_CLS",
-    }  # fmt: skip
+        "base_model_name_or_path": adapter.base,
+        "revision": adapter.revision or None,
+        "inference_mode": True,
+        "modules_to_save": sorted(modules),
+        "peft_type": kind,
+        "task_type": "SEQ_CLS",
+    }
     records.write_json(os.path.join(directory, CONFIG), dict(sorted(about.items())))
     tensors = {key: np.ascontiguousarray(x, np.float32) for key, x in tensors.items()}
     safetensors.numpy.save_file(tensors, os.path.join(directory, WEIGHTS), metadata={"format": "pt"})
@@ -83,21 +101,31 @@ def _tensors(name, options, adapter, config):
             used = {"a": np.s_[:, :rank], "b": np.s_[:rank], "magnitude": np.s_[:]}[last]
             tensors[f"{_key(module, config)}.{SITE_LEAVES[last]}"] = leaf[used].T
         return tensors, {
-            "r": highest, "lora_alpha": options["alpha"], "lora_dropout": options["dropout"], "bias": "none",
+            "r": highest,
+            "lora_alpha": options["alpha"],
+            "lora_dropout": options["dropout"],
+            "bias": "none",
             "rank_pattern": {_pattern([site], config): rank for site, rank in ranks.items() if rank != highest},
-            "use_rslora": options["rank_stabilized"], "use_dora": name == "dora", "fan_in_fan_out": False,
+            "use_rslora": options["rank_stabilized"],
+            "use_dora": name == "dora",
+            "fan_in_fan_out": False,
             "target_modules": _pattern(options["sites"], config),
-        }  # fmt: skip
+        }
     if name == "vera":
         tensors = {}
         for path, leaf in tree.flatten(leaves).items():
             module, _, last = path.rpartition("/")
             tensors[f"{_key(module, config)}.{SITE_LEAVES[last]}" if module else VERA_SHARED[last]] = leaf.T
         return tensors, {
-            "r": options["rank"], "vera_dropout": options["dropout"], "d_initial": options["vera_start"],
-            "save_projection": True, "projection_prng_key": 0, "bias": "none", "fan_in_fan_out": False,
+            "r": options["rank"],
+            "vera_dropout": options["dropout"],
+            "d_initial": options["vera_start"],
+            "save_projection": True,
+            "projection_prng_key": 0,
+            "bias": "none",
+            "fan_in_fan_out": False,
             "target_modules": _pattern(options["sites"], config),
-        }  # fmt: skip
+        }
     if name == "ia3":
         tensors = {}
         for path, leaf in tree.flatten(leaves).items():
@@ -115,16 +143,23 @@ def _tensors(name, options, adapter, config):
         length = pairs[0].shape[0]
         flat = np.stack([np.asarray(x).reshape(length, -1) for x in pairs], axis=1).reshape(length, -1)
         return {"prompt_embeddings": flat}, {
-            "num_virtual_tokens": length, "token_dim": config.width, "num_transformer_submodules": 1,
-            "num_attention_heads": config.heads, "num_layers": config.layers, "encoder_hidden_size": config.width,
+            "num_virtual_tokens": length,
+            "token_dim": config.width,
+            "num_transformer_submodules": 1,
+            "num_attention_heads": config.heads,
+            "num_layers": config.layers,
+            "encoder_hidden_size": config.width,
             "prefix_projection": False,
-        }  # fmt: skip
+        }
     if name in ("prompt", "p_tuning"):
         table = prompts.prompt_table(leaves)
         about = {
-            "num_virtual_tokens": len(table), "token_dim": config.width, "num_transformer_submodules": 1,
-            "num_attention_heads": config.heads, "num_layers": config.layers,
-        }  # fmt: skip
+            "num_virtual_tokens": len(table),
+            "token_dim": config.width,
+            "num_transformer_submodules": 1,
+            "num_attention_heads": config.heads,
+            "num_layers": config.layers,
+        }
         if name == "p_tuning":  # a saved one is its prompt: the MLP that made it is not kept
             about |= {"encoder_reparameterization_type": "MLP", "encoder_hidden_size": options["projection"]}
         return {"prompt_embeddings": table}, about
@@ -221,10 +256,13 @@ def _options(directory, about, tensors, sites, trained, config):
         ranks = [min(found[site]) for site in sites]
         same = len(set(ranks)) == 1
         return "dora" if about.get("use_dora") else "lora", {
-            "sites": sites, **({"rank": ranks[0], "ranks": ()} if same else {"ranks": tuple(ranks)}), "max_rank": 0,
-            "alpha": float(about["lora_alpha"]), "dropout": float(about.get("lora_dropout", 0.0)),
+            "sites": sites,
+            **({"rank": ranks[0], "ranks": ()} if same else {"ranks": tuple(ranks)}),
+            "max_rank": 0,
+            "alpha": float(about["lora_alpha"]),
+            "dropout": float(about.get("lora_dropout", 0.0)),
             "rank_stabilized": bool(about.get("use_rslora")),
-        }  # fmt: skip
+        }
     if kind == "VERA":
         if "adapters/vera/a" not in trained or "adapters/vera/b" not in trained:
             raise UserError(
@@ -232,9 +270,11 @@ def _options(directory, about, tensors, sites, trained, config):
                 "adapter again with save_projection=True."
             )
         return "vera", {
-            "sites": tuple(site for site in SITES if site in sites), "rank": about["r"],
-            "dropout": float(about.get("vera_dropout", 0.0)), "vera_start": float(about.get("d_initial", 0.1)),
-        }  # fmt: skip
+            "sites": tuple(site for site in SITES if site in sites),
+            "rank": about["r"],
+            "dropout": float(about.get("vera_dropout", 0.0)),
+            "vera_start": float(about.get("d_initial", 0.1)),
+        }
     if kind == "IA3":
         return "ia3", {"sites": tuple(site for site in SITES if site in sites)}
     if kind == "LN_TUNING":

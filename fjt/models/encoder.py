@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fjt import prng
+from fjt.core import prng
 from fjt.models import heads
 from fjt.models.layers import (
     ACTIVATIONS,

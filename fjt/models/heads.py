@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from fjt import prng
+from fjt.core import prng
 from fjt.models.layers import Dense, Hooks
 
 

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fjt import prng
+from fjt.core import prng
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,10 +9,10 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from fjt import network, tree
+from fjt.core import network, tree
+from fjt.core.errors import UserError, suggest
 from fjt.models.encoder import EncoderConfig
 from fjt.models.layers import ACTIVATIONS
-from fjt.settings import UserError, suggest
 
 # fjt's names against PyTorch's, below the family's prefix. `{i}` is a layer.
 MODULES = {
@@ -261,8 +261,15 @@ def scratch_config(scratch, vocab, max_length):
 
 
 HUB_SECONDS = 5  # until the hub must have answered
-HUB_FILES = ("config.json", "*.safetensors", "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json",
-             "vocab.txt", "special_tokens_map.json")  # fmt: skip
+HUB_FILES = (
+    "config.json",
+    "*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "special_tokens_map.json",
+)
 
 
 def resolve(path, revision):

@@ -6,10 +6,11 @@ import math
 
 import numpy as np
 
-from fjt import jackknife, metrics, statistics
-from fjt.reports.committed import DIVERGED, FINISHED, MISSING
-from fjt.settings import UserError
-from fjt.study import SEEDS
+from fjt.core.errors import UserError
+from fjt.reports import inference, jackknife
+from fjt.reports.archive import DIVERGED, FINISHED, MISSING
+from fjt.study.spec import SEEDS
+from fjt.tasks import metrics
 
 ADAM = ("adamw", "adam", "lamb")  # two float32 moments for each parameter that trains
 FLAT = 1e-3  # of the labels' spread: scores that are predicted within less are one value but for rounding
@@ -47,7 +48,7 @@ class Cell:
         """bool[n]: finished runs that predict one value for every example."""
         if not len(self.scored):
             return np.zeros(0, bool)
-        return statistics.collapsed(self.predicted) & ~self.constant
+        return inference.collapsed(self.predicted) & ~self.constant
 
     @functools.cached_property
     def failed(self):
@@ -77,10 +78,12 @@ class Cell:
 
 @functools.cache
 def _scores(cell, metric):
-    return np.float64([
-        metrics.METRICS[metric](predicted, cell.truth) if failed else row[f"metrics.{metric}"]
-        for row, predicted, failed in zip(cell.scored, cell.predicted, cell.failed, strict=True)
-    ])  # fmt: skip
+    return np.float64(
+        [
+            metrics.METRICS[metric](predicted, cell.truth) if failed else row[f"metrics.{metric}"]
+            for row, predicted, failed in zip(cell.scored, cell.predicted, cell.failed, strict=True)
+        ]
+    )
 
 
 @functools.cache
@@ -125,12 +128,21 @@ def _make_cell(found, name, members, devs):
             constant.append(number not in place)
     names = tuple(map(str, found.dev[dev]["label_names"])) if dev else ()
     return Cell(
-        name, task, method, dict(axis.split("=", 1) for axis in axes), found.facts["open"].get(name, {}),
+        name,
+        task,
+        method,
+        dict(axis.split("=", 1) for axis in axes),
+        found.facts["open"].get(name, {}),
         tuple(found.facts["metrics"].get(task, ())),
-        tuple(row for _, row in members), tuple(scored), dev, names, truth,
-        np.stack(predicted) if predicted else np.zeros((0, len(truth))), np.array(constant, bool),
+        tuple(row for _, row in members),
+        tuple(scored),
+        dev,
+        names,
+        truth,
+        np.stack(predicted) if predicted else np.zeros((0, len(truth))),
+        np.array(constant, bool),
         found.dev[dev].get("cluster") if dev else None,
-    )  # fmt: skip
+    )
 
 
 def _flattened(predicted, truth):
@@ -171,17 +183,21 @@ def summarize(cell, metric):
     A str in place of an Interval, or of all, says why there is none.
     """
     sign, scores, count = sign_of(metric), cell.scores(metric), counts(cell.rows)
-    found = attempt(statistics.summarize, sign * scores, cell.failed, count["started"], count["finished"])
+    found = attempt(inference.summarize, sign * scores, cell.failed, count["started"], count["finished"])
     if isinstance(found, str):
         return found
     found |= {name: sign * found[name] for name in ("mean", "median", "best", "worst", "sound_mean")}
     if cell.crossed:
         return found | {"new_seeds": CROSSED, "new_examples": CROSSED}
-    seeds = attempt(statistics.seed_interval, scores, cell.failed)
+    seeds = attempt(inference.seed_interval, scores, cell.failed)
     examples = attempt(
-        statistics.crossed_interval, scores, cell.pseudo_values(metric), cell.failed, statistics.BOUNDS.get(metric),
+        inference.crossed_interval,
+        scores,
+        cell.pseudo_values(metric),
+        cell.failed,
+        inference.BOUNDS.get(metric),
         cell.cluster,
-    )  # fmt: skip
+    )
     return found | {"new_seeds": seeds, "new_examples": examples}
 
 
@@ -222,10 +238,11 @@ def _flops(rows):
 def partner(cell, cells, method):
     """The Cell of a method on the same task that agrees with a cell in all axes it has, the most of them, or None."""
     fit = [
-        other for other in cells
+        other
+        for other in cells
         if (other.task, other.method) == (cell.task, method)
         and all(cell.axes.get(key) == value for key, value in other.axes.items())
-    ]  # fmt: skip
+    ]
     return max(fit, key=lambda other: len(other.axes), default=None)
 
 
@@ -263,9 +280,10 @@ def make_trials(cell, found):
     ranks = [(len(t.rows) - len(t.scores), -sign_of(cell.metrics[0]) * t.mean) for t in found_trials if t.scores]
     return [
         dataclasses.replace(t, best=(len(t.rows) - len(t.scores), -sign_of(cell.metrics[0]) * t.mean) == min(ranks))
-        if t.scores else t
+        if t.scores
+        else t
         for t in found_trials
-    ]  # fmt: skip
+    ]
 
 
 def same(one, other):
@@ -296,7 +314,7 @@ def edges(trials):
 def best_of(cell, metric):
     """{n: expected best dev score of n runs}, from n = 1 to half of the runs."""
     sign, scores = sign_of(metric), cell.scores(metric)
-    return {n: sign * statistics.expected_best(sign * scores, n) for n in range(1, len(scores) // 2 + 1)}
+    return {n: sign * inference.expected_best(sign * scores, n) for n in range(1, len(scores) // 2 + 1)}
 
 
 def variance_parts(cell, metric):
@@ -311,5 +329,5 @@ def variance_parts(cell, metric):
     if cell.failed.any():
         return f"{cell.failed.sum()} of its runs collapsed or diverged; parts of the variance need every one."
     table = [[place[one, other] for other in values[1]] for one in values[0]]
-    found = attempt(statistics.variance_parts, table)
+    found = attempt(inference.variance_parts, table)
     return found if isinstance(found, str) else dict(zip((*keys, "rest"), found, strict=True))

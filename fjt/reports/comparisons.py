@@ -4,9 +4,10 @@ import dataclasses
 
 import numpy as np
 
-from fjt import plans, statistics
+from fjt.reports import inference
+from fjt.reports.archive import DIVERGED, FINISHED
 from fjt.reports.cells import CROSSED, Cell, attempt, partner, sign_of
-from fjt.reports.committed import DIVERGED, FINISHED
+from fjt.study import plans
 
 POINT = 0.01  # the difference that the number of seeds is asked for
 
@@ -30,11 +31,11 @@ class Comparison:
     mean: float | None
     sd: float | None
     sound: tuple
-    new_seeds: statistics.Interval | str
-    new_examples: statistics.Interval | str
+    new_seeds: inference.Interval | str
+    new_examples: inference.Interval | str
     correlation: float | None
     improvement: float | None
-    needed: statistics.Interval | str
+    needed: inference.Interval | str
     smallest: float | str
     p: float | str = ""
 
@@ -68,12 +69,20 @@ def compare(cell, base, metric):
     differences, failed = a - b, cell.failed[mine] | base.failed[theirs]
     n, sign, sound = len(differences), sign_of(metric), differences[~failed]
     common = {
-        "cell": cell, "base": base, "metric": metric, "n": n, "differences": differences, "failed": failed,
-        "mean": _mean(differences), "sd": _sd(differences), "sound": (_mean(sound), _sd(sound)),
+        "cell": cell,
+        "base": base,
+        "metric": metric,
+        "n": n,
+        "differences": differences,
+        "failed": failed,
+        "mean": _mean(differences),
+        "sd": _sd(differences),
+        "sound": (_mean(sound), _sd(sound)),
         "correlation": float(np.corrcoef(a, b)[0, 1]) if n > 2 and np.ptp(a) > 0 and np.ptp(b) > 0 else None,
-        "improvement": statistics.probability_of_improvement(sign * cell.scores(metric), sign * base.scores(metric))
-        if n else None,
-    }  # fmt: skip
+        "improvement": inference.probability_of_improvement(sign * cell.scores(metric), sign * base.scores(metric))
+        if n
+        else None,
+    }
     if cell.crossed or base.crossed:
         return Comparison(**common, new_seeds=CROSSED, new_examples=CROSSED, needed=CROSSED, smallest=CROSSED)
     if not n:
@@ -85,14 +94,14 @@ def compare(cell, base, metric):
         tables = cell.pseudo_values(metric)[mine] - base.pseudo_values(metric)[theirs]
     return Comparison(
         **common,
-        new_seeds=attempt(statistics.seed_interval, differences, failed),
+        new_seeds=attempt(inference.seed_interval, differences, failed),
         new_examples=other
         if tables is None
-        else attempt(statistics.crossed_interval, differences, tables, failed, None, cell.cluster),
-        needed=attempt(statistics.seeds_needed, differences, failed, POINT)
-        if metric in statistics.BOUNDS
+        else attempt(inference.crossed_interval, differences, tables, failed, None, cell.cluster),
+        needed=attempt(inference.seeds_needed, differences, failed, POINT)
+        if metric in inference.BOUNDS
         else f"{metric} has no points: seeds are asked for a hundredth of a score between bounds.",
-        smallest=other if tables is None else attempt(statistics.smallest_difference, tables, failed, cell.cluster),
+        smallest=other if tables is None else attempt(inference.smallest_difference, tables, failed, cell.cluster),
     )
 
 
@@ -119,7 +128,7 @@ def _adjusted(family, facts):
     # What is not tested stays in the family, as a tie that no test rejects: the others do not gain by its absence.
     tie = np.zeros(max(one.n for one, no in zip(family, reasons, strict=True) if not no))
     differences = [tie if no else one.differences for one, no in zip(family, reasons, strict=True)]
-    p = attempt(statistics.sign_flip_family, differences, facts["study"]["alpha"])
+    p = attempt(inference.sign_flip_family, differences, facts["study"]["alpha"])
     values = [p] * len(family) if isinstance(p, str) else [float(x) for x in p]
     return [reason or value for reason, value in zip(reasons, values, strict=True)]
 

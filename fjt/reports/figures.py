@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from fjt import statistics
+from fjt.reports import inference
 from fjt.reports.cells import best_of, costs, make_trials, number, sign_of, summarize
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito's, no yellow
@@ -34,8 +34,10 @@ def styles(cells):
         place, again = list(methods).index(cell.method) % len(COLOURS), list(methods).index(cell.method) // len(COLOURS)
         kind = len(members) + 3 * again
         found[cell.name] = {
-            "color": COLOURS[place], "marker": MARKERS[kind % len(MARKERS)], "linestyle": LINES[kind % len(LINES)],
-        }  # fmt: skip
+            "color": COLOURS[place],
+            "marker": MARKERS[kind % len(MARKERS)],
+            "linestyle": LINES[kind % len(LINES)],
+        }
         members.append(cell)
     return found
 
@@ -54,7 +56,7 @@ def fewer(cells, metric):
 
 def scale(metric):
     """(factor, label) of an axis of a metric."""
-    return (100, f"{metric}, points") if metric in statistics.BOUNDS else (1, metric)
+    return (100, f"{metric}, points") if metric in inference.BOUNDS else (1, metric)
 
 
 def _figure(height, rows=1, **options):
@@ -200,9 +202,10 @@ def draw_curves(cells, metric, style, label, found):
     }
     panels = [("train", reported, "training loss", 1), ("held_out", chosen, f"held-out {name}", factor)]
     panels = [
-        panel for panel in panels
+        panel
+        for panel in panels
         if any(len(_bands(found.curves[panel[0]], numbers)[0]) > 1 for numbers in panel[1].values())
-    ]  # fmt: skip
+    ]
     if not panels:
         return None
     figure, axes_ = _figure(0.6 + 2.5 * len(panels) + 0.16 * min(len(cells), MOST_NAMES) / 2, len(panels))

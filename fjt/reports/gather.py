@@ -10,10 +10,13 @@ import shlex
 
 import numpy as np
 
-from fjt import metrics, plans, records
-from fjt.reports.committed import BEGUN, DIVERGED, ENVIRONMENT, FILES, FINISHED, MISSING, OPTIONS, RESULT, Records, text
-from fjt.settings import PATHS, UserError, flatten
-from fjt.study import SEEDS, label
+from fjt.core import records
+from fjt.core.errors import UserError
+from fjt.core.options import PATHS, flatten
+from fjt.reports.archive import BEGUN, DIVERGED, ENVIRONMENT, FILES, FINISHED, MISSING, OPTIONS, RESULT, Records, text
+from fjt.study import plans
+from fjt.study.spec import SEEDS, label
+from fjt.tasks import metrics
 
 POINTS = 50  # of a training curve, each the mean of the steps since the one before
 
@@ -88,9 +91,11 @@ class _Names:
 
     def __init__(self, runs):
         found = {
-            value for run in runs for key, value in run["values"]
+            value
+            for run in runs
+            for key, value in run["values"]
             if key in PATHS and isinstance(value, str) and value.startswith(("/", "~"))
-        }  # fmt: skip
+        }
         self._short = {}
         for value in found:
             for count in range(1, value.count("/") + 2):

@@ -4,9 +4,8 @@ import math
 
 import numpy as np
 
-from fjt import statistics
 from fjt.reports import cells as values
-from fjt.reports import figures
+from fjt.reports import figures, inference
 from fjt.reports.cells import counts, summarize
 from fjt.reports.pages import Footnotes, Picture, Table, Text
 
@@ -31,7 +30,7 @@ def points(metric, value, signed=False):
     """A score for people: a hundredth of the metric where it has bounds."""
     if value is None or math.isnan(value):
         return "-"
-    if metric in statistics.BOUNDS:
+    if metric in inference.BOUNDS:
         return f"{100 * value:{'+' if signed else ''}.2f}"
     return f"{value:{'+' if signed else ''}.4g}"
 
@@ -50,7 +49,7 @@ def limits(metric, interval, notes, signed=False):
 
 def unit(metric):
     """What a metric is called over its numbers."""
-    return f"{metric}, points" if metric in statistics.BOUNDS else metric
+    return f"{metric}, points" if metric in inference.BOUNDS else metric
 
 
 def ended_of_started(cell):
@@ -75,10 +74,17 @@ def score_table(cells, metric, name):
         row += [points(metric, found[key]) for key in ("median", "best", "worst")]
         rows.append((*row, *[str(cell.collapsed.sum()), str(cell.constant.sum())] * any_failed))
     columns = (
-        "method", ">finished/ started", f">{unit(metric)}: mean ± sd", *[">without those that failed"] * any_failed,
-        ">95 %: new seeds, this dev set", ">95 %: new seeds, new examples", ">median", ">best", ">worst",
+        "method",
+        ">finished/ started",
+        f">{unit(metric)}: mean ± sd",
+        *[">without those that failed"] * any_failed,
+        ">95 %: new seeds, this dev set",
+        ">95 %: new seeds, new examples",
+        ">median",
+        ">best",
+        ">worst",
         *[">collapsed", ">diverged"] * any_failed,
-    )  # fmt: skip
+    )
     return Table(columns, tuple(rows), tuple(notes.reasons))
 
 
@@ -103,8 +109,10 @@ def failures(cells):
     if diverged:
         constants = {
             f"always {_value(cell, cell.predicted[i, 0])}"
-            for cell in cells for i in range(len(cell.scored)) if cell.constant[i]
-        }  # fmt: skip
+            for cell in cells
+            for i in range(len(cell.scored))
+            if cell.constant[i]
+        }
         counted = f"; each counts as predicting dev's most frequent label or mean ({', '.join(sorted(constants))})"
         found.append(Text(f"**Diverged**{counted if constants else ', without a score'}: {'; '.join(diverged)}."))
     return found or [Text("No run collapsed or diverged.")]
@@ -123,21 +131,41 @@ def cost_table(cells, name):
             rows.append((name(cell), "0", *["-"] * 10))
             continue
         low, high = cost["seconds"][1:]
-        rows.append((
-            name(cell), str(cost["n"]), _chosen(cell), f"{cost['trained']:,}", f"{cost['added']:,}",
-            " or ".join(f"{steps:,}" for steps in cost["steps"]), f"{cost['flops'] / 1e9:,.1f}",
-            "-" if cost["of_full"] is None else f"{cost['of_full']:.1%}",
-            "-" if cost["optimizer_bytes"] is None else size(cost["optimizer_bytes"]),
-            f"{cost['seconds'][0]:,.1f} ({low:,.1f} to {high:,.1f})" + (notes.mark(LANES) if cost["lanes"] > 1 else ""),
-            _hidden(cell, cost, notes),
-            " or ".join(str(looks) for looks in cost["looks"]),
-        ))  # fmt: skip
+        rows.append(
+            (
+                name(cell),
+                str(cost["n"]),
+                _chosen(cell),
+                f"{cost['trained']:,}",
+                f"{cost['added']:,}",
+                " or ".join(f"{steps:,}" for steps in cost["steps"]),
+                f"{cost['flops'] / 1e9:,.1f}",
+                "-" if cost["of_full"] is None else f"{cost['of_full']:.1%}",
+                "-" if cost["optimizer_bytes"] is None else size(cost["optimizer_bytes"]),
+                f"{cost['seconds'][0]:,.1f} ({low:,.1f} to {high:,.1f})"
+                + (notes.mark(LANES) if cost["lanes"] > 1 else ""),
+                _hidden(cell, cost, notes),
+                " or ".join(str(looks) for looks in cost["looks"]),
+            )
+        )
     return Table(
-        ("method", ">n", "values", ">parameters that train", ">of these added", ">steps", ">GFLOP of all steps",
-         ">of `full`", ">Adam's moments", ">training seconds: median (lowest to highest)",
-         ">seconds for hidden states, all runs", ">looks at dev a run"),
-        tuple(rows), tuple(notes.reasons),
-    )  # fmt: skip
+        (
+            "method",
+            ">n",
+            "values",
+            ">parameters that train",
+            ">of these added",
+            ">steps",
+            ">GFLOP of all steps",
+            ">of `full`",
+            ">Adam's moments",
+            ">training seconds: median (lowest to highest)",
+            ">seconds for hidden states, all runs",
+            ">looks at dev a run",
+        ),
+        tuple(rows),
+        tuple(notes.reasons),
+    )
 
 
 def _hidden(cell, cost, notes):
@@ -174,13 +202,18 @@ def trial_table(cells, metric, found, name):
         tried[name(cell)], ends = len(trials), values.edges(trials)
         for trial in trials:
             scores = trial.scores
-            rows.append((
-                name(cell), ", ".join(f"{key.rsplit('.', 1)[-1]}={short_value(v)}" for key, v in trial.values.items()),
-                f"{len(scores)}/{counts(trial.rows)['started']}", spread(metric, trial.mean, trial.sd),
-                ", ".join(points(metric, score) for score in scores) or "-",
-                ", ".join(["chosen", *(f"{end} {key.rsplit('.', 1)[-1]}" for key, _, end, _ in ends)])
-                if trial.chosen else "",
-            ))  # fmt: skip
+            rows.append(
+                (
+                    name(cell),
+                    ", ".join(f"{key.rsplit('.', 1)[-1]}={short_value(v)}" for key, v in trial.values.items()),
+                    f"{len(scores)}/{counts(trial.rows)['started']}",
+                    spread(metric, trial.mean, trial.sd),
+                    ", ".join(points(metric, score) for score in scores) or "-",
+                    ", ".join(["chosen", *(f"{end} {key.rsplit('.', 1)[-1]}" for key, _, end, _ in ends)])
+                    if trial.chosen
+                    else "",
+                )
+            )
         taken = [trial for trial in trials if trial.chosen]
         if len(taken) > 1 or any(not trial.best for trial in taken):
             warnings.append(f"{cell.task}: not all reported runs of {name(cell)} took the trial that scored best.")
@@ -204,22 +237,40 @@ def comparison_table(comparisons, metric, name):
     notes, rows = Footnotes(), []
     any_failed = any(one.failed.any() for one in comparisons)
     for one in comparisons:
-        rows.append((
-            name(one.cell), name(one.base), str(one.n), spread(metric, one.mean, one.sd, signed=True),
-            *[_without(metric, *one.sound, one.failed, signed=True)] * any_failed,
-            limits(metric, one.new_seeds, notes, signed=True), limits(metric, one.new_examples, notes, signed=True),
-            notes.dash(one.p) if isinstance(one.p, str) else p_value(one.p),
-            "-" if one.improvement is None else f"{one.improvement:.2f}",
-            "-" if one.correlation is None else f"{one.correlation:+.2f}",
-            _needed(one, notes), _smallest(one, notes),
-        ))  # fmt: skip
+        rows.append(
+            (
+                name(one.cell),
+                name(one.base),
+                str(one.n),
+                spread(metric, one.mean, one.sd, signed=True),
+                *[_without(metric, *one.sound, one.failed, signed=True)] * any_failed,
+                limits(metric, one.new_seeds, notes, signed=True),
+                limits(metric, one.new_examples, notes, signed=True),
+                notes.dash(one.p) if isinstance(one.p, str) else p_value(one.p),
+                "-" if one.improvement is None else f"{one.improvement:.2f}",
+                "-" if one.correlation is None else f"{one.correlation:+.2f}",
+                _needed(one, notes),
+                _smallest(one, notes),
+            )
+        )
     return Table(
-        ("method", "minus", ">n", f">{unit(metric)}: mean ± sd of differences",
-         *[">without those that failed"] * any_failed, ">95 %: new seeds, this dev set",
-         ">95 %: new seeds, new examples", ">p, adjusted", ">probability of improvement", ">correlation over seeds",
-         ">seeds to see 1 point (95 %)", ">this dev set resolves"),
-        tuple(rows), tuple(notes.reasons),
-    )  # fmt: skip
+        (
+            "method",
+            "minus",
+            ">n",
+            f">{unit(metric)}: mean ± sd of differences",
+            *[">without those that failed"] * any_failed,
+            ">95 %: new seeds, this dev set",
+            ">95 %: new seeds, new examples",
+            ">p, adjusted",
+            ">probability of improvement",
+            ">correlation over seeds",
+            ">seeds to see 1 point (95 %)",
+            ">this dev set resolves",
+        ),
+        tuple(rows),
+        tuple(notes.reasons),
+    )
 
 
 def _needed(one, notes):
@@ -252,8 +303,15 @@ def parts_table(cells, metric, name):
             continue
         for part, interval in parts.items():
             ends = (points(metric, math.sqrt(end)) for end in (interval.low, interval.high))
-            rows.append((name(cell), str(len(cell.scored)), part, points(metric, math.sqrt(interval.estimate)),
-                         " to ".join(ends)))  # fmt: skip
+            rows.append(
+                (
+                    name(cell),
+                    str(len(cell.scored)),
+                    part,
+                    points(metric, math.sqrt(interval.estimate)),
+                    " to ".join(ends),
+                )
+            )
     columns = ("method", ">n", "what changes", f">{unit(metric)}: sd", ">95 %")
     return Table(columns, tuple(rows), tuple(notes.reasons)) if rows else None
 

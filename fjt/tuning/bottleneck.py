@@ -1,7 +1,7 @@
 """Bottleneck adapters after the sublayers: Houlsby's, Pfeiffer's, the parallel one, and Compacter.
 
 Defaults of reduction, activation, scale and LayerNorm are those of AdapterHub's configs double_seq_bn, seq_bn, par_bn
-and compacter (adapters 1.3).  Rates are measured here (`fjt.recipes`).
+and compacter (adapters 1.3).  Rates are measured here (`fjt.experiment.recipes`).
 """
 
 import math
@@ -9,9 +9,9 @@ import math
 import jax
 import jax.numpy as jnp
 
-from fjt import tree
+from fjt.core import tree
+from fjt.core.errors import UserError, suggest
 from fjt.models.layers import ACTIVATIONS, Hooks, product
-from fjt.settings import UserError, suggest
 from fjt.tuning.method import Method, add_gate, gate, leaf_key
 
 STDDEV = 0.02  # of the down-projection, as AdapterHub draws it

@@ -3,8 +3,8 @@
 import bisect
 import dataclasses
 
-from fjt import tree
-from fjt.settings import UserError
+from fjt.core import tree
+from fjt.core.errors import UserError
 from fjt.tuning.partition import METHODS, abstract_leaves, find_methods, is_fixed
 
 

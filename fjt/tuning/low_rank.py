@@ -2,7 +2,7 @@
 
 Defaults: LoRA's rank 8 on query and value is that of its paper's RoBERTa runs on GLUE, alpha 16 and dropout 0.1 are
 those of PEFT's example of sequence classification, and DoRA takes the same; VeRA's rank 256 and start 0.1 are PEFT's
-and its paper's for RoBERTa-large; IA3's sites are its paper's.  Rates are measured here (`fjt.recipes`).
+and its paper's for RoBERTa-large; IA3's sites are its paper's.  Rates are measured here (`fjt.experiment.recipes`).
 """
 
 import math
@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fjt import tree
+from fjt.core import tree
+from fjt.core.errors import UserError
 from fjt.models import layers
 from fjt.models.layers import Hooks, drop_at, product, wide
-from fjt.settings import UserError
 from fjt.tuning.method import SITES, Method, add_gate, check_sites, gate, leaf_at, leaf_key, places, widths
 
 WIDEST = 4  # VeRA's rank is at most so many times the encoder's width

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from fjt.core.errors import UserError, suggest
 from fjt.models.layers import Hooks, product, segment_mean
-from fjt.settings import UserError, suggest
 
 # The dense layers of an encoder, by names that no family changes; all but the pooler are in each of its layers.
 SITES = ("query", "key", "value", "attention_output", "intermediate", "output", "pooler")

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fjt import flops, tree
+from fjt.core import tree
+from fjt.core.errors import UserError, suggest
 from fjt.models.layers import Hooks, compose
-from fjt.settings import UserError, suggest
-from fjt.tuning import bottleneck, low_rank, prompts, selective
+from fjt.tuning import bottleneck, cost, low_rank, prompts, selective
 from fjt.tuning.method import SITES, add_nothing, places
 
 METHODS = selective.METHODS | low_rank.METHODS | bottleneck.METHODS | prompts.METHODS
@@ -281,12 +281,12 @@ def _opens(name, layers):
 
 def lowest_layer(trainable, layers):
     """The lowest layer that holds a trainable parameter: -1 for the embeddings, `layers` when none does."""
-    return min((flops.place(name, layers)[0] for name in trainable), default=layers)
+    return min((cost.place(name, layers)[0] for name in trainable), default=layers)
 
 
 def split_below(params, layer, layers):
     """(the parameters that act below a layer and nowhere else, the others), each a nested dict."""
-    return tree.split(params, {name for name in tree.flatten(params) if flops.place(name, layers)[0] < layer})
+    return tree.split(params, {name for name in tree.flatten(params) if cost.place(name, layers)[0] < layer})
 
 
 def abstract_leaves(methods, base, config):

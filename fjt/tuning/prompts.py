@@ -1,14 +1,14 @@
 """Learned context: prefix tuning (keys and values that every token sees), prompt and P-tuning (tokens before text).
 
 Defaults: 20 keys or tokens and P-tuning's inner width 128 are those of PEFT's examples of sequence classification; a
-prefix without an MLP is what PEFT saves.  Rates are measured here (`fjt.recipes`).
+prefix without an MLP is what PEFT saves.  Rates are measured here (`fjt.experiment.recipes`).
 """
 
 import jax
 import jax.numpy as jnp
 
+from fjt.core.errors import UserError
 from fjt.models.layers import Hooks, product
-from fjt.settings import UserError
 from fjt.tuning.method import Method, add_gate, gate, leaf_key
 
 STDDEV = 0.02

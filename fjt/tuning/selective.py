@@ -2,7 +2,7 @@
 
 Defaults: full tuning's rate 2e-5 and decay 0.01 are those of BERT's authors, the layer decay 0.95 is Zhang et al.
 2021's, mixout's 0.7 Lee et al. 2020's; two layers of top_k are fjt's choice.  Other rates are measured here
-(`fjt.recipes`).
+(`fjt.experiment.recipes`).
 """
 
 import math
@@ -10,9 +10,9 @@ import re
 
 import jax.numpy as jnp
 
-from fjt import prng, tree
+from fjt.core import prng, tree
+from fjt.core.errors import UserError
 from fjt.models.layers import Hooks
-from fjt.settings import UserError
 from fjt.tuning.method import SITES, Method, check_sites, leaf_at, places
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fjt import records
-from fjt.data.tasks import Task
+from fjt.core import records
+from fjt.data.glue import Task
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers", "accelerate")
@@ -72,8 +72,15 @@ def fjt_command(task, model, data, workdir, seed, **config):
     config |= {"model.path": model, "data.source": "files", "data.dir": data, "seed": seed}
     flags = [f"--config.{key}={value}" for key, value in config.items()]
     return [
-        sys.executable, "-m", "fjt.main", "--config", f"configs/glue.py:{task}", "--workdir", str(workdir), *flags,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "fjt.main",
+        "--config",
+        f"configs/glue.py:{task}",
+        "--workdir",
+        str(workdir),
+        *flags,
+    ]
 
 
 def trainer_command(task, model, data, output, seed, batching, *options):
@@ -153,8 +160,11 @@ def provenance(module, args):
             value = Path(value).name
         words.append(f"--{key} {value}")
     return {
-        "command": " ".join(words), "weights": weights(args.model), "versions": versions(), "device": device(),
-    }  # fmt: skip
+        "command": " ".join(words),
+        "weights": weights(args.model),
+        "versions": versions(),
+        "device": device(),
+    }
 
 
 def settings(module, args):

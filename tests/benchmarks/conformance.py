@@ -19,13 +19,13 @@ import jax
 import numpy as np
 import transformers
 
-from fjt import prng
-from fjt.data import batches, tokenize
-from fjt.data.tasks import Split
+from fjt.core import seeds
+from fjt.core.options import TOGETHER
+from fjt.data import batches, tokenization
+from fjt.data.glue import Split
 from fjt.interop import adapterhub, formats, hf, peft
 from fjt.models import pretrained
 from fjt.models.encoder import Model
-from fjt.settings import TOGETHER
 from fjt.tuning import partition
 from tests import adapted, small
 from tests.benchmarks import common
@@ -154,12 +154,17 @@ def compare(folder, library, interpreter, args):
             )
         moved = float(np.ptp(theirs[f"{name}/losses"]))
         passed = forth <= LOGITS and back <= LOGITS and (trained or 0.0) <= LOSSES and bare > 1e-2 and moved > 1e-2
-        rows.append({
-            "library": library, "method": name, "ours_to_theirs": forth, "theirs_to_ours": back, "losses": trained,
-            "trained_params": sum(
-                x.size for n, x in found.trained.items() if not partition.is_fixed(n)
-            ), "passed": passed,
-        })  # fmt: skip
+        rows.append(
+            {
+                "library": library,
+                "method": name,
+                "ours_to_theirs": forth,
+                "theirs_to_ours": back,
+                "losses": trained,
+                "trained_params": sum(x.size for n, x in found.trained.items() if not partition.is_fixed(n)),
+                "passed": passed,
+            }
+        )
         print(rows[-1], flush=True)
     return rows, json.loads((folder / "versions.json").read_text())
 
@@ -172,25 +177,32 @@ def write_inputs(folder, args):
     """(tokenizer, Examples): MRPC's first dev pairs; writes their padded form for the other side."""
     texts, pairs, labels = common.read_glue(args.data, "mrpc", "dev")
     split = Split((), tuple(texts[:SENTENCES]), tuple(pairs[:SENTENCES]), np.int32(labels[:SENTENCES]))
-    tokenizer = tokenize.load_tokenizer(args.model)
+    tokenizer = tokenization.load_tokenizer(args.model)
     padded = tokenizer(
-        list(split.text), list(split.text_pair), truncation="longest_first", max_length=LONGEST, padding=True,
+        list(split.text),
+        list(split.text_pair),
+        truncation="longest_first",
+        max_length=LONGEST,
+        padding=True,
         return_tensors="np",
-    )  # fmt: skip
+    )
     rows = batches.Schedule(SENTENCES, BATCH, 3).batches(0, STEPS)
     np.savez(folder / "inputs.npz", **padded, labels=split.label.astype(np.int64), batches=rows)
-    return tokenizer, tokenize.tokenize(split, tokenizer, LONGEST)
+    return tokenizer, tokenization.tokenize(split, tokenizer, LONGEST)
 
 
 def write_base(folder, path, tokenizer):
     """(Model, base parameters) with a pooler and a head of some size, written for the other side too."""
     checkpoint = pretrained.read_checkpoint(path)
     model, rng = Model(checkpoint.config, 2), np.random.default_rng(0)
-    abstract = jax.eval_shape(model.init, prng.make_key(0, "init"))
+    abstract = jax.eval_shape(model.init, seeds.make_key(0, "init"))
     params = pretrained.take(checkpoint, abstract, path).params
-    params["head"] = {"classifier": {
-        "kernel": np.float32(rng.normal(0, 0.3, (model.config.width, 2))), "bias": np.zeros(2, np.float32)
-    }}  # fmt: skip
+    params["head"] = {
+        "classifier": {
+            "kernel": np.float32(rng.normal(0, 0.3, (model.config.width, 2))),
+            "bias": np.zeros(2, np.float32),
+        }
+    }
     params["encoder"]["pooler"]["bias"] = np.float32(rng.normal(0, 0.1, model.config.width))
     hf.export(folder / "base", params, checkpoint.hf_config, common.GLUE["mrpc"][3], tokenizer, "bert")
     return model, params
@@ -199,25 +211,37 @@ def write_base(folder, path, tokenizer):
 def table(record):
     """Markdown of the matrix."""
     rows = [
-        [f"{row['library']}: {row['method']}", f"{row['ours_to_theirs']:.1e}", f"{row['theirs_to_ours']:.1e}",
-         "-" if row["losses"] is None else f"{row['losses']:.1e}", f"{row['trained_params']:,}",
-         "yes" if row["passed"] else "NO"]
+        [
+            f"{row['library']}: {row['method']}",
+            f"{row['ours_to_theirs']:.1e}",
+            f"{row['theirs_to_ours']:.1e}",
+            "-" if row["losses"] is None else f"{row['losses']:.1e}",
+            f"{row['trained_params']:,}",
+            "yes" if row["passed"] else "NO",
+        ]
         for row in record["rows"]
-    ]  # fmt: skip
+    ]
     header = ["method", "fjt -> library", "library -> fjt", f"losses, {STEPS} steps", "trained parameters", "passed"]
-    return "\n\n".join([
-        "# Adapters of fjt and of the libraries that define them",
-        f"Largest difference of logits on {SENTENCES} MRPC pairs, float32, in each direction (at most {LOGITS:g}), and "
-        f"of the losses of {STEPS} AdamW steps from the library's adapter, dropout off (at most {LOSSES:g}). The "
-        "adapters and the head are moved at random from their start, so that they matter.  A saved P-tuning "
-        "adapter is the prompt that its MLP made, so its training cannot go on from the file. UniPELT's gates are "
-        "means over a text's tokens, in `adapters` over padding too: its logits are of texts one by one, unpadded. "
-        f"The losses are at the rate {RATE:g}, "
-        + ", ".join(f"of {name} at {rate:g}" for name, rate in RATES.items())
-        + ", its recipe's (at the common one both sides part after the first steps, from differences of 1e-7).",
-        common.markdown(header, rows),
-        common.footer(record) + "".join(f"\n- Rows made later: `{command}`" for command in record.get("later", [])),
-    ]) + "\n"  # fmt: skip
+    return (
+        "\n\n".join(
+            [
+                "# Adapters of fjt and of the libraries that define them",
+                f"Largest difference of logits on {SENTENCES} MRPC pairs, float32, in each direction (at most "
+                f"{LOGITS:g}), and of the losses of {STEPS} AdamW steps from the library's adapter, dropout off "
+                f"(at most {LOSSES:g}). The adapters and the head are moved at random from their start, so that they "
+                "matter. A saved P-tuning adapter is the prompt that its MLP made, so its training cannot go on from "
+                "the file. UniPELT's gates are means over a text's tokens, in `adapters` over padding too: its logits "
+                "are of texts one by one, unpadded. "
+                f"The losses are at the rate {RATE:g}, "
+                + ", ".join(f"of {name} at {rate:g}" for name, rate in RATES.items())
+                + ", its recipe's (at the common one both sides part after the first steps, from differences of 1e-7).",
+                common.markdown(header, rows),
+                common.footer(record)
+                + "".join(f"\n- Rows made later: `{command}`" for command in record.get("later", [])),
+            ]
+        )
+        + "\n"
+    )
 
 
 def parse(argv):

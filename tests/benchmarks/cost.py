@@ -1,8 +1,8 @@
 """What a step of each method costs against full tuning: operations, time and memory, on rows of one length.
 
 For the shapes of MiniLM (6 layers, width 384) and of bert-base, with random weights: operations of the step as XLA
-counts them before compilation, those of fjt's law (`fjt/flops.py`, matrix products alone), the median time of steps
-taken in turn over all methods, and the bytes of gradients, of the optimizer's state and of XLA's temporary memory.
+counts them before compilation, those of fjt's law (`fjt/tuning/cost.py`, matrix products alone), the median time of
+steps taken in turn over all methods, and the bytes of gradients, of the optimizer state and of XLA temporary memory.
 Each row is one example of --length tokens, and dropout acts as in training.
 
 Passed when LoRA (rank 8 on query and value) and BitFit count at most 0.70 of full tuning's operations, the head at
@@ -22,13 +22,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fjt import flops, losses, prng, tree
+from fjt.core import seeds, tree
+from fjt.core.options import TOGETHER
 from fjt.data import batches, packing
 from fjt.models.encoder import EncoderConfig, Model
-from fjt.optim import make_optimizer
-from fjt.settings import TOGETHER
-from fjt.step import init_state, train_step
-from fjt.tuning import partition
+from fjt.tasks import losses
+from fjt.training.optim import make_optimizer
+from fjt.training.step import init_state, train_step
+from fjt.tuning import cost, partition
 from tests import small
 from tests.benchmarks import common
 
@@ -64,7 +65,7 @@ def main(argv=None):
 
 def cases(config, length):
     """{name: (settings.Tune, names that train)} of every method, and of each stage of gradual unfreezing."""
-    base = jax.eval_shape(Model(config, 2).init, prng.make_key(0, "init"))
+    base = jax.eval_shape(Model(config, 2).init, seeds.make_key(0, "init"))
     found = {}
     for name in (*partition.METHODS, *TOGETHER):
         several, options = TOGETHER.get(name, ((name,), OPTIONS.get(name, {})))
@@ -84,16 +85,27 @@ def config_of(shape):
     """The EncoderConfig of one of SHAPES."""
     layers, width, heads, inner = SHAPES[shape]
     return EncoderConfig(
-        family="bert", layers=layers, width=width, heads=heads, inner=inner, vocab=30522, positions=512, types=2,
-        epsilon=1e-12, activation="gelu", stddev=0.02, dropout_hidden=0.1, dropout_attention=0.1,
+        family="bert",
+        layers=layers,
+        width=width,
+        heads=heads,
+        inner=inner,
+        vocab=30522,
+        positions=512,
+        types=2,
+        epsilon=1e-12,
+        activation="gelu",
+        stddev=0.02,
+        dropout_hidden=0.1,
+        dropout_attention=0.1,
         dropout_classifier=0.1,
-    )  # fmt: skip
+    )
 
 
 def measure(shape, args):
     """The rows of one shape."""
     config = config_of(shape)
-    base = jax.jit(Model(config, 2).init)(prng.make_key(0, "init"))
+    base = jax.jit(Model(config, 2).init)(seeds.make_key(0, "init"))
     rows, steps = [], {}
     chosen = {n: case for n, case in cases(config, args.length).items() if not args.methods or n in args.methods}
     for name, (tune, trained) in chosen.items():
@@ -116,7 +128,7 @@ def measure(shape, args):
 def build(config, base, tune, trained, args):
     """(a function that takes a step, the facts that are known without a clock)."""
     methods = partition.find_methods(tune)
-    key = prng.make_key(0, "init")
+    key = seeds.make_key(0, "init")
     added = partition.add_leaves(methods, key, base, config)
     params = base | ({"adapters": added} if added else {})
     lowest = partition.lowest_layer(trained, config.layers)
@@ -137,10 +149,14 @@ def build(config, base, tune, trained, args):
     lowered = jax.jit(step, donate_argnums=0).lower(held["state"], frozen, batch, hyper)
     compiled = lowered.compile()
     names = tree.flatten(params)
-    law = flops.step_flops(
-        config, {name: names[name].shape for name in trained}, tokens=shape.rows * shape.row_length,
-        row_length=shape.row_length, examples=shape.examples, classes=2,
-    )  # fmt: skip
+    law = cost.step_flops(
+        config,
+        {name: names[name].shape for name in trained},
+        tokens=shape.rows * shape.row_length,
+        row_length=shape.row_length,
+        examples=shape.examples,
+        classes=2,
+    )
 
     def take():
         held["state"], metrics = compiled(held["state"], frozen, batch, hyper)
@@ -148,12 +164,15 @@ def build(config, base, tune, trained, args):
 
     moments = [leaf for leaf in jax.tree.leaves(held["state"].opt_state) if leaf.ndim]
     return take, {
-        "trained": tree.count(trainable), "added": tree.count(trainable.get("adapters", {})), "lowest_layer": lowest,
-        "flops": lowered.cost_analysis()["flops"], "law": law,
+        "trained": tree.count(trainable),
+        "added": tree.count(trainable.get("adapters", {})),
+        "lowest_layer": lowest,
+        "flops": lowered.cost_analysis()["flops"],
+        "law": law,
         "gradient_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(trainable)),
         "optimizer_bytes": sum(leaf.nbytes for leaf in moments),
         "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
-    }  # fmt: skip
+    }
 
 
 def examples_of(count, length):
@@ -188,18 +207,32 @@ def table(record):
     lines = ["# What a step costs, by method", ""]
     for shape in dict.fromkeys(row["shape"] for row in record["rows"]):
         header = [
-            shape, "trains", "of these added", "operations / full", "the law's", "time / full", "ms a step",
-            "gradients and Adam, MiB", "temporary, MiB",
-        ]  # fmt: skip
+            shape,
+            "trains",
+            "of these added",
+            "operations / full",
+            "the law's",
+            "time / full",
+            "ms a step",
+            "gradients and Adam, MiB",
+            "temporary, MiB",
+        ]
         cells = []
         for row in record["rows"]:
             if row["shape"] == shape:
-                cells.append([
-                    row["method"], f"{row['trained']:,}", f"{row['added']:,}", f"{row['flops_ratio']:.3f}",
-                    f"{row['law_ratio']:.3f}", f"{row['seconds_ratio']:.2f}", f"{1000 * row['seconds']:.0f}",
-                    f"{(row['gradient_bytes'] + row['optimizer_bytes']) / 2**20:.1f}",
-                    f"{row['temporary_bytes'] / 2**20:.0f}",
-                ])  # fmt: skip
+                cells.append(
+                    [
+                        row["method"],
+                        f"{row['trained']:,}",
+                        f"{row['added']:,}",
+                        f"{row['flops_ratio']:.3f}",
+                        f"{row['law_ratio']:.3f}",
+                        f"{row['seconds_ratio']:.2f}",
+                        f"{1000 * row['seconds']:.0f}",
+                        f"{(row['gradient_bytes'] + row['optimizer_bytes']) / 2**20:.1f}",
+                        f"{row['temporary_bytes'] / 2**20:.0f}",
+                    ]
+                )
         lines += [common.markdown(header, cells), ""]
     checks = judge(record["rows"])
     lines += [f"Verdict: {'passed' if all(ok for _, ok in checks) else 'FAILED'}", ""]

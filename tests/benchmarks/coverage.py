@@ -1,4 +1,4 @@
-"""How often the 95 % intervals of `fjt/statistics.py` hold what they are about, and how often its tests err.
+"""How often the 95 % intervals of `fjt/reports/inference.py` hold what they are about, and how often its tests err.
 
 Studies are simulated in which the answer is known: runs of two methods answer the same examples, with effects of the
 seed (in part common to both methods), of the example (the same) and of the pair. Choices between two classes come
@@ -21,8 +21,8 @@ import numpy as np
 import scipy
 import scipy.stats
 
-from fjt import jackknife, statistics
-from fjt.settings import UserError
+from fjt.core.errors import UserError
+from fjt.reports import inference, jackknife
 from tests.benchmarks import common
 from tests.benchmarks.populations import EASY, HARD, SHAPES, SOURCES, Choices, Scores
 
@@ -56,18 +56,18 @@ class Tally:
         return list(rows.values())
 
 
-def on_new_examples(name, shape, m, repeats, rng, metrics, seeds=SEEDS, make=statistics.crossed_interval):
+def on_new_examples(name, shape, m, repeats, rng, metrics, seeds=SEEDS, make=inference.crossed_interval):
     """Rows: the interval for new seeds and new examples."""
     tally, truth = Tally(shape=name, m=m), shape.truth()
     for _ in range(repeats):
         source, label, effect = shape.draw_examples(rng, m)
         predicted = shape.draw_runs(rng, max(seeds), label, effect)
-        failed = [statistics.collapsed(p) for p in predicted]
+        failed = [inference.collapsed(p) for p in predicted]
         scores = shape.scores(predicted, label, metrics)
         for metric in metrics:
             tables, bounds = (
                 [jackknife.pseudo_values(metric, p, label) for p in predicted],
-                statistics.BOUNDS.get(metric),
+                inference.BOUNDS.get(metric),
             )
             for n in seeds:
                 (a, b), (x, y), (out, away) = ([v[:n] for v in pair] for pair in (tables, scores[metric], failed))
@@ -88,7 +88,7 @@ def on_this_dev_set(name, shape, m, repeats, rng, metrics, mixed=False, sets=10,
         parts, failed = [], []
         for _ in range(runs // 500):
             predicted = shape.draw_runs(rng, 500, label, effect)
-            failed.append([statistics.collapsed(p) & (not mixed) for p in predicted])
+            failed.append([inference.collapsed(p) & (not mixed) for p in predicted])
             parts.append(shape.scores(predicted, label, metrics))
         out, away = np.concatenate(failed, axis=1)
         for metric in metrics:
@@ -98,7 +98,7 @@ def on_this_dev_set(name, shape, m, repeats, rng, metrics, mixed=False, sets=10,
                 for _ in range(repeats // sets):
                     some = rng.choice(runs, max(SEEDS), replace=False)
                     for n in SEEDS:
-                        tally.add((metric, of, n), true, statistics.seed_interval, values[some[:n]], gone[some[:n]])
+                        tally.add((metric, of, n), true, inference.seed_interval, values[some[:n]], gone[some[:n]])
     return tally.rows()
 
 
@@ -108,7 +108,7 @@ def on_skewed_seeds(skewness, repeats, rng):
     for _ in range(repeats):
         scores = -rng.gamma(shape, size=max(SEEDS))
         for n in SEEDS:
-            tally.add(("any score", "level", n), -shape, statistics.seed_interval, scores[:n], np.zeros(n, bool))
+            tally.add(("any score", "level", n), -shape, inference.seed_interval, scores[:n], np.zeros(n, bool))
     return tally.rows()
 
 
@@ -120,7 +120,7 @@ def variance(repeats, rng):
             tally = Tally(shape=f"{a} x {b} seeds", part=part)
             for _ in range(repeats):
                 table = rng.normal(size=(a, b)) + math.sqrt(part) * (rng.normal(size=(a, 1)) + rng.normal(size=b))
-                found = statistics.variance_parts(table)
+                found = inference.variance_parts(table)
                 for name, true, interval in zip(PARTS, (part, part, 1), found, strict=True):
                     tally.add((name, "variance", f"{a} x {b}"), true, lambda interval: interval, interval)
             rows += tally.rows()
@@ -129,9 +129,9 @@ def variance(repeats, rng):
 
 def seeds_needed(repeats, rng):
     """Rows: the range of seeds that a paired t test needs."""
-    tally, make = Tally(shape="seeds for 80 % power", m=None), statistics.seeds_needed
+    tally, make = Tally(shape="seeds for 80 % power", m=None), inference.seeds_needed
     for effect in (0.2, 0.5):
-        true = statistics.pairs_needed(effect)
+        true = inference.pairs_needed(effect)
         for _ in range(repeats):
             differences = rng.normal(size=max(SEEDS))
             for n in SEEDS:
@@ -155,7 +155,7 @@ def families(repeats, rng, m=277):
                 scores[1 : different + 1] += 0.02
                 scores[rng.random(scores.shape) < 0.05] = 0.5
                 scores = np.round(scores * m) / m
-                p = statistics.sign_flip_family(scores[1:] - scores[0], ALPHA)
+                p = inference.sign_flip_family(scores[1:] - scores[0], ALPHA)
                 erred += bool(np.any(p[different:] <= ALPHA))
             rows.append({"family": family, "n": n, "different": different, "studies": repeats, "erred": erred})
     return rows
@@ -164,11 +164,11 @@ def families(repeats, rng, m=277):
 def independent(scores, table, failed, bounds, source):
     """What is wrong: all n m values as if they were independent."""
     half = 1.96 * table.std(ddof=1) / math.sqrt(table.size)
-    return statistics.Interval(scores.mean(), scores.mean() - half, scores.mean() + half, math.inf, "", len(scores))
+    return inference.Interval(scores.mean(), scores.mean() - half, scores.mean() + half, math.inf, "", len(scores))
 
 
 def without_sources(scores, table, failed, bounds, source):
-    return statistics.crossed_interval(scores, table, failed, bounds)
+    return inference.crossed_interval(scores, table, failed, bounds)
 
 
 def with_few_seeds():
@@ -270,8 +270,9 @@ def table(record):
             lines += [common.markdown([words, "m", "of", "n", *metrics], cells), ""] if cells else []
     lines += [
         "A small number is the share of studies that were given an interval, where that is not all of them: the others "
-        f"had fewer than {statistics.LEAST} runs that did not collapse, equal scores or a score at its bound.", "",
-    ]  # fmt: skip
+        f"had fewer than {inference.LEAST} runs that did not collapse, equal scores or a score at its bound.",
+        "",
+    ]
     cells = [[row["shape"], f"{row['part']:g}", *cells_of(row["held"], PARTS)] for row in record["variance"]]
     lines += [common.markdown(["variance", "part / rest", "rows' part", "columns' part", "rest"], cells), ""]
     cells = [[row["n"], *cells_of(row["held"], row["held"])] for row in record["seeds needed"]]
@@ -283,8 +284,9 @@ def table(record):
     lines += [common.markdown(["level", "n", "holds"], cells), ""]
     lines += [
         "Near a bound, not judged (accuracy 0.99, 277 examples, 3 of them wrong in the mean; studies with fewer than "
-        f"{statistics.LEAST_WRONG} are refused the interval of a level):", "",
-    ]  # fmt: skip
+        f"{inference.LEAST_WRONG} are refused the interval of a level):",
+        "",
+    ]
     cells = [[row["of"], row["n"], *cells_of(row["held"], row["held"])] for row in record["near a bound"]]
     lines += [common.markdown(["new seeds, new examples", "n", "holds"], cells), ""]
     lines += ["The least that t with Satterthwaite's degrees of freedom holds, normal effects, by integration:", ""]
@@ -311,8 +313,9 @@ def main(argv=None):
     versions = {name: version for name, version in common.versions().items() if name in ("python", "numpy")}
     record = {
         "command": f"python -m tests.benchmarks.coverage --repeats {args.repeats}",
-        "versions": versions | {"scipy": scipy.__version__}, "device": common.device(),
-    } | measure(args.repeats)  # fmt: skip
+        "versions": versions | {"scipy": scipy.__version__},
+        "device": common.device(),
+    } | measure(args.repeats)
     record["seconds"] = time.process_time() - start
     output = Path(args.output)
     common.write_json(output / "coverage.json", record)

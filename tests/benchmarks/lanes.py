@@ -17,13 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fjt import lanes, losses, memory, prng, tree
+from fjt.core import memory, seeds, tree
 from fjt.data import batches, packing
+from fjt.experiment.programs import bytes_of
 from fjt.models.encoder import Model
-from fjt.optim import make_optimizer
-from fjt.planner import MEMORY_SHARE
-from fjt.programs import bytes_of
-from fjt.step import init_state, train_step
+from fjt.study.planner import MEMORY_SHARE
+from fjt.tasks import losses
+from fjt.training import lanes
+from fjt.training.optim import make_optimizer
+from fjt.training.step import init_state, train_step
 from fjt.tuning import partition
 from tests import small
 from tests.benchmarks import common
@@ -82,7 +84,7 @@ class Maker:
     def __init__(self, shape, args):
         config = config_of(shape)
         tune = small.tune("lora", rank=8)
-        methods, key = partition.find_methods(tune), prng.make_key(0, "init")
+        methods, key = partition.find_methods(tune), seeds.make_key(0, "init")
         params = jax.device_get(jax.jit(Model(config, 2).init)(key))
         params["adapters"] = jax.device_get(partition.add_leaves(methods, key, params, config))
         trained = frozenset(partition.trainable_names(params, config.layers, tune, ()))
@@ -154,10 +156,16 @@ def table(record):
             cells.append([row["shape"], name, "does not fit", "", "", ""])
             continue
         rate = max(1, row["lanes"]) * record["examples"] / row["seconds"]
-        cells.append([
-            row["shape"], name, f"{1000 * row['seconds']:.1f}", f"{rate:,.0f}", f"{row['speedup']:.2f}",
-            f"{row['bytes'] / 2**30:.2f}",
-        ])  # fmt: skip
+        cells.append(
+            [
+                row["shape"],
+                name,
+                f"{1000 * row['seconds']:.1f}",
+                f"{rate:,.0f}",
+                f"{row['speedup']:.2f}",
+                f"{row['bytes'] / 2**30:.2f}",
+            ]
+        )
         if "largest" in row:
             largest.append(f"- {row['shape']}: {row['largest']} lanes fit, by powers of two")
     lines += [common.markdown(header, cells), "", *largest, ""]

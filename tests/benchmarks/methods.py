@@ -17,12 +17,25 @@ import sys
 import time
 from pathlib import Path
 
-from fjt import records
+from fjt.core import records
 from tests.benchmarks import common
 
 COMPARED = ("full", "head", "top_k", "bitfit", "lora", "dora", "ia3", "pfeiffer", "houlsby", "prefix")
-SHOWN = ("llrd", "gradual", "mixout", "pattern", "layernorm", "attention_only", "vera", "parallel", "compacter",
-         "prompt", "p_tuning", "mam", "unipelt")  # fmt: skip
+SHOWN = (
+    "llrd",
+    "gradual",
+    "mixout",
+    "pattern",
+    "layernorm",
+    "attention_only",
+    "vera",
+    "parallel",
+    "compacter",
+    "prompt",
+    "p_tuning",
+    "mam",
+    "unipelt",
+)
 # Theirs, not measured here.
 SOURCE = "Mao et al. 2022 (UniPELT), table 1, with r = 8 for LoRA, 10 for the prefix and 48 for the adapter"
 PUBLISHED = {
@@ -117,9 +130,17 @@ def table(rows, record, output):
     for task in dict.fromkeys(row["task"] for row in rows):
         names = common.GLUE[task][3].metrics
         header = [
-            task, *names, "runs", "parameters that train", "of these added", "epochs", "FLOPs a step / full",
-            "step time / full", "bert-base, published", "rate, decay, options",
-        ]  # fmt: skip
+            task,
+            *names,
+            "runs",
+            "parameters that train",
+            "of these added",
+            "epochs",
+            "FLOPs a step / full",
+            "step time / full",
+            "bert-base, published",
+            "rate, decay, options",
+        ]
         here = [row for row in rows if row["task"] == task]
         full = next((row["flops_per_step"] for row in here if row["method"] == "full" and not row["failed"]), math.nan)
         scores = {method: score(here, method, names[0]) for method in (*COMPARED, *SHOWN)}
@@ -134,15 +155,22 @@ def table(rows, record, output):
             if ended:
                 one = ended[0]
                 facts = [
-                    f"{one['trainable_params']:,}", f"{one['added_params']:,}", f"{one['epochs']:.0f}",
+                    f"{one['trainable_params']:,}",
+                    f"{one['added_params']:,}",
+                    f"{one['epochs']:.0f}",
                     f"{one['flops_per_step'] / full:.2f}",
-                ]  # fmt: skip
+                ]
             facts.append(f"{times[method]:.2f}" if method in times else "-")
-            cells.append([
-                method + mark, *(spread(found, name) for name in names), f"{len(ended)} of {len(found)}", *facts,
-                f"{PUBLISHED[task][method]:.1f}" if method in PUBLISHED.get(task, {}) else "",
-                stated(found[0]["recipe"]),
-            ])  # fmt: skip
+            cells.append(
+                [
+                    method + mark,
+                    *(spread(found, name) for name in names),
+                    f"{len(ended)} of {len(found)}",
+                    *facts,
+                    f"{PUBLISHED[task][method]:.1f}" if method in PUBLISHED.get(task, {}) else "",
+                    stated(found[0]["recipe"]),
+                ]
+            )
         lines += [common.markdown(header, cells), ""]
     lines += [
         "Batches of 32, AdamW to zero with a warm-up of 0.06, clipping at 1; rate, decay and options as each run "

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fjt import metrics, records
+from fjt.core import records
+from fjt.tasks import metrics
 from tests.benchmarks import common
 
 SIDES = ("fjt", "trainer")
@@ -63,8 +64,11 @@ def train_all(args, runs, record):
             append(record, (task, seed, side), scores)
             words = " ".join(f"{name} {100 * value:.1f}" for name, value in scores.items())
         left = (time.time() - begun) / done * (len(waiting) - done) / 60
-        print(f"{task} seed {seed} {side}: {words} (exit {code}, {time.time() - start:.0f} s); "
-              f"{done}/{len(waiting)}, about {left:.0f} min left", flush=True)  # fmt: skip
+        print(
+            f"{task} seed {seed} {side}: {words} (exit {code}, {time.time() - start:.0f} s); "
+            f"{done}/{len(waiting)}, about {left:.0f} min left",
+            flush=True,
+        )
 
 
 def command(args, seed, task, side, folder):

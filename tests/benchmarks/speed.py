@@ -24,8 +24,17 @@ from tests.benchmarks import common
 
 WARM = 3  # first steps left out of the clock, as in `trainer`
 CONTENDERS = ("fjt", *common.BATCHINGS)
-KEPT = ("examples_per_second", "train_seconds", "compile_seconds", "token_efficiency", "flops_per_step",
-        "peak_memory_bytes", "memory_kind", "steps", "examples")  # fmt: skip
+KEPT = (
+    "examples_per_second",
+    "train_seconds",
+    "compile_seconds",
+    "token_efficiency",
+    "flops_per_step",
+    "peak_memory_bytes",
+    "memory_kind",
+    "steps",
+    "examples",
+)
 
 
 def main(argv=None):
@@ -108,32 +117,49 @@ def table(record):
         size = common.RECIPE["train.batch_size"]
         achieved = [run["flops_per_step"] * run["examples_per_second"] / size / 1e9 for run in ours]
         costs.append(
-            [task, f"{statistics.median(run['compile_seconds'] for run in ours):.1f}",
-             f"{statistics.median(run['token_efficiency'] for run in ours):.3f}",
-             f"{statistics.median(run['flops_per_step'] for run in ours) / 1e9:.1f}", spread(achieved, 0),
-             f"{100 * statistics.median(achieved) / peak['jax']:.0f} %",
-             f"{max(run['peak_memory_bytes'] for run in ours) / 2**20:.0f} ({ours[0]['memory_kind']})",
-             f"{max(theirs) / 2**20:.0f}"]
-        )  # fmt: skip
+            [
+                task,
+                f"{statistics.median(run['compile_seconds'] for run in ours):.1f}",
+                f"{statistics.median(run['token_efficiency'] for run in ours):.3f}",
+                f"{statistics.median(run['flops_per_step'] for run in ours) / 1e9:.1f}",
+                spread(achieved, 0),
+                f"{100 * statistics.median(achieved) / peak['jax']:.0f} %",
+                f"{max(run['peak_memory_bytes'] for run in ours) / 2**20:.0f} ({ours[0]['memory_kind']})",
+                f"{max(theirs) / 2**20:.0f}",
+            ]
+        )
     batchings = ["fixed to 128", "dynamic", "grouped"]
-    return "\n\n".join([
-        "# Examples a second, fjt and Hugging Face's Trainer",
-        "Median over rounds (lowest..highest). float32, batch 32; full fine-tuning.",
-        "fjt / Trainer, ratio of examples a second within a round, by the Trainer's batching:",
-        common.markdown(["task", *batchings, "rounds"], ratios),
-        "Examples a second:",
-        common.markdown(["task", "fjt", *(f"Trainer {name}" for name in batchings)], rates),
-        f"The machine's float32 matrix products (2048 x 2048, best): {peak['jax']:.0f} GFLOP/s by JAX, "
-        f"{peak['torch']:.0f} by PyTorch. Where fjt stands:",
-        common.markdown(
-            ["task", "compile s", "token efficiency", "GFLOP a step", "GFLOP/s", "of JAX's products", "peak MiB, fjt",
-             "peak MiB, Trainer (RSS)"],
-            costs,
-        ),
-        "On the clock: steps from the fourth on with batch making, update and logging (fjt: without the first step of "
-        "each shape), without loading, tokenization, compilation, evaluation and saving.",
-        common.footer(record),
-    ]) + "\n"  # fmt: skip
+    return (
+        "\n\n".join(
+            [
+                "# Examples a second, fjt and Hugging Face's Trainer",
+                "Median over rounds (lowest..highest). float32, batch 32; full fine-tuning.",
+                "fjt / Trainer, ratio of examples a second within a round, by the Trainer's batching:",
+                common.markdown(["task", *batchings, "rounds"], ratios),
+                "Examples a second:",
+                common.markdown(["task", "fjt", *(f"Trainer {name}" for name in batchings)], rates),
+                f"The machine's float32 matrix products (2048 x 2048, best): {peak['jax']:.0f} GFLOP/s by JAX, "
+                f"{peak['torch']:.0f} by PyTorch. Where fjt stands:",
+                common.markdown(
+                    [
+                        "task",
+                        "compile s",
+                        "token efficiency",
+                        "GFLOP a step",
+                        "GFLOP/s",
+                        "of JAX's products",
+                        "peak MiB, fjt",
+                        "peak MiB, Trainer (RSS)",
+                    ],
+                    costs,
+                ),
+                "On the clock: steps from the fourth on with batch making, update and logging (fjt: without the first "
+                "step of each shape), without loading, tokenization, compilation, evaluation and saving.",
+                common.footer(record),
+            ]
+        )
+        + "\n"
+    )
 
 
 def parse(argv):
@@ -143,8 +169,12 @@ def parse(argv):
     parser.add_argument("--tasks", nargs="+", default=["mrpc", "cola", "sst2"], choices=sorted(common.GLUE))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=30, help="of each run; 0: one whole epoch")
-    parser.add_argument("--optim", default="adamw_torch_fused", choices=("adamw_torch", "adamw_torch_fused"),
-                        help="the Trainer's AdamW; fused is what it takes by itself, and the faster one")  # fmt: skip
+    parser.add_argument(
+        "--optim",
+        default="adamw_torch_fused",
+        choices=("adamw_torch", "adamw_torch_fused"),
+        help="the Trainer's AdamW; fused is what it takes by itself, and the faster one",
+    )
     parser.add_argument("--output", default="results/speed", help="where runs.json and table.md go")
     return parser.parse_args(argv)
 

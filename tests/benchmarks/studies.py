@@ -66,15 +66,26 @@ def head(args, folder):
     study = timed("fjt.sweep", f"{CONFIG}:head", folder / "study", *flags)
     once = ("--config.eval.every_epochs=0", *QUIET)
     alone = [
-        timed("fjt.main", "configs/methods.py:mrpc,head", folder / f"alone{seed}", *flags, *once,
-              f"--config.seed={seed}", "--noconfig.cache.hidden")
+        timed(
+            "fjt.main",
+            "configs/methods.py:mrpc,head",
+            folder / f"alone{seed}",
+            *flags,
+            *once,
+            f"--config.seed={seed}",
+            "--noconfig.cache.hidden",
+        )
         for seed in range(args.alone)
-    ]  # fmt: skip
+    ]
     trained = [common.read_json(folder / f"alone{seed}" / "result.json")["train_seconds"] for seed in range(args.alone)]
     result = {
-        "study_seconds": study, "alone_seconds": alone, "alone_train_seconds": trained, "runs": 40,
-        "ratio": 40 * statistics.fmean(alone) / study, "train_ratio": 40 * statistics.fmean(trained) / study,
-    }  # fmt: skip
+        "study_seconds": study,
+        "alone_seconds": alone,
+        "alone_train_seconds": trained,
+        "runs": 40,
+        "ratio": 40 * statistics.fmean(alone) / study,
+        "train_ratio": 40 * statistics.fmean(trained) / study,
+    }
     return {"head": result}
 
 
@@ -88,17 +99,31 @@ def top_k(args, folder):
             own = f"--config.cache.hidden={kept}"
             name = f"{layers}-{'kept' if kept else 'tokens'}"
             if kept:  # the files are made by a run that is not timed
-                timed("fjt.main", "configs/methods.py:mrpc,top_k", folder / f"{name}-first", *flags, own,
-                      "--config.train.epochs=1")  # fmt: skip
+                timed(
+                    "fjt.main",
+                    "configs/methods.py:mrpc,top_k",
+                    folder / f"{name}-first",
+                    *flags,
+                    own,
+                    "--config.train.epochs=1",
+                )
             short, long = (
-                timed("fjt.main", "configs/methods.py:mrpc,top_k", folder / f"{name}-{epochs}", *flags, own,
-                      f"--config.train.epochs={epochs}")
+                timed(
+                    "fjt.main",
+                    "configs/methods.py:mrpc,top_k",
+                    folder / f"{name}-{epochs}",
+                    *flags,
+                    own,
+                    f"--config.train.epochs={epochs}",
+                )
                 for epochs in (1, 1 + EPOCHS)
-            )  # fmt: skip
+            )
             each["kept" if kept else "tokens"] = (long - short) / EPOCHS
         rows[f"top_k {layers}"] = {
-            "kept_seconds": each["kept"], "tokens_seconds": each["tokens"], "ratio": each["tokens"] / each["kept"]
-        }  # fmt: skip
+            "kept_seconds": each["kept"],
+            "tokens_seconds": each["tokens"],
+            "ratio": each["tokens"] / each["kept"],
+        }
     return rows
 
 
@@ -107,10 +132,16 @@ def lora(args, folder):
     flags = places(args, folder)
     limits = ("--config.data.limit=1000", "--config.train.epochs=3", "--config.eval.every_epochs=0", *QUIET)
     alone = [
-        timed("fjt.main", "configs/methods.py:cola,lora", folder / f"alone{seed}", *flags, *limits,
-              f"--config.seed={seed}")
+        timed(
+            "fjt.main",
+            "configs/methods.py:cola,lora",
+            folder / f"alone{seed}",
+            *flags,
+            *limits,
+            f"--config.seed={seed}",
+        )
         for seed in range(8)
-    ]  # fmt: skip
+    ]
     study = timed("fjt.sweep", f"{CONFIG}:lora", folder / "study", *flags)
     own = folder / "study" / "runs" / "cola" / "lora"
     per_step = {

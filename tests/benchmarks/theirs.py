@@ -105,8 +105,7 @@ def main(library, folder):
         found[f"{name}/losses"] = np.array(losses)
         print(f"{library} {name}", flush=True)
     np.savez(folder / "theirs.npz", **found)
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__,
-                library: side.library.__version__}  # fmt: skip
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__, library: side.library.__version__}
     (folder / "versions.json").write_text(json.dumps(versions))
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import transformers
 
-from fjt import metrics
+from fjt.tasks import metrics
 from tests.benchmarks import common
 
 WARM = 3  # first steps, left out of the clock: allocation and first-use work

@@ -24,11 +24,16 @@ import subprocess
 import sys
 import time
 
-from fjt import records
+from fjt.core import records
 from tests.end_to_end.process import ROOT, outcome, phase, read_rows, saving
 
-DEFAULT = ("--config", "configs/quickstart.py", "--config.data.limit=2000", "--config.checkpoint.every_steps=20",
-           "--config.log.tensorboard=False")  # fmt: skip
+DEFAULT = (
+    "--config",
+    "configs/quickstart.py",
+    "--config.data.limit=2000",
+    "--config.checkpoint.every_steps=20",
+    "--config.log.tensorboard=False",
+)
 AIMS = ("random", "save", "random", "evaluation", "random")
 POLL = 0.0005  # seconds
 
@@ -83,8 +88,11 @@ def campaign(options, arguments):
         with open(options.workdir / "output", "a") as output:
             return subprocess.Popen(
                 [sys.executable, "-m", "fjt.main", *arguments, "--workdir", str(workdir)],
-                cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT,
-            )  # fmt: skip
+                cwd=ROOT,
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
 
     if begin(whole).wait() != 0:
         raise SystemExit(f"the undisturbed run failed; see {options.workdir / 'output'}")
@@ -105,9 +113,14 @@ def campaign(options, arguments):
         if code == -signal.SIGKILL:
             rows = read_rows(killed / "train.jsonl")
             hit = phase(killed, evaluations, since)
-            kills.append({
-                "aim": aim, "hit": hit, "after_step": rows[-1]["step"] if rows else 0, "seconds": round(moment, 2),
-            })  # fmt: skip
+            kills.append(
+                {
+                    "aim": aim,
+                    "hit": hit,
+                    "after_step": rows[-1]["step"] if rows else 0,
+                    "seconds": round(moment, 2),
+                }
+            )
             print(f"kill {len(kills)}: aimed at {aim}, hit {hit}, after step {kills[-1]['after_step']}", flush=True)
         elif code != 0:
             raise SystemExit(f"the run failed by itself with code {code}; see {options.workdir / 'output'}")

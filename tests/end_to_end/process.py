@@ -19,9 +19,17 @@ PATIENCE = 180  # seconds after which a process that should have ended is taken 
 # A server that has imported JAX and started nothing: children come from it without the seconds of imports.
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["fjt.main", "fjt.run", "fjt.summary", "fjt.predict", "transformers.models.bert.tokenization_bert",
-     "matplotlib.figure", "sklearn.metrics", "scipy.stats"]
-)  # fmt: skip
+    [
+        "fjt.main",
+        "fjt.experiment.execute",
+        "fjt.experiment.summary",
+        "fjt.predict",
+        "transformers.models.bert.tokenization_bert",
+        "matplotlib.figure",
+        "sklearn.metrics",
+        "scipy.stats",
+    ]
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,20 +83,20 @@ def _child(program, arguments, output, cache, hook):
 
 def slow_steps(seconds):
     """Each step waits, so that a signal finds the run in the middle."""
-    from fjt import run
+    from fjt.experiment import execute
 
-    feed = run.feed
+    feed = execute.feed
 
     def late(*arguments):
         time.sleep(seconds)
         return feed(*arguments)
 
-    run.feed = late
+    execute.feed = late
 
 
 def die_in_evaluation(number, pause=0.0):
     """SIGKILL while evaluation `number` (from 1) goes on, after a pause in which a save may end."""
-    from fjt import evaluate
+    from fjt.training import evaluate
 
     begun, whole = [], evaluate.evaluate
 
@@ -108,7 +116,7 @@ def die_in_evaluation(number, pause=0.0):
 
 def stop_after_evaluation(number):
     """SIGTERM comes when evaluation `number` (from 1) is logged and its checkpoint not yet begun."""
-    from fjt import outputs
+    from fjt.experiment import outputs
 
     begun, whole = [], outputs.draw_curve
 
@@ -150,14 +158,31 @@ def tiny(tables, **options):
 
     options: other values, `__` for the dot; None leaves an option as the config file has it.
     """
-    options = dict(
-        data__files__train=f"{tables}/train.csv", data__files__dev=f"{tables}/dev.csv",
-        data__files__test=f"{tables}/test.csv", data__columns__id="key", model__path="", model__max_length=32,
-        model__scratch__layers=1, model__scratch__width=32, model__scratch__heads=2, model__scratch__inner=64,
-        optim__learning_rate=3e-3, train__batch_size=24, train__epochs=3, eval__every_epochs=1,
-        checkpoint__every_steps=3, checkpoint__keep=2, log__every_steps=4, log__tensorboard=False, mesh__data=1,
-        cache__dir=f"{tables}/cache",
-    ) | options  # fmt: skip
+    options = (
+        dict(
+            data__files__train=f"{tables}/train.csv",
+            data__files__dev=f"{tables}/dev.csv",
+            data__files__test=f"{tables}/test.csv",
+            data__columns__id="key",
+            model__path="",
+            model__max_length=32,
+            model__scratch__layers=1,
+            model__scratch__width=32,
+            model__scratch__heads=2,
+            model__scratch__inner=64,
+            optim__learning_rate=3e-3,
+            train__batch_size=24,
+            train__epochs=3,
+            eval__every_epochs=1,
+            checkpoint__every_steps=3,
+            checkpoint__keep=2,
+            log__every_steps=4,
+            log__tensorboard=False,
+            mesh__data=1,
+            cache__dir=f"{tables}/cache",
+        )
+        | options
+    )
     given = {key: value for key, value in options.items() if value is not None}
     return ["--config", str(ROOT / "configs" / "classify.py"), *flags(**given)]
 
@@ -197,8 +222,10 @@ def outcome(workdir):
     ]
     keys = ("params_sha256", "frozen_sha256", "data_sha256", "selected_step", "metrics", "splits", "best")
     return {key: result[key] for key in keys} | {
-        "predictions": predictions, "losses": losses, "evaluations": evaluations,
-    }  # fmt: skip
+        "predictions": predictions,
+        "losses": losses,
+        "evaluations": evaluations,
+    }
 
 
 def saving(workdir, since):

@@ -22,14 +22,20 @@ import subprocess
 import sys
 import time
 
-from fjt import records
-from fjt.reports import committed
+from fjt.core import records
+from fjt.reports import archive
 from tests.end_to_end.kill_campaign import command, compiled_once, without_folders
 from tests.end_to_end.process import ROOT, outcome
 
 DEFAULT = ("--config", "configs/quickstart_sweep.py")
-MEASURED = ("train_seconds", "compile_seconds", "examples_per_second", "tokens_per_second", "peak_memory_bytes",
-            "changes")  # fmt: skip
+MEASURED = (
+    "train_seconds",
+    "compile_seconds",
+    "examples_per_second",
+    "tokens_per_second",
+    "peak_memory_bytes",
+    "changes",
+)
 
 
 def main(argv):
@@ -49,8 +55,11 @@ def campaign(options, arguments):
         with open(options.workdir / "output", "a") as output:
             return subprocess.Popen(
                 [sys.executable, "-m", "fjt.sweep", *arguments, "--workdir", str(folder)],
-                cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT,
-            )  # fmt: skip
+                cwd=ROOT,
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
 
     start = time.monotonic()
     if begin(whole).wait() != 0:
@@ -104,10 +113,10 @@ def outcomes(folder):
 
 def report_files(folder, where):
     """{name: sha256} of the files of a report that is made, in another folder, from what a study commits."""
-    found = committed.load(folder / "report")
+    found = archive.load(folder / "report")
     rows = tuple(row | {name: 1 for name in MEASURED if row[name] is not None} for row in found.rows)
     where.mkdir()
-    committed.save(dataclasses.replace(found, rows=rows), where)
+    archive.save(dataclasses.replace(found, rows=rows), where)
     command = [sys.executable, "-m", "fjt.report", str(where), "--output", str(where / "report")]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     made = where / "report"

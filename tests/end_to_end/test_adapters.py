@@ -71,8 +71,14 @@ def test_new_leaves_that_never_train(finished, tables, launch, texts, tmp_path):
     own = adapter.read(tmp_path / "vera" / "export" / "adapter")
     result = json.loads((tmp_path / "vera" / "result.json").read_text())
     assert result["added_params"] == 2 * (6 + 32) and own.trained["adapters/vera/a"].shape == (32, 6)
-    options = dict(model__adapter=tmp_path / "vera", model__keep_head=True, train__steps=0, train__epochs=None,
-                   eval__every_epochs=None, seed=5)  # fmt: skip
+    options = dict(
+        model__adapter=tmp_path / "vera",
+        model__keep_head=True,
+        train__steps=0,
+        train__epochs=None,
+        eval__every_epochs=None,
+        seed=5,
+    )
     run(launch, tables, base, tmp_path / "again", "vera", **options)
     found, expected = (np.load(tmp_path / n / "predictions" / "dev.npz")["logits"] for n in ("again", "vera"))
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -95,8 +101,13 @@ def test_the_card_says_what_it_is(finished, tuned, tables):
     result = json.loads((tuned / "result.json").read_text())
     for folder, form in (("adapter", "peft"), ("merged", "transformers")):
         card = (tuned / "export" / folder / "README.md").read_text()
-        for words in (f"library_name: {form}", "| lora.rank | 8 |", "96 train, 90 dev, 21 test", "| 90 |",
-                      f"| accuracy | {result['metrics']['accuracy']:.4f} |"):  # fmt: skip
+        for words in (
+            f"library_name: {form}",
+            "| lora.rank | 8 |",
+            "96 train, 90 dev, 21 test",
+            "| 90 |",
+            f"| accuracy | {result['metrics']['accuracy']:.4f} |",
+        ):
             assert words in card
         assert str(tables) not in card and str(finished[0]) not in card
     whole = (finished[0] / "export" / "README.md").read_text()
@@ -164,8 +175,9 @@ def test_an_adapter_is_where_the_next_run_starts(finished, tables, launch, tuned
         source.mkdir()
         for file in (tuned / "export" / "adapter").glob("fjt_*" if form == "fjt" else "adapter_*"):
             shutil.copy(file, source)
-    options = dict(model__adapter=source, model__keep_head=True, train__steps=0, train__epochs=None,
-                   eval__every_epochs=None)  # fmt: skip
+    options = dict(
+        model__adapter=source, model__keep_head=True, train__steps=0, train__epochs=None, eval__every_epochs=None
+    )
     done = run(launch, tables, finished[0], tmp_path / "run", "lora", **options)
     assert "tune.rank = 8  (the adapter)" in done.text
     found, expected = (np.load(path / "predictions" / "dev.npz")["logits"] for path in (tmp_path / "run", tuned))
@@ -237,8 +249,16 @@ def test_a_trained_pooler_goes_from_run_to_run(finished, tables, launch, texts, 
     """It is in the adapter that the second run starts from, which does not train it, and in that run's own."""
     base, _ = finished
     run(launch, tables, base, tmp_path / "first", "pfeiffer", tune__train_pooler=True)
-    run(launch, tables, base, tmp_path / "second", "pfeiffer", model__adapter=tmp_path / "first",
-        tune__train_pooler=False, model__keep_head=True)  # fmt: skip
+    run(
+        launch,
+        tables,
+        base,
+        tmp_path / "second",
+        "pfeiffer",
+        model__adapter=tmp_path / "first",
+        tune__train_pooler=False,
+        model__keep_head=True,
+    )
     first, second = (adapter.read(tmp_path / name / "export" / "adapter").trained for name in ("first", "second"))
     name = "encoder/pooler/kernel"
     np.testing.assert_array_equal(second[name], first[name])
@@ -274,7 +294,7 @@ def test_a_base_that_has_changed_is_refused(finished, tables, launch, texts, tmp
     run(launch, tables, base, tmp_path / "run", "pfeiffer")
     path = tmp_path / "run" / "export" / "adapter" / "fjt_adapter.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"base_sha256": "0" * 64}))
-    with pytest.raises(fjt.settings.UserError, match="are not those"):
+    with pytest.raises(fjt.core.errors.UserError, match="are not those"):
         fjt.load_run(tmp_path / "run").predict(texts[:2])
 
 
@@ -284,11 +304,18 @@ def test_a_base_that_has_moved_is_found_where_it_is_said_to_be(finished, tables,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
     shutil.copytree(base, tmp_path / "models" / "base")
-    run(launch, tables, "models/base", tmp_path / "run", "('prompt','bitfit')", tune__prompt_length=2,
-        model__max_length=24)  # fmt: skip
+    run(
+        launch,
+        tables,
+        "models/base",
+        tmp_path / "run",
+        "('prompt','bitfit')",
+        tune__prompt_length=2,
+        model__max_length=24,
+    )
     predicts_as_it_was(tmp_path / "run", texts)
     monkeypatch.chdir(tables)
-    with pytest.raises(fjt.settings.UserError, match="say where it is now"):
+    with pytest.raises(fjt.core.errors.UserError, match="say where it is now"):
         fjt.load_run(tmp_path / "run").predict(texts[:2])
     moved = fjt.load_run(tmp_path / "run", base=tmp_path / "models" / "base").predict(texts[:2])["logits"]
     with np.load(tmp_path / "run" / "predictions" / "dev.npz") as arrays:
@@ -302,8 +329,10 @@ def test_a_run_stopped_and_resumed_ends_with_the_same_bits(finished, tables, lau
     run(launch, tables, base, tmp_path / "whole", options.pop("tune__method"), **options)
     half = launch(
         *tiny(tables, tune__method="('lora','prefix')", model__path=base, optim__learning_rate=1e-2, **options),
-        "--workdir", tmp_path / "parts", hook=stop_after_six,
-    )  # fmt: skip
+        "--workdir",
+        tmp_path / "parts",
+        hook=stop_after_six,
+    )
     assert half.code == 143, half.text
     run(launch, tables, base, tmp_path / "parts", "('lora','prefix')", **options)
     assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
@@ -362,8 +391,14 @@ def test_gradual_with_layers_that_start_anew(finished, tables, launch, tmp_path)
 
 def test_gradual_on_other_devices_in_between(finished, tables, launch, tmp_path):
     run(launch, tables, finished[0], tmp_path / "run", "gradual", train__batch_size=22, mesh__data=1, train__epochs=2)
-    arguments = tiny(tables, tune__method="gradual", model__path=finished[0], optim__learning_rate=1e-2,
-                     train__batch_size=22, train__epochs=2)  # fmt: skip
+    arguments = tiny(
+        tables,
+        tune__method="gradual",
+        model__path=finished[0],
+        optim__learning_rate=1e-2,
+        train__batch_size=22,
+        train__epochs=2,
+    )
     half = launch(*arguments, "--workdir", tmp_path / "parts", hook=stop_after_six)
     assert half.code == 143, half.text
     run(launch, tables, finished[0], tmp_path / "parts", "gradual", train__batch_size=22, mesh__data=2, train__epochs=2)
@@ -411,24 +446,24 @@ def stop_after_six():
 
 def signal_in_step(step, number):
     """The process gets a signal when a step, counted from 0, is fed."""
-    import fjt.run
+    import fjt.experiment.execute
 
-    feed = fjt.run.feed
+    feed = fjt.experiment.execute.feed
 
     def counted(*parts):
         if parts[-1] == step:
             os.kill(os.getpid(), number)
         return feed(*parts)
 
-    fjt.run.feed = counted
+    fjt.experiment.execute.feed = counted
 
 
 def kill_in_the_export():
     """SIGKILL when the export begins."""
-    import fjt.outcome
+    import fjt.experiment.outcome
 
     def export(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    assert callable(fjt.outcome.exports.write)
-    fjt.outcome.exports.write = export
+    assert callable(fjt.experiment.outcome.exports.write)
+    fjt.experiment.outcome.exports.write = export

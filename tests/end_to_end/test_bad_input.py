@@ -15,7 +15,7 @@ import pytest
 from process import ROOT, finish, outcome, read_rows, slow_steps, start, tiny, wait_for
 
 import fjt
-from fjt.settings import UserError
+from fjt.core.errors import UserError
 
 HEADER = "key,text,label"
 GLUE, CLASSIFY = str(ROOT / "configs" / "glue.py"), str(ROOT / "configs" / "classify.py")
@@ -228,9 +228,11 @@ def test_no_hub_within_ten_seconds(tmp_path):
     """A server that accepts and never answers, as a network that drops packets does."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         environment = os.environ | {
-            "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": f"http://127.0.0.1:{server.getsockname()[1]}",
-            "HF_HOME": str(tmp_path), "no_proxy": "*",
-        }  # fmt: skip
+            "HF_HUB_OFFLINE": "0",
+            "HF_ENDPOINT": f"http://127.0.0.1:{server.getsockname()[1]}",
+            "HF_HOME": str(tmp_path),
+            "no_proxy": "*",
+        }
         script = (
             "import time, huggingface_hub\nfrom fjt.models import pretrained\nstart = time.monotonic()\n"
             "try: pretrained.resolve('some-model', 'main')\n"
@@ -291,16 +293,16 @@ def test_loss_not_finite_later(finished, launch, tables, tmp_path):
 
 def spoil(step):
     """The labels' weights of the batch after a step are NaN, as a broken kernel would leave them."""
-    from fjt import run
+    from fjt.experiment import execute
 
-    feed = run.feed
+    feed = execute.feed
 
     def spoiled(*parts):
         k = parts[-1]
         batch, *numbers = feed(*parts)
         return ({**batch, "weight": batch["weight"] * float("nan")} if k == step else batch), *numbers
 
-    run.feed = spoiled
+    execute.feed = spoiled
 
 
 def forbid_large_files(bytes_, after):
@@ -309,7 +311,7 @@ def forbid_large_files(bytes_, after):
     That holds for what is printed as well. A save that fails closes its event loop, and each array that is done
     later would print a traceback about it, more than the file of the output may hold.
     """
-    from fjt import checkpoint
+    from fjt.training import checkpoint
 
     asyncio.base_events.BaseEventLoop._check_closed = lambda self: None
 

@@ -89,9 +89,11 @@ def test_stopped_and_resumed(kept, arguments, launch, cache, tmp_path):
     """SIGTERM in each stage that starts from hidden states; the second time they are gone when it goes on."""
     for step in (5, 10):
         process = start(
-            [*arguments("gradual", tmp_path), "--workdir", tmp_path / "run"], tmp_path / "output", cache=cache,
+            [*arguments("gradual", tmp_path), "--workdir", tmp_path / "run"],
+            tmp_path / "output",
+            cache=cache,
             hook=functools.partial(slow_steps, seconds=0.1),
-        )  # fmt: skip
+        )
         assert wait_for(lambda step=step: len(read_rows(tmp_path / "run" / "train.jsonl")) >= step, process)
         os.kill(process.pid, signal.SIGTERM)
         assert finish(process, tmp_path / "output").code == 143
@@ -104,9 +106,9 @@ def test_stopped_and_resumed(kept, arguments, launch, cache, tmp_path):
 
 def stop_in_the_second_stage():
     """SIGTERM comes while the hidden states of the second stage are made."""
-    from fjt import hidden
+    from fjt.experiment import features
 
-    made, whole = [], hidden.States._make
+    made, whole = [], features.States._make
 
     def wrapped(*arguments):
         made.append(0)
@@ -114,16 +116,18 @@ def stop_in_the_second_stage():
             os.kill(os.getpid(), signal.SIGTERM)
         return whole(*arguments)
 
-    hidden.States._make = wrapped
+    features.States._make = wrapped
 
 
 def test_stopped_while_they_are_made(arguments, launch, cache, tmp_path):
     """At the start of a stage, between two checkpoints: nothing is lost and nothing is half-written."""
     options = dict(tune__stage_epochs=1.25, train__epochs=2, checkpoint__every_steps=None, cache__hidden=True)
     process = start(
-        [*arguments("gradual", tmp_path, **options), "--workdir", tmp_path / "run"], tmp_path / "output", cache=cache,
+        [*arguments("gradual", tmp_path, **options), "--workdir", tmp_path / "run"],
+        tmp_path / "output",
+        cache=cache,
         hook=stop_in_the_second_stage,
-    )  # fmt: skip
+    )
     done = finish(process, tmp_path / "output")
     assert done.code == 143 and (tmp_path / "run" / "checkpoints" / "5" / "state").is_dir(), done.text
     assert len(os.listdir(tmp_path / "hidden")) == 2

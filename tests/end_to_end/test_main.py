@@ -11,8 +11,8 @@ import pytest
 import safetensors.numpy
 from process import read_rows, tiny
 
-from fjt import metrics
-from fjt.data import tasks
+from fjt.data import glue
+from fjt.tasks import metrics
 
 RESULT_KEYS = """task model method seed steps epochs selected_step split metrics best trainable_params total_params
     train_seconds compile_seconds examples_per_second tokens_per_second token_efficiency flops_per_step
@@ -30,10 +30,21 @@ def losses(workdir):
 def test_files_of_a_run(finished):
     workdir, printed = finished
     for name in (
-        "config.json", "env.json", "train.jsonl", "eval.jsonl", "result.json", "DONE", "curve.png",
-        "predictions/dev.npz", "predictions/dev.tsv", "predictions/test.npz", "predictions/test.tsv",
-        "export/config.json", "export/model.safetensors", "export/tokenizer.json",
-    ):  # fmt: skip
+        "config.json",
+        "env.json",
+        "train.jsonl",
+        "eval.jsonl",
+        "result.json",
+        "DONE",
+        "curve.png",
+        "predictions/dev.npz",
+        "predictions/dev.tsv",
+        "predictions/test.npz",
+        "predictions/test.tsv",
+        "export/config.json",
+        "export/model.safetensors",
+        "export/tokenizer.json",
+    ):
         assert (workdir / name).exists(), name
     assert list((workdir / "tensorboard").glob("events.out.tfevents.*"))
     assert {"12"} <= {path.name for path in (workdir / "checkpoints").iterdir()}
@@ -72,7 +83,7 @@ def test_predictions_hold_every_example_once_in_file_order(finished, tables):
             continue
         assert [row["label"] for row in shown] == [row["label"] for row in given]
         assert [names[i] for i in label] == [row["label"] for row in given]
-        scores = metrics.score(tasks.own("classification", names), logits, label)
+        scores = metrics.score(glue.own("classification", names), logits, label)
         assert scores == read_result(workdir)["metrics"] == read_result(workdir)["splits"]["dev"]
         last = read_rows(workdir / "eval.jsonl")[-1]
         assert {metric: last[metric] for metric in scores} == scores

@@ -11,7 +11,7 @@ import pytest
 from process import ROOT, tiny
 
 import fjt
-from fjt.settings import UserError
+from fjt.core.errors import UserError
 
 LABELS = ["acceptable", "unacceptable"]
 
@@ -82,8 +82,10 @@ def test_results(finished, tmp_path):
     (tmp_path / "other").mkdir()
     rows = fjt.results(tmp_path / "*")
     assert [(row["workdir"], row["failed"]) for row in rows] == [
-        (str(tmp_path / "a"), None), (str(tmp_path / "b"), None), (str(tmp_path / "c"), "no result"),
-    ]  # fmt: skip
+        (str(tmp_path / "a"), None),
+        (str(tmp_path / "b"), None),
+        (str(tmp_path / "c"), "no result"),
+    ]
     assert rows[0]["metrics"] == fjt.load_run(finished[0]).result["metrics"]
 
 
@@ -127,9 +129,7 @@ def test_inputs_and_outputs(suffix, finished, tables, dev, launch, tmp_path):
     assert [row["id"] for row in rows] == keys and [row["text"] for row in rows] == texts
     assert [row["predicted"] for row in rows] == wanted
     np.testing.assert_allclose([float(row["p(acceptable)"]) for row in rows], share, atol=2e-6)
-    np.testing.assert_allclose(
-        [float(row["probability"]) for row in rows], np.maximum(share, 1 - share), atol=2e-6
-    )  # fmt: skip
+    np.testing.assert_allclose([float(row["probability"]) for row in rows], np.maximum(share, 1 - share), atol=2e-6)
 
 
 def test_regression_on_pairs(launch, tmp_path):
@@ -138,10 +138,17 @@ def test_regression_on_pairs(launch, tmp_path):
     lines = [f"{a} thing,{b} thing,{i % 7 / 2}" for i, (a, b) in enumerate((a, b) for a in words for b in words)]
     (tmp_path / "t.csv").write_text("\n".join(["first,second,score", *lines]) + "\n")
     options = dict(
-        data__kind="regression", data__files__train=tmp_path / "t.csv", data__files__dev=tmp_path / "t.csv",
-        data__files__test="", data__columns__text="first", data__columns__text_pair="second", data__columns__id="",
-        data__columns__label="score", train__batch_size=36, train__epochs=2,
-    )  # fmt: skip
+        data__kind="regression",
+        data__files__train=tmp_path / "t.csv",
+        data__files__dev=tmp_path / "t.csv",
+        data__files__test="",
+        data__columns__text="first",
+        data__columns__text_pair="second",
+        data__columns__id="",
+        data__columns__label="score",
+        train__batch_size=36,
+        train__epochs=2,
+    )
     done = launch(*tiny(tmp_path, **options), "--workdir", tmp_path / "run")
     assert done.code == 0, done.text
     with np.load(tmp_path / "run" / "predictions" / "dev.npz") as arrays:

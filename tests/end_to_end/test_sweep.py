@@ -47,15 +47,16 @@ def compilations_are_told():
 
 def slow():
     """Each step of a run waits, so that a signal finds the study in the middle."""
-    from fjt import group, run
+    from fjt.experiment import execute
+    from fjt.study import bundle
 
-    build = run.build_batch
+    build = execute.build_batch
 
     def late(*arguments, **options):
         time.sleep(0.01)
         return build(*arguments, **options)
 
-    run.build_batch = group.build_batch = late
+    execute.build_batch = bundle.build_batch = late
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +66,20 @@ def arguments(finished, tables, tmp_path_factory):
     def function(products=PRODUCTS, **options):
         path = tmp_path_factory.mktemp("config") / "own.py"
         path.write_text(CONFIG.format(products=products, baseline="head" if products is PRODUCTS else ""))
-        options = dict(
-            data__files__train=f"{tables}/train.csv", data__files__dev=f"{tables}/dev.csv", data__columns__id="key",
-            model__path=finished[0] / "export", model__max_length=32, train__batch_size=24, train__steps=6,
-            mesh__data=1, cache__dir=f"{tables}/cache",
-        ) | options  # fmt: skip
+        options = (
+            dict(
+                data__files__train=f"{tables}/train.csv",
+                data__files__dev=f"{tables}/dev.csv",
+                data__columns__id="key",
+                model__path=finished[0] / "export",
+                model__max_length=32,
+                train__batch_size=24,
+                train__steps=6,
+                mesh__data=1,
+                cache__dir=f"{tables}/cache",
+            )
+            | options
+        )
         return ["--config", str(path), *flags(**options)]
 
     return function
@@ -103,16 +113,27 @@ def test_the_plan_says_how_many_programs_are_compiled(done):
 
 def test_every_run_ends_with_its_records_and_no_more(done):
     folder, text = done
-    names = [f"runs/table/lora/tune.max_rank=4/tune.rank={r}/optim.learning_rate={x}/seed={s}"
-             for r in (2, 4) for x in ("0.001", "0.01") for s in (0, 1)]  # fmt: skip
+    names = [
+        f"runs/table/lora/tune.max_rank=4/tune.rank={r}/optim.learning_rate={x}/seed={s}"
+        for r in (2, 4)
+        for x in ("0.001", "0.01")
+        for s in (0, 1)
+    ]
     names += [f"runs/table/head/seed={s}" for s in (0, 1)]
     names += [f"tuning/table/head/optim.learning_rate={x}/seed=1000" for x in ("0.0001", "0.01", "0.1")]
     assert set(runs_below(folder)) == set(names)
     for name in names:
         assert f"  {name}  accuracy" in text
         assert {path.name for path in (folder / name).iterdir()} == {
-            "config.json", "env.json", "train.jsonl", "eval.jsonl", "result.json", "predictions", "DONE", ".lock",
-        }  # fmt: skip
+            "config.json",
+            "env.json",
+            "train.jsonl",
+            "eval.jsonl",
+            "result.json",
+            "predictions",
+            "DONE",
+            ".lock",
+        }
     trial = json.loads((folder / names[-1] / "result.json").read_text())
     assert "official_dev" not in trial["splits"] and len(read_rows(folder / names[0] / "eval.jsonl")) == 1
 
@@ -205,8 +226,9 @@ def test_again_does_nothing_and_more_seeds_run_alone(done, launch, arguments, tm
     assert more.code == 0, more.text
     new = set(runs_below(folder)) - set(before)
     assert len(new) == 5 and all(name.endswith("seed=2") for name in new)
-    assert {name: (path / "result.json").stat().st_mtime_ns for name, path in runs_below(folder).items()
-            if name in before} == before  # fmt: skip
+    assert {
+        name: (path / "result.json").stat().st_mtime_ns for name, path in runs_below(folder).items() if name in before
+    } == before
     assert "3 seeds are in both cells, and 2 were planned of each" in (folder / "report" / "report.md").read_text()
 
 
@@ -266,8 +288,9 @@ GRID = """(
 def test_a_grid_compiles_what_the_plan_says(launch, arguments, tmp_path, mode):
     """Five rates, three ranks and eight seeds: a program for each shape of steps and one for evaluation."""
     options = dict(study__seeds=8, study__mode=mode, study__lanes=120, train__steps=1)
-    ended = launch(*arguments(GRID, **options), "--workdir", tmp_path / "study", program="fjt.sweep",
-                   hook=compilations_are_told)  # fmt: skip
+    ended = launch(
+        *arguments(GRID, **options), "--workdir", tmp_path / "study", program="fjt.sweep", hook=compilations_are_told
+    )
     assert ended.code == 0, ended.text
     planned = re.search(r"120 runs -> (\d) programs in 1 groups", ended.text).group(1)
     assert ended.text.count("compiled a program") == int(planned) <= 4

@@ -45,9 +45,15 @@ LENGTHS = (9, 5, 12, 3)
 def make_base():
     torch.manual_seed(0)
     config = transformers.BertConfig(
-        vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
-        max_position_embeddings=24, initializer_range=0.2, num_labels=2,
-    )  # fmt: skip
+        vocab_size=50,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+        max_position_embeddings=24,
+        initializer_range=0.2,
+        num_labels=2,
+    )
     return transformers.BertForSequenceClassification(config).eval()
 
 
@@ -92,8 +98,11 @@ def main(folder):
             head = {k: v for k, v in state.items() if k.startswith("classifier.")}
             safetensors.torch.save_file(own, folder / name / "adapter.safetensors")
             safetensors.torch.save_file(head, folder / name / "model_head.safetensors")
-    facts["versions"] = {"adapters": adapters.__version__, "transformers": transformers.__version__,
-                         "torch": torch.__version__}  # fmt: skip
+    facts["versions"] = {
+        "adapters": adapters.__version__,
+        "transformers": transformers.__version__,
+        "torch": torch.__version__,
+    }
     (folder / "facts.json").write_text(json.dumps(facts))
 
 

@@ -5,10 +5,10 @@ import torch
 import transformers
 from reference import MINILM, SHARED, real_texts
 
-from fjt.data import tokenize
+from fjt.data import tokenization
+from fjt.data.glue import Split
 from fjt.data.synthetic import VOCAB
 from fjt.data.synthetic import load as load_synthetic
-from fjt.data.tasks import Split
 
 
 @pytest.fixture(scope="module", params=["random", "minilm"])
@@ -23,11 +23,16 @@ def reference(request, tmp_path_factory):
         folder = tmp_path_factory.mktemp("minilm")
         transformers.AutoTokenizer.from_pretrained(MINILM).save_pretrained(folder)
     else:
-        tokenizer = tokenize.load_tokenizer(VOCAB)
+        tokenizer = tokenization.load_tokenizer(VOCAB)
         config = transformers.BertConfig(
-            vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=3, num_attention_heads=4,
-            intermediate_size=128, max_position_embeddings=64, initializer_range=0.1,
-        )  # fmt: skip
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            intermediate_size=128,
+            max_position_embeddings=64,
+            initializer_range=0.1,
+        )
         model = transformers.BertForSequenceClassification(config)
         folder = tmp_path_factory.mktemp("random")
         tokenizer.save_pretrained(folder)

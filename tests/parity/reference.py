@@ -6,9 +6,9 @@ import os
 import jax
 import numpy as np
 
-from fjt import prng
-from fjt.data import batches, packing, tokenize
-from fjt.data.tasks import Split
+from fjt.core import seeds
+from fjt.data import batches, packing, tokenization
+from fjt.data.glue import Split
 from fjt.models import pretrained
 from fjt.models.encoder import Model
 
@@ -34,7 +34,7 @@ def ours(directory, dtype="float32"):
     """(Model, base parameters) as fjt reads a directory, its classifier included."""
     checkpoint = pretrained.read_checkpoint(directory)
     model = Model(checkpoint.config, 2, dtype=dtype)
-    abstract = jax.eval_shape(model.init, prng.make_key(0, "init"))
+    abstract = jax.eval_shape(model.init, seeds.make_key(0, "init"))
     loaded = pretrained.take(checkpoint, abstract, directory, keep_head=True)
     assert loaded.missing == () and loaded.unused == ()
     return model, loaded.params
@@ -42,8 +42,8 @@ def ours(directory, dtype="float32"):
 
 def encode(directory, split, row_length=0):
     """(Examples, packed batch, place, PyTorch inputs) of a split of 32."""
-    tokenizer = tokenize.load_tokenizer(directory)
-    examples = tokenize.tokenize(split, tokenizer, 64)
+    tokenizer = tokenization.load_tokenizer(directory)
+    examples = tokenization.tokenize(split, tokenizer, 64)
     indices = np.arange(len(examples))[None]
     shape = packing.plan(batches.lengths_of(examples, indices), row_length=row_length, width=64).shapes[0]
     batch, place = batches.build(examples, indices[0], shape)

@@ -11,11 +11,12 @@ import torch
 import transformers
 from reference import encode, ours
 
-from fjt import losses, tree
+from fjt.core import tree
 from fjt.data import batches
 from fjt.models import pretrained
 from fjt.models.encoder import Model
 from fjt.models.layers import Hooks
+from fjt.tasks import losses
 
 
 def test_hidden_states_and_logits(reference):
@@ -102,9 +103,15 @@ def test_thirty_adamw_steps(reference):
         expected.append(loss.item())
 
     seen, _, _ = small.train(
-        small.Layout(batch_size=8), steps, model=model, examples=examples, params=params, seed=3, rates=rates,
+        small.Layout(batch_size=8),
+        steps,
+        model=model,
+        examples=examples,
+        params=params,
+        seed=3,
+        rates=rates,
         hyper=small.make_hyper(dropout=0.0, decay=0.1),
-    )  # fmt: skip
+    )
     np.testing.assert_allclose(seen, expected, rtol=0, atol=1e-3)
     rows = torch.tensor(indices[0])
     with torch.no_grad():

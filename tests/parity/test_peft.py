@@ -11,9 +11,9 @@ import torch
 import transformers
 from reference import encode, ours
 
-from fjt import records
-from fjt.data import batches, tokenize
-from fjt.data.tasks import Task
+from fjt.core import records
+from fjt.data import batches, tokenization
+from fjt.data.glue import Task
 from fjt.interop import hf
 from fjt.interop import peft as interop
 from fjt.tuning import partition
@@ -93,7 +93,7 @@ def test_a_merged_model_in_theirs(case, reference, tmp_path):
     merged = partition.merged(adapter.methods, params, model.config)
     task = Task("texts", "classification", ("no", "yes"), ("accuracy",))
     raw = records.read_json(pathlib.Path(directory) / "config.json")
-    hf.export(tmp_path / "merged", merged, raw, task, tokenize.load_tokenizer(directory), "bert")
+    hf.export(tmp_path / "merged", merged, raw, task, tokenization.load_tokenizer(directory), "bert")
     loaded = classifier(tmp_path / "merged")
     for split in texts:
         examples, inputs = examples_of(directory, split)

@@ -9,9 +9,11 @@ import torch
 import transformers
 
 from configs import ag_news, glue
-from fjt import console, main, metrics
-from fjt.experiment import prepare
-from fjt.settings import from_config
+from fjt import main
+from fjt.core import console
+from fjt.core.options import from_config
+from fjt.experiment.prepare import prepare
+from fjt.tasks import metrics
 
 SHARED, MINILM = os.environ.get("FJT_SHARED", ""), os.environ.get("FJT_MINILM", "")
 pytestmark = pytest.mark.skipif(not (SHARED and MINILM), reason="FJT_SHARED and FJT_MINILM are not set")
@@ -65,12 +67,19 @@ def test_run_on_mrpc_loads_in_pytorch(tmp_path):
     workdir = str(tmp_path / "run")
     code = main.main(
         [
-            "fjt", "--config=configs/glue.py:mrpc", f"--workdir={workdir}", f"--config.model.path={MINILM}",
-            "--config.data.source=files", f"--config.data.dir={os.path.join(SHARED, 'data', 'glue')}",
-            f"--config.cache.dir={tmp_path}", "--config.train.steps=12", "--config.eval.every_steps=12",
-            "--noconfig.eval.test", "--config.mesh.data=1",
+            "fjt",
+            "--config=configs/glue.py:mrpc",
+            f"--workdir={workdir}",
+            f"--config.model.path={MINILM}",
+            "--config.data.source=files",
+            f"--config.data.dir={os.path.join(SHARED, 'data', 'glue')}",
+            f"--config.cache.dir={tmp_path}",
+            "--config.train.steps=12",
+            "--config.eval.every_steps=12",
+            "--noconfig.eval.test",
+            "--config.mesh.data=1",
         ]
-    )  # fmt: skip
+    )
     assert code == 0
     with open(os.path.join(workdir, "result.json")) as file:
         result = json.load(file)
@@ -86,8 +95,9 @@ def test_run_on_mrpc_loads_in_pytorch(tmp_path):
     assert model.config.id2label == {0: "not_equivalent", 1: "equivalent"}
     with open(os.path.join(SHARED, "data", "glue", "MRPC", "dev.tsv"), encoding="utf-8-sig") as file:
         rows = [line.rstrip("\n").split("\t") for line in file][1:65]
-    inputs = tokenizer([r[3] for r in rows], [r[4] for r in rows], truncation=True, max_length=128, padding=True,
-                       return_tensors="pt")  # fmt: skip
+    inputs = tokenizer(
+        [r[3] for r in rows], [r[4] for r in rows], truncation=True, max_length=128, padding=True, return_tensors="pt"
+    )
     with torch.no_grad():
         expected = model(**inputs).logits.numpy()
     np.testing.assert_allclose(logits[:64], expected, atol=1e-4, rtol=0)

@@ -1,0 +1,227 @@
+"""What each task is: its kind, labels, metrics and where its splits lie, as facts in one table (numpy only, no jax)."""
+
+import dataclasses
+import os
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Rows in file order.
+
+    id: one of each row, a str.  text, text_pair: a str of each row (text_pair None for single sentences).
+    label: i32[N] with -1 where unlabelled, or f32[N] with NaN where unlabelled.
+    cluster: the source of each row, a str, equal for rows that share one; None where that is not known.
+    """
+
+    id: tuple
+    text: tuple
+    text_pair: tuple | None
+    label: np.ndarray
+    cluster: tuple | None = None
+
+    def __len__(self):
+        return len(self.text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """One split as the official files and TFDS hold it; of several for one split, the first whose file is there counts.
+
+    path: below config.data.dir.  text, text_pair, label: columns, by name, or by number from 0 where there is no
+    header; an empty label: the file has none.  codes: the labels as this file spells them, by id (empty: the task's
+    label_names).  tfds: "<config>/<split>" of TFDS's GLUE builder, empty where it has none.  optional: a run does
+    without it.  drop_labels, drop_short: rows with these labels, and rows with too few fields, are known defects of
+    the official file and left out.
+    """
+
+    split: str
+    path: str
+    text: str
+    text_pair: str
+    label: str
+    codes: tuple
+    tfds: str
+    header: bool = True
+    optional: bool = False
+    drop_labels: tuple = ()
+    drop_short: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """kind: classification | regression.  label_names: by id, () for regression.  metrics: names in
+    `fjt.tasks.metrics`; the first one selects the best step.
+
+    description: one line for `--list`.  tables: where the splits are, () where no official layout exists.
+    submission: ((split, file name), ...) of GLUE's server.  submission_ids: labels are submitted as ids, not names.
+    """
+
+    name: str
+    kind: str
+    label_names: tuple
+    metrics: tuple
+    description: str = ""
+    tables: tuple = ()
+    submission: tuple = ()
+    submission_ids: bool = True
+
+
+# The order in which splits are returned.
+SPLITS = ("train", "dev", "official_dev", "dev_mismatched", "test", "test_mismatched", "ax")
+
+SPLIT_METRICS = {"ax": ("mcc",)}  # where GLUE scores a split otherwise than its task
+
+DIGITS = ("0", "1")
+NLI = ("entailment", "neutral", "contradiction")
+
+
+def _tables(name, folder, text, text_pair, label, codes=(), **defects):
+    """The three tables of a GLUE task whose files have a header and the columns named."""
+    place = (text, text_pair)
+    return (
+        Table("train", f"{folder}/train.tsv", *place, label, codes, f"{name}/train", **defects),
+        Table("dev", f"{folder}/dev.tsv", *place, label, codes, f"{name}/validation", **defects),
+        Table("test", f"{folder}/test.tsv", *place, "", codes, f"{name}/test", optional=True),
+    )
+
+
+def _mnli(split, file):
+    # The GLUE archive holds no row without a gold label; the original release marks such rows with "-".
+    label = "" if split.startswith("test") else "gold_label"
+    tfds = "mnli/" + file.replace("dev_", "validation_")
+    return Table(
+        split, f"MNLI/{file}.tsv", "sentence1", "sentence2", label, (), tfds, optional=not label, drop_labels=("-",)
+    )
+
+
+def _diagnostic(split, optional):
+    """The diagnostic set where GLUE's download scripts put it, with labels if the full file is there."""
+    full = ("Premise", "Hypothesis", "Label")
+    plain = ("sentence1", "sentence2", "")
+    return tuple(
+        Table(split, f"{folder}/{file}", *columns, (), "ax/test", optional=optional)
+        for file, columns in (("diagnostic-full.tsv", full), ("diagnostic.tsv", plain))
+        for folder in ("diagnostic", "AX", "MNLI")
+    )
+
+
+def _glue(name, description, kind, label_names, metrics, tables, *submission, submission_ids=True):
+    return Task(name, kind, label_names, metrics, description, tables, submission, submission_ids)
+
+
+_SENTENCES = ("sentence1", "sentence2")
+_TRAIN = _mnli("train", "train")
+_CLASSES = "classification"
+
+# Two scores of one task stand in the order of GLUE's table (F1/accuracy, Pearson/Spearman), the first selects.
+GLUE = (
+    _glue(
+        "cola", "GLUE: is the sentence acceptable English", _CLASSES, ("unacceptable", "acceptable"), ("mcc",),
+        (
+            Table("train", "CoLA/train.tsv", "3", "", "1", DIGITS, "cola/train", header=False),
+            Table("dev", "CoLA/dev.tsv", "3", "", "1", DIGITS, "cola/validation", header=False),
+            Table("test", "CoLA/test.tsv", "sentence", "", "", DIGITS, "cola/test", optional=True),
+        ),
+        ("test", "CoLA.tsv"),
+    ),
+    _glue(
+        "sst2", "GLUE: sentiment of film reviews", _CLASSES, ("negative", "positive"), ("accuracy",),
+        _tables("sst2", "SST-2", "sentence", "", "label", DIGITS), ("test", "SST-2.tsv"),
+    ),
+    _glue(
+        "mrpc", "GLUE: are two news sentences paraphrases", _CLASSES, ("not_equivalent", "equivalent"),
+        ("f1", "accuracy"), _tables("mrpc", "MRPC", "#1 String", "#2 String", "Quality", DIGITS), ("test", "MRPC.tsv"),
+    ),
+    _glue(
+        "stsb", "GLUE: similarity of two sentences, 0 to 5", "regression", (), ("pearson", "spearman"),
+        _tables("stsb", "STS-B", *_SENTENCES, "score"), ("test", "STS-B.tsv"),
+    ),
+    _glue(
+        "qqp", "GLUE: do two questions ask the same", _CLASSES, ("not_duplicate", "duplicate"), ("f1", "accuracy"),
+        # Questions with line breaks fall into broken rows in the official files; TFDS and Hugging Face drop them too.
+        _tables("qqp", "QQP", "question1", "question2", "is_duplicate", DIGITS, drop_labels=("",), drop_short=True),
+        ("test", "QQP.tsv"),
+    ),
+    _glue(
+        "mnli", "GLUE: entailment in many genres; both dev sets, both test sets, diagnostics", _CLASSES, NLI,
+        ("accuracy",),
+        (_TRAIN, _mnli("dev", "dev_matched"), _mnli("dev_mismatched", "dev_mismatched"), _mnli("test", "test_matched"),
+         _mnli("test_mismatched", "test_mismatched"), *_diagnostic("ax", optional=True)),
+        ("test", "MNLI-m.tsv"), ("test_mismatched", "MNLI-mm.tsv"), ("ax", "AX.tsv"), submission_ids=False,
+    ),
+    _glue(
+        "mnli_mismatched", "GLUE: MNLI chosen and tested on the genres that training lacks", _CLASSES, NLI,
+        ("accuracy",), (_TRAIN, _mnli("dev", "dev_mismatched"), _mnli("test", "test_mismatched")),
+        ("test", "MNLI-mm.tsv"), submission_ids=False,
+    ),
+    _glue(
+        "qnli", "GLUE: does the sentence answer the question", _CLASSES, ("entailment", "not_entailment"),
+        ("accuracy",), _tables("qnli", "QNLI", "question", "sentence", "label"), ("test", "QNLI.tsv"),
+        submission_ids=False,
+    ),
+    _glue(
+        "rte", "GLUE: entailment, small", _CLASSES, ("entailment", "not_entailment"), ("accuracy",),
+        _tables("rte", "RTE", *_SENTENCES, "label"), ("test", "RTE.tsv"), submission_ids=False,
+    ),
+    _glue(
+        "wnli", "GLUE: what a pronoun refers to, tiny and adversarial", _CLASSES, ("not_entailment", "entailment"),
+        ("accuracy",), _tables("wnli", "WNLI", *_SENTENCES, "label", DIGITS), ("test", "WNLI.tsv"),
+    ),
+    _glue(
+        "ax", "GLUE: MNLI tested on the diagnostic set", _CLASSES, NLI, ("mcc",),
+        (_TRAIN, _mnli("dev", "dev_matched"), *_diagnostic("test", optional=False)), ("test", "AX.tsv"),
+        submission_ids=False,
+    ),
+)  # fmt: skip
+
+AG_NEWS = Task(
+    "ag_news",
+    _CLASSES,
+    ("World", "Sports", "Business", "Sci/Tech"),
+    ("accuracy", "macro_f1"),
+    "topic of a news item's description, 4 classes; no dev set, so give config.data.holdout",
+    (
+        Table("train", "train.csv", "2", "", "0", ("1", "2", "3", "4"), "", header=False),
+        Table("train", "train_subset_description.jsonl", "text", "", "label", ("0", "1", "2", "3"), ""),
+        Table("test", "test.csv", "2", "", "0", ("1", "2", "3", "4"), "", header=False),
+    ),
+)
+
+TASKS = {task.name: task for task in (*GLUE, AG_NEWS)}
+
+OWN_TABLE = "table"  # its labels come from the files: `sources` builds this Task
+
+
+def own(kind, label_names):
+    """The Task of a user's own table."""
+    metrics = ("accuracy", "macro_f1") if kind == _CLASSES else ("pearson", "spearman", "mse")
+    return Task(OWN_TABLE, kind, label_names, metrics)
+
+
+def names():
+    """{name: one line} of the tasks that files serve, for `--list`."""
+    return {t.name: t.description for t in TASKS.values()} | {OWN_TABLE: "your own table: config.data.files, .columns"}
+
+
+def write_submission(task, split, ids, predictions, folder):
+    """Path of the file for GLUE's server that it writes into `folder`; None where the server takes none for the split.
+
+    ids: row numbers of the split (its `id`).  predictions: class ids, or scores, of `fjt.tasks.metrics.predict`.
+    Format: header "index<TAB>prediction"; label names for the entailment tasks, class ids for the others, scores cut
+    to 0..5 with three decimals (https://gluebenchmark.com/faq).
+    """
+    file = dict(task.submission).get(split)
+    if file is None:
+        return None
+    if task.kind == "regression":
+        values = [f"{score:.3f}" for score in np.clip(predictions, 0.0, 5.0)]
+    else:
+        values = [str(int(p)) if task.submission_ids else task.label_names[int(p)] for p in predictions]
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, file)
+    with open(path, "w", encoding="utf-8", newline="") as f:
+        f.write("index\tprediction\n")
+        f.writelines(f"{row}\t{value}\n" for row, value in zip(ids, values, strict=True))
+    return path

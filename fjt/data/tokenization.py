@@ -1,0 +1,134 @@
+"""Text to ragged token ids with the model's own tokenizer, kept on disk under a fingerprint."""
+
+import hashlib
+import json
+import os
+
+import numpy as np
+
+from fjt.core.errors import UserError
+from fjt.data.batches import Examples
+
+CHUNK = 2000  # texts a call; a progress bar moves between calls
+
+
+def load_tokenizer(path):
+    """The tokenizer of a directory; without a `tokenizer.json` of its own it is built from `vocab.txt`.
+
+    Raises UserError when there is none, or when it lacks one of [CLS], [SEP], [PAD], [UNK].
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns, when imported, that PyTorch is not there
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    import transformers
+
+    try:
+        if os.path.isfile(path):
+            tokenizer = transformers.BertTokenizer(vocab=path)
+        else:
+            if not any(os.path.exists(os.path.join(path, name)) for name in ("tokenizer.json", "vocab.txt")):
+                raise OSError("there are neither tokenizer.json nor vocab.txt.")  # transformers makes an empty one up
+            tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"No tokenizer could be read from {path}: {str(error).splitlines()[0]} The directory should hold "
+            "tokenizer.json or vocab.txt beside config.json."
+        ) from None
+    # Without added tokens: transformers gives a special token that the vocabulary lacks an id beyond it.
+    vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
+    for name in ("cls_token", "sep_token", "pad_token", "unk_token"):
+        token = getattr(tokenizer, name)
+        if token is None or token not in vocabulary:
+            raise UserError(f"The tokenizer of {path} has no {name}: its vocabulary of {len(tokenizer)} is incomplete.")
+    return tokenizer
+
+
+def check_vocabulary(tokenizer, vocab, path):
+    """Raises UserError when the tokenizer gives ids that the model of `vocab` embeddings does not have, or has not half
+    of them."""
+    largest = max(tokenizer.get_vocab().values())
+    if 2 * largest < vocab:
+        raise UserError(
+            f"The tokenizer of {path} has ids up to {largest} only, the model's vocab_size is {vocab}: they do not "
+            "belong together, or its vocabulary is cut off. Use the tokenizer that the model was trained with."
+        )
+    if largest >= vocab:
+        raise UserError(
+            f"The tokenizer of {path} has ids up to {largest}, the model's vocab_size is {vocab}: they do not belong "
+            "together. Use the tokenizer that the model was trained with."
+        )
+
+
+def tokenizer_sha256(tokenizer):
+    """sha256 of what the tokenizer does: its serialised pipeline, without padding and truncation settings."""
+    pipeline = json.loads(tokenizer.backend_tokenizer.to_str())
+    pipeline.pop("truncation", None)
+    pipeline.pop("padding", None)
+    return hashlib.sha256(json.dumps(pipeline, sort_keys=True).encode()).hexdigest()
+
+
+def tokenize(split, tokenizer, max_length, cache_dir="", progress=None):
+    """Examples of a Split: [CLS] text [SEP] (text_pair [SEP]), the longest text cut first.
+
+    cache_dir: where the arrays are kept, "" for nowhere.  progress: called with the number of texts done.
+    """
+    key = hashlib.sha256(f"{tokenizer_sha256(tokenizer)} {max_length} 1".encode())
+    for texts in (split.text, split.text_pair or ()):
+        for text in texts:
+            key.update(text.encode() + b"\0")
+        key.update(b"\1")
+    file = os.path.join(cache_dir, "tokens", f"{key.hexdigest()}.npz") if cache_dir else ""
+    if file and os.path.exists(file):
+        try:
+            with open(file, "rb") as handle, np.load(handle) as arrays:
+                return Examples(
+                    label=split.label,
+                    truncated=int(arrays["truncated"]),
+                    **{name: arrays[name] for name in ("token_ids", "type_ids", "offsets")},
+                )
+        except Exception:  # whatever a damaged zip file raises: it is made again
+            os.remove(file)
+    examples = _tokenize(split, tokenizer, max_length, progress)
+    if file:
+        os.makedirs(os.path.dirname(file), exist_ok=True)
+        temporary = f"{file}.{os.getpid()}.tmp.npz"
+        np.savez(
+            temporary,
+            token_ids=examples.token_ids,
+            type_ids=examples.type_ids,
+            offsets=examples.offsets,
+            truncated=examples.truncated,
+        )
+        os.replace(temporary, file)
+    return examples
+
+
+def _tokenize(split, tokenizer, max_length, progress):
+    backend = tokenizer.backend_tokenizer
+    texts = split.text if split.text_pair is None else tuple(zip(split.text, split.text_pair, strict=True))
+    ids, types, lengths, truncated = [], [], [], 0
+    backend.no_padding()
+    backend.enable_truncation(max_length, strategy="longest_first")
+    try:
+        for start in range(0, len(split), CHUNK):
+            for encoding in backend.encode_batch_fast(list(texts[start : start + CHUNK])):
+                truncated += bool(encoding.overflowing)
+                ids.append(np.array(encoding.ids, np.int32))
+                types.append(np.array(encoding.type_ids, np.int8))
+                lengths.append(len(encoding.ids))
+            if progress:
+                progress(min(start + CHUNK, len(split)))
+    finally:
+        backend.no_truncation()  # or an export would carry it
+    return Examples(
+        np.concatenate(ids), np.concatenate(types), np.concatenate([[0], np.cumsum(lengths)]), split.label, truncated
+    )
+
+
+def data_sha256(splits):
+    """sha256 over token ids and labels of {name: Examples}, in file order."""
+    digest = hashlib.sha256()
+    for name, examples in sorted(splits.items()):
+        digest.update(name.encode())
+        for array in (examples.token_ids, examples.offsets, examples.label):
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,275 @@
+"""Hidden states that enter the lowest layer that trains: computed once, kept on disk, read by each step from then on.
+
+Layers below run without dropout, so what they give is the same in each epoch, for each seed and at each rate.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import functools
+import glob
+import hashlib
+import math
+import os
+import shutil
+import time
+
+import jax
+import jax.numpy as jnp
+import jaxlib
+import numpy as np
+
+from fjt.core import console, records, tree
+from fjt.core.errors import UserError
+from fjt.data import packing
+from fjt.experiment import recipes
+from fjt.experiment.inputs import cache_dir
+from fjt.training import evaluate, placement
+from fjt.tuning import cost, partition
+
+EPOCHS = 2  # in fewer, what they save is not more than what making them costs
+CPU_TOKENS = 1024  # a chunk, where they are made: what a layer keeps fits a CPU's cache, 1.4 times as fast as 8192
+TOLD = 100  # chunks between two lines of a piped run that makes them
+STALE = 3600  # seconds after which a file that is not whole is a killed run's: a living one writes each few seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """Whether a stage keeps its hidden states.
+
+    layer: the lowest that trains; size: bytes of what enters it, all splits together; reason: why they are not kept,
+    "" where they are.
+    """
+
+    layer: int
+    size: int
+    reason: str
+
+
+def choose(settings, model, examples, stages, steps_per_epoch):
+    """The Choice of each Stage.  examples: {name: Examples}.
+
+    The answer depends on settings and data alone, not on what lies on the disk: a run that is killed and resumed
+    takes the same way, and so ends with the same bits.
+    """
+    cache, chosen, left = settings.execution.cache, [], settings.execution.cache.hidden_gib * 2**30
+    for stage in stages:
+        layer = partition.lowest_layer(stage.trainable, model.config.layers)
+        read = ["train", *recipes.evaluated_splits(settings.experiment, examples)]
+        size = sum(math.prod(_shape(model, layer, examples[name])) for name in read) * jnp.dtype(model.dtype).itemsize
+        epochs, reason = (stage.last - stage.first) / steps_per_epoch, ""
+        if layer < 1:
+            lowest = min(sorted(stage.trainable), key=lambda name: cost.place(name, model.config.layers))
+            reason = f"{lowest} trains, and no layer lies below it"
+        elif settings.experiment.model.frozen_dropout:
+            reason = "config.model.frozen_dropout=True makes them other ones in each step"
+        elif cache.hidden is False:
+            reason = "config.cache.hidden=False"
+        elif size > left:
+            before = ", with those of the stages before" if len(chosen) and left < cache.hidden_gib * 2**30 else ""
+            reason = f"they take {gib(size)}{before}, and config.cache.hidden_gib={cache.hidden_gib:g}"
+        elif cache.hidden is None and epochs < EPOCHS:
+            reason = f"too few epochs to pay for them ({epochs:.3g})"
+        chosen.append(Choice(layer, size, reason))
+        left -= 0 if reason else size
+    return chosen
+
+
+def start_stages(settings, model, examples, stages, schedule, groups):
+    """The Stages with those that keep their hidden states starting from them.
+
+    Raises UserError where config.cache.hidden asks for what cannot be.
+    """
+    chosen = choose(settings, model, examples, stages, schedule.steps_per_epoch)
+    if settings.execution.cache.hidden:  # of gradual's stages, the last ones may start from tokens
+        refused = [one.reason for one in [one for one in chosen if one.layer >= 1] or chosen if one.reason]
+        if refused:
+            raise UserError(f"config.cache.hidden=True asks for hidden states that cannot be kept: {refused[0]}.")
+    dealt = packing.Shape(groups, 0, 0, -(-schedule.batch_size // groups))
+    started = []
+    for stage, choice in zip(stages, chosen, strict=True):
+        if not choice.reason:
+            shapes = (dealt,) * len(stage.shapes) if choice.layer == model.config.layers else stage.shapes
+            started_model = dataclasses.replace(stage.model, start=choice.layer)
+            stage = dataclasses.replace(stage, model=started_model, shapes=shapes)
+        started.append(stage)
+    return tuple(started)
+
+
+def describe(experiment):
+    """Lines on the stages above frozen layers: whether they start from hidden states, how large these are, why not."""
+    settings, layers = experiment.settings, experiment.model.config.layers
+    chosen = choose(
+        settings, experiment.model, experiment.examples, experiment.stages, experiment.schedule.steps_per_epoch
+    )
+    lines = []
+    for number, choice in enumerate(chosen):
+        what = "what the last layer gives" if choice.layer == layers else f"what enters layer {choice.layer}"
+        what = f"stage {number}: {what}" if len(chosen) > 1 else what
+        if not choice.reason:
+            lines.append(f"{what} is computed once: {gib(choice.size)} in {folder(settings)}")
+        elif choice.layer >= 1:
+            lines.append(f"{what} is computed in each step: {choice.reason}")
+    return lines
+
+
+class States:
+    """{split: hidden states} that a stage starts from: f[T, D], or f[N, D] above the last layer, as `batches.build`
+    takes them.  None of a stage that starts from tokens."""
+
+    def __init__(self, experiment, stage, grid, put, check, compiled, view=console):
+        """grid: step of row lengths; put: places a batch on the devices; check: called between chunks, may raise;
+        compiled: of runs before, as `programs.compile_programs` takes them."""
+        self._model, self._put, self._check, self._view = stage.model, put, check, view
+        self._opened = dict.fromkeys(experiment.examples)
+        if self._model.start < 0:
+            return
+        config = self._model.config
+        self._folder, self._whole = folder(experiment.settings), placement.replicated(experiment.mesh)
+        self._params = partition.split_below(experiment.params, self._model.start, config.layers)[0]
+        tokens = CPU_TOKENS * experiment.mesh.size if jax.default_backend() == "cpu" else 0
+        self._packed = evaluate.pack_splits(
+            experiment.examples, groups=experiment.mesh.size, grid=grid, width=config.width, tokens=tokens
+        )
+        self._lowered = self._lower(experiment, compiled)
+        self._key = _environment() + self._lowered.as_text() + tree.sha256(self._params)
+
+    def _lower(self, experiment, compiled):
+        """The program that makes hidden states, lowered: once for all runs whose text of it would be the same."""
+        methods = experiment.hyper.methods  # constants of the program: its text tells whether they matter
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._whole), self._params)
+        leaves, structure = jax.tree.flatten((shapes, jax.tree.map(lambda x: np.asarray(x).tolist(), methods)))
+        key = "hidden states", self._model, experiment.mesh, self._packed["train"].shape, structure, tuple(leaves)
+        if key not in compiled:
+            function = jax.jit(
+                lambda params, batch: self._model.hidden(params, batch, methods),
+                out_shardings=placement.by_group(experiment.mesh),
+            )
+            compiled[key] = function.lower(shapes, self._put(self._packed["train"].chunks[0][0]))
+        return compiled[key]
+
+    def __getitem__(self, split):
+        return self._opened[split]
+
+    def prepare(self, splits):
+        """Seconds that went into making hidden states of splits; afterwards all of them are at hand."""
+        seconds = 0.0
+        for split in splits if self._model.start >= 0 else ():
+            if self._opened[split] is None:
+                path = os.path.join(self._folder, f"{self._fingerprint(split)}.npy")
+                self._opened[split] = self._open(path, split)
+                if self._opened[split] is None:
+                    start = time.perf_counter()
+                    self._make(path, split)
+                    seconds += time.perf_counter() - start
+                    self._opened[split] = self._open(path, split)
+        return seconds
+
+    @functools.cached_property
+    def _program(self):
+        return self._lowered.compile()
+
+    def _shape_of(self, split):
+        return _shape(self._model, self._model.start, self._packed[split].chunks.examples)
+
+    def _fingerprint(self, split):
+        """sha256 of all that the bits depend on: the program and where it runs, its parameters, the tokens, their
+        places."""
+        digest, chunks = hashlib.sha256(self._key.encode()), self._packed[split].chunks
+        for array in (chunks.examples.token_ids, chunks.examples.type_ids, chunks.examples.offsets, chunks.indices):
+            digest.update(f"{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def _open(self, path, split):
+        """The array at a path, or None where there is none that is whole."""
+        try:
+            array = np.load(path, mmap_mode="r")
+        except (OSError, ValueError, EOFError):
+            return None
+        if array.shape != self._shape_of(split) or array.dtype != _raw(self._model.dtype):
+            return None
+        return np.asarray(array).view(jnp.dtype(self._model.dtype))
+
+    def _make(self, path, split):
+        """Computes a split's hidden states into a file that appears when it is whole."""
+        packed, shape, dtype = self._packed[split], self._shape_of(split), _raw(self._model.dtype)
+        size, temporary = math.prod(shape) * dtype.itemsize, f"{path}.{os.urandom(4).hex()}.tmp"
+        params = jax.device_put(self._params, self._whole)
+        results = evaluate.results(self._program, params, packed, self._put, self._check)
+        try:
+            os.makedirs(self._folder, exist_ok=True)
+            _sweep(self._folder)
+            if shutil.disk_usage(self._folder).free < size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            with open(temporary, "wb") as file:
+                header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                begin = file.tell()
+                with self._view.bar(f"hidden states of {split}", len(packed.chunks), every=TOLD) as bar:
+                    for done, (values, batch, chosen, place) in enumerate(results, 1):
+                        for row, array in _rows(values.view(dtype), batch, chosen, place, packed):
+                            file.seek(begin + int(row) * shape[1] * dtype.itemsize)
+                            file.write(array)
+                        bar.update(done)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            raise UserError(
+                f"the hidden states of {split}, {gib(size)}, cannot be written into {self._folder}: "
+                f"{error.strerror or error}. Make room, name another folder by --config.cache.dir=DIR, or do without: "
+                "--config.cache.hidden=False."
+            ) from None
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(temporary)
+
+
+def _rows(values, batch, chosen, place, packed):
+    """Yields (first row, rows [n, D]) in the array of a split, of each example of a chunk.  values: [G, R, L, D] or
+    [G, E, D]."""
+    offsets = packed.chunks.examples.offsets
+    flat = values.reshape(packed.shape.groups, -1, values.shape[-1])
+    for index, spot in zip(chosen[chosen >= 0], place[chosen >= 0], strict=True):
+        group, slot = divmod(spot, packed.shape.examples)
+        if values.ndim == 3:
+            yield index, flat[group, slot : slot + 1]
+        else:
+            first = batch["first"][group, slot]
+            yield offsets[index], flat[group, first : first + offsets[index + 1] - offsets[index]]
+
+
+def _shape(model, layer, examples):
+    """The shape of a split's array: a row for each token, or above the last layer for each example."""
+    return (len(examples) if layer == model.config.layers else int(examples.offsets[-1])), model.config.width
+
+
+def _raw(dtype):
+    """The dtype in the file: numpy's own format knows no bfloat16, whose 16 bits are kept as they are."""
+    dtype = jnp.dtype(dtype)
+    return np.dtype(np.uint16) if dtype == jnp.bfloat16 else dtype
+
+
+def _environment():
+    """What bits depend on beside the program: versions, device, cores, flags."""
+    device = jax.devices()[0]
+    kind = records.processor() if device.platform == "cpu" else device.device_kind
+    return repr((jax.__version__, jaxlib.__version__, kind, records.cores(), os.environ.get("XLA_FLAGS", "")))
+
+
+def _sweep(folder):
+    """Removes what killed runs left half-written."""
+    for path in glob.glob(os.path.join(glob.escape(folder), "*.tmp")):
+        with contextlib.suppress(OSError):
+            if time.time() - os.path.getmtime(path) > STALE:
+                os.remove(path)
+
+
+def folder(settings):
+    """Where hidden states are kept."""
+    return os.path.join(cache_dir(settings.execution), "hidden")
+
+
+def gib(size):
+    """Bytes for people."""
+    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"

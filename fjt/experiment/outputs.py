@@ -1,0 +1,111 @@
+"""The files that people look at: predictions, learning curve, TensorBoard events."""
+
+import os
+import shutil
+
+import numpy as np
+import scipy.special
+
+from fjt.core import records
+from fjt.data import glue, tables
+from fjt.tasks.metrics import predict
+
+
+def write_predictions(folder, name, task, split, logits):
+    """Writes <folder>/<name>.npz: id, logits, label, label_names, whether the texts are pairs, cluster where known.
+
+    logits: f32[N, C] in file order.
+    """
+    os.makedirs(folder, exist_ok=True)
+    arrays = {"id": np.array(split.id), "logits": logits, "label": split.label}
+    arrays |= {"label_names": np.array(task.label_names, str), "pairs": split.text_pair is not None}
+    arrays |= {} if split.cluster is None else {"cluster": np.array(split.cluster)}
+    path = os.path.join(folder, f"{name}.npz")
+    np.savez(f"{path}.tmp.npz", **arrays)
+    os.replace(f"{path}.tmp.npz", path)
+
+
+def write_tables(folder, name, task, split, logits):
+    """Writes <folder>/<name>.tsv to read, and GLUE's submission file where there is one.  logits: f32[N, C]."""
+    write_table(os.path.join(folder, f"{name}.tsv"), task, split, logits)
+    glue.write_submission(task, name, split.id, predict(logits, task.kind), os.path.join(folder, "submission"))
+
+
+def write_table(path, task, split, logits):
+    """Writes a TSV that shows each row beside what was predicted: id, text, label, predicted, probability."""
+    predicted = predict(logits, task.kind)
+    texts = ["text"] if split.text_pair is None else ["text", "text_pair"]
+    rows = [split.text] if split.text_pair is None else [split.text, split.text_pair]
+    if task.kind == "regression":
+        columns = ["id", *texts, "label", "predicted"]
+        labels = ["" if np.isnan(x) else f"{x:g}" for x in split.label]
+        rows = [split.id, *rows, labels, [f"{x:.4f}" for x in predicted]]
+    else:
+        probability = scipy.special.softmax(np.float64(logits), axis=-1)
+        columns = ["id", *texts, "label", "predicted", "probability", *(f"p({name})" for name in task.label_names)]
+        labels = ["" if x < 0 else task.label_names[x] for x in split.label]
+        named = [task.label_names[x] for x in predicted]
+        rows = [split.id, *rows, labels, named, [f"{x:.4f}" for x in probability.max(axis=-1)]]
+        rows += [[f"{x:.4f}" for x in column] for column in probability.T]
+    records.replace(path, tables.tsv([columns, *zip(*rows, strict=True)]))
+
+
+def draw_curve(workdir, metric):
+    """Draws curve.png from train.jsonl and eval.jsonl: loss (each step and smoothed) and the dev metric."""
+    from matplotlib.figure import Figure
+
+    steps = records.read_lines(os.path.join(workdir, "train.jsonl"))
+    evaluations = records.read_lines(os.path.join(workdir, "eval.jsonl"))
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    x, loss = np.array([row["step"] for row in steps]), np.array([row["loss"] for row in steps])
+    axes.plot(x, loss, color="tab:blue", alpha=0.25, linewidth=0.8)
+    window = max(1, len(loss) // 40)
+    if len(loss) > window:
+        smooth = np.convolve(loss, np.ones(window) / window, mode="valid")
+        axes.plot(x[window - 1 :], smooth, color="tab:blue", label=f"training loss (mean of {window} steps)")
+    axes.set_xlabel("step")
+    axes.set_ylabel("training loss", color="tab:blue")
+    axes.set_ylim(bottom=0)
+    right = axes.twinx()
+    scored = [row for row in evaluations if row.get(metric) is not None]
+    right.plot([r["step"] for r in scored], [r[metric] for r in scored], "o-", color="tab:orange", markersize=4)
+    right.set_ylabel(f"dev {metric}", color="tab:orange")
+    figure.savefig(os.path.join(workdir, "curve.png"), dpi=120)
+
+
+class TensorBoard:
+    """Events for TensorBoard under Trainer's tags, in <workdir>/tensorboard.
+
+    They start from what train.jsonl and eval.jsonl hold, so a resumed run leaves no point twice.  rates: f32[steps].
+    """
+
+    def __init__(self, workdir, rates):
+        from tensorboardX import SummaryWriter
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        folder = os.path.join(workdir, "tensorboard")
+        shutil.rmtree(folder, ignore_errors=True)  # before: two files of one second have one name
+        self._writer = SummaryWriter(folder, filename_suffix=".fjt", flush_secs=30)
+        self._rates, self._summary = rates, Summary
+        for row in records.read_lines(os.path.join(workdir, "train.jsonl")):
+            self.add_step(row)
+        for row in records.read_lines(os.path.join(workdir, "eval.jsonl")):
+            self.add_evaluation(row)
+
+    def add_step(self, row):
+        """Adds a row of train.jsonl."""
+        # One event of three values: an event costs the loop a tenth of a millisecond.
+        values = {"loss": row["loss"], "grad_norm": row["grad_norm"], "learning_rate": self._rates[row["step"] - 1]}
+        points = [self._summary.Value(tag=f"train/{name}", simple_value=float(x)) for name, x in values.items()]
+        self._writer.file_writer.add_summary(self._summary(value=points), row["step"])
+
+    def add_evaluation(self, row):
+        """Adds a row of eval.jsonl."""
+        for name, value in row.items():
+            if isinstance(value, float) and name != "train_seconds":
+                self._writer.add_scalar(f"eval/{name}", value, row["step"])
+        self._writer.flush()
+
+    def close(self):
+        self._writer.close()

@@ -1,0 +1,247 @@
+"""The plan of a study: which runs there are, in which groups they go, what is compiled and how long it may take."""
+
+import dataclasses
+import itertools
+import math
+import os
+
+import jax
+import numpy as np
+
+from fjt.core import console, memory, records, tree
+from fjt.core.errors import UserError
+from fjt.core.options import fingerprint, flatten, to_dict
+from fjt.data import batches
+from fjt.experiment import features, programs, summary
+from fjt.experiment.inputs import Inputs, inputs_key
+from fjt.experiment.prepare import plan_shapes, prepare, resolve
+from fjt.experiment.recipes import total_steps
+from fjt.study import plans
+from fjt.study.spec import program_key, settings_of
+from fjt.training.placement import make_mesh
+from fjt.tuning import partition
+
+MEMORY_SHARE = 0.9  # of a device's memory that the program of a group may take
+
+
+class Shared:
+    """What the runs of a process share: data and base models, read once, and compiled programs."""
+
+    def __init__(self, view=console):
+        self.view, self.compiled, self._inputs = view, {}, {}
+
+    def inputs(self, settings):
+        """Inputs of Settings."""
+        key = inputs_key(settings.experiment)
+        if key not in self._inputs:
+            self._inputs[key] = Inputs(settings, self.view)
+        return self._inputs[key]
+
+
+def make_plan(folder, study, base, runs, shared, command=""):
+    """(runs, groups, plan) as `plans.load` gives them, after plan.json has been made or has got the runs it lacked.
+
+    command: what was typed, for the report.  What stands in plan.json stays: new runs make new groups.  Raises
+    UserError for a folder of another study or over other contents, and for runs that are the same experiment.
+    """
+    plan = plans.load(folder)[2]
+    if plan:
+        plans.check_config(folder, plan, base)
+    known = plan.get("runs", {})
+    new = [run for run in runs if run.name not in known]
+    for run in runs:
+        if run.name in known and plans.to_run(run.name, known[run.name]) != plans.to_run(run.name, plans.to_row(run)):
+            raise UserError(f"{folder} has a run {run.name} of other values; take another --workdir.")
+    prints = dict(plan.get("fingerprints", {}))
+    options = {key: value for key, value in vars(study).items() if key not in ("products", "without")}
+    left = [run for run in runs if run.name not in known or not plans.ended(os.path.join(folder, run.name))]
+    contents = _read_contents(folder, base, left, shared, plan.get("contents", {}))
+    made, size = _make_groups(study, base, new, shared, plan, prints) if new else ((), plan.get("bytes", 0))
+    plan = {
+        "command": command,
+        "config": plan.get("config") or base,
+        "study": options,
+        "declared": plans.declared(folder, plan, options),
+        "planned_seeds": plans.planned_seeds(folder, plan, runs),
+        "active": [run.name for run in runs],
+        "runs": known | {run.name: plans.to_row(run) for run in new},
+        "groups": [*plan.get("groups", []), *(dataclasses.asdict(g) | {"shapes": _lists(g)} for g in made)],
+        "bytes": size,
+        "fingerprints": prints,
+        "contents": contents,
+    }
+    records.write_json(os.path.join(folder, "plan.json"), plan)
+    return plans.load(folder)
+
+
+def _read_contents(folder, base, runs, shared, known):
+    """{`plans.data_key`: sha256 of data, weights and tokenizer}: the known ones, and those of runs that are to be made.
+
+    Raises UserError where a run would read others than the known ones.
+    """
+    found = dict(known)
+    for name, run in {plans.data_key(run.phase, run.cell): run for run in runs}.items():
+        settings = settings_of(run, base, [(key, values[0]) for key, values in run.open])
+        now = shared.inputs(settings).sha256
+        plans.check_contents(folder, run, found.setdefault(name, now), now, flatten(to_dict(settings)))
+    return found
+
+
+def _lists(group):
+    return [dataclasses.astuple(shape) for shape in group.shapes]
+
+
+def _make_groups(study, base, runs, shared, plan, prints):
+    """(Groups of runs, bytes of a device that the largest takes).
+
+    prints: {fingerprint and phase: name} of the runs of before, to which these are added.
+    """
+    found = {}
+    with shared.view.bar("planning", len(runs)) as bar:
+        for i, run in enumerate(runs, 1):
+            settings = settings_of(run, base, [(key, values[0]) for key, values in run.open])
+            inputs = shared.inputs(settings)
+            resolved, _, _ = resolve(settings, inputs, console.Silent())
+            print_ = fingerprint(resolved.experiment, inputs.sha256) + run.phase
+            if not run.open and prints.setdefault(print_, run.name) != run.name:  # what is open may become another
+                raise UserError(f"{prints[print_]} and {run.name} are the same experiment; leave one of them out.")
+            key = run.phase, program_key(resolved.experiment, inputs.sha256)
+            found.setdefault(key, []).append((run, settings, resolved.experiment))
+            bar.update(i)
+    groups, size, rate = [], plan.get("bytes", 0), {}
+    alike = [(*key, open_, part) for key, members in found.items() for open_, part in _by_start(members, shared)]
+    for phase, program, open_, members in sorted(alike, key=lambda item: item[0] == "runs"):
+        _, settings, experiment = members[0]
+        inputs, mode = shared.inputs(settings), _mode(study, experiment, open_)
+        shapes, taken = _shapes(settings, members, inputs, most=1 if mode == "vmap" else 3)
+        first = prepare(settings, view=console.Silent(), inputs=inputs, shapes=shapes)
+        members = sorted(members, key=lambda member: member[2].seeds.data)  # lanes of one batch, where they divide so
+        if mode == "vmap":
+            parts, taken_bytes = _fit_lanes(first, members, study.lanes, shared)
+            keys = [programs.lanes_keys(first, len(part), one_batch(part)) for part in parts]
+        else:
+            parts, taken_bytes = _divide(members, study.lanes), sum(summary.memory(first))
+            keys = [programs.program_keys(first, taken)] * len(parts)
+        size = max(size, taken_bytes)
+        dtype = first.model.dtype
+        rate[dtype] = rate.get(dtype) or summary.product_rate(dtype)
+        each = summary.step_flops(first) * first.steps / (summary.USUAL_SHARE * rate[dtype] * first.mesh.size)
+        for part, own in zip(parts, keys, strict=True):
+            names = tuple(run.name for run, _, _ in part)
+            id_ = f"{len(plan.get('groups', [])) + len(groups):03d}-{plans.word(names)}"
+            words = tuple(sorted(map(word_of, own)))
+            groups.append(plans.Group(id_, phase, mode, program, shapes, names, words, each * len(part)))
+    return groups, size
+
+
+def word_of(key):
+    """A word for a program's key, the same in every process."""
+    return plans.word([repr(key)])
+
+
+def _by_start(members, shared):
+    """[(whether it is open where their steps start, members)]: runs above frozen layers by whether they are long enough
+    for kept hidden states, for these decide where steps start, and so which programs there are.
+
+    members: as of `one_batch`, all of one program but for that.
+    """
+    _, settings, experiment = members[0]
+    inputs, found = shared.inputs(settings), {}
+    rows = len(inputs.data[1]["train"])
+    enough = features.EPOCHS * -(-rows // experiment.train.batch_size)
+    for member in members:
+        long = {total_steps(each, rows) >= enough for each in _durations(member[0], member[2])}
+        found.setdefault(frozenset(long), []).append(member)
+    if len(found) == 1 and len(*found) == 1:
+        return [(False, members)]
+    first = prepare(settings, view=console.Silent(), inputs=inputs)
+    if partition.lowest_layer(first.stages[0].trainable, first.model.config.layers) < 1:
+        return [(False, members)]
+    return [(len(long) > 1, part) for long, part in found.items()]
+
+
+def _mode(study, experiment, open_):
+    """How the runs of a group are made.
+
+    Gradual unfreezing changes its program on the way, and runs of which it is open where their steps start may have
+    different ones: these go one by one.
+    """
+    if "gradual" in experiment.tune.method or open_:
+        return "loop"
+    return study.mode or ("loop" if jax.default_backend() == "cpu" else "vmap")
+
+
+def _divide(members, most):
+    """Members in as few parts of at most `most` as hold them, of sizes that differ by one at most."""
+    parts = -(-len(members) // most)
+    ends = [len(members) * i // parts for i in range(parts + 1)]
+    return [members[start:end] for start, end in itertools.pairwise(ends)]
+
+
+def one_batch(members):
+    """Whether all of [(Run, Settings, settings.Experiment)] train on the same examples in each step."""
+    return len({experiment.seeds.data for _, _, experiment in members}) == 1
+
+
+def _fit_lanes(experiment, members, most, shared):
+    """(members in parts that the device's memory holds as lanes, bytes that the largest takes).
+
+    Raises UserError when not even one lane fits.
+    """
+    (stage,), total = experiment.stages, memory.device_bytes()
+    # The best parameters of each lane stand beside the program, and once more while they are chosen.
+    best = any(member.train.select == "best" for _, _, member in members)
+    beside = 2 * best * sum(leaf.nbytes for leaf in jax.tree.leaves(tree.split(experiment.params, stage.trainable)[0]))
+    eval_shape = programs.pack_evaluated(experiment, stage)["dev"].shape
+    while True:
+        parts, taken = _divide(members, most), 0
+        try:
+            for part in {(len(part), one_batch(part)) for part in parts}:
+                made = programs.compile_lanes(experiment, stage, *part, eval_shape, shared.compiled, console.Silent())
+                taken = max(taken, programs.bytes_of(*made.train.values(), made.eval) + part[0] * beside)
+        except jax.errors.JaxRuntimeError as error:  # a TPU's compiler says by itself that a program does not fit
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            taken = math.inf
+        if taken <= MEMORY_SHARE * total:
+            return parts, taken
+        if most == 1:
+            raise UserError(
+                f"{members[0][0].name}: not even one run fits into {total / 2**30:.1f} GiB; a smaller "
+                "config.train.batch_size or more config.train.accumulation helps."
+            )
+        most = (max(len(part) for part in parts) + 1) // 2
+
+
+def _shapes(settings, members, inputs, most):
+    """(at most `most` shapes that hold the batches of all runs of a group, [i8[steps]: which each batch takes]).
+
+    members: as of `one_batch`.
+    """
+    rows, steps = len(inputs.data[1]["train"]), {}
+    for run, _, experiment in members:
+        each = max(total_steps(open_, rows) for open_ in _durations(run, experiment))
+        steps.setdefault(experiment.seeds.data, set()).add(max(each, 1))
+    experiment = members[0][2]
+    methods = partition.find_methods(experiment.tune)
+    examples = batches.prepend(inputs.examples["train"], partition.prompt_length(methods))
+    lengths = {
+        seed: batches.lengths_of(
+            examples, batches.Schedule(rows, experiment.train.batch_size, seed).batches(0, max(steps[seed]))
+        )
+        for seed in sorted(steps)
+    }
+    groups = make_mesh(settings.execution.mesh.data).size * experiment.train.accumulation
+    plan = plan_shapes(np.concatenate(list(lengths.values())), experiment, groups, inputs.base[1].width, most)
+    taken = np.split(plan.shape_of, np.cumsum([len(lengths[seed]) for seed in lengths])[:-1])
+    return plan.shapes, [shape_of[:k] for seed, shape_of in zip(lengths, taken, strict=True) for k in steps[seed]]
+
+
+def _durations(run, experiment):
+    """The experiment, and it with each of the epochs or steps that are open."""
+    yield experiment
+    for key, values in run.open:
+        for value in values if key in ("train.epochs", "train.steps") else ():
+            unit = key.split(".")[1]
+            train = dataclasses.replace(experiment.train, epochs=None, steps=None)
+            yield dataclasses.replace(experiment, train=dataclasses.replace(train, **{unit: value}))

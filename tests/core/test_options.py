@@ -1,0 +1,201 @@
+"""One list of options: `configs/base.py` and the dataclasses agree, and mistakes are named."""
+
+import dataclasses
+import json
+import math
+import typing
+
+import ml_collections
+import pytest
+from configured import build, config
+
+from configs import base
+from fjt.core import options
+from fjt.core.errors import UserError
+
+
+def fields_of(cls, prefix=""):
+    """{dotted key: type} of a settings dataclass."""
+    found = {}
+    for name, kind in typing.get_type_hints(cls).items():
+        nested = dataclasses.is_dataclass(kind)
+        found |= fields_of(kind, f"{prefix}{name}.") if nested else {prefix + name: kind}
+    return found
+
+
+FIELDS = fields_of(options.Experiment) | fields_of(options.Execution)
+
+
+def test_base_config_and_dataclasses_have_the_same_keys_values_and_types():
+    made = base.get_config()
+    flat = options.flatten(made)
+    assert flat.keys() == FIELDS.keys()
+    assert options.flatten(options.to_dict(options.from_config(made))) == flat
+    for key, kind in FIELDS.items():
+        *parents, last = key.split(".")
+        node = made
+        for parent in parents:
+            node = node[parent]
+        optional = kind not in (str, int, float, bool, tuple)
+        assert (flat[key] is None) == optional, key
+        assert node.get_type(last) is (typing.get_args(kind)[0] if optional else kind), key
+
+
+def test_config_json_reads_back():
+    made = build(tune__method=("top_k",), tune__layers=1, optim__learning_rate=1e-3, loss__class_weights=(1, 2.5))
+    assert options.from_config(json.loads(json.dumps(options.to_dict(made)))) == made
+    assert options.from_config(ml_collections.ConfigDict(options.to_dict(made))) == made
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        build().experiment.optim.name = "sgd"
+
+
+@pytest.mark.parametrize("key", sorted(FIELDS))
+def test_an_unknown_key_names_the_nearest(key):
+    """Each key with a letter too many."""
+    with pytest.raises(UserError) as caught:
+        build(**{f"{key}x".replace(".", "__"): 1})
+    message = str(caught.value)
+    assert f"config.{key}x is no option" in message and "Did you mean" in message
+    suggested = message.split("Did you mean ")[1].rstrip("?").split(" or ")
+    tables = {key.rsplit(".", depth)[0] for key in FIELDS for depth in (1, 2)}
+    assert key in suggested and set(suggested) <= set(FIELDS) | tables
+
+
+def test_an_unknown_table_names_the_nearest():
+    with pytest.raises(UserError, match=r"config\.optm is no option.*Did you mean.*\boptim\b"):
+        options.from_config(config() | {"optm": {"name": "adamw"}})
+
+
+def test_a_missing_key_or_table_is_named():
+    made = config()
+    del made["optim"]["power"]
+    with pytest.raises(UserError, match=r"config\.optim\.power is missing"):
+        options.from_config(made)
+    for table in ("optim", "mesh"):
+        made = config()
+        del made[table]
+        with pytest.raises(UserError, match=rf"config\.{table}\b.* is missing"):
+            options.from_config(made)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "kind"),
+    [
+        ("train__batch_size", "32", "int"),
+        ("train__batch_size", 32.0, "int"),
+        ("train__batch_size", True, "int"),
+        ("train__packing", 1, "bool"),
+        ("optim__learning_rate", "1e-3", "float"),
+        ("optim__clip_norm", True, "float"),
+        ("tune__method", "lora", "tuple"),
+        ("task", None, "str"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(key, value, kind):
+    with pytest.raises(UserError) as caught:
+        build(**{key: value})
+    assert f"config.{key.replace('__', '.')}={value!r}" in str(caught.value) and kind in str(caught.value)
+
+
+def test_numbers_and_lists_are_converted():
+    made = build(optim__clip_norm=2, tune__method=["top_k"], data__holdout=0)
+    assert made.experiment.optim.clip_norm == 2.0 and isinstance(made.experiment.optim.clip_norm, float)
+    assert made.experiment.tune.method == ("top_k",)
+
+
+@pytest.mark.parametrize("key", sorted(options.CHOICES))
+def test_choices(key):
+    for value in options.CHOICES[key]:
+        build(optim__final_fraction=0.1, optim__learning_rate=1e-3, **{key.replace(".", "__"): value})
+    wrong = options.CHOICES[key][0] + "x"
+    with pytest.raises(UserError) as caught:
+        build(**{key.replace(".", "__"): wrong})
+    assert f"config.{key}={wrong!r}" in str(caught.value) and options.CHOICES[key][0] in str(caught.value)
+
+
+@pytest.mark.parametrize("key", sorted(options.RANGES))
+def test_ranges(key):
+    low, high = options.RANGES[key]
+    real = float in (FIELDS[key], *typing.get_args(FIELDS[key]))
+    outside = [low - 1] + ([high + 1e-3] if high is not None else []) + ([math.nan] if real else [])
+    for value in outside:
+        with pytest.raises(UserError) as caught:
+            build(**{key.replace(".", "__"): value})
+        assert f"config.{key}={float(value) if real else value!r}" in str(caught.value)
+    for value in (low, high):
+        if value is not None:
+            build(**{key.replace(".", "__"): value})
+
+
+def test_durations_are_given_once():
+    with pytest.raises(UserError, match=r"config\.train\.epochs and config\.train\.steps are both set"):
+        build(train__epochs=1, train__steps=5)
+    with pytest.raises(UserError, match=r"config\.eval\.every_epochs and config\.eval\.every_steps are both set"):
+        build(eval__every_epochs=1, eval__every_steps=5)
+
+
+def test_seeds():
+    for value in (-1, 2**32):
+        for key in ("seed", "seeds__data"):
+            with pytest.raises(UserError, match=rf"{value} should be between 0 and"):
+                build(**{key: value})
+    build(seed=2**32 - 1)
+    seeds = options.resolve_seeds(build(seed=7, seeds__data=0)).experiment.seeds
+    assert (seeds.init, seeds.data, seeds.dropout, seeds.subset) == (7, 0, 7, 0)
+
+
+CONTENTS = {"data": "d", "weights": "w", "tokenizer": "t"}
+
+# Where things lie, and `seed`, which acts through the three seeds that it sets.
+WITHOUT_EFFECT = {
+    "data.source", "data.dir", "data.manual_dir", "data.files.train", "data.files.dev", "data.files.test",
+    "model.path", "model.revision", "model.name", "model.adapter", "model.scratch.vocab", "seed",
+}  # fmt: skip
+
+
+def other(value, kind):
+    """A value of a field's type that differs from the given one."""
+    if value is None:
+        kind = typing.get_args(kind)[0]
+        return {bool: True, int: 3, float: 0.25, str: "x"}[kind]
+    if isinstance(value, bool):
+        return not value
+    return (*value, "x") if isinstance(value, tuple) else value + {int: 1, float: 0.25, str: "x"}[type(value)]
+
+
+def replaced(node, key, change):
+    name, _, rest = key.partition(".")
+    value = replaced(getattr(node, name), rest, change) if rest else change(getattr(node, name))
+    return dataclasses.replace(node, **{name: value})
+
+
+@pytest.mark.parametrize("key", sorted(fields_of(options.Experiment)))
+def test_fingerprint_changes_exactly_when_the_experiment_does(key):
+    experiment = build().experiment
+    changed = replaced(experiment, key, lambda value: other(value, FIELDS[key]))
+    assert changed != experiment
+    same = options.fingerprint(changed, CONTENTS) == options.fingerprint(experiment, CONTENTS)
+    assert same == (key in WITHOUT_EFFECT)
+
+
+def test_fingerprint_is_stable_and_over_contents():
+    experiment = build().experiment
+    assert options.fingerprint(experiment, CONTENTS) == options.fingerprint(build().experiment, dict(CONTENTS))
+    for name in CONTENTS:
+        assert options.fingerprint(experiment, CONTENTS | {name: "x"}) != options.fingerprint(experiment, CONTENTS)
+    read = options.from_config(json.loads(json.dumps(options.to_dict(build()))))
+    assert options.fingerprint(read.experiment, CONTENTS) == options.fingerprint(experiment, CONTENTS)
+    unset = replaced(experiment, "tune.ranks", lambda value: None)  # as a config of a version without the option
+    assert options.fingerprint(unset, CONTENTS) == options.fingerprint(experiment, CONTENTS)
+    for changes in ({"mesh__data": 2}, {"checkpoint__keep": 3}, {"log__every_steps": 1}, {"cache__dir": "x"}):
+        assert options.fingerprint(build(**changes).experiment, CONTENTS) == options.fingerprint(experiment, CONTENTS)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adagrad", "adadelta", "lamb"])
+def test_an_optimizer_of_another_scale_needs_its_rate(name):
+    with pytest.raises(UserError, match=rf"optim\.name={name}.*give --config\.optim\.learning_rate"):
+        build(optim__name=name)
+    assert build(optim__name=name, optim__learning_rate=0.1).experiment.optim.learning_rate == 0.1

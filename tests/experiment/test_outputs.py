@@ -1,0 +1,47 @@
+"""What people look at: events of TensorBoard."""
+
+import json
+import struct
+
+from tensorboardX.proto.event_pb2 import Event
+
+from fjt.experiment import outputs
+
+
+def events(folder):
+    """[(tag, step, value)] of the one event file in a folder: records of length, checksum, bytes, checksum."""
+    (path,) = folder.glob("events.out.tfevents.*")
+    data, found = path.read_bytes(), []
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        event = Event.FromString(data[12 : 12 + length])
+        found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+        data = data[16 + length :]
+    return found
+
+
+def row(step):
+    return {"step": step, "loss": 1.0 / step, "grad_norm": 2.0}
+
+
+def test_tensorboard_holds_each_point_once_after_a_restart(tmp_path):
+    (tmp_path / "eval.jsonl").write_text("")
+    (tmp_path / "train.jsonl").write_text("")
+    rates = [0.5, 0.25, 0.125]
+    killed = outputs.TensorBoard(tmp_path, rates)
+    killed.add_step(row(1))
+    killed.add_step(row(2))  # the restart begins after step 1
+    (tmp_path / "train.jsonl").write_text(json.dumps(row(1)) + "\n")
+    again = outputs.TensorBoard(tmp_path, rates)
+    again.add_step(row(2))
+    again.add_evaluation({"step": 2, "accuracy": 0.75, "train_seconds": 9.0, "best": True})
+    again.close()
+    assert events(tmp_path / "tensorboard") == [
+        ("train/loss", 1, 1.0),
+        ("train/grad_norm", 1, 2.0),
+        ("train/learning_rate", 1, 0.5),
+        ("train/loss", 2, 0.5),
+        ("train/grad_norm", 2, 2.0),
+        ("train/learning_rate", 2, 0.25),
+        ("eval/accuracy", 2, 0.75),
+    ]

@@ -1,0 +1,314 @@
+"""Hugging Face directories as they come: prefixes, old names, several files, and each way of being broken."""
+
+import json
+import os
+import resource
+import time
+
+import huggingface_hub
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+import small
+
+from fjt.core import network, seeds, tree
+from fjt.core.errors import UserError
+from fjt.data.glue import TASKS
+from fjt.interop import hf
+from fjt.models import pretrained
+from fjt.models.encoder import Model
+
+RAW = {
+    "model_type": "bert", "num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4,
+    "intermediate_size": 64, "vocab_size": 100, "max_position_embeddings": 64, "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12, "hidden_act": "gelu", "initializer_range": 0.2, "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+}  # fmt: skip
+MODEL = Model(small.CONFIG, 2)
+ABSTRACT = jax.eval_shape(MODEL.init, seeds.make_key(0, "init"))
+
+
+@pytest.fixture(scope="module")
+def params():
+    """Random values for every leaf, the pooler's bias among them, so that no two tensors are alike."""
+    rng = np.random.default_rng(0)
+    return tree.map_names(lambda name, leaf: rng.normal(size=leaf.shape).astype(np.float32), ABSTRACT)
+
+
+def torch_tensors(params, head=True):
+    tensors = {}
+    for name, leaf in tree.flatten(params).items():
+        if head or not name.startswith("head/"):
+            tensors[pretrained.torch_name(name, "bert")] = pretrained.to_torch(name, leaf)
+    return tensors
+
+
+def write(folder, tensors, raw=RAW, file="model.safetensors"):
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(raw))
+    safetensors.numpy.save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, folder / file)
+    return str(folder)
+
+
+def take(path, keep_head=True):
+    return pretrained.take(pretrained.read_checkpoint(path), ABSTRACT, path, keep_head=keep_head)
+
+
+def test_config():
+    assert pretrained.parse_config(RAW, "config.json") == small.CONFIG
+    config = pretrained.parse_config(RAW | {"classifier_dropout": 0.3}, "config.json")
+    assert config.dropout_classifier == 0.3
+    fewest = {key: RAW[key] for key in list(RAW)[:7]}
+    assert pretrained.parse_config(fewest, "config.json").epsilon == 1e-12  # BERT's, not the usual 1e-5
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model_type": "brt"}, ("'brt'", "not supported", "bert")),
+        ({"model_type": None}, ("None", "bert")),
+        ({"position_embedding_type": "relative_key"}, ("relative_key", "absolute")),
+        ({"is_decoder": True}, ("is_decoder",)),
+        ({"hidden_size": 30}, ("hidden_size 30", "num_attention_heads 4")),
+        ({"hidden_act": "gelo"}, ("hidden_act 'gelo'", "Did you mean gelu")),
+    ],
+)
+def test_a_config_that_cannot_be_run_is_refused(change, words):
+    with pytest.raises(UserError) as caught:
+        pretrained.parse_config(RAW | change, "there/config.json")
+    assert all(word in str(caught.value) for word in ("there/config.json", *words))
+
+
+def test_a_classifier_is_kept_only_for_its_own_labels():
+    """A model that numbers the classes otherwise would be scored wrongly, without a word."""
+    names = ("entailment", "neutral", "contradiction")
+    kept = ({"0": "Entailment", "1": "Neutral", "2": "Contradiction"}, {"0": "LABEL_0", "1": "LABEL_1"}, None)
+    for found in kept:
+        pretrained.check_labels({"id2label": found}, names, "there")
+    reverse = {"id2label": dict(zip("012", reversed(names), strict=True))}
+    with pytest.raises(UserError, match=r"there has the labels contradiction, neutral, entailment.*has entailment"):
+        pretrained.check_labels(reverse, names, "there")
+
+
+def test_a_config_that_is_missing_broken_or_incomplete(tmp_path):
+    with pytest.raises(UserError, match=r"config\.json does not exist"):
+        pretrained.read_config(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": "bert",')
+    with pytest.raises(UserError, match=r"config\.json is no JSON"):
+        pretrained.read_config(str(tmp_path))
+    raw = {key: value for key, value in RAW.items() if key != "hidden_size"}
+    with pytest.raises(UserError, match="lacks 'hidden_size'"):
+        pretrained.parse_config(raw, "config.json")
+
+
+def test_every_tensor_comes_back_under_its_name(tmp_path, params):
+    loaded = take(write(tmp_path / "m", torch_tensors(params)))
+    assert loaded.missing == () and loaded.unused == () and not loaded.untrained_pooler
+    assert tree.sha256(loaded.params) == tree.sha256(params)
+
+
+def test_names_are_pytorch_s():
+    names = {pretrained.torch_name(name, "bert") for name in tree.flatten(ABSTRACT)}
+    assert len(names) == 5 + 16 * 2 + 2 + 2
+    assert {
+        "bert.embeddings.word_embeddings.weight",
+        "bert.embeddings.LayerNorm.bias",
+        "bert.pooler.dense.weight",
+        "bert.encoder.layer.1.attention.self.query.weight",
+        "bert.encoder.layer.0.attention.output.LayerNorm.weight",
+        "bert.encoder.layer.1.intermediate.dense.bias",
+        "bert.encoder.layer.0.output.dense.weight",
+        "classifier.weight",
+    } <= names
+    kernel = np.arange(6.0).reshape(2, 3)
+    assert pretrained.to_torch("a/kernel", kernel).tolist() == kernel.T.tolist()
+    assert pretrained.to_torch("a/embedding", kernel).tolist() == kernel.tolist()
+
+
+def test_without_prefix_and_with_old_norm_names(tmp_path, params):
+    tensors = torch_tensors(params)
+    bare = {name.removeprefix("bert."): tensor for name, tensor in tensors.items()}
+
+    def old_name(name):
+        old = name.replace("LayerNorm.weight", "LayerNorm.gamma")
+        return old.replace("LayerNorm.bias", "LayerNorm.beta")
+
+    old = {old_name(name): tensor for name, tensor in tensors.items()}
+    assert len(set(old) - set(tensors)) == 10
+    shas = set()
+    for name, written in (("whole", tensors), ("bare", bare), ("old", old)):
+        path = write(tmp_path / name, written)
+        loaded = take(path)
+        assert loaded.missing == () and loaded.unused == ()
+        assert tree.sha256(loaded.params) == tree.sha256(params)
+        shas.add(pretrained.read_checkpoint(path).sha256)
+    assert len(shas) == 1  # the same contents, whatever their names were
+
+
+def test_several_files_with_an_index(tmp_path, params):
+    tensors = torch_tensors(params)
+    names = sorted(tensors)
+    files = {"model-00001-of-00002.safetensors": names[:10], "model-00002-of-00002.safetensors": names[10:]}
+    for file, part in files.items():
+        path = write(tmp_path / "m", {name: tensors[name] for name in part}, file=file)
+    index = {"metadata": {}, "weight_map": {name: file for file, part in files.items() for name in part}}
+    index_file = tmp_path / "m" / "model.safetensors.index.json"
+    index_file.write_text(json.dumps(index))
+    assert tree.sha256(take(path).params) == tree.sha256(params)
+    assert pretrained.read_checkpoint(path).sha256 == pretrained.read_checkpoint(write(tmp_path / "o", tensors)).sha256
+    os.remove(tmp_path / "m" / "model-00002-of-00002.safetensors")
+    with pytest.raises(UserError, match=r"00002-of-00002\.safetensors is named by the index and does not exist"):
+        take(path)
+    for broken in ('{"weight_map": ', "{}"):
+        index_file.write_text(broken)
+        with pytest.raises(UserError, match=r"model\.safetensors\.index\.json"):
+            take(path)
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, 0.5, -1])
+def test_a_truncated_file(tmp_path, params, kept):
+    path = write(tmp_path / "m", torch_tensors(params))
+    file = tmp_path / "m" / "model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(len(whole) * kept) if isinstance(kept, float) else kept])
+    with pytest.raises(UserError, match=r"model\.safetensors \([\d,]+ bytes\) cannot be read.*fetch it again"):
+        take(path)
+
+
+def test_no_weights(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(RAW))
+    with pytest.raises(UserError, match=r"holds no model\.safetensors"):
+        pretrained.read_checkpoint(str(tmp_path))
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(UserError, match=r"pytorch_model\.bin.*save_pretrained"):
+        pretrained.read_checkpoint(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("bert.embeddings.word_embeddings.weight", (101, 32)),
+        ("bert.encoder.layer.1.intermediate.dense.weight", (32, 64)),  # turned round
+        ("bert.pooler.dense.bias", (1, 32)),
+        ("classifier.weight", (3, 32)),
+    ],
+)
+def test_a_wrong_shape(tmp_path, params, name, shape):
+    path = write(tmp_path / "m", torch_tensors(params) | {name: np.zeros(shape, np.float32)})
+    with pytest.raises(UserError) as caught:
+        take(path)
+    assert name in str(caught.value) and str(shape) in str(caught.value) and path in str(caught.value)
+
+
+def test_a_square_kernel_is_turned_too(tmp_path, params):
+    """query is 32 x 32: its shape would not give a forgotten transposition away."""
+    tensors = torch_tensors(params)
+    loaded = take(write(tmp_path / "m", tensors))
+    query = tensors["bert.encoder.layer.0.attention.self.query.weight"]
+    np.testing.assert_array_equal(loaded.params["encoder"]["layer_0"]["query"]["kernel"], query.T)
+
+
+def test_the_head_is_new_unless_kept(tmp_path, params):
+    path = write(tmp_path / "m", torch_tensors(params))
+    loaded = take(path, keep_head=False)
+    assert set(loaded.missing) == {"head/classifier/kernel", "head/classifier/bias"} and "head" not in loaded.params
+    assert set(loaded.unused) == {"classifier.weight", "classifier.bias"}
+    path = write(tmp_path / "n", torch_tensors(params, head=False))
+    assert take(path, keep_head=False).unused == ()
+    with pytest.raises(UserError, match=r"config\.model\.keep_head.*no classifier"):
+        take(path)
+
+
+def test_missing_pooler_and_unused_tensors(tmp_path, params):
+    tensors = {name: tensor for name, tensor in torch_tensors(params).items() if "pooler" not in name}
+    extra = {
+        "cls.predictions.bias": np.zeros(3, np.float32),
+        "bert.embeddings.position_ids": np.arange(64)[None],  # a buffer that old versions saved: no news
+    }
+    loaded = take(write(tmp_path / "m", tensors | extra))
+    assert set(loaded.missing) == {"encoder/pooler/kernel", "encoder/pooler/bias"}
+    assert loaded.unused == ("cls.predictions.bias",) and not loaded.untrained_pooler
+
+
+def test_a_missing_encoder_tensor(tmp_path, params):
+    tensors = torch_tensors(params)
+    del tensors["bert.encoder.layer.1.attention.self.key.bias"]
+    with pytest.raises(UserError, match=r"lack 1 of the encoder's tensors.*layer\.1\.attention\.self\.key\.bias"):
+        take(write(tmp_path / "m", tensors))
+
+
+def test_a_pooler_that_was_never_trained(tmp_path, params):
+    tensors = torch_tensors(params) | {"bert.pooler.dense.bias": np.zeros(32, np.float32)}
+    assert take(write(tmp_path / "m", tensors)).untrained_pooler
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", "bfloat16"])
+def test_other_precisions_are_read_as_float32(tmp_path, params, dtype):
+    import ml_dtypes
+
+    wanted = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
+    loaded = take(write(tmp_path / "m", {name: x.astype(wanted) for name, x in torch_tensors(params).items()}))
+    for name, leaf in tree.flatten(loaded.params).items():
+        assert leaf.dtype == np.float32
+        np.testing.assert_array_equal(leaf, tree.flatten(params)[name].astype(wanted).astype(np.float32))
+
+
+def test_contents_are_hashed(tmp_path, params):
+    tensors = torch_tensors(params)
+    first = pretrained.read_checkpoint(write(tmp_path / "m", tensors)).sha256
+    tensors["classifier.bias"] = tensors["classifier.bias"] + np.float32(1e-6)
+    assert pretrained.read_checkpoint(write(tmp_path / "m", tensors)).sha256 != first
+
+
+def test_an_export_that_finds_no_room_is_a_user_s_matter(tmp_path, params):
+    """The disk's end, as a limit on the size of files; nothing stands under the export's own name."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(UserError, match=r"export cannot be written.*make room"):
+            hf.export(str(tmp_path / "export"), params, RAW, TASKS["sst2"], None, "bert")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / "export").exists()
+
+
+def test_scratch_config_is_one_that_fjt_reads():
+    from configs import base
+    from fjt.core import options
+
+    scratch = options.from_config(base.get_config()).experiment.model.scratch
+    config = pretrained.parse_config(pretrained.scratch_config(scratch, 1000, 64), "config.model.scratch")
+    assert (config.layers, config.width, config.vocab, config.positions) == (2, 128, 1000, 64)
+    assert config.epsilon == 1e-12
+
+
+def test_resolve_takes_directories_and_finished_runs(tmp_path):
+    model = tmp_path / "model"
+    (model / "export").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"holds no config\.json"):
+        pretrained.resolve(str(model), "main")
+    (model / "config.json").write_text("{}")
+    assert pretrained.resolve(str(model), "main") == str(model)
+    (model / "train.jsonl").write_text("")
+    with pytest.raises(UserError, match="not finished"):
+        pretrained.resolve(str(model), "main")
+    (model / "export" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="not finished"):
+        pretrained.resolve(str(model), "main")
+    (model / "DONE").write_text("")
+    assert pretrained.resolve(str(model), "main") == str(model / "export")
+    with pytest.raises(UserError, match="no such directory"):
+        pretrained.resolve(str(tmp_path / "nowhere"), "main")
+    with pytest.raises(UserError, match=r"model hub.*--config\.model\.path=DIR"):
+        pretrained.resolve("no-such-name", "main")
+
+
+def test_a_hub_whose_name_is_never_found_is_not_waited_for(tmp_path, monkeypatch):
+    assert pretrained.HUB_SECONDS <= 5  # the promise is ten seconds for the whole command
+    monkeypatch.setattr(pretrained, "HUB_SECONDS", 0.3)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *args, **kwargs: time.sleep(5))
+    start = time.monotonic()
+    with pytest.raises(network.Unreachable, match=r"TimeoutError.*--config\.model\.path=DIR"):
+        pretrained.resolve("no-such-name", "main")
+    assert time.monotonic() - start < 3

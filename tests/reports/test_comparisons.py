@@ -1,0 +1,115 @@
+"""Cells of a study against a baseline: what has a p, and why another has none."""
+
+import ast
+
+import numpy as np
+import pytest
+from made_study import (
+    DIVERGED,
+    MadeStudy,
+    cells_of,
+    make_pairs,
+    predictions,
+    records_of,
+    truth,
+)
+
+from fjt.reports import document, sections
+from fjt.reports.cells import make_cells, summarize
+from fjt.reports.comparisons import make_comparisons
+from fjt.study import plans
+
+SEEDS = range(8)
+
+
+def comparisons_of(folder, tmp_path):
+    found, cells = cells_of(folder, tmp_path)
+    return make_comparisons(list(cells.values()), found.facts)[0]
+
+
+def test_more_seeds_than_planned_have_no_p(tmp_path):
+    made = make_pairs(tmp_path / "study", 8)
+    made.planned = 6
+    (one,) = comparisons_of(made.finish(), tmp_path)
+    assert "8 seeds are in both cells, and 6 were planned of each cell" in one.p and one.new_seeds.n == 8
+
+
+def test_fewer_seeds_than_planned_have_no_p(tmp_path):
+    """Of either cell; a run that diverged has its seed's score."""
+    made = make_pairs(tmp_path / "study", 7)
+    made.cell("choices", "head", {7: DIVERGED})
+    (one,) = comparisons_of(made.finish(), tmp_path)
+    assert "7 seeds are in both cells, and 8 were planned of each cell" in one.p
+    planned = {"choices/full": 8, "choices/head": 7}
+    (one,) = comparisons_of(made.finish(planned_seeds=planned), tmp_path)
+    assert "7 were planned of choices/head and 8 of choices/full" in one.p
+    assert (
+        "7 to 8 seeds of a cell were planned"
+        in document.family_text([one], records_of(made.folder, tmp_path).facts).text
+    )
+    made.cell("choices", "full", {7: predictions("choices", 0.9, "full", 7)})
+    (one,) = comparisons_of(made.finish(), tmp_path)
+    assert one.n == 8 and one.p < 0.05
+
+
+@pytest.mark.parametrize(("key", "before"), [("baseline", "''"), ("family", "'study'"), ("alpha", "0.01")])
+def test_what_is_declared_after_a_result_gives_no_p(tmp_path, key, before):
+    made = make_pairs(tmp_path / "study", 8)
+    declared = {name: made.study[name] for name in plans.DECLARED} | {key: ast.literal_eval(before)}
+    (one,) = comparisons_of(made.finish(declared=declared), tmp_path)
+    assert one.p.startswith(f"config.study.{key} was {before} and is {made.study[key]!r}: what a test asks")
+    assert one.new_seeds.n == 8
+
+
+def test_what_has_no_p_stays_in_its_family(tmp_path):
+    made = make_pairs(tmp_path / "study", 6, alpha=0.1)
+    seeds = {seed: predictions("choices", 0.5, "lora", seed) for seed in range(7)}
+    made.cell("choices", "lora", seeds)
+    made.cell("choices", "full", {6: predictions("choices", 0.9, "full", 6)})
+    made.planned = 6
+    head, lora = comparisons_of(made.finish(), tmp_path)
+    assert "7 seeds" in lora.p and head.p == pytest.approx(2 * 2 / 2**6)
+
+
+def test_too_few_seeds_are_refused_once_with_what_is_needed(tmp_path):
+    folder = make_pairs(tmp_path / "study", 3, seeds=3).finish()
+    found = records_of(folder, tmp_path)
+    cells = make_cells(found)
+    comparisons, _ = make_comparisons(cells, found.facts)
+    table = sections.comparison_table(comparisons, "accuracy", lambda cell: cell.method)
+    assert [note for note in table.notes if "Run 6 seeds" in note] == [comparisons[0].p]
+    scores = sections.score_table(cells, "accuracy", lambda cell: cell.method)
+    assert len(scores.notes) == 1 and "needs 5: run more seeds" in scores.notes[0]
+    assert [row[3] for row in scores.rows] == ["- [1]", "- [1]"]
+
+
+def test_less_is_better_where_it_is(tmp_path):
+    made = MadeStudy(tmp_path / "study")
+    for method, skill in (("full", 0.9), ("head", 0.7)):
+        for seed in range(8):
+            made.cell("errors", method, {seed: predictions("errors", skill, method, seed)})
+    made.cell("errors", "full", {8: DIVERGED})
+    found, cells = cells_of(made.finish(), tmp_path)
+    full, head = cells["errors/full"], cells["errors/head"]
+    label = np.float64(truth("errors"))
+    errors = [np.mean((np.float32(predictions("errors", 0.9, "full", s)) - label) ** 2) for s in range(8)]
+    errors.append(np.var(label))  # the mean is predicted
+    values = summarize(full, "mse")
+    assert full.scores("mse") == pytest.approx(errors)
+    assert values["best"] == min(errors) and values["worst"] == max(errors) and values["mean"] == np.mean(errors)
+    (one,) = make_comparisons([full, head], found.facts)[0]
+    assert one.mean > 0 and one.improvement < 0.5 and "mse has no points" in one.needed and one.p < 0.05
+
+
+def test_a_baseline_agrees_in_all_axes_it_has(tmp_path):
+    made = MadeStudy(tmp_path / "study", seeds=1)
+    for length in (64, 128):
+        made.cell("choices", "full", {0: predictions("choices", 0.9, length)}, {"model.max_length": length})
+        for rank in (2, 4):
+            axes = {"model.max_length": length, "tune.rank": rank}
+            made.cell("choices", "lora", {0: predictions("choices", 0.9, length, rank)}, axes)
+    made.cell("choices", "head", {0: predictions("choices", 0.9, "head")})
+    found, cells = cells_of(made.finish(), tmp_path)
+    comparisons, alone = make_comparisons(list(cells.values()), found.facts)
+    assert len(comparisons) == 4 and [cell.name for cell in alone] == ["choices/head"]
+    assert all(one.base.axes == {"model.max_length": one.cell.axes["model.max_length"]} for one in comparisons)

@@ -1,0 +1,331 @@
+"""A study's report: its numbers, the same bytes from either source, what it warns of."""
+
+import csv
+import html.parser
+import math
+
+import numpy as np
+import pytest
+from made_study import (
+    BEGUN,
+    DIVERGED,
+    MISSING,
+    MadeStudy,
+    cells_of,
+    make_pairs,
+    predictions,
+    records_of,
+    truth,
+    write_study,
+)
+
+from fjt import report
+from fjt.reports import archive, document, gather, inference, jackknife, sections
+from fjt.reports.cells import costs, edges, make_cells, make_trials, summarize
+from fjt.reports.comparisons import make_comparisons
+from fjt.reports.figures import fewer, pareto
+
+SEEDS = range(8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The folder of a study of two tasks, whole."""
+    return write_study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def written(folder):
+    """(where its report is, the report's Markdown)."""
+    output, _ = report.report(folder)
+    return folder / "report", (folder / "report" / "report.md").read_text() if output else ""
+
+
+def rows_of(markdown, heading, task="choices"):
+    """{first column: {column: text}} of the table below a heading of a task's section."""
+    part = markdown.split(f"\n## {task}\n")[1].split("\n## ")[0].split(f"### {heading}\n")[1]
+    lines = [line.strip("| ").split(" | ") for line in part.split("### ")[0].splitlines() if line.startswith("|")]
+    return {line[0]: dict(zip(lines[0], line, strict=False)) for line in lines[2:]}
+
+
+def every_file(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def accuracies(method, *axes, skill):
+    return np.array([np.mean(predictions("choices", skill, method, *axes, s) == truth("choices")) for s in SEEDS])
+
+
+def test_both_sources_give_the_same_bytes(written, tmp_path):
+    first = every_file(written[0])
+    report.report(written[0], tmp_path / "again")
+    assert every_file(tmp_path / "again") == first
+    assert set(first) >= {"report.md", "report.html", "cells.csv", "comparisons.csv", "runs.csv", "predictions.npz"}
+    for name in ("scores", "costs", "rates", "curves", "best"):
+        assert first[f"figures/choices-{name}.png"].startswith(b"\x89PNG")
+        assert b"<svg" in first[f"figures/marks-{name}.svg"]
+
+
+def test_what_is_committed_names_no_machine(folder, written):
+    for name, content in every_file(written[0]).items():
+        assert b"somewhere" not in content and b"private" not in content and str(folder).encode() not in content, name
+    with np.load(written[0] / "predictions.npz") as arrays:
+        assert "private" not in str(arrays["facts"]) and "minilm" in str(arrays["facts"])
+    assert "`python -m fjt.sweep --config configs/made.py --workdir DIR --config.model.path=minilm`" in written[1]
+
+
+def test_scores_by_hand(written):
+    """A collapsed run says 0 alone, and 72 of 120 labels are 0; a diverged one counts as such."""
+    table = rows_of(written[1], "Scores: accuracy")
+    head = accuracies("head", skill=0.7)
+    head[2] = 72 / 120
+    row = table["head"]
+    assert row["finished/ started"] == "8/8" and (row["collapsed"], row["diverged"]) == ("1", "0")
+    assert row["accuracy, points: mean ± sd"] == f"{100 * head.mean():.2f} ± {100 * head.std(ddof=1):.2f}"
+    sound = np.delete(head, 2)
+    assert row["without those that failed"] == f"{100 * sound.mean():.2f} ± {100 * sound.std(ddof=1):.2f}, n 7"
+    assert (row["median"], row["best"]) == (f"{100 * np.median(head):.2f}", f"{100 * head.max():.2f}")
+    half = 2.4469 * sound.std(ddof=1) / math.sqrt(7)  # Student's t of 6 degrees of freedom
+    assert (
+        row["95 %: new seeds, this dev set"]
+        == f"{100 * (sound.mean() - half):.2f} to {100 * (sound.mean() + half):.2f}"
+    )
+    lora = accuracies("lora", 4, skill=0.85)
+    lora[5] = 72 / 120
+    row = table["lora, rank=4"]
+    assert row["finished/ started"] == "7/8" and (row["collapsed"], row["diverged"]) == ("0", "1")
+    assert row["accuracy, points: mean ± sd"] == f"{100 * lora.mean():.2f} ± {100 * lora.std(ddof=1):.2f}"
+    assert row["worst"] == "60.00" and table["full"]["without those that failed"] == "the same"
+    assert "`runs/choices/head/seed=2` (always `no`)" in written[1]
+    assert "`runs/choices/lora/tune.rank=4/seed=5` (the loss of step 8 is nan" in written[1]
+    assert rows_of(written[1], "Scores: f1")["head"]["worst"] == "0.00"
+    assert "No run collapsed or diverged." in written[1].split("\n## marks\n")[1]
+
+
+def test_intervals_are_those_of_statistics(folder, written, tmp_path):
+    _, cells = cells_of(folder, tmp_path)
+    cell = cells["choices/lora/tune.rank=4"]
+    predicted = np.stack([predictions("choices", 0.85, "lora", 4, s) if s != 5 else np.zeros(120, int) for s in SEEDS])
+    failed = np.arange(8) == 5
+    assert (cell.predicted == predicted).all() and (cell.failed == failed).all()
+    for metric in ("accuracy", "f1"):
+        table = jackknife.pseudo_values(metric, predicted, truth("choices"))
+        wanted = inference.crossed_interval(cell.scores(metric), table, failed, (0, 1))
+        assert summarize(cell, metric)["new_examples"] == wanted
+        text = f"{100 * wanted.low:.2f} to {100 * wanted.high:.2f}"
+        row = rows_of(written[1], f"Scores: {metric}")["lora, rank=4"]
+        assert row["95 %: new seeds, new examples"] == text
+
+
+def test_comparisons_by_hand(written):
+    table = rows_of(written[1], "Against full")
+    a, b = accuracies("lora", 2, skill=0.85), accuracies("full", skill=0.9)
+    d, row = a - b, table["lora, rank=2"]
+    assert (row["minus"], row["n"]) == ("full", "8")
+    assert row["accuracy, points: mean ± sd of differences"] == f"{100 * d.mean():+.2f} ± {100 * d.std(ddof=1):.2f}"
+    assert row["correlation over seeds"] == f"{np.corrcoef(a, b)[0, 1]:+.2f}"
+    wins = np.mean([(x > y) + (x == y) / 2 for x in a for y in b])
+    assert row["probability of improvement"] == f"{wins:.2f}"
+    # Head is worse with all 8 seeds, LoRA of rank 4 as well: 2 of 256 signs; the first of three tests triples it.
+    assert table["head"]["p, adjusted"] == f"{3 * 2 / 256:.3f}"
+    needed = inference.seeds_needed(d, np.zeros(8, bool), 0.01)
+    assert row["seeds to see 1 point (95 %)"] == f"{needed.estimate:.0f} ({needed.low:.0f} to {needed.high:.0f})"
+    head = accuracies("head", skill=0.7)
+    head[2] = 0.6
+    sound = np.delete(head - b, 2)
+    row = table["head"]
+    assert row["without those that failed"] == f"{100 * sound.mean():+.2f} ± {100 * sound.std(ddof=1):.2f}, n 7"
+    assert row["95 %: new seeds, this dev set"].startswith(
+        f"{100 * (sound.mean() - 2.4469 * sound.std(ddof=1) / 7**0.5):+.2f}"
+    )
+
+
+def test_a_family_is_one_task_or_the_study(folder, tmp_path):
+    found, cells = cells_of(folder, tmp_path)
+    for family, size in (("task", 3), ("study", 6)):
+        study = found.facts["study"] | {"family": family, "alpha": 0.5}
+        facts = found.facts | {"study": study, "declared": study}
+        comparisons, alone = make_comparisons(list(cells.values()), facts)
+        assert not alone and len(comparisons) == 6
+        least = min(one.p for one in comparisons)
+        assert least == pytest.approx(size * 2 / 256)
+        rows = [one.differences for one in comparisons if family == "study" or one.cell.task == "marks"]
+        assert inference.sign_flip_family(rows, 0.5) == pytest.approx([one.p for one in comparisons][-len(rows) :])
+
+
+def test_what_it_takes(folder, written, tmp_path):
+    row = rows_of(written[1], "What it takes")["lora, rank=4"]
+    assert (row["n"], row["parameters that train"], row["of these added"]) == ("7", "410", "400")
+    assert (row["steps"], row["GFLOP of all steps"], row["of `full`"]) == ("40", "80.0", "66.7%")
+    assert (row["Adam's moments"], row["seconds for hidden states, all runs"]) == ("3.2 KiB", "-")
+    assert row["training seconds: median (lowest to highest)"] == "23.0 (20.0 to 27.0)"  # 20 + seed, without seed 5
+    assert (row["values"], row["looks at dev a run"]) == ("learning_rate 0.01 (chosen)", "1")
+    _, cells = cells_of(folder, tmp_path)
+    assert costs(cells["choices/head"], None)["of_full"] is None
+
+
+def test_trials_and_their_warnings(folder, written, tmp_path):
+    found, cells = cells_of(folder, tmp_path)
+    trials = make_trials(cells["choices/full"], found)
+    assert [trial.values["optim.learning_rate"] for trial in trials] == ["0.0001", "0.001", "0.01"]
+    assert [trial.chosen for trial in trials] == [trial.best for trial in trials] == [False, True, False]
+    assert edges(trials) == []
+    scores = [row["metrics.accuracy"] for row in trials[1].rows]
+    assert trials[1].mean == pytest.approx(np.mean(scores)) and trials[1].sd == pytest.approx(np.std(scores, ddof=1))
+    assert edges(make_trials(cells["choices/head"], found)) == [("optim.learning_rate", "0.001", "highest", 2)]
+    top = written[1].split("## Overview")[0]
+    assert "scored on 10% of the training rows, held out: 120 rows of choices, 120 rows of marks." in top
+    assert "head (optim.learning_rate 0.001, the highest of 2)" in top and "full (optim" not in top
+    assert (
+        "unequal numbers of trials, and more find more: 3 for full; 3 for lora, rank=2; 3 for lora, rank=4; 2 for"
+        in top
+    )
+
+
+def test_a_choice_that_was_not_the_best_is_told(tmp_path):
+    made = MadeStudy(tmp_path / "study", baseline="")
+    made.trials(
+        "choices", "full", "optim.learning_rate", {1e-3: {1000: 0.9}, 1e-2: {1000: 0.5}, 1e-1: {1000: DIVERGED}}
+    )
+    right, rates = predictions("choices", 0.8, 0), (1e-3, 1e-2, 1e-1)
+    made.cell("choices", "full", {0: right}, open_={"optim.learning_rate": rates}, chosen={"optim.learning_rate": 1e-2})
+    found, cells = cells_of(made.finish(), tmp_path)
+    table, warnings = sections.trial_table(list(cells.values()), "accuracy", found, lambda cell: cell.method)
+    assert warnings == ["choices: not all reported runs of full took the trial that scored best."]
+    assert table.rows[2][2:4] == ("0/1", "- ± -")
+
+
+def test_a_study_in_progress(tmp_path):
+    made = make_pairs(tmp_path / "study", 6)
+    made.cell("choices", "head", {6: BEGUN, 7: MISSING})
+    made.cell("choices", "lora", {seed: MISSING for seed in range(8)})
+    made.trials("choices", "lora", "optim.learning_rate", {1e-3: {1000: BEGUN, 1001: MISSING}})
+    output, cells = report.report(made.finish())
+    text = (tmp_path / "study" / "report" / "report.md").read_text()
+    assert "**12 of 13 reported runs finished**" in text
+    assert "10 reported and 2 tuning runs have not ended, 2 of these begun" in text
+    table = rows_of(text, "Scores: accuracy")
+    assert table["head"]["finished/ started"] == "6/7" and table["lora"]["finished/ started"] == "0/0"
+    assert "None of 0 runs has a score" in text and "10 runs of these comparisons have not ended" in text
+    assert output.endswith("report") and len(cells) == 3
+
+
+def test_runs_of_earlier_configs_are_reported_and_never_waited_for(tmp_path):
+    made = make_pairs(tmp_path / "study", 6)
+    made.cell("choices", "lora", {0: MISSING, 1: predictions("choices", 0.9, "lora", 1)})
+    active = [name for name in made.active if "lora" not in name]
+    found = records_of(made.finish(active=active), tmp_path)
+    assert [row["run"] for row in found.rows if not row["asked"]] == ["runs/choices/lora/seed=1"]
+    assert document.progress(found) == []
+    assert "Of these runs, 1 were asked for by earlier configs" in "".join(document.what_was_run(found))
+
+
+def test_a_step_that_is_chosen_on_dev_itself_is_warned_of(tmp_path):
+    made = MadeStudy(tmp_path / "study")
+    made.cell("choices", "full", {seed: predictions("choices", 0.9, seed) for seed in SEEDS}, looks=3)
+    folder = made.finish()
+    for seed in SEEDS:
+        path = folder / f"runs/choices/full/seed={seed}/config.json"
+        path.write_text(path.read_text().replace('"select": "last"', '"select": "best"'))
+    found = records_of(folder, tmp_path)
+    (warning,) = document.chosen_on_dev(found)
+    assert "8 reported runs took the step that scores best on dev itself" in warning and "3 looks" in warning
+    assert document.chosen_on_dev(records_of(make_pairs(tmp_path / "last", 3).finish(), tmp_path)) == []
+
+
+def test_environments_that_disagree_are_told(tmp_path):
+    made = MadeStudy(tmp_path / "study", baseline="")
+    for seed in range(3):
+        facts = {"device": "another", "jax": "0.10.3"} if seed == 2 else {}
+        made.cell("choices", "full", {seed: predictions("choices", 0.9, seed)}, **facts)
+    found = records_of(made.finish(), tmp_path)
+    assert document.disagreements(found) == [
+        "The runs had several kinds of device: a processor (2 runs) and another (1 run); times are not comparable.",
+        "The runs had several versions of jax: 0.10.2 (2 runs) and 0.10.3 (1 run); scores may differ by more than "
+        "seeds.",
+    ]
+    assert "jax 0.10.2 (2 runs) and 0.10.3 (1 run)" in "".join(document.what_was_run(found))
+
+
+def test_files_that_do_not_belong_together_are_refused(folder, written, tmp_path, capsys):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "runs.csv").write_bytes((written[0] / "runs.csv").read_bytes())
+    assert report.main(["report", str(other)]) == 2
+    assert "predictions.npz is missing, beside runs.csv" in capsys.readouterr().err
+    archive.save(gather.read(make_pairs(tmp_path / "study", 2).finish()), tmp_path)
+    whole = (tmp_path / "predictions.npz").read_bytes()
+    for content in (b"", b"words", whole[: len(whole) // 2]):
+        (other / "predictions.npz").write_bytes(content)
+        assert report.main(["report", str(other)]) == 2
+        assert "is not of a study" in capsys.readouterr().err
+    (other / "predictions.npz").write_bytes(whole)
+    assert report.main(["report", str(other), "--output", str(tmp_path / "out")]) == 2
+    assert "do not belong together" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_rows_come_back_as_they_were(folder, tmp_path):
+    before = gather.read(folder)
+    archive.save(before, tmp_path)
+    after = archive.load(tmp_path)
+    with open(tmp_path / "runs.csv", encoding="utf-8") as file:
+        columns = next(csv.reader(file))
+    for old, new in zip(before.rows, after.rows, strict=True):
+        for key in columns:
+            if key in old and key not in ("optim.learning_rate", "tune.rank"):  # text there
+                assert new[key] == (None if old[key] == "" else old[key]), key
+    assert after.facts == before.facts
+    for name, parts in before.dev.items():
+        assert all((parts[part] == after.dev[name][part]).all() for part in parts)
+    assert all(
+        (a == b).all() for name in before.curves for a, b in zip(before.curves[name], after.curves[name], strict=True)
+    )
+
+
+class Page(html.parser.HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.links, self.tags = [], [], [], set()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        for key, value in attributes:
+            if key == "id":
+                self.ids.append(value)
+            if key in ("src", "href", "xlink:href"):
+                self.links.append(value)
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_needs_no_other_file(written):
+    page = Page()
+    page.feed((written[0] / "report.html").read_text())
+    assert not page.open and page.tags >= {"svg", "table", "figure", "figcaption"} and "script" not in page.tags
+    assert len(set(page.ids)) == len(page.ids)
+    assert page.links and all(link.startswith("#") and link[1:] in page.ids for link in page.links)
+
+
+def test_of_many_cells_the_best_of_each_method_is_drawn(tmp_path):
+    made = MadeStudy(tmp_path / "study", baseline="")
+    for rank in range(1, 10):
+        made.cell("choices", "lora", {0: predictions("choices", 0.5 + 0.04 * rank, rank)}, {"tune.rank": rank})
+    cells = make_cells(records_of(made.finish(), tmp_path))
+    assert fewer(cells, "accuracy") is cells
+    made.cell("choices", "head", {0: DIVERGED, 1: MISSING})
+    cells = make_cells(records_of(made.finish(), tmp_path))
+    best = max(cells[:9], key=lambda cell: cell.scores("accuracy").mean())
+    assert fewer(cells, "accuracy") == [best, cells[9]]
+
+
+def test_the_front_is_what_nothing_beats_for_less():
+    points = [(1, 0.5), (2, 0.4), (3, 0.7), (3, 0.6), (4, 0.7), (5, 0.9)]
+    assert pareto(points, 1) == [(1, 0.5), (3, 0.7), (5, 0.9)]
+    assert pareto(points, -1) == [(1, 0.5), (2, 0.4)]

@@ -1,0 +1,272 @@
+"""A group of lanes leaves the records that its runs leave alone, also where they end early, fail or are stopped."""
+
+import contextlib
+import ctypes
+import dataclasses
+import importlib
+import inspect
+import json
+import os
+import shutil
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from end_to_end.process import outcome, read_rows
+
+from configs import quickstart
+from fjt.core import console
+from fjt.core.errors import UserError
+from fjt.core.options import from_config
+from fjt.experiment.execute import run
+from fjt.experiment.inputs import Inputs
+from fjt.experiment.prepare import prepare
+from fjt.study import bundle
+from fjt.study.bundle import run_group
+from fjt.training.checkpoint import NotFinite
+from fjt.training.loop import Stopped, fit
+
+LORA = {"tune.method": ("lora",), "tune.max_rank": 4, "tune.rank": 2, "optim.learning_rate": 3e-3}
+# Other ranks, rates, seeds, lengths, and what they select; the third ends early, the fourth's numbers are not finite.
+RUNS = (
+    LORA | {"seed": 0},
+    LORA | {"seed": 1, "tune.rank": 4, "optim.learning_rate": 1e-2, "train.select": "best"},
+    LORA | {"seed": 2, "optim.learning_rate": 1e-7, "train.patience": 1},
+    LORA | {"seed": 3, "optim.learning_rate": 1e38, "optim.clip_norm": 0.0},
+    LORA | {"seed": 4, "train.steps": 8, "tune.alpha": 4.0, "eval.every_steps": 4, "eval.every_epochs": None},
+)
+FAILS = 3
+run_module = importlib.import_module("fjt.experiment.execute")  # not the function of its name
+PROGRAMS = {}  # compiled once for all of this file
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("group")
+
+
+def settings_of(folder, options):
+    config = quickstart.get_config()
+    config.data.limit, config.train.batch_size, config.train.steps, config.train.epochs = 96, 24, 12, None
+    config.eval.every_epochs, config.eval.test, config.checkpoint.every_steps, config.mesh.data = 1, False, 3, 1
+    config.model.scratch.layers, config.model.scratch.width, config.model.scratch.inner = 1, 32, 64
+    config.output.curve = config.output.tables = config.output.export = config.log.tensorboard = False
+    config.cache.dir = str(folder / "cache")
+    for key, value in options.items():
+        config.update_from_flattened_dict({key: value})
+    return from_config(config)
+
+
+@pytest.fixture(scope="module")
+def experiments(folder):
+    """The Experiments of RUNS over a base model that was trained for a few steps."""
+    first = settings_of(folder, {"train.steps": 2, "output.export": True})
+    (folder / "base").mkdir()
+    run(prepare(first, view=console.Silent()), str(folder / "base"), view=console.Silent())
+    all_settings = [settings_of(folder, options | {"model.path": str(folder / "base" / "export")}) for options in RUNS]
+    inputs = Inputs(all_settings[0], console.Silent())
+    made = [prepare(settings, view=console.Silent(), inputs=inputs) for settings in all_settings]
+    rows = max((shape for experiment in made for shape in experiment.plan.shapes), key=lambda shape: shape.rows)
+    return [prepare(settings, view=console.Silent(), inputs=inputs, shapes=(rows,)) for settings in all_settings]
+
+
+@pytest.fixture(scope="module")
+def alone(folder, experiments):
+    """The work directories of RUNS, made one by one."""
+    for i, experiment in enumerate(experiments):
+        (folder / f"alone-{i}").mkdir()
+        with contextlib.suppress(NotFinite):
+            run(experiment, str(folder / f"alone-{i}"), compiled=PROGRAMS, view=console.Silent())
+    return [folder / f"alone-{i}" for i in range(len(RUNS))]
+
+
+def make_group(experiments, folder, over=(), view=None):
+    """The work directories of RUNS, made as lanes."""
+    workdirs = [folder / f"lane-{i}" for i in range(len(experiments))]
+    for workdir in workdirs:
+        workdir.mkdir(parents=True, exist_ok=True)
+    run_group(
+        experiments,
+        [str(x) for x in workdirs],
+        str(folder / "group"),
+        over or [False] * len(RUNS),
+        compiled=PROGRAMS,
+        view=view or console.Silent(),
+    )
+    return workdirs
+
+
+@pytest.fixture(scope="module")
+def together(folder, experiments):
+    return make_group(experiments, folder / "together")
+
+
+def result(workdir):
+    return json.loads((workdir / "result.json").read_text())
+
+
+@pytest.mark.parametrize("i", range(len(RUNS)))
+def test_a_lane_leaves_the_records_of_the_run_alone(alone, together, i):
+    mine, theirs = result(together[i]), result(alone[i])
+    for name in ("failed", "steps", "planned_steps", "epochs", "seed", "method", "data_sha256"):
+        assert mine[name] == theirs[name], name
+    rows, wanted = (read_rows(folder[i] / "train.jsonl") for folder in (together, alone))
+    assert [row["step"] for row in rows] == [row["step"] for row in wanted]
+    for key in ("examples", "learning_rate"):
+        assert [row[key] for row in rows] == [row[key] for row in wanted]
+    np.testing.assert_allclose([row["loss"] for row in rows], [row["loss"] for row in wanted], rtol=2e-6)
+    if i == FAILS:
+        assert mine["failed"] == theirs["failed"] and mine["failed"].startswith("the loss of step") and len(rows) < 12
+        return
+    for name in ("selected_step", "trainable_params", "added_params", "head_params", "frozen_sha256", "total_params"):
+        assert mine[name] == theirs[name], name
+    assert mine["best"]["step"] == theirs["best"]["step"]
+    assert mine["flops_per_step"] == pytest.approx(theirs["flops_per_step"])
+    for split, scores in theirs["splits"].items():
+        assert mine["splits"][split] == pytest.approx(scores, abs=1e-12)
+        with (
+            np.load(together[i] / f"predictions/{split}.npz") as a,
+            np.load(alone[i] / f"predictions/{split}.npz") as b,
+        ):
+            np.testing.assert_allclose(a["logits"], b["logits"], atol=1e-4)
+            np.testing.assert_array_equal(a["id"], b["id"])
+    evaluations, wanted = (read_rows(folder[i] / "eval.jsonl") for folder in (together, alone))
+    assert [(row["step"], row["best"], row["accuracy"]) for row in evaluations] == [
+        (row["step"], row["best"], row["accuracy"]) for row in wanted
+    ]
+
+
+def test_the_runs_end_as_they_are_meant_to(together):
+    """What the comparison above would not tell if both ways did nothing."""
+    steps = [result(workdir)["steps"] for workdir in together]
+    assert steps[2] < 12 and steps[4] == 8 and steps[0] == steps[1] == 12
+    assert (result(together[1])["selected_step"] < 12) and result(together[1])["lanes"] == len(RUNS)
+    assert not os.path.exists(together[0].parent / "group" / "checkpoints")
+
+
+class StopAt(console.Silent):
+    """SIGTERM comes while a step is read."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def update(self, done, note=""):
+        if done == self.step and note:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("step", [2, 7, 8])
+def test_a_group_that_is_stopped_goes_on_to_the_same_bits(experiments, together, tmp_path, step):
+    with pytest.raises(Stopped):
+        make_group(experiments, tmp_path, view=StopAt(step))
+    assert (tmp_path / "group" / "checkpoints").exists()
+    over = [(tmp_path / f"lane-{i}" / "result.json").exists() for i in range(len(RUNS))]
+    assert over[FAILS] and sum(over) == 1
+    again = make_group(experiments, tmp_path, over)
+    for i in range(len(RUNS)):
+        if i != FAILS:
+            assert outcome(again[i]) == outcome(together[i])
+
+
+def test_runs_that_were_over_are_left_as_they_are(experiments, together, tmp_path):
+    """A kill after some lanes were written: the others are made again, to the same bits."""
+    for i in range(len(RUNS)):
+        shutil.copytree(together[i], tmp_path / f"lane-{i}")
+    before = {i: (tmp_path / f"lane-{i}" / "result.json").stat().st_mtime_ns for i in range(len(RUNS))}
+    for name in ("DONE", "result.json", "train.jsonl"):
+        (tmp_path / "lane-1" / name).unlink()
+    again = make_group(experiments, tmp_path, [i != 1 for i in range(len(RUNS))])
+    assert outcome(again[1]) == outcome(together[1])
+    assert [i for i in before if (again[i] / "result.json").stat().st_mtime_ns != before[i]] == [1]
+
+
+@pytest.mark.parametrize("where", ["trainable", "opt_state"])
+def test_numbers_that_only_a_save_sees_end_their_lane_alone(experiments, together, tmp_path, monkeypatch, where):
+    """Lane 1, which keeps its best step, has infinite ones after step 4: its first evaluation, and so its best."""
+    evaluate = bundle._Group._evaluate
+
+    def spoiled(self, due):
+        if self.k == 4:
+            leaves = jax.tree.map(
+                lambda x: x.at[1].set(jnp.inf) if jnp.issubdtype(x.dtype, jnp.floating) else x,
+                getattr(self.lanes.state, where),
+            )
+            self.lanes = dataclasses.replace(self.lanes, state=dataclasses.replace(self.lanes.state, **{where: leaves}))
+        return evaluate(self, due)
+
+    monkeypatch.setattr(bundle._Group, "_evaluate", spoiled)
+    found = make_group(experiments, tmp_path)
+    assert f"{where}/" in result(found[1])["failed"] and "is not finite after step 4" in result(found[1])["failed"]
+    assert not (found[1] / "DONE").exists()
+    for i in (0, 2, 4):
+        assert outcome(found[i]) == outcome(together[i])
+
+
+def test_lanes_over_two_devices_and_two_parts_of_a_batch_are_the_runs_alone(folder, alone, tmp_path):
+    options = {"model.path": str(folder / "base" / "export"), "mesh.data": 2, "train.accumulation": 2}
+    all_settings = [settings_of(folder, RUNS[i] | options) for i in (0, 1)]
+    made = [prepare(settings, view=console.Silent()) for settings in all_settings]
+    shapes = [shape for one in made for shape in one.plan.shapes]
+    shape = dataclasses.replace(
+        shapes[0], rows=max(one.rows for one in shapes), examples=max(one.examples for one in shapes)
+    )
+    made = [prepare(settings, view=console.Silent(), shapes=(shape,)) for settings in all_settings]
+    found = make_group(made, tmp_path, [False, False])
+    for i in (0, 1):
+        rows, wanted = read_rows(found[i] / "train.jsonl"), read_rows(alone[i] / "train.jsonl")
+        np.testing.assert_allclose([row["loss"] for row in rows], [row["loss"] for row in wanted], rtol=2e-6)
+
+
+def test_a_frozen_weight_that_changes_ends_the_run(experiments, tmp_path, monkeypatch):
+    """Mutant: after the last step a byte of what the steps read is another."""
+    changed = []
+
+    def spoiled(loop, *arguments):
+        found = fit(loop, *arguments)
+        leaf = jax.tree.leaves(inspect.signature(loop.run).parameters["frozen"].default)[0]
+        byte = ctypes.c_uint8.from_address(leaf.addressable_shards[0].data.unsafe_buffer_pointer())
+        changed.append((byte, byte.value, leaf))
+        byte.value ^= 1
+        return found
+
+    monkeypatch.setattr(run_module, "fit", spoiled)
+    try:
+        with pytest.raises(RuntimeError, match="a frozen parameter has changed"):
+            run(experiments[0], str(tmp_path), compiled=PROGRAMS, view=console.Silent())
+    finally:
+        for byte, value, _ in changed:  # it may be the memory that all experiments here share
+            byte.value = value
+    assert len(changed) == 1 and not (tmp_path / "DONE").exists()
+
+
+def test_shapes_of_another_number_of_devices_are_refused(folder, experiments):
+    options = RUNS[0] | {"model.path": str(folder / "base" / "export"), "mesh.data": 2}
+    with pytest.raises(UserError, match=r"planned for 1 groups a batch .* there are 2 here"):
+        prepare(settings_of(folder, options), view=console.Silent(), shapes=experiments[0].plan.shapes)
+
+
+def test_a_gradual_run_without_checkpoints_selects_its_best_step(folder, experiments, tmp_path):
+    """Its best step may end a stage, whose state the next stage's is not."""
+    results = []
+    for kept in (True, False):
+        options = {
+            "tune.method": ("gradual",),
+            "optim.learning_rate": 1e-4,
+            "train.select": "best",
+            "eval.every_steps": 4,
+            "eval.every_epochs": None,
+            "output.checkpoints": kept,
+        }
+        settings = settings_of(folder, options | {"model.path": str(folder / "base" / "export")})
+        (tmp_path / str(kept)).mkdir()
+        run(
+            prepare(settings, view=console.Silent()),
+            str(tmp_path / str(kept)),
+            compiled=PROGRAMS,
+            view=console.Silent(),
+        )
+        results.append(outcome(tmp_path / str(kept)))
+        assert (tmp_path / str(kept) / "checkpoints").exists() == kept
+    assert results[0] == results[1] and results[0]["selected_step"] in (4, 8)

@@ -1,0 +1,142 @@
+"""How runs are divided into groups: evenly, by what shares a batch, as many lanes as the device's memory holds."""
+
+import shutil
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from made_study import make
+
+from fjt.core import memory
+from fjt.core.console import Silent
+from fjt.core.errors import UserError
+from fjt.experiment.execute import run
+from fjt.experiment.prepare import prepare
+from fjt.study import planner, plans, worker
+from fjt.study.spec import settings_of
+
+TINY = {
+    "data.limit": (96,), "model.scratch.layers": (1,), "model.scratch.width": (32,), "model.scratch.inner": (64,),
+    "model.scratch.heads": (2,), "train.steps": (2,), "train.batch_size": (24,), "optim.learning_rate": (1e-3, 2e-3),
+}  # fmt: skip
+
+
+def plan(folder, *products, **options):
+    """(Groups, plan.json) of a study of tiny models."""
+    study, base, runs = make(*(TINY | product for product in products), mode="vmap", **options)
+    base["cache"]["dir"], base["mesh"]["data"] = str(folder / "cache"), 1
+    (folder / "study").mkdir()
+    _, groups, made = planner.make_plan(str(folder / "study"), study, base, runs, planner.Shared(Silent()))
+    return groups, made
+
+
+@pytest.fixture(scope="module")
+def base_model(tmp_path_factory):
+    """A directory of a tiny encoder, trained for two steps."""
+    folder = tmp_path_factory.mktemp("base")
+    _, base, (one,) = make({key: values[:1] for key, values in TINY.items()} | {"tune.method": ("full",)}, seeds=1)
+    base["cache"]["dir"], base["mesh"]["data"], base["output"]["export"] = str(folder / "cache"), 1, True
+    (folder / "run").mkdir()
+    run(prepare(settings_of(one, base), view=Silent()), str(folder / "run"), view=Silent())
+    return folder / "run" / "export"
+
+
+@pytest.mark.parametrize(
+    ("product", "groups"),
+    [
+        ({"tune.method": ("head",), "train.epochs": (1, 3)}, 2),  # one epoch does not pay for kept hidden states
+        ({"tune.method": ("bitfit",), "train.epochs": (1, 3)}, 1),  # nothing lies below what trains
+        ({"tune.method": ("bitfit",), "train.steps": (1, 12), "train.batch_size": (8,)}, 1),
+    ],
+)
+def test_what_is_compiled_is_what_was_planned(tmp_path, base_model, product, groups):
+    """Word for word, in runs of other lengths."""
+    product = {"data.limit": (96,), "train.batch_size": (24,), "model.path": (str(base_model),)} | product
+    study, base, runs = make(product | {"optim.learning_rate": (1e-3,)}, seeds=1, mode="loop")
+    base["cache"]["dir"], base["mesh"]["data"] = str(tmp_path / "cache"), 1
+    shared = planner.Shared(Silent())
+    runs, made, _ = planner.make_plan(str(tmp_path), study, base, runs, shared)
+    assert len(made) == groups and worker.work(str(tmp_path), base, runs, made, shared)
+    compiled = {planner.word_of(key) for key in shared.compiled if key[0] != "hidden states"}
+    hidden = [key for key in shared.compiled if key[0] == "hidden states"]
+    planned = {word for group in made for word in group.programs}
+    assert compiled <= planned and len(planned - compiled) == len(hidden)
+
+
+def seeds_of(group):
+    return [name.rsplit("=", 1)[1] for name in group.runs]
+
+
+def test_lanes_are_divided_evenly_and_share_their_batches_where_they_can(tmp_path):
+    groups, made = plan(tmp_path, {"tune.method": ("full",)}, seeds=5, lanes=4)
+    assert [seeds_of(group) for group in groups] == [["0", "0", "1"], ["1", "2", "2"], ["3", "3", "4", "4"]]
+    assert {group.mode for group in groups} == {"vmap"}
+    assert made["bytes"] > 0
+    programs = [set(group.programs) for group in groups]  # of three lanes, of four: steps and evaluation
+    assert programs[0] == programs[1] and len(programs[0] | programs[2]) == 4
+    assert plans.load(str(tmp_path / "study"))[1] == groups
+
+
+def test_no_more_lanes_than_the_memory_holds(tmp_path, monkeypatch):
+    """With memory for five lanes, eight are halved."""
+    _, made = plan(tmp_path, {"tune.method": ("full",)}, seeds=5, lanes=5)
+    monkeypatch.setattr(memory, "device_bytes", lambda: 1.01 * made["bytes"] / planner.MEMORY_SHARE)
+    (tmp_path / "again").mkdir()
+    groups, again = plan(tmp_path / "again", {"tune.method": ("full",)}, seeds=4, lanes=8)
+    assert [len(group.runs) for group in groups] == [4, 4] and again["bytes"] <= made["bytes"]
+
+
+def test_a_run_that_does_not_fit_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "device_bytes", lambda: 1000)
+    with pytest.raises(UserError, match="not even one run fits into"):
+        plan(tmp_path, {"tune.method": ("full",)}, seeds=1)
+
+
+def test_methods_that_change_their_program_go_one_by_one(tmp_path):
+    (group,), made = plan(tmp_path, {"tune.method": ("gradual",), "model.path": ("",), "seed": (7, 8)}, seeds=5)
+    assert group.mode == "loop"
+    assert set(made["planned_seeds"].values()) == {2}  # the axis's, not the study's
+
+
+def test_the_same_experiment_is_found_whatever_came_first(tmp_path):
+    """What is open may become another experiment; a run of before may not come again under another name."""
+    head = {"tune.method": ("head",), "model.path": ("",)}
+    base = TINY | {"optim.learning_rate": (1e-3,)}
+    study, config, runs = make(base | head, seeds=1, mode="loop")
+    config["cache"]["dir"], config["mesh"]["data"] = str(tmp_path / "cache"), 1
+    config["tune"]["train_pooler"] = True
+    planner.make_plan(str(tmp_path), study, config, runs, planner.Shared(Silent()))
+    _, _, more = make(base | head, base | head | {"optim.b1": (config["optim"]["b1"],)}, seeds=1, mode="loop")
+    with pytest.raises(UserError, match="are the same experiment"):
+        planner.make_plan(str(tmp_path), study, config, more, planner.Shared(Silent()))
+
+
+def test_runs_of_other_contents_are_refused_before_any_is_made(tmp_path, base_model):
+    """The path may be another; what it leads to may not, whether runs are new or were planned before."""
+    copy, other, folder = tmp_path / "copy", tmp_path / "other", tmp_path / "study"
+    for path in (copy, other):
+        shutil.copytree(base_model, path)
+    weights = safetensors.numpy.load_file(other / "model.safetensors")
+    weights = {name: array + np.float32(0.5) for name, array in weights.items()}
+    safetensors.numpy.save_file(weights, other / "model.safetensors")
+    folder.mkdir()
+
+    def plan_over(path, seeds):
+        product = {"data.limit": (96,), "train.batch_size": (24,), "tune.method": ("full",)}
+        study, base, runs = make(product, seeds=seeds, mode="loop")
+        base["cache"]["dir"], base["mesh"]["data"] = str(tmp_path / "cache"), 1
+        base["model"]["path"] = str(path)
+        return planner.make_plan(str(folder), study, base, runs, planner.Shared(Silent()))[2]
+
+    assert list(plan_over(base_model, 1)["contents"]) == ["runs/agreement/data.limit=96"]
+    assert len(plan_over(copy, 2)["runs"]) == 2
+    for seeds in (2, 3):  # none is new, one is
+        with pytest.raises(UserError, match=f"not read the same weights, with config.model.path='{other}'"):
+            plan_over(other, seeds)
+    for seed in range(2):
+        run = folder / f"runs/agreement/full/data.limit=96/train.batch_size=24/seed={seed}"
+        run.mkdir(parents=True)
+        (run / "DONE").write_text("")
+    assert len(plan_over(other, 2)["runs"]) == 2  # nothing is left to read it
+    with pytest.raises(UserError, match="not read the same weights"):
+        plan_over(other, 3)

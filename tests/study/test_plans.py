@@ -1,0 +1,88 @@
+"""What plan.json keeps from the first result on, and what it takes from the config until then."""
+
+import json
+
+import pytest
+
+from fjt import sweep
+from fjt.core import console
+from fjt.core.errors import UserError
+from fjt.core.options import PATHS
+from fjt.study import plans
+from fjt.study.spec import Run
+
+
+def seeds_of(count, cell="t/head"):
+    return [Run(f"runs/{cell}/seed={i}", "runs", cell, (("seed", i),)) for i in range(count)]
+
+
+def plan_of(runs, **entries):
+    return {"runs": {run.name: plans.to_row(run) for run in runs}} | entries
+
+
+def end(folder, run, **result):
+    (folder / run.name).mkdir(parents=True)
+    (folder / run.name / "result.json").write_text(json.dumps(result))
+
+
+def test_the_seeds_are_those_of_the_config_until_a_reported_run_has_a_result(tmp_path):
+    trial = Run("tuning/t/head/seed=1000", "tuning", "t/head", (("seed", 1000),))
+    plan = plan_of([trial, *seeds_of(12)], planned_seeds={"t/head": 12})
+    assert plans.planned_seeds(tmp_path, {}, seeds_of(12)) == {"t/head": 12}
+    end(tmp_path, trial, failed=None)
+    assert plans.planned_seeds(tmp_path, plan, [trial, *seeds_of(5)]) == {"t/head": 5}
+    end(tmp_path, seeds_of(1)[0], failed="the loss of step 8 is nan")
+    more = [*seeds_of(20), *seeds_of(7, "t/full")]
+    assert plans.planned_seeds(tmp_path, plan, more) == {"t/head": 12, "t/full": 7}
+
+
+def test_what_a_test_asks_is_that_of_the_config_until_a_reported_run_has_a_result(tmp_path):
+    first = {"baseline": "full", "family": "study", "alpha": 0.05, "seeds": 5}
+    second = first | {"alpha": 0.1, "family": "task", "seeds": 6}
+    plan = plan_of(seeds_of(5), study=first, declared=plans.declared(tmp_path, {}, first))
+    assert plans.declared(tmp_path, plan, second) == {"baseline": "full", "family": "task", "alpha": 0.1}
+    end(tmp_path, seeds_of(1)[0], failed=None)
+    found = plans.declared(tmp_path, plan, second)
+    assert found == {"baseline": "full", "family": "study", "alpha": 0.05}
+    assert plans.changed(first, found) == ""
+    assert plans.changed(second, found).startswith(
+        "config.study.family was 'study' and is 'task', config.study.alpha was 0.05 and is 0.1: what a test asks"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"data"}, "data, with config.data.files.train='a.csv'. Give"),
+        ({"weights", "tokenizer"}, "weights and tokenizer, with config.model.path='b'. Give"),
+        ({"data", "weights"}, "data and weights, with config.data.files.train='a.csv', config.model.path='b'. Give"),
+    ],
+)
+def test_other_contents_are_named_with_where_they_are(changed, message):
+    before = dict.fromkeys(plans.SECTIONS, "x")
+    now = before | dict.fromkeys(changed, "y")
+    flat = dict.fromkeys(PATHS) | {"data.files.train": "a.csv", "model.path": "b"}
+    plans.check_contents("runs", seeds_of(1)[0], before, before, flat)
+    with pytest.raises(UserError) as refused:
+        plans.check_contents("runs", seeds_of(1)[0], before, now, flat)
+    assert f"runs/t/head/seed=0 would not read the same {message}" in str(refused.value)
+
+
+def test_tuning_and_reported_runs_read_other_data():
+    cells = ("mrpc/lora/tune.rank=4/data.limit=96", "mrpc/head/data.limit=96")
+    assert {plans.data_key("runs", cell) for cell in cells} == {"runs/mrpc/data.limit=96"}
+    assert plans.data_key("tuning", cells[0]) == "tuning/mrpc/data.limit=96"
+
+
+def test_the_time_of_a_plan_is_that_of_what_is_left_and_more_than_its_training(tmp_path, monkeypatch):
+    said, runs = [], {run.name: run for run in seeds_of(40)}
+    monkeypatch.setattr(console, "say", said.append)
+    groups = [
+        plans.Group("0", "runs", "loop", "", (), tuple(list(runs)[:30]), ("a", "b"), 15.0),
+        plans.Group("1", "runs", "loop", "", (), tuple(list(runs)[30:]), ("b", "c"), 90.0),
+    ]
+    end(tmp_path, next(iter(runs.values())), failed="the loss of step 8 is nan")
+    sweep.show_plan(str(tmp_path), runs, groups, {"bytes": 2**30})
+    assert len(said) == 1 and said[0].startswith(
+        "40 runs, 39 of them left -> 3 programs in 2 groups of up to 30 runs; about 2:24, by training at half"
+    )

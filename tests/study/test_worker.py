@@ -1,0 +1,146 @@
+"""What the tuning runs choose, from records made by hand; what a run made again is said to be."""
+
+import json
+
+import pytest
+
+from fjt import reproduce
+from fjt.core import console
+from fjt.study import plans, worker
+from fjt.study.spec import Run
+
+OPEN = (("optim.learning_rate", (1e-4, 1e-3, 1e-2)),)
+
+
+def chosen(folder, scores, metric):
+    """What is chosen in a cell whose trials, one for each rate, have these scores by seed; None: the run failed."""
+    ((key, values),) = OPEN
+    runs = {"runs/t/head/seed=0": Run("runs/t/head/seed=0", "runs", "t/head", (("seed", 0),), OPEN)}
+    for value, seeds in zip(values, scores, strict=True):
+        for seed, score in enumerate(seeds, 1000):
+            name = f"tuning/t/head/{key}={value}/seed={seed}"
+            runs[name] = Run(name, "tuning", "t/head", ((key, value), ("seed", seed)))
+            result = (
+                {"failed": "not finite"} if score is None else {"failed": None, "metrics": {metric: score, "f1": 0.0}}
+            )
+            (folder / name).mkdir(parents=True)
+            (folder / name / "result.json").write_text(json.dumps(result))
+    return worker.choose(folder, runs)["t/head"]
+
+
+@pytest.mark.parametrize(
+    ("scores", "metric", "value"),
+    [
+        ([(0.5, 0.6), (0.7, 0.8), (0.9, 0.4)], "accuracy", 1e-3),  # by the mean over seeds, not by the best
+        ([(0.5, 0.6), (0.7, 0.6), (0.9, 0.8)], "accuracy", 1e-2),
+        ([(0.9, 0.8), (0.7, 0.6), (0.5, 0.6)], "accuracy", 1e-4),
+        ([(0.9, 0.8), (0.7, 0.6), (0.5, 0.6)], "mse", 1e-2),  # less is better
+        ([(0.5, 0.5), (0.6, 0.5), (0.9, None)], "accuracy", 1e-3),  # a trial that failed once is behind
+        ([(None, None), (None, None), (0.1, None)], "accuracy", 1e-2),
+        ([(0.4, 0.4), (0.5, 0.5), (0.5, 0.5)], "accuracy", 1e-3),  # of equals the first
+    ],
+)
+def test_the_trial_with_the_best_mean_is_chosen(tmp_path, scores, metric, value):
+    assert chosen(tmp_path, scores, metric) == {"optim.learning_rate": value}
+
+
+def test_the_time_left_is_by_what_the_plan_expects_and_whoever_ends_runs(tmp_path, monkeypatch):
+    """Two runs of 99 seconds and two of 1: one of the former ends here, one of the latter elsewhere."""
+    now, said = [0.0], []
+    monkeypatch.setattr(console, "say", said.append)
+    monkeypatch.setattr(worker.time, "monotonic", lambda: now[0])
+    groups = [
+        plans.Group("0", "runs", "loop", "", (), ("a", "b"), (), 198.0),
+        plans.Group("1", "runs", "loop", "", (), ("c", "d"), (), 2.0),
+    ]
+    progress = worker.Progress(console.Silent(), str(tmp_path), groups)
+    for name in ("a", "c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "DONE").write_text("")
+    now[0] = 300.0
+    progress.end("a", "accuracy 0.5")
+    assert said == ["2/4  a  accuracy 0.5  ETA 5:00"]
+
+
+def test_a_shard_waits_for_its_groups_and_no_others(tmp_path, monkeypatch):
+    """One of its two is held at first, by a process that then dies."""
+    names, tried = ("runs/a", "runs/b", "runs/c"), []
+    groups = [plans.Group(str(i), "runs", "loop", "", (), (name,), (), 1.0) for i, name in enumerate(names)]
+
+    def take(folder, group, *_):
+        tried.append(group.id)
+        if tried == ["0"]:
+            return False
+        (tmp_path / group.runs[0]).mkdir(parents=True)
+        (tmp_path / group.runs[0] / "DONE").write_text("")
+        return True
+
+    monkeypatch.setattr(worker, "_take", take)
+    monkeypatch.setattr(worker, "POLL", 0.0)
+    runs = {name: Run(name, "runs", name[-1], ()) for name in names}
+    assert not worker.work(str(tmp_path), {}, runs, groups, None, shard=(0, 2))
+    assert tried == ["0", "2", "0"]
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_what_a_group_left_that_was_killed_at_its_very_end_goes_with_the_study(tmp_path, others):
+    """Its state is kept while runs of others are lacking: only the end of the study tells that nobody writes there."""
+    names = ("runs/a", "runs/b")
+    groups = [plans.Group(str(i), "runs", "vmap", "", (), (name,), (), 1.0) for i, name in enumerate(names)]
+    for name in names if others else names[:1]:
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "DONE").write_text("")
+    kept = tmp_path / "groups" / "0" / "checkpoints"
+    (kept / "12").mkdir(parents=True)
+    runs = {name: Run(name, "runs", name[-1], ()) for name in names}
+    assert worker.work(str(tmp_path), {}, runs, groups, None, shard=(0, 2)) == others
+    assert kept.exists() != others
+
+
+def record(sha256, accuracy):
+    return {"params_sha256": sha256, "metrics": {"accuracy": accuracy}, "failed": None}
+
+
+@pytest.mark.parametrize(
+    ("now", "losses", "words", "code"),
+    [
+        (record("a", 0.5), [1.0, 0.5, 0.25], "the same bits", 0),
+        (record("b", 0.5), [1.0, 0.5 + 5e-7, 0.25], "the same within tolerance: the first 20 losses within 1.0e-06", 0),
+        (record("a", 0.5), [1.0, 0.5, 0.25 + 1e-6], "different, from step 3 on: its loss 0.25 then", 1),
+        (
+            record("b", 0.4),
+            [1.0, 0.6, 0.25],
+            "different, from step 2 on: its loss 0.5 then, 0.6 now; accuracy 0.5 then",
+            1,
+        ),
+        (record("b", 0.5), [1.0, 0.5], "different, from step 3 on: its loss 0.25 then, none now", 1),
+    ],
+)
+def test_what_a_run_made_again_is_said_to_be(now, losses, words, code):
+    said, found = reproduce.compare(record("a", 0.5), now, [1.0, 0.5, 0.25], losses)
+    assert said.startswith(words) and found == code
+
+
+NAN, INF = ({"failed": f"the loss of step 3 is {loss}, its gradient's norm nan"} for loss in ("nan", "inf"))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "losses", "words", "code"),
+    [
+        (NAN, NAN, [1.0, 0.5], "the same bits, up to where the loss of step 3 is nan", 0),
+        (NAN, INF, [1.0, 0.5 + 5e-7], "the same within tolerance: the first 20 losses within 1.0e-06", 0),
+        (NAN, NAN, [1.0, 0.6], "different, from step 2 on: its loss 0.5 then, 0.6 now", 1),
+        (
+            NAN,
+            record("a", 0.5),
+            [1.0, 0.5, 0.4],
+            "different, from step 3 on: its loss none then, 0.4 now; the loss of step 3 is nan, its gradient's norm "
+            "nan then, it finished now",
+            1,
+        ),
+        (record("a", 0.5), NAN, [1.0, 0.5], "different, from step 3 on", 1),
+    ],
+)
+def test_what_a_run_that_failed_is_said_to_be(before, now, losses, words, code):
+    said, found = reproduce.compare(before, now, [1.0, 0.5], losses)
+    assert said.startswith(words) and found == code

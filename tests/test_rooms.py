@@ -1,0 +1,155 @@
+"""Who may import whom: one order of rooms, what no room may import, and outside packages where they belong."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "fjt"
+
+# The rooms, from the bottom up: a room imports only rooms before it in this list.
+ROOMS = (
+    "core",
+    "data",
+    "tasks",
+    "models",
+    "tuning",
+    "training",
+    "interop",
+    "experiment",
+    "study",
+    "reports",
+    "doors",
+)
+LEVEL = {room: level for level, room in enumerate(ROOMS)}
+DOORS = ("export", "flags", "main", "predict", "report", "reproduce", "sweep")
+
+
+def modules():
+    """{dotted name below fjt: path} of every module; a package has the name of its folder."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(source):
+    """{dotted names} that a source imports, inside functions too; `from a import b` counts as a and a.b."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+MODULES = modules()
+IMPORTS = {name: imports(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+
+
+def inside(name, imported):
+    """The modules of fjt among the imported names; a package counts where it imports something itself."""
+    found = {other for other in MODULES if other and other != name and f"fjt.{other}" in imported}
+    return {other for other in found if MODULES[other].name != "__init__.py" or IMPORTS[other]}
+
+
+def room_of(name):
+    return "doors" if name in DOORS else name.split(".")[0]
+
+
+def check_rooms(graph):
+    """graph: {module: modules of fjt that it imports}."""
+    for name, imported in graph.items():
+        for other in imported:
+            mine, theirs = room_of(name), room_of(other)
+            assert mine in LEVEL and theirs in LEVEL, f"{name} imports {other}: one of them is in no room of ROOMS"
+            assert LEVEL[theirs] <= LEVEL[mine], f"fjt/{name} imports fjt/{other}, a room above it"
+    left = dict(graph)
+    while left:
+        free = [name for name, imported in left.items() if not imported & left.keys()]
+        assert free, f"these import each other in a circle: {sorted(left)}"
+        for name in free:
+            del left[name]
+
+
+GRAPH = {name: inside(name, imported) for name, imported in IMPORTS.items() if name}
+
+
+def test_imports_go_down_the_rooms():
+    assert {room_of(name) for name in GRAPH} == set(LEVEL), "every module is in a room, and every room is there"
+    assert len(GRAPH) > 25 and GRAPH["training.step"] == {"core.prng", "core.tree", "training.optim"}
+    check_rooms(GRAPH)
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("training.step", "from fjt.experiment import prepare"),
+        ("data.batches", "from fjt.models.encoder import Model"),
+        ("models.layers", "import fjt.tuning.method"),
+        ("core.errors", "import fjt.core.tree"),  # a circle inside a room: tree imports errors
+        ("training.optim", "def f():\n    from fjt.main import main"),
+    ],
+)
+def test_an_import_that_goes_up_is_rejected(name, source):
+    with pytest.raises(AssertionError, match=r"above|circle"):
+        check_rooms(GRAPH | {name: GRAPH[name] | inside(name, imports(source))})
+
+
+def outside(imported):
+    return {name.split(".")[0] for name in imported}
+
+
+def users(package):
+    """The modules of fjt that import an outside package."""
+    return {name for name, imported in IMPORTS.items() if package in outside(imported)}
+
+
+def test_flax_is_for_models():
+    assert users("flax") and all(name.startswith("models.") for name in users("flax"))
+
+
+def test_config_dicts_stay_at_the_top():
+    assert users("ml_collections") <= {"core.options", *DOORS}
+    assert users("absl") <= set(DOORS)
+    for path in sorted((ROOT / "configs").glob("*.py")):
+        assert outside(imports(path.read_text(encoding="utf-8"))) <= {"configs", "fjt", "ml_collections"}, path.name
+
+
+def test_orbax_stays_behind_checkpoint():
+    assert users("orbax") == {"training.checkpoint"}
+
+
+def reachable(name):
+    """The modules of fjt that are loaded when one is imported, with itself."""
+    found, waiting = set(), {name}
+    while waiting:
+        found |= waiting
+        waiting = {other for one in waiting for other in GRAPH[one]} - found
+    return found
+
+
+def test_data_never_loads_jax():
+    numpy_only = [name for name in GRAPH if name.startswith("data.")] + ["core.tree", "core.records", "core.options"]
+    assert len(numpy_only) > 8
+    for name in numpy_only:
+        assert not reachable(name) & users("jax"), name
+
+
+@pytest.mark.parametrize("package", ["torch", "tensorflow", "datasets", "keras"])
+def test_no_other_framework(package):
+    assert not users(package)
+
+
+def test_no_utils():
+    assert not [name for name in MODULES if "util" in name or "helper" in name or "misc" in name]
+
+
+def test_every_room_introduces_itself():
+    for room in (room for room in ROOMS if room != "doors"):
+        words = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text()))
+        assert words and 3 <= len(words.splitlines()) <= 8, f"fjt/{room}/__init__.py: what the room is for, in lines"

@@ -1,0 +1,198 @@
+"""Checkpoints: the same bits back, damage noticed and passed over, the best one never lost."""
+
+import math
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+
+from fjt.core import tree
+from fjt.core.errors import UserError
+from fjt.training import checkpoint
+from fjt.training.optim import make_optimizer
+from fjt.training.step import TrainState, init_state
+
+
+def make_state(step, value=0.0):
+    rng = np.random.default_rng(step)
+    trainable = {
+        "head": {"kernel": jnp.asarray(rng.normal(size=(64, 33)), jnp.float32), "bias": jnp.full((33,), value)}
+    }
+    state = init_state(trainable, small.make_hyper(), make_optimizer(small.ADAMW))
+    grads = jax.tree.map(lambda x: jnp.sin(x), trainable)
+    _, opt_state = make_optimizer(small.ADAMW)(small.make_hyper()).update(grads, state.opt_state, trainable)
+    return jax.device_put(TrainState(jnp.uint32(step), trainable, opt_state), jax.devices()[0])
+
+
+def abstract():
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), make_state(0))
+
+
+def host(step, best=None):
+    return {"best_step": best, "best_score": 0.1 + 0.2, "metrics": {"accuracy": 1 / 3}, "examples": step * 32}
+
+
+def save(folder, *steps, keep=10, best=None):
+    """Saves some steps; best: {step: the best step so far}."""
+    with checkpoint.Checkpoints(folder, keep) as checkpoints:
+        for step in steps:
+            checkpoints.save(step, make_state(step), host(step, (best or {}).get(step)))
+        checkpoints.wait()
+        return checkpoints.steps()
+
+
+def restore(folder, step=None, lines=None):
+    """(what restore gives, the lines it reports, the steps left)."""
+    lines = [] if lines is None else lines
+    with checkpoint.Checkpoints(folder, 10, lines.append) as checkpoints:
+        return checkpoints.restore(lambda step: abstract(), step), lines, checkpoints.steps()
+
+
+def same_bits(one, two):
+    leaves = zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True)
+    return all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in leaves)
+
+
+def test_the_same_bits_come_back(tmp_path):
+    assert save(tmp_path, 3, 5) == [5, 3]
+    (step, state, values), lines, _ = restore(tmp_path)
+    assert step == 5 and not lines and values == host(5)
+    assert same_bits(state, make_state(5)) and not same_bits(state, make_state(3))
+    assert jax.tree.structure(state) == jax.tree.structure(make_state(5))
+    (step, state, values), _, _ = restore(tmp_path, step=3)
+    assert step == 3 and same_bits(state, make_state(3)) and values == host(3)
+
+
+def test_nothing_to_restore(tmp_path):
+    assert restore(tmp_path) == (None, [], [])
+    assert restore(tmp_path / "new") == (None, [], [])
+
+
+def data_files(folder, step):
+    """The files of a checkpoint that hold its arrays, largest first."""
+    files = [path for path in Path(folder, str(step)).rglob("*") if path.is_file() and path.parent.name == "d"]
+    assert files
+    return sorted(files, key=os.path.getsize, reverse=True)
+
+
+def flip(folder, step):
+    file = data_files(folder, step)[0]
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 4
+    file.write_bytes(data)
+
+
+def truncate(folder, step):
+    file = data_files(folder, step)[0]
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def lose(folder, step):
+    for file in data_files(folder, step):
+        file.unlink()
+
+
+def empty_host(folder, step):
+    for file in Path(folder, str(step), "host").iterdir():
+        file.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, lose, empty_host])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(tmp_path, damage):
+    save(tmp_path, 3, 5)
+    damage(tmp_path, 5)
+    (step, state, values), lines, left = restore(tmp_path)
+    assert step == 3 and same_bits(state, make_state(3)) and values == host(3) and left == [3]
+    (line,) = lines
+    assert line.startswith("the checkpoint of step 5 cannot be read") and line.endswith("trying the one before")
+    assert save(tmp_path, 5) == [5, 3]  # the run comes by step 5 again
+    assert same_bits(restore(tmp_path)[0][1], make_state(5))
+
+
+def test_a_flipped_byte_is_seen_in_any_part_of_a_leaf(tmp_path):
+    """Without the checksums some of these would come back as other numbers, silently."""
+    save(tmp_path, 5)
+    file = data_files(tmp_path, 5)[0]
+    whole = file.read_bytes()
+    for place in range(1, len(whole), len(whole) // 6):
+        data = bytearray(whole)
+        data[place] ^= 1
+        file.write_bytes(data)
+        with checkpoint.Checkpoints(tmp_path, 10) as checkpoints:
+            try:
+                _, state, _ = checkpoints.restore(lambda step: abstract(), 5)
+            except Exception:
+                continue
+            assert same_bits(state, make_state(5))  # a byte that nothing depends on
+
+
+def test_checksums_are_what_notices(tmp_path, monkeypatch):
+    """A restored leaf that differs by its last bit is refused."""
+    save(tmp_path, 5)
+    crc32 = tree.crc32
+    monkeypatch.setattr(tree, "crc32", lambda leaf: crc32(np.nextafter(leaf, np.inf) if np.ndim(leaf) == 2 else leaf))
+    lines = []
+    with pytest.raises(UserError, match="none of the 1 checkpoints"):
+        restore(tmp_path, lines=lines)
+    assert "do not give its checksum" in lines[0]
+
+
+def test_every_checkpoint_damaged(tmp_path):
+    save(tmp_path, 3, 5)
+    flip(tmp_path, 3)
+    truncate(tmp_path, 5)
+    lines = []
+    with pytest.raises(UserError, match=r"none of the 2 checkpoints .* starts from step 0"):
+        restore(tmp_path, lines=lines)
+    assert len(lines) == 2 and lines[0].endswith("trying the one before") and lines[1].endswith(")")
+    assert sorted(path.name for path in tmp_path.with_name(f"{tmp_path.name}-unreadable").iterdir()) == ["3", "5"]
+    assert restore(tmp_path)[0] is None
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path, value):
+    save(tmp_path, 3)
+    with checkpoint.Checkpoints(tmp_path, 1) as checkpoints:
+        with pytest.raises(checkpoint.NotFinite, match=r"head/bias is not finite after step 7"):
+            checkpoints.save(7, make_state(7, value), host(7))
+        checkpoints.wait()
+        assert checkpoints.steps() == [3]
+    assert same_bits(restore(tmp_path)[0][1], make_state(3))
+
+
+def test_the_best_is_kept_beside_the_last_ones(tmp_path):
+    assert save(tmp_path, 1, 2, 3, 4, 5, keep=2, best={k: 2 for k in range(2, 6)}) == [5, 4, 2]
+    assert same_bits(restore(tmp_path, step=2)[0][1], make_state(2))
+    # A new process, in which the best is known from the host's state alone.
+    with checkpoint.Checkpoints(tmp_path, 2) as checkpoints:
+        assert checkpoints.restore(lambda step: abstract())[2]["best_step"] == 2
+        checkpoints.save(6, make_state(6), host(6, 2))
+        checkpoints.wait()
+        assert checkpoints.steps() == [6, 5, 2]
+        checkpoints.save(7, make_state(7), host(7, 7))  # a better one: the old best may go
+        checkpoints.wait()
+        assert checkpoints.steps() == [7, 6]
+
+
+def test_without_a_best_the_last_ones_are_kept(tmp_path):
+    assert save(tmp_path, 1, 2, 3, keep=1) == [3]
+
+
+def test_a_save_that_was_cut_off_is_cleared_away(tmp_path):
+    save(tmp_path, 3)
+    (partial,) = (tmp_path / f"5.orbax-checkpoint-tmp-{n}" for n in (1,))
+    (partial / "state").mkdir(parents=True)
+    (step, _, _), lines, left = restore(tmp_path)
+    assert step == 3 and not lines and left == [3]
+    assert save(tmp_path, 5) == [5, 3]
+
+
+def test_better():
+    assert checkpoint.better(0.5, None, False) and checkpoint.better(0.5, 0.4, False)
+    assert not checkpoint.better(0.5, 0.5, False) and not checkpoint.better(0.4, 0.5, False)
+    assert checkpoint.better(0.4, 0.5, True) and not checkpoint.better(0.5, 0.4, True)
+    assert not any(checkpoint.better(score, None, lower) for score in (None, math.nan, math.inf) for lower in (0, 1))

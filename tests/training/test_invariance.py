@@ -1,0 +1,246 @@
+"""Layout must not matter: rows, row length, accumulation and devices give the same losses, with dropout on.
+
+Float32: the first 20 losses within 2e-6 relative. Float64: 60 losses within 1e-12, which proves the first to be
+rounding. Each check is also given mutants of the code, which it must reject.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+
+import fjt.training.step
+from fjt.core import seeds
+from fjt.data import batches, packing
+from fjt.models import encoder, layers
+from fjt.tasks import losses
+from fjt.training import placement
+from fjt.training.optim import make_optimizer
+from fjt.training.step import init_state, train_step
+
+BATCH = 32
+EXAMPLES = small.make_examples(num=150)  # the fifth batch of an epoch is short
+
+REFERENCE = small.Layout(row_length=64, batch_size=BATCH)
+LAYOUTS = {
+    "one_a_row": small.Layout(one_a_row=True, batch_size=BATCH),
+    "row_length": small.Layout(row_length=40, batch_size=BATCH),
+    "accumulation": small.Layout(groups=4, accumulation=4, row_length=64, batch_size=BATCH),
+    "devices": small.Layout(groups=4, row_length=64, batch_size=BATCH),
+    "devices_and_accumulation": small.Layout(groups=4, accumulation=2, row_length=64, batch_size=BATCH),
+}
+TOLERANCE = {np.float32: (20, 2e-6), np.float64: (60, 1e-12)}
+DTYPES = pytest.mark.parametrize("dtype", TOLERANCE, ids=["float32", "float64"])
+
+
+def hyper(dtype):
+    """Dropout everywhere, smoothing, and weights that differ by class, so that parts of a batch weigh unequally."""
+    made = small.make_hyper(dtype=dtype, smoothing=0.1)
+    return dataclasses.replace(made, class_weights=np.array([1.0, 1.7], dtype))
+
+
+@functools.cache
+def initial():
+    with jax.enable_x64(False):
+        params = jax.jit(small.Model(small.CONFIG, 2).init)(seeds.make_key(0, "init"))
+    return jax.tree.map(np.asarray, params)
+
+
+def train(layout, dtype, steps, update=True):
+    """f64[steps]: the losses of a run. One shape for all batches, so one compilation.
+
+    Without update the weights stay as they were drawn: XLA then drops the backward pass, and compiles soon.
+    """
+    model = small.Model(small.CONFIG, 2, dtype=np.dtype(dtype).name)
+    optimizer = make_optimizer(small.ADAMW)
+    state = init_state(jax.tree.map(lambda x: jnp.asarray(x, dtype), initial()), hyper(dtype), optimizer)
+    put = jnp.asarray
+    if layout.groups > layout.accumulation:
+        device_mesh = placement.make_mesh(layout.groups // layout.accumulation)
+        state = jax.device_put(state, placement.replicated(device_mesh))
+        put = functools.partial(jax.device_put, device=placement.by_group(device_mesh))
+    step = functools.partial(
+        train_step,
+        model=model,
+        loss=losses.LOSSES["classification"],
+        optimizer=optimizer,
+        accumulation=layout.accumulation,
+    )
+    if update:
+        compiled = jax.jit(step, donate_argnums=0)
+    else:
+        loss_of = jax.jit(lambda *arguments: step(*arguments)[1]["loss"])
+
+        def compiled(state, *others):
+            loss = loss_of(state, *others)
+            return dataclasses.replace(state, step=state.step + jnp.uint32(1)), {"loss": loss}
+
+    indices = batches.Schedule(len(EXAMPLES), layout.batch_size, 0).batches(0, steps)
+    (shape,) = packing.plan(
+        batches.lengths_of(EXAMPLES, indices),
+        groups=layout.groups,
+        row_length=layout.row_length,
+        one_a_row=layout.one_a_row,
+        most_shapes=1,
+        width=32,
+    ).shapes
+    seen = []
+    for k in range(steps):
+        batch, _ = batches.build(EXAMPLES, indices[k], shape, layout.one_a_row)
+        batch["weight"] = batch["weight"].astype(dtype)
+        state, metrics = compiled(state, {}, jax.tree.map(put, batch), hyper(dtype))
+        seen.append(metrics["loss"])
+    return np.asarray(jax.device_get(seen), np.float64)
+
+
+@functools.cache
+def sound(dtype, name="reference", update=True):
+    """The losses of a layout by the code as it is."""
+    with jax.enable_x64(dtype is np.float64):
+        return train(LAYOUTS.get(name, REFERENCE), dtype, TOLERANCE[dtype][0] if update else 2, update)
+
+
+def check(found, reference, dtype):
+    """Whether losses are those of the reference."""
+    steps, tolerance = TOLERANCE[dtype]
+    assert len(found) <= steps and np.isfinite(reference).all()
+    np.testing.assert_allclose(found, reference[: len(found)], rtol=tolerance, atol=0)
+
+
+@DTYPES
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layout_does_not_matter(name, dtype):
+    check(sound(dtype, name), sound(dtype), dtype)
+
+
+def test_training_moves_and_dropout_acts():
+    """The comparison is of losses that change, and that dropout changes."""
+    reference = sound(np.float32)
+    assert len(set(reference)) == len(reference) and reference[-3:].mean() < reference[:3].mean()
+    assert abs(sound(np.float64)[0] / reference[0] - 1) < 1e-5
+
+
+# Mutants: each is rejected by the same check, at the layouts that it gets wrong.
+
+
+def ignore_segments(monkeypatch):
+    """Attention over the whole row."""
+
+    def whole(tokens):
+        return dataclasses.replace(tokens, segment=jnp.ones_like(tokens.segment))
+
+    def attend(q, k, v, queries, keys, noise, gate):
+        return layers.attend(q, k, v, whole(queries), whole(keys), noise)
+
+    monkeypatch.setattr(encoder, "attend", attend)
+
+
+def run_on_positions(monkeypatch):
+    """Position embeddings that count along the row."""
+    build = batches.build
+
+    def counted(examples, indices, shape, one_a_row=False):
+        batch, place = build(examples, indices, shape, one_a_row)
+        columns = np.broadcast_to(np.arange(shape.row_length, dtype=np.int32), batch["position_ids"].shape)
+        return batch | {"position_ids": columns}, place
+
+    monkeypatch.setattr(batches, "build", counted)
+
+
+def noise_of(monkeypatch, change):
+    """Dropout addressed by change(tokens) in place of the tokens' own addresses, everywhere in the encoder."""
+    monkeypatch.setattr(encoder, "token_keys", lambda key, tokens, num: layers.token_keys(key, change(tokens), num))
+
+
+def noise_by_place(monkeypatch):
+    """Dropout addressed by the place in the batch."""
+
+    def by_place(tokens):
+        place = jnp.arange(tokens.segment.size).reshape(tokens.segment.shape)
+        return dataclasses.replace(tokens, example=jnp.zeros_like(tokens.example), position=place)
+
+    noise_of(monkeypatch, by_place)
+
+
+def noise_by_slot(monkeypatch):
+    """Dropout addressed by an example's slot in its group."""
+    noise_of(monkeypatch, lambda tokens: dataclasses.replace(tokens, example=tokens.segment))
+
+
+def noise_by_device(monkeypatch):
+    """Each device folds its own number into the address."""
+
+    def by_device(tokens):
+        group = jnp.arange(tokens.segment.shape[0]).reshape(-1, 1, 1)
+        return dataclasses.replace(tokens, example=tokens.example + 2**20 * group)
+
+    noise_of(monkeypatch, by_device)
+
+
+def head_noise_by_slot(monkeypatch):
+    """The classifier's dropout addressed by the example's slot."""
+    call = encoder.heads.Classifier.__call__
+
+    def by_slot(self, pooled, example, noise):
+        return call(self, pooled, jnp.broadcast_to(jnp.arange(example.shape[1])[None], example.shape), noise)
+
+    monkeypatch.setattr(encoder.heads.Classifier, "__call__", by_slot)
+
+
+def mean_of_means(monkeypatch):
+    """Each part's mean, averaged: parts with fewer examples, or lighter ones, count too much."""
+
+    def means(function, batch, parts):
+        accumulate = fjt.training.step.sound_accumulate
+
+        def mean(part):
+            (value, weight), grads = function(part)
+            return (value / weight / parts, jnp.ones_like(weight) / parts), jax.tree.map(
+                lambda g: g / weight / parts, grads
+            )
+
+        return accumulate(mean if parts > 1 else function, batch, parts)
+
+    monkeypatch.setattr(fjt.training.step, "sound_accumulate", fjt.training.step._accumulate, raising=False)
+    monkeypatch.setattr(fjt.training.step, "_accumulate", means)
+
+
+def last_part(monkeypatch):
+    """The last part alone decides."""
+    accumulate = fjt.training.step._accumulate
+
+    def last(function, batch, parts):
+        if parts == 1:
+            return accumulate(function, batch, parts)
+        return accumulate(function, jax.tree.map(lambda x: x[-1:], batch), 1)
+
+    monkeypatch.setattr(fjt.training.step, "_accumulate", last)
+
+
+# (mutant, a layout that it gets wrong, whether it touches the reference too, which is one part on one device)
+MUTANTS = [
+    (ignore_segments, "one_a_row", True),
+    (run_on_positions, "row_length", True),
+    (noise_by_place, "row_length", True),
+    (noise_by_slot, "accumulation", True),
+    (noise_by_device, "devices", False),
+    (head_noise_by_slot, "devices", True),
+    (mean_of_means, "accumulation", False),
+    (last_part, "accumulation", False),
+]
+
+
+@pytest.mark.parametrize(("mutant", "name", "both"), MUTANTS, ids=[mutant.__name__ for mutant, *_ in MUTANTS])
+def test_mutants_are_rejected(mutant, name, both, monkeypatch):
+    reference = sound(np.float32, update=False)
+    check(reference[:1], sound(np.float32), np.float32)
+    mutant(monkeypatch)
+    if both:
+        reference = train(REFERENCE, np.float32, 2, update=False)
+    found = train(LAYOUTS[name], np.float32, 2, update=False)
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        check(found, reference, np.float32)
