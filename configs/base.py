@@ -31,10 +31,11 @@ def get_config():
     columns.text = "text"
     columns.text_pair = ""  # empty: single sentences
     columns.label = "label"
+    columns.labels = ()  # multi_label: one column of 0 and 1 per label, in place of columns.label
     columns.id = ""  # empty: the row's number
     columns.cluster = placeholder(str)  # the source that rows share, such as a document: a study's intervals heed it
     data.header = True  # the first line of a CSV or TSV names the columns
-    data.kind = "classification"  # own table: classification | regression
+    data.kind = "classification"  # own table: classification | regression | multi_label
     data.label_names = ()  # own table: the labels in the order of their ids; empty: sorted
     data.holdout = 0.0  # share of train that is kept aside and used as dev
     data.limit = 0  # train on this many examples, drawn by seeds.subset; 0: all
@@ -127,6 +128,7 @@ def get_config():
     config.eval = evaluation = ConfigDict()
     evaluation.every_epochs = placeholder(int)  # or every_steps, not both; 0: at the end alone
     evaluation.every_steps = placeholder(int)
+    evaluation.threshold = placeholder(float)  # multi_label: probability from which a label is predicted; None: 0.5
     evaluation.test = True  # write predictions for the test splits at the end
     evaluation.official_dev = True  # with data.holdout: score the published dev set at the end
 

@@ -140,15 +140,10 @@ def _read_lines(path, pairs):
 def _write(path, suffix, run, ids, texts, pairs, predicted):
     """Writes the output, whole or not at all."""
     columns = {"id": ids, "text": texts} | ({} if pairs is None else {"text_pair": pairs})
-    if run.kind == "regression":
-        columns["predicted"] = [round(float(x), 6) for x in predicted["labels"]]
-    else:
-        shares = predicted["probabilities"]
-        columns |= {"predicted": predicted["labels"], "probability": [round(float(x), 6) for x in shares.max(axis=-1)]}
-        for name, column in zip(run.label_names, shares.T, strict=True):
-            columns[f"p({name})"] = [round(float(x), 6) for x in column]
+    for name, values in run.problem.columns(predicted["logits"], run.task).items():
+        columns[name] = [round(float(x), 6) if isinstance(x, float) else x for x in values]
     if suffix == ".npz":
-        arrays = {"id": np.array(ids), "predicted": np.array(predicted["labels"]), "logits": predicted["logits"]}
+        arrays = {"id": np.array(ids), "predicted": np.array(columns["predicted"]), "logits": predicted["logits"]}
         file = io.BytesIO()
         np.savez(file, **arrays, label_names=np.array(run.label_names, str))
         data = file.getvalue()

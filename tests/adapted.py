@@ -9,7 +9,7 @@ import numpy as np
 from fjt.core import seeds, tree
 from fjt.data import batches, packing
 from fjt.interop.adapter import Adapter
-from fjt.tasks import losses
+from fjt.tasks.classification import CLASSIFICATION
 from fjt.training.optim import make_optimizer
 from fjt.training.step import init_state, train_step
 from fjt.tuning import partition
@@ -40,9 +40,9 @@ def logits(model, base, adapter, examples):
     model, params, examples = over(model, base, adapter, examples)
     indices = np.arange(len(examples))
     shape = packing.plan(batches.lengths_of(examples, indices[None]), width=model.config.width).shapes[0]
-    batch, place = batches.build(examples, indices, shape)
+    batch, places = batches.build(examples, indices, shape)
     found = np.asarray(jax.jit(model.apply)(params, batch, partition.traced_values(adapter.methods)))
-    return found.reshape(-1, found.shape[-1])[place]
+    return found.reshape(-1, found.shape[-1])[places.slots[0]]
 
 
 def train(model, base, adapter, examples, indices, rate):
@@ -54,9 +54,7 @@ def train(model, base, adapter, examples, indices, rate):
     optimizer = make_optimizer(small.ADAMW)
     trainable, frozen = tree.split(params, {name for name in adapter.trained if not partition.is_fixed(name)})
     (shape,) = packing.plan(batches.lengths_of(examples, indices), most_shapes=1, width=model.config.width).shapes
-    step = jax.jit(
-        functools.partial(train_step, model=model, loss=losses.LOSSES["classification"], optimizer=optimizer)
-    )
+    step = jax.jit(functools.partial(train_step, model=model, loss=CLASSIFICATION.loss, optimizer=optimizer))
     state, seen = init_state(trainable, hyper, optimizer), []
     for rows in indices:
         batch, _ = batches.build(examples, rows, shape)

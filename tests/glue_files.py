@@ -6,6 +6,7 @@ from configs import classify, glue
 from fjt.core.errors import UserError
 from fjt.core.options import from_config
 from fjt.data import sources
+from fjt.tasks.kinds import find_problem
 
 TAB = "\t"
 
@@ -88,14 +89,14 @@ def load(task, folder, **flags):
     config.data.source = "files"
     config.data.dir = str(folder)
     config.update_from_flattened_dict({key.replace("__", "."): value for key, value in flags.items()})
-    return sources.load(from_config(config).experiment, "unused")
+    return sources.load(from_config(config).experiment, "unused", find_problem)
 
 
 def load_own(train="", dev="", test="", kind="classification", **flags):
     config = classify.get_config(kind)
     config.data.files.train, config.data.files.dev, config.data.files.test = str(train), str(dev), str(test)
     config.update_from_flattened_dict({key.replace("__", "."): value for key, value in flags.items()})
-    return sources.load(from_config(config).experiment, "unused")
+    return sources.load(from_config(config).experiment, "unused", find_problem)
 
 
 def many(tmp_path, count=50):

@@ -5,13 +5,13 @@ import os
 import zlib
 
 import numpy as np
+from scores import METRICS as SCORES
 
 from configs import quickstart
 from configs import study as study_config
 from fjt.reports import archive, gather
 from fjt.reports.cells import make_cells
 from fjt.study import plans, spec
-from fjt.tasks import metrics
 
 LABELS = {"choices": ("no", "yes"), "marks": ()}
 METRICS = {"choices": ("accuracy", "f1"), "marks": ("pearson", "spearman"), "errors": ("mse",)}
@@ -150,8 +150,7 @@ def write_run(
         return
     right, names = truth(task, count), label_names or LABELS.get(task, ())
     scores = {
-        name: metrics.METRICS[name](np.float32(outcome) if right.dtype.kind == "f" else outcome, right)
-        for name in METRICS[task]
+        name: SCORES[name](np.float32(outcome) if right.dtype.kind == "f" else outcome, right) for name in METRICS[task]
     }
     result |= {
         "selected_step": STEPS,

@@ -9,7 +9,7 @@ import small
 
 from fjt.core import seeds, tree
 from fjt.models.encoder import EncoderConfig, Model
-from fjt.tasks import losses
+from fjt.tasks.classification import CLASSIFICATION
 from fjt.training.optim import make_optimizer
 from fjt.training.step import init_state, train_step
 from fjt.tuning import cost, partition
@@ -19,12 +19,13 @@ WIDE = EncoderConfig(
     activation="gelu", stddev=0.02, dropout_hidden=0.1, dropout_attention=0.1, dropout_classifier=0.1,
 )  # fmt: skip
 ROWS, ROW_LENGTH, SLOTS = 16, 64, 40
+SLOTS_OF = ("slot_token", "slot_example", "slot_position")
 
 
 def step_of(model):
     """The train step of a classification under AdamW."""
     optimizer = make_optimizer(small.ADAMW)
-    return functools.partial(train_step, model=model, loss=losses.LOSSES["classification"], optimizer=optimizer)
+    return functools.partial(train_step, model=model, loss=CLASSIFICATION.loss, optimizer=optimizer)
 
 
 def lowered_flops(chosen, step=None, model=None, params=None, methods=None, start=-1):
@@ -41,7 +42,7 @@ def lowered_flops(chosen, step=None, model=None, params=None, methods=None, star
         name: jax.ShapeDtypeStruct(tokens, np.int32)
         for name in ("token_ids", "segment_ids", "position_ids", "type_ids")
     }
-    batch |= {name: jax.ShapeDtypeStruct(slots, np.int32) for name in ("first", "example", "label")}
+    batch |= {name: jax.ShapeDtypeStruct(slots, np.int32) for name in (*SLOTS_OF, "example", "label")}
     batch |= {"weight": jax.ShapeDtypeStruct(slots, np.float32)}
     if start >= 0:
         batch["hidden"] = jax.ShapeDtypeStruct((*(slots if start == WIDE.layers else tokens), WIDE.width), np.float32)

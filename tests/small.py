@@ -10,7 +10,7 @@ from fjt.core import seeds, tree
 from fjt.core.options import Optim, Tune
 from fjt.data import batches, packing
 from fjt.models.encoder import EncoderConfig, Model
-from fjt.tasks import losses
+from fjt.tasks.kinds import find_problem
 from fjt.training.hyper import Hyper
 from fjt.training.optim import make_optimizer
 from fjt.training.step import init_state, train_step
@@ -123,7 +123,7 @@ def train(
     optimizer = make_optimizer(optim)
     compiled = jax.jit(
         functools.partial(
-            step, model=model, loss=losses.LOSSES[loss], optimizer=optimizer, accumulation=layout.accumulation
+            step, model=model, loss=find_problem(loss).loss, optimizer=optimizer, accumulation=layout.accumulation
         ),
     )
     state = init_state(trainable, hyper, optimizer)

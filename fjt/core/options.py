@@ -32,6 +32,7 @@ class Columns:
     text: str
     text_pair: str
     label: str
+    labels: tuple
     id: str
     cluster: str | None
 
@@ -155,6 +156,7 @@ class Loss:
 class Eval:
     every_epochs: int | None
     every_steps: int | None
+    threshold: float | None
     test: bool
     official_dev: bool
 
@@ -234,7 +236,6 @@ TOGETHER = {
 
 CHOICES = {
     "data.source": ("tfds", "files", "synthetic"),
-    "data.kind": ("classification", "regression"),
     "model.dtype": ("float32", "bfloat16"),
     "model.matmul_precision": ("default", "high", "highest"),
     "optim.name": ("adamw", "adam", "sgd", "rmsprop", "adagrad", "adadelta", "adafactor", "lamb", "lion"),
@@ -284,6 +285,7 @@ RANGES = {
     "loss.label_smoothing": (0.0, 0.99),
     "eval.every_epochs": (0, None),
     "eval.every_steps": (0, None),
+    "eval.threshold": (0.0, 1.0),
     "checkpoint.every_steps": (1, None),
     "checkpoint.keep": (1, None),
     "mesh.data": (0, None),

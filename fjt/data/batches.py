@@ -11,9 +11,12 @@ from fjt.data import packing
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """A tokenized split, ragged: example n is token_ids[offsets[n]:offsets[n + 1]].
+    """A tokenized split, ragged: example n has token_ids[offsets[n]:offsets[n + 1]], and the slots (what the head
+    reads) slot_offsets[n] to slot_offsets[n + 1] - 1.
 
-    token_ids: i32[T]; type_ids: i8[T]; offsets: i64[N + 1]; label: i32[N] or f32[N]; truncated: examples cut.
+    token_ids: i32[T].  type_ids: i8[T].  offsets: i64[N + 1].  label: [M, ...], one per slot.  truncated: the number
+    of examples that were cut.  slot_token: i32[M], each slot's token in its example.  slot_offsets: i64[N + 1].
+    Without the last two, each example has one slot, at its first token.
     """
 
     token_ids: np.ndarray
@@ -21,9 +24,16 @@ class Examples:
     offsets: np.ndarray
     label: np.ndarray
     truncated: int
+    slot_token: np.ndarray | None = None
+    slot_offsets: np.ndarray | None = None
+
+    def __post_init__(self):
+        if self.slot_token is None:
+            object.__setattr__(self, "slot_token", np.zeros(len(self.label), np.int32))
+            object.__setattr__(self, "slot_offsets", np.arange(len(self.label) + 1))
 
     def __len__(self):
-        return len(self.label)
+        return len(self.offsets) - 1
 
     @property
     def lengths(self):
@@ -41,6 +51,7 @@ def prepend(examples, count):
         token_ids=np.insert(examples.token_ids, starts, 0),
         type_ids=np.insert(examples.type_ids, starts, 0),
         offsets=offsets,
+        slot_token=np.where(examples.slot_token, examples.slot_token + count, 0),
     )
 
 
@@ -76,72 +87,119 @@ class Schedule:
 
 
 def lengths_of(examples, indices):
-    """i32 of the shape of indices: the examples' lengths, 0 where the index is -1."""
+    """i32 of the shape of indices: the examples' lengths in tokens, 0 where the index is -1."""
+    return _counts(examples.offsets, indices)
+
+
+def slots_of(examples, indices):
+    """i32 of the shape of indices: the examples' numbers of slots, 0 where the index is -1."""
+    return _counts(examples.slot_offsets, indices)
+
+
+def most_slots(examples, size):
+    """The most slots that any `size` examples of a split can have together; 0 where each example has one."""
+    counts = np.diff(examples.slot_offsets)
+    return 0 if (counts == 1).all() else int(np.sort(counts)[-size:].sum())
+
+
+def _counts(offsets, indices):
     real = indices >= 0
     at = np.where(real, indices, 0)
-    return np.where(real, examples.offsets[at + 1] - examples.offsets[at], 0).astype(np.int32)
+    return np.where(real, offsets[at + 1] - offsets[at], 0).astype(np.int32)
+
+
+def _ranges(starts, counts):
+    """i64: starts[0] .. starts[0] + counts[0] - 1, then the same of each further start."""
+    begin = np.cumsum(counts) - counts
+    return np.repeat(starts - begin, counts) + np.arange(counts.sum())
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Where the slots and tokens of a batch are, in the batch and in the split, example by example.
+
+    slots, tokens: (i64[m], i64[m]): the index in the flattened [G * S] or [G * R * L], and the row in file order.
+    """
+
+    slots: tuple
+    tokens: tuple
 
 
 def build(examples, indices, shape, one_a_row=False, hidden=None):
-    """The packed arrays of one batch, and where each example's result lies.
+    """(batch, Places): the packed arrays of one batch, and where each slot and token of it belongs in the split.
 
-    indices: i64[B], -1 for empty slots; shape: packing.Shape.  Gives (batch, place): batch a dict of token_ids,
-    segment_ids, position_ids, type_ids i32[G, R, L], first, example i32[G, E], label [G, E], weight f32[G, E];
-    place i64[B]: the example's index in the flattened [G * E], -1 for empty slots.
-    Row r goes to group r mod G, so an example lies in one group and groups are evenly full.
-    hidden: f[T, D], of each token what stands as hidden f[G, R, L, D] in place of token_ids and type_ids; or f[N, D],
-    a vector an example: the shape then has no rows, examples are dealt to the groups, and hidden is f[G, E, D].
+    Row r goes to group r mod G, so an example is in one group and groups are evenly full.
+
+    Args:
+        examples: Examples.
+        indices: i64[B], -1 for no example.
+        shape: packing.Shape.
+        one_a_row: whether each example has a row of its own.
+        hidden: None, f[T, D] of the split's tokens, or f[M, D] of its slots where the shape has no rows.
+
+    Returns:
+        batch: a dict of token_ids, segment_ids, position_ids, type_ids i32[G, R, L]; example i32[G, E], rows of the
+        data set; slot_token (row * L + column), slot_example (number in the group), slot_position (in its example)
+        i32[G, S]; label [G, S, ...]; weight f32[G, S].  A `hidden` replaces token_ids and type_ids by hidden
+        f[G, R, L, D]; in a shape without rows, examples are dealt to the groups, hidden is f[G, S, D], and nothing
+        else of the tokens is there.
     """
-    real = np.flatnonzero(indices >= 0)
-    chosen, lengths = indices[real], lengths_of(examples, indices[real])
+    chosen = indices[indices >= 0]
+    lengths, counts = lengths_of(examples, chosen), slots_of(examples, chosen)
     if shape.rows:
         rows, columns, used = packing.pack(lengths[None], shape.row_length, one_a_row)
         rows, columns = rows[0].astype(np.int64), columns[0]
         if used[0] > shape.groups * shape.rows:
             raise ValueError(f"{used[0]} rows do not fit into {shape}")
     else:
-        rows = np.arange(len(real))
+        rows = np.arange(len(chosen))
     group = rows % shape.groups
-    slot = np.zeros(len(real), np.int64)
+    number, first_slot = np.zeros((2, len(chosen)), np.int64)  # in its group: of the example, of its first slot
     for g in range(shape.groups):
         inside = group == g
-        slot[inside] = np.arange(np.count_nonzero(inside))
+        number[inside] = np.arange(np.count_nonzero(inside))
+        first_slot[inside] = np.cumsum(counts[inside]) - counts[inside]
+    slot_place = _ranges(group * shape.num_slots + first_slot, counts)
+    slot_row = _ranges(examples.slot_offsets[chosen], counts)
+    slot_position = examples.slot_token[slot_row]
 
-    def spread(values, dtype):
-        array = np.zeros((shape.groups, shape.examples, *values.shape[1:]), dtype)
-        array[group, slot] = values
-        return array
+    def to_slots(values, dtype):
+        array = np.zeros((shape.groups * shape.num_slots, *values.shape[1:]), dtype)
+        array[slot_place] = values
+        return array.reshape(shape.groups, shape.num_slots, *values.shape[1:])
 
+    example = np.zeros((shape.groups, shape.examples), np.int32)
+    example[group, number] = chosen
     batch = {
-        "example": spread(chosen, np.int32),
-        "label": spread(examples.label[chosen], examples.label.dtype),
-        "weight": spread(np.ones(len(real)), np.float32),
+        "example": example,
+        "slot_example": to_slots(np.repeat(number, counts), np.int32),
+        "slot_position": to_slots(slot_position, np.int32),
+        "label": to_slots(examples.label[slot_row], examples.label.dtype),
+        "weight": to_slots(np.ones(len(slot_row)), np.float32),
     }
-    place = np.full(len(indices), -1, np.int64)
-    place[real] = group * shape.examples + slot
     if not shape.rows:
-        return batch | {"hidden": spread(hidden[chosen], hidden.dtype)}, place
+        return batch | {"hidden": to_slots(hidden[slot_row], hidden.dtype)}, Places((slot_place, slot_row), ())
 
     first = rows // shape.groups * shape.row_length + columns
-    begin = np.cumsum(lengths) - lengths
-    position = np.arange(lengths.sum()) - np.repeat(begin, lengths)
-    source = np.repeat(examples.offsets[chosen], lengths) + position
-    target = np.repeat(group * shape.rows * shape.row_length + first, lengths) + position
+    position = _ranges(np.zeros(len(chosen), np.int64), lengths)
+    token_row = _ranges(examples.offsets[chosen], lengths)
+    token_place = _ranges(group * shape.rows * shape.row_length + first, lengths)
 
-    def lay(values, dtype):
+    def to_tokens(values, dtype):
         array = np.zeros((shape.groups * shape.rows * shape.row_length, *values.shape[1:]), dtype)
-        array[target] = values
+        array[token_place] = values
         return array.reshape(shape.groups, shape.rows, shape.row_length, *values.shape[1:])
 
     batch |= {
-        "first": spread(first, np.int32),
-        "position_ids": lay(position, np.int32),
-        "segment_ids": lay(np.repeat(slot + 1, lengths), np.int32),
+        "slot_token": to_slots(np.repeat(first, counts) + slot_position, np.int32),
+        "position_ids": to_tokens(position, np.int32),
+        "segment_ids": to_tokens(np.repeat(number + 1, lengths), np.int32),
     }
+    places = Places((slot_place, slot_row), (token_place, token_row))
     if hidden is not None:
-        return batch | {"hidden": lay(hidden[source], hidden.dtype)}, place
-    token_ids, type_ids = lay(examples.token_ids[source], np.int32), lay(examples.type_ids[source], np.int32)
-    return batch | {"token_ids": token_ids, "type_ids": type_ids}, place
+        return batch | {"hidden": to_tokens(hidden[token_row], hidden.dtype)}, places
+    token_ids = to_tokens(examples.token_ids[token_row], np.int32)
+    return batch | {"token_ids": token_ids, "type_ids": to_tokens(examples.type_ids[token_row], np.int32)}, places
 
 
 def chunk(lengths, size):

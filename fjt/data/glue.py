@@ -1,9 +1,16 @@
 """What each task is: its kind, labels, metrics and where its splits lie, as facts in one table (numpy only, no jax)."""
 
 import dataclasses
+import math
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+
+from fjt.core.errors import UserError
+
+LABELS_IN_MESSAGES = 20  # a message lists at most this many label names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,7 +18,7 @@ class Split:
     """Rows in file order.
 
     id: one of each row, a str.  text, text_pair: a str of each row (text_pair None for single sentences).
-    label: i32[N] with -1 where unlabelled, or f32[N] with NaN where unlabelled.
+    label: [N, ...], as the task's Problem reads and marks it (`fjt.tasks.problem`).
     cluster: the source of each row, a str, equal for rows that share one; None where that is not known.
     """
 
@@ -23,6 +30,37 @@ class Split:
 
     def __len__(self):
         return len(self.text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One cell of a label column.
+
+    value: as the table holds it (str, number, list or None).  place: "file:line", for messages.
+    required: whether the row must have a label.
+    """
+
+    value: Any
+    place: str
+    required: bool
+
+    @property
+    def text(self) -> str:
+        """The value as a str without outer blanks, "" where it is missing; 2.0, as pandas writes it, is "2"."""
+        if self.value is None or (isinstance(self.value, float) and math.isnan(self.value)):
+            return ""
+        if isinstance(self.value, float) and self.value.is_integer():
+            return str(int(self.value))
+        return str(self.value).strip()
+
+    def unknown(self, label: str, known: Sequence[str]) -> UserError:
+        """The error of a label that is not among the known ones."""
+        listed = ", ".join(known[:LABELS_IN_MESSAGES]) + (", ..." if len(known) > LABELS_IN_MESSAGES else "")
+        return UserError(f"{self.place}: unknown label {label!r}; the labels are: {listed}. Correct or remove the row.")
+
+    def missing(self) -> UserError:
+        """The error of a row that needs a label and has none."""
+        return UserError(f"{self.place}: the row has no label; only test sets may lack labels. Correct or remove it.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +89,8 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """kind: classification | regression.  label_names: by id, () for regression.  metrics: names in
-    `fjt.tasks.metrics`; the first one selects the best step.
+    """kind: the name of a Problem (`fjt.tasks.kinds`).  label_names: by id, () for scores.  metrics: names in the
+    Problem's; the first one selects the best step.  threshold: the probability from which a label of a set counts.
 
     description: one line for `--list`.  tables: where the splits are, () where no official layout exists.
     submission: ((split, file name), ...) of GLUE's server.  submission_ids: labels are submitted as ids, not names.
@@ -66,6 +104,7 @@ class Task:
     tables: tuple = ()
     submission: tuple = ()
     submission_ids: bool = True
+    threshold: float = 0.5
 
 
 # The order in which splits are returned.
@@ -194,12 +233,6 @@ TASKS = {task.name: task for task in (*GLUE, AG_NEWS)}
 OWN_TABLE = "table"  # its labels come from the files: `sources` builds this Task
 
 
-def own(kind, label_names):
-    """The Task of a user's own table."""
-    metrics = ("accuracy", "macro_f1") if kind == _CLASSES else ("pearson", "spearman", "mse")
-    return Task(OWN_TABLE, kind, label_names, metrics)
-
-
 def names():
     """{name: one line} of the tasks that files serve, for `--list`."""
     return {t.name: t.description for t in TASKS.values()} | {OWN_TABLE: "your own table: config.data.files, .columns"}
@@ -208,14 +241,14 @@ def names():
 def write_submission(task, split, ids, predictions, folder):
     """Path of the file for GLUE's server that it writes into `folder`; None where the server takes none for the split.
 
-    ids: row numbers of the split (its `id`).  predictions: class ids, or scores, of `fjt.tasks.metrics.predict`.
+    ids: row numbers of the split (its `id`).  predictions: label ids, or scores of a task without label names.
     Format: header "index<TAB>prediction"; label names for the entailment tasks, class ids for the others, scores cut
     to 0..5 with three decimals (https://gluebenchmark.com/faq).
     """
     file = dict(task.submission).get(split)
     if file is None:
         return None
-    if task.kind == "regression":
+    if not task.label_names:
         values = [f"{score:.3f}" for score in np.clip(predictions, 0.0, 5.0)]
     else:
         values = [str(int(p)) if task.submission_ids else task.label_names[int(p)] for p in predictions]

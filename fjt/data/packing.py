@@ -30,12 +30,21 @@ def pack(lengths, row_length, one_a_row=False):
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """The static shape of a batch: groups G of rows R of row_length L, with at most `examples` E a group."""
+    """The static shape of a batch: groups G of rows R of row_length L, at most `examples` E and `slots` S per group.
+
+    slots: 0 where each example has one.
+    """
 
     groups: int
     rows: int
     row_length: int
     examples: int
+    slots: int = 0
+
+    @property
+    def num_slots(self):
+        """S."""
+        return self.slots or self.examples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +58,11 @@ class Plan:
     computed_tokens: int
 
 
-def plan(lengths, *, groups=1, row_length=0, grid=8, most_shapes=3, one_a_row=False, width=768):
+def plan(lengths, *, slots=None, groups=1, row_length=0, grid=8, most_shapes=3, one_a_row=False, width=768):
     """The Plan of batches with the fewest operations among row lengths on a grid and `most_shapes` row counts.
 
-    lengths: i32[K, B], 0 for empty slots.  row_length: a given one, or 0 to search.  grid: step of the search.
+    lengths: i32[K, B] in tokens, 0 for no example.  slots: i32[K, B], or None where each example has one.
+    row_length: a given one, or 0 to search.  grid: step of the search.
     width: of the encoder; a token costs 1 + L / (6 width) of its dense layers' operations with attention's.
     """
     longest = int(lengths.max())
@@ -71,21 +81,33 @@ def plan(lengths, *, groups=1, row_length=0, grid=8, most_shapes=3, one_a_row=Fa
     _, candidate, counts, taken, rows, computed = best
     shapes = []
     for i, count in enumerate(counts):
-        examples = _most_examples(rows[taken == i], groups)
-        shapes.append(Shape(groups, int(count) // groups, candidate, examples))
+        inside = taken == i
+        examples = _most_per_group(rows[inside], groups)
+        most_slots = 0 if slots is None else _most_per_group(rows[inside], groups, slots[inside])
+        shapes.append(Shape(groups, int(count) // groups, candidate, examples, most_slots))
     real = int(lengths.sum())
     return Plan(tuple(shapes), taken.astype(np.int8), real / computed, real, computed)
 
 
-def assign(lengths, shapes, one_a_row=False):
+def assign(lengths, shapes, one_a_row=False, slots=None):
     """The Plan of batches in given shapes of one row length, each batch in the first that holds it.
 
-    lengths: i32[K, B], 0 for empty slots; shapes: sorted by rows.  Raises ValueError when a batch fits into none.
+    lengths, slots: as of `plan`; shapes: sorted by rows.  Raises ValueError when a batch fits into none.
     """
     groups, row_length = shapes[0].groups, shapes[0].row_length
     rows, _, needed = pack(lengths, row_length, one_a_row)
-    each = np.array([_most_examples(rows[k : k + 1], groups) for k in range(len(rows))])
-    fits = np.array([(groups * shape.rows >= needed) & (shape.examples >= each) for shape in shapes])
+    one = range(len(rows))
+    examples = np.array([_most_per_group(rows[k : k + 1], groups) for k in one])
+    if slots is not None:
+        slots = np.array([_most_per_group(rows[k : k + 1], groups, slots[k : k + 1]) for k in one])
+    fits = np.array(
+        [
+            (groups * shape.rows >= needed)
+            & (shape.examples >= examples)
+            & (shape.num_slots >= (examples if slots is None else slots))
+            for shape in shapes
+        ]
+    )
     if not fits.any(axis=0).all():
         raise ValueError(f"a batch of {needed[~fits.any(axis=0)].max()} rows fits into none of {shapes}")
     taken = np.argmax(fits, axis=0)
@@ -109,7 +131,7 @@ def _choose_counts(needed, most):
     return values[best[1]]
 
 
-def _most_examples(rows, groups):
-    """The most examples that a group of any batch holds; rows i32[K, B] as `pack` gives them."""
+def _most_per_group(rows, groups, counts=1):
+    """The most examples, or counts i32[K, B] of them, in a group of any batch.  rows: i32[K, B] from `pack`."""
     group = np.where(rows >= 0, rows % groups, -1)
-    return max(1, max(int((group == g).sum(axis=1).max(initial=0)) for g in range(groups)))
+    return max(1, max(int(((group == g) * counts).sum(axis=1).max(initial=0)) for g in range(groups)))

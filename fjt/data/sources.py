@@ -2,17 +2,17 @@
 
 import dataclasses
 import logging
-import math
 import os
 
 import numpy as np
 
 from fjt.core.errors import UserError, suggest
 from fjt.data import glue, synthetic, tables, tfds
-from fjt.data.glue import SPLITS, Split
+from fjt.data.glue import SPLITS, Cell, Split, Task
 
 log = logging.getLogger(__name__)
 
+LABELS = "label:"  # before a label's name: the role of its own column
 MANY_LABELS = 20  # more than these, in fewer than twice as many rows, look like scores
 
 
@@ -21,7 +21,7 @@ def names():
     return glue.names() | {task.name: task.description for task in synthetic.TASKS.values()}
 
 
-def find_task(experiment):
+def find_task(experiment, find_problem):
     """The Task that `experiment.task` names, for its data.source; an own table's labels are still those of the config.
 
     Raises UserError for an unknown name, and for one that another source serves.
@@ -41,28 +41,32 @@ def find_task(experiment):
     if source == "synthetic":
         return synthetic.TASKS[name]
     if name == glue.OWN_TABLE:
-        return glue.own(experiment.data.kind, tuple(str(label) for label in experiment.data.label_names))
+        names, problem = experiment.data.label_names, find_problem(experiment.data.kind)
+        threshold = 0.5 if experiment.eval.threshold is None else experiment.eval.threshold
+        return Task(name, problem.name, tuple(map(str, names)), problem.table_metrics, threshold=threshold)
     return glue.TASKS[name]
 
 
-def load(experiment, cache_dir):
+def load(experiment, cache_dir, find_problem):
     """(Task, {name: Split}) of the experiment, the splits in the order of `tasks.SPLITS`.
 
     Without files for them the optional splits (test sets, MNLI's diagnostics) are absent.  With data.holdout, `dev` is
     that share of train and the published dev set, if there is one, is `official_dev`: choosing and reporting are
     then done on different rows.  data.limit draws from what the holdout left; the rows of a smaller limit are among
-    those of a larger one.  Both keep the order of the file.  cache_dir: for TFDS.  Raises UserError.
+    those of a larger one.  Both keep the order of the file.  cache_dir: for TFDS.  find_problem: the Problem of a
+    kind's name (`fjt.tasks.kinds`).  Raises UserError.
     """
-    task = find_task(experiment)
+    task = find_task(experiment, find_problem)
+    problem = find_problem(task.kind)
     data, subset = experiment.data, experiment.seeds.subset
     if data.source == "synthetic":
         splits = dict(synthetic.load(task.name))  # a copy: load keeps its own
     elif data.source == "tfds":
         splits = tfds.load(task, data.dir or os.path.join(cache_dir, "tfds"), data.manual_dir, cache_dir)
     elif task.name == glue.OWN_TABLE:
-        task, splits = _load_own(task, data)
+        task, splits = _load_own(task, data, problem)
     else:
-        splits = _load_official(task, data)
+        splits = _load_official(task, data, problem)
     for name, split in splits.items():
         if not len(split):
             raise UserError(f"The {name} split of task {task.name!r} has no rows; give a file that has some.")
@@ -83,7 +87,7 @@ def load(experiment, cache_dir):
         train = _take(train, np.sort(_generator(subset, 1).permutation(len(train))[: data.limit]))
     if data.shuffle_labels:
         train = dataclasses.replace(train, label=_generator(subset, 2).permutation(train.label))
-    _check_variety(task, train)
+    _check_variety(task, train, problem)
     splits["train"] = train
     return task, {name: splits[name] for name in SPLITS if name in splits}
 
@@ -111,17 +115,16 @@ def _hold_out(splits, share, seed):
     return splits | official | parts
 
 
-def _check_variety(task, train):
-    if len(np.unique(train.label)) > 1:
+def _check_variety(task, train, problem):
+    if len(np.unique(train.label, axis=0)) > 1:
         return
-    what = train.label[0] if task.kind == "regression" else repr(task.label_names[train.label[0]])
     raise UserError(
-        f"All {len(train)} training examples have the label {what}: there is nothing to learn. "
-        "Check config.data.columns.label and config.data.limit."
+        f"All {len(train)} training examples have the label {problem.describe_label(train.label[0], task)!r}: there is "
+        "nothing to learn. Check config.data.columns.label and config.data.limit."
     )
 
 
-def _load_official(task, data):
+def _load_official(task, data, problem):
     if not data.dir:
         raise UserError(
             f"config.data.dir is empty; --config.data.dir=DIR names the folder that holds {task.tables[0].path}."
@@ -135,7 +138,7 @@ def _load_official(task, data):
         places = [table for table in task.tables if table.split == name]
         table = next((t for t in places if os.path.isfile(os.path.join(data.dir, t.path))), None)
         if table:
-            splits[name] = _read_official(task, table, os.path.join(data.dir, table.path))
+            splits[name] = _read_official(task, table, os.path.join(data.dir, table.path), problem)
         elif not places[0].optional:
             looked = " or ".join(os.path.join(data.dir, t.path) for t in places)
             raise UserError(
@@ -145,7 +148,7 @@ def _load_official(task, data):
     return splits
 
 
-def _read_official(task, table, path):
+def _read_official(task, table, path, problem):
     columns = {"text": table.text, "text_pair": table.text_pair, "label": table.label}
     rows = tables.read(
         path,
@@ -161,7 +164,7 @@ def _read_official(task, table, path):
     if table.drop_short and rows.numbers and rows.numbers[-1] + 1 > len(rows.numbers) + len(dropped):
         log.warning("%s: broken rows are left out (fewer fields than the header).", path)
     codes = table.codes or task.label_names
-    return _split(rows, task.kind, codes, labelled=table.split.startswith(("train", "dev")))
+    return _split(rows, problem, codes, required=table.split.startswith(("train", "dev")))
 
 
 def _without(rows, dropped):
@@ -172,12 +175,12 @@ def _without(rows, dropped):
     return tables.Rows(rows.path, values, keep(rows.numbers), keep(rows.lines))
 
 
-def _load_own(task, data):
+def _load_own(task, data, problem):
     if not data.files.train:
         raise UserError(f"config.data.files.train is empty; give a file ({' '.join(tables.SUFFIXES)}).")
     files = {name: _read_own(name, path, data) for name, path in dataclasses.asdict(data.files).items() if path}
-    if task.kind == "classification" and not task.label_names:
-        task = glue.own(task.kind, _label_names(files["train"]))
+    if not task.label_names:
+        task = dataclasses.replace(task, label_names=problem.find_labels(_cells(files["train"], required=True)))
         labels, rows = len(task.label_names), len(files["train"].lines)
         if labels > MANY_LABELS and 2 * labels > rows:
             log.warning(
@@ -187,7 +190,7 @@ def _load_own(task, data):
                 labels,
                 rows,
             )
-    splits = {n: _split(rows, task.kind, task.label_names, labelled=n != "test") for n, rows in files.items()}
+    splits = {name: _split(rows, problem, task.label_names, required=name != "test") for name, rows in files.items()}
     return task, splits
 
 
@@ -196,7 +199,11 @@ def _read_own(name, path, data):
         what = "is a directory; name the file in it" if os.path.isdir(path) else "does not exist"
         raise UserError(f"config.data.files.{name}={path!r} {what}.")
     columns = {role: column for role, column in dataclasses.asdict(data.columns).items() if column}
-    for role in ("text", "label"):
+    labels = columns.pop("labels", ())
+    if labels:
+        columns.pop("label", None)
+        columns |= {f"{LABELS}{name}": str(name) for name in labels}
+    for role in ("text",) if labels else ("text", "label"):
         if role not in columns:
             raise UserError(f"config.data.columns.{role} is empty; it names a column of {path}.")
     if not data.header and path.lower().endswith((".csv", ".tsv")):
@@ -210,7 +217,7 @@ def _read_own(name, path, data):
         path,
         columns,
         header=data.header,
-        optional={"train": ("cluster",), "test": ("label", "cluster")}.get(name, ()),  # dev is what a study scores on
+        optional=_optional(name, columns),
         remedy="Name it with --config.data.columns.{role}=COLUMN; a file without a header is read with "
         "--config.data.header=False and columns by number.",
     )
@@ -222,31 +229,35 @@ def _read_own(name, path, data):
     return rows
 
 
-def _label_names(rows):
-    """The labels of the train file, sorted: as numbers where all of them are."""
-    found = {_spell(value) for value in rows.values["label"]} - {""}
-    try:
-        return tuple(sorted(found, key=lambda label: (float(label), label)))
-    except ValueError:
-        return tuple(sorted(found))
+def _optional(name, columns):
+    """The roles of columns that a file may lack: no test labels, clusters in dev alone, where a study scores."""
+    labels = [role for role in columns if role.startswith(("label", LABELS))]
+    return {"train": ("cluster",), "test": (*labels, "cluster")}.get(name, ())
 
 
-def _split(rows, kind, codes, labelled):
-    """Split of rows that were read.  labelled: whether each row must have its label."""
-    count = len(rows.lines)
+def _cells(rows, required):
+    """[Cell] of the label of each row that was read; without a label column, missing values."""
+    values = rows.values.get("label", [None] * len(rows.lines))
+    columns = [role for role in rows.values if role.startswith(LABELS)]
+    if columns:
+        names = [role.removeprefix(LABELS) for role in columns]
+        each = zip(*(rows.values[role] for role in columns), strict=True)
+        values = [dict(zip(names, answers, strict=True)) for answers in each]
+    return [Cell(value, rows.place(row), required) for row, value in enumerate(values)]
+
+
+def _split(rows, problem, codes, required):
+    """Split of rows that were read.  required: whether each row must have its label."""
     texts = {
         role: tuple(_text(value, rows, row, role) for row, value in enumerate(rows.values[role]))
         for role in ("text", "text_pair")
         if role in rows.values
     }
-    labels = rows.values.get("label", [""] * count)
-    if kind == "regression":
-        label = np.array([_score(value, rows, row, labelled) for row, value in enumerate(labels)], np.float32)
-    else:
-        known = {code: number for number, code in enumerate(codes)}
-        label = np.array([_class(value, rows, row, known, labelled) for row, value in enumerate(labels)], np.int32)
+    label = problem.read_labels(_cells(rows, required), codes)
     ids = tuple(str(i) for i in rows.values.get("id", rows.numbers))
-    cluster = tuple(map(_spell, rows.values["cluster"])) if "cluster" in rows.values else None
+    cluster = None
+    if "cluster" in rows.values:
+        cluster = tuple(Cell(value, rows.place(row), False).text for row, value in enumerate(rows.values["cluster"]))
     return Split(ids, texts["text"], texts.get("text_pair"), label, cluster)
 
 
@@ -258,37 +269,3 @@ def _text(value, rows, row, role):
             raise UserError(f"{rows.place(row)}: the text is no valid Unicode: {value!r:.80}.") from None
         return value
     raise UserError(f"{rows.place(row)}: {value!r} stands where the text of config.data.columns.{role} belongs.")
-
-
-def _spell(value):
-    """A label as a str without outer blanks; '' for none.  2.0, as pandas writes integers beside gaps, is '2'."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value).strip()
-
-
-def _class(value, rows, row, ids, labelled):
-    code = _spell(value)
-    if code in ids:
-        return ids[code]
-    if code:
-        known = ", ".join(list(ids)[:20]) + (", ..." if len(ids) > 20 else "")
-        raise UserError(f"{rows.place(row)}: unknown label {code!r}; the labels are: {known}. Mend or remove the row.")
-    if labelled:
-        raise UserError(f"{rows.place(row)}: the row has no label; only test sets do without. Mend or remove the row.")
-    return -1
-
-
-def _score(value, rows, row, labelled):
-    code = _spell(value)
-    if not code and not labelled:
-        return math.nan
-    try:
-        score = float(code)
-    except ValueError:
-        score = math.nan
-    if not math.isfinite(score):
-        raise UserError(f"{rows.place(row)}: {value!r} stands where a score belongs. Mend or remove the row.")
-    return score

@@ -13,7 +13,7 @@ from fjt.experiment.outcome import fail, finish, logs, score_dev
 from fjt.experiment.prepare import row_grid
 from fjt.experiment.programs import above, build_batch, compile_programs, first_state, pack_evaluated
 from fjt.experiment.workdir import claim
-from fjt.tasks import metrics
+from fjt.tasks.kinds import lower_is_better
 from fjt.training import checkpoint, evaluate, placement
 from fjt.training.loop import Loop, Stop, Stopped, first_host_state, fit
 
@@ -157,7 +157,7 @@ def _make_loop(experiment, stage, **parts):
         evaluations=frozenset(experiment.evaluations),
         saves=frozenset(range(every, experiment.steps, every) if every else ()),
         metric=metric,
-        lower=metric in metrics.LOWER_IS_BETTER,
+        lower=lower_is_better(metric),
         patience=settings.experiment.train.patience,
         keep_last=settings.execution.output.checkpoints or stage.last < experiment.steps,
         **parts,

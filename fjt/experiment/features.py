@@ -21,7 +21,7 @@ import numpy as np
 
 from fjt.core import console, records, tree
 from fjt.core.errors import UserError
-from fjt.data import packing
+from fjt.data import batches, packing
 from fjt.experiment import recipes
 from fjt.experiment.inputs import cache_dir
 from fjt.training import evaluate, placement
@@ -85,7 +85,8 @@ def start_stages(settings, model, examples, stages, schedule, groups):
         refused = [one.reason for one in [one for one in chosen if one.layer >= 1] or chosen if one.reason]
         if refused:
             raise UserError(f"config.cache.hidden=True asks for hidden states that cannot be kept: {refused[0]}.")
-    dealt = packing.Shape(groups, 0, 0, -(-schedule.batch_size // groups))
+    size = -(-schedule.batch_size // groups)
+    dealt = packing.Shape(groups, 0, 0, size, batches.most_slots(examples["train"], size))
     started = []
     for stage, choice in zip(stages, chosen, strict=True):
         if not choice.reason:
@@ -114,7 +115,7 @@ def describe(experiment):
 
 
 class States:
-    """{split: hidden states} that a stage starts from: f[T, D], or f[N, D] above the last layer, as `batches.build`
+    """{split: hidden states} that a stage starts from: f[T, D], or f[M, D] above the last layer, as `batches.build`
     takes them.  None of a stage that starts from tokens."""
 
     def __init__(self, experiment, stage, grid, put, check, compiled, view=console):
@@ -129,7 +130,12 @@ class States:
         self._params = partition.split_below(experiment.params, self._model.start, config.layers)[0]
         tokens = CPU_TOKENS * experiment.mesh.size if jax.default_backend() == "cpu" else 0
         self._packed = evaluate.pack_splits(
-            experiment.examples, groups=experiment.mesh.size, grid=grid, width=config.width, tokens=tokens
+            experiment.examples,
+            groups=experiment.mesh.size,
+            grid=grid,
+            width=config.width,
+            tokens=tokens,
+            one_slot=self._model.one_slot,
         )
         self._lowered = self._lower(experiment, compiled)
         self._key = _environment() + self._lowered.as_text() + tree.sha256(self._params)
@@ -195,7 +201,8 @@ class States:
         packed, shape, dtype = self._packed[split], self._shape_of(split), _raw(self._model.dtype)
         size, temporary = math.prod(shape) * dtype.itemsize, f"{path}.{os.urandom(4).hex()}.tmp"
         params = jax.device_put(self._params, self._whole)
-        results = evaluate.results(self._program, params, packed, self._put, self._check)
+        of = "slots" if self._model.start == self._model.config.layers else "tokens"
+        results = evaluate.results(self._program, params, packed, self._put, of, self._check)
         try:
             os.makedirs(self._folder, exist_ok=True)
             _sweep(self._folder)
@@ -206,10 +213,10 @@ class States:
                 np.lib.format.write_array_header_1_0(file, header)
                 begin = file.tell()
                 with self._view.bar(f"hidden states of {split}", len(packed.chunks), every=TOLD) as bar:
-                    for done, (values, batch, chosen, place) in enumerate(results, 1):
-                        for row, array in _rows(values.view(dtype), batch, chosen, place, packed):
-                            file.seek(begin + int(row) * shape[1] * dtype.itemsize)
-                            file.write(array)
+                    for done, (rows, values) in enumerate(results, 1):
+                        for run in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows) != 1) + 1):
+                            file.seek(begin + int(rows[run[0]]) * shape[1] * dtype.itemsize)
+                            file.write(values[run].view(dtype))
                         bar.update(done)
                 file.flush()
                 os.fsync(file.fileno())
@@ -225,23 +232,10 @@ class States:
                 os.remove(temporary)
 
 
-def _rows(values, batch, chosen, place, packed):
-    """Yields (first row, rows [n, D]) in the array of a split, of each example of a chunk.  values: [G, R, L, D] or
-    [G, E, D]."""
-    offsets = packed.chunks.examples.offsets
-    flat = values.reshape(packed.shape.groups, -1, values.shape[-1])
-    for index, spot in zip(chosen[chosen >= 0], place[chosen >= 0], strict=True):
-        group, slot = divmod(spot, packed.shape.examples)
-        if values.ndim == 3:
-            yield index, flat[group, slot : slot + 1]
-        else:
-            first = batch["first"][group, slot]
-            yield offsets[index], flat[group, first : first + offsets[index + 1] - offsets[index]]
-
-
 def _shape(model, layer, examples):
-    """The shape of a split's array: a row for each token, or above the last layer for each example."""
-    return (len(examples) if layer == model.config.layers else int(examples.offsets[-1])), model.config.width
+    """The shape of a split's array: one row per token, or above the last layer one per slot."""
+    rows = len(examples.slot_token) if layer == model.config.layers else int(examples.offsets[-1])
+    return rows, model.config.width
 
 
 def _raw(dtype):

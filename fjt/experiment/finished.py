@@ -9,6 +9,8 @@ import numpy as np
 
 from fjt.core import records
 from fjt.core.errors import UserError
+from fjt.data.glue import Task
+from fjt.tasks.kinds import find_problem, task_of_record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,15 +18,14 @@ class Run:
     """A finished run.
 
     path: its work directory; result, config: its result.json and the "config" of its config.json;
-    kind: classification | regression; label_names: by id, () for regression; pairs: whether it reads pairs of texts;
+    task: its Task, with the kind of problem and the label names; pairs: whether it reads pairs of texts;
     base: where the base model lies now, "" where the run found it.
     """
 
     path: str
     result: dict = dataclasses.field(repr=False)
     config: dict = dataclasses.field(repr=False)
-    kind: str
-    label_names: tuple
+    task: Task
     pairs: bool
     base: str = ""
 
@@ -37,19 +38,22 @@ class Run:
         """{labels, probabilities, logits} of texts, in their order.
 
         texts, pairs: sequences of str of one length; pairs: the second texts, of a run on pairs.
-        labels: label names, or of a regression the scores f64[N]; probabilities: f64[N, C], None of a regression;
+        labels: one per text: a name, a tuple of names or a score; probabilities: f64[N, C], None for scores;
         logits: f32[N, C].  Raises UserError.
         """
-        import scipy.special
-
-        from fjt.tasks.metrics import predict
-
         logits = self._logits(_checked(texts, pairs, self.pairs))
-        predicted = predict(logits, self.kind)
-        if self.kind == "regression":
-            return {"labels": predicted, "probabilities": None, "logits": logits}
-        labels = [self.label_names[i] for i in predicted]
-        return {"labels": labels, "probabilities": scipy.special.softmax(np.float64(logits), axis=-1), "logits": logits}
+        predicted = self.problem.decode(logits, self.task)
+        return {"labels": predicted.labels, "probabilities": predicted.probabilities, "logits": logits}
+
+    @property
+    def problem(self):
+        """The Problem of the run's task."""
+        return find_problem(self.task.kind)
+
+    @property
+    def label_names(self):
+        """The label names by id, () of scores."""
+        return self.task.label_names
 
     def model_directory(self):
         """The Hugging Face directory of the run, "" where its method cannot be merged into one."""
@@ -94,9 +98,10 @@ class Run:
         tokenization.check_vocabulary(tokenizer, checkpoint.config.vocab, folder)
         made = Model(
             checkpoint.config,
-            max(1, len(self.label_names)),
+            self.problem.num_outputs(self.task),
             dtype=self.config["model"]["dtype"],
             adapt=partition.make_adapt(methods),
+            one_slot=self.problem.one_slot,
         )
         abstract = jax.eval_shape(made.init, make_key(0, "init"))
         params = pretrained.take(checkpoint, abstract, folder, keep_head=not trained).params
@@ -196,15 +201,14 @@ def load_run(directory, base=""):
                 f"{os.path.join(folder, file)} does not exist; the run's model is needed, "
                 "which config.output.export leaves."
             )
+    result = records.read_json(os.path.join(directory, "result.json"))
     with np.load(os.path.join(directory, "predictions", "dev.npz")) as dev:
-        names, scores = tuple(dev["label_names"].tolist()), dev["label"].dtype == np.float32
-        pairs = bool(dev["pairs"])
+        task, pairs = task_of_record(dev, result["task"]), bool(dev["pairs"])
     return Run(
         directory,
-        records.read_json(os.path.join(directory, "result.json")),
+        result,
         records.read_json(os.path.join(directory, "config.json"))["config"],
-        "regression" if scores else "classification",
-        names,
+        task,
         pairs,
         os.fspath(base),
     )

@@ -11,6 +11,7 @@ from fjt.core.errors import UserError
 from fjt.data import sources, tokenization
 from fjt.data.synthetic import VOCAB
 from fjt.models import pretrained
+from fjt.tasks.kinds import find_problem
 
 UNKNOWN = 0.1  # a share of unknown tokens above which a split is warned of
 TOLD = 20_000  # examples between two lines of a piped run that tokenizes
@@ -42,7 +43,9 @@ class Inputs:
 
     @functools.cached_property
     def examples(self):
-        return _tokenize(self.data[1], self.base[0], self._experiment.model.max_length, self._cache, self._view)
+        task, splits = self.data
+        tokens = _tokenize(splits, self.base[0], self._experiment.model.max_length, self._cache, self._view)
+        return {name: find_problem(task.kind).targets(splits[name], examples) for name, examples in tokens.items()}
 
     @functools.cached_property
     def sha256(self):
@@ -74,7 +77,7 @@ def cache_dir(execution):
 def _load_data(experiment, cache):
     """(Task, {name: Split}).  Raises UserError; without a network, with the flags for data and model in one message."""
     try:
-        return sources.load(experiment, cache)
+        return sources.load(experiment, cache, find_problem)
     except network.Unreachable as error:
         path = experiment.model.path
         if not path or os.path.exists(os.path.expanduser(path)):

@@ -11,7 +11,6 @@ from fjt.core import records, tree
 from fjt.data import glue
 from fjt.experiment import outputs, recipes
 from fjt.interop import card, exports
-from fjt.tasks import metrics
 from fjt.tuning import partition
 
 CURVE_SECONDS = 5  # of training between two drawings of the curve, which takes as long as a hundred steps of a head
@@ -71,9 +70,9 @@ def _show(scores):
 
 def score_dev(experiment, logits):
     """{metric: value} of dev, its loss among them."""
-    label = experiment.examples["dev"].label
-    found = metrics.score(experiment.task, logits, label)
-    return found | {"loss": metrics.loss(experiment.task, logits, label)} if found else found
+    label, problem = experiment.examples["dev"].label, experiment.problem
+    scores = problem.score(logits, label, experiment.task)
+    return scores | {"loss": problem.dev_loss(logits, label)} if scores else scores
 
 
 def finish(experiment, workdir, host, selected, trainable, frozen, logits_of, done):
@@ -86,12 +85,15 @@ def finish(experiment, workdir, host, selected, trainable, frozen, logits_of, do
         outputs.write_predictions(folder, name, task, experiment.splits[name], logits)
         if wanted.tables:
             outputs.write_tables(folder, name, task, experiment.splits[name], logits)
-        scores = metrics.score(task, logits, experiment.examples[name].label, glue.SPLIT_METRICS.get(name))
+        label = experiment.examples[name].label
+        scores = experiment.problem.score(logits, label, task, glue.SPLIT_METRICS.get(name))
         if scores:
             splits[name] = scores
         if name == "dev" and wanted.export:  # where its card has them
-            label = experiment.examples[name].label
-            dev = {metric: (value, *card.interval(task, metric, logits, label)) for metric, value in scores.items()}
+            dev = {
+                metric: (value, *card.interval(experiment.problem, task, metric, logits, label))
+                for metric, value in scores.items()
+            }
     params = tree.merge(jax.device_get(trainable), jax.device_get(frozen))
     if wanted.export:
         exports.write(experiment, os.path.join(workdir, "export"), params, dev)

@@ -4,21 +4,21 @@ import os
 import shutil
 
 import numpy as np
-import scipy.special
 
 from fjt.core import records
 from fjt.data import glue, tables
-from fjt.tasks.metrics import predict
+from fjt.tasks.kinds import find_problem
 
 
 def write_predictions(folder, name, task, split, logits):
-    """Writes <folder>/<name>.npz: id, logits, label, label_names, whether the texts are pairs, cluster where known.
+    """Writes <folder>/<name>.npz: id, logits, label, label_names, kind, threshold, pairs, cluster if known.
 
     logits: f32[N, C] in file order.
     """
     os.makedirs(folder, exist_ok=True)
     arrays = {"id": np.array(split.id), "logits": logits, "label": split.label}
     arrays |= {"label_names": np.array(task.label_names, str), "pairs": split.text_pair is not None}
+    arrays |= {"kind": np.array(task.kind), "threshold": np.array(task.threshold)}
     arrays |= {} if split.cluster is None else {"cluster": np.array(split.cluster)}
     path = os.path.join(folder, f"{name}.npz")
     np.savez(f"{path}.tmp.npz", **arrays)
@@ -28,26 +28,19 @@ def write_predictions(folder, name, task, split, logits):
 def write_tables(folder, name, task, split, logits):
     """Writes <folder>/<name>.tsv to read, and GLUE's submission file where there is one.  logits: f32[N, C]."""
     write_table(os.path.join(folder, f"{name}.tsv"), task, split, logits)
-    glue.write_submission(task, name, split.id, predict(logits, task.kind), os.path.join(folder, "submission"))
+    predicted = find_problem(task.kind).decode(logits, task).values
+    glue.write_submission(task, name, split.id, predicted, os.path.join(folder, "submission"))
 
 
 def write_table(path, task, split, logits):
-    """Writes a TSV that shows each row beside what was predicted: id, text, label, predicted, probability."""
-    predicted = predict(logits, task.kind)
-    texts = ["text"] if split.text_pair is None else ["text", "text_pair"]
-    rows = [split.text] if split.text_pair is None else [split.text, split.text_pair]
-    if task.kind == "regression":
-        columns = ["id", *texts, "label", "predicted"]
-        labels = ["" if np.isnan(x) else f"{x:g}" for x in split.label]
-        rows = [split.id, *rows, labels, [f"{x:.4f}" for x in predicted]]
-    else:
-        probability = scipy.special.softmax(np.float64(logits), axis=-1)
-        columns = ["id", *texts, "label", "predicted", "probability", *(f"p({name})" for name in task.label_names)]
-        labels = ["" if x < 0 else task.label_names[x] for x in split.label]
-        named = [task.label_names[x] for x in predicted]
-        rows = [split.id, *rows, labels, named, [f"{x:.4f}" for x in probability.max(axis=-1)]]
-        rows += [[f"{x:.4f}" for x in column] for column in probability.T]
-    records.replace(path, tables.tsv([columns, *zip(*rows, strict=True)]))
+    """Writes a TSV of the rows with their predictions: id, text, label, predicted, probabilities."""
+    problem = find_problem(task.kind)
+    columns = {"id": split.id, "text": split.text}
+    columns |= {} if split.text_pair is None else {"text_pair": split.text_pair}
+    columns |= {"label": problem.label_column(split.label, task)}
+    for name, values in problem.columns(logits, task).items():
+        columns[name] = [f"{x:.4f}" if isinstance(x, float) else x for x in values]
+    records.replace(path, tables.tsv([columns, *zip(*columns.values(), strict=True)]))
 
 
 def draw_curve(workdir, metric):

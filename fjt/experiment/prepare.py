@@ -18,6 +18,7 @@ from fjt.interop import adapter as adapters
 from fjt.interop import formats
 from fjt.models import pretrained
 from fjt.models.encoder import Model
+from fjt.tasks.kinds import find_problem
 from fjt.training import placement
 from fjt.training.hyper import Hyper
 from fjt.training.optim import learning_rates
@@ -76,6 +77,11 @@ class Experiment:
     fingerprint: str
     adopted: frozenset
 
+    @property
+    def problem(self):
+        """The Problem of the task."""
+        return find_problem(self.task.kind)
+
 
 def prepare(settings, *, given=None, view=console, inputs=None, shapes=()):
     """The Experiment of Settings.
@@ -97,8 +103,14 @@ def prepare(settings, *, given=None, view=console, inputs=None, shapes=()):
     rows = len(splits["train"])
     origins = (given or {}) | origins
 
-    classes = 1 if task.kind == "regression" else len(task.label_names)
-    model = Model(config, classes, dtype=experiment.model.dtype, adapt=partition.make_adapt(methods))
+    problem = find_problem(task.kind)
+    model = Model(
+        config,
+        problem.num_outputs(task),
+        dtype=experiment.model.dtype,
+        adapt=partition.make_adapt(methods),
+        one_slot=problem.one_slot,
+    )
     key = make_key(experiment.seeds.init, "init")
     abstract = _abstract(model)
     params, missing, unused = {}, tuple(tree.flatten(abstract)), ()
@@ -140,7 +152,9 @@ def prepare(settings, *, given=None, view=console, inputs=None, shapes=()):
     groups = device_mesh.size * train.accumulation
     recipes.check_groups(min(train.batch_size, rows), groups)
     schedule = batches.Schedule(rows, train.batch_size, experiment.seeds.data)
-    lengths = batches.lengths_of(examples["train"], schedule.batches(0, max(steps, 1)))
+    indices = schedule.batches(0, max(steps, 1))
+    lengths = batches.lengths_of(examples["train"], indices)
+    slots = None if problem.one_slot else batches.slots_of(examples["train"], indices)
     if train.row_length and train.row_length < lengths.max():
         raise UserError(
             f"config.train.row_length={train.row_length} is less than the longest example, {lengths.max()} tokens."
@@ -151,9 +165,9 @@ def prepare(settings, *, given=None, view=console, inputs=None, shapes=()):
             f"are {groups} here: take as many devices, by config.mesh.data."
         )
     if shapes:
-        plan = packing.assign(lengths, shapes, one_a_row=not train.packing)
+        plan = packing.assign(lengths, shapes, one_a_row=not train.packing, slots=slots)
     else:
-        plan = plan_shapes(lengths, experiment, groups, config.width)
+        plan = plan_shapes(lengths, experiment, groups, config.width, slots=slots)
     plans = partition.stages(methods, trainable, missing, config.layers, steps, schedule.steps_per_epoch)
     if never := trainable - plans[-1][1]:
         view.warn(
@@ -249,14 +263,15 @@ def _frozen_options(methods):
     return tuple((name, tuple(options.items())) for name, options in methods.items())
 
 
-def plan_shapes(lengths, experiment, groups, width, most=3):
+def plan_shapes(lengths, experiment, groups, width, most=3, slots=None):
     """The packing.Plan of batches i32[K, B] of lengths as settings.Experiment asks.
 
-    width: of the encoder; most: shapes.
+    width: of the encoder; most: shapes; slots: as of `packing.plan`.
     """
     train = experiment.train
     return packing.plan(
         lengths,
+        slots=slots,
         groups=groups,
         row_length=train.row_length,
         grid=row_grid(),
@@ -308,24 +323,11 @@ def _find_adapter(settings, config, checkpoint, warn):
 def make_hyper(experiment, task, labels, methods):
     """Hyper of an experiment's settings with the rate of no step yet.
 
-    labels: i32[N] of train, for balanced class weights N / (C count); methods: {name: options}.
+    labels: [M, ...] of train, for balanced weights; methods: {name: options}.
     Raises UserError for weights that do not fit.
     """
     optim, dropout = experiment.optim, experiment.model.dropout
-    given, classes = experiment.loss.class_weights, max(len(task.label_names), 1)
-    if task.kind == "regression" and (given or experiment.loss.label_smoothing):
-        raise UserError(f"config.loss: {task.name} is a regression, which has no class_weights and no label_smoothing.")
-    if given == ("balanced",):
-        counts = np.bincount(labels[labels >= 0], minlength=classes)
-        weights = len(labels) / (classes * np.maximum(counts, 1))
-    elif given:
-        if len(given) != classes or not all(isinstance(x, (int, float)) and x >= 0 for x in given):
-            raise UserError(
-                f"config.loss.class_weights={given} should be {classes} numbers, one a class, or ('balanced',)."
-            )
-        weights = np.array(given)
-    else:
-        weights = np.ones(classes)
+    weights = find_problem(task.kind).label_weights(experiment.loss, labels, task)
     return Hyper(
         learning_rate=np.float32(0),
         weight_decay=np.float32(optim.weight_decay),

@@ -15,7 +15,6 @@ from fjt.data import batches
 from fjt.experiment import recipes
 from fjt.experiment.inputs import cache_dir
 from fjt.experiment.prepare import row_grid
-from fjt.tasks import losses
 from fjt.training import evaluate, placement
 from fjt.training.lanes import Lanes, lanes_eval, lanes_step, split_frozen
 from fjt.training.optim import constants, make_optimizer
@@ -126,7 +125,9 @@ def pack_evaluated(experiment, stage):
     groups, config = experiment.mesh.size, stage.model.config
     if stage.model.start == config.layers:
         return evaluate.deal_splits(splits, groups=groups)
-    return evaluate.pack_splits(splits, groups=groups, grid=row_grid(), width=config.width)
+    return evaluate.pack_splits(
+        splits, groups=groups, grid=row_grid(), width=config.width, one_slot=stage.model.one_slot
+    )
 
 
 def bytes_of(*executables):
@@ -191,7 +192,7 @@ def _steps(experiment, stage):
     alone = functools.partial(
         train_step,
         model=stage.model,
-        loss=losses.LOSSES[experiment.task.kind],
+        loss=experiment.problem.loss,
         optimizer=make_optimizer(options.optim, stage.groups),
     )
     return functools.partial(alone, accumulation=options.train.accumulation), alone
@@ -220,10 +221,10 @@ def _want_all(experiment, stage, eval_shape, numbers, *, train, counted, evaluat
 
     wanted = {}
     for i in sorted(numbers):
-        batch = abstract_batch(stage.shapes[i], experiment.examples["train"].label.dtype, stage.model, experiment.mesh)
+        batch = abstract_batch(stage.shapes[i], experiment.examples["train"].label, stage.model, experiment.mesh)
         built_in = stage.model, kind, constants(options.optim), stage.groups, accumulation
         wanted[i] = want(make_train, batch, train[1], *built_in)
-    batch = abstract_batch(eval_shape, np.dtype(np.int32), stage.model, experiment.mesh)
+    batch = abstract_batch(eval_shape, experiment.examples["train"].label, stage.model, experiment.mesh)
     del batch["label"], batch["weight"]
     quiet = dataclasses.replace(stage.model, noisy_from=-1)
     return wanted | {"eval": want(make_eval, batch, evaluator[1], quiet)}
@@ -257,12 +258,19 @@ def _lead(shapes, size, device_mesh):
     return jax.tree.map(lead, shapes)
 
 
-def abstract_batch(shape, label_dtype, model, device_mesh):
-    """The shapes of `fjt.data.batches.build`'s arrays for a Model, sharded by group."""
-    tokens, slots = (shape.groups, shape.rows, shape.row_length), (shape.groups, shape.examples)
-    sizes = {"example": (slots, np.int32), "label": (slots, label_dtype), "weight": (slots, np.float32)}
+def abstract_batch(shape, label, model, device_mesh):
+    """The shapes of `fjt.data.batches.build`'s arrays for a Model, sharded by group.  label: of a split."""
+    tokens, slots = (shape.groups, shape.rows, shape.row_length), (shape.groups, shape.num_slots)
+    sizes = {
+        "example": ((shape.groups, shape.examples), np.int32),
+        "slot_example": (slots, np.int32),
+        "slot_position": (slots, np.int32),
+        "label": ((*slots, *label.shape[1:]), label.dtype),
+        "weight": (slots, np.float32),
+    }
     if shape.rows:
-        sizes |= {"first": (slots, np.int32), "segment_ids": (tokens, np.int32), "position_ids": (tokens, np.int32)}
+        names = ("segment_ids", "position_ids")
+        sizes |= {"slot_token": (slots, np.int32)} | {name: (tokens, np.int32) for name in names}
     if model.start < 0:
         sizes |= {"token_ids": (tokens, np.int32), "type_ids": (tokens, np.int32)}
     else:

@@ -7,25 +7,24 @@ import numpy as np
 import scipy.stats
 
 from fjt.core import records
-from fjt.tasks import metrics
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
 LIBRARIES = {"hf": "transformers", "peft": "peft", "adapterhub": "adapters", "fjt": "fjt"}
 
 
-def interval(task, name, logits, label):
+def interval(problem, task, name, logits, label):
     """(low, high) of a metric over new examples: the percentile bootstrap over the labelled rows of a split.
 
-    logits: f32[N, C]; label: i32[N] or f32[N].  The seed is fixed, so a run's card is always the same.
+    logits: f32[N, C]; label: [N, ...].  The seed is fixed, so a run's card is always the same.
     """
-    labelled = ~np.isnan(label) if task.kind == "regression" else label >= 0
-    predicted, label = metrics.predict(logits[labelled], task.kind), label[labelled]
+    labelled = problem.is_labelled(label)
+    predicted, label = problem.decode(logits[labelled], task).values, label[labelled]
     if len(label) < 2:
         return float("nan"), float("nan")
     found = scipy.stats.bootstrap(
         (np.arange(len(label)),),
-        lambda rows: metrics.METRICS[name](predicted[rows], label[rows]),
+        lambda rows: problem.metrics[name](predicted[rows], label[rows]),
         vectorized=False,
         n_resamples=RESAMPLES,
         confidence_level=CONFIDENCE,

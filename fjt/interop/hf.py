@@ -8,6 +8,7 @@ import safetensors.numpy
 from fjt.core import records, tree
 from fjt.interop.directory import replaced
 from fjt.models.pretrained import to_torch, torch_name
+from fjt.tasks.kinds import find_problem
 
 ARCHITECTURES = {"bert": "BertForSequenceClassification"}
 
@@ -24,7 +25,7 @@ def export(directory, params, hf_config, task, tokenizer, family):
         "dtype": "float32",
         "id2label": {str(i): name for i, name in enumerate(names)},
         "label2id": {name: i for i, name in enumerate(names)},
-        "problem_type": "regression" if task.kind == "regression" else "single_label_classification",
+        "problem_type": find_problem(task.kind).hub_type,
     }
     tensors = {
         torch_name(name, family): to_torch(name, np.asarray(leaf, np.float32))

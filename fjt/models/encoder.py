@@ -56,7 +56,7 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(self, h, tokens, first, noise, hooks):
-        """h: f[G, R, L, D] -> f[G, R, L, D]; or f[G, E, 1, D] at the tokens first i32[G, E] alone, when given.
+        """h: f[G, R, L, D] -> f[G, R, L, D]; or f[G, S, 1, D] at the tokens first i32[G, S] alone, when given.
 
         The output of one token needs the keys and values of all, but only its own query and feed-forward layer.
         """
@@ -94,14 +94,15 @@ class Encoder(nn.Module):
     config: EncoderConfig
     dtype: jnp.dtype
     noisy_from: int
+    one_slot: bool = True
     start: int = -1
 
     @nn.compact
     def __call__(self, batch, noise, hooks, stop=None):
-        """The pooled vectors of the examples' first tokens, f[G, E, D]; with `stop`, what enters that layer.
+        """The pooled vectors of the slots, f[G, S, D]; with `stop`, the input of that layer.
 
         noise: None, or (key pair u32[], hidden rate, attention rate) of dropout in the layers from noisy_from on.
-        What enters a layer is f[G, R, L, D], what comes out of the last one f[G, E, D].
+        The input of a layer is f[G, R, L, D], the output of the last one at the slots f[G, S, D].
         """
         config = self.config
         if self.start < config.layers:
@@ -121,10 +122,10 @@ class Encoder(nn.Module):
             h = batch["hidden"]
         for i in range(max(0, self.start), config.layers if stop is None else stop):
             last = i == config.layers - 1
-            first = batch["first"] if last and not hooks.every_token else None
+            first = batch["slot_token"] if last and self.one_slot and not hooks.every_token else None
             h = Layer(config, i, self.dtype, name=f"layer_{i}")(h, tokens, first, noise_of(i), hooks)
             if last:
-                h = (take_tokens(h, batch["first"]) if first is None else h)[:, :, 0]
+                h = (take_tokens(h, batch["slot_token"]) if first is None else h)[:, :, 0]
         if stop is not None:
             return h
         return jnp.tanh(
@@ -193,6 +194,7 @@ class Model:
     noisy_from: the lowest layer with dropout (-1: the embeddings, `layers`: none of the encoder).
     start: the layer that batches hold the input of (`layers`: the output of the last one), in place of tokens; what
     lies below is not computed, and its parameters are not needed.  -1: batches hold tokens.
+    one_slot: whether each example has one slot, at its first token; the last layer is then computed there alone.
     adapt(adapters, values) -> Hooks: what the tuning methods add, of their leaves and their traced values.
     """
 
@@ -202,25 +204,28 @@ class Model:
     noisy_from: int = -1
     adapt: Callable = no_method
     start: int = -1
+    one_slot: bool = True
 
     def init(self, key):
         """Base parameters {encoder, head} in float32.  key: u32[2]; each leaf's draw depends on its own name alone."""
         ones = {
             name: jnp.ones((1, 1, 1), jnp.int32) for name in ("token_ids", "segment_ids", "position_ids", "type_ids")
         }
-        batch = ones | {"first": jnp.zeros((1, 1), jnp.int32), "example": jnp.zeros((1, 1), jnp.int32)}
+        zero = jnp.zeros((1, 1), jnp.int32)
+        batch = ones | dict.fromkeys(("example", "slot_token", "slot_example", "slot_position"), zero)
         encoder_key, head_key = jax.random.split(jax.random.wrap_key_data(jnp.asarray(key)))
         pooled, encoder = self._encoder(-1).init_with_output(encoder_key, batch, None, Hooks())
-        head = self._head().init(head_key, pooled, batch["example"], None)
+        head = self._head().init(head_key, pooled, batch, None)
         return {"encoder": encoder["params"], "head": head["params"]}
 
     def apply(self, params, batch, values=None, hyper=None, key=None):
-        """Logits f[G, E, C] of packed examples.
+        """Logits f[G, S, C] of the slots of packed examples.
 
         params: {encoder, head[, adapters]}.  batch: token_ids, segment_ids, position_ids, type_ids i32[G, R, L];
-        first (row * L + column), example (row in the data set) i32[G, E].  values: {tuning method: {name: f32[] or
+        example (row in the data set) i32[G, E]; slot_token (row * L + column), slot_example (number in the group),
+        slot_position (in the example) i32[G, S].  values: {tuning method: {name: f32[] or
         f32[7]}}, the traced ones.  key: pair of u32[] for dropout with hyper's rates, None without.
-        With a start, `hidden` stands in for token_ids and type_ids, above the last layer for all but example.
+        With a start, `hidden` replaces token_ids and type_ids; above the last layer all but example and slots.
         """
         noise = head_noise = None
         if key is not None:
@@ -228,10 +233,10 @@ class Model:
             head_noise = prng.fold(key, self.config.layers + 1), hyper.dropout_classifier
         hooks = self.adapt(params.get("adapters", {}), values or {})
         pooled = self._encoder(self.start).apply({"params": params["encoder"]}, batch, noise, hooks)
-        return self._head().apply({"params": params["head"]}, pooled, batch["example"], head_noise)
+        return self._head().apply({"params": params["head"]}, pooled, batch, head_noise)
 
     def hidden(self, params, batch, values=None):
-        """`hidden` of a batch of tokens, for this model's start: f[G, R, L, D], or f[G, E, D] above the last layer.
+        """`hidden` of a batch of tokens, for this model's start: f[G, R, L, D], or f[G, S, D] above the last layer.
 
         params, batch, values: as for `apply`, with the parameters below the start alone.
         """
@@ -239,7 +244,7 @@ class Model:
         return self._encoder(-1).apply({"params": params["encoder"]}, batch, None, hooks, self.start)
 
     def _encoder(self, start):
-        return Encoder(self.config, jnp.dtype(self.dtype), self.noisy_from, start)
+        return Encoder(self.config, jnp.dtype(self.dtype), self.noisy_from, self.one_slot, start)
 
     def _head(self):
         return heads.Classifier(self.classes, self.config.stddev, jnp.dtype(self.dtype))

@@ -1,4 +1,4 @@
-"""What reads the encoder: heads over the examples' vectors."""
+"""Heads over the vectors that the encoder computes at the slots."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -8,9 +8,9 @@ from fjt.models.layers import Dense, Hooks
 
 
 class Classifier(nn.Module):
-    """Logits f[G, E, C] of pooled vectors f[G, E, D], with dropout before the dense layer.
+    """Logits f[G, S, C] of pooled vectors f[G, S, D], with dropout before the dense layer.
 
-    C is 1 for regression.  noise: None or (key pair u32[], rate f32[]); example: i32[G, E], the data set rows.
+    C is 1 for regression.  noise: None or (key pair u32[], rate f32[]).
     """
 
     classes: int
@@ -18,9 +18,12 @@ class Classifier(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, pooled, example, noise):
+    def __call__(self, pooled, batch, noise):
         if noise is not None:
             key, rate = noise
-            a, b = prng.fold(key, example)
-            pooled = prng.dropout(pooled, (a[..., None], b[..., None]), jnp.arange(pooled.shape[-1]), rate)
+            # The address of a bit: the example's row in the data set, the slot's token in it, and the feature.
+            a, b = prng.fold(key, jnp.take_along_axis(batch["example"], batch["slot_example"], axis=1))
+            width = pooled.shape[-1]
+            feature = batch["slot_position"][..., None] * width + jnp.arange(width)[None, None]
+            pooled = prng.dropout(pooled, (a[..., None], b[..., None]), feature, rate)
         return Dense(self.classes, "classifier", -1, self.stddev, self.dtype, name="classifier")(pooled, Hooks())

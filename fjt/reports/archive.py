@@ -14,7 +14,7 @@ import numpy as np
 
 from fjt.core.errors import UserError
 from fjt.study.spec import SEEDS, label
-from fjt.tasks import metrics
+from fjt.tasks.kinds import find_problem, task_of_record
 
 FILES = ("runs.csv", "predictions.npz")
 HEAD = ("run", "phase", "cell", "task", "method", "state", "asked", *SEEDS, "dev", "scored_examples")
@@ -149,10 +149,11 @@ def _value(key, cell):
 def _check_scores(found):
     """Raises UserError for a run whose scores are not those of its predictions."""
     for parts in found.dev.values():
+        problem = find_problem(task_of_record(parts).kind)
         for number, predicted in zip(parts["runs"], parts["predicted"], strict=True):
             row = found.rows[number]
             for name in found.facts["metrics"][row["task"]]:
-                score = metrics.METRICS[name](predicted, parts["label"])
+                score = problem.metrics[name](predicted, parts["label"])
                 if abs(score - row[f"metrics.{name}"]) > 1e-6:
                     raise UserError(
                         f"{row['run']} has {name} {row[f'metrics.{name}']:.6f}, and its predictions give {score:.6f}: "

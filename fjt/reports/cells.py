@@ -7,13 +7,13 @@ import math
 import numpy as np
 
 from fjt.core.errors import UserError
-from fjt.reports import inference, jackknife
+from fjt.data.glue import Task
+from fjt.reports import inference
 from fjt.reports.archive import DIVERGED, FINISHED, MISSING
 from fjt.study.spec import SEEDS
-from fjt.tasks import metrics
+from fjt.tasks.kinds import find_problem, lower_is_better, task_of_record
 
 ADAM = ("adamw", "adam", "lamb")  # two float32 moments for each parameter that trains
-FLAT = 1e-3  # of the labels' spread: scores that are predicted within less are one value but for rounding
 CROSSED = "Its seeds are crossed, so its runs are not independent; see what each seed changes."
 
 
@@ -23,8 +23,7 @@ class Cell:
 
     open: {key: texts} of what the tuning runs chose among; rows: of all its runs; scored: those with a score, n of
     them, in the order of the arrays; predicted: [n, m] and truth: [m], class ids or scores of the dev set `dev`;
-    cluster: i32[m], equal for examples that share a source, or None; where scores are predicted within FLAT of each
-    other, predicted holds their mean;
+    cluster: i32[m], equal for examples that share a source, or None; facts: its Task, with kind and label names;
     constant: bool[n], diverged runs, which count as predicting dev's most frequent label, or its mean.
     """
 
@@ -37,11 +36,16 @@ class Cell:
     rows: tuple
     scored: tuple
     dev: str
-    label_names: tuple
+    facts: Task
     truth: np.ndarray
     predicted: np.ndarray
     constant: np.ndarray
     cluster: np.ndarray | None = None
+
+    @property
+    def problem(self):
+        """The Problem of its task."""
+        return find_problem(self.facts.kind)
 
     @functools.cached_property
     def collapsed(self):
@@ -80,7 +84,7 @@ class Cell:
 def _scores(cell, metric):
     return np.float64(
         [
-            metrics.METRICS[metric](predicted, cell.truth) if failed else row[f"metrics.{metric}"]
+            cell.problem.metrics[metric](predicted, cell.truth) if failed else row[f"metrics.{metric}"]
             for row, predicted, failed in zip(cell.scored, cell.predicted, cell.failed, strict=True)
         ]
     )
@@ -88,7 +92,7 @@ def _scores(cell, metric):
 
 @functools.cache
 def _pseudo_values(cell, metric):
-    return jackknife.pseudo_values(metric, cell.predicted, cell.truth)
+    return cell.problem.pseudo_values(metric, cell.predicted, cell.truth)
 
 
 def seeds_of(row):
@@ -113,20 +117,22 @@ def _make_cell(found, name, members, devs):
     # A cell without a finished run is scored on its task's dev set, where there is one alone.
     own = {row["dev"] for _, row in members if row["dev"]} or (of_task if len(of_task) == 1 else set())
     dev = min(own, default="")
+    facts = Task(task, "", (), ())
     truth, predicted, scored, constant = np.zeros(0), [], [], []
     if dev:
         parts = found.dev[dev]
+        facts = task_of_record(parts, task)
+        problem = find_problem(facts.kind)
         truth, place = parts["label"], {number: i for i, number in enumerate(parts["runs"])}
         for number, row in members:
             if number in place:
-                predicted.append(_flattened(parts["predicted"][place[number]], truth))
+                predicted.append(problem.same_for_all(parts["predicted"][place[number]], truth))
             elif row["state"] == DIVERGED:
-                predicted.append(np.full(len(truth), truth.mean() if truth.dtype.kind == "f" else _frequent(truth)))
+                predicted.append(problem.constant(truth))
             else:
                 continue
             scored.append(row)
             constant.append(number not in place)
-    names = tuple(map(str, found.dev[dev]["label_names"])) if dev else ()
     return Cell(
         name,
         task,
@@ -137,23 +143,12 @@ def _make_cell(found, name, members, devs):
         tuple(row for _, row in members),
         tuple(scored),
         dev,
-        names,
+        facts,
         truth,
         np.stack(predicted) if predicted else np.zeros((0, len(truth))),
         np.array(constant, bool),
         found.dev[dev].get("cluster") if dev else None,
     )
-
-
-def _flattened(predicted, truth):
-    """What is predicted; of scores that differ by no more than FLAT of the labels' spread, their mean."""
-    if truth.dtype.kind != "f" or np.ptp(predicted) > FLAT * np.ptp(truth):
-        return predicted
-    return np.full(len(predicted), predicted.mean())
-
-
-def _frequent(labels):
-    return np.bincount(labels).argmax()
 
 
 def attempt(function, *arguments):
@@ -166,7 +161,7 @@ def attempt(function, *arguments):
 
 def sign_of(metric):
     """1, or -1 for a metric of which less is better."""
-    return -1 if metric in metrics.LOWER_IS_BETTER else 1
+    return -1 if lower_is_better(metric) else 1
 
 
 def counts(rows):

@@ -16,7 +16,7 @@ from fjt.core.options import PATHS, flatten
 from fjt.reports.archive import BEGUN, DIVERGED, ENVIRONMENT, FILES, FINISHED, MISSING, OPTIONS, RESULT, Records, text
 from fjt.study import plans
 from fjt.study.spec import SEEDS, label
-from fjt.tasks import metrics
+from fjt.tasks.kinds import find_problem, task_of_record
 
 POINTS = 50  # of a training curve, each the mean of the steps since the one before
 
@@ -186,20 +186,24 @@ def _add_predictions(path, split, task, row, dev):
         raise UserError(f"{file} is missing: a study is reported from what each run predicts.")
     with np.load(file) as arrays:
         logits, truth, ids, names = (arrays[name] for name in ("logits", "label", "id", "label_names"))
+        facts = task_of_record(arrays, task)
         cluster = arrays["cluster"] if "cluster" in arrays else None
-    scores, labelled = truth.dtype.kind == "f", _labelled(truth)
+    problem = find_problem(facts.kind)
+    labelled = problem.is_labelled(truth)
     if not labelled.any():
         return None
-    predicted = metrics.predict(logits[labelled], "regression" if scores else "classification")
-    kind = np.float32 if scores else np.min_scalar_type(max(1, len(names) - 1))
-    ids, truth = ids[labelled], truth[labelled].astype(kind)
+    predicted = problem.decode(logits[labelled], facts).values
+    scores = truth.dtype.kind == "f"  # stored in as few bytes as hold them
+    dtype = np.float32 if scores else np.min_scalar_type(max(1, len(names) - 1))
+    ids, truth = ids[labelled], truth[labelled].astype(dtype)
     content = hashlib.sha256("\n".join([*map(str, ids), *map(repr, truth.tolist())]).encode()).hexdigest()
     name = f"{task}-{content[:8]}"
     empty = {"id": ids, "label": truth, "label_names": names, "predicted": [], "runs": []}
+    empty |= {"kind": np.array(facts.kind), "threshold": np.array(facts.threshold)}
     if cluster is not None:
         empty["cluster"] = np.unique(cluster[labelled], return_inverse=True)[1].astype(np.int32)
     found = dev.setdefault(name, empty)
-    found["predicted"].append(predicted.astype(kind))
+    found["predicted"].append(predicted.astype(dtype))
     found["runs"].append(row)
     return name
 
@@ -207,12 +211,8 @@ def _add_predictions(path, split, task, row, dev):
 def _count(path):
     """How many labelled rows a run's dev split has."""
     with np.load(os.path.join(path, "predictions", "dev.npz")) as arrays:
-        return int(_labelled(arrays["label"]).sum())
-
-
-def _labelled(truth):
-    """bool[m] of class ids, -1 where there is none, or of scores, NaN where there is none."""
-    return ~np.isnan(truth) if truth.dtype.kind == "f" else truth >= 0
+        problem = find_problem(task_of_record(arrays).kind)
+        return int(problem.is_labelled(arrays["label"]).sum())
 
 
 def _training(path, planned):

@@ -43,8 +43,8 @@ class Interval:
 
 
 def collapsed(predicted):
-    """bool[n]: the runs that predict one value for every example.  predicted: [n, m]."""
-    return np.ptp(predicted, axis=1) == 0
+    """bool[n]: the runs that predict one value for every example.  predicted: [n, m, ...]."""
+    return (predicted == predicted[:, :1]).reshape(len(predicted), -1).all(axis=1)
 
 
 def summarize(scores, failed, started, finished):

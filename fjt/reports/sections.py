@@ -119,7 +119,8 @@ def failures(cells):
 
 
 def _value(cell, predicted):
-    return f"`{cell.label_names[int(predicted)]}`" if cell.label_names else f"{predicted:g}"
+    text = cell.problem.describe_label(predicted, cell.facts)
+    return f"`{text}`" if cell.facts.label_names else text
 
 
 def cost_table(cells, name):

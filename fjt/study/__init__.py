@@ -3,3 +3,7 @@
 Enters: the specification of a study, its plan, and the workers that carry it out.
 Open first: `spec.py`, then `plans.py` and `worker.py`.
 """
+
+from fjt.study.spec import choose
+
+__all__ = ["choose"]  # for configs

@@ -16,7 +16,7 @@ from fjt.experiment import features, outcome, recipes
 from fjt.experiment.prepare import row_grid
 from fjt.experiment.programs import above, abstract_lanes, build_batch, compile_lanes, first_state, pack_evaluated
 from fjt.experiment.workdir import claim
-from fjt.tasks import metrics
+from fjt.tasks.kinds import lower_is_better
 from fjt.training import evaluate, lanes, placement
 from fjt.training.checkpoint import Checkpoints, NotFinite, check_finite
 from fjt.training.loop import Stop, Stopped, check_step, first_host_state, judge
@@ -256,7 +256,7 @@ class _Group:
                 outcome.score_dev(experiment, logits[:, i]),
                 self.hosts[i],
                 metric=metric,
-                lower=metric in metrics.LOWER_IS_BETTER,
+                lower=lower_is_better(metric),
                 patience=experiment.settings.experiment.train.patience,
             )
             self.logs[i][1](row)

@@ -16,7 +16,7 @@ from fjt.study import lease
 from fjt.study.bundle import run_group
 from fjt.study.plans import BESIDE, ended
 from fjt.study.spec import PHASES, settings_of
-from fjt.tasks import metrics
+from fjt.tasks.kinds import lower_is_better
 from fjt.training.checkpoint import NotFinite
 
 POLL = 5.0  # seconds between two looks at what other processes do
@@ -220,5 +220,5 @@ def _standing(folder, trial):
 def _score(result):
     """The first metric, so that higher is better; None for a run that failed or scored nothing."""
     for name, value in (result.get("metrics") or {}).items():
-        return None if value is None else -value if name in metrics.LOWER_IS_BETTER else value
+        return None if value is None else -value if lower_is_better(name) else value
     return None

@@ -14,7 +14,7 @@ VECTORS = 4096  # at most so many vectors a chunk, where an example is one
 
 @dataclasses.dataclass(frozen=True)
 class Chunks(collections.abc.Sequence):
-    """(batch arrays, indices i64[B], place i64[B]) of each chunk of a split, built when it is asked for.
+    """(batch arrays, batches.Places) of each chunk of a split, built when it is asked for.
 
     indices: i64[K, B]; hidden: as `batches.build` takes it.
     """
@@ -28,41 +28,45 @@ class Chunks(collections.abc.Sequence):
         return len(self.indices)
 
     def __getitem__(self, k):
-        batch, place = batches.build(self.examples, self.indices[k], self.shape, hidden=self.hidden)
+        batch, places = batches.build(self.examples, self.indices[k], self.shape, hidden=self.hidden)
         del batch["label"], batch["weight"]
-        return batch, self.indices[k], place
+        return batch, places
 
 
 @dataclasses.dataclass(frozen=True)
 class Packed:
-    """A split in chunks of one shape.  chunks: a sequence of (batch arrays, indices i64[B], place i64[B])."""
+    """A split in chunks of one shape.  chunks: a sequence of (batch arrays, batches.Places)."""
 
     shape: packing.Shape
     chunks: collections.abc.Sequence
-    size: int
+    num_slots: int
 
 
-def pack_splits(splits, *, groups, grid, width, tokens=0):
+def pack_splits(splits, *, groups, grid, width, tokens=0, one_slot=True):
     """{name: Packed} of {name: Examples}, all in one shape, so one program serves them.
 
-    groups: devices; grid: step of row lengths; width: of the encoder; tokens: about so many a chunk, 0: TOKENS.
+    groups: devices; grid: step of row lengths; width: of the encoder; tokens: about so many
+    per chunk, 0: TOKENS.  one_slot: whether each example has one slot.
     """
     chosen = {}
     for name, examples in splits.items():
         size = int(np.clip((tokens or TOKENS) // max(1.0, examples.lengths.mean()), groups, max(groups, len(examples))))
         chosen[name] = batches.chunk(examples.lengths, size)
     widest = max(indices.shape[1] for indices in chosen.values())
-    lengths = np.concatenate(
-        [_widen(batches.lengths_of(splits[name], indices), widest, 0) for name, indices in chosen.items()]
-    )
-    shape = packing.plan(lengths, groups=groups, grid=grid, most_shapes=1, width=width).shapes[0]
+    chunks = [(splits[name], _widen(indices, widest, -1)) for name, indices in chosen.items()]
+    lengths = np.concatenate([batches.lengths_of(examples, indices) for examples, indices in chunks])
+    slots = np.concatenate([batches.slots_of(examples, indices) for examples, indices in chunks])
+    shape = packing.plan(
+        lengths, slots=None if one_slot else slots, groups=groups, grid=grid, most_shapes=1, width=width
+    ).shapes[0]
     return {name: _packed(splits[name], indices, shape) for name, indices in chosen.items()}
 
 
 def deal_splits(splits, *, groups):
-    """{name: Packed} of {name: Examples} for vectors in place of tokens, one an example, all in one shape."""
+    """{name: Packed} of {name: Examples} for one vector per slot in place of tokens, all in one shape."""
     longest = max(len(examples) for examples in splits.values())
-    shape = packing.Shape(groups, 0, 0, -(-min(longest, VECTORS) // groups))
+    size = -(-min(longest, VECTORS) // groups)
+    shape = packing.Shape(groups, 0, 0, size, max(batches.most_slots(examples, size) for examples in splits.values()))
     dealt = {}
     for name, examples in splits.items():
         order = np.arange(len(examples))
@@ -81,34 +85,44 @@ def _widen(array, width, value):
 
 
 def _packed(examples, indices, shape):
-    return Packed(shape, Chunks(examples, indices, shape), len(examples))
+    return Packed(shape, Chunks(examples, indices, shape), len(examples.slot_token))
 
 
-def results(function, params, packed, put, before=lambda: None):
-    """Yields (function(params, batch), batch, indices, place) of each chunk, read while the next one is computed.
+def results(function, params, packed, put, of="slots", before=lambda: None):
+    """Yields (rows i64[m], values [m, ...]) of each chunk: slots or tokens of the split by their rows in file order.
 
-    put: places a batch on the devices; before: called ahead of each chunk, and may raise to stop.
+    A chunk is read while the next one is computed.
+
+    Args:
+        function: (params, batch) -> array with leading axes [G, S], or [G, R, L] of tokens.
+        put: places a batch on the devices.
+        of: "slots" or "tokens", the name of a field of batches.Places.
+        before: called ahead of each chunk, and may raise to stop.
     """
+
+    def read(values, places):
+        in_batch, in_split = getattr(places, of)
+        values = np.asarray(jax.device_get(values))
+        return in_split, values.reshape(-1, *values.shape[2 if of == "slots" else 3 :])[in_batch]
+
     pending = None
-    for batch, chosen, place in packed.chunks:
+    for batch, places in packed.chunks:
         before()
-        result = function(params, put(batch)), batch, chosen, place
+        result = function(params, put(batch)), places
         if pending is not None:
-            yield np.asarray(jax.device_get(pending[0])), *pending[1:]
+            yield read(*pending)
         pending = result
-    yield np.asarray(jax.device_get(pending[0])), *pending[1:]
+    yield read(*pending)
 
 
 def evaluate(function, params, packed, put, *, before=lambda: None):
-    """Logits f32[N, ...] in file order.
+    """f32[M, ...]: the results of all slots of a split, in file order.
 
-    function(params, batch) -> f[G, E, ...]; put, before: as `results` takes them.
+    function(params, batch) -> f[G, S, ...]; put, before: as of `results`.
     """
     logits = None
-    for values, _, chosen, place in results(function, params, packed, put, before):
-        values = values.reshape(-1, *values.shape[2:])
+    for rows, values in results(function, params, packed, put, before=before):
         if logits is None:
-            logits = np.full((packed.size, *values.shape[1:]), np.nan, np.float32)
-        real = chosen >= 0
-        logits[chosen[real]] = values[place[real]]
+            logits = np.full((packed.num_slots, *values.shape[1:]), np.nan, np.float32)
+        logits[rows] = values
     return logits

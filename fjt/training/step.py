@@ -37,7 +37,7 @@ def train_step(state, frozen, batch, hyper, *, model, loss, optimizer, accumulat
 
     def sums(trainable, part):
         logits = model.apply(tree.merge(trainable, frozen), part, hyper.methods, hyper, key)
-        value, weight = loss(logits, part["label"], hyper)
+        value, weight = loss(logits, part, hyper)
         return jnp.sum(value * part["weight"]), jnp.sum(weight * part["weight"])
 
     gradient = jax.value_and_grad(sums, has_aux=True)
@@ -65,5 +65,5 @@ def _accumulate(function, batch, parts):
 
 
 def eval_step(params, batch, values=None, *, model):
-    """Logits f[G, E, C] of a batch, without dropout.  values: of the tuning methods, as in Hyper.methods."""
+    """Logits f[G, S, C] of a batch, without dropout.  values: of the tuning methods, as in Hyper.methods."""
     return model.apply(params, batch, values)

@@ -26,7 +26,7 @@ from fjt.core import seeds, tree
 from fjt.core.options import TOGETHER
 from fjt.data import batches, packing
 from fjt.models.encoder import EncoderConfig, Model
-from fjt.tasks import losses
+from fjt.tasks.classification import CLASSIFICATION
 from fjt.training.optim import make_optimizer
 from fjt.training.step import init_state, train_step
 from fjt.tuning import cost, partition
@@ -145,7 +145,7 @@ def build(config, base, tune, trained, args):
     shape = packing.plan(lengths, one_a_row=True, most_shapes=1, width=config.width).shapes[0]
     batch, _ = batches.build(examples, np.arange(args.rows), shape, True)
     batch = jax.device_put(batch)
-    step = functools.partial(train_step, model=model, loss=losses.LOSSES["classification"], optimizer=optimizer)
+    step = functools.partial(train_step, model=model, loss=CLASSIFICATION.loss, optimizer=optimizer)
     lowered = jax.jit(step, donate_argnums=0).lower(held["state"], frozen, batch, hyper)
     compiled = lowered.compile()
     names = tree.flatten(params)

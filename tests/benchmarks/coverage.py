@@ -22,9 +22,10 @@ import scipy
 import scipy.stats
 
 from fjt.core.errors import UserError
-from fjt.reports import inference, jackknife
+from fjt.reports import inference
 from tests.benchmarks import common
 from tests.benchmarks.populations import EASY, HARD, SHAPES, SOURCES, Choices, Scores
+from tests.scores import pseudo_values
 
 BAND, BAND_AT_ZERO, ALPHA = (0.93, 0.97), (0.965, 0.985), 0.05
 SEEDS = (5, 10, 20)
@@ -66,7 +67,7 @@ def on_new_examples(name, shape, m, repeats, rng, metrics, seeds=SEEDS, make=inf
         scores = shape.scores(predicted, label, metrics)
         for metric in metrics:
             tables, bounds = (
-                [jackknife.pseudo_values(metric, p, label) for p in predicted],
+                [pseudo_values(metric, p, label) for p in predicted],
                 inference.BOUNDS.get(metric),
             )
             for n in seeds:

@@ -22,7 +22,7 @@ from fjt.data import batches, packing
 from fjt.experiment.programs import bytes_of
 from fjt.models.encoder import Model
 from fjt.study.planner import MEMORY_SHARE
-from fjt.tasks import losses
+from fjt.tasks.classification import CLASSIFICATION
 from fjt.training import lanes
 from fjt.training.optim import make_optimizer
 from fjt.training.step import init_state, train_step
@@ -94,7 +94,7 @@ class Maker:
         self.trainable, frozen = tree.split(params, trained)
         self.frozen = jax.device_put(frozen)
         self.optimizer = make_optimizer(small.ADAMW)
-        self.parts = {"model": model, "loss": losses.LOSSES["classification"], "optimizer": self.optimizer}
+        self.parts = {"model": model, "loss": CLASSIFICATION.loss, "optimizer": self.optimizer}
         examples = examples_of(args.rows, args.length)
         lengths = batches.lengths_of(examples, np.arange(args.rows)[None])
         packed = packing.plan(lengths, one_a_row=True, most_shapes=1, width=config.width).shapes[0]

@@ -57,33 +57,35 @@ def make(layout, num=60, size=20, kind="classification"):
     return examples, made
 
 
-def check_batch(examples, indices, shape, batch, place):
-    """Every example is found whole through `place`, and nothing else is there."""
+def check_batch(examples, indices, shape, batch, places):
+    """Every example is found whole through its places, and nothing else is there."""
     tokens = ("token_ids", "segment_ids", "position_ids", "type_ids")
     for name in tokens:
         assert batch[name].shape == (shape.groups, shape.rows, shape.row_length) and batch[name].dtype == np.int32
     claimed = np.zeros(batch["token_ids"].shape, int)
     slots = []
-    for slot, index in enumerate(indices):
-        if index < 0:
-            assert place[slot] == -1
-            continue
-        group, e = divmod(place[slot], shape.examples)
+    np.testing.assert_array_equal(places.slots[1], indices[indices >= 0])
+    for spot, index in zip(*places.slots, strict=True):
+        group, e = divmod(spot, shape.examples)
         slots.append((group, e))
         span = slice(examples.offsets[index], examples.offsets[index + 1])
         length = span.stop - span.start
-        row, column = divmod(batch["first"][group, e], shape.row_length)
+        row, column = divmod(batch["slot_token"][group, e], shape.row_length)
         where = group, row, slice(column, column + length)
         np.testing.assert_array_equal(batch["token_ids"][where], examples.token_ids[span])
         np.testing.assert_array_equal(batch["type_ids"][where], examples.type_ids[span])
         np.testing.assert_array_equal(batch["position_ids"][where], np.arange(length))
         np.testing.assert_array_equal(batch["segment_ids"][where], np.full(length, e + 1))
         assert batch["example"][group, e] == index and batch["weight"][group, e] == 1.0
+        assert batch["slot_example"][group, e] == e and batch["slot_position"][group, e] == 0
         assert batch["label"][group, e] == examples.label[index]
         claimed[where] += 1
     assert claimed.max() == 1
     assert (batch["segment_ids"][claimed == 0] == 0).all() and (batch["token_ids"][claimed == 0] == 0).all()
     assert len(set(slots)) == len(slots) and batch["weight"].sum() == len(slots)
+    flat, (spots, rows) = batch["token_ids"].reshape(-1), places.tokens
+    np.testing.assert_array_equal(flat[spots], examples.token_ids[rows])
+    assert len(set(spots)) == len(spots) == claimed.sum()
 
 
 @pytest.mark.parametrize("kind", ["classification", "regression"])
@@ -104,18 +106,18 @@ def test_hidden_states_lie_where_their_tokens_do(layout):
     """Each token's row is its number in the split; what the program does not read is not there."""
     examples, made = make(layout)
     hidden = np.stack([np.arange(len(examples.token_ids)), examples.token_ids], axis=1).astype(np.float32) + 1
-    for indices, shape, batch, place in made:
+    for indices, shape, batch, places in made:
         found, spots = batches.build(examples, indices, shape, layout.get("one_a_row", False), hidden)
-        assert set(found) == set(batch) - {"token_ids", "type_ids"} | {"hidden"} and (spots == place).all()
+        assert set(found) == set(batch) - {"token_ids", "type_ids"} | {"hidden"}
+        np.testing.assert_array_equal(spots.slots, places.slots)
         assert all((found[name] == batch[name]).all() for name in found if name != "hidden")
         real = batch["segment_ids"] > 0
         assert found["hidden"].dtype == np.float32 and not found["hidden"][~real].any()
         np.testing.assert_array_equal(found["hidden"][real][:, 1], batch["token_ids"][real] + 1)
-        for slot, index in enumerate(indices):
-            if index >= 0:
-                group, e = divmod(place[slot], shape.examples)
-                row, column = divmod(batch["first"][group, e], shape.row_length)
-                assert found["hidden"][group, row, column, 0] == examples.offsets[index] + 1
+        for spot, index in zip(*places.slots, strict=True):
+            group, e = divmod(spot, shape.examples)
+            row, column = divmod(batch["slot_token"][group, e], shape.row_length)
+            assert found["hidden"][group, row, column, 0] == examples.offsets[index] + 1
 
 
 @pytest.mark.parametrize("groups", [1, 3, 8])
@@ -124,10 +126,10 @@ def test_vectors_are_dealt_to_the_groups(groups):
     vectors = np.float16(np.arange(21)[:, None] + np.array([[1.0, 100.0]]))
     indices = np.array([20, 3, -1, 7, 0, 11, -1, 5, 9])
     shape = packing.Shape(groups, 0, 0, -(-len(indices) // groups))
-    batch, place = batches.build(examples, indices, shape, hidden=vectors)
-    assert set(batch) == {"hidden", "example", "label", "weight"} and (place[[2, 6]] == -1).all()
+    batch, places = batches.build(examples, indices, shape, hidden=vectors)
+    assert set(batch) == {"hidden", "example", "slot_example", "slot_position", "label", "weight"}
     assert batch["hidden"].shape == (groups, shape.examples, 2) and batch["hidden"].dtype == np.float16
-    real = place[place >= 0]
+    real = places.slots[0]
     assert len(set(real)) == 7 and batch["weight"].sum() == batch["weight"].reshape(-1)[real].sum() == 7
     for name, values in (("hidden", vectors), ("example", np.arange(21)), ("label", examples.label)):
         flat = batch[name].reshape(groups * shape.examples, -1)
@@ -137,13 +139,14 @@ def test_vectors_are_dealt_to_the_groups(groups):
 
 
 def test_the_check_rejects_what_is_misplaced():
-    examples, ((indices, shape, batch, place), *_) = make({})
-    for name in ("token_ids", "type_ids", "position_ids", "segment_ids", "first", "example", "label", "weight"):
+    examples, ((indices, shape, batch, places), *_) = make({})
+    for name in ("token_ids", "type_ids", "position_ids", "segment_ids", "slot_token", "example", "label", "weight"):
         wrong = batch | {name: batch[name] + 1}
         with pytest.raises(AssertionError):
-            check_batch(examples, indices, shape, wrong, place)
+            check_batch(examples, indices, shape, wrong, places)
     with pytest.raises(AssertionError):
-        check_batch(examples, indices, shape, batch, np.roll(place, 1))
+        rolled = np.roll(places.slots[0], 1), places.slots[1]
+        check_batch(examples, indices, shape, batch, dataclasses.replace(places, slots=rolled))
 
 
 def test_groups_share_the_rows_evenly():

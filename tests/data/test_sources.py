@@ -12,6 +12,7 @@ from configs import ag_news, base, classify
 from configs import glue as glue_config
 from fjt.core import options
 from fjt.data import glue, sources
+from fjt.tasks.kinds import find_problem
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ BAD_ROWS = {
         "0\ta\tentailment",
         (":1:", "'sentence2'", "index, sentence1, label"),
     ),
-    "unlabelled": (None, "9\ta\tb\t", (":3:", "no label", "Mend")),
+    "unlabelled": (None, "9\ta\tb\t", (":3:", "no label", "Correct")),
     "unknown label": (None, "9\ta\tb\tmaybe", (":3:", "'maybe'", "entailment, not_entailment")),
     "too few fields": (None, "9\ta\tentailment", (":3:", "3 fields", "has 4")),
     "too many fields": (None, "9\ta\tb\tc\tentailment", (":3:", "5 fields", "has 4")),
@@ -183,22 +184,26 @@ def test_ag_news(tmp_path):
     write(tmp_path / "test.csv", *AG)
     config = ag_news.get_config()
     config.data.dir = str(tmp_path)
-    task, splits = sources.load(options.from_config(config).experiment, "unused")
+    task, splits = sources.load(options.from_config(config).experiment, "unused", find_problem)
     assert task.label_names == ("World", "Sports", "Business", "Sci/Tech")
     assert {name: len(split) for name, split in splits.items()} == {"train": 38, "dev": 2, "test": 2}
     assert splits["test"].text == ("Business text", 'World, "text"') and splits["test"].label.tolist() == [2, 0]
     assert all(int(i) % 4 == label for i, label in zip(splits["train"].id, splits["train"].label, strict=True))
     config.data.holdout = 0.0
-    refusal("ag_news", "data.holdout", call=lambda: sources.load(options.from_config(config).experiment, "unused"))
+    refusal(
+        "ag_news",
+        "data.holdout",
+        call=lambda: sources.load(options.from_config(config).experiment, "unused", find_problem),
+    )
     write(tmp_path / "train.csv", *AG)  # the official file, where it is there
     config.data.holdout = 0.5
-    refusal("All 1", call=lambda: sources.load(options.from_config(config).experiment, "unused"))
+    refusal("All 1", call=lambda: sources.load(options.from_config(config).experiment, "unused", find_problem))
 
 
 def test_synthetic_tasks_come_through_the_same_door():
     config = base.get_config()
     config.task, config.data.source, config.data.limit = "sentiment", "synthetic", 100
-    task, splits = sources.load(options.from_config(config).experiment, "unused")
+    task, splits = sources.load(options.from_config(config).experiment, "unused", find_problem)
     assert task.name == "sentiment" and len(splits["train"]) == 100 and list(splits)[:2] == ["train", "dev"]
 
 

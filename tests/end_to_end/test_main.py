@@ -11,8 +11,8 @@ import pytest
 import safetensors.numpy
 from process import read_rows, tiny
 
-from fjt.data import glue
-from fjt.tasks import metrics
+from fjt.data.glue import Task
+from fjt.tasks.classification import CLASSIFICATION
 
 RESULT_KEYS = """task model method seed steps epochs selected_step split metrics best trainable_params total_params
     train_seconds compile_seconds examples_per_second tokens_per_second token_efficiency flops_per_step
@@ -83,7 +83,7 @@ def test_predictions_hold_every_example_once_in_file_order(finished, tables):
             continue
         assert [row["label"] for row in shown] == [row["label"] for row in given]
         assert [names[i] for i in label] == [row["label"] for row in given]
-        scores = metrics.score(glue.own("classification", names), logits, label)
+        scores = CLASSIFICATION.score(logits, label, Task("", "classification", names, ("accuracy", "macro_f1")))
         assert scores == read_result(workdir)["metrics"] == read_result(workdir)["splits"]["dev"]
         last = read_rows(workdir / "eval.jsonl")[-1]
         assert {metric: last[metric] for metric in scores} == scores

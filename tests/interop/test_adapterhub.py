@@ -46,9 +46,9 @@ def logits(adapter):
     )
     indices = np.arange(4)
     shape = packing.plan(batches.lengths_of(examples, indices[None]), width=32).shapes[0]
-    batch, place = batches.build(examples, indices, shape)
+    batch, places = batches.build(examples, indices, shape)
     found = model.apply(params, batch, partition.traced_values(adapter.methods))
-    return np.asarray(found).reshape(-1, 2)[place]
+    return np.asarray(found).reshape(-1, 2)[places.slots[0]]
 
 
 @every

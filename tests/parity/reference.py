@@ -46,9 +46,9 @@ def encode(directory, split, row_length=0):
     examples = tokenization.tokenize(split, tokenizer, 64)
     indices = np.arange(len(examples))[None]
     shape = packing.plan(batches.lengths_of(examples, indices), row_length=row_length, width=64).shapes[0]
-    batch, place = batches.build(examples, indices[0], shape)
+    batch, places = batches.build(examples, indices[0], shape)
     pair = None if split.text_pair is None else list(split.text_pair)
     inputs = tokenizer(
         list(split.text), pair, truncation="longest_first", max_length=64, padding=True, return_tensors="pt"
     )
-    return examples, batch, place, inputs
+    return examples, batch, places.slots[0], inputs

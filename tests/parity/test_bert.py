@@ -40,7 +40,7 @@ def test_hidden_states_and_logits(reference):
         for layer in range(model.config.layers):
             hidden = expected.hidden_states[layer + 1].numpy()
             for e in range(len(examples)):
-                slot = np.unravel_index(place[e], batch["first"].shape)
+                slot = np.unravel_index(place[e], batch["slot_token"].shape)
                 if layer == model.config.layers - 1:
                     np.testing.assert_allclose(seen[layer][slot][0], hidden[e, 0], atol=1e-4, rtol=0)
                 else:

@@ -14,13 +14,13 @@ from made_study import (
     truth,
     write_study,
 )
+from scores import METRICS
 
 from configs import seed_sweep
 from fjt.reports import document, inference, sections
 from fjt.reports.cells import CROSSED, summarize, variance_parts
 from fjt.reports.figures import draw_best, styles
 from fjt.study import spec
-from fjt.tasks import metrics
 
 SEEDS = range(8)
 
@@ -96,7 +96,7 @@ def test_what_held_out_rows_chose_is_scored_on_the_published_dev_set(tmp_path):
             logits = np.eye(2, dtype=np.float32)[official[seed]]
             np.savez(path / "predictions/official_dev.npz", **(dict(arrays) | {"logits": logits}))
         result = json.loads((path / "result.json").read_text())
-        scores = {name: metrics.METRICS[name](official[seed], truth("choices")) for name in ("accuracy", "f1")}
+        scores = {name: METRICS[name](official[seed], truth("choices")) for name in ("accuracy", "f1")}
         result["splits"]["official_dev"] = scores
         (path / "result.json").write_text(json.dumps(result))
     found, cells = cells_of(folder, tmp_path)

@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
+from scores import METRICS, pseudo_values
 
 from fjt.core.errors import UserError
-from fjt.reports import inference, jackknife
-from fjt.tasks import metrics
+from fjt.reports import inference
 
 DARWIN = np.array([49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48])  # eighths of an inch; Fisher 1935
 SCORES = np.array([0.71, 0.68, 0.74, 0.70, 0.69, 0.72])
@@ -140,11 +140,11 @@ def test_pseudo_values_are_those_of_brute_force(m):
     cases += [(name, *predictions(4, m, rng)) for name in ("accuracy", "macro_f1", "mcc")]
     cases += [(name, *scores(m, rng)) for name in ("pearson", "spearman", "mse")]
     for name, predicted, label in cases:
-        metric = metrics.METRICS[name]
+        metric = METRICS[name]
         whole = np.array([metric(row, label) for row in predicted])[:, None]
         without = [[metric(np.delete(row, e), np.delete(label, e)) for e in range(m)] for row in predicted]
         wanted = m * whole - (m - 1) * np.array(without)
-        np.testing.assert_allclose(jackknife.pseudo_values(name, predicted, label), wanted, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(pseudo_values(name, predicted, label), wanted, atol=1e-6, err_msg=name)
 
 
 def test_ranks_in_many_blocks_are_the_same_ranks():
@@ -152,10 +152,10 @@ def test_ranks_in_many_blocks_are_the_same_ranks():
     rng = np.random.default_rng(1)
     label = np.round(rng.normal(size=700), 1)
     predicted = label + rng.normal(size=(1, 700))
-    found = jackknife.pseudo_values("spearman", predicted, label)
+    found = pseudo_values("spearman", predicted, label)
     for e in (0, 186, 187, 188, 699):
-        without = metrics.spearman(np.delete(predicted[0], e), np.delete(label, e))
-        assert found[0, e] == pytest.approx(700 * metrics.spearman(predicted[0], label) - 699 * without, abs=1e-9)
+        without = METRICS["spearman"](np.delete(predicted[0], e), np.delete(label, e))
+        assert found[0, e] == pytest.approx(700 * METRICS["spearman"](predicted[0], label) - 699 * without, abs=1e-9)
 
 
 def test_one_prediction_that_differs_leaves_a_constant():
@@ -164,13 +164,13 @@ def test_one_prediction_that_differs_leaves_a_constant():
     label, predicted = rng.normal(size=9), np.repeat(rng.normal(size=(40, 1)), 9, axis=1)
     predicted[:, 4] = rng.normal(size=40)
     for name in ("pearson", "spearman"):
-        found = jackknife.pseudo_values(name, predicted, label)[:, 4]
-        assert found == pytest.approx([9 * metrics.METRICS[name](row, label) for row in predicted], abs=1e-9)
+        found = pseudo_values(name, predicted, label)[:, 4]
+        assert found == pytest.approx([9 * METRICS[name](row, label) for row in predicted], abs=1e-9)
 
 
 def test_accuracy_is_its_own_pseudo_value():
     predicted, label = np.array([[1, 0, 1], [1, 1, 1]]), np.array([1, 1, 0])
-    np.testing.assert_array_equal(jackknife.pseudo_values("accuracy", predicted, label), [[1, 0, 0], [1, 1, 0]])
+    np.testing.assert_array_equal(pseudo_values("accuracy", predicted, label), [[1, 0, 0], [1, 1, 0]])
 
 
 def test_sources():
@@ -353,7 +353,7 @@ def coverage_on_new_examples(make, n, count=500):
     held = np.zeros(2)
     for _ in range(count):
         predicted, label = study(rng, n)
-        first, second = (jackknife.pseudo_values("accuracy", p, label) for p in predicted)
+        first, second = (pseudo_values("accuracy", p, label) for p in predicted)
         level = make(first.mean(axis=1), first, sound(n), (0, 1))
         difference = make((first - second).mean(axis=1), first - second, sound(n), None)
         held += level.low <= true[0] <= level.high, difference.low <= true[0] - true[1] <= difference.high
@@ -374,7 +374,7 @@ def test_intervals_hold_on_this_dev_set_for_runs_that_do_not_collapse():
     predicted, label = study(rng, 3000, margins=(1.28, 1.28))
     predicted[:, rng.random(3000) < 0.1] = 0
     failed = inference.collapsed(predicted[0])
-    score = np.array([metrics.accuracy(row, label) for row in predicted[0]])
+    score = np.array([METRICS["accuracy"](row, label) for row in predicted[0]])
     held = {"sound": [], "all": []}
     for _ in range(1000):
         some = rng.choice(3000, 8, replace=False)

@@ -18,9 +18,10 @@ from made_study import (
     truth,
     write_study,
 )
+from scores import pseudo_values
 
 from fjt import report
-from fjt.reports import archive, document, gather, inference, jackknife, sections
+from fjt.reports import archive, document, gather, inference, sections
 from fjt.reports.cells import costs, edges, make_cells, make_trials, summarize
 from fjt.reports.comparisons import make_comparisons
 from fjt.reports.figures import fewer, pareto
@@ -109,7 +110,7 @@ def test_intervals_are_those_of_statistics(folder, written, tmp_path):
     failed = np.arange(8) == 5
     assert (cell.predicted == predicted).all() and (cell.failed == failed).all()
     for metric in ("accuracy", "f1"):
-        table = jackknife.pseudo_values(metric, predicted, truth("choices"))
+        table = pseudo_values(metric, predicted, truth("choices"))
         wanted = inference.crossed_interval(cell.scores(metric), table, failed, (0, 1))
         assert summarize(cell, metric)["new_examples"] == wanted
         text = f"{100 * wanted.low:.2f} to {100 * wanted.high:.2f}"

@@ -6,7 +6,9 @@ import math
 import numpy as np
 import small
 
-from fjt.tasks import losses
+from fjt.tasks.classification import cross_entropy
+from fjt.tasks.multilabel import binary_cross_entropy
+from fjt.tasks.regression import squared_error
 
 
 def hyper(smoothing=0.0, weights=(1.0, 1.0, 1.0)):
@@ -20,14 +22,14 @@ LOGITS = np.array([[0.0, math.log(2), math.log(5)]], np.float32)
 
 def test_cross_entropy_by_hand():
     for label, probability in enumerate((1 / 8, 2 / 8, 5 / 8)):
-        value, weight = losses.cross_entropy(LOGITS, np.array([label], np.int32), hyper())
+        value, weight = cross_entropy(LOGITS, np.array([label], np.int32), hyper())
         np.testing.assert_allclose(value, [-math.log(probability)], rtol=1e-6)
         np.testing.assert_array_equal(weight, [1.0])
 
 
 def test_label_smoothing_by_hand():
     """Smoothing 0.3 over three classes: 0.8 of the label and 0.1 of each other one."""
-    value, weight = losses.cross_entropy(LOGITS, np.array([1], np.int32), hyper(smoothing=0.3))
+    value, weight = cross_entropy(LOGITS, np.array([1], np.int32), hyper(smoothing=0.3))
     expected = -(0.1 * math.log(1 / 8) + 0.8 * math.log(2 / 8) + 0.1 * math.log(5 / 8))
     np.testing.assert_allclose(value, [expected], rtol=1e-6)
     np.testing.assert_array_equal(weight, [1.0])
@@ -36,7 +38,7 @@ def test_label_smoothing_by_hand():
 def test_class_weights_by_hand():
     """The weighted mean of PyTorch's documentation: sum w[y] l / sum w[y]."""
     logits, label = np.repeat(LOGITS, 2, axis=0), np.array([0, 2], np.int32)
-    value, weight = losses.cross_entropy(logits, label, hyper(weights=(3.0, 7.0, 0.5)))
+    value, weight = cross_entropy(logits, label, hyper(weights=(3.0, 7.0, 0.5)))
     np.testing.assert_allclose(value, [3 * math.log(8), 0.5 * math.log(8 / 5)], rtol=1e-6)
     np.testing.assert_array_equal(weight, [3.0, 0.5])
 
@@ -44,7 +46,7 @@ def test_class_weights_by_hand():
 def test_smoothing_and_weights_together():
     """PyTorch weights each class's term by its own weight, and divides by the labels' weights."""
     weights, smoothing, label = (3.0, 7.0, 0.5), 0.3, np.array([2], np.int32)
-    value, weight = losses.cross_entropy(LOGITS, label, hyper(smoothing, weights))
+    value, weight = cross_entropy(LOGITS, label, hyper(smoothing, weights))
     logs = np.log([1 / 8, 2 / 8, 5 / 8])
     expected = -(0.1 * 3 * logs[0] + 0.1 * 7 * logs[1] + 0.8 * 0.5 * logs[2])
     np.testing.assert_allclose(value, [expected], rtol=1e-6)
@@ -52,17 +54,33 @@ def test_smoothing_and_weights_together():
 
 
 def test_large_logits_and_half_precision_stay_finite_and_in_float32():
-    value, _ = losses.cross_entropy(np.array([[1000.0, 0.0, -1000.0]], np.float16), np.array([1], np.int32), hyper())
+    value, _ = cross_entropy(np.array([[1000.0, 0.0, -1000.0]], np.float16), np.array([1], np.int32), hyper())
     assert value.dtype == np.float32
     np.testing.assert_allclose(value, [1000.0])
 
 
 def test_squared_error_by_hand():
-    value, weight = losses.squared_error(np.array([[2.5], [-1.0]], np.float16), np.float32([2.0, 1.0]), hyper())
+    value, weight = squared_error(np.array([[2.5], [-1.0]], np.float16), np.float32([2.0, 1.0]), hyper())
     np.testing.assert_array_equal(value, [0.25, 4.0])
     np.testing.assert_array_equal(weight, [1.0, 1.0])
     assert value.dtype == np.float32
 
 
-def test_one_loss_a_kind_of_task():
-    assert losses.LOSSES == {"classification": losses.cross_entropy, "regression": losses.squared_error}
+def test_binary_cross_entropy_by_hand():
+    """Logits ln 3 and -ln 3 are probabilities 3/4 and 1/4; the mean over the labels, each times its weight."""
+    logits = np.float32([[math.log(3), -math.log(3)], [0.0, math.log(3)]])
+    label = np.array([[1, 1], [0, 0]], np.int8)
+    value, weight = binary_cross_entropy(logits, label, hyper(weights=(1.0, 1.0)))
+    expected = [(math.log(4 / 3) + math.log(4)) / 2, (math.log(2) + math.log(4)) / 2]
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    np.testing.assert_array_equal(weight, [1.0, 1.0])
+    value, _ = binary_cross_entropy(logits, label, hyper(smoothing=0.2, weights=(1.0, 3.0)))
+    first = 0.9 * math.log(4 / 3) + 0.1 * math.log(4)
+    second = 3.0 * (0.9 * math.log(4) + 0.1 * math.log(4 / 3))
+    np.testing.assert_allclose(value[0], (first + second) / 2, rtol=1e-6)
+
+
+def test_binary_cross_entropy_of_large_logits_is_finite():
+    value, _ = binary_cross_entropy(np.float16([[2000.0, -2000.0]]), np.int8([[0, 1]]), hyper(weights=(1.0, 1.0)))
+    assert value.dtype == np.float32
+    np.testing.assert_allclose(value, [2000.0])

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from fjt.data.glue import SPLIT_METRICS, TASKS, own
-from fjt.tasks import metrics
+from fjt.data.glue import SPLIT_METRICS, TASKS, Task
+from fjt.tasks import classification, multilabel, regression
+from fjt.tasks.kinds import PROBLEMS, find_problem, lower_is_better
 
 NAN = float("nan")
 
@@ -16,47 +17,49 @@ def table(tp, fn, fp, tn):
 
 def test_accuracy_and_f1_by_hand():
     predicted, label = table(tp=6, fn=2, fp=1, tn=3)
-    assert metrics.accuracy(predicted, label) == 9 / 12
-    assert metrics.f1(predicted, label) == pytest.approx(2 * 6 / (2 * 6 + 1 + 2), abs=1e-15)
-    assert metrics.f1(label, predicted) == metrics.f1(predicted, label)
-    assert metrics.f1(1 - predicted, 1 - label) == pytest.approx(2 * 3 / (2 * 3 + 1 + 2), abs=1e-15)  # of class 1
+    assert classification.accuracy(predicted, label) == 9 / 12
+    assert classification.f1(predicted, label) == pytest.approx(2 * 6 / (2 * 6 + 1 + 2), abs=1e-15)
+    assert classification.f1(label, predicted) == classification.f1(predicted, label)
+    assert classification.f1(1 - predicted, 1 - label) == pytest.approx(
+        2 * 3 / (2 * 3 + 1 + 2), abs=1e-15
+    )  # of class 1
 
 
 def test_mcc_of_cats_and_dogs():
     """The worked example of Wikipedia's "Phi coefficient": 6, 2, 1, 3 give 0.478."""
-    assert metrics.mcc(*table(tp=6, fn=2, fp=1, tn=3)) == pytest.approx(0.478, abs=5e-4)
+    assert classification.mcc(*table(tp=6, fn=2, fp=1, tn=3)) == pytest.approx(0.478, abs=5e-4)
     tp, fn, fp, tn = 90, 5, 4, 1  # Chicco & Jurman 2020, table 4, use case A1-like: high F1, MCC near chance
     expected = (tp * tn - fp * fn) / np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
-    assert metrics.mcc(*table(tp, fn, fp, tn)) == pytest.approx(expected, abs=1e-12) and expected < 0.14
+    assert classification.mcc(*table(tp, fn, fp, tn)) == pytest.approx(expected, abs=1e-12) and expected < 0.14
 
 
 def test_published_examples_of_scikit_learn():
-    assert metrics.mcc(np.array([1, 0, 1, 1]), np.array([1, 1, 1, 0])) == pytest.approx(-1 / 3, abs=1e-12)
+    assert classification.mcc(np.array([1, 0, 1, 1]), np.array([1, 1, 1, 0])) == pytest.approx(-1 / 3, abs=1e-12)
     predicted, label = np.array([0, 2, 1, 0, 0, 1]), np.array([0, 1, 2, 0, 1, 2])
-    assert metrics.macro_f1(predicted, label) == pytest.approx(0.8 / 3, abs=1e-12)
+    assert classification.macro_f1(predicted, label) == pytest.approx(0.8 / 3, abs=1e-12)
 
 
 def test_published_examples_of_scipy():
-    score = metrics.pearson(np.array([1, 2, 3, 4, 5, 6, 7.0]), np.array([10, 9, 2.5, 6, 4, 3, 2]))
+    score = regression.pearson(np.array([1, 2, 3, 4, 5, 6, 7.0]), np.array([10, 9, 2.5, 6, 4, 3, 2]))
     assert score == pytest.approx(-0.828503883588428, abs=1e-14)
-    score = metrics.spearman(np.array([1, 2, 3, 4, 5.0]), np.array([5, 6, 7, 8, 7.0]))  # a tie
+    score = regression.spearman(np.array([1, 2, 3, 4, 5.0]), np.array([5, 6, 7, 8, 7.0]))  # a tie
     assert score == pytest.approx(0.8207826816681233, abs=1e-14)
 
 
 def test_correlations_by_hand():
     predicted, label = np.array([1.0, 2.0, 4.0]), np.array([1.0, 3.0, 2.0])
-    assert metrics.pearson(predicted, label) == pytest.approx((1 / 1.0) / np.sqrt(14 / 3 * 2), abs=1e-12)
-    assert metrics.spearman(predicted, label) == pytest.approx(0.5, abs=1e-15)
-    assert metrics.spearman(np.exp(predicted), label) == pytest.approx(0.5, abs=1e-15)
-    assert metrics.mse(np.array([1.0, 2.0]), np.array([0.0, 4.0])) == 2.5
+    assert regression.pearson(predicted, label) == pytest.approx((1 / 1.0) / np.sqrt(14 / 3 * 2), abs=1e-12)
+    assert regression.spearman(predicted, label) == pytest.approx(0.5, abs=1e-15)
+    assert regression.spearman(np.exp(predicted), label) == pytest.approx(0.5, abs=1e-15)
+    assert regression.mse(np.array([1.0, 2.0]), np.array([0.0, 4.0])) == 2.5
 
 
 def test_degenerate_predictions_score_zero():
     label = np.array([0, 1, 1, 0])
-    assert metrics.f1(np.zeros(4, int), label) == 0.0
-    assert metrics.f1(np.zeros(4, int), np.zeros(4, int)) == 0.0
-    assert metrics.mcc(np.ones(4, int), label) == 0.0
-    for metric in (metrics.pearson, metrics.spearman):
+    assert classification.f1(np.zeros(4, int), label) == 0.0
+    assert classification.f1(np.zeros(4, int), np.zeros(4, int)) == 0.0
+    assert classification.mcc(np.ones(4, int), label) == 0.0
+    for metric in (regression.pearson, regression.spearman):
         assert metric(np.full(4, 0.1, np.float32), np.arange(4.0)) == 0.0
         assert metric(np.arange(4.0), np.ones(4)) == 0.0
         assert metric(np.ones(1), np.ones(1)) == 0.0
@@ -68,28 +71,55 @@ def test_sums_are_float64():
     label = rng.normal(size=500)
     predicted = (4096 + label + rng.normal(size=500)).astype(np.float32)
     x, y = predicted.astype(np.float64), label.astype(np.float32)
-    assert metrics.pearson(predicted, y) == pytest.approx(np.corrcoef(x, y.astype(np.float64))[0, 1], abs=1e-12)
-    assert metrics.mse(predicted, y) == pytest.approx(np.mean((x - y.astype(np.float64)) ** 2), rel=1e-14)
+    assert regression.pearson(predicted, y) == pytest.approx(np.corrcoef(x, y.astype(np.float64))[0, 1], abs=1e-12)
+    assert regression.mse(predicted, y) == pytest.approx(np.mean((x - y.astype(np.float64)) ** 2), rel=1e-14)
+
+
+def score(name, logits, label, names=None):
+    """The scores of a task by name."""
+    return find_problem(TASKS[name].kind).score(logits, label, TASKS[name], names)
 
 
 def test_score_leaves_unlabelled_rows_out():
     logits = np.array([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [5.0, 9.0]], np.float32)
-    assert metrics.score(TASKS["sst2"], logits, np.array([1, 1, -1, -1], np.int32)) == {"accuracy": 0.5}
-    assert metrics.score(TASKS["sst2"], logits, np.full(4, -1, np.int32)) == {}
-    assert metrics.score(TASKS["mnli"], logits, np.array([1, 0, 1, 0], np.int32), SPLIT_METRICS["ax"]) == {
+    assert score("sst2", logits, np.array([1, 1, -1, -1], np.int32)) == {"accuracy": 0.5}
+    assert score("sst2", logits, np.full(4, -1, np.int32)) == {}
+    assert score("mnli", logits, np.array([1, 0, 1, 0], np.int32), SPLIT_METRICS["ax"]) == {
         "mcc": pytest.approx(1 / np.sqrt(3))
     }
     scores = np.array([[1.0], [2.0], [4.0], [100.0]], np.float32)
-    found = metrics.score(TASKS["stsb"], scores, np.array([1.0, 3.0, 2.0, NAN], np.float32))
+    found = score("stsb", scores, np.array([1.0, 3.0, 2.0, NAN], np.float32))
     assert found == {"pearson": pytest.approx(1 / np.sqrt(28 / 3)), "spearman": pytest.approx(0.5)}
-    assert metrics.score(TASKS["stsb"], scores, np.full(4, NAN, np.float32)) == {}
+    assert score("stsb", scores, np.full(4, NAN, np.float32)) == {}
 
 
-def test_predict():
-    np.testing.assert_array_equal(metrics.predict(np.float32([[1, 3, 2], [5, 0, 0]]), "classification"), [1, 0])
-    scores = metrics.predict(np.float32([[1.5], [-2.0]]), "regression")
-    assert scores.dtype == np.float64
-    np.testing.assert_array_equal(scores, [1.5, -2.0])
+def test_decode():
+    predicted = find_problem("classification").decode(np.float32([[1, 3, 2], [5, 0, 0]]), TASKS["mnli"])
+    np.testing.assert_array_equal(predicted.values, [1, 0])
+    assert predicted.labels == ["neutral", "entailment"]
+    np.testing.assert_allclose(predicted.probabilities.sum(axis=1), 1)
+    predicted = find_problem("regression").decode(np.float32([[1.5], [-2.0]]), TASKS["stsb"])
+    assert predicted.values.dtype == np.float64 and predicted.probabilities is None
+    np.testing.assert_array_equal(predicted.values, [1.5, -2.0])
+
+
+def test_sets_of_labels_are_decoded_by_the_threshold():
+    problem, logits = find_problem("multi_label"), np.float32([[0.0, -0.1, 3.0], [-1.0, -9.0, -2.0]])
+    predicted = problem.decode(logits, Task("table", "multi_label", ("a", "b", "c"), ()))
+    np.testing.assert_array_equal(predicted.values, [[1, 0, 1], [0, 0, 0]])  # 0.5 itself counts
+    assert predicted.labels == [("a", "c"), ()]
+    strict = problem.decode(logits, Task("table", "multi_label", ("a", "b", "c"), (), threshold=0.9))
+    assert strict.labels == [("c",), ()]
+    np.testing.assert_allclose(predicted.probabilities[0], [0.5, 1 / (1 + np.exp(0.1)), 1 / (1 + np.exp(-3.0))], 1e-6)
+
+
+def test_f1_of_sets_by_hand():
+    """Label a: 2 hits, 1 miss; b: 1 hit, 1 false alarm; c never occurs."""
+    label = np.int8([[1, 1, 0], [1, 0, 0], [1, 0, 0], [0, 0, 0]])
+    predicted = np.int8([[1, 1, 0], [1, 1, 0], [0, 0, 0], [0, 0, 0]])
+    assert multilabel.micro_f1(predicted, label) == pytest.approx(2 * 3 / (2 * 3 + 1 + 1))
+    assert multilabel.macro_f1(predicted, label) == pytest.approx((4 / 5 + 2 / 3 + 0) / 3)
+    assert multilabel.subset_accuracy(predicted, label) == 2 / 4
 
 
 def test_every_task_has_metrics_that_exist():
@@ -100,14 +130,37 @@ def test_every_task_has_metrics_that_exist():
     }  # fmt: skip  # Wang et al. 2019, table 1
     for name, wanted in expected.items():
         assert set(TASKS[name].metrics) == wanted
-    for task in (*TASKS.values(), own("classification", ("a", "b")), own("regression", ())):
-        assert set(task.metrics) <= set(metrics.METRICS) and task.metrics[0] != "mse"
+    for task in TASKS.values():
+        assert set(task.metrics) <= set(find_problem(task.kind).metrics)
+    for problem in PROBLEMS.values():
+        assert set(problem.table_metrics) <= set(problem.metrics) and not lower_is_better(problem.table_metrics[0])
 
 
 def test_loss_by_hand():
     """Cross-entropy of logits (ln 3, 0): -ln 0.75 for class 0, -ln 0.25 for class 1; unlabelled rows do not count."""
     logits = np.float32([[np.log(3), 0.0]] * 3)
-    found = metrics.loss(TASKS["rte"], logits, np.array([0, 1, -1], np.int32))
+    found = find_problem("classification").dev_loss(logits, np.array([0, 1, -1], np.int32))
     np.testing.assert_allclose(found, (-np.log(0.75) - np.log(0.25)) / 2, rtol=1e-6)
-    scores = metrics.loss(TASKS["stsb"], np.float32([[1.0], [4.0], [9.0]]), np.float32([2.0, 4.0, np.nan]))
-    assert scores == 0.5
+    scores = np.float32([[1.0], [4.0], [9.0]])
+    assert find_problem("regression").dev_loss(scores, np.float32([2.0, 4.0, np.nan])) == 0.5
+    label = np.int8([[1, 0], [1, 1], [-1, -1]])
+    found = find_problem("multi_label").dev_loss(logits, label)
+    expected = (-np.log(0.75) - np.log(0.5) - np.log(0.75) - np.log(0.5)) / 4
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["micro_f1", "macro_f1", "subset_accuracy"])
+def test_pseudo_values_of_sets_are_those_of_the_definition(metric):
+    rng = np.random.default_rng(0)
+    label, predicted = rng.integers(0, 2, (30, 4)), rng.integers(0, 2, (3, 30, 4))
+    label[:, 3], predicted[:, :, 3] = 0, 0  # a label that never occurs
+    problem = find_problem("multi_label")
+    expected = super(type(problem), problem).pseudo_values(metric, predicted, label)
+    np.testing.assert_allclose(problem.pseudo_values(metric, predicted, label), expected, atol=1e-12)
+
+
+def test_the_kind_of_older_records_is_known():
+    from fjt.tasks.kinds import task_of_record
+
+    assert task_of_record({"label": np.int32([0]), "label_names": np.array(["a"])}).kind == "classification"
+    assert task_of_record({"label": np.float32([0]), "label_names": np.array([], str)}).kind == "regression"

@@ -1,5 +1,6 @@
 """Evaluation: each example exactly once, in file order, the same logits as one example at a time."""
 
+import dataclasses
 import functools
 
 import jax
@@ -35,13 +36,14 @@ def part(examples, size):
 
 def identify(params, batch):
     """A stand-in for the model: an example's row in the data set and its first token's id."""
-    first = np.take_along_axis(batch["token_ids"].reshape(len(batch["first"]), -1), batch["first"], axis=1)
-    return np.stack([batch["example"], first], axis=-1)
+    tokens = batch["token_ids"].reshape(len(batch["slot_token"]), -1)
+    first = np.take_along_axis(tokens, batch["slot_token"], axis=1)
+    return np.stack([np.take_along_axis(batch["example"], batch["slot_example"], axis=1), first], axis=-1)
 
 
 def check_order(packed, examples):
     """Every example once, in file order."""
-    seen = np.concatenate([indices[indices >= 0] for _, indices, _ in packed.chunks])
+    seen = np.concatenate([places.slots[1] for _, places in packed.chunks])
     assert sorted(seen.tolist()) == list(range(len(examples)))
     logits = evaluate.evaluate(identify, None, packed, lambda batch: batch)
     np.testing.assert_array_equal(logits[:, 0], np.arange(len(examples)))
@@ -57,7 +59,7 @@ def test_every_example_once_in_file_order(sizes, groups, monkeypatch):
     packed = evaluate.pack_splits(splits, groups=groups, grid=8, width=32)
     assert len({one.shape for one in packed.values()}) == 1
     for name, one in packed.items():
-        assert one.size == len(splits[name])
+        assert one.num_slots == len(splits[name])
         check_order(one, splits[name])
     assert len(packed[f"split{max(sizes)}"].chunks) > (max(sizes) > 30)
 
@@ -71,7 +73,7 @@ def test_every_vector_once_in_file_order(sizes, groups, monkeypatch):
     assert len({one.shape for one in dealt.values()}) == 1
     for size in sizes:
         one = evaluate.with_hidden(dealt[f"split{size}"], np.float32(100 + np.arange(size))[:, None])
-        seen = np.concatenate([indices[indices >= 0] for _, indices, _ in one.chunks])
+        seen = np.concatenate([places.slots[1] for _, places in one.chunks])
         assert sorted(seen.tolist()) == list(range(size)) and len(one.chunks) == -(
             -size // (groups * one.shape.examples)
         )
@@ -82,12 +84,14 @@ def test_every_vector_once_in_file_order(sizes, groups, monkeypatch):
 def test_the_check_rejects_a_lost_tail_and_another_order():
     examples = small.make_examples(num=40)
     packed = evaluate.pack_splits({"dev": examples}, groups=1, grid=8, width=32)["dev"]
-    ((batch, indices, place),) = packed.chunks
-    swapped = indices.copy()
+    ((batch, places),) = packed.chunks
+    spots, rows = places.slots
+    swapped = rows.copy()
     swapped[[0, 1]] = swapped[[1, 0]]
-    for mutant in ((batch, indices[:-1], place[:-1]), (batch, swapped, place)):
+    for mutant in ((spots[:-1], rows[:-1]), (spots, swapped)):
+        mutated = batch, dataclasses.replace(places, slots=mutant)
         with pytest.raises(AssertionError):
-            check_order(evaluate.Packed(packed.shape, (mutant,), packed.size), examples)
+            check_order(evaluate.Packed(packed.shape, (mutated,), packed.num_slots), examples)
 
 
 def test_no_labels_reach_the_evaluation():

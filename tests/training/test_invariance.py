@@ -17,7 +17,7 @@ import fjt.training.step
 from fjt.core import seeds
 from fjt.data import batches, packing
 from fjt.models import encoder, layers
-from fjt.tasks import losses
+from fjt.tasks.classification import CLASSIFICATION
 from fjt.training import placement
 from fjt.training.optim import make_optimizer
 from fjt.training.step import init_state, train_step
@@ -66,7 +66,7 @@ def train(layout, dtype, steps, update=True):
     step = functools.partial(
         train_step,
         model=model,
-        loss=losses.LOSSES["classification"],
+        loss=CLASSIFICATION.loss,
         optimizer=optimizer,
         accumulation=layout.accumulation,
     )
@@ -144,9 +144,9 @@ def run_on_positions(monkeypatch):
     build = batches.build
 
     def counted(examples, indices, shape, one_a_row=False):
-        batch, place = build(examples, indices, shape, one_a_row)
+        batch, places = build(examples, indices, shape, one_a_row)
         columns = np.broadcast_to(np.arange(shape.row_length, dtype=np.int32), batch["position_ids"].shape)
-        return batch | {"position_ids": columns}, place
+        return batch | {"position_ids": columns}, places
 
     monkeypatch.setattr(batches, "build", counted)
 
@@ -185,8 +185,9 @@ def head_noise_by_slot(monkeypatch):
     """The classifier's dropout addressed by the example's slot."""
     call = encoder.heads.Classifier.__call__
 
-    def by_slot(self, pooled, example, noise):
-        return call(self, pooled, jnp.broadcast_to(jnp.arange(example.shape[1])[None], example.shape), noise)
+    def by_slot(self, pooled, batch, noise):
+        example = jnp.broadcast_to(jnp.arange(batch["example"].shape[1])[None], batch["example"].shape)
+        return call(self, pooled, batch | {"example": example}, noise)
 
     monkeypatch.setattr(encoder.heads.Classifier, "__call__", by_slot)
 

@@ -13,7 +13,7 @@ from fjt.core import tree
 from fjt.core.seeds import make_key
 from fjt.data import batches, packing
 from fjt.models.encoder import Model
-from fjt.tasks import losses
+from fjt.tasks.classification import CLASSIFICATION
 from fjt.training import lanes
 from fjt.training.optim import make_optimizer
 from fjt.training.step import init_state, train_step
@@ -98,7 +98,7 @@ def make_batch(examples, rows, shape, dtype):
 
 @functools.cache
 def parts(model):
-    return {"model": model, "loss": losses.LOSSES["classification"], "optimizer": make_optimizer(small.ADAMW)}
+    return {"model": model, "loss": CLASSIFICATION.loss, "optimizer": make_optimizer(small.ADAMW)}
 
 
 @functools.cache

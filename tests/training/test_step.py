@@ -20,7 +20,7 @@ from fjt.data import batches, packing
 from fjt.data.glue import TASKS
 from fjt.experiment.prepare import make_hyper, prepare
 from fjt.models.encoder import Model
-from fjt.tasks import losses
+from fjt.tasks.classification import CLASSIFICATION
 from fjt.training.optim import make_optimizer
 from fjt.training.step import eval_step, init_state, train_step
 from fjt.tuning import partition
@@ -49,7 +49,7 @@ def make_batch(num=12, row_length=32, seed=0):
 
 def make_step(optim=small.ADAMW, model=MODEL, **options):
     return functools.partial(
-        train_step, model=model, loss=losses.LOSSES["classification"], optimizer=make_optimizer(optim), **options
+        train_step, model=model, loss=CLASSIFICATION.loss, optimizer=make_optimizer(optim), **options
     )
 
 
@@ -78,7 +78,7 @@ def test_the_gradient_s_norm_is_of_trainables(params):
     metrics = jax.jit(make_step())(init_state(trainable, hyper, optimizer), frozen, batch, hyper)[1]
 
     def mean(params):
-        value, weight = losses.cross_entropy(MODEL.apply(params, batch), batch["label"], hyper)
+        value, weight = CLASSIFICATION.loss(MODEL.apply(params, batch), batch, hyper)
         return jnp.sum(value * batch["weight"]) / jnp.sum(weight * batch["weight"])
 
     loss, gradient = jax.jit(jax.value_and_grad(mean))(params)

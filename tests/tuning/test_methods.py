@@ -16,7 +16,7 @@ from fjt.core.errors import UserError
 from fjt.data import batches, packing
 from fjt.models import layers
 from fjt.models.encoder import Model
-from fjt.tasks import losses
+from fjt.tasks.classification import CLASSIFICATION
 from fjt.training import checkpoint, placement
 from fjt.training.optim import make_optimizer
 from fjt.training.step import init_state, train_step
@@ -114,7 +114,7 @@ def run_in_double(model, params, chosen, hyper, examples, layout, steps, between
         functools.partial(
             train_step,
             model=model,
-            loss=losses.LOSSES["classification"],
+            loss=CLASSIFICATION.loss,
             optimizer=optimizer,
             accumulation=layout.accumulation,
         )
@@ -153,9 +153,9 @@ def logits(case, params=None, model=None, shaken=0.0):
     own, whole, _, hyper, examples = prepare(case, shaken)
     indices = np.arange(16)
     (shape,) = packing.plan(batches.lengths_of(examples, indices[None]), groups=1, most_shapes=1, width=32).shapes
-    batch, place = batches.build(examples, indices, shape)
+    batch, places = batches.build(examples, indices, shape)
     found = jax.jit((model or own).apply)(whole if params is None else params, batch, hyper.methods)
-    return np.asarray(found).reshape(-1, 2)[place]
+    return np.asarray(found).reshape(-1, 2)[places.slots[0]]
 
 
 @every

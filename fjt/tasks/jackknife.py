@@ -4,20 +4,52 @@ import numpy as np
 import scipy.stats
 
 
-def pseudo_values(metric, predicted, label):
-    """f64[n, m]: m theta - (m - 1) theta without e, the jackknife's, for each run's score theta (Tukey 1958).
+def of_classes(metric, predicted, label):
+    """f64[n, m]: pseudo-values m theta - (m - 1) theta without e of each run's score theta (Tukey 1958).
 
-    metric: a name in `metrics.METRICS`; predicted: [n, m], class ids or scores; label: [m], none missing.  Of accuracy
-    and mse they are each example's own value.  Scores without an example are exact, from counts, sums and ranks.
+    Scores without an example are exact, from counts; of accuracy they are each example's own value.
+
+    Args:
+        metric: accuracy, f1, macro_f1 or mcc.
+        predicted: i[n, m] label ids.
+        label: i[m], none missing.
     """
     predicted, label = np.asarray(predicted), np.asarray(label)
-    if metric in ("accuracy", "mse"):
-        return np.float64(predicted == label) if metric == "accuracy" else (np.float64(predicted) - label) ** 2
-    if metric in ("pearson", "spearman"):
-        sums = _sums(predicted, label) if metric == "pearson" else _ranks(predicted, label)
-        whole, without = (_correlation(*s) for s in sums)
-    else:
-        whole, without = (_counted(metric, *counts) for counts in _count(predicted, label))
+    if metric == "accuracy":
+        return np.float64(predicted == label)
+    return _pseudo(label, *(_counted(metric, *counts) for counts in _count(predicted, label)))
+
+
+def of_scores(metric, predicted, label):
+    """f64[n, m]: as `of_classes`, for scores f[n, m]; exact from sums and ranks.  metric: pearson, spearman or mse."""
+    predicted, label = np.asarray(predicted), np.asarray(label)
+    if metric == "mse":
+        return (np.float64(predicted) - label) ** 2
+    sums = _sums(predicted, label) if metric == "pearson" else _ranks(predicted, label)
+    return _pseudo(label, *(_correlation(*s) for s in sums))
+
+
+def of_label_sets(metric, predicted, label):
+    """f64[n, m]: as `of_classes`, for sets of labels {0, 1}[n, m, C].
+
+    metric: micro_f1, macro_f1 or subset_accuracy.
+    """
+    predicted, label = np.asarray(predicted), np.asarray(label)[None]
+    if metric == "subset_accuracy":
+        return np.float64((predicted == label).all(axis=-1))
+    one = np.stack([predicted * label, np.broadcast_to(label, predicted.shape), predicted]).astype(np.int64)
+    whole = one.sum(axis=2, keepdims=True)
+
+    def f1(hits, true, guessed):
+        if metric == "micro_f1":
+            hits, true, guessed = (counts.sum(axis=-1) for counts in (hits, true, guessed))
+            return _ratio(2 * hits, true + guessed)
+        return _ratio(2 * hits, true + guessed).mean(axis=-1)
+
+    return _pseudo(label[0], f1(*whole), f1(*(whole - one)))
+
+
+def _pseudo(label, whole, without):
     return len(label) * whole - (len(label) - 1) * without
 
 

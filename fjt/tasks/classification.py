@@ -1,0 +1,139 @@
+"""Classification: one label per example, softmax cross-entropy."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.special
+import sklearn.metrics
+
+from fjt.core.errors import UserError
+from fjt.data.glue import Cell, Task
+from fjt.tasks import jackknife
+from fjt.tasks.problem import Predictions, Problem
+
+
+def accuracy(predicted, label):
+    """Share of equal entries.  predicted, label: i32[N]."""
+    return float(np.mean(predicted == label))
+
+
+def f1(predicted, label):
+    """F1 of class 1, 0.0 when nothing is positive; GLUE's for MRPC and QQP.  predicted, label: i32[N] in {0, 1}."""
+    return float(sklearn.metrics.f1_score(label, predicted, zero_division=0.0))
+
+
+def macro_f1(predicted, label):
+    """Unweighted mean over classes of F1.  predicted, label: i32[N]."""
+    return float(sklearn.metrics.f1_score(label, predicted, average="macro", zero_division=0.0))
+
+
+def mcc(predicted, label):
+    """Matthews correlation, 0.0 when a margin is empty; GLUE's for CoLA and AX.  predicted, label: i32[N]."""
+    return float(sklearn.metrics.matthews_corrcoef(label, predicted))
+
+
+def cross_entropy(logits, label, hyper):
+    """(value, weight) of each slot: smoothed, class-weighted cross entropy.
+
+    The sum of values over the sum of weights is PyTorch's CrossEntropyLoss(weight, label_smoothing), mean.
+
+    Args:
+        logits: f[..., C].
+        label: i32[...] in 0..C-1.
+        hyper: Hyper with label_smoothing f32[] and class_weights f32[C].
+    """
+    log_probs = jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
+    one_hot = jax.nn.one_hot(label, logits.shape[-1], dtype=log_probs.dtype)
+    target = one_hot * (1.0 - hyper.label_smoothing) + hyper.label_smoothing / logits.shape[-1]
+    value = -jnp.einsum("...c,...c,c->...", target, log_probs, hyper.class_weights)
+    return value, jnp.einsum("...c,c->...", one_hot, hyper.class_weights)
+
+
+class Classification(Problem):
+    """One of C labels per example.  Labels are i32[N], -1 where a row has none; metrics compare label ids."""
+
+    name = "classification"
+    metrics = {f.__name__: f for f in (accuracy, f1, macro_f1, mcc)}
+    table_metrics = ("accuracy", "macro_f1")
+    hub_type = "single_label_classification"
+
+    def find_labels(self, cells: Sequence[Cell]) -> tuple[str, ...]:
+        return sort_labels({cell.text for cell in cells} - {""})
+
+    def read_labels(self, cells: Sequence[Cell], codes: Sequence[str]) -> np.ndarray:
+        ids = {code: number for number, code in enumerate(codes)}
+        return np.array([self._read(cell, ids) for cell in cells], np.int32)
+
+    def _read(self, cell: Cell, ids: dict[str, int]) -> int:
+        if cell.text in ids:
+            return ids[cell.text]
+        if cell.text:
+            raise cell.unknown(cell.text, list(ids))
+        if cell.required:
+            raise cell.missing()
+        return -1
+
+    def is_labelled(self, label: np.ndarray) -> np.ndarray:
+        return label >= 0
+
+    def describe_label(self, label: Any, task: Task) -> str:
+        return task.label_names[int(label)]
+
+    def label_weights(self, loss: Any, label: np.ndarray, task: Task) -> np.ndarray:
+        classes = len(task.label_names)
+        if loss.class_weights == ("balanced",):  # N / (C count), as scikit-learn's
+            counts = np.bincount(label[label >= 0], minlength=classes)
+            return len(label) / (classes * np.maximum(counts, 1))
+        return check_weights(loss.class_weights, classes)
+
+    def loss(self, logits, batch, hyper):
+        return cross_entropy(logits, batch["label"], hyper)
+
+    def decode(self, logits: np.ndarray, task: Task) -> Predictions:
+        ids = np.argmax(logits, axis=-1)
+        return Predictions(ids, [task.label_names[i] for i in ids], scipy.special.softmax(np.float64(logits), axis=-1))
+
+    def dev_loss(self, logits: np.ndarray, label: np.ndarray) -> float:
+        labelled = self.is_labelled(label)
+        logits, label = np.float64(logits[labelled]), label[labelled]
+        return float(np.mean(scipy.special.logsumexp(logits, axis=-1) - logits[np.arange(len(label)), label]))
+
+    def pseudo_values(self, metric: str, predicted: np.ndarray, label: np.ndarray) -> np.ndarray:
+        return jackknife.of_classes(metric, predicted, label)
+
+    def constant(self, label: np.ndarray) -> np.ndarray:
+        return np.full(len(label), np.bincount(label).argmax())
+
+    def columns(self, logits: np.ndarray, task: Task) -> dict[str, Sequence[Any]]:
+        predicted = self.decode(logits, task)
+        columns = {"predicted": predicted.labels, "probability": predicted.probabilities.max(axis=-1)}
+        names = zip(task.label_names, predicted.probabilities.T, strict=True)
+        return columns | {f"p({name})": column for name, column in names}
+
+    def label_column(self, label: np.ndarray, task: Task) -> list[str]:
+        return ["" if i < 0 else task.label_names[i] for i in label]
+
+
+def sort_labels(names: set[str]) -> tuple[str, ...]:
+    """Label names in order: as numbers where all of them are numbers."""
+    try:
+        return tuple(sorted(names, key=lambda label: (float(label), label)))
+    except ValueError:
+        return tuple(sorted(names))
+
+
+def check_weights(given: tuple, count: int) -> np.ndarray:
+    """f64[C] of config.loss.class_weights, ones where it is empty.  Raises UserError."""
+    if not given:
+        return np.ones(count)
+    if len(given) != count or not all(isinstance(x, int | float) and x >= 0 for x in given):
+        raise UserError(
+            f"config.loss.class_weights={given} should be {count} numbers, one per label, or ('balanced',)."
+        )
+    return np.array(given)
+
+
+CLASSIFICATION = Classification()

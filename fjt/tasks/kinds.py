@@ -1,0 +1,50 @@
+"""The kinds of problems by name.  A new kind is a file of its own and a line here, or `register` from outside."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from fjt.core.errors import UserError, suggest
+from fjt.data.glue import Task
+from fjt.tasks.classification import CLASSIFICATION
+from fjt.tasks.multilabel import MULTI_LABEL
+from fjt.tasks.problem import Problem
+from fjt.tasks.regression import REGRESSION
+
+PROBLEMS: dict[str, Problem] = {}
+
+
+def register(problem: Problem) -> None:
+    """Makes a Problem known under its name."""
+    PROBLEMS[problem.name] = problem
+
+
+for _problem in (CLASSIFICATION, REGRESSION, MULTI_LABEL):
+    register(_problem)
+
+
+def find_problem(kind: str) -> Problem:
+    """The Problem of a kind's name (`Task.kind`, config.data.kind).  Raises UserError for an unknown one."""
+    if kind not in PROBLEMS:
+        raise UserError(f"config.data.kind={kind!r} is unknown.{suggest(kind, list(PROBLEMS))}")
+    return PROBLEMS[kind]
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a lower value of a metric is the better one."""
+    return any(metric in problem.lower_is_better for problem in PROBLEMS.values())
+
+
+def task_of_record(arrays: Mapping[str, np.ndarray], name: str = "") -> Task:
+    """The Task of recorded predictions: kind, label names and threshold.
+
+    Args:
+        arrays: of predictions/<split>.npz, or of one dev set of a committed study.
+        name: of the task.
+    """
+    if "kind" in arrays:
+        kind = str(arrays["kind"])
+    else:  # files of version 0.1.0 did not say; it had scores as floats and label ids as integers
+        kind = REGRESSION.name if arrays["label"].dtype.kind == "f" else CLASSIFICATION.name
+    threshold = float(arrays["threshold"]) if "threshold" in arrays else 0.5
+    return Task(name, kind, tuple(map(str, arrays["label_names"])), (), threshold=threshold)

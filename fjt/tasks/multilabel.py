@@ -1,0 +1,165 @@
+"""Multi-label classification: any number of labels per example, a sigmoid and binary cross-entropy for each."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.special
+import sklearn.metrics
+
+from fjt.core.errors import UserError
+from fjt.data.glue import Cell, Task
+from fjt.tasks import jackknife
+from fjt.tasks.classification import check_weights, sort_labels
+from fjt.tasks.problem import Predictions, Problem
+
+SEPARATOR = ","  # between the labels of a cell of text
+YES, NO = ("1", "true", "yes"), ("0", "false", "no")  # cells of a column per label
+
+
+def micro_f1(predicted, label):
+    """F1 of all labels of all examples together, 0.0 when nothing is positive.  predicted, label: {0, 1}[N, C]."""
+    return float(sklearn.metrics.f1_score(label, predicted, average="micro", zero_division=0.0))
+
+
+def macro_f1(predicted, label):
+    """Unweighted mean over labels of F1, 0.0 for a label that never occurs.  predicted, label: {0, 1}[N, C]."""
+    return float(sklearn.metrics.f1_score(label, predicted, average="macro", zero_division=0.0))
+
+
+def subset_accuracy(predicted, label):
+    """Share of examples whose whole set of labels is predicted.  predicted, label: {0, 1}[N, C]."""
+    return float(np.mean((predicted == label).all(axis=-1)))
+
+
+def binary_cross_entropy(logits, label, hyper):
+    """(value, weight) of each slot: the mean over labels of smoothed, label-weighted binary cross-entropy, and 1.
+
+    The mean over slots is PyTorch's BCEWithLogitsLoss(weight=class_weights).  Smoothing moves each target s / 2 of the
+    way to the other side.
+
+    Args:
+        logits: f[..., C].
+        label: {0, 1}[..., C].
+        hyper: Hyper with label_smoothing f32[] and class_weights f32[C].
+    """
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    target = label.astype(logits.dtype) * (1.0 - hyper.label_smoothing) + hyper.label_smoothing / 2
+    terms = -(target * jax.nn.log_sigmoid(logits) + (1.0 - target) * jax.nn.log_sigmoid(-logits))
+    value = jnp.einsum("...c,c->...", terms, hyper.class_weights) / logits.shape[-1]
+    return value, jnp.ones_like(value)
+
+
+class MultiLabel(Problem):
+    """A set of labels per example.  Labels are i8[N, C] of 0 and 1, -1 in rows without any answer.
+
+    A cell holds a list of names, text with commas between names, or, where each label has a column of its own, a dict
+    {name: cell}.  An empty list or text is the empty set; a missing value is no answer.
+    """
+
+    name = "multi_label"
+    metrics = {f.__name__: f for f in (micro_f1, macro_f1, subset_accuracy)}
+    table_metrics = ("micro_f1", "macro_f1", "subset_accuracy")
+    hub_type = "multi_label_classification"
+
+    def find_labels(self, cells: Sequence[Cell]) -> tuple[str, ...]:
+        if cells and isinstance(cells[0].value, dict):
+            return tuple(cells[0].value)
+        return sort_labels({name for cell in cells for name in self._names(cell) or ()})
+
+    def _names(self, cell: Cell) -> list[str] | None:
+        """The names in a cell, None for a missing value."""
+        value = cell.value
+        if isinstance(value, str) and value.strip().startswith("["):
+            try:
+                value = json.loads(value)
+            except json.JSONDecodeError:
+                raise UserError(f"{cell.place}: {value!r:.80} is not a list of labels. Correct the row.") from None
+        if isinstance(value, list | tuple | np.ndarray):
+            return [Cell(name, cell.place, cell.required).text for name in value]
+        if isinstance(value, str):
+            return [name.strip() for name in value.split(SEPARATOR) if name.strip()]
+        return [cell.text] if cell.text else None
+
+    def read_labels(self, cells: Sequence[Cell], codes: Sequence[str]) -> np.ndarray:
+        if not codes:
+            raise UserError(
+                "No row of the training file has a label, so there is nothing to learn. Check "
+                "config.data.columns.label, or give config.data.columns.labels, one column per label."
+            )
+        ids = {code: number for number, code in enumerate(codes)}
+        label = np.zeros((len(cells), len(codes)), np.int8)
+        for row, cell in zip(label, cells, strict=True):
+            self._read(cell, ids, row)
+        return label
+
+    def _read(self, cell: Cell, ids: dict[str, int], row: np.ndarray) -> None:
+        """Fills one row of labels."""
+        if isinstance(cell.value, dict):
+            answers = {name: Cell(value, cell.place, cell.required).text.lower() for name, value in cell.value.items()}
+            for name, answer in answers.items():
+                if answer and answer not in (*YES, *NO):
+                    raise UserError(f"{cell.place}: {cell.value[name]!r} in the column {name!r} should be 0 or 1.")
+                row[ids[name]] = answer in YES
+            if all(answers.values()):
+                return
+            names = None
+        else:
+            names = self._names(cell)
+        if names is None:
+            if cell.required:
+                raise cell.missing()
+            row[:] = -1
+            return
+        for name in names:
+            if name not in ids:
+                raise cell.unknown(name, list(ids))
+            row[ids[name]] = 1
+
+    def is_labelled(self, label: np.ndarray) -> np.ndarray:
+        return (label >= 0).all(axis=-1)
+
+    def describe_label(self, label: Any, task: Task) -> str:
+        return self.label_column(np.asarray(label)[None], task)[0] or "no label"
+
+    def label_weights(self, loss: Any, label: np.ndarray, task: Task) -> np.ndarray:
+        if loss.class_weights == ("balanced",):  # a rarer label counts more; the mean over all positives is 1
+            counts = np.maximum((label > 0).sum(axis=0), 1)
+            return counts.sum() / (len(counts) * counts)
+        return check_weights(loss.class_weights, len(task.label_names))
+
+    def loss(self, logits, batch, hyper):
+        return binary_cross_entropy(logits, batch["label"], hyper)
+
+    def decode(self, logits: np.ndarray, task: Task) -> Predictions:
+        probabilities = scipy.special.expit(np.float64(logits))
+        chosen = (probabilities >= task.threshold).astype(np.int8)
+        labels = [tuple(task.label_names[i] for i in np.flatnonzero(row)) for row in chosen]
+        return Predictions(chosen, labels, probabilities)
+
+    def dev_loss(self, logits: np.ndarray, label: np.ndarray) -> float:
+        labelled = self.is_labelled(label)
+        logits, label = np.float64(logits[labelled]), label[labelled]
+        return float(np.mean(np.logaddexp(0.0, logits) - logits * label))
+
+    def pseudo_values(self, metric: str, predicted: np.ndarray, label: np.ndarray) -> np.ndarray:
+        return jackknife.of_label_sets(metric, predicted, label)
+
+    def constant(self, label: np.ndarray) -> np.ndarray:
+        sets, counts = np.unique(label, axis=0, return_counts=True)
+        return np.repeat(sets[counts.argmax()][None], len(label), axis=0)
+
+    def columns(self, logits: np.ndarray, task: Task) -> dict[str, Sequence[Any]]:
+        predicted = self.decode(logits, task)
+        columns = {"predicted": [SEPARATOR.join(names) for names in predicted.labels]}
+        names = zip(task.label_names, predicted.probabilities.T, strict=True)
+        return columns | {f"p({name})": column for name, column in names}
+
+    def label_column(self, label: np.ndarray, task: Task) -> list[str]:
+        return [SEPARATOR.join(task.label_names[i] for i in np.flatnonzero(row > 0)) for row in label]
+
+
+MULTI_LABEL = MultiLabel()

@@ -1,0 +1,12 @@
+"""The metrics of single labels and of scores by name, and their pseudo-values."""
+
+from fjt.tasks.classification import CLASSIFICATION
+from fjt.tasks.regression import REGRESSION
+
+METRICS = CLASSIFICATION.metrics | REGRESSION.metrics
+
+
+def pseudo_values(metric, predicted, label):
+    """f64[n, m] of the problem that has the metric."""
+    problem = CLASSIFICATION if metric in CLASSIFICATION.metrics else REGRESSION
+    return problem.pseudo_values(metric, predicted, label)
