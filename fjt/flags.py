@@ -138,8 +138,8 @@ def keys_help(options: Mapping[str, Option] = OPTIONS) -> str:
         options: {dotted key: Option} of the command's configs.
     """
     lines = [
-        "Config keys, each set by --config.KEY=VALUE.  None is filled later, and the run says with what; None and () of an",
-        "option of a method (tune.) are the method's own default, which --list shows.",
+        "Config keys, each set by --config.KEY=VALUE.  None is filled later, and the run says with what; for options",
+        "of methods (tune.KEY), None and () mean the method's own default, which --list shows.",
         "",
     ]
     for key, one in options.items():

@@ -17,6 +17,13 @@ SEEDS = ("seed", "seeds.init", "seeds.data", "seeds.dropout")
 FAMILIES = ("study", "task")
 MODES = ("loop", "vmap")
 PHASES = ("tuning", "runs")
+# Durations, and the option of the same section that has the other unit.
+OTHER_UNIT = {
+    "train.epochs": "steps",
+    "train.steps": "epochs",
+    "eval.every_epochs": "every_steps",
+    "eval.every_steps": "every_epochs",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,8 +258,8 @@ def settings_of(run, base, chosen=()):
             node = node[section]
         if key == "tune.method" and isinstance(value, str):
             value = (value,)
-        if key in ("train.epochs", "train.steps"):
-            node["steps" if last == "epochs" else "epochs"] = None
+        if key in OTHER_UNIT:
+            node[OTHER_UNIT[key]] = None
         node[last] = value
     if run.phase == "runs" and config["train"]["select"] == "last":
         config["eval"] |= {"every_epochs": 0, "every_steps": None}

@@ -55,15 +55,7 @@ def test_help_shows_every_option_with_its_default_meaning_and_allowed_values():
         one = options.OPTIONS[key]
         assert default.endswith(f" = None ({one.kind.__name__})" if one.default is None else f" = {one.default!r}")
         assert about.strip().startswith(one.doc) and one.allowed in about
-        assert (
-            len(one.doc) > 15
-            and not one.doc.endswith(".")
-            and (
-                one.default is not None
-                or "None:" in one.doc
-                or (key.startswith("tune.") or key.endswith(".steps") or key.endswith("every_steps"))
-            )
-        ), key
+        assert len(one.doc) > 15 and not one.doc.endswith("."), key
     assert "one of adamw, adam" in "\n".join(lines) and "between 0.0 and 0.99" in "\n".join(lines)
 
 
