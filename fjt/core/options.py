@@ -1,8 +1,9 @@
 """Every option of a run, declared once, and the frozen settings that a config becomes.
 
-The config's defaults, `--help`, the checks of types and values, the fingerprint, and the list of options that lanes may
-differ in are derived from the declarations below (`fjt.core.schema`). A value of None is resolved from a recipe for the
-method and the size of the training set; the run prints and records the origin of every such value.
+The fields of `OptimConfig` are the options `config.optim.*`, and so on. The config's defaults, `--help`, the checks of
+types and values, the fingerprint, and the list of options that lanes may differ in are derived from the declarations
+(`fjt.core.schema`). A default of None is resolved from a recipe for the method and the size of the training set; the
+run prints and records the origin of every such value.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ from fjt.core.schema import option
 
 SEED = {"low": 0, "high": 2**32 - 1}
 RATE = {"low": 0.0, "high": 0.99}  # of dropout and its relatives
+SHARE = {"low": 0.0, "high": 1.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,15 +60,13 @@ class DataConfig:
         place=True,
     )
     dir: str = option(
-        "", "files: the folder in GLUE's official layout (DIR/SST-2/train.tsv); tfds: its data_dir", place=True
+        "", "files: folder in GLUE's official layout (DIR/SST-2/train.tsv); tfds: its data_dir", place=True
     )
     manual_dir: str = option("", "tfds: a folder with the archives as downloaded (SST-2.zip, ...)", place=True)
     files: FilesConfig = FilesConfig()
     columns: ColumnsConfig = ColumnsConfig()
     header: bool = option(True, "whether the first line of a CSV or TSV file names the columns")
-    kind: str = option(
-        "classification", "your own table: the kind of problem", choices=("classification", "regression")
-    )
+    kind: str = option("classification", "kind of problem of your own table", choices=("classification", "regression"))
     label_names: tuple = option((), "your own table: the labels in the order of their ids; empty: sorted")
     holdout: float = option(0.0, "share of the training rows that is kept aside and used as dev", **RATE)
     limit: int = option(0, "number of training examples, drawn with seeds.subset; 0: all", low=0)
@@ -79,36 +79,26 @@ class ScratchConfig:
     width: int = option(128, "model.path is empty: width of the hidden states")
     heads: int = option(4, "model.path is empty: number of attention heads")
     inner: int = option(512, "model.path is empty: width of the feed-forward layers")
-    vocab: str = option(
-        "", "model.path is empty: a WordPiece vocabulary file; empty: the synthetic language's", place=True
-    )
+    vocab: str = option("", "model.path is empty: WordPiece vocabulary file; empty: the synthetic one", place=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class DropoutConfig:
-    hidden: float | None = option(
-        None, "dropout rate of hidden states; None: the checkpoint's own", **RATE, traced=True
-    )
-    attention: float | None = option(
-        None, "dropout rate of attention weights; None: the checkpoint's own", **RATE, traced=True
-    )
-    classifier: float | None = option(
-        None, "dropout rate before the classifier; None: the checkpoint's own", **RATE, traced=True
-    )
+    hidden: float | None = option(None, "dropout rate of hidden states; None: the checkpoint's", **RATE, traced=True)
+    attention: float | None = option(None, "dropout rate of attention; None: the checkpoint's", **RATE, traced=True)
+    classifier: float | None = option(None, "dropout rate before the head; None: the checkpoint's", **RATE, traced=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     path: str = option(
         "bert-base-uncased",
-        "the pretrained model: a directory, a hub name or an fjt run; empty: random weights (model.scratch)",
+        "pretrained model: a directory, hub name or fjt run; empty: random weights (model.scratch)",
         place=True,
     )
     revision: str = option("main", "branch, tag or commit of a hub name", place=True)
     name: str = option("", "name of the base model in exports; empty: the name of hub or directory", place=True)
-    keep_head: bool = option(
-        False, "True starts from the checkpoint's own classifier (--config.train.steps=0 then evaluates it)"
-    )
+    keep_head: bool = option(False, "True starts from the checkpoint's own classifier (train.steps=0 evaluates it)")
     adapter: str = option("", "an adapter over model.path to start from: of PEFT or fjt, or an fjt run", place=True)
     scratch: ScratchConfig = ScratchConfig()
     max_length: int = option(
@@ -116,7 +106,7 @@ class ModelConfig:
     )
     dtype: str | None = option(
         None,
-        "type of the computation, not of the weights; None: float32 on a CPU, else bfloat16",
+        "type of computation, not of weights; None: float32 on a CPU, else bfloat16",
         choices=("float32", "bfloat16"),
     )
     matmul_precision: str = option(
@@ -124,9 +114,7 @@ class ModelConfig:
     )
     dropout: DropoutConfig = DropoutConfig()
     frozen_dropout: bool = option(False, "True applies dropout in the layers below the lowest trainable one as well")
-    reinit_layers: int = option(
-        0, "number of top layers that start from random weights, and the pooler with them", low=0
-    )
+    reinit_layers: int = option(0, "number of top layers that, with the pooler, start from random weights", low=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,17 +123,13 @@ class TuneConfig:
 
     method: tuple = option(("full",), "names of the tuning methods, which are combined; `--list` shows them")
     train_pooler: bool | None = option(
-        None, "whether the pooler trains; None: as the method says, and when the checkpoint lacks it"
+        None, "whether the pooler trains; None: by method, or if the checkpoint lacks it"
     )
     train_head: bool | None = option(None, "False freezes a head that model.keep_head kept; None: the head trains")
     budget: int = option(0, "largest number of added parameters, which sets rank, width or length; 0: no budget", low=0)
     layers: int | None = option(None, "top_k: number of top layers that train", low=0)
     layer_decay: float | None = option(
-        None,
-        "llrd: factor from the learning rate of a layer to that of the layer below",
-        low=0.0,
-        high=1.0,
-        traced=True,
+        None, "llrd: factor from a layer's learning rate to that of the layer below", **SHARE, traced=True
     )
     stage_epochs: float | None = option(None, "gradual: epochs per stage; 0: stages of equal length", low=0.0)
     stage_rates: tuple = option((), "gradual: learning-rate factor of each stage; the last one is repeated; (): all 1")
@@ -165,18 +149,14 @@ class TuneConfig:
     )
     alpha: float | None = option(None, "lora, dora: numerator of the update's scale, alpha / rank", traced=True)
     dropout: float | None = option(None, "lora, dora, vera: dropout rate of the update's input", **RATE, traced=True)
-    rank_stabilized: bool | None = option(
-        None, "lora, dora: True scales the update by alpha / sqrt(rank) instead", traced=True
-    )
+    rank_stabilized: bool | None = option(None, "lora, dora: True scales by alpha / sqrt(rank) instead", traced=True)
     vera_start: float | None = option(None, "vera: initial value of the inner scales")
     reduction: float | None = option(None, "adapters: width of the encoder divided by the bottleneck's", low=1.0)
     bottleneck_width: int | None = option(
         None, "adapters: width of the bottleneck, instead of tune.reduction; 0: tune.reduction applies", low=0
     )
     activation: str | None = option(None, "adapters: activation function, such as relu, gelu or swish")
-    adapter_norm: bool | None = option(
-        None, "houlsby, pfeiffer: whether the adapter reads the sublayer's output after LayerNorm"
-    )
+    adapter_norm: bool | None = option(None, "houlsby, pfeiffer: whether LayerNorm comes before the adapter")
     adapter_scale: float | None = option(None, "parallel: factor of the adapter's output", traced=True)
     prefix_length: int | None = option(None, "prefix: number of learned keys and values per layer", low=1)
     projection: int | None = option(
@@ -206,11 +186,7 @@ class OptimConfig:
         (), 'factors of the learning rate by pattern of parameter names: (("head/", 10.0), ("layer_0/", 0.1))'
     )
     weight_decay: float | None = option(
-        None,
-        "weight decay, except of biases and LayerNorm; None: the method's recipe",
-        low=0.0,
-        traced=True,
-        in_card=True,
+        None, "weight decay (not of biases, LayerNorm); None: the method's recipe", low=0.0, traced=True, in_card=True
     )
     schedule: str = option(
         "linear",
@@ -220,10 +196,10 @@ class OptimConfig:
         in_card=True,
     )
     warmup_fraction: float = option(
-        0.06, "share of the steps in which the learning rate rises", low=0.0, high=1.0, traced=True, in_card=True
+        0.06, "share of the steps in which the learning rate rises", **SHARE, traced=True, in_card=True
     )
     final_fraction: float = option(
-        0.0, "share of the peak left at the end (constant and inverse_sqrt ignore it)", low=0.0, high=1.0, traced=True
+        0.0, "share of the peak left at the end (constant and inverse_sqrt ignore it)", **SHARE, traced=True
     )
     power: float = option(2.0, "polynomial: the exponent", traced=True)
     cycles: int = option(2, "cosine_restarts: the number of cycles", low=1, traced=True)
@@ -239,41 +215,28 @@ class TrainConfig:
     epochs: int | None = option(
         None, "passes over the training set, instead of train.steps; None: the recipe", low=1, traced=True, in_card=True
     )
-    steps: int | None = option(
-        None, "number of optimizer steps, instead of train.epochs", low=0, traced=True, in_card=True
-    )
+    steps: int | None = option(None, "optimizer steps, instead of train.epochs", low=0, traced=True, in_card=True)
     batch_size: int = option(32, "number of examples per optimizer step", low=1, in_card=True)
-    accumulation: int = option(
-        1, "number of microbatches in which a batch is computed; the result is that of the whole batch", low=1
-    )
+    accumulation: int = option(1, "microbatches per batch; the result is that of the whole batch at once", low=1)
     packing: bool = option(True, "whether several examples share a row; False: one example per row")
     row_length: int = option(0, "number of tokens per packed row; 0: the planner searches for it", low=0)
-    select: str = option(
-        "last", "the step whose weights are evaluated and exported", choices=("last", "best"), traced=True
-    )
+    select: str = option("last", "step whose weights are the result", choices=("last", "best"), traced=True)
     patience: int = option(0, "evaluations without a better score before training stops; 0: never", low=0, traced=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    label_smoothing: float = option(
-        0.0, "share of each label's weight that is spread over all classes", **RATE, traced=True
-    )
-    class_weights: tuple = option(
-        (), 'loss weight of each class, one number per class, or ("balanced",); (): all 1', traced=True
-    )
+    label_smoothing: float = option(0.0, "share of each label's weight spread over all classes", **RATE, traced=True)
+    class_weights: tuple = option((), 'loss weights, one number per class, or ("balanced",); (): all 1', traced=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
     every_epochs: int | None = option(
-        None,
-        "epochs between evaluations, instead of eval.every_steps; 0: only at the end; None: the recipe",
-        low=0,
-        traced=True,
+        None, "epochs between evaluations, or eval.every_steps; 0: only at the end; None: recipe", low=0, traced=True
     )
     every_steps: int | None = option(
-        None, "steps between evaluations, instead of eval.every_epochs; 0: only at the end", low=0, traced=True
+        None, "steps between evaluations, or eval.every_epochs; 0: only at the end", low=0, traced=True
     )
     test: bool = option(True, "whether predictions for the test splits are written at the end")
     official_dev: bool = option(True, "with data.holdout: whether the published dev set is scored at the end")
@@ -286,10 +249,10 @@ class ExperimentConfig:
     task: str = option("sst2", "the task; `python -m fjt.main --list` shows them")
     seed: int = option(
         0,
-        "sets seeds.init, seeds.data and seeds.dropout where they are None",
+        "sets seeds.init, seeds.data and seeds.dropout where these are None",
         **SEED,
         traced=True,
-        fingerprinted=False,  # it acts through the three seeds
+        fingerprinted=False,
         in_card=True,
     )
     seeds: SeedsConfig = SeedsConfig()
@@ -305,9 +268,7 @@ class ExperimentConfig:
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
     every_steps: int | None = option(None, "number of steps between checkpoints; None: one at each evaluation", low=1)
-    keep: int = option(
-        2, "number of latest checkpoints kept, in addition to the best; 1 leaves no other to fall back to", low=1
-    )
+    keep: int = option(2, "number of latest checkpoints kept, besides the best; 1: no other to fall back to", low=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -331,15 +292,9 @@ class OutputConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CacheConfig:
-    dir: str = option(
-        "", "folder of tokenized data, extracted archives and cached features; empty: $FJT_CACHE or ~/.cache/fjt"
-    )
-    compilation: bool | None = option(
-        None, "whether JAX's compilation cache is used; None: on accelerators, not on a CPU"
-    )
-    hidden: bool | None = option(
-        None, "whether the frozen layers' output is computed once and cached; None: where that saves time"
-    )
+    dir: str = option("", "folder of cached data, archives and features; empty: $FJT_CACHE or ~/.cache/fjt")
+    compilation: bool | None = option(None, "whether JAX's compilation cache is used; None: except on a CPU")
+    hidden: bool | None = option(None, "whether the frozen layers' output is cached; None: where that saves time")
     hidden_gib: float = option(4.0, "largest size of a run's cached features in GiB", low=0.0)
 
 

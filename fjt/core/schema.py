@@ -66,7 +66,7 @@ class Option:
         Raises:
             UserError: for another type, and for a value that is not allowed.
         """
-        if value is None and self.optional:
+        if self.optional and isinstance(value, types.NoneType):
             return None
         given = f"config.{self.key}={value!r}"
         if self.kind is tuple and isinstance(value, list):
@@ -101,7 +101,7 @@ def collect(cls: type, prefix: str = "") -> dict[str, Option]:
     found = {}
     for field, kind in _fields(cls):
         key = prefix + field.name
-        if dataclasses.is_dataclass(kind):
+        if _is_section(kind):
             found |= collect(kind, f"{key}.")
         else:
             optional = isinstance(kind, types.UnionType)
@@ -115,7 +115,7 @@ def make_config(cls: type) -> ConfigDict:
     config = ConfigDict()
     options = collect(cls)
     for field, kind in _fields(cls):
-        if dataclasses.is_dataclass(kind):
+        if _is_section(kind):
             config[field.name] = make_config(kind)
         elif field.default is None:
             config[field.name] = placeholder(options[field.name].kind)
@@ -144,7 +144,7 @@ def build(cls: type[Section], mapping: Mapping[str, Any] | None, prefix: str = "
     values = {}
     for field, kind in _fields(cls):
         name = field.name
-        if dataclasses.is_dataclass(kind):
+        if _is_section(kind):
             values[name] = build(kind, mapping.get(name), f"{prefix}{name}.", source)
         elif name not in mapping:
             raise UserError(f"config.{prefix}{name} {missing}")
@@ -163,6 +163,11 @@ def check_keys(names: Iterable[str], valid: Iterable[str], prefix: str = "") -> 
     for name in names:
         if prefix + name not in known:
             raise UserError(f"config.{prefix}{name} is not an option.{suggest(prefix + name, known)}")
+
+
+def _is_section(kind: Any) -> typing.TypeGuard[type]:
+    """Whether the type of a field is a dataclass of options."""
+    return dataclasses.is_dataclass(kind)
 
 
 @functools.cache
