@@ -10,7 +10,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from fjt.core.errors import UserError, suggest
-from fjt.core.options import OPTIONS, flatten
+from fjt.core.options import OPTIONS, OTHER_UNIT, flatten
 from fjt.core.schema import Option
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -48,9 +48,8 @@ def parse(
     if len(rest) > 1:
         raise UserError(f"{rest[1]!r} is not understood; options are given as --config.key=value.")
     if config is not None:
-        for one, other in (("train.steps", "train.epochs"), ("eval.every_steps", "eval.every_epochs")):
+        for one, other in OTHER_UNIT.items():
             _replace_duration(config, argv, one, other)
-            _replace_duration(config, argv, other, one)
     return config
 
 

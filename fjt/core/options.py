@@ -324,6 +324,14 @@ PATHS = tuple(key for key, one in EXPERIMENT.items() if one.place)
 # Runs that differ only in these share every compiled program.
 TRACED = tuple(key for key, one in EXPERIMENT.items() if one.traced)
 
+# Durations, each with the option that gives the same one in another unit.
+OTHER_UNIT = {
+    "train.epochs": "train.steps",
+    "train.steps": "train.epochs",
+    "eval.every_epochs": "eval.every_steps",
+    "eval.every_steps": "eval.every_epochs",
+}
+
 # Names for several tuning methods at once, with options where they are left open: the mix-and-match adapter (He et al.
 # 2022, section 4.6), and UniPELT (Mao et al. 2022); their prefixes are AdapterHub's, which holds both.
 TOGETHER = {
@@ -395,12 +403,10 @@ def _check(experiment: ExperimentConfig) -> None:
         )
     if optim.schedule == "exponential" and not optim.final_fraction:
         raise UserError("config.optim.schedule=exponential never reaches 0: give config.optim.final_fraction.")
-    for name, part, one, other in (
-        ("train", experiment.train, "epochs", "steps"),
-        ("eval", experiment.eval, "every_epochs", "every_steps"),
-    ):
-        if getattr(part, one) is not None and getattr(part, other) is not None:
-            raise UserError(f"config.{name}.{one} and config.{name}.{other} are both set; give one.")
+    flat = flatten(dataclasses.asdict(experiment))
+    for one, other in OTHER_UNIT.items():
+        if flat[one] is not None and flat[other] is not None:
+            raise UserError(f"config.{one} and config.{other} are both set; give one.")
 
 
 def resolve_seeds(settings: Settings) -> Settings:

@@ -10,20 +10,13 @@ from typing import Any
 
 from fjt.core import options, schema
 from fjt.core.errors import UserError, suggest
-from fjt.core.options import EXPERIMENT, PATHS, TRACED, flatten
+from fjt.core.options import EXPERIMENT, OTHER_UNIT, PATHS, TRACED, flatten
 from fjt.core.schema import option
 
 SEEDS = ("seed", "seeds.init", "seeds.data", "seeds.dropout")
 FAMILIES = ("study", "task")
 MODES = ("loop", "vmap")
 PHASES = ("tuning", "runs")
-# Durations, and the option of the same section that has the other unit.
-OTHER_UNIT = {
-    "train.epochs": "steps",
-    "train.steps": "epochs",
-    "eval.every_epochs": "every_steps",
-    "eval.every_steps": "every_epochs",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,7 +252,7 @@ def settings_of(run, base, chosen=()):
         if key == "tune.method" and isinstance(value, str):
             value = (value,)
         if key in OTHER_UNIT:
-            node[OTHER_UNIT[key]] = None
+            node[OTHER_UNIT[key].split(".")[1]] = None
         node[last] = value
     if run.phase == "runs" and config["train"]["select"] == "last":
         config["eval"] |= {"every_epochs": 0, "every_steps": None}
