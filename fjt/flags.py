@@ -1,25 +1,39 @@
-"""What commands that take a config share: its flags, checked before the parser's own bare errors, and their help."""
+"""The flags of commands that take a config: checked before the parser's own bare errors, and their help."""
 
 import os
 import pathlib
 import re
 import sys
+from collections.abc import Mapping
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from fjt.core.errors import UserError, suggest
-from fjt.core.options import flatten
+from fjt.core.options import OPTIONS, OTHER_UNIT, flatten
+from fjt.core.schema import Option
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def parse(argv, values, holder, files=("base.py",)):
-    """The ConfigDict of a command line, None without --config.
+def parse(
+    argv: list[str],
+    values: flags.FlagValues,
+    holder: flags.FlagHolder,
+    options: Mapping[str, Option] = OPTIONS,
+) -> ConfigDict | None:
+    """The ConfigDict of a command line; None without --config.
 
-    values, holder: as `config_flags.DEFINE_config_file` was given and gave; files: those below configs/ that document
-    the keys.  Raises UserError.
+    Args:
+        argv: the command line, with the program's name first.
+        values: the flags of the command.
+        holder: its flag `config`, of `config_flags.DEFINE_config_file`.
+        options: {dotted key: Option} of such configs.
+
+    Raises:
+        UserError: for a flag, key, value or file that does not exist or cannot be read.
     """
-    _check_names(argv, values, [key for key, _, _ in documented_keys(*files)])
+    _check_names(argv, values, options)
     _check_config_file(argv)
     sys.argv = argv  # where config_flags looks for overrides, whatever it is given
     try:
@@ -34,24 +48,26 @@ def parse(argv, values, holder, files=("base.py",)):
     if len(rest) > 1:
         raise UserError(f"{rest[1]!r} is not understood; options are given as --config.key=value.")
     if config is not None:
-        for one, other in (("train.steps", "train.epochs"), ("eval.every_steps", "eval.every_epochs")):
+        for one, other in OTHER_UNIT.items():
             _replace_duration(config, argv, one, other)
-            _replace_duration(config, argv, other, one)
     return config
 
 
-def given(config, argv):
-    """{key: origin} of the options that differ from configs/base.py: the command line, or the config file."""
-    from configs import base
+def given(config: ConfigDict, argv: list[str]) -> dict[str, str]:
+    """{key: origin} of the options that differ from their defaults: "command line", or the config file.
 
-    default, path = flatten(base.get_config()), next((a for a in argv if "configs/" in a), "the config file")
+    Args:
+        config: as `parse` returned it.
+        argv: the command line.
+    """
+    path = next((argument for argument in argv if "configs/" in argument), "the config file")
     named = {argument[len("--config.") :].partition("=")[0] for argument in argv if argument.startswith("--config.")}
     named |= {argument[len("--noconfig.") :] for argument in argv if argument.startswith("--noconfig.")}
     found = {}
     for key, value in flatten(config).items():
         if key in named:
             found[key] = "command line"
-        elif key in default and value != default[key] and value is not None:
+        elif key in OPTIONS and value != OPTIONS[key].default and value is not None:
             found[key] = path.removeprefix("--config=")
     return found
 
@@ -108,35 +124,24 @@ def _check_names(argv, values, valid):
             if key in sections:
                 inside = [name for name in valid if name.startswith(key + ".")]
                 raise UserError(f"--config.{key} is a group of options: {', '.join(inside)}.")
-            raise UserError(f"--config.{key} is no option.{suggest(key, valid)} --help shows them all.")
+            raise UserError(f"--config.{key} is not an option.{suggest(key, valid)} --help shows them all.")
         match = re.match(r"--?(?:no)?([^=.]+)(?:=|$)", argument)
         if match and argument.startswith("-") and match.group(1) not in values and match.group(1) != "":
-            raise UserError(f"{argument.split('=')[0]} is no option.{suggest(match.group(1), list(values))}")
+            raise UserError(f"{argument.split('=')[0]} is not an option.{suggest(match.group(1), list(values))}")
 
 
-def documented_keys(*files):
-    """[(key, default as written, what it is)] of every line of these files below configs/."""
-    groups, found = {"config": ""}, []
-    for line in "\n".join((ROOT / "configs" / file).read_text() for file in files).splitlines():
-        match = re.match(r"    (\w+)\.(\w+)(?: = (\w+))? = (.*?)(?:  # (.*))?$", line)
-        if not match:
-            continue
-        owner, name, alias, value, note = match.groups()
-        if alias and value == "ConfigDict()":
-            groups[alias] = f"{groups[owner]}{name}."
-        else:
-            found.append((f"{groups[owner]}{name}", re.sub(r"placeholder\((\w+)\)", r"None (\1)", value), note or ""))
-    return found
+def keys_help(options: Mapping[str, Option] = OPTIONS) -> str:
+    """The lines of `--help` on config keys: default, meaning and allowed values of each.
 
-
-def keys_help(*files):
-    """Every config key of these files below configs/, with its default and meaning."""
+    Args:
+        options: {dotted key: Option} of the command's configs.
+    """
     lines = [
-        "Config keys, each settable as --config.KEY=VALUE (None: a recipe fills it, and the run says with what):",
+        "Config keys, each set by --config.KEY=VALUE.  None is filled later, and the run says with what; for options",
+        "of methods (tune.KEY), None and () mean the method's own default, which --list shows.",
         "",
     ]
-    for key, value, note in documented_keys(*files):
-        lines.append(f"  {key} = {value}")
-        if note:
-            lines.append(f"      {note}")
+    for key, one in options.items():
+        default = f"None ({one.kind.__name__})" if one.default is None else repr(one.default)
+        lines += [f"  {key} = {default}", f"      {one.doc}{one.allowed and f'; {one.allowed}'}"]
     return "\n".join(lines)

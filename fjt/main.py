@@ -36,7 +36,7 @@ def main(argv):
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     if any(argument in ("--help", "-h", "--helpfull") for argument in argv[1:]):
         console.say(__doc__)
-        console.say(flags.keys_help("base.py"))
+        console.say(flags.keys_help())
         return 0
     try:
         config = flags.parse(argv, FLAGS, CONFIG)

@@ -22,8 +22,8 @@ from ml_collections import config_flags
 from fjt import flags
 from fjt.core import console, memory
 from fjt.core.errors import UserError
+from fjt.study.spec import OPTIONS
 
-FILES = ("base.py", "study.py")
 FLAGS = absl_flags.FlagValues()
 CONFIG = config_flags.DEFINE_config_file("config", None, "The config file of a study.", flag_values=FLAGS)
 WORKDIR = absl_flags.DEFINE_string("workdir", None, "Where everything of this study is written.", flag_values=FLAGS)
@@ -36,10 +36,10 @@ def main(argv):
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     if any(argument in ("--help", "-h", "--helpfull") for argument in argv[1:]):
         console.say(__doc__)
-        console.say(flags.keys_help(*FILES))
+        console.say(flags.keys_help(OPTIONS))
         return 0
     try:
-        config = flags.parse(argv, FLAGS, CONFIG, FILES)
+        config = flags.parse(argv, FLAGS, CONFIG, OPTIONS)
         if config is None or WORKDIR.value is None:
             raise UserError(
                 "--config and --workdir are needed, for example --config configs/quickstart_sweep.py "

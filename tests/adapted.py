@@ -19,7 +19,7 @@ SHAKE = 0.05
 
 
 def shaken(tune, model, base, name=""):
-    """The Adapter of settings.Tune over base parameters, all that trains moved from its start at random."""
+    """The Adapter of TuneConfig over base parameters, all that trains moved from its start at random."""
     methods, rng = partition.find_methods(tune), np.random.default_rng(0)
     added = partition.add_leaves(methods, seeds.make_key(0, "init"), base, model.config)
     params = base | ({"adapters": jax.tree.map(np.asarray, added)} if added else {})

@@ -248,7 +248,7 @@ def make_pairs(folder, n, **study):
 
 
 def make(*products, **options):
-    """(Study, base config, Runs) of products, with other options of config.study."""
+    """(StudyConfig, base config, Runs) of products, with other options of config.study."""
     config = study_config.get_config(quickstart.get_config())
     config.study.products = products
     for key, value in options.items():

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from fjt.core import seeds, tree
-from fjt.core.options import Optim, Tune
+from fjt.core.options import OptimConfig, TuneConfig
 from fjt.data import batches, packing
 from fjt.models.encoder import EncoderConfig, Model
 from fjt.tasks.kinds import find_problem
@@ -21,17 +21,15 @@ CONFIG = EncoderConfig(
     activation="gelu", stddev=0.2, dropout_hidden=0.1, dropout_attention=0.1, dropout_classifier=0.1,
 )  # fmt: skip
 
-ADAMW = Optim(
+ADAMW = OptimConfig(
     name="adamw", learning_rate=1e-3, multipliers=(), weight_decay=0.01, schedule="constant", warmup_fraction=0.0,
     final_fraction=0.0, power=1.0, cycles=1, clip_norm=1.0, b1=0.9, b2=0.999, eps=1e-8, momentum=0.9,
 )  # fmt: skip
 
 
 def tune(*method, **options):
-    """settings.Tune of methods with the options given, the others open."""
-    names = {field.name for field in dataclasses.fields(Tune)} - {"method"}
-    empty = {"train": (), "sites": (), "ranks": (), "stage_rates": (), "budget": 0}
-    return Tune(method, **({name: empty.get(name) for name in names} | options))
+    """TuneConfig of methods with the options given, the others open."""
+    return TuneConfig(method, **options)
 
 
 @functools.cache

@@ -1,231 +1,344 @@
-"""The settings of a run: frozen dataclasses made from a config, checked once, read everywhere below.
+"""Every option of a run, declared once, and the frozen settings that a config becomes.
 
-The fields mirror `configs/base.py`, which documents each of them and holds the defaults; none are kept here.
+The fields of `OptimConfig` are the options `config.optim.*`, and so on. The config's defaults, `--help`, the checks of
+types and values, the fingerprint, and the list of options that lanes may differ in are derived from the declarations
+(`fjt.core.schema`). A default of None is resolved from a recipe for the method and the size of the training set; the
+run prints and records the origin of every such value.
 """
 
 import dataclasses
 import hashlib
 import json
-import types
-import typing
+from collections.abc import Mapping
+from typing import Any
 
-from fjt.core.errors import UserError, suggest
+from ml_collections import ConfigDict
 
+from fjt.core import schema
+from fjt.core.errors import UserError
+from fjt.core.schema import option
 
-@dataclasses.dataclass(frozen=True)
-class Seeds:
-    init: int | None
-    data: int | None
-    dropout: int | None
-    subset: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Files:
-    train: str
-    dev: str
-    test: str
+SEED = {"low": 0, "high": 2**32 - 1}
+RATE = {"low": 0.0, "high": 0.99}  # of dropout and its relatives
+SHARE = {"low": 0.0, "high": 1.0}
 
 
 @dataclasses.dataclass(frozen=True)
-class Columns:
-    text: str
-    text_pair: str
-    label: str
-    labels: tuple
-    id: str
-    cluster: str | None
+class SeedsConfig:
+    init: int | None = option(
+        None, "seed of the weights that the checkpoint lacks, such as the head's; None: `seed`", **SEED, traced=True
+    )
+    data: int | None = option(None, "seed of the order of the training examples; None: `seed`", **SEED, traced=True)
+    dropout: int | None = option(None, "seed of dropout; None: `seed`", **SEED, traced=True)
+    subset: int = option(0, "seed of the rows that data.limit and data.holdout select; `seed` does not set it", **SEED)
 
 
 @dataclasses.dataclass(frozen=True)
-class Data:
-    source: str
-    dir: str
-    manual_dir: str
-    files: Files
-    columns: Columns
-    header: bool
-    kind: str
-    label_names: tuple
-    holdout: float
-    limit: int
-    shuffle_labels: bool
+class FilesConfig:
+    train: str = option("", "your own training table: a .csv, .tsv, .jsonl or .parquet file", place=True)
+    dev: str = option("", "your own table for evaluation during training", place=True)
+    test: str = option("", "your own table that is predicted at the end", place=True)
 
 
 @dataclasses.dataclass(frozen=True)
-class Scratch:
-    layers: int
-    width: int
-    heads: int
-    inner: int
-    vocab: str
+class ColumnsConfig:
+    text: str = option("text", "column of the text: its name, or its number from 0 where the file has no header")
+    text_pair: str = option("", "column of the second text of a pair; empty: single texts")
+    label: str = option("label", "column of the label or score")
+    labels: tuple = option((), "multi_label: one column of 0 and 1 per label, in place of columns.label")
+    id: str = option("", "column of an identifier for each row; empty: the row's number")
+    cluster: str | None = option(
+        None, "column of the source that rows share, such as a document, for a study's intervals; None: no source"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
-class Dropout:
-    hidden: float | None
-    attention: float | None
-    classifier: float | None
+class DataConfig:
+    source: str = option(
+        "tfds",
+        "origin of the data: TensorFlow Datasets, files, or a generated language",
+        choices=("tfds", "files", "synthetic"),
+        place=True,
+    )
+    dir: str = option(
+        "", "files: folder in GLUE's official layout (DIR/SST-2/train.tsv); tfds: its data_dir", place=True
+    )
+    manual_dir: str = option("", "tfds: a folder with the archives as downloaded (SST-2.zip, ...)", place=True)
+    files: FilesConfig = FilesConfig()
+    columns: ColumnsConfig = ColumnsConfig()
+    header: bool = option(True, "whether the first line of a CSV or TSV file names the columns")
+    kind: str = option("classification", "kind of problem of your own table: classification, regression, multi_label")
+    label_names: tuple = option((), "your own table: the labels in the order of their ids; empty: sorted")
+    holdout: float = option(0.0, "share of the training rows that is kept aside and used as dev", **RATE)
+    limit: int = option(0, "number of training examples, drawn with seeds.subset; 0: all", low=0)
+    shuffle_labels: bool = option(False, "True permutes the training labels: a control without anything to learn")
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
-    path: str
-    revision: str
-    name: str
-    keep_head: bool
-    adapter: str
-    scratch: Scratch
-    max_length: int
-    dtype: str | None
-    matmul_precision: str
-    dropout: Dropout
-    frozen_dropout: bool
-    reinit_layers: int
+class ScratchConfig:
+    layers: int = option(2, "model.path is empty: number of layers")
+    width: int = option(128, "model.path is empty: width of the hidden states")
+    heads: int = option(4, "model.path is empty: number of attention heads")
+    inner: int = option(512, "model.path is empty: width of the feed-forward layers")
+    vocab: str = option("", "model.path is empty: WordPiece vocabulary file; empty: the synthetic one", place=True)
 
 
 @dataclasses.dataclass(frozen=True)
-class Tune:
-    method: tuple
-    train_pooler: bool | None
-    train_head: bool | None
-    budget: int
-    layers: int | None
-    layer_decay: float | None
-    stage_epochs: float | None
-    stage_rates: tuple
-    mixout_rate: float | None
-    train: tuple
-    sites: tuple
-    rank: int | None
-    ranks: tuple
-    max_rank: int | None
-    alpha: float | None
-    dropout: float | None
-    rank_stabilized: bool | None
-    vera_start: float | None
-    reduction: float | None
-    bottleneck_width: int | None
-    activation: str | None
-    adapter_norm: bool | None
-    adapter_scale: float | None
-    prefix_length: int | None
-    projection: int | None
-    shift_positions: bool | None
-    prompt_length: int | None
-    gating: bool | None
+class DropoutConfig:
+    hidden: float | None = option(None, "dropout rate of hidden states; None: the checkpoint's", **RATE, traced=True)
+    attention: float | None = option(None, "dropout rate of attention; None: the checkpoint's", **RATE, traced=True)
+    classifier: float | None = option(None, "dropout rate before the head; None: the checkpoint's", **RATE, traced=True)
 
 
 @dataclasses.dataclass(frozen=True)
-class Optim:
-    name: str
-    learning_rate: float | None
-    multipliers: tuple
-    weight_decay: float | None
-    schedule: str
-    warmup_fraction: float
-    final_fraction: float
-    power: float
-    cycles: int
-    clip_norm: float
-    b1: float
-    b2: float
-    eps: float
-    momentum: float
+class ModelConfig:
+    path: str = option(
+        "bert-base-uncased",
+        "pretrained model: a directory, hub name or fjt run; empty: random weights (model.scratch)",
+        place=True,
+    )
+    revision: str = option("main", "branch, tag or commit of a hub name", place=True)
+    name: str = option("", "name of the base model in exports; empty: the name of hub or directory", place=True)
+    keep_head: bool = option(False, "True starts from the checkpoint's own classifier (train.steps=0 evaluates it)")
+    adapter: str = option("", "an adapter over model.path to start from: of PEFT or fjt, or an fjt run", place=True)
+    scratch: ScratchConfig = ScratchConfig()
+    max_length: int = option(
+        128, "largest number of tokens per example, [CLS] and [SEP] included; longer ones are cut", low=3, in_card=True
+    )
+    dtype: str | None = option(
+        None,
+        "type of computation, not of weights; None: float32 on a CPU, else bfloat16",
+        choices=("float32", "bfloat16"),
+    )
+    matmul_precision: str = option(
+        "default", "precision of float32 matrix products on an accelerator", choices=("default", "high", "highest")
+    )
+    dropout: DropoutConfig = DropoutConfig()
+    frozen_dropout: bool = option(False, "True applies dropout in the layers below the lowest trainable one as well")
+    reinit_layers: int = option(0, "number of top layers that, with the pooler, start from random weights", low=0)
 
 
 @dataclasses.dataclass(frozen=True)
-class Train:
-    epochs: int | None
-    steps: int | None
-    batch_size: int
-    accumulation: int
-    packing: bool
-    row_length: int
-    select: str
-    patience: int
+class TuneConfig:
+    """How the model is tuned. Where a method's option is None or (), the method's own default applies (`--list`)."""
+
+    method: tuple = option(("full",), "names of the tuning methods, which are combined; `--list` shows them")
+    train_pooler: bool | None = option(
+        None, "whether the pooler trains; None: by method, or if the checkpoint lacks it"
+    )
+    train_head: bool | None = option(None, "False freezes a head that model.keep_head kept; None: the head trains")
+    budget: int = option(0, "largest number of added parameters, which sets rank, width or length; 0: no budget", low=0)
+    layers: int | None = option(None, "top_k: number of top layers that train", low=0)
+    layer_decay: float | None = option(
+        None, "llrd: factor from a layer's learning rate to that of the layer below", **SHARE, traced=True
+    )
+    stage_epochs: float | None = option(None, "gradual: epochs per stage; 0: stages of equal length", low=0.0)
+    stage_rates: tuple = option((), "gradual: learning-rate factor of each stage; the last one is repeated; (): all 1")
+    mixout_rate: float | None = option(
+        None, "mixout: share of each kernel's entries that a step resets to the pretrained ones", **RATE, traced=True
+    )
+    train: tuple = option((), "pattern: regular expressions; the parameters whose names match one of them train")
+    sites: tuple = option(
+        (),
+        "bitfit, lora, dora, vera, ia3: the tuned dense layers, of query, key, value, attention_output, intermediate, "
+        "output and pooler",
+    )
+    rank: int | None = option(None, "lora, dora, vera: rank of the update", low=1)
+    ranks: tuple = option((), "lora, dora: one rank for each of tune.sites, in their order, instead of tune.rank")
+    max_rank: int | None = option(
+        None, "lora, dora: highest rank to keep memory for, so that all ranks share a program; 0: off", low=0
+    )
+    alpha: float | None = option(None, "lora, dora: numerator of the update's scale, alpha / rank", traced=True)
+    dropout: float | None = option(None, "lora, dora, vera: dropout rate of the update's input", **RATE, traced=True)
+    rank_stabilized: bool | None = option(None, "lora, dora: True scales by alpha / sqrt(rank) instead", traced=True)
+    vera_start: float | None = option(None, "vera: initial value of the inner scales")
+    reduction: float | None = option(None, "adapters: width of the encoder divided by the bottleneck's", low=1.0)
+    bottleneck_width: int | None = option(
+        None, "adapters: width of the bottleneck, instead of tune.reduction; 0: tune.reduction applies", low=0
+    )
+    activation: str | None = option(None, "adapters: activation function, such as relu, gelu or swish")
+    adapter_norm: bool | None = option(None, "houlsby, pfeiffer: whether LayerNorm comes before the adapter")
+    adapter_scale: float | None = option(None, "parallel: factor of the adapter's output", traced=True)
+    prefix_length: int | None = option(None, "prefix: number of learned keys and values per layer", low=1)
+    projection: int | None = option(
+        None, "prefix, p_tuning: inner width of the MLP of the learned vectors; 0: no MLP (prefix)", low=0
+    )
+    shift_positions: bool | None = option(
+        None, "prefix: whether the text starts at position prefix_length, as in PEFT, instead of at 0"
+    )
+    prompt_length: int | None = option(None, "prompt, p_tuning: number of learned tokens before the text", low=1)
+    gating: bool | None = option(
+        None, "lora, prefix, adapters except compacter: whether a gate per example scales the update"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
-class Loss:
-    label_smoothing: float
-    class_weights: tuple
+class OptimConfig:
+    name: str = option(
+        "adamw",
+        "the optimizer; sgd, adagrad, adadelta and lamb need a learning rate of their own",
+        choices=("adamw", "adam", "sgd", "rmsprop", "adagrad", "adadelta", "adafactor", "lamb", "lion"),
+        in_card=True,
+    )
+    learning_rate: float | None = option(
+        None, "peak learning rate; None: the method's recipe", low=0.0, traced=True, in_card=True
+    )
+    multipliers: tuple = option(
+        (), 'factors of the learning rate by pattern of parameter names: (("head/", 10.0), ("layer_0/", 0.1))'
+    )
+    weight_decay: float | None = option(
+        None, "weight decay (not of biases, LayerNorm); None: the method's recipe", low=0.0, traced=True, in_card=True
+    )
+    schedule: str = option(
+        "linear",
+        "shape of the learning rate after warm-up",
+        choices=("linear", "cosine", "constant", "cosine_restarts", "polynomial", "exponential", "inverse_sqrt"),
+        traced=True,
+        in_card=True,
+    )
+    warmup_fraction: float = option(
+        0.06, "share of the steps in which the learning rate rises", **SHARE, traced=True, in_card=True
+    )
+    final_fraction: float = option(
+        0.0, "share of the peak left at the end (constant and inverse_sqrt ignore it)", **SHARE, traced=True
+    )
+    power: float = option(2.0, "polynomial: the exponent", traced=True)
+    cycles: int = option(2, "cosine_restarts: the number of cycles", low=1, traced=True)
+    clip_norm: float = option(1.0, "largest norm of the gradient; 0: no clipping", low=0.0, traced=True, in_card=True)
+    b1: float = option(0.9, "adamw, adam, lamb, lion: decay of the first moment")
+    b2: float = option(0.999, "adamw, adam, lamb: decay of the second moment")
+    eps: float = option(1e-8, "adamw, adam, lamb, rmsprop: added to the denominator")
+    momentum: float = option(0.9, "sgd, rmsprop: momentum")
 
 
 @dataclasses.dataclass(frozen=True)
-class Eval:
-    every_epochs: int | None
-    every_steps: int | None
-    threshold: float | None
-    test: bool
-    official_dev: bool
+class TrainConfig:
+    epochs: int | None = option(
+        None, "passes over the training set, instead of train.steps; None: the recipe", low=1, traced=True, in_card=True
+    )
+    steps: int | None = option(None, "optimizer steps, instead of train.epochs", low=0, traced=True, in_card=True)
+    batch_size: int = option(32, "number of examples per optimizer step", low=1, in_card=True)
+    accumulation: int = option(1, "microbatches per batch; the result is that of the whole batch at once", low=1)
+    packing: bool = option(True, "whether several examples share a row; False: one example per row")
+    row_length: int = option(0, "number of tokens per packed row; 0: the planner searches for it", low=0)
+    select: str = option("last", "step whose weights are the result", choices=("last", "best"), traced=True)
+    patience: int = option(0, "evaluations without a better score before training stops; 0: never", low=0, traced=True)
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
-    """What the result depends on; its fingerprint decides whether a work directory may be continued."""
-
-    task: str
-    seed: int
-    seeds: Seeds
-    data: Data
-    model: Model
-    tune: Tune
-    optim: Optim
-    train: Train
-    loss: Loss
-    eval: Eval
+class LossConfig:
+    label_smoothing: float = option(0.0, "share of each label's weight spread over all classes", **RATE, traced=True)
+    class_weights: tuple = option((), 'loss weights, one number per class, or ("balanced",); (): all 1', traced=True)
 
 
 @dataclasses.dataclass(frozen=True)
-class Checkpoint:
-    every_steps: int | None
-    keep: int
+class EvalConfig:
+    every_epochs: int | None = option(
+        None, "epochs between evaluations, or eval.every_steps; 0: only at the end; None: recipe", low=0, traced=True
+    )
+    every_steps: int | None = option(
+        None, "steps between evaluations, or eval.every_epochs; 0: only at the end", low=0, traced=True
+    )
+    threshold: float | None = option(
+        None,
+        "multi_label: probability from which a label is predicted; None: 0.5",
+        low=0.0,
+        high=1.0,
+        traced=True,
+    )
+    test: bool = option(True, "whether predictions for the test splits are written at the end")
+    official_dev: bool = option(True, "with data.holdout: whether the published dev set is scored at the end")
 
 
 @dataclasses.dataclass(frozen=True)
-class Mesh:
-    data: int
+class ExperimentConfig:
+    """Everything a result depends on; its fingerprint decides whether a work directory may be continued."""
+
+    task: str = option("sst2", "the task; `python -m fjt.main --list` shows them")
+    seed: int = option(
+        0,
+        "sets seeds.init, seeds.data and seeds.dropout where these are None",
+        **SEED,
+        traced=True,
+        fingerprinted=False,
+        in_card=True,
+    )
+    seeds: SeedsConfig = SeedsConfig()
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    tune: TuneConfig = TuneConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    loss: LossConfig = LossConfig()
+    eval: EvalConfig = EvalConfig()
 
 
 @dataclasses.dataclass(frozen=True)
-class Log:
-    every_steps: int
-    tensorboard: bool
+class CheckpointConfig:
+    every_steps: int | None = option(None, "number of steps between checkpoints; None: one at each evaluation", low=1)
+    keep: int = option(2, "number of latest checkpoints kept, besides the best; 1: no other to fall back to", low=1)
 
 
 @dataclasses.dataclass(frozen=True)
-class Output:
-    export: bool
-    tables: bool
-    curve: bool
-    checkpoints: bool
+class MeshConfig:
+    data: int = option(0, "number of devices that share a batch; 0: all", low=0)
 
 
 @dataclasses.dataclass(frozen=True)
-class Cache:
-    dir: str
-    compilation: bool | None
-    hidden: bool | None
-    hidden_gib: float
+class LogConfig:
+    every_steps: int = option(10, "number of steps between lines of progress", low=1)
+    tensorboard: bool = option(True, "whether TensorBoard files are written")
 
 
 @dataclasses.dataclass(frozen=True)
-class Execution:
-    """How the run is carried out; free to change between restarts."""
+class OutputConfig:
+    export: bool = option(True, "whether the tuned model or adapter is written to export/")
+    tables: bool = option(True, "whether predictions are written as tables (.tsv), to read and to submit")
+    curve: bool = option(True, "whether curve.png is drawn at each evaluation")
+    checkpoints: bool = option(True, "whether checkpoints are kept when the run is done")
 
-    checkpoint: Checkpoint
-    mesh: Mesh
-    log: Log
-    output: Output
-    cache: Cache
+
+@dataclasses.dataclass(frozen=True)
+class CacheConfig:
+    dir: str = option("", "folder of cached data, archives and features; empty: $FJT_CACHE or ~/.cache/fjt")
+    compilation: bool | None = option(None, "whether JAX's compilation cache is used; None: except on a CPU")
+    hidden: bool | None = option(None, "whether the frozen layers' output is cached; None: where that saves time")
+    hidden_gib: float = option(4.0, "largest size of a run's cached features in GiB", low=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExecutionConfig:
+    """How the run is executed; free to change between restarts."""
+
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    mesh: MeshConfig = MeshConfig()
+    log: LogConfig = LogConfig()
+    output: OutputConfig = OutputConfig()
+    cache: CacheConfig = CacheConfig()
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    experiment: Experiment
-    execution: Execution
+    """A run's options; without arguments, the defaults."""
 
+    experiment: ExperimentConfig = ExperimentConfig()
+    execution: ExecutionConfig = ExecutionConfig()
+
+
+EXPERIMENT = schema.collect(ExperimentConfig)  # {dotted key: Option}
+OPTIONS = EXPERIMENT | schema.collect(ExecutionConfig)
+# Where data and weights are found has no effect on a result: their contents do, and are hashed.
+PATHS = tuple(key for key, one in EXPERIMENT.items() if one.place)
+# Runs that differ only in these share every compiled program.
+TRACED = tuple(key for key, one in EXPERIMENT.items() if one.traced)
+
+# Durations, each with the option that gives the same one in another unit.
+OTHER_UNIT = {
+    "train.epochs": "train.steps",
+    "train.steps": "train.epochs",
+    "eval.every_epochs": "eval.every_steps",
+    "eval.every_steps": "eval.every_epochs",
+}
 
 # Names for several tuning methods at once, with options where they are left open: the mix-and-match adapter (He et al.
 # 2022, section 4.6), and UniPELT (Mao et al. 2022); their prefixes are AdapterHub's, which holds both.
@@ -234,68 +347,19 @@ TOGETHER = {
     "unipelt": (("prefix", "lora", "pfeiffer"), {"shift_positions": False, "gating": True}),
 }
 
-CHOICES = {
-    "data.source": ("tfds", "files", "synthetic"),
-    "model.dtype": ("float32", "bfloat16"),
-    "model.matmul_precision": ("default", "high", "highest"),
-    "optim.name": ("adamw", "adam", "sgd", "rmsprop", "adagrad", "adadelta", "adafactor", "lamb", "lion"),
-    "optim.schedule": (
-        "linear", "cosine", "constant", "cosine_restarts", "polynomial", "exponential", "inverse_sqrt",
-    ),
-    "train.select": ("last", "best"),
-}  # fmt: skip
-
-# Optimizers whose updates are not of the size of the rate, as those of AdamW are.
+# Optimizers whose updates are not of the size of the learning rate, unlike AdamW's.
 OTHER_SCALE = ("sgd", "adagrad", "adadelta", "lamb")
 
-# (lowest, highest) allowed; None is open.
-RANGES = {
-    "data.holdout": (0.0, 0.99),
-    "data.limit": (0, None),
-    "model.max_length": (3, None),
-    "model.dropout.hidden": (0.0, 0.99),
-    "model.dropout.attention": (0.0, 0.99),
-    "model.dropout.classifier": (0.0, 0.99),
-    "model.reinit_layers": (0, None),
-    "tune.layers": (0, None),
-    "tune.layer_decay": (0.0, 1.0),
-    "tune.mixout_rate": (0.0, 0.99),
-    "tune.rank": (1, None),
-    "tune.max_rank": (0, None),
-    "tune.dropout": (0.0, 0.99),
-    "tune.reduction": (1.0, None),
-    "tune.bottleneck_width": (0, None),
-    "tune.budget": (0, None),
-    "tune.stage_epochs": (0.0, None),
-    "tune.prefix_length": (1, None),
-    "tune.projection": (0, None),
-    "tune.prompt_length": (1, None),
-    "optim.learning_rate": (0.0, None),
-    "optim.weight_decay": (0.0, None),
-    "optim.warmup_fraction": (0.0, 1.0),
-    "optim.final_fraction": (0.0, 1.0),
-    "optim.cycles": (1, None),
-    "optim.clip_norm": (0.0, None),
-    "train.epochs": (1, None),
-    "train.steps": (0, None),
-    "train.batch_size": (1, None),
-    "train.accumulation": (1, None),
-    "train.row_length": (0, None),
-    "train.patience": (0, None),
-    "loss.label_smoothing": (0.0, 0.99),
-    "eval.every_epochs": (0, None),
-    "eval.every_steps": (0, None),
-    "eval.threshold": (0.0, 1.0),
-    "checkpoint.every_steps": (1, None),
-    "checkpoint.keep": (1, None),
-    "mesh.data": (0, None),
-    "log.every_steps": (1, None),
-    "cache.hidden_gib": (0.0, None),
-}
+
+def make_config() -> ConfigDict:
+    """The ConfigDict of a run with every option at its default."""
+    config = schema.make_config(ExperimentConfig)
+    config.update(schema.make_config(ExecutionConfig))
+    return config
 
 
-def flatten(config, prefix=""):
-    """{dotted key: value} of a nested mapping, tables excluded."""
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """{dotted key: value} of a nested mapping, without the tables themselves."""
     flat = {}
     for key, value in config.items():
         if hasattr(value, "items"):
@@ -305,142 +369,80 @@ def flatten(config, prefix=""):
     return flat
 
 
-def from_config(config):
-    """Settings of a config with the keys of `configs/base.py`, types, choices and ranges checked.
+def from_config(config: Any) -> Settings:
+    """The settings of a config, with its keys, types and values checked.
 
-    config: any nested mapping (ConfigDict or dict).  Raises UserError.
+    Args:
+        config: every option by its name, nested: a ConfigDict or a dict.
+
+    Raises:
+        UserError: for an unknown or missing key, a value that is not allowed, and options that contradict each other.
     """
     config = {key: config[key] for key in config}
-    valid = [field.name for part in (Experiment, Execution) for field in dataclasses.fields(part)]
-    for key in config:
-        if key not in valid:
-            raise UserError(f"config.{key} is no option.{suggest(key, valid)}")
-    experiment = {f.name: config.pop(f.name, None) for f in dataclasses.fields(Experiment)}
-    settings = Settings(
-        _split_methods(_build(Experiment, experiment, "")),
-        _build(Execution, config, ""),
+    experiment, execution = (
+        [field.name for field in dataclasses.fields(c)] for c in (ExperimentConfig, ExecutionConfig)
     )
-    _check(settings)
+    schema.check_keys(config, [*experiment, *execution])
+    settings = Settings(
+        _split_methods(schema.build(ExperimentConfig, {key: config[key] for key in experiment if key in config})),
+        schema.build(ExecutionConfig, {key: config[key] for key in execution if key in config}),
+    )
+    _check(settings.experiment)
     return settings
 
 
-def _split_methods(experiment):
-    """ "lora,bitfit", as a command line may have it, is two methods, and so is a name for two."""
-    given = [name for words in experiment.tune.method for name in str(words).split(",")]
-    several = [TOGETHER.get(word, ((word,), {})) for word in given]
+def _split_methods(experiment: ExperimentConfig) -> ExperimentConfig:
+    """The experiment with "lora,bitfit", as a command line may have it, and names for several methods taken apart."""
+    words = [name for text in experiment.tune.method for name in str(text).split(",")]
+    several = [TOGETHER.get(word, ((word,), {})) for word in words]
     filled = {"method": tuple(name for names, _ in several for name in names)}
     for _, options in several:
         filled |= {key: value for key, value in options.items() if getattr(experiment.tune, key) is None}
     return dataclasses.replace(experiment, tune=dataclasses.replace(experiment.tune, **filled))
 
 
-def _build(cls, mapping, prefix):
-    if mapping is None:
-        raise UserError(f"config.{prefix[:-1]} is missing; configs start from configs/base.py, which has it.")
-    fields = typing.get_type_hints(cls)
-    for key in mapping:
-        if key not in fields:
-            raise UserError(f"config.{prefix}{key} is no option.{suggest(prefix + key, [prefix + f for f in fields])}")
-    values = {}
-    for name, kind in fields.items():
-        key = prefix + name
-        if dataclasses.is_dataclass(kind):
-            values[name] = _build(kind, mapping.get(name), key + ".")
-        elif name not in mapping:
-            raise UserError(f"config.{key} is missing; configs start from configs/base.py, which has it.")
-        else:
-            values[name] = convert(mapping[name], kind, key)
-    return cls(**values)
-
-
-def convert(value, kind, key):
-    optional = isinstance(kind, types.UnionType)
-    if optional:
-        if value is None:
-            return None
-        kind = typing.get_args(kind)[0]
-    if kind is tuple and isinstance(value, (list, tuple)):
-        return tuple(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise UserError(f"config.{key}={value!r} should be of type {kind.__name__}.")
-    if value != value:
-        raise UserError(f"config.{key}={value!r} should be a number.")
-    return value
-
-
-def _check(settings):
-    flat = flatten(to_dict(settings))
-    for key, valid in CHOICES.items():
-        value = flat[key]
-        if value is not None and value not in valid:
-            raise UserError(f"config.{key}={value!r} is unknown.{suggest(value, valid)}")
-    for key, (low, high) in RANGES.items():
-        value = flat[key]
-        if value is None:
-            continue
-        if not value >= (low if low is not None else value) or (high is not None and value > high):
-            wanted = f"at least {low}" if high is None else f"between {low} and {high}"
-            raise UserError(f"config.{key}={value!r} should be {wanted}.")
-    experiment = settings.experiment
-    if experiment.optim.learning_rate is None and experiment.optim.name in OTHER_SCALE:
+def _check(experiment: ExperimentConfig) -> None:
+    """Raises UserError for options that contradict each other."""
+    optim = experiment.optim
+    if optim.learning_rate is None and optim.name in OTHER_SCALE:
         raise UserError(
-            f"config.optim.name={experiment.optim.name} takes rates of another scale than AdamW and has "
-            "no recipe: give --config.optim.learning_rate."
+            f"config.optim.name={optim.name} needs learning rates of another scale than AdamW and has no recipe: "
+            "give --config.optim.learning_rate."
         )
-    if experiment.optim.schedule == "exponential" and not experiment.optim.final_fraction:
+    if optim.schedule == "exponential" and not optim.final_fraction:
         raise UserError("config.optim.schedule=exponential never reaches 0: give config.optim.final_fraction.")
-    for section, names in (("train", ("epochs", "steps")), ("eval", ("every_epochs", "every_steps"))):
-        given = [n for n in names if getattr(getattr(experiment, section), n) is not None]
-        if len(given) == 2:
-            raise UserError(f"config.{section}.{names[0]} and config.{section}.{names[1]} are both set; give one.")
-    for key in ("seeds.init", "seeds.data", "seeds.dropout", "seeds.subset", "seed"):
-        if flat[key] is not None and not 0 <= flat[key] < 2**32:
-            raise UserError(f"config.{key}={flat[key]} should be between 0 and {2**32 - 1}.")
+    flat = flatten(dataclasses.asdict(experiment))
+    for one, other in OTHER_UNIT.items():
+        if flat[one] is not None and flat[other] is not None:
+            raise UserError(f"config.{one} and config.{other} are both set; give one.")
 
 
-def resolve_seeds(settings):
-    """The settings with the three seeds that were left open set to `seed`."""
+def resolve_seeds(settings: Settings) -> Settings:
+    """The settings in which the seeds for init, data and dropout that were None are `seed`."""
     experiment = settings.experiment
-    seeds = experiment.seeds
-    values = {
-        name: experiment.seed if getattr(seeds, name) is None else getattr(seeds, name)
-        for name in ("init", "data", "dropout")
-    }
-    seeds = dataclasses.replace(seeds, **values)
-    return dataclasses.replace(settings, experiment=dataclasses.replace(experiment, seeds=seeds))
+    seeds = {name: getattr(experiment.seeds, name) for name in ("init", "data", "dropout")}
+    unset = {name: experiment.seed for name, value in seeds.items() if value is None}
+    experiment = dataclasses.replace(experiment, seeds=dataclasses.replace(experiment.seeds, **unset))
+    return dataclasses.replace(settings, experiment=experiment)
 
 
-def to_dict(settings):
-    """The nested dict of plain values that `from_config` would read back (config.json)."""
+def to_dict(settings: Settings) -> dict[str, Any]:
+    """The nested dict of plain values that `from_config` reads back (config.json)."""
     tree = dataclasses.asdict(settings)
     return tree["experiment"] | tree["execution"]
 
 
-# Where the data and the weights lie does not matter to a result: what they hold does, and is hashed by content.
-PATHS = (
-    "data.dir",
-    "data.manual_dir",
-    "data.files.train",
-    "data.files.dev",
-    "data.files.test",
-    "model.path",
-    "model.revision",
-    "model.name",
-    "model.adapter",
-    "model.scratch.vocab",
-    "data.source",
-)
+def fingerprint(experiment: ExperimentConfig, contents: Mapping[str, str]) -> str:
+    """The sha256 of everything a result depends on: the experiment's fingerprinted options and the contents it reads.
 
+    Options that are unset are left out, so that an option that a later version adds changes no fingerprint.
 
-def fingerprint(experiment, contents):
-    """sha256 of what a result depends on: the experiment without its paths, and the contents they led to.
-
-    contents: {name: sha256} of data, weights and tokenizer.  Options that are unset do not enter, so that an option
-    which a later version adds changes no fingerprint.
+    Args:
+        experiment: with its seeds resolved.
+        contents: {name: sha256} of data, weights and tokenizer.
     """
     flat = flatten(dataclasses.asdict(experiment))
-    kept = {key: value for key, value in flat.items() if key not in PATHS and key != "seed" and value not in (None, ())}
-    text = json.dumps(kept | contents, sort_keys=True, default=list)
+    skipped = {key for key, one in EXPERIMENT.items() if one.place or not one.fingerprinted}
+    kept = {key: value for key, value in flat.items() if key not in skipped and value not in (None, ())}
+    text = json.dumps(kept | dict(contents), sort_keys=True, default=list)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -58,12 +58,12 @@ class Inputs:
 
 
 def inputs_key(experiment):
-    """What Inputs depend on, of settings.Experiment: equal keys, equal parts."""
+    """What Inputs depend on, of ExperimentConfig: equal keys, equal parts."""
     return experiment.task, experiment.seeds.subset, experiment.data, _base_model(experiment.model)
 
 
 def _base_model(model):
-    """settings.Model without what does not touch the base model as it is read."""
+    """ModelConfig without what does not touch the base model as it is read."""
     return dataclasses.replace(
         model, name="", adapter="", dtype=None, dropout=None, keep_head=False, frozen_dropout=False, reinit_layers=0
     )

@@ -264,7 +264,7 @@ def _frozen_options(methods):
 
 
 def plan_shapes(lengths, experiment, groups, width, most=3, slots=None):
-    """The packing.Plan of batches i32[K, B] of lengths as settings.Experiment asks.
+    """The packing.Plan of batches i32[K, B] of lengths as ExperimentConfig asks.
 
     width: of the encoder; most: shapes; slots: as of `packing.plan`.
     """

@@ -5,6 +5,7 @@ import functools
 import os
 import re
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from fjt.core import console, records, tree
 from fjt.data import batches
 from fjt.experiment import recipes
 from fjt.experiment.inputs import cache_dir
-from fjt.experiment.prepare import row_grid
+from fjt.experiment.prepare import Experiment, Stage, row_grid
 from fjt.training import evaluate, placement
 from fjt.training.lanes import Lanes, lanes_eval, lanes_step, split_frozen
 from fjt.training.optim import constants, make_optimizer
@@ -198,10 +199,22 @@ def _steps(experiment, stage):
     return functools.partial(alone, accumulation=options.train.accumulation), alone
 
 
+def built_in(experiment: Experiment, stage: Stage) -> dict[str, Any]:
+    """{name: value} of everything that a stage's training program is compiled for, arrays and devices apart."""
+    options = experiment.settings.experiment
+    return {
+        "model": stage.model,
+        "kind of task": experiment.task.kind,
+        "optimizer": constants(options.optim),
+        "parameter groups": stage.groups,
+        "accumulation": options.train.accumulation,
+    }
+
+
 def _want_all(experiment, stage, eval_shape, numbers, *, train, counted, evaluator):
     """{number of a shape, or "eval": _Wanted}.  train, counted, evaluator: (function, batch -> its arguments)."""
-    options, kind = experiment.settings.experiment, experiment.task.kind
-    accumulation, whole = options.train.accumulation, placement.replicated(experiment.mesh)
+    accumulation = experiment.settings.experiment.train.accumulation
+    whole = placement.replicated(experiment.mesh)
     jit = functools.partial(jax.jit, donate_argnums=0, out_shardings=(whole, whole))
 
     def make_train(batch):
@@ -214,16 +227,15 @@ def _want_all(experiment, stage, eval_shape, numbers, *, train, counted, evaluat
         function = functools.partial(evaluator[0], model=stage.model)
         return jax.jit(function, out_shardings=whole).lower(*evaluator[1](batch)).compile(), 0.0
 
-    def want(make, batch, arguments, *built_in):
+    def want(make, batch, arguments, *static):
         leaves, structure = jax.tree.flatten(arguments(batch))
         shapes = tuple((np.shape(leaf), str(leaf.dtype)) for leaf in leaves)
-        return _Wanted((*built_in, experiment.mesh, structure, shapes), make, batch)
+        return _Wanted((*static, experiment.mesh, structure, shapes), make, batch)
 
     wanted = {}
     for i in sorted(numbers):
         batch = abstract_batch(stage.shapes[i], experiment.examples["train"].label, stage.model, experiment.mesh)
-        built_in = stage.model, kind, constants(options.optim), stage.groups, accumulation
-        wanted[i] = want(make_train, batch, train[1], *built_in)
+        wanted[i] = want(make_train, batch, train[1], *built_in(experiment, stage).values())
     batch = abstract_batch(eval_shape, experiment.examples["train"].label, stage.model, experiment.mesh)
     del batch["label"], batch["weight"]
     quiet = dataclasses.replace(stage.model, noisy_from=-1)

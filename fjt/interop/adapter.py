@@ -66,7 +66,7 @@ def read(directory):
 
 
 def adopt(tune, adapter):
-    """(settings.Tune with what the adapter says, the options that it filled).
+    """(TuneConfig with what the adapter says, the options that it filled).
 
     Raises UserError for a method of the adapter's that is not among the run's, and for options that would change its
     leaves' shapes.

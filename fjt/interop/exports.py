@@ -4,23 +4,10 @@ import dataclasses
 import os
 
 from fjt.core import records, tree
+from fjt.core.options import EXPERIMENT, flatten
 from fjt.interop import adapter, adapterhub, card, hf, peft
 from fjt.interop.directory import replaced
 from fjt.tuning import partition
-
-RECIPE = (
-    "optim.name",
-    "optim.learning_rate",
-    "optim.weight_decay",
-    "optim.schedule",
-    "optim.warmup_fraction",
-    "optim.clip_norm",
-    "train.epochs",
-    "train.steps",
-    "train.batch_size",
-    "model.max_length",
-    "seed",
-)
 
 
 def write(experiment, directory, params, scores):
@@ -74,7 +61,7 @@ def _write_model(experiment, directory, params, scores, merged=False):
 
 def _write_card(experiment, folder, form, scores, merged=False):
     options = experiment.settings.experiment
-    flat = tree.flatten(records.plain(dataclasses.asdict(options)))
+    flat = flatten(records.plain(dataclasses.asdict(options)))
     card.write(
         folder,
         form,
@@ -83,7 +70,7 @@ def _write_card(experiment, folder, form, scores, merged=False):
         revision=revision(experiment),
         methods=partition.find_methods(options.tune),
         scores=scores,
-        recipe={key: flat[key.replace(".", "/")] for key in RECIPE if flat[key.replace(".", "/")] is not None},
+        recipe={key: flat[key] for key, one in EXPERIMENT.items() if one.in_card and flat[key] is not None},
         examples={name: len(split) for name, split in experiment.splits.items()},
         merged=merged,
     )

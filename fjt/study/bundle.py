@@ -6,16 +6,27 @@ import functools
 import os
 import shutil
 import time
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fjt.core import console, records, tree
+from fjt.core.errors import UserError
 from fjt.experiment import features, outcome, recipes
-from fjt.experiment.prepare import row_grid
-from fjt.experiment.programs import above, abstract_lanes, build_batch, compile_lanes, first_state, pack_evaluated
+from fjt.experiment.prepare import Experiment, row_grid
+from fjt.experiment.programs import (
+    above,
+    abstract_lanes,
+    build_batch,
+    built_in,
+    compile_lanes,
+    first_state,
+    pack_evaluated,
+)
 from fjt.experiment.workdir import claim
+from fjt.study import spec
 from fjt.tasks.kinds import lower_is_better
 from fjt.training import evaluate, lanes, placement
 from fjt.training.checkpoint import Checkpoints, NotFinite, check_finite
@@ -30,6 +41,7 @@ def run_group(experiments, workdirs, folder, over, *, compiled=None, view=consol
     `fjt.experiment.execute.run`; check: called before anything is saved or written, and may raise to stop.
     Raises UserError and train.Stopped (the state of all is saved); a run whose numbers are not finite ends alone.
     """
+    check_static(experiments, workdirs)
     for experiment, workdir, ended in zip(experiments, workdirs, over, strict=True):
         if not ended:
             claim(experiment, workdir)
@@ -46,6 +58,45 @@ def run_group(experiments, workdirs, folder, over, *, compiled=None, view=consol
         results = group.finish()
     shutil.rmtree(saved, ignore_errors=True)
     return results
+
+
+def check_static(experiments: Sequence[Experiment], workdirs: Sequence[str]) -> None:
+    """Nothing for runs that one program can train as lanes, for everything it is compiled for is equal in all of them.
+
+    Args:
+        experiments: the prepared runs; the program is compiled for the first one.
+        workdirs: their work directories, for the message.
+
+    Raises:
+        UserError: for a run that differs, with the options in which it does.
+    """
+    first, *others = [_static(experiment) for experiment in experiments]
+    for i, static in enumerate(others, 1):
+        differ = [name for name in first if static[name] != first[name]]
+        if differ:
+            one, other = (spec.static_options(experiments[j].settings.experiment) for j in (0, i))
+            options = [
+                f"config.{key}: {one.get(key)!r} there, {other.get(key)!r} here"
+                for key in dict.fromkeys([*one, *other])
+                if one.get(key) != other.get(key)
+            ]
+            raise UserError(
+                f"{workdirs[i]} cannot share a program with {workdirs[0]}: another {', another '.join(differ)}. Lanes "
+                f"differ in traced options only; these runs go into groups of their own.\n  " + "\n  ".join(options)
+            )
+
+
+def _static(experiment):
+    """{name: value} of everything that the lanes' program is compiled for."""
+    stage = experiment.stages[0]
+    leaves, structure = jax.tree.flatten(experiment.hyper)
+    return built_in(experiment, stage) | {
+        "set of trainable parameters": stage.trainable,
+        "structure of hyper-parameters": (structure, [np.shape(leaf) for leaf in leaves]),
+        "shape of batches": stage.shapes,
+        "mesh (config.mesh.data)": experiment.mesh,
+        "data, model or tokenizer": experiment.contents,
+    }
 
 
 class _Group:

@@ -179,7 +179,7 @@ def _divide(members, most):
 
 
 def one_batch(members):
-    """Whether all of [(Run, Settings, settings.Experiment)] train on the same examples in each step."""
+    """Whether all of [(Run, Settings, ExperimentConfig)] train on the same examples in each step."""
     return len({experiment.seeds.data for _, _, experiment in members}) == 1
 
 

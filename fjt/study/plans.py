@@ -7,7 +7,7 @@ import os
 
 from fjt.core import records
 from fjt.core.errors import UserError
-from fjt.core.options import PATHS, Execution, flatten
+from fjt.core.options import PATHS, ExecutionConfig, flatten
 from fjt.data import packing
 from fjt.study.spec import Run
 
@@ -136,7 +136,7 @@ def changed(study, before):
 def check_config(folder, plan, base):
     """Raises UserError when a plan's base config is another."""
     before, now = flatten(plan["config"]), flatten(records.plain(base))
-    execution = tuple(f"{field.name}." for field in dataclasses.fields(Execution))
+    execution = tuple(f"{field.name}." for field in dataclasses.fields(ExecutionConfig))
     differ = [
         f"config.{key}: {before.get(key)!r} there, {now.get(key)!r} now"
         for key in dict.fromkeys([*now, *before])

@@ -5,19 +5,14 @@ import hashlib
 import itertools
 import json
 import re
+from collections.abc import Mapping
+from typing import Any
 
-from fjt.core import options
+from fjt.core import options, schema
 from fjt.core.errors import UserError, suggest
-from fjt.core.options import flatten
+from fjt.core.options import EXPERIMENT, OTHER_UNIT, PATHS, TRACED, flatten
+from fjt.core.schema import option
 
-# What the step receives as data, or the host alone reads: runs that differ in these share every program.
-LANE_DATA = (
-    "seed", "seeds.init", "seeds.data", "seeds.dropout", "optim.learning_rate", "optim.weight_decay",
-    "optim.schedule", "optim.warmup_fraction", "optim.final_fraction", "optim.power", "optim.cycles",
-    "optim.clip_norm", "model.dropout.hidden", "model.dropout.attention", "model.dropout.classifier",
-    "loss.label_smoothing", "loss.class_weights", "tune.alpha", "tune.dropout", "tune.rank_stabilized",
-    "train.epochs", "train.steps", "train.select", "train.patience", "eval.every_epochs", "eval.every_steps",
-)  # fmt: skip
 SEEDS = ("seed", "seeds.init", "seeds.data", "seeds.dropout")
 FAMILIES = ("study", "task")
 MODES = ("loop", "vmap")
@@ -37,22 +32,42 @@ def choose(*values):
 
 
 @dataclasses.dataclass(frozen=True)
-class Study:
-    """The options of config.study, checked; configs/study.py documents each."""
+class StudyConfig:
+    """The options of config.study."""
 
-    products: tuple
-    without: tuple
-    seeds: int
-    first_seed: int
-    tuning_seeds: int
-    first_tuning_seed: int
-    holdout: float
-    baseline: str
-    alpha: float
-    family: str
-    lanes: int
-    mode: str
-    base: str
+    products: tuple = option(
+        (),
+        'dicts of config keys and their values, ({"tune.method": ("full", "lora"), "task": ("rte", "mrpc")}, ...): all '
+        "combinations of each dict are the cells of the study",
+    )
+    without: tuple = option(
+        (), 'cells to leave out, those that have all values of a dict: ({"task": "rte", "tune.method": "full"}, ...)'
+    )
+    seeds: int = option(
+        5, "runs per cell, each scored on dev once; intervals need 5, a test 6, three tests in a family 7", low=1
+    )
+    first_seed: int = option(0, "seed of the first run of each cell; the others follow it", low=0)
+    tuning_seeds: int = option(2, "runs per trial where something is chosen; these never read dev", low=1)
+    first_tuning_seed: int = option(1000, "seed of the first run of each trial; the others follow it", low=0)
+    holdout: float = option(0.1, "share of the training rows that trials are scored on; more than 0, less than 1")
+    baseline: str = option("", "method that the others are compared with, cell by cell; empty: no comparisons")
+    alpha: float = option(0.05, "chance of a false difference among the comparisons; more than 0, less than 1")
+    family: str = option("study", "comparisons that share this chance (Holm's correction)", choices=FAMILIES)
+    base: str = option(
+        "",
+        "NAME[:ARGUMENT] of a config whose encoder becomes model.path; it runs first unless the cache has its result; "
+        "empty: model.path as given",
+    )
+    lanes: int = option(16, "largest number of runs that one process executes together", low=1)
+    mode: str = option(
+        "",
+        "loop: one run after another; vmap: lanes of one program, which leave no checkpoints of their own; empty: vmap "
+        "on an accelerator, loop on a CPU",
+        choices=("", *MODES),
+    )
+
+
+OPTIONS = options.OPTIONS | schema.collect(StudyConfig, "study.")  # of configs of studies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,34 +86,26 @@ class Run:
     open: tuple = ()
 
 
-def read(config):
-    """(Study, the run's config as a nested dict) of a study's config.  Raises UserError."""
-    base = {key: config[key] for key in config if key != "study"}
+def read(config: Mapping[str, Any]) -> tuple[StudyConfig, dict[str, Any]]:
+    """(config.study, the config of its runs as a nested dict).
+
+    Args:
+        config: of a study, a ConfigDict or a dict.
+
+    Raises:
+        UserError: for a config without a study, and for options that are unknown, missing or not allowed.
+    """
     if "study" not in config:
         raise UserError("The config has no study: configs of studies start from configs/study.py.")
-    given, fields = dict(config["study"]), {f.name: f.type for f in dataclasses.fields(Study)}
-    for key in given:
-        if key not in fields:
-            raise UserError(f"config.study.{key} is no option.{suggest(key, fields)}")
-    for key in fields:
-        if key not in given:
-            raise UserError(f"config.study.{key} is missing; configs of studies start from configs/study.py.")
     for key in ("products", "without"):
-        if hasattr(given[key], "items"):
+        if hasattr(config["study"].get(key), "items"):
             raise UserError(
                 f"config.study.{key} is one dict and should be a tuple of dicts, ({{config key: values}},)."
             )
-    study = Study(**{key: options.convert(given[key], kind, f"study.{key}") for key, kind in fields.items()})
-    for key, low in (("seeds", 1), ("tuning_seeds", 1), ("lanes", 1), ("first_seed", 0), ("first_tuning_seed", 0)):
-        if getattr(study, key) < low:
-            raise UserError(f"config.study.{key}={getattr(study, key)} should be at least {low}.")
-    if study.family not in FAMILIES:
-        raise UserError(f"config.study.family={study.family!r} is unknown.{suggest(study.family, FAMILIES)}")
-    if study.mode and study.mode not in MODES:
-        raise UserError(f"config.study.mode={study.mode!r} is unknown.{suggest(study.mode, MODES)}")
+    study = schema.build(StudyConfig, config["study"], "study.", "study")
     if not 0 < study.alpha < 1 or not 0 < study.holdout < 1:
         raise UserError(f"config.study.alpha={study.alpha} and .holdout={study.holdout} should be between 0 and 1.")
-    return study, _plain(base)
+    return study, _plain({key: config[key] for key in config if key != "study"})
 
 
 def _plain(config):
@@ -150,8 +157,8 @@ def check_key(key, known, place):
     known: the flat keys of a run's config; place: the option of config.study that has the key.
     """
     if key not in known:
-        raise UserError(f"config.study.{place}: {key!r} is no option of a run.{suggest(key, known)}")
-    if key.split(".")[0] in [field.name for field in dataclasses.fields(options.Execution)]:
+        raise UserError(f"config.study.{place}: {key!r} is not an option of a run.{suggest(key, known)}")
+    if key in options.OPTIONS and key not in EXPERIMENT:
         raise UserError(f"config.study.{place}: {key} is about how runs are executed; give it once, as config.{key}.")
     if key == "model.matmul_precision":
         raise UserError(f"config.study.{place}: {key} holds for a whole process; give it once, as config.{key}.")
@@ -180,9 +187,10 @@ def _agrees(whole, excluded):
 
 def _runs_of(study, base, product):
     trials = {key: values.values for key, values in product.items() if isinstance(values, Choose)}
+    valid = [key for key in TRACED if key not in SEEDS]
     for key in trials:
-        if key not in LANE_DATA or key in SEEDS:
-            raise UserError(f"config.study.products: {key} cannot be chosen; choose among {', '.join(LANE_DATA[4:])}.")
+        if key not in valid:
+            raise UserError(f"config.study.products: {key} cannot be chosen; choose among {', '.join(valid)}.")
     tuning = range(study.first_tuning_seed, study.first_tuning_seed + study.tuning_seeds)
     reported = range(study.first_seed, study.first_seed + study.seeds)
     for values in _combinations(product):
@@ -243,8 +251,8 @@ def settings_of(run, base, chosen=()):
             node = node[section]
         if key == "tune.method" and isinstance(value, str):
             value = (value,)
-        if key in ("train.epochs", "train.steps"):
-            node["steps" if last == "epochs" else "epochs"] = None
+        if key in OTHER_UNIT:
+            node[OTHER_UNIT[key].split(".")[1]] = None
         node[last] = value
     if run.phase == "runs" and config["train"]["select"] == "last":
         config["eval"] |= {"every_epochs": 0, "every_steps": None}
@@ -257,15 +265,26 @@ def _copy(config):
     return {key: _copy(value) if isinstance(value, dict) else value for key, value in config.items()}
 
 
-def program_key(experiment, contents):
-    """A name for what decides the compiled programs of a run, shapes of batches apart.
+def static_options(experiment: options.ExperimentConfig) -> dict[str, Any]:
+    """{dotted key: value} of the options that decide a run's compiled programs, shapes of batches apart.
 
-    experiment: settings.Experiment without open options; contents: {name: sha256}, as its fingerprint takes them.
+    Args:
+        experiment: without open options.
     """
     flat = flatten(dataclasses.asdict(experiment))
-    kept = {key: value for key, value in flat.items() if key not in (*LANE_DATA, *options.PATHS)}
-    kept["multipliers"] = len(kept.pop("optim.multipliers"))
+    kept = {key: value for key, value in flat.items() if key not in (*TRACED, *PATHS)}
+    kept["optim.multipliers"] = bool(kept["optim.multipliers"])  # the factors are data; whether there are any is not
     if kept["tune.max_rank"]:
         del kept["tune.rank"]
-    text = json.dumps(kept | contents, sort_keys=True, default=list)
+    return kept
+
+
+def program_key(experiment: options.ExperimentConfig, contents: Mapping[str, str]) -> str:
+    """A short hash of everything that decides a run's compiled programs, shapes of batches apart.
+
+    Args:
+        experiment: without open options.
+        contents: {name: sha256} of data, weights and tokenizer, as for `fingerprint`.
+    """
+    text = json.dumps(static_options(experiment) | dict(contents), sort_keys=True, default=list)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

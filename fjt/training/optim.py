@@ -17,12 +17,12 @@ def decay_mask(params):
 
 
 def constants(optim):
-    """What `make_optimizer` builds into the program; all else of settings.Optim is data.  Equal, the same program."""
+    """What `make_optimizer` builds into the program; all else of OptimConfig is data.  Equal, the same program."""
     return optim.name, optim.b1, optim.b2, optim.eps, optim.momentum
 
 
 def make_optimizer(optim, groups=()):
-    """Hyper -> GradientTransformation.  optim: settings.Optim.
+    """Hyper -> GradientTransformation.  optim: OptimConfig.
 
     groups: sets of leaves' names, each with a state of its own, so that Adam's count begins where a leaf does; the
     state is then {group's number: state}.  Without them there is one state.
@@ -97,7 +97,7 @@ def _moments(optim):
 
 
 def learning_rates(optim, steps):
-    """f32[steps]: the rate of each step, warm-up included.  optim: settings.Optim.
+    """f32[steps]: the rate of each step, warm-up included.  optim: OptimConfig.
 
     Warm-up rises linearly from 0 over round(warmup_fraction * steps) steps, as in Trainer: step 0 of a run with
     warm-up has rate 0. The linear schedule reaches 0 after the last step.

@@ -9,7 +9,7 @@ from fjt.tuning.partition import METHODS, abstract_leaves, find_methods, is_fixe
 
 
 def solve_budget(tune, base, config, max_length):
-    """(settings.Tune, the options that were filled): the largest size whose new parameters are at most tune.budget.
+    """(TuneConfig, the options that were filled): the largest size whose new parameters are at most tune.budget.
 
     base: shapes of the base parameters; max_length: tokens of text.  Raises UserError when no method has a size left
     open, when several have, and for a budget that the smallest size exceeds or the highest does not use.

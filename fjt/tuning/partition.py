@@ -40,7 +40,7 @@ class Adapt:
 
 
 def find_methods(tune):
-    """{name: options} of settings.Tune, each with its defaults, in the order in which their hooks enter.
+    """{name: options} of TuneConfig, each with its defaults, in the order in which their hooks enter.
 
     That is the order of METHODS, whatever the order given: IA3 scales what LoRA has added to.
 
@@ -162,8 +162,8 @@ def _below(leaves, path):
 
 
 def multipliers(methods, given, trainable, layers):
-    """{name: f32}: what each trainable leaf's rate is multiplied by; {} when all by 1 and none is given: factors are
-    data, so that a grid of them is one program, its 1.0 among them.
+    """{name: f32}: what each trainable leaf's rate is multiplied by; {} when no method has factors and none is given:
+    factors are data, so that a grid of them is one program, its 1.0 among them.
 
     methods: {name: options}; given: ((pattern, factor), ...) of config.optim.multipliers.  Raises UserError.
     """
@@ -179,7 +179,7 @@ def multipliers(methods, given, trainable, layers):
             raise UserError(f"config.optim.multipliers: {pair!r} should be a pattern and a factor, ('head/', 10.0).")
         for leaf in tree.match([pair[0]], trainable, "optim.multipliers"):
             factors[leaf] *= pair[1]
-    if not given and all(factor == 1 for factor in factors.values()):
+    if not given and not any(METHODS[name].multiplier for name in methods):
         return {}
     return {name: np.float32(factor) for name, factor in factors.items()}
 

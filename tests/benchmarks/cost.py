@@ -64,7 +64,7 @@ def main(argv=None):
 
 
 def cases(config, length):
-    """{name: (settings.Tune, names that train)} of every method, and of each stage of gradual unfreezing."""
+    """{name: (TuneConfig, names that train)} of every method, and of each stage of gradual unfreezing."""
     base = jax.eval_shape(Model(config, 2).init, seeds.make_key(0, "init"))
     found = {}
     for name in (*partition.METHODS, *TOGETHER):

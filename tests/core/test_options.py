@@ -1,4 +1,4 @@
-"""One list of options: `configs/base.py` and the dataclasses agree, and mistakes are named."""
+"""One declaration per option: configs, help and checks agree with it, and mistakes are named."""
 
 import dataclasses
 import json
@@ -10,6 +10,7 @@ import pytest
 from configured import build, config
 
 from configs import base
+from fjt import flags
 from fjt.core import options
 from fjt.core.errors import UserError
 
@@ -23,7 +24,9 @@ def fields_of(cls, prefix=""):
     return found
 
 
-FIELDS = fields_of(options.Experiment) | fields_of(options.Execution)
+FIELDS = fields_of(options.ExperimentConfig) | fields_of(options.ExecutionConfig)
+CHOICES = {key: one.choices for key, one in options.OPTIONS.items() if one.choices}
+RANGES = {key: (one.low, one.high) for key, one in options.OPTIONS.items() if one.low is not None}
 
 
 def test_base_config_and_dataclasses_have_the_same_keys_values_and_types():
@@ -39,6 +42,21 @@ def test_base_config_and_dataclasses_have_the_same_keys_values_and_types():
         optional = kind not in (str, int, float, bool, tuple)
         assert (flat[key] is None) == optional, key
         assert node.get_type(last) is (typing.get_args(kind)[0] if optional else kind), key
+
+
+def test_settings_without_a_config_are_the_defaults():
+    assert options.Settings() == options.from_config(base.get_config())
+
+
+def test_help_shows_every_option_with_its_default_meaning_and_allowed_values():
+    lines = flags.keys_help().splitlines()[3:]
+    assert [line.split()[0] for line in lines[::2]] == list(options.OPTIONS)
+    for key, default, about in zip(options.OPTIONS, lines[::2], lines[1::2], strict=True):
+        one = options.OPTIONS[key]
+        assert default.endswith(f" = None ({one.kind.__name__})" if one.default is None else f" = {one.default!r}")
+        assert about.strip().startswith(one.doc) and one.allowed in about
+        assert len(one.doc) > 15 and not one.doc.endswith("."), key
+    assert "one of adamw, adam" in "\n".join(lines) and "between 0.0 and 0.99" in "\n".join(lines)
 
 
 def test_config_json_reads_back():
@@ -58,14 +76,14 @@ def test_an_unknown_key_names_the_nearest(key):
     with pytest.raises(UserError) as caught:
         build(**{f"{key}x".replace(".", "__"): 1})
     message = str(caught.value)
-    assert f"config.{key}x is no option" in message and "Did you mean" in message
+    assert f"config.{key}x is not an option" in message and "Did you mean" in message
     suggested = message.split("Did you mean ")[1].rstrip("?").split(" or ")
     tables = {key.rsplit(".", depth)[0] for key in FIELDS for depth in (1, 2)}
     assert key in suggested and set(suggested) <= set(FIELDS) | tables
 
 
 def test_an_unknown_table_names_the_nearest():
-    with pytest.raises(UserError, match=r"config\.optm is no option.*Did you mean.*\boptim\b"):
+    with pytest.raises(UserError, match=r"config\.optm is not an option.*Did you mean.*\boptim\b"):
         options.from_config(config() | {"optm": {"name": "adamw"}})
 
 
@@ -106,19 +124,19 @@ def test_numbers_and_lists_are_converted():
     assert made.experiment.tune.method == ("top_k",)
 
 
-@pytest.mark.parametrize("key", sorted(options.CHOICES))
+@pytest.mark.parametrize("key", sorted(CHOICES))
 def test_choices(key):
-    for value in options.CHOICES[key]:
+    for value in CHOICES[key]:
         build(optim__final_fraction=0.1, optim__learning_rate=1e-3, **{key.replace(".", "__"): value})
-    wrong = options.CHOICES[key][0] + "x"
+    wrong = CHOICES[key][0] + "x"
     with pytest.raises(UserError) as caught:
         build(**{key.replace(".", "__"): wrong})
-    assert f"config.{key}={wrong!r}" in str(caught.value) and options.CHOICES[key][0] in str(caught.value)
+    assert f"config.{key}={wrong!r}" in str(caught.value) and CHOICES[key][0] in str(caught.value)
 
 
-@pytest.mark.parametrize("key", sorted(options.RANGES))
+@pytest.mark.parametrize("key", sorted(RANGES))
 def test_ranges(key):
-    low, high = options.RANGES[key]
+    low, high = RANGES[key]
     real = float in (FIELDS[key], *typing.get_args(FIELDS[key]))
     outside = [low - 1] + ([high + 1e-3] if high is not None else []) + ([math.nan] if real else [])
     for value in outside:
@@ -172,13 +190,25 @@ def replaced(node, key, change):
     return dataclasses.replace(node, **{name: value})
 
 
-@pytest.mark.parametrize("key", sorted(fields_of(options.Experiment)))
+@pytest.mark.parametrize("key", sorted(fields_of(options.ExperimentConfig)))
 def test_fingerprint_changes_exactly_when_the_experiment_does(key):
     experiment = build().experiment
     changed = replaced(experiment, key, lambda value: other(value, FIELDS[key]))
     assert changed != experiment
     same = options.fingerprint(changed, CONTENTS) == options.fingerprint(experiment, CONTENTS)
     assert same == (key in WITHOUT_EFFECT)
+
+
+def test_fingerprints_are_those_of_earlier_versions():
+    """Or finished work directories would be refused."""
+    assert options.fingerprint(build().experiment, CONTENTS) == (
+        "4b5b014696cfb32d23dbc3a0c086e053b173db2daf77bf6b4ad99ad5ca5e1228"
+    )
+    changes = dict(tune__method=("lora",), optim__learning_rate=5e-4, tune__rank=4, data__limit=100, seed=3)
+    made = options.resolve_seeds(build(tune__sites=("query", "value"), eval__test=False, data__dir="x", **changes))
+    assert options.fingerprint(made.experiment, CONTENTS) == (
+        "8bdd7841e489e9714eef85095ad5fc7950b95e7adebed7dad200d551e85ec5a0"
+    )
 
 
 def test_fingerprint_is_stable_and_over_contents():

@@ -14,7 +14,7 @@ from process import finish, flags, outcome, read_rows, start, wait_for
 
 CONFIG = """
 from configs import classify, study
-from fjt.study import choose
+from fjt.study.spec import choose
 
 
 def get_config():
@@ -352,7 +352,7 @@ def test_shards_divide_the_groups(done, launch, arguments, tmp_path):
     ("options", "message"),
     [
         ({"train__batch_size": 12}, "is the study of another config.*config.train.batch_size: 24 there, 12 now"),
-        ({"optim__name": "sgd"}, "sgd takes rates of another scale"),
+        ({"optim__name": "sgd"}, "sgd needs learning rates of another scale"),
     ],
 )
 def test_another_config_in_the_same_folder_is_refused(done, launch, arguments, options, message):

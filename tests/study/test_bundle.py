@@ -219,6 +219,30 @@ def test_lanes_over_two_devices_and_two_parts_of_a_batch_are_the_runs_alone(fold
         np.testing.assert_allclose([row["loss"] for row in rows], [row["loss"] for row in wanted], rtol=2e-6)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"tune.sites": ("query",)},
+            r"another set of trainable parameters.*config\.tune\.sites: .* there, \('query',\)",
+        ),
+        ({"optim.b1": 0.8}, r"another optimizer\..*config\.optim\.b1: 0\.9 there, 0\.8 here"),
+        ({"train.accumulation": 2}, r"another accumulation.*config\.train\.accumulation: 1 there, 2 here"),
+        ({"model.dtype": "bfloat16"}, r"another model.*config\.model\.dtype: 'float32' there, 'bfloat16' here"),
+        ({"optim.multipliers": (("head/", 2.0),)}, r"hyper-parameters.*config\.optim\.multipliers: False there, True"),
+        ({"mesh.data": 2}, r"another shape of batches, another mesh \(config\.mesh\.data\)"),
+    ],
+)
+def test_runs_that_cannot_share_a_program_are_refused(folder, experiments, tmp_path, changes, message):
+    """With the option in which they differ, and before anything is written."""
+    options = RUNS[1] | {"model.path": str(folder / "base" / "export")} | changes
+    shapes = experiments[0].plan.shapes if not {"mesh.data", "train.accumulation"} & set(changes) else ()
+    other = prepare(settings_of(folder, options), view=console.Silent(), shapes=shapes)
+    with pytest.raises(UserError, match=f"(?s)lane-1 cannot share a program with .*lane-0: .*{message}"):
+        make_group([experiments[0], other], tmp_path, [False, False])
+    assert not list((tmp_path / "lane-0").iterdir()) and not list((tmp_path / "lane-1").iterdir())
+
+
 def test_a_frozen_weight_that_changes_ends_the_run(experiments, tmp_path, monkeypatch):
     """Mutant: after the last step a byte of what the steps read is another."""
     changed = []

@@ -76,12 +76,12 @@ def test_seeds_may_be_axes():
         ((), {}, "has no run: config.study.products is empty"),
         (({"tune.rank": ()},), {}, "tune.rank has no value"),
         (({"tune.method": "full"},), {}, "should be a tuple of values"),
-        (({"tune.methd": ("full",)},), {}, r"'tune.methd' is no option of a run. Did you mean tune.method"),
+        (({"tune.methd": ("full",)},), {}, r"'tune.methd' is not an option of a run. Did you mean tune.method"),
         (({"mesh.data": (1, 2)},), {}, "mesh.data is about how runs are executed"),
         (({"model.matmul_precision": ("high",)},), {}, "holds for a whole process"),
         (({"seed": (1, 2)}, {"seed": (2, 3)}), {}, "gives runs/agreement/full/seed=2 twice"),
         (({"task": ("agreement",)},), {"without": ({"task": "agreement"},)}, "without leaves none"),
-        (({"task": ("agreement",)},), {"without": ({"tsk": "agreement"},)}, "study.without: 'tsk' is no option"),
+        (({"task": ("agreement",)},), {"without": ({"tsk": "agreement"},)}, "study.without: 'tsk' is not an option"),
         (({"task": ("agreement",)},), {"without": ({"task": "sentiment"},)}, "without: no cell has .*sentiment"),
         (({"task": ("agreement",)},), {"without": ("agreement",)}, "without: 'agreement' should be a dict"),
         (({"tune.rank": choose(1, 2)},), {}, "tune.rank cannot be chosen"),
@@ -116,7 +116,7 @@ def test_a_value_of_the_wrong_type_names_its_key():
 def test_unknown_options_of_a_study():
     config = study_config.get_config(quickstart.get_config())
     config.study.seed = 3
-    with pytest.raises(UserError, match=r"config.study.seed is no option. Did you mean seeds"):
+    with pytest.raises(UserError, match=r"config.study.seed is not an option. Did you mean study.seeds"):
         spec.read(config)
     with pytest.raises(UserError, match="The config has no study"):
         spec.read(ConfigDict({"task": "x"}))

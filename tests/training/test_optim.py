@@ -12,8 +12,8 @@ import small
 from fjt.core import options, tree
 from fjt.training.optim import clip_factor, decay_mask, learning_rates, make_optimizer
 
-OPTIMIZERS = options.CHOICES["optim.name"]
-SCHEDULES = options.CHOICES["optim.schedule"]
+OPTIMIZERS = options.OPTIONS["optim.name"].choices
+SCHEDULES = options.OPTIONS["optim.schedule"].choices
 RATES = {"sgd": 0.01, "adagrad": 0.1, "adadelta": 5.0}  # for a quadratic; 0.02 elsewhere
 
 

@@ -14,7 +14,7 @@ from operations import ROW_LENGTH, ROWS, SLOTS, WIDE, lowered_flops, planned_flo
 from configs import quickstart
 from fjt.core import console, tree
 from fjt.core.errors import UserError
-from fjt.core.options import Scratch, from_config
+from fjt.core.options import ScratchConfig, from_config
 from fjt.core.seeds import make_key
 from fjt.data import batches, packing
 from fjt.data.glue import TASKS
@@ -247,7 +247,7 @@ def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     tokenizer = tokenization.load_tokenizer(VOCAB)
     tokenizer.save_pretrained(folder)
-    scratch = Scratch(layers=1, width=16, heads=2, inner=16, vocab="")
+    scratch = ScratchConfig(layers=1, width=16, heads=2, inner=16, vocab="")
     raw = pretrained.scratch_config(scratch, len(tokenizer), 64)
     (folder / "config.json").write_text(json.dumps(raw))
     encoder = jax.jit(Model(pretrained.parse_config(raw, ""), 2).init)(make_key(9, "init"))["encoder"]
