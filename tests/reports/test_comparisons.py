@@ -57,7 +57,7 @@ def test_what_is_declared_after_a_result_gives_no_p(tmp_path, key, before):
     made = make_pairs(tmp_path / "study", 8)
     declared = {name: made.study[name] for name in plans.DECLARED} | {key: ast.literal_eval(before)}
     (one,) = comparisons_of(made.finish(declared=declared), tmp_path)
-    assert one.p.startswith(f"config.study.{key} was {before} and is {made.study[key]!r}: what a test asks")
+    assert one.p.startswith(f"config.study.{key} was {before} and is {made.study[key]!r}: the hypotheses of a test")
     assert one.new_seeds.n == 8
 
 
