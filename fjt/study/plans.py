@@ -195,7 +195,8 @@ def check_contents(
     places = [f"config.{key}={flat[key]!r}" for key in PATHS if key.startswith(sections) and flat[key]]
     raise UserError(
         f"--workdir={folder} was planned over other contents: {run.name} would not read the same "
-        f"{' and '.join(differ)}, with {', '.join(places)}. Restore the files that were read before, or give another --workdir."
+        f"{' and '.join(differ)}, with {', '.join(places)}. Restore the files that were read before, or give "
+        "another --workdir."
     )
 
 
