@@ -83,7 +83,7 @@ def broken(folder, change):
         ),
         ("baseline", "config.study.baseline='none' is no method of this study"),
         ("predictions", "dev.npz is missing"),
-        ("scores", "runs/choices/head/seed=1 has accuracy .* and its predictions give"),
+        ("scores", "runs/choices/head/seed=1 has accuracy .* but its predictions score"),
         ("plan", "plan.json is not of a study"),
     ],
 )

@@ -252,7 +252,7 @@ def test_files_that_do_not_belong_together_are_refused(folder, written, tmp_path
     other.mkdir()
     (other / "runs.csv").write_bytes((written[0] / "runs.csv").read_bytes())
     assert report.main(["report", str(other)]) == 2
-    assert "predictions.npz is missing, beside runs.csv" in capsys.readouterr().err
+    assert "predictions.npz is missing next to runs.csv" in capsys.readouterr().err
     archive.save(gather.read(make_pairs(tmp_path / "study", 2).finish()), tmp_path)
     whole = (tmp_path / "predictions.npz").read_bytes()
     for content in (b"", b"words", whole[: len(whole) // 2]):
