@@ -98,7 +98,7 @@ def test_less_is_better_where_it_is(tmp_path):
     assert full.scores("mse") == pytest.approx(errors)
     assert values["best"] == min(errors) and values["worst"] == max(errors) and values["mean"] == np.mean(errors)
     (one,) = make_comparisons([full, head], found.facts)[0]
-    assert one.mean > 0 and one.improvement < 0.5 and "mse has no points" in one.needed and one.p < 0.05
+    assert one.mean > 0 and one.improvement < 0.5 and "mse has no bounds" in one.needed and one.p < 0.05
 
 
 def test_a_baseline_agrees_in_all_axes_it_has(tmp_path):
