@@ -44,7 +44,7 @@ def test_fewer_seeds_than_planned_have_no_p(tmp_path):
     (one,) = comparisons_of(made.finish(planned_seeds=planned), tmp_path)
     assert "7 were planned of choices/head and 8 of choices/full" in one.p
     assert (
-        "7 to 8 seeds of a cell were planned"
+        "7 to 8 seeds per cell were planned"
         in document.family_text([one], records_of(made.folder, tmp_path).facts).text
     )
     made.cell("choices", "full", {7: predictions("choices", 0.9, "full", 7)})

@@ -81,7 +81,7 @@ def broken(folder, change):
             "data",
             r"runs/choices/full/seed=0 and runs/choices/head/seed=2 did not read the same data \(data_sha256 dddd",
         ),
-        ("baseline", "config.study.baseline='none' is no method of this study"),
+        ("baseline", "config.study.baseline='none' is not a method of this study"),
         ("predictions", "dev.npz is missing"),
         ("scores", "runs/choices/head/seed=1 has accuracy .* but its predictions score"),
         ("plan", "plan.json is not of a study"),

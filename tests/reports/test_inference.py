@@ -311,7 +311,7 @@ def test_smallest_difference_by_hand():
         np.full(5, 0.99), np.eye(5, 150), sound(5), (0, 1)), r"A score of 0\.99 on 150 .* of them 2 wrong"),
     (lambda: inference.crossed_interval(np.full(5, 0.01), np.eye(5, 150), sound(5), (0, 1)), r"and 2 right"),
     (lambda: inference.crossed_interval(np.ones(5), np.ones((5, 150)), sound(5)), r"All 5 runs score 1,"),
-    (lambda: inference.seeds_needed(np.ones(6), sound(6), 0.1), r"to find a difference of 0\.1 .* sd 0 .*both must be above 0"),
+    (lambda: inference.seeds_needed(np.ones(6), sound(6), 0.1), r"a difference of 0\.1 .* sd 0 .*both must be above 0"),
     (lambda: inference.seeds_needed(SCORES, sound(6), 0.0), r"to find a difference of 0 .*above 0"),
     (lambda: inference.sign_flip(np.ones(33)), r"33 seeds tries 2\^33 signs: use at most 32 seeds"),
     (lambda: inference.expected_best(SCORES, 4), r"best of 4 out of 6 runs: n must be from 1 to 3"),

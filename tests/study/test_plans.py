@@ -46,7 +46,7 @@ def test_what_a_test_asks_is_that_of_the_config_until_a_reported_run_has_a_resul
     assert found == {"baseline": "full", "family": "study", "alpha": 0.05}
     assert plans.changed(first, found) == ""
     assert plans.changed(second, found).startswith(
-        "config.study.family was 'study' and is 'task', config.study.alpha was 0.05 and is 0.1: the hypotheses of a test"
+        "config.study.family was 'study' and is 'task', config.study.alpha was 0.05 and is 0.1: the hypotheses"
     )
 
 
