@@ -1,15 +1,15 @@
 """Report a study from its records:  python -m fjt.report DIR [--output DIR2]
 
-DIR is the --workdir of `python -m fjt.sweep`, of a study that is done or still goes on; or a folder that holds the
-two files which a study commits, runs.csv and predictions.npz.  Both give the same report, byte for byte:
+DIR is the --workdir of `python -m fjt.sweep`, of a study that has ended or is still running; or a folder with the two
+files that a study commits, runs.csv and predictions.npz.  Both lead to the same report, byte for byte:
 
   report.md, report.html                 the report to read; the page needs no other file
-  figures/<task>-<what>.svg and .png     its figures
+  figures/<task>-<name>.svg and .png     its figures
   cells.csv, comparisons.csv             its main tables with all digits
-  runs.csv, predictions.npz              what it is made of: every run, and what each predicts
+  runs.csv, predictions.npz              the records of every run and its predictions
 
-They go to DIR/report, or, where DIR holds the two files, to DIR itself.  Exit codes: 0 done, 2 a mistake in what was
-given.
+The report is written to DIR/report, or to DIR itself if DIR contains the two files.  Exit codes: 0 success, 2 a
+mistake in the arguments or files.
 """
 
 import argparse
@@ -19,24 +19,26 @@ import io
 import os
 import shutil
 import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from fjt.core import console
 from fjt.core.errors import UserError
 from fjt.reports import archive, cells, document, gather, pages, sections
-from fjt.reports.cells import counts, make_cells, summarize
-from fjt.reports.comparisons import make_comparisons
+from fjt.reports.cells import Cell, counts, make_cells, summarize
+from fjt.reports.comparisons import Comparison, make_comparisons
 from fjt.reports.inference import Interval
 
 MARKDOWN, PAGE = "report.md", "report.html"
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> int:
     """The exit code of a command line."""
     parser = argparse.ArgumentParser(
         prog="python -m fjt.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", metavar="DIR", help="the folder of a study, or of the two files that it commits")
-    parser.add_argument("--output", metavar="DIR2", help="where the report goes")
+    parser.add_argument("folder", metavar="DIR", help="the folder of a study, or of its two committed files")
+    parser.add_argument("--output", metavar="DIR2", help="the folder to write the report to")
     options = parser.parse_args(argv[1:])
     try:
         show(*report(options.folder, options.output))
@@ -49,50 +51,63 @@ def main(argv):
     return 0
 
 
-def report(folder, output=None):
-    """(folder of the report, [Cell]) of a study, after the report has been written.  Raises UserError."""
+def report(folder: str | os.PathLike[str], output: str | None = None) -> tuple[str, list[Cell]]:
+    """(folder of the report, cells) of a study, after the report has been written.
+
+    Args:
+        folder: the folder of a study, or of its two committed files.
+        output: the folder to write to; by default folder/report, or `folder` if it contains the two files.
+
+    Raises:
+        UserError: the folder has no records of a study, or they do not belong together.
+    """
     folder = os.fspath(folder)
     is_study = os.path.exists(os.path.join(folder, "plan.json"))
     if not is_study and any(os.path.exists(os.path.join(folder, name)) for name in archive.FILES):
-        archive.load(folder)  # before a folder is made for what they cannot give
+        archive.load(folder)  # raises for damaged files before the output folder is created
         output = output or folder
         os.makedirs(output, exist_ok=True)
         for name in archive.FILES:
             if not os.path.samefile(folder, output):
                 shutil.copyfile(os.path.join(folder, name), os.path.join(output, name))
     else:
-        found = gather.read(folder)
+        study = gather.read(folder)
         output = output or os.path.join(folder, "report")
         os.makedirs(output, exist_ok=True)
-        archive.save(found, output)
-    # From here on all comes from the two files, whatever they came from.
-    found = archive.load(output)
-    made = make_cells(found)
-    document.check_baseline(found.facts["study"]["baseline"], list(dict.fromkeys(cell.method for cell in made)))
-    comparisons, alone = make_comparisons(made, found.facts) if found.facts["study"]["baseline"] else ([], [])
-    title, blocks = document.build(found, made, comparisons, alone)
+        archive.save(study, output)
+    # The report depends only on the two files, so that a study's folder and its committed files lead to equal reports.
+    study = archive.load(output)
+    study_cells, baseline = make_cells(study), study.facts["study"]["baseline"]
+    document.check_baseline(baseline, list(dict.fromkeys(cell.method for cell in study_cells)))
+    comparisons, unpaired = make_comparisons(study_cells, study.facts) if baseline else ([], [])
+    title, blocks = document.build(study, study_cells, comparisons, unpaired)
     os.makedirs(os.path.join(output, "figures"), exist_ok=True)
     for block in blocks:
         if isinstance(block, pages.Picture):
             _write(output, f"figures/{block.name}.svg", block.svg)
             archive.write(os.path.join(output, "figures", f"{block.name}.png"), block.png)
-    _write(output, "cells.csv", table_of_cells(made))
+    _write(output, "cells.csv", table_of_cells(study_cells))
     if comparisons:
         _write(output, "comparisons.csv", table_of_comparisons(comparisons))
     _write(output, MARKDOWN, pages.markdown(blocks))
     _write(output, PAGE, pages.page(title, blocks))
-    return output, made
+    return output, study_cells
 
 
-def _write(folder, name, text):
+def _write(folder: str, name: str, text: str) -> None:
     archive.write(os.path.join(folder, name), text.encode())
 
 
-def show(folder, made):
-    """Prints the main table and where the report is.  made: the study's Cells."""
-    name = sections.names_of(made)
+def show(folder: str, study_cells: Sequence[Cell]) -> None:
+    """Prints the main table and the path of the report.
+
+    Args:
+        folder: the folder of the report.
+        study_cells: the cells of the study.
+    """
+    name = sections.names_of(study_cells)
     rows = []
-    for cell in made:
+    for cell in study_cells:
         for metric in cell.metrics:
             values = summarize(cell, metric)
             score = "-" if isinstance(values, str) else sections.spread(metric, values["mean"], values["sd"])
@@ -103,14 +118,14 @@ def show(folder, made):
     console.say(f"report: {os.path.join(folder, PAGE)}, {os.path.join(folder, MARKDOWN)}")
 
 
-def table_of_cells(made):
-    """A CSV of what is said of each cell in each metric, with all digits."""
+def table_of_cells(study_cells: Iterable[Cell]) -> str:
+    """A CSV of the numbers of each cell in each metric, with all digits."""
     rows = []
-    for cell in made:
+    for cell in study_cells:
         for metric in cell.metrics:
             values = summarize(cell, metric)
             count = counts(cell.rows)
-            row = {"cell": cell.name, "task": cell.task, "method": cell.method, "metric": metric}
+            row: dict[str, Any] = {"cell": cell.name, "task": cell.task, "method": cell.method, "metric": metric}
             row |= {key: count[key] for key in ("started", "finished", "diverged")}
             row |= {"collapsed": int(cell.collapsed.sum()), "scored": len(cell.scored)}
             if not isinstance(values, str):
@@ -124,11 +139,11 @@ def table_of_cells(made):
     return _csv(rows)
 
 
-def table_of_comparisons(comparisons):
-    """A CSV of what is said of each comparison, with all digits."""
+def table_of_comparisons(comparisons: Iterable[Comparison]) -> str:
+    """A CSV of the numbers of each comparison, with all digits."""
     rows = []
     for one in comparisons:
-        row = {"cell": one.cell.name, "baseline": one.base.name, "metric": one.metric, "n": one.n}
+        row: dict[str, Any] = {"cell": one.cell.name, "baseline": one.base.name, "metric": one.metric, "n": one.n}
         row |= {"mean": one.mean, "sd": one.sd, "correlation": one.correlation, "improvement": one.improvement}
         row |= {key: None if isinstance(getattr(one, key), str) else getattr(one, key) for key in ("p", "smallest")}
         for key in ("new_seeds", "new_examples", "needed"):
@@ -137,13 +152,13 @@ def table_of_comparisons(comparisons):
     return _csv(rows)
 
 
-def _ends(name, interval):
-    """The parts of an Interval, empty where it was refused."""
-    known = dataclasses.asdict(interval) if isinstance(interval, Interval) else {}
-    return {f"{name}_{part}": known.get(part) for part in ("estimate", "low", "high", "df")}
+def _ends(name: str, interval: Interval | str) -> dict[str, Any]:
+    """The columns of an Interval, with None where there is none."""
+    parts = dataclasses.asdict(interval) if isinstance(interval, Interval) else {}
+    return {f"{name}_{part}": parts.get(part) for part in ("estimate", "low", "high", "df")}
 
 
-def _csv(rows):
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
     file = io.StringIO()
     columns = dict.fromkeys(key for row in rows for key in row)
     writer = csv.DictWriter(file, columns, lineterminator="\n")
@@ -152,8 +167,11 @@ def _csv(rows):
     return file.getvalue()
 
 
-def _text(value):
-    return "" if value is None or value != value else repr(value) if isinstance(value, float) else value
+def _text(value: Any) -> Any:
+    """A value as the CSV writer gets it: floats with all digits, "" for None and NaN."""
+    if value is None or value != value:
+        return ""
+    return repr(value) if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Make a run once more from its own files, and compare:  python -m fjt.reproduce RUN
+"""Repeat a run from its own files, and compare:  python -m fjt.reproduce RUN
 
-Says one of three things: the same bits; the same within the tolerance of another layout or machine (the first 20
-losses within 2e-6); or different, and from which step on.  A run that failed should fail again, at the same step.
-The data and the base model are read from where the run read them.  Exit codes: 0 same, 1 different, 2 a mistake in
-what was given.
+Prints one of three results: the same bits; the same within the tolerance of another layout or machine (the first 20
+losses within 2e-6); or different, with the first step that differs.  A run that failed should fail again at the same
+step.  The data and the base model are read from the paths of the original run.  Exit codes: 0 same, 1 different, 2 a
+mistake in the arguments or files.
 """
 
 import argparse
@@ -13,21 +13,26 @@ import logging
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from fjt.core import console, memory, records
 from fjt.core.errors import UserError
 from fjt.core.options import flatten, from_config
 
-STEPS, TOLERANCE = 20, 2e-6  # of the losses, where the order of float additions may differ
+if TYPE_CHECKING:
+    from fjt.experiment.prepare import Experiment
+
+STEPS, TOLERANCE = 20, 2e-6  # losses to compare, and their relative difference if only the order of sums differs
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> int:
     """The exit code of a command line."""
     parser = argparse.ArgumentParser(
         prog="python -m fjt.reproduce", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", help="the work directory of a run that finished or failed, alone or of a study")
-    parser.add_argument("--workdir", help="keep the new run here; by default it is thrown away")
+    parser.add_argument("--workdir", help="keep the new run in this folder; by default it is deleted")
     options = parser.parse_args(argv[1:])
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
@@ -40,21 +45,42 @@ def main(argv):
         return 2
 
 
-def reproduce(folder, workdir):
-    """The exit code of the comparison of a run with one made from its files in another work directory."""
-    from fjt.data.packing import Shape
+def reproduce(folder: str, workdir: str) -> int:
+    """The exit code of the comparison of a run with its repetition.
+
+    Args:
+        folder: the work directory of the run.
+        workdir: the work directory of the repetition.
+
+    Raises:
+        UserError: the run has not ended, or its files, data or base model have changed.
+    """
     from fjt.experiment.execute import run
-    from fjt.experiment.prepare import prepare
-    from fjt.experiment.programs import configure_jax
     from fjt.experiment.workdir import lock
     from fjt.study.plans import ended
     from fjt.training.checkpoint import NotFinite
 
     for name in ("config.json", "result.json"):
         if not os.path.exists(os.path.join(folder, name)):
-            raise UserError(f"{folder} is no run that has ended: it holds no {name}.")
+            raise UserError(f"{folder} is not a run that has ended: it has no {name}. Give the --workdir of a run.")
     if not ended(folder):
-        raise UserError(f"{folder} is no run that has ended: it did not fail, and holds no DONE.")
+        raise UserError(f"{folder} is not a run that has ended: it did not fail, and has no DONE. Let it finish first.")
+    experiment = _prepare(folder)
+    with lock(workdir), contextlib.suppress(NotFinite):  # result.json records the failure
+        run(experiment, workdir)
+    results = [records.read_json(os.path.join(path, "result.json")) for path in (folder, workdir)]
+    show_environment(folder, workdir)
+    verdict, code = compare(results[0], results[1], losses(folder), losses(workdir))
+    console.say(f"{folder}: {verdict}")
+    return code
+
+
+def _prepare(folder: str) -> "Experiment":
+    """The Experiment of a run's config.json, without optional outputs."""
+    from fjt.data.packing import Shape
+    from fjt.experiment.prepare import prepare
+    from fjt.experiment.programs import configure_jax
+
     recorded = records.read_json(os.path.join(folder, "config.json"))
     settings = from_config(recorded["config"])
     execution = settings.execution
@@ -64,35 +90,39 @@ def reproduce(folder, workdir):
     shapes = tuple(Shape(*shape) for shape in recorded["shapes"])
     experiment = prepare(dataclasses.replace(settings, execution=execution), shapes=shapes)
     if experiment.fingerprint != recorded["fingerprint"]:
-        other = [key for key in experiment.contents if experiment.contents[key] != recorded["contents"].get(key)]
-        what = (
-            f"the {' and the '.join(other)} there have other contents now" if other else "this fjt reads it otherwise"
-        )
-        raise UserError(f"{folder} cannot be made again: {what}.")
-    with lock(workdir), contextlib.suppress(NotFinite):  # which its result tells
-        run(experiment, workdir)
-    results = [records.read_json(os.path.join(where, "result.json")) for where in (folder, workdir)]
-    show_environment(folder, workdir)
-    verdict, code = compare(*results, *(losses(where) for where in (folder, workdir)))
-    console.say(f"{folder}: {verdict}")
-    return code
+        changed = [key for key in experiment.contents if experiment.contents[key] != recorded["contents"].get(key)]
+        if changed:
+            reason = f"the contents of its {' and '.join(changed)} have changed. Restore the files that it read"
+        else:
+            reason = "its config was changed, or this version of fjt interprets it differently (see env.json)"
+        raise UserError(f"{folder} cannot be reproduced: {reason}.")
+    return experiment
 
 
-def show_environment(folder, workdir):
-    """Prints what differs between the environments of two runs."""
-    there, here = (flatten(records.read_json(os.path.join(where, "env.json"))) for where in (folder, workdir))
-    for key in here:
-        if there.get(key) != here[key]:
-            console.say(f"  {key}: {there.get(key)} then, {here[key]} now")
+def show_environment(folder: str, workdir: str) -> None:
+    """Prints the differences between the environments of two runs."""
+    before, now = (flatten(records.read_json(os.path.join(path, "env.json"))) for path in (folder, workdir))
+    for key in now:
+        if before.get(key) != now[key]:
+            console.say(f"  {key}: {before.get(key)} then, {now[key]} now")
 
 
-def losses(folder):
-    """[loss of each step] of a run."""
+def losses(folder: str) -> list[float | None]:
+    """The loss of each step of a run; None for a loss that was not finite."""
     return [row["loss"] for row in records.read_lines(os.path.join(folder, "train.jsonl"))]
 
 
-def compare(before, now, losses_before, losses_now):
-    """(what to say, exit code) of two results with the losses of their steps."""
+def compare(
+    before: dict[str, Any], now: dict[str, Any], losses_before: Sequence[Any], losses_now: Sequence[Any]
+) -> tuple[str, int]:
+    """(text of the verdict, exit code) of the comparison of two runs.
+
+    Args:
+        before: result.json of the first run.
+        now: result.json of the second run.
+        losses_before: of the first run's steps.
+        losses_now: of the second run's steps.
+    """
     ends = [result["failed"] or result["params_sha256"] for result in (before, now)]
     if ends[0] == ends[1] and losses_before == losses_now:
         return "the same bits" + (f", up to where {now['failed']}" if now["failed"] else ""), 0
@@ -106,12 +136,12 @@ def compare(before, now, losses_before, losses_now):
             0,
         )
     first = next((i for i, x in enumerate(far) if x > TOLERANCE), len(far))
-    there, here = ((found[first : first + 1] or ["none"])[0] for found in (losses_before, losses_now))
-    return f"different, from step {first + 1} on: its loss {there} then, {here} now; {scores}", 1
+    loss_before, loss_now = ((values[first : first + 1] or ["none"])[0] for values in (losses_before, losses_now))
+    return f"different, from step {first + 1} on: its loss {loss_before} then, {loss_now} now; {scores}", 1
 
 
-def _scores(before, now):
-    """What came of two runs."""
+def _scores(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """The metrics or failures of two runs as text."""
     if before["failed"] or now["failed"]:
         return f"{before['failed'] or 'it finished'} then, {now['failed'] or 'it finished'} now"
     return ", ".join(f"{name} {before['metrics'][name]} then, {now['metrics'][name]} now" for name in now["metrics"])

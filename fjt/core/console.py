@@ -1,8 +1,10 @@
-"""What a person sees while a run goes on: rich progress in a terminal, plain lines when piped."""
+"""Output for a person while a run goes on: rich progress in a terminal, plain lines when piped."""
 
 import contextlib
 import sys
 import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -11,74 +13,100 @@ from rich.table import Table
 CONSOLE = Console(file=sys.stdout, highlight=False, soft_wrap=True)
 
 
-def say(text):
+class View(Protocol):
+    """The output of a run.  This module is one; `Silent` and a study's workers are others."""
+
+    def say(self, text: str) -> None: ...
+
+    def warn(self, text: str) -> None: ...
+
+    def bar(
+        self, label: str, total: int, done: int = 0, every: int = 0
+    ) -> contextlib.AbstractContextManager["BarView"]: ...
+
+
+class BarView(Protocol):
+    """A progress bar."""
+
+    def update(self, done: int, note: str = "") -> None: ...
+
+
+def say(text: str) -> None:
     """Prints a line."""
     CONSOLE.print(text, markup=False)
 
 
-def warn(text):
-    """Prints a line that should not be missed."""
+def warn(text: str) -> None:
+    """Prints a warning, in yellow."""
     CONSOLE.print(f"warning: {text}", style="yellow", markup=False)
 
 
-def table(title, columns, rows):
-    """Prints a table; columns right-aligned when their name starts with `>`."""
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Prints a table.  A column whose name starts with `>` is right-aligned."""
+    names = [column.lstrip(">") for column in columns]
+    right = [column.startswith(">") for column in columns]
+    texts = [[str(cell) for cell in row] for row in rows]
     if not CONSOLE.is_terminal:
         say(title)
-        rows = [[name.lstrip(">") for name in columns], *[[str(cell) for cell in row] for row in rows]]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
-        for row in rows:
-            cells = [
-                c.rjust(w) if n.startswith(">") else c.ljust(w) for c, w, n in zip(row, widths, columns, strict=True)
-            ]
+        lines = [names, *texts]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+        for line in lines:
+            cells = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)]
             say("  " + "  ".join(cells).rstrip())
         return
-    shown = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
-    for name in columns:
-        shown.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left")
-    for row in rows:
-        shown.add_row(*[str(cell) for cell in row])
-    CONSOLE.print(shown)
+    layout = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
+    for name, is_right in zip(names, right, strict=True):
+        layout.add_column(name, justify="right" if is_right else "left")
+    for row in texts:
+        layout.add_row(*row)
+    CONSOLE.print(layout)
 
 
 class Silent:
-    """Takes what this module prints, and prints nothing."""
+    """A View that prints nothing."""
 
-    def say(self, text):
+    def say(self, text: str) -> None:
         pass
 
-    def warn(self, text):
+    def warn(self, text: str) -> None:
         pass
 
     @contextlib.contextmanager
-    def bar(self, label, total, done=0, every=0):
+    def bar(self, label: str, total: int, done: int = 0, every: int = 0) -> Iterator[BarView]:
         yield self
 
-    def update(self, done, note=""):
+    def update(self, done: int, note: str = "") -> None:
         pass
 
 
 class Bar:
     """One line of progress."""
 
-    def __init__(self, progress, label, total, done, every):
+    def __init__(self, progress: Progress | None, label: str, total: int, done: int, every: int):
         self._progress, self._label, self._total, self._every = progress, label, total, every
         self._start, self._first = time.monotonic(), done
         self._task = progress.add_task(label, total=total, completed=done, note="") if progress else None
 
-    def update(self, done, note=""):
-        """Moves to `done` of the total; when piped, prints a line each `every` and at the end."""
-        if self._progress:
+    def update(self, done: int, note: str = "") -> None:
+        """Moves to `done` of the total; when piped, prints one line per `every` units and one at the end."""
+        if self._progress and self._task is not None:
             self._progress.update(self._task, completed=done, note=note)
         elif self._every and (done % self._every == 0 or done == self._total):
-            rate = (time.monotonic() - self._start) / max(1, done - self._first)
-            left = duration(rate * (self._total - done))
+            seconds_per_unit = (time.monotonic() - self._start) / max(1, done - self._first)
+            left = duration(seconds_per_unit * (self._total - done))
             say(f"{self._label} {done}/{self._total}  {note}{'  ' if note else ''}ETA {left}")
 
 
 @contextlib.contextmanager
-def bar(label, total, done=0, every=0):
-    """A Bar for the length of a `with` block; every: how often a piped run prints (0: never)."""
+def bar(label: str, total: int, done: int = 0, every: int = 0) -> Iterator[Bar]:
+    """A Bar for the duration of a `with` block.
+
+    Args:
+        label: text before the bar.
+        total: number of units at the end.
+        done: number of units at the start.
+        every: units between two lines of a piped run; 0 prints none.
+    """
     if not CONSOLE.is_terminal:
         yield Bar(None, label, total, done, every)
         return
@@ -95,8 +123,8 @@ def bar(label, total, done=0, every=0):
         yield Bar(progress, label, total, done, every)
 
 
-def duration(seconds):
-    """1:02:03 or 2:03."""
+def duration(seconds: float) -> str:
+    """Seconds as 1:02:03 or 2:03."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,15 +1,19 @@
-"""Memory: how much the device has; on the host, large pages for what XLA takes from malloc."""
+"""Memory: the size of the device's memory; on the host, large pages for XLA's calls of malloc."""
 
 import os
 import sys
+from collections.abc import Mapping
 
 VARIABLE, SETTING = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
 PAGES = "/sys/kernel/mm/transparent_hugepage/enabled"
 
 
-def large_pages_help(environ, pages=PAGES):
-    """Whether starting again with SETTING would give large pages: Linux offers them on request (`madvise`), the C
-    library is a glibc that can ask (2.35), and nobody has set its tunables, be it to nothing."""
+def large_pages_help(environ: Mapping[str, str], pages: str = PAGES) -> bool:
+    """Whether a restart with SETTING would give malloc large pages.
+
+    It would if Linux offers them on request (`madvise`), the C library is a glibc that can ask for them (2.35), and
+    the environment does not set glibc's tunables, not even to an empty value.
+    """
     if VARIABLE in environ or "CS_GNU_LIBC_VERSION" not in getattr(os, "confstr_names", {}):
         return False
     name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
@@ -19,20 +23,21 @@ def large_pages_help(environ, pages=PAGES):
         return "[madvise]" in file.read()
 
 
-def use_large_pages():
-    """Starts this program once more, as the same process, with transparent huge pages for malloc; or returns.
+def use_large_pages() -> None:
+    """Restarts this program, as the same process, with transparent huge pages for malloc where that helps.
 
-    On a CPU XLA takes each step's temporary memory from malloc and gives it back, so that each step maps it anew:
-    with pages of 4 KiB that is a tenth to a sixth of a BERT step. malloc reads its tunables at the start only.
+    On a CPU, XLA allocates each step's temporary memory with malloc and frees it again, so that each step maps its
+    pages anew: with pages of 4 KiB this takes a tenth to a sixth of a BERT step. malloc reads its tunables only when a
+    program starts.
     """
     if large_pages_help(os.environ):
         os.environ[VARIABLE] = SETTING
         os.execv(sys.executable, sys.orig_argv)
 
 
-def device_bytes():
-    """Bytes of memory of the first device: on a CPU, of the machine."""
-    import jax  # an entry point starts the program once more before it is imported
+def device_bytes() -> int:
+    """Bytes of memory of the first device; on a CPU, of the machine."""
+    import jax  # only here: use_large_pages restarts the program before jax is imported
 
     stats = jax.devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:

@@ -1,32 +1,41 @@
-"""Waiting for a server: no longer than said."""
+"""Waiting for a server, up to a time limit."""
 
 import threading
+from collections.abc import Callable
+from typing import TypeVar
 
 from fjt.core.errors import UserError
+
+Result = TypeVar("Result")
 
 
 class Unreachable(UserError):
     """A server that is needed does not answer."""
 
 
-def within(seconds, function):
-    """function() when it ends in time; else raises TimeoutError.  Its own exceptions pass through.
+def within(seconds: float, function: Callable[[], Result]) -> Result:
+    """The result of function().
 
-    In a thread: no timeout of a socket covers the look-up of the host's name, which alone can take minutes.
+    It is called in a thread, because no timeout of a socket covers the look-up of the host's name, which alone can
+    take minutes.
+
+    Raises:
+        TimeoutError: the function has not ended after `seconds`.
+        Exception: any exception of the function.
     """
-    result, error = [], []
+    results, errors = [], []
 
     def call():
         try:
-            result.append(function())
+            results.append(function())
         except Exception as exception:
-            error.append(exception)
+            errors.append(exception)
 
     thread = threading.Thread(target=call, daemon=True)
     thread.start()
     thread.join(seconds)
-    if error:
-        raise error[0]
-    if not result:
+    if errors:
+        raise errors[0]
+    if not results:
         raise TimeoutError(f"no answer within {seconds} s")
-    return result[0]
+    return results[0]

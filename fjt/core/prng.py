@@ -2,36 +2,50 @@
 
 A key is u32[2]. Folding a word into it gives an independent key; `uniform_bits` spreads a key over features.
 The rounds are multiply and xor-shift on 32 bits with the `lowbias32` constants (C. Wellons, hash-prospector,
-bias 0.17), about as cheap as one multiply-add of the activations they drop.
+bias 0.17). They cost about as much as one multiply-add of the activations that are dropped.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, UInt32
 
 GOLDEN = np.uint32(0x9E3779B9)
 MULTIPLY_1 = np.uint32(0x7FEB352D)
 MULTIPLY_2 = np.uint32(0x846CA68B)
 
+Key = tuple[jax.Array, jax.Array]  # two u32 arrays of one shape: one key for each of their elements
 
-def _mix(x):
+
+def _mix(x: jax.Array) -> jax.Array:
     x = (x ^ (x >> 16)) * MULTIPLY_1
     x = (x ^ (x >> 15)) * MULTIPLY_2
     return x ^ (x >> 16)
 
 
-def fold(key, word):
-    """The key (a pair of u32 arrays) with a word folded in; word: any integer array, broadcast against the key."""
+def fold(key: Key, word: ArrayLike) -> Key:
+    """The key with a word folded in.
+
+    Args:
+        key: pair of u32 arrays.
+        word: any integer array; it is broadcast against the key.
+    """
     a, b = key
     word = jnp.asarray(word).astype(jnp.uint32)
     a = _mix(a ^ (word * GOLDEN + MULTIPLY_1))
     return a, _mix(b + a ^ word)
 
 
-def uniform_bits(key, feature):
-    """u32[..., F]: uniform bits of a key (pair of u32[..., 1]) at features u32[..., F].
+def uniform_bits(key: Key, feature: ArrayLike) -> UInt32[jax.Array, "... F"]:
+    """Uniform bits of a key at features.
 
-    The second word of the key enters between the rounds, so keys whose first words agree, or differ by a
-    multiple of the step between features, still give unrelated bits.
+    The second word of the key enters between the rounds. Keys whose first words agree, or differ by a multiple of the
+    step between features, therefore still give unrelated bits.
+
+    Args:
+        key: pair of u32[..., 1].
+        feature: u32[..., F] or u32[F].
     """
     a, b = key
     feature = jnp.asarray(feature).astype(jnp.uint32)
@@ -41,21 +55,39 @@ def uniform_bits(key, feature):
     return x ^ (x >> 16)
 
 
-def keep(key, feature, rate):
-    """bool[..., F]: which entries dropout at `rate` leaves.  key, feature: as `uniform_bits` takes them."""
+def keep(key: Key, feature: ArrayLike, rate: Float[jax.Array, ""]) -> Bool[jax.Array, "... F"]:
+    """The dropout mask: True for entries that dropout with probability `rate` leaves.
+
+    Args:
+        key: pair of u32[..., 1].
+        feature: u32[..., F] or u32[F].
+        rate: traced f32 in [0, 1).
+    """
     return uniform_bits(key, feature) >= (rate * 4294967296.0).astype(jnp.uint32)
 
 
-def thin(x, kept, rate):
-    """x with what is not kept zeroed and the rest scaled by 1 / (1 - rate); x itself when kept is None."""
+def thin(x: Float[jax.Array, "*n"], kept: Bool[jax.Array, "*n"] | None, rate: Float[jax.Array, ""]) -> jax.Array:
+    """x with entries outside the dropout mask zeroed and the others scaled by 1 / (1 - rate).
+
+    Args:
+        x: activations.
+        kept: the mask of `keep`, or None for x unchanged.
+        rate: traced f32 in [0, 1).
+    """
     if kept is None:
         return x
     return jnp.where(kept, x * (1.0 / (1.0 - rate)).astype(x.dtype), jnp.zeros((), x.dtype))
 
 
-def dropout(x, key, feature, rate):
-    """x with entries zeroed at `rate` and the rest scaled by 1 / (1 - rate).
+def dropout(
+    x: Float[jax.Array, "... F"], key: Key, feature: ArrayLike, rate: Float[jax.Array, ""]
+) -> Float[jax.Array, "... F"]:
+    """x with entries zeroed with probability `rate` and the others scaled by 1 / (1 - rate).
 
-    x: f[..., F]; key: pair of u32[..., 1]; feature: u32[..., F] or u32[F]; rate: traced f32 in [0, 1).
+    Args:
+        x: activations.
+        key: pair of u32[..., 1].
+        feature: u32[..., F] or u32[F].
+        rate: traced f32 in [0, 1).
     """
     return thin(x, keep(key, feature, rate), rate)

@@ -1,4 +1,4 @@
-"""What a run leaves on disk: JSON, JSON lines, and the facts of the environment that it ran in."""
+"""Files that a run writes: JSON, JSON lines, and the facts of the environment that it ran in."""
 
 import functools
 import importlib.metadata
@@ -7,15 +7,18 @@ import math
 import os
 import platform
 import subprocess
+from typing import Any
+
+Path = str | os.PathLike[str]
 
 
-def write_json(path, value):
-    """Writes a JSON file whole or not at all."""
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file atomically: a reader sees the old file or the complete new one."""
     replace(path, json.dumps(plain(value), indent=2, sort_keys=False, allow_nan=False) + "\n")
 
 
-def replace(path, text):
-    """Writes a text file whole or not at all: beside it first, then renamed over it."""
+def replace(path: Path, text: str) -> None:
+    """Writes a text file atomically: to a temporary file in the same folder, then renamed to `path`."""
     temporary = f"{path}.{os.getpid()}.tmp"  # two processes of a study may write one file
     with open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
@@ -24,13 +27,13 @@ def replace(path, text):
     os.replace(temporary, path)
 
 
-def read_json(path):
+def read_json(path: Path) -> Any:
     """The value of a JSON file."""
     with open(path, encoding="utf-8") as file:
         return json.load(file)
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     """The value with numpy scalars as Python's, tuples as lists, and non-finite numbers as None."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
@@ -44,24 +47,28 @@ def plain(value):
 
 
 class Log:
-    """A file of JSON lines that is cut to a step when opened, so a resumed run leaves no line twice."""
+    """A file of JSON lines, open for appending.
 
-    def __init__(self, path, step):
-        kept = [row for row in read_lines(path) if row["step"] <= step] if os.path.exists(path) else []
-        replace(path, "".join(json.dumps(row) + "\n" for row in kept))
+    When opened it is cut after the rows of `step`, so that a resumed run writes no row twice.
+    """
+
+    def __init__(self, path: Path, step: int):
+        rows = [row for row in read_lines(path) if row["step"] <= step] if os.path.exists(path) else []
+        replace(path, "".join(json.dumps(row) + "\n" for row in rows))
         self._file = open(path, "a", encoding="utf-8")
 
-    def write(self, row):
-        """Appends a row; it holds its step under "step"."""
+    def write(self, row: dict[str, Any]) -> None:
+        """Appends a row; its key "step" is the step that it belongs to."""
         self._file.write(json.dumps(plain(row), allow_nan=False) + "\n")
         self._file.flush()
 
-    def close(self):
+    def close(self) -> None:
+        """Closes the file."""
         self._file.close()
 
 
-def read_lines(path):
-    """The rows of a file of JSON lines; a last line that a kill cut off is left out."""
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines, without a last line that was cut off when the process was killed."""
     rows = []
     with open(path, encoding="utf-8") as file:
         for line in file:
@@ -74,16 +81,16 @@ def read_lines(path):
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy", "tensorflow-datasets")
 
 
-def versions():
-    """{package: version} of what a result may depend on, Python and fjt included."""
-    found = {"fjt": commit(), "python": platform.python_version()}
+def versions() -> dict[str, str]:
+    """{package: version} of all packages that a result may depend on, including Python and fjt."""
+    version_of = {"fjt": commit(), "python": platform.python_version()}
     for package in PACKAGES:
-        found[package] = importlib.metadata.version(package)
-    return found
+        version_of[package] = importlib.metadata.version(package)
+    return version_of
 
 
-@functools.cache  # of the code that runs, whatever becomes of the checkout
-def commit():
+@functools.cache  # the code that runs was loaded at the start: later changes of the checkout do not count
+def commit() -> str:
     """The git commit that fjt runs from, with "+changes" when the tree differs from it; "" outside a checkout."""
     folder = os.path.dirname(os.path.abspath(__file__))
 
@@ -91,18 +98,20 @@ def commit():
         return subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, check=True).stdout
 
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no").strip()
-        return git("rev-parse", "HEAD").strip() + ("+changes" if changed else "")
+        changes = git("status", "--porcelain", "--untracked-files=no").strip()
+        return git("rev-parse", "HEAD").strip() + ("+changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):
         return ""
 
 
-def cores():
-    """The cores that this process may use: XLA divides a CPU's work by them, and the order of sums follows."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+def cores() -> int:
+    """Number of cores that this process may use: XLA divides a CPU's work by them, which decides the order of sums."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()  # pyright: ignore[reportReturnType]  # None only where Python cannot ask the system
 
 
-def processor():
+def processor() -> str:
     """The processor's model name."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:

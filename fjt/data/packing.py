@@ -2,15 +2,24 @@
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Int, Int8, Int32
+
+Lengths = Int[np.ndarray, "K B"]
+Places = Int32[np.ndarray, "K B"]
 
 
-def pack(lengths, row_length, one_a_row=False):
-    """(row, column) i32[K, B] of each example of K batches, and i32[K] rows used: first-fit decreasing.
+def pack(lengths: Lengths, row_length: int, one_a_row: bool = False) -> tuple[Places, Places, Int32[np.ndarray, " K"]]:
+    """(row of each example, column where it starts, number of rows used per batch), by first-fit decreasing.
 
-    lengths: i32[K, B], 0 for a slot without an example (row -1).  All batches are packed at once, slot by slot.
-    one_a_row gives each example a row of its own: a padded batch is a packed one with one example a row.
+    All batches are packed at once, slot by slot.
+
+    Args:
+        lengths: tokens of each example of K batches; 0 for an empty slot, whose row is -1.
+        row_length: tokens per row.
+        one_a_row: whether each example has its own row.  A padded batch is a packed batch with one example per row.
     """
     num, size = lengths.shape
     order = np.argsort(-lengths, axis=1, kind="stable")
@@ -30,9 +39,14 @@ def pack(lengths, row_length, one_a_row=False):
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """The static shape of a batch: groups G of rows R of row_length L, at most `examples` E and `slots` S per group.
+    """The static shape of a batch: G groups of R rows of L tokens, with at most E examples and S slots per group.
 
-    slots: 0 where each example has one.
+    Attributes:
+        groups: G, data shards x gradient accumulation.
+        rows: R, rows per group.
+        row_length: L, tokens per row.
+        examples: E, examples per group at most.
+        slots: S, slots per group at most; 0 where each example has one.
     """
 
     groups: int
@@ -42,96 +56,126 @@ class Shape:
     slots: int = 0
 
     @property
-    def num_slots(self):
+    def num_slots(self) -> int:
         """S."""
         return self.slots or self.examples
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Shapes and, for each batch, which of them it takes (i8[K]).  efficiency: real / computed tokens."""
+    """The layout of a schedule of K batches: a few shapes, and the shape of each batch.
 
-    shapes: tuple
-    shape_of: np.ndarray
+    Attributes:
+        shapes: the static shapes, one compiled program each.
+        shape_of: index into `shapes` for each batch.
+        efficiency: real tokens / computed tokens.
+        real_tokens: tokens of all examples.
+        computed_tokens: tokens of all rows, padding included.
+    """
+
+    shapes: tuple[Shape, ...]
+    shape_of: Int8[np.ndarray, " K"]
     efficiency: float
     real_tokens: int
     computed_tokens: int
 
 
-def plan(lengths, *, slots=None, groups=1, row_length=0, grid=8, most_shapes=3, one_a_row=False, width=768):
-    """The Plan of batches with the fewest operations among row lengths on a grid and `most_shapes` row counts.
+def plan(
+    lengths: Lengths,
+    *,
+    slots: Lengths | None = None,
+    groups: int = 1,
+    row_length: int = 0,
+    grid: int = 8,
+    most_shapes: int = 3,
+    one_a_row: bool = False,
+    width: int = 768,
+) -> Plan:
+    """The Plan with the fewest operations among row lengths on a grid and at most `most_shapes` row counts.
 
-    lengths: i32[K, B] in tokens, 0 for no example.  slots: i32[K, B], or None where each example has one.
-    row_length: a given one, or 0 to search.  grid: step of the search.
-    width: of the encoder; a token costs 1 + L / (6 width) of its dense layers' operations with attention's.
+    Args:
+        lengths: tokens of each example; 0 for no example.
+        slots: slots of each example; None where each has one.
+        groups: groups per batch.
+        row_length: tokens per row; 0 searches for the best length.
+        grid: step of the search, in tokens.
+        most_shapes: number of shapes at most, each of which is a program to compile.
+        one_a_row: whether each example has its own row.
+        width: D of the encoder.  With attention, a token costs 1 + L / (6 D) times the operations of its dense layers.
     """
     longest = int(lengths.max())
     shortest_row = -(-longest // grid) * grid
     candidates = [shortest_row] if one_a_row else range(shortest_row, max(2 * shortest_row, 256) + 1, grid)
-    best = None
+    layouts = []
     for candidate in [row_length] if row_length else candidates:
         rows, _, needed = pack(lengths, candidate, one_a_row)
         needed = -(-needed // groups) * groups
         counts = _choose_counts(needed, most_shapes)
-        taken = np.searchsorted(counts, needed)
-        computed = int(counts[taken].sum()) * candidate
+        shape_of = np.searchsorted(counts, needed)
+        computed = int(counts[shape_of].sum()) * candidate
         cost = computed * (1.0 + candidate / (6.0 * width))
-        if best is None or cost < best[0]:
-            best = cost, candidate, counts, taken, rows, computed
-    _, candidate, counts, taken, rows, computed = best
+        if not layouts or cost < layouts[0][0]:
+            layouts = [(cost, candidate, counts, shape_of, rows, computed)]
+    _, candidate, counts, shape_of, rows, computed = layouts[0]
     shapes = []
     for i, count in enumerate(counts):
-        inside = taken == i
+        inside = shape_of == i
         examples = _most_per_group(rows[inside], groups)
         most_slots = 0 if slots is None else _most_per_group(rows[inside], groups, slots[inside])
         shapes.append(Shape(groups, int(count) // groups, candidate, examples, most_slots))
     real = int(lengths.sum())
-    return Plan(tuple(shapes), taken.astype(np.int8), real / computed, real, computed)
+    return Plan(tuple(shapes), shape_of.astype(np.int8), real / computed, real, computed)
 
 
-def assign(lengths, shapes, one_a_row=False, slots=None):
-    """The Plan of batches in given shapes of one row length, each batch in the first that holds it.
+def assign(lengths: Lengths, shapes: Sequence[Shape], one_a_row: bool = False, slots: Lengths | None = None) -> Plan:
+    """The Plan that uses the given shapes, each batch in the first shape that it fits into.
 
-    lengths, slots: as of `plan`; shapes: sorted by rows.  Raises ValueError when a batch fits into none.
+    Args:
+        lengths: tokens of each example; 0 for empty slots.
+        shapes: of one row length, sorted by rows.
+        one_a_row: whether each example has its own row.
+        slots: slots of each example; None where each has one.
+
+    Raises:
+        ValueError: a batch fits into none of the shapes.
     """
     groups, row_length = shapes[0].groups, shapes[0].row_length
     rows, _, needed = pack(lengths, row_length, one_a_row)
     one = range(len(rows))
     examples = np.array([_most_per_group(rows[k : k + 1], groups) for k in one])
+    most_slots = examples
     if slots is not None:
-        slots = np.array([_most_per_group(rows[k : k + 1], groups, slots[k : k + 1]) for k in one])
+        most_slots = np.array([_most_per_group(rows[k : k + 1], groups, slots[k : k + 1]) for k in one])
     fits = np.array(
         [
-            (groups * shape.rows >= needed)
-            & (shape.examples >= examples)
-            & (shape.num_slots >= (examples if slots is None else slots))
+            (groups * shape.rows >= needed) & (shape.examples >= examples) & (shape.num_slots >= most_slots)
             for shape in shapes
         ]
     )
     if not fits.any(axis=0).all():
         raise ValueError(f"a batch of {needed[~fits.any(axis=0)].max()} rows fits into none of {shapes}")
-    taken = np.argmax(fits, axis=0)
-    real, computed = int(lengths.sum()), sum(groups * shapes[i].rows * row_length for i in taken)
-    return Plan(tuple(shapes), taken.astype(np.int8), real / computed, real, computed)
+    shape_of = np.argmax(fits, axis=0)
+    real, computed = int(lengths.sum()), sum(groups * shapes[i].rows * row_length for i in shape_of)
+    return Plan(tuple(shapes), shape_of.astype(np.int8), real / computed, real, computed)
 
 
-def _choose_counts(needed, most):
-    """The `most` row counts, i64 sorted, that cover `needed` i32[K] with the fewest rows in all."""
+def _choose_counts(needed: Int[np.ndarray, " K"], most: int) -> Int[np.ndarray, " counts"]:
+    """At most `most` row counts, sorted, such that rounding `needed` up to them adds the fewest rows in all."""
     values, times = np.unique(needed, return_counts=True)
     if len(values) <= most:
         return values
     total = np.concatenate([[0], np.cumsum(times)])
-    best = None
+    fewest, best = None, values
     for cuts in itertools.combinations(range(len(values) - 1), most - 1):
         ends = np.array([*cuts, len(values) - 1])
         starts = np.concatenate([[0], ends[:-1] + 1])
         rows = int(np.sum(values[ends] * (total[ends + 1] - total[starts])))
-        if best is None or rows < best[0]:
-            best = rows, ends
-    return values[best[1]]
+        if fewest is None or rows < fewest:
+            fewest, best = rows, values[ends]
+    return best
 
 
-def _most_per_group(rows, groups, counts=1):
-    """The most examples, or counts i32[K, B] of them, in a group of any batch.  rows: i32[K, B] from `pack`."""
+def _most_per_group(rows: Places, groups: int, counts: Lengths | int = 1) -> int:
+    """The largest number of examples, or sum of their counts, in one group of any batch.  rows: as of `pack`."""
     group = np.where(rows >= 0, rows % groups, -1)
     return max(1, max(int(((group == g) * counts).sum(axis=1).max(initial=0)) for g in range(groups)))

@@ -1,14 +1,14 @@
-"""Text that needs no download: four tasks on one small language, made from a grammar whose structure decides.
+"""Text that needs no download: four tasks on one small language, generated from a grammar.
 
-A row is drawn as a meaning first (a derivation), worded second; its label is computed from the meaning.  So
-every label is right by construction, and no single word gives it away:
+A row is first drawn as a meaning (a derivation) and then put into words; its label is computed from the meaning.
+Every label is therefore correct by construction, and no single word determines it:
 
     sentiment   polarity of a review: negation turns it, the main clause outweighs the concession
     agreement   does each verb agree with its own subject, whatever nouns stand in between?
     paraphrase  do two sentences mean the same: voice, order and synonyms changed, or roles, negation, one word?
-    hearsay     sentiment as others report it: they think so or doubt it; little is new to an encoder of sentiment
+    hearsay     sentiment as others report it, who agree or doubt; a short step for an encoder that knows sentiment
 
-The choices are bits of PCG64 and integer arithmetic, nothing else: the same on every machine and NumPy version.
+The choices use only bits of PCG64 and integer arithmetic: they are the same on every machine and NumPy version.
 """
 
 import dataclasses
@@ -16,13 +16,15 @@ import functools
 import pathlib
 import re
 import zlib
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from fjt.core.errors import UserError, suggest
 from fjt.data.glue import Split, Task
 
-VOCAB = str(pathlib.Path(__file__).with_name("vocab.txt"))  # WordPiece, lower case; stems and suffixes stand apart
+VOCAB = str(pathlib.Path(__file__).with_name("vocab.txt"))  # WordPiece, lower case; stems and suffixes are separate
 SIZES = {"train": 8000, "dev": 1000, "test": 500}
 SEED = 2026
 
@@ -37,19 +39,29 @@ TASKS = {
 }
 
 
-class Draw:
-    """A stream of choices.  `random_raw` because NumPy keeps its bits for good, not those of Generator's methods."""
+Option = TypeVar("Option")
+Row = tuple[tuple[str, ...], int]  # (one text or two, label)
 
-    def __init__(self, *seed):
+
+class Draw:
+    """A stream of choices.
+
+    It uses `random_raw` because NumPy guarantees its bits, but not the bits of Generator's methods.
+    """
+
+    def __init__(self, *seed: int):
         self._bits = np.random.PCG64(seed)
 
-    def below(self, n):
+    def below(self, n: int) -> int:
+        """A number from 0 to n - 1."""
         return int(self._bits.random_raw()) % n
 
-    def pick(self, options):
+    def pick(self, options: Sequence[Option]) -> Option:
+        """One of the options, all equally likely."""
         return options[self.below(len(options))]
 
-    def chance(self, percent):
+    def chance(self, percent: int) -> bool:
+        """True with a probability of `percent` / 100."""
         return self.below(100) < percent
 
 
@@ -63,7 +75,7 @@ LIKE = "enjoy love admire praise".split()
 DISLIKE = "detest hate mock despise".split()
 ADVERBS = ("", "", "very", "really", "truly", "rather", "quite")
 
-# (as it is, negated)
+# (affirmative, negated)
 ADJECTIVE_CLAUSES = (
     ("the {thing} was {adverb} {word}", "the {thing} was not {adverb} {word}"),
     ("I think that the {thing} was {adverb} {word}", "I doubt that the {thing} was {adverb} {word}"),
@@ -90,20 +102,20 @@ class Verdict:
     negated: bool
 
 
-def polarity(verdict):
-    """1 for praise, 0 for blame: that of the word, turned by a negation."""
+def polarity(verdict: Verdict) -> int:
+    """1 for praise, 0 for blame: the polarity of the word, turned by a negation."""
     return (verdict.word in PRAISE or verdict.word in LIKE) ^ verdict.negated
 
 
-def draw_verdict(draw, wanted):
-    """A Verdict of polarity `wanted`."""
+def draw_verdict(draw: Draw, label: int) -> Verdict:
+    """A Verdict whose polarity is `label`."""
     negated = draw.chance(25)
-    words = draw.pick(((BLAME, PRAISE), (BLAME, PRAISE), (DISLIKE, LIKE)))[wanted ^ negated]
+    words = draw.pick(((BLAME, PRAISE), (BLAME, PRAISE), (DISLIKE, LIKE)))[label ^ negated]
     return Verdict(draw.pick(words), negated)
 
 
-def word_verdict(verdict, draw):
-    """A clause that says it."""
+def word_verdict(verdict: Verdict, draw: Draw) -> str:
+    """A clause that expresses a verdict."""
     clauses = VERB_CLAUSES if verdict.word in LIKE or verdict.word in DISLIKE else ADJECTIVE_CLAUSES
     return draw.pick(clauses)[verdict.negated].format(
         thing=draw.pick(THINGS),
@@ -114,8 +126,8 @@ def word_verdict(verdict, draw):
     )
 
 
-def sentiment(draw):
-    """((text,), label): a verdict, or one that outweighs another of the other polarity."""
+def sentiment(draw: Draw) -> Row:
+    """((text,), label): a verdict, alone or outweighing another one of the opposite polarity."""
     label = draw.below(2)
     main = word_verdict(draw_verdict(draw, label), draw)
     if draw.chance(60):
@@ -129,11 +141,11 @@ def sentiment(draw):
 REPORTS = (
     ("the {person}s think that {clause}", "every {person} was happy that {clause}", "{clause}, the {person} thinks"),
     ("the {person}s doubt that {clause}", "no {person} thinks that {clause}", "{clause}, but the {person} doubts it"),
-)  # that believe what they report, that do not
+)  # by whether the reporter doubts the clause
 
 
-def hearsay(draw):
-    """((text,), label): a verdict in somebody's words, who turns it where he doubts it."""
+def hearsay(draw: Draw) -> Row:
+    """((text,), label): a verdict that somebody reports; a reporter who doubts it turns its polarity."""
     label, doubted = draw.below(2), draw.chance(40)
     clause = word_verdict(draw_verdict(draw, label ^ doubted), draw)
     return (sentence(draw.pick(REPORTS[doubted]).format(clause=clause, person=draw.pick(PEOPLE))),), label
@@ -144,28 +156,32 @@ def hearsay(draw):
 PLACES = "near beside behind with".split()
 DETERMINERS = (("the", "the", "the", "this", "every"), ("the", "the", "the", "these", "many"))  # by number
 VERBS = (
-    ("is", "are"), ("was", "were"), ("has been", "have been"), ("seems", "seem"),
-    ("looks", "look"), ("remains", "remain"),
-)  # fmt: skip
+    ("is", "are"),
+    ("was", "were"),
+    ("has been", "have been"),
+    ("seems", "seem"),
+    ("looks", "look"),
+    ("remains", "remain"),
+)
 STATES = "tired happy late famous old brave rich angry quiet young".split()
 
 
-def agrees(verbs):
-    """1 when every verb has the number of its own subject; verbs: (number of subject, number of verb) of each."""
+def agrees(verbs: Iterable[tuple[int, int]]) -> int:
+    """1 when every verb agrees with its subject, else 0.  verbs: (number of the subject, number of the verb)."""
     return int(all(subject == verb for subject, verb in verbs))
 
 
-def draw_noun(draw, lemmas):
+def draw_noun(draw: Draw, lemmas: Sequence[str]) -> tuple[str, int]:
     """(a noun with its determiner, 0 for singular or 1 for plural)."""
     number = draw.below(2)
     lemma = draw.pick(lemmas)
     return f"{draw.pick(DETERMINERS[number])} {lemma}{'s' * number}", number
 
 
-def agreement(draw):
-    """((text,), label): a subject, perhaps a phrase or a relative clause with a noun of its own, a verb.
+def agreement(draw: Draw) -> Row:
+    """((text,), label): a subject, perhaps a phrase or a relative clause with another noun, and a verb.
 
-    Of the verbs, one is wrong in half of the rows.
+    In half of the rows one verb does not agree with its subject.
     """
     label = draw.below(2)
     head, number = draw_noun(draw, PEOPLE)
@@ -216,7 +232,7 @@ class Event:
     time: int
 
 
-def draw_event(draw):
+def draw_event(draw: Draw) -> Event:
     """An Event between two different people."""
     agent = draw.below(len(ROLES))
     patient = (agent + 1 + draw.below(len(ROLES) - 1)) % len(ROLES)
@@ -225,8 +241,8 @@ def draw_event(draw):
     return Event(agent, qualities[0], draw.below(len(DEEDS)), patient, qualities[1], draw.chance(20), time)
 
 
-def change(event, draw):
-    """An event that means something else: roles swapped, negation turned, or another deed."""
+def change(event: Event, draw: Draw) -> Event:
+    """An event of another meaning: with roles swapped, negation turned, or another deed."""
     kind = draw.below(4)
     if kind < 2:
         return dataclasses.replace(
@@ -241,8 +257,8 @@ def change(event, draw):
     return dataclasses.replace(event, deed=(event.deed + 1 + draw.below(len(DEEDS) - 1)) % len(DEEDS))
 
 
-def word_event(event, draw):
-    """A sentence that says it, active or passive, its time first or last, each word or its synonym."""
+def word_event(event: Event, draw: Draw) -> str:
+    """A sentence that expresses an event: active or passive, its time first or last, with any synonyms."""
     agent, patient = (
         " ".join(["the", *([draw.pick(QUALITIES[quality])] if quality else []), draw.pick(ROLES[role])])
         for role, quality in ((event.agent, event.agent_quality), (event.patient, event.patient_quality))
@@ -256,7 +272,7 @@ def word_event(event, draw):
     return sentence(f"{time}, {text}" if time and draw.below(2) else f"{text} {time}")
 
 
-def paraphrase(draw):
+def paraphrase(draw: Draw) -> Row:
     """((text, text_pair), label): an event worded twice, or an event and a changed one."""
     event = draw_event(draw)
     other = event if draw.below(2) else change(event, draw)
@@ -269,41 +285,42 @@ def paraphrase(draw):
 # --- texts and splits
 
 
-def past(verb):
+def past(verb: str) -> str:
     """The past tense; every verb here is regular and doubles no letter."""
     return verb + ("d" if verb.endswith("e") else "ed")
 
 
-def sentence(words):
+def sentence(words: str) -> str:
     """The words with single spaces, 'an' before a vowel, a capital and a full stop."""
     text = re.sub(r"\ba (?=[aeiou])", "an ", " ".join(words.split()))
     return text[0].upper() + text[1:] + "."
 
 
-def split_of(text):
-    """The split that a sentence belongs to, by its checksum: a fixed share of every kind of sentence for each.
+def split_of(text: str) -> str:
+    """The split that a sentence belongs to, by its checksum: each split has a fixed share of every kind of sentence.
 
-    Splits drawn one after another would leave the later ones what the first had not used up: the rare and long.
+    If splits were drawn one after another, the first would use up the common short sentences, and the later ones would
+    consist of rare and long ones.
     """
     share = zlib.crc32(text.encode()) % 20
     return "test" if share < 4 else "dev" if share < 8 else "train"
 
 
 @functools.cache
-def load(name):
+def load(name: str) -> dict[str, Split]:
     """{'train' | 'dev' | 'test': Split}, labelled, half of each label; no sentence of one split occurs in another."""
     if name not in TASKS:
-        raise UserError(f"config.task={name!r} is no synthetic task.{suggest(name, TASKS)}")
-    make = {"sentiment": sentiment, "agreement": agreement, "paraphrase": paraphrase, "hearsay": hearsay}[name]
+        raise UserError(f"config.task={name!r} is not a synthetic task.{suggest(name, TASKS)}")
+    draw_row = {"sentiment": sentiment, "agreement": agreement, "paraphrase": paraphrase, "hearsay": hearsay}[name]
     draw = Draw(SEED, list(TASKS).index(name))
-    rows = {split: {} for split in SIZES}
-    wanted = {(split, label): size // 2 for split, size in SIZES.items() for label in (0, 1)}
-    while any(wanted.values()):
-        texts, label = make(draw)
+    rows: dict[str, dict[tuple[str, ...], int]] = {split: {} for split in SIZES}
+    missing = {(split, label): size // 2 for split, size in SIZES.items() for label in (0, 1)}
+    while any(missing.values()):
+        texts, label = draw_row(draw)
         split = split_of(texts[0])
-        if wanted[split, label] and texts not in rows[split] and all(split_of(text) == split for text in texts):
+        if missing[split, label] and texts not in rows[split] and all(split_of(text) == split for text in texts):
             rows[split][texts] = label
-            wanted[split, label] -= 1
+            missing[split, label] -= 1
     splits = {}
     for split, labels in rows.items():
         columns = list(zip(*labels, strict=True))

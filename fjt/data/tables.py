@@ -1,4 +1,4 @@
-"""Columns of tables on disk: .csv (quoted), .tsv (no quoting), .jsonl, .parquet; faults are named with their line."""
+"""Columns of tables on disk: .csv (quoted), .tsv (no quoting), .jsonl, .parquet.  Error messages name the line."""
 
 import csv
 import dataclasses
@@ -6,6 +6,8 @@ import itertools
 import json
 import os
 import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
 
 from fjt.core.errors import UserError, suggest
 
@@ -14,32 +16,52 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """The wanted columns of a file.
+    """The requested columns of a file.
 
-    values: {role: list}, one entry a row: str, or what JSON and Parquet hold.  numbers: each row's number from 0,
-    skipped rows counted.  lines: the line of the file (Parquet: the row, from 1) that it starts on.
+    Attributes:
+        path: the file.
+        values: {role: values}, one value per row: str, or any value that JSON and Parquet can hold.
+        numbers: the number of each row from 0, counting skipped rows.
+        lines: the line of the file on which each row starts (Parquet: the row, from 1).
     """
 
     path: str
-    values: dict
-    numbers: list
-    lines: list
+    values: dict[str, list[Any]]
+    numbers: list[int]
+    lines: list[int]
 
-    def place(self, row):
+    def place(self, row: int) -> str:
         """'file:line' of a row, for messages."""
         return f"{self.path}:{self.lines[row]}"
 
 
-def read(path, columns, *, header=True, optional=(), drop_short=False, remedy="{role}"):
-    """Rows of the file, its dialect decided by the suffix.  Raises UserError with file, line and remedy.
+def read(
+    path: str,
+    columns: Mapping[str, str],
+    *,
+    header: bool = True,
+    optional: Collection[str] = (),
+    drop_short: bool = False,
+    remedy: str = "{role}",
+) -> Rows:
+    """The Rows of a file.  Its suffix decides the format.
 
-    columns: {role: column}, a name, or a number from 0 where a CSV or TSV has no header.  optional: roles whose column
-    may be missing; they are then absent from `values`.  drop_short: leave out rows with too few fields instead of
-    refusing them.  remedy: what to do about a missing column, `{role}` standing for its role.
+    Args:
+        path: the file.
+        columns: {role: column name}; a number from 0, as text, in a CSV or TSV without a header.
+        header: whether the first row of a CSV or TSV names the columns.
+        optional: roles whose column may be missing; they are then absent from `values`.
+        drop_short: whether rows with too few fields are left out instead of raising UserError.
+        remedy: what to do about a missing column, for the message; `{role}` is replaced by its role.
+
+    Raises:
+        UserError: the file cannot be read, a row is malformed, or a column is missing.
     """
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in SUFFIXES:
-        raise UserError(f"{path}: the suffix {suffix!r} is no known table.{suggest(suffix, SUFFIXES)}")
+        raise UserError(
+            f"{path}: the suffix {suffix!r} is not that of a known table format.{suggest(suffix, SUFFIXES)}"
+        )
     find = _Finder(path, columns, optional, remedy)
     try:
         if suffix == ".parquet":
@@ -59,41 +81,45 @@ def read(path, columns, *, header=True, optional=(), drop_short=False, remedy="{
 @dataclasses.dataclass(frozen=True)
 class _Finder:
     path: str
-    columns: dict
-    optional: tuple
+    columns: Mapping[str, str]
+    optional: Collection[str]
     remedy: str
 
-    def among(self, names, line=1):
-        """{role: name} of the wanted columns, the optional ones that are not among `names` left out."""
-        found = {}
+    def among(self, names: list[str], line: int = 1) -> dict[str, str]:
+        """{role: name} of the requested columns, without optional columns that are not among `names`."""
+        name_by_role = {}
         for role, column in self.columns.items():
             if names.count(column) > 1:
                 raise UserError(f"{self.path}:{line}: {names.count(column)} columns are called {column!r}; rename one.")
             if column in names:
-                found[role] = column
+                name_by_role[role] = column
             elif role not in self.optional:
                 there, remedy = ", ".join(names), self.remedy.format(role=role)
                 if len(names) == 1 and re.search(r"[;\t|]", names[0]):
                     remedy = (
-                        "Its fields are parted by something else than the suffix says: .csv by commas, .tsv by tabs."
+                        "The separator does not match the suffix: fields of .csv are separated by commas, of .tsv by "
+                        "tabs."
                     )
                 raise UserError(f"{self.path}:{line}: no column {column!r}; there are: {there}. {remedy}")
-        return found
+        return name_by_role
 
 
-def tsv(rows):
-    """The text of a TSV as `read` takes it: no quotes, so a tab or a line break inside a field becomes a blank."""
+def tsv(rows: Iterable[Iterable[Any]]) -> str:
+    """The text of a TSV that `read` can read.  It has no quotes: a tab or line break in a field becomes a blank."""
     return "".join("\t".join(" ".join(re.split(r"[\t\r\n]+", str(x))) for x in row) + "\n" for row in rows)
 
 
-def _tsv_records(lines):
+Records = Iterator[tuple[int, list[str]]]  # (line on which a row starts, its fields)
+
+
+def _tsv_records(lines: Iterable[str]) -> Records:
     for number, line in enumerate(lines, 1):
         if line := line.rstrip("\n"):
             yield number, line.split("\t")
 
 
-def _csv_records(path, lines):
-    # A field may be as long as a document; a quote that never closes is caught by `strict` at the end of the file.
+def _csv_records(path: str, lines: Iterable[str]) -> Records:
+    # A field may be as long as a document; `strict` raises at the end of the file for a quote that never closes.
     limit = csv.field_size_limit(2**31 - 1)
     reader = csv.reader(lines, strict=True)
     start = 1
@@ -103,12 +129,12 @@ def _csv_records(path, lines):
                 yield start, fields
             start = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(f"{path}:{start}: {error}; a quote inside a quoted field is written twice.") from None
+        raise UserError(f"{path}:{start}: {error}. Write a quote inside a quoted field twice.") from None
     finally:
         csv.field_size_limit(limit)
 
 
-def _read_delimited(path, records, find, header, drop_short):
+def _read_delimited(path: str, records: Records, find: _Finder, header: bool, drop_short: bool) -> Rows:
     first = next(records, None)
     if first is None:
         raise UserError(f"{path} is empty; it needs {'a header and ' if header else ''}at least one row.")
@@ -117,15 +143,16 @@ def _read_delimited(path, records, find, header, drop_short):
         names = [str(number) for number in range(len(first[1]))]
         records = itertools.chain([first], records)
     positions = {role: names.index(name) for role, name in find.among(names, first[0]).items()}
-    values = {role: [] for role in positions}
+    values: dict[str, list[Any]] = {role: [] for role in positions}
     numbers, lines = [], []
     for number, (line, fields) in enumerate(records):
         if len(fields) != len(names):
             if drop_short and len(fields) < len(names):
                 continue
             raise UserError(
-                f"{path}:{line}: {len(fields)} fields, where {'the header' if header else 'the first row'} has "
-                f"{len(names)}. Mend or remove the row; a CSV field with commas is quoted, a TSV field holds no tab."
+                f"{path}:{line}: the row has {len(fields)} fields, but {'the header' if header else 'the first row'} "
+                f"has {len(names)}. Correct or remove the row. A CSV field with commas must be quoted; a TSV field "
+                "cannot contain a tab."
             )
         for role, position in positions.items():
             values[role].append(fields[position])
@@ -134,8 +161,9 @@ def _read_delimited(path, records, find, header, drop_short):
     return Rows(path, values, numbers, lines)
 
 
-def _read_jsonl(path, find):
-    records, lines, names = [], [], []
+def _read_jsonl(path: str, find: _Finder) -> Rows:
+    records: list[dict[str, Any]] = []
+    lines, names = [], []
     with open(path, encoding="utf-8-sig") as f:
         for line, text in enumerate(f, 1):
             if not text.strip():
@@ -143,35 +171,37 @@ def _read_jsonl(path, find):
             try:
                 record = json.loads(text)
             except json.JSONDecodeError as error:
-                raise UserError(f"{path}:{line}: no JSON: {error}. Each line holds one object.") from None
+                raise UserError(f"{path}:{line}: not JSON: {error}. Write one object per line.") from None
             if not isinstance(record, dict):
-                raise UserError(f"{path}:{line}: a {type(record).__name__} stands where an object {{...}} belongs.")
+                raise UserError(
+                    f"{path}:{line}: the line is of type {type(record).__name__}. Write one object {{...}} per line."
+                )
             find.among(list(record), line)
             names += [name for name in record if name not in names]
             records.append(record)
             lines.append(line)
     # A key that only some rows have is a column; the other rows are empty there.
-    found = find.among(names) if records else find.columns
-    values = {role: [record.get(name) for record in records] for role, name in found.items()}
+    name_by_role = find.among(names) if records else find.columns
+    values = {role: [record.get(name) for record in records] for role, name in name_by_role.items()}
     return Rows(path, values, list(range(len(records))), lines)
 
 
-def _read_parquet(path, find):
+def _read_parquet(path: str, find: _Finder) -> Rows:
     import pyarrow
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            found = find.among(file.schema_arrow.names)
-            table = file.read(columns=list(found.values()))
+            name_by_role = find.among(file.schema_arrow.names)
+            table = file.read(columns=list(name_by_role.values()))
     except pyarrow.ArrowException as error:
-        raise UserError(f"{path}: no readable Parquet file: {str(error).splitlines()[0]}") from None
-    values = {role: table.column(name).to_pylist() for role, name in found.items()}
+        raise UserError(f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}") from None
+    values = {role: table.column(name).to_pylist() for role, name in name_by_role.items()}
     return Rows(path, values, list(range(table.num_rows)), list(range(1, table.num_rows + 1)))
 
 
-def _broken_utf8(path):
-    """UserError that names the first line and byte of the file that are not UTF-8."""
+def _broken_utf8(path: str) -> UserError:
+    """The UserError that names the first line and byte of the file that are not UTF-8."""
     with open(path, "rb") as f:
         for number, line in enumerate(f, 1):
             try:

@@ -18,7 +18,7 @@ from fjt.training import checkpoint, evaluate, placement
 from fjt.training.loop import Loop, Stop, Stopped, first_host_state, fit
 
 
-def run(experiment, workdir, *, compiled=None, view=console):
+def run(experiment, workdir, *, compiled=None, view: console.View = console):
     """The result (a dict, as in result.json) of a run in a locked work directory.
 
     compiled: programs of runs before, as `compile_programs` takes them; view: who is told, with say, warn and bar.

@@ -118,7 +118,7 @@ class States:
     """{split: hidden states} that a stage starts from: f[T, D], or f[M, D] above the last layer, as `batches.build`
     takes them.  None of a stage that starts from tokens."""
 
-    def __init__(self, experiment, stage, grid, put, check, compiled, view=console):
+    def __init__(self, experiment, stage, grid, put, check, compiled, view: console.View = console):
         """grid: step of row lengths; put: places a batch on the devices; check: called between chunks, may raise;
         compiled: of runs before, as `programs.compile_programs` takes them."""
         self._model, self._put, self._check, self._view = stage.model, put, check, view

@@ -24,7 +24,7 @@ class Inputs:
     Examples} of the splits; sha256: {"data", "weights", "tokenizer"}.  Reading raises UserError.
     """
 
-    def __init__(self, settings, view=console):
+    def __init__(self, settings, view: console.View = console):
         self._experiment, self._view = settings.experiment, view
         self._cache = cache_dir(settings.execution)
 

@@ -3,15 +3,17 @@
 import dataclasses
 import functools
 import os
+from typing import Any
 
 import jax
 import numpy as np
 
 from fjt.core import console, tree
 from fjt.core.errors import UserError
-from fjt.core.options import fingerprint, resolve_seeds
+from fjt.core.options import Settings, fingerprint, resolve_seeds
 from fjt.core.seeds import make_key
 from fjt.data import batches, packing
+from fjt.data.glue import Task
 from fjt.experiment import features, recipes
 from fjt.experiment.inputs import Inputs
 from fjt.interop import adapter as adapters
@@ -53,12 +55,12 @@ class Experiment:
     given; contents: sha256 of data, weights and tokenizer; fingerprint: of the experiment.
     """
 
-    settings: object
+    settings: Settings
     origins: dict
-    task: object
+    task: Task
     splits: dict
     examples: dict
-    tokenizer: object
+    tokenizer: Any
     model: Model
     hf_config: dict
     params: dict
@@ -83,7 +85,7 @@ class Experiment:
         return find_problem(self.task.kind)
 
 
-def prepare(settings, *, given=None, view=console, inputs=None, shapes=()):
+def prepare(settings, *, given=None, view: console.View = console, inputs=None, shapes=()):
     """The Experiment of Settings.
 
     given: {key: origin} of the options that were given; view: who is told, with say, warn and bar; inputs: Inputs of
@@ -216,7 +218,7 @@ def prepare(settings, *, given=None, view=console, inputs=None, shapes=()):
     )
 
 
-def resolve(settings, inputs, view=console):
+def resolve(settings, inputs, view: console.View = console):
     """(Settings without open options, {key: origin} of those that were filled, the Adapter to start from or None).
 
     inputs: Inputs, of which the base model and the number of training rows are read.  Raises UserError.

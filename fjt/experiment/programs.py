@@ -51,7 +51,7 @@ class Programs:
     seconds: float
 
 
-def compile_programs(experiment, stage, state, frozen, hyper, eval_shape, compiled, view=console):
+def compile_programs(experiment, stage, state, frozen, hyper, eval_shape, compiled, view: console.View = console):
     """Programs for the shapes of a stage and for evaluation.
 
     compiled: {what a program depends on: (executable, operations)}, of runs before, taken from and added to.
@@ -59,7 +59,7 @@ def compile_programs(experiment, stage, state, frozen, hyper, eval_shape, compil
     return _compile(_wanted(experiment, stage, state, frozen, hyper, eval_shape), compiled, view)
 
 
-def compile_lanes(experiment, stage, size, one_batch, eval_shape, compiled, view=console):
+def compile_lanes(experiment, stage, size, one_batch, eval_shape, compiled, view: console.View = console):
     """Programs for `size` runs like one as lanes.  one_batch: whether all train on the same; compiled: as above."""
     return _compile(_wanted_lanes(experiment, stage, size, one_batch, eval_shape), compiled, view)
 

@@ -1,8 +1,10 @@
-"""What a run says of itself: its plan before, its result after."""
+"""The lines that a run prints: its plan before training, its result afterwards."""
 
 import dataclasses
 import os
 import time
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +12,18 @@ import numpy as np
 
 from fjt.core import console, records, tree
 from fjt.experiment import features, recipes
+from fjt.experiment.prepare import Experiment
 from fjt.interop import exports
 from fjt.training import optim
 from fjt.tuning import cost, partition
 
-USUAL_SHARE = 0.5  # of the matrix-product rate that a step reaches; for a rough time only
+USUAL_SHARE = 0.5  # share of the matrix-product rate that a step reaches, for a rough estimate of its time
+
+Leaves = dict[str, Any]  # {name: array} of all parameters
 
 
-def show_start(experiment, workdir):
-    """Prints in a few lines what is about to run."""
+def show_start(experiment: Experiment, workdir: str) -> None:
+    """Prints a few lines about the run that is about to start."""
     options = experiment.settings.experiment
     console.say(
         f"{experiment.task.name}: {', '.join(f'{len(s):,} {name}' for name, s in experiment.splits.items())}; "
@@ -37,34 +42,48 @@ def show_start(experiment, workdir):
     console.say(f"  writing to {workdir}")
 
 
-def _some(names):
+def _some(names: Sequence[str]) -> str:
     return f"{', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
 
 
-def show_parameters(experiment):
-    """Prints what trains, by part of the model, and what it costs beside full tuning."""
-    flat, groups = tree.flatten(experiment.params), {}
+def show_parameters(experiment: Experiment) -> None:
+    """Prints the trainable parameters by part of the model, and their cost compared with full tuning."""
+    flat = tree.flatten(experiment.params)
+    parts: dict[str, list[str]] = {}
     for name in flat:
-        groups.setdefault("/".join(name.split("/")[:2]), []).append(name)
+        parts.setdefault("/".join(name.split("/")[:2]), []).append(name)
     decays = tree.flatten(optim.decay_mask(experiment.params))
-    rows = [(part, *_group(experiment, flat, decays, names)) for part, names in groups.items()]
-    rows = [*_fold_layers(rows), ("all", *_group(experiment, flat, decays, list(flat)))]
+    rows = [(part, *_part_row(experiment, flat, decays, names)) for part, names in parts.items()]
+    rows = [*_fold_layers(rows), ("all", *_part_row(experiment, flat, decays, list(flat)))]
     lasting = set(tree.flatten(partition.lasting(experiment.params)))
-    trained, total = (sum(flat[name].size for name in names) for names in (experiment.trainable, lasting))
-    columns = ("part", ">leaves", ">trained", ">frozen", ">x rate", ">decay")
+    trained, total = _size(flat, experiment.trainable), _size(flat, lasting)
+    columns = ("part", ">leaves", ">trained", ">frozen", ">x learning rate", ">decay")
     method = ", ".join(experiment.settings.experiment.tune.method)
-    console.table(f"What trains ({method}: {trained / total:.2%})", columns, rows)
+    console.table(f"Trainable parameters ({method}: {trained / total:.2%})", columns, rows)
     if experiment.trainable != lasting:
-        kept = experiment.trainable | {name for name in lasting if partition.is_fixed(name)}
-        console.say(f"  of full tuning: {_against_full(experiment, flat, kept)}")
+        saved = experiment.trainable | {name for name in lasting if partition.is_fixed(name)}
+        console.say(f"  of full tuning: {_against_full(experiment, flat, saved)}")
 
 
-def _group(experiment, flat, decays, names):
-    """(leaves, trained, frozen, multiplier of the rate, decay) of a part, for people.  decays: {name: whether}."""
+def _size(flat: Leaves, names: Iterable[str]) -> int:
+    """Number of values in the named leaves."""
+    return sum(flat[name].size for name in names)
+
+
+def _part_row(experiment: Experiment, flat: Leaves, decays: dict[str, bool], names: list[str]) -> tuple[Any, ...]:
+    """(leaves, trained, frozen, multiplier of the learning rate, weight decay) of a part, as printed.
+
+    Args:
+        experiment: the run.
+        flat: all parameters.
+        decays: {name: whether weight decay applies to the leaf}.
+        names: the leaves of the part.
+    """
     trained = [name for name in names if name in experiment.trainable]
-    size, total = (sum(flat[name].size for name in chosen) for chosen in (trained, names))
+    size, total = _size(flat, trained), _size(flat, names)
     factors = sorted({f"{experiment.hyper.multipliers.get(name, 1.0):.3g}" for name in trained}, key=float)
-    decay = experiment.settings.experiment.optim.weight_decay * any(decays[name] for name in trained)
+    weight_decay = experiment.settings.experiment.optim.weight_decay or 0.0
+    decay = weight_decay * any(decays[name] for name in trained)
     return (
         len(names),
         f"{size:,}",
@@ -74,39 +93,46 @@ def _group(experiment, flat, decays, names):
     )
 
 
-def _against_full(experiment, flat, kept):
-    """Operations, bytes of the optimizer's state and bytes of what is kept, over those of full tuning."""
+def _against_full(experiment: Experiment, flat: Leaves, saved: Collection[str]) -> str:
+    """Operations, optimizer state and saved weights of a run as shares of those of full tuning.
+
+    Args:
+        experiment: the run.
+        flat: all parameters.
+        saved: names of the leaves that the run saves.
+    """
     base = {name for name in flat if not name.startswith("adapters/")}
     state, full_state = (_optimizer_bytes(experiment, flat, names) for names in (experiment.trainable, base))
-    own, whole = (4 * sum(flat[name].size for name in names) for names in (kept, base))
     costs = [
         ("operations of a step", step_flops(experiment), _full_flops(experiment, base), 1e9, "GFLOP"),
         ("optimizer state", state, full_state, 2**20, "MiB"),
-        ("weights to keep", own, whole, 2**20, "MiB"),
+        ("weights to save", 4 * _size(flat, saved), 4 * _size(flat, base), 2**20, "MiB"),
     ]
     return "; ".join(
-        f"{what} {own / full:.2%} ({own / unit:,.1f} of {full / unit:,.1f} {word})"
-        for what, own, full, unit, word in costs
+        f"{label} {cost / full:.2%} ({cost / unit:,.1f} of {full / unit:,.1f} {symbol})"
+        for label, cost, full, unit, symbol in costs
     )
 
 
-def _full_flops(experiment, base):
-    """Operations of a mean step of full tuning, whose rows have no prompt: as well filled, and shorter by its share."""
+def _full_flops(experiment: Experiment, base: Collection[str]) -> float:
+    """Operations of a mean step of full tuning, whose rows have no prompt: shorter by its share, as well filled."""
     length = partition.prompt_length(partition.find_methods(experiment.settings.experiment.tune))
     examples = experiment.examples["train"]
     text = 1.0 - length * len(examples) / examples.offsets[-1]
     return step_flops(experiment, base, text)
 
 
-def _optimizer_bytes(experiment, flat, names):
-    made = optim.make_optimizer(experiment.settings.experiment.optim)
+def _optimizer_bytes(experiment: Experiment, flat: Leaves, names: Iterable[str]) -> int:
+    """Bytes of the optimizer state for the named leaves."""
+    make_transform = optim.make_optimizer(experiment.settings.experiment.optim)
     hyper = dataclasses.replace(experiment.hyper, multipliers={})
-    state = jax.eval_shape(lambda leaves: made(hyper).init(leaves), tree.unflatten({n: flat[n] for n in names}))
+    leaves = tree.unflatten({name: flat[name] for name in names})
+    state = jax.eval_shape(lambda leaves: make_transform(hyper).init(leaves), leaves)
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
 
-def _fold_layers(rows):
-    """Layers next to each other that read the same, on one line."""
+def _fold_layers(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """The rows with neighbouring layers of equal numbers combined into one row."""
     layers = {int(part.rsplit("_", 1)[1]): rest for part, *rest in rows if "/layer_" in part}
     folded = [row for row in rows if "/layer_" not in row[0]]
     lines, start = [], 0
@@ -118,8 +144,8 @@ def _fold_layers(rows):
     return [*folded[:1], *lines, *folded[1:]]
 
 
-def show_shapes(experiment):
-    """Prints steps, packed shapes and where steps start."""
+def show_shapes(experiment: Experiment) -> None:
+    """Prints the number of steps, the packed shapes and the layer at which steps start."""
     plan = experiment.plan
     shapes = ", ".join(f"{s.groups * s.rows} x {s.row_length}" for s in plan.shapes)
     console.say(
@@ -131,8 +157,8 @@ def show_shapes(experiment):
         console.say(f"  {line}")
 
 
-def show_plan(experiment):
-    """Prints the resolved config with origins, what trains, steps, shapes, cost."""
+def show_plan(experiment: Experiment) -> None:
+    """Prints the resolved config with origins, the trainable parameters, steps, shapes and costs."""
     rows = [
         (key, repr(value), origin) for key, value, origin in recipes.describe(experiment.settings, experiment.origins)
     ]
@@ -143,19 +169,19 @@ def show_plan(experiment):
     rate = product_rate(experiment.model.dtype)
     seconds = operations * experiment.steps / (USUAL_SHARE * rate * experiment.mesh.size)
     console.say(
-        f"  about {operations / 1e9:,.1f} GFLOP a step, {operations * experiment.steps / 1e12:,.1f} TFLOP in all: "
+        f"  about {operations / 1e9:,.1f} GFLOP per step, {operations * experiment.steps / 1e12:,.1f} TFLOP in all: "
         f"roughly {console.duration(seconds)} of training at {USUAL_SHARE:.0%} of this device's "
         f"{rate / 1e9:,.0f} GFLOP/s in matrix products, measured just now"
     )
-    weights, moments, activations = (size / 2**20 for size in memory(experiment))
+    weights, moments, activations = (num_bytes / 2**20 for num_bytes in memory(experiment))
     console.say(
         f"  memory: {weights:,.0f} MiB of weights, {moments:,.0f} MiB of gradients and Adam's moments, about "
-        f"{activations:,.0f} MiB of activations a device"
+        f"{activations:,.0f} MiB of activations per device"
     )
     if len(experiment.stages) > 1:
         firsts = ", ".join(str(stage.first) for stage in experiment.stages)
         console.say(
-            f"  {len(experiment.stages)} stages, each its own program, from steps {firsts}; the costs are the last's"
+            f"  {len(experiment.stages)} stages, one program each, from steps {firsts}; the costs are the last stage's"
         )
     counts = ", ".join(f"{len(split):,} {name}" for name, split in experiment.splits.items())
     names, label = experiment.task.label_names, experiment.splits["train"].label
@@ -164,8 +190,8 @@ def show_plan(experiment):
     console.say(f"  evaluations of dev after steps {_some([str(k) for k in experiment.evaluations])}")
 
 
-def product_rate(dtype):
-    """Operations a second of a 1024 x 1024 matrix product on the first device: the best of five."""
+def product_rate(dtype: str) -> float:
+    """Operations per second of a 1024 x 1024 matrix product on the first device: the best of five measurements."""
     size = 1024
     product = jax.jit(lambda x: jnp.matmul(x, x, preferred_element_type=jnp.float32))
     x = jnp.ones((size, size), dtype)
@@ -178,11 +204,14 @@ def product_rate(dtype):
     return 2 * size**3 / min(times)
 
 
-def step_flops(experiment, names=None, share=1.0):
-    """Operations of a mean step by `flops.step_flops`.
+def step_flops(experiment: Experiment, names: Collection[str] | None = None, share: float = 1.0) -> float:
+    """Operations of a mean step, by `cost.step_flops`.
 
-    names: what trains, from tokens on; by default the experiment's own, in its last stage; share: of the planned
-    tokens, in rows as much shorter.
+    Args:
+        experiment: the run.
+        names: trainable leaves of a step that starts from tokens; by default those of the run's last stage, which may
+            start from the feature cache.
+        share: share of the planned tokens, in rows that are shorter by the same factor.
     """
     plan, params = experiment.plan, tree.flatten(experiment.params)
     return cost.step_flops(
@@ -196,15 +225,15 @@ def step_flops(experiment, names=None, share=1.0):
     )
 
 
-def memory(experiment):
-    """Bytes a device of (weights, gradients and Adam's moments, activations); the last is a rough count."""
+def memory(experiment: Experiment) -> tuple[int, int, int]:
+    """Bytes per device of (weights, gradients and Adam's moments, activations); the last is a rough estimate."""
     trained = sum(int(np.prod(tree.flatten(experiment.params)[name].shape)) for name in experiment.trainable)
     tokens = max(shape.rows * shape.row_length for shape in experiment.plan.shapes)
     return 4 * tree.count(experiment.params), 12 * trained, _activation_bytes(experiment, tokens)
 
 
-def _activation_bytes(experiment, tokens):
-    """What the backward pass keeps."""
+def _activation_bytes(experiment: Experiment, tokens: int) -> int:
+    """Bytes of the activations that are stored for the backward pass of `tokens` tokens."""
     config = experiment.model.config
     layers = config.layers - max(0, partition.lowest_layer(experiment.trainable, config.layers))
     size = 2 if experiment.model.dtype == "bfloat16" else 4
@@ -212,8 +241,8 @@ def _activation_bytes(experiment, tokens):
     return size * tokens * layers * (10 * config.width + 3 * config.inner + 3 * config.heads * row)
 
 
-def show_result(workdir):
-    """Prints the closing table of a finished run."""
+def show_result(workdir: str) -> None:
+    """Prints the final table of a finished run."""
     result = records.read_json(os.path.join(workdir, "result.json"))
     rows = [
         (split, name, f"{value:.4f}") for split, scores in result["splits"].items() for name, value in scores.items()

@@ -1,26 +1,37 @@
-"""A work directory: held by one process, and claimed by one experiment."""
+"""A work directory: locked by one process, and claimed by one experiment."""
 
 import contextlib
 import dataclasses
 import errno
 import fcntl
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 
 from fjt.core import records
 from fjt.core.errors import UserError
 from fjt.core.options import flatten, to_dict
+from fjt.experiment.prepare import Experiment
 
 
 @contextlib.contextmanager
-def lock(workdir, wait=False):
-    """Holds a work directory for one process.  Raises UserError when another has it, unless it is to wait for that."""
+def lock(workdir: str, wait: bool = False) -> Iterator[None]:
+    """A context in which this process alone holds a work directory, which is created if necessary.
+
+    Args:
+        workdir: the directory.
+        wait: whether to wait for another process that holds it.
+
+    Raises:
+        UserError: another process holds it and `wait` is False, or it cannot be created.
+    """
     new = not os.path.exists(workdir)
     try:
         os.makedirs(workdir, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be made a directory: {error.strerror}.") from None
+        raise UserError(f"--workdir={workdir} cannot be created: {error.strerror}.") from None
     with open(os.path.join(workdir, ".lock"), "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -28,32 +39,33 @@ def lock(workdir, wait=False):
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise
             raise UserError(
-                f"--workdir={workdir} is in use by another process; wait for it or take another one."
+                f"--workdir={workdir} is in use by another process. Wait for it or give another directory."
             ) from None
         try:
             yield
         finally:
-            if new and not wait and os.listdir(workdir) == [".lock"]:  # refused before anything was written
+            if new and not wait and os.listdir(workdir) == [".lock"]:  # the run was refused before it wrote anything
                 os.remove(file.name)
                 os.rmdir(workdir)
 
 
-def finished(workdir):
-    """Whether a work directory's run is done."""
+def finished(workdir: str) -> bool:
+    """Whether the run of a work directory has finished."""
     return os.path.exists(os.path.join(workdir, "DONE"))
 
 
-def check(experiment, workdir):
-    """The config.json of a work directory's run, {} where there is none.
+def check(experiment: Experiment, workdir: str) -> dict[str, Any]:
+    """The contents of a work directory's config.json, or {} without one.
 
-    Raises UserError with the keys that differ when it is of another experiment.
+    Raises:
+        UserError: it is of another experiment; the message lists the keys that differ.
     """
     path = os.path.join(workdir, "config.json")
     if not os.path.exists(path):
         return {}
     old = records.read_json(path)
     if not {"config", "fingerprint", "contents", "changes"} <= set(old):
-        raise UserError(f"--workdir={workdir} holds a config.json that is not of a run; take another directory.")
+        raise UserError(f"--workdir={workdir} has a config.json that is not of a run. Give another directory.")
     if old["fingerprint"] != experiment.fingerprint:
         before, now = flatten(old["config"]), flatten(_config(experiment))
         keys = dict.fromkeys([*now, *before])
@@ -64,16 +76,19 @@ def check(experiment, workdir):
             f"{k}: other contents" for k in experiment.contents if old["contents"].get(k) != experiment.contents[k]
         ]
         raise UserError(
-            f"--workdir={workdir} belongs to another experiment. Take another directory, or its settings:\n  "
+            f"--workdir={workdir} belongs to another experiment. Give another directory, or the same settings:\n  "
             + "\n  ".join(differ)
         )
     return old
 
 
-def claim(experiment, workdir):
-    """Checks that a work directory is the experiment's and writes its config.json and env.json.
+def claim(experiment: Experiment, workdir: str) -> None:
+    """Writes config.json and env.json after checking that the work directory belongs to the experiment.
 
-    What differs from the start before, in execution or environment, is added to `changes`.  Raises UserError.
+    Differences in execution and environment from the previous start are appended to `changes`.
+
+    Raises:
+        UserError: the directory belongs to another experiment.
     """
     old = check(experiment, workdir)
     config, environment = _config(experiment), _environment(experiment)
@@ -97,16 +112,16 @@ def claim(experiment, workdir):
     records.write_json(path, environment)
 
 
-def _changed(before, now):
+def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[dict[str, Any]]:
     before, now = flatten(before), flatten(now)
     return [{"key": k, "from": before.get(k), "to": now[k]} for k in now if before.get(k) != now[k]]
 
 
-def _config(experiment):
+def _config(experiment: Experiment) -> dict[str, Any]:
     return records.plain(to_dict(experiment.settings))
 
 
-def _environment(experiment):
+def _environment(experiment: Experiment) -> dict[str, Any]:
     device = jax.devices()[0]
     return records.plain(
         {

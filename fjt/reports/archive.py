@@ -1,4 +1,4 @@
-"""The two files that a study commits, and what a report is made of: rows of runs, predictions, curves, facts."""
+"""The two files that a study commits, and the records in them: rows of runs, predictions, curves, facts."""
 
 import csv
 import dataclasses
@@ -9,6 +9,7 @@ import os
 import re
 import uuid
 import zipfile
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from fjt.tasks.kinds import find_problem, task_of_record
 
 FILES = ("runs.csv", "predictions.npz")
 HEAD = ("run", "phase", "cell", "task", "method", "state", "asked", *SEEDS, "dev", "scored_examples")
-OPTIONS = ("optim.name", "optim.learning_rate", "train.select", "model")  # beside the axes and what is chosen
+OPTIONS = ("optim.name", "optim.learning_rate", "train.select", "model")  # besides the axes and open keys
 RESULT = (
     "steps", "planned_steps", "selected_step", "epochs", "looks", "trainable_params", "head_params", "pooler_params",
     "added_params", "total_params", "flops_per_step", "token_efficiency", "train_seconds", "hidden_seconds",
@@ -31,131 +32,142 @@ TEXT = {"memory_kind", "failed", "data_sha256", "params_sha256", "frozen_sha256"
 NUMBERS = {*SEEDS, *RESULT, *ENVIRONMENT, "asked", "scored_examples"} - TEXT
 FINISHED, DIVERGED, BEGUN, MISSING = "finished", "diverged", "begun", "not begun"
 
+Row = dict[str, Any]  # {column of runs.csv: value}, None where a run has no value
+Curve = tuple[np.ndarray, np.ndarray, np.ndarray]  # (rows, steps, values), one entry per point of a curve
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Records:
-    """What a report is made of.
+    """The records of a study.
 
-    rows: a dict a run, with the columns of runs.csv, None where a run has no value; dev: {name in the column "dev":
-    {id, label_names: str[...], label: [m], predicted: [n, m], runs: i[n] rows}} of the labelled rows, and so many
-    finished runs, class ids or scores; curves: {"train": (rows, steps, losses), "held_out": (rows, steps, scores)},
-    flat; facts: what the plan says.
+    Attributes:
+        rows: one row per run.
+        dev: {name in the column "dev": {id: str[m], label_names: str[C], label: [m], predicted: [n, m], runs: i[n]}}
+            for the m labelled examples of a dev set and the n finished runs scored on it.  Labels and predictions are
+            class ids or scores; `runs` are indices into `rows`.
+        curves: {"train": curve of losses, "held_out": curve of scores}.
+        facts: the study's options and declarations, from its plan.
     """
 
-    rows: tuple
-    dev: dict
-    curves: dict
-    facts: dict
+    rows: tuple[Row, ...]
+    dev: dict[str, dict[str, np.ndarray]]
+    curves: dict[str, Curve]
+    facts: dict[str, Any]
 
 
-def text(value):
-    """A value of an option as it stands in runs.csv: numbers with all their digits, tuples as in names of folders."""
+def text(value: Any) -> str:
+    """The value of an option as runs.csv stores it: numbers with all digits, tuples as in names of folders."""
     if isinstance(value, float):
         return repr(value)
     return "" if value is None else label(value)
 
 
-def save(found, folder):
+def save(study: Records, folder: str) -> None:
     """Writes Records as the two files that a study commits."""
-    columns = _columns(found)
-    rows = [{key: _cell(row, key) for key in columns} for row in found.rows]
+    columns = _columns(study)
+    rows = [{key: _cell(row, key) for key in columns} for row in study.rows]
     file = io.StringIO()
     writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     table = file.getvalue()
-    facts = found.facts | {"runs_sha256": hashlib.sha256(table.encode()).hexdigest()}
+    facts = study.facts | {"runs_sha256": hashlib.sha256(table.encode()).hexdigest()}
     arrays = {"facts": np.array(json.dumps(facts, ensure_ascii=True))}
-    arrays |= {f"dev/{name}/{part}": array for name, parts in found.dev.items() for part, array in parts.items()}
-    for name, parts in found.curves.items():
+    for name, parts in study.dev.items():
+        arrays |= {f"dev/{name}/{part}": array for part, array in parts.items()}
+    for name, parts in study.curves.items():
         arrays |= {f"{name}/{part}": array for part, array in zip(("row", "step", "value"), parts, strict=True)}
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType]  # no name is "allow_pickle"
     write(os.path.join(folder, FILES[0]), table.encode())
     write(os.path.join(folder, FILES[1]), buffer.getvalue())
 
 
-def write(path, content):
-    """Writes bytes whole or not at all; processes that write the same at once do not meet."""
+def write(path: str, content: bytes) -> None:
+    """Writes a file atomically, by a temporary file that no other process uses."""
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     with open(temporary, "wb") as file:
         file.write(content)
     os.replace(temporary, path)
 
 
-def _columns(found):
-    """The columns of runs.csv: what names a run, options, scores, result, environment."""
-    options = {part.split("=", 1)[0]: None for row in found.rows for part in row["cell"].split("/")[2:]}
-    options |= {key: None for values in found.facts["open"].values() for key in values}
-    present = dict.fromkeys(key for row in found.rows for key in row)
+def _columns(study: Records) -> list[str]:
+    """The columns of runs.csv: names of the run, options, scores, result, environment."""
+    options = {part.split("=", 1)[0]: None for row in study.rows for part in row["cell"].split("/")[2:]}
+    options |= {key: None for values in study.facts["open"].values() for key in values}
+    present = dict.fromkeys(key for row in study.rows for key in row)
     scores = [key for key in present if key.startswith(("metrics.", "splits."))]
     versions = [key for key in present if key.startswith("versions.")]
     return list(dict.fromkeys([*HEAD, *options, *OPTIONS, *scores, *RESULT, *ENVIRONMENT, *versions]))
 
 
-def _cell(row, key):
-    """A value as text; of what is chosen, what the run's own config says."""
+def _cell(row: Row, key: str) -> str:
+    """A value as text; for an open key, the value in the run's config."""
     value = row.get(key)
     if value is None and key in row.get("open", {}):
         value = row.get("options", {}).get(key)
     return text(value) if key not in TEXT and not isinstance(value, str) else value or ""
 
 
-def load(folder):
-    """Records of the two files that `save` wrote.  Raises UserError where they do not belong together."""
+def load(folder: str) -> Records:
+    """The Records of the two files that `save` wrote.
+
+    Raises:
+        UserError: a file is missing, damaged, or does not belong to the other.
+    """
     paths = [os.path.join(folder, name) for name in FILES]
     for path, other in zip(paths, reversed(FILES), strict=True):
         if not os.path.exists(path):
-            raise UserError(f"{path} is missing, beside {other}: a report needs both.")
+            raise UserError(f"{path} is missing next to {other}: a report needs both. Add the missing file.")
     with open(paths[0], "rb") as file:
         table = file.read()
     try:
         with np.load(paths[1]) as file:
             arrays = {name: file[name] for name in file.files}
-    except (EOFError, ValueError, zipfile.BadZipFile):  # no archive, or one that was cut off
+    except (EOFError, ValueError, zipfile.BadZipFile):  # not an archive, or one that was cut off
         arrays = {}
     if "facts" not in arrays:
-        raise UserError(f"{paths[1]} is not of a study: `python -m fjt.report` writes it.")
+        raise UserError(f"{paths[1]} is not of a study. Write it with `python -m fjt.report`.")
     facts = json.loads(str(arrays["facts"]))
     if facts.pop("runs_sha256") != hashlib.sha256(table).hexdigest():
-        raise UserError(f"{paths[0]} and {FILES[1]} beside it do not belong together; take both from one report.")
+        raise UserError(f"{paths[0]} and {FILES[1]} next to it do not belong together. Use both files of one report.")
     rows = tuple(
         {key: _value(key, value) for key, value in row.items()}
         for row in csv.DictReader(io.StringIO(table.decode(), newline=""))
     )
-    dev = {}
+    dev: dict[str, dict[str, np.ndarray]] = {}
     for key, array in arrays.items():
         if key.startswith("dev/"):
             _, name, part = key.split("/")
             dev.setdefault(name, {})[part] = array
-    for parts in dev.values():  # as small as can be in the file; sums of them need room
+    for parts in dev.values():  # the file has the smallest dtypes, in which sums would overflow
         for part in ("label", "predicted"):
             parts[part] = parts[part].astype(np.float64 if parts[part].dtype.kind == "f" else np.int64)
     curves = {
-        name: tuple(arrays[f"{name}/{part}"] for part in ("row", "step", "value")) for name in ("train", "held_out")
+        name: (arrays[f"{name}/row"], arrays[f"{name}/step"], arrays[f"{name}/value"]) for name in ("train", "held_out")
     }
-    found = Records(rows, dev, curves, facts)
-    _check_scores(found)
-    return found
+    study = Records(rows, dev, curves, facts)
+    _check_scores(study)
+    return study
 
 
-def _value(key, cell):
+def _value(key: str, cell: str) -> str | int | float | None:
     if cell == "":
         return None
     number = key in NUMBERS or key.startswith(("metrics.", "splits."))
     return cell if not number else int(cell) if re.fullmatch(r"-?\d+", cell) else float(cell)
 
 
-def _check_scores(found):
-    """Raises UserError for a run whose scores are not those of its predictions."""
-    for parts in found.dev.values():
+def _check_scores(study: Records) -> None:
+    """Raises UserError for a run whose scores differ from the scores of its predictions."""
+    for parts in study.dev.values():
         problem = find_problem(task_of_record(parts).kind)
         for number, predicted in zip(parts["runs"], parts["predicted"], strict=True):
-            row = found.rows[number]
-            for name in found.facts["metrics"][row["task"]]:
+            row = study.rows[number]
+            for name in study.facts["metrics"][row["task"]]:
                 score = problem.metrics[name](predicted, parts["label"])
                 if abs(score - row[f"metrics.{name}"]) > 1e-6:
                     raise UserError(
-                        f"{row['run']} has {name} {row[f'metrics.{name}']:.6f}, and its predictions give {score:.6f}: "
+                        f"{row['run']} has {name} {row[f'metrics.{name}']:.6f}, but its predictions score {score:.6f}: "
                         "its files do not belong together. Run it again in an empty folder."
                     )

@@ -1,126 +1,153 @@
-"""The cells of a study: their runs as arrays of scores and predictions, what they cost, the trials they chose from."""
+"""The cells of a study: their runs as arrays of scores and predictions, their costs and their tuning trials."""
 
 import dataclasses
 import functools
 import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
+from jaxtyping import Bool, Float, Int32, Shaped
 
 from fjt.core.errors import UserError
 from fjt.data.glue import Task
 from fjt.reports import inference
-from fjt.reports.archive import DIVERGED, FINISHED, MISSING
+from fjt.reports.archive import DIVERGED, FINISHED, MISSING, Records, Row
+from fjt.reports.inference import Interval
 from fjt.study.spec import SEEDS
 from fjt.tasks.kinds import find_problem, lower_is_better, task_of_record
+from fjt.tasks.problem import Problem
 
-ADAM = ("adamw", "adam", "lamb")  # two float32 moments for each parameter that trains
-CROSSED = "Its seeds are crossed, so its runs are not independent; see what each seed changes."
+ADAM = ("adamw", "adam", "lamb")  # these have two float32 moments per trainable parameter
+CROSSED = "Its seeds are crossed, so its runs are not independent; see the effect of each seed."
+
+Result = TypeVar("Result")
+Seeds = tuple[tuple[str, int], ...]  # ((key, value), ...) of one run
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cell:
     """The reported runs of one combination of task, method and axes.
 
-    open: {key: texts} of what the tuning runs chose among; rows: of all its runs; scored: those with a score, n of
-    them, in the order of the arrays; predicted: [n, m] and truth: [m], class ids or scores of the dev set `dev`;
-    cluster: i32[m], equal for examples that share a source, or None; facts: its Task, with kind and label names;
-    constant: bool[n], diverged runs, which count as predicting dev's most frequent label, or its mean.
+    Attributes:
+        name: task/method/axes.
+        task: its task.
+        method: its method, or several joined.
+        axes: {key: text} of the study's other axes.
+        open: {key: texts} of the values that the tuning runs chose from.
+        metrics: names; the first one decides.
+        rows: all its runs.
+        scored: its n runs with a score, in the order of the arrays.
+        dev: name of the dev set in Records, "" without one.
+        facts: its Task, with kind and label names.
+        truth: labels of dev, class ids or scores.
+        predicted: predictions for dev; scores that differ by rounding alone are replaced by their mean.
+        constant: diverged runs, which count as predicting dev's most frequent label, or its mean.
+        cluster: equal for examples that share a source, or None.
     """
 
     name: str
     task: str
     method: str
-    axes: dict
-    open: dict
-    metrics: tuple
-    rows: tuple
-    scored: tuple
+    axes: dict[str, str]
+    open: dict[str, list[str]]
+    metrics: tuple[str, ...]
+    rows: tuple[Row, ...]
+    scored: tuple[Row, ...]
     dev: str
     facts: Task
-    truth: np.ndarray
-    predicted: np.ndarray
-    constant: np.ndarray
-    cluster: np.ndarray | None = None
+    truth: Shaped[np.ndarray, "m ..."]
+    predicted: Shaped[np.ndarray, "n m ..."]
+    constant: Bool[np.ndarray, " n"]
+    cluster: Int32[np.ndarray, " m"] | None = None
 
     @property
-    def problem(self):
+    def problem(self) -> Problem:
         """The Problem of its task."""
         return find_problem(self.facts.kind)
 
     @functools.cached_property
-    def collapsed(self):
-        """bool[n]: finished runs that predict one value for every example."""
+    def collapsed(self) -> Bool[np.ndarray, " n"]:
+        """Finished runs that predict one value for every example."""
         if not len(self.scored):
             return np.zeros(0, bool)
         return inference.collapsed(self.predicted) & ~self.constant
 
     @functools.cached_property
-    def failed(self):
-        """bool[n]: collapsed or diverged."""
+    def failed(self) -> Bool[np.ndarray, " n"]:
+        """Runs that collapsed or diverged."""
         return self.collapsed | self.constant
 
     @functools.cached_property
-    def seeds(self):
-        """[((key, value), ...)] of each scored run."""
+    def seeds(self) -> list[Seeds]:
+        """The seeds of each scored run."""
         return [seeds_of(row) for row in self.scored]
 
     @functools.cached_property
-    def crossed(self):
-        """Whether several seeds vary and a value of one comes with several of another."""
+    def crossed(self) -> bool:
+        """Whether several kinds of seed vary, and one value of a kind is combined with several of another."""
         columns = [[row[key] for row in self.rows] for key in SEEDS]
         varied = [column for column in columns if len(set(column)) > 1]
         return len(varied) > 1 and any(len(set(column)) < len(column) for column in varied)
 
-    def scores(self, metric):
-        """f64[n] of a metric."""
+    def scores(self, metric: str) -> Float[np.ndarray, " n"]:
+        """The scores in a metric."""
         return _scores(self, metric)
 
-    def pseudo_values(self, metric):
-        """f64[n, m] of a metric."""
+    def pseudo_values(self, metric: str) -> Float[np.ndarray, "n m"]:
+        """The jackknife's pseudo-values of a metric."""
         return _pseudo_values(self, metric)
 
 
 @functools.cache
-def _scores(cell, metric):
-    return np.float64(
-        [
-            cell.problem.metrics[metric](predicted, cell.truth) if failed else row[f"metrics.{metric}"]
-            for row, predicted, failed in zip(cell.scored, cell.predicted, cell.failed, strict=True)
-        ]
-    )
+def _scores(cell: Cell, metric: str) -> Float[np.ndarray, " n"]:
+    scores = [
+        cell.problem.metrics[metric](predicted, cell.truth) if failed else row[f"metrics.{metric}"]
+        for row, predicted, failed in zip(cell.scored, cell.predicted, cell.failed, strict=True)
+    ]
+    return np.array(scores, np.float64)
 
 
 @functools.cache
-def _pseudo_values(cell, metric):
+def _pseudo_values(cell: Cell, metric: str) -> Float[np.ndarray, "n m"]:
     return cell.problem.pseudo_values(metric, cell.predicted, cell.truth)
 
 
-def seeds_of(row):
-    """((key, value), ...) of the seeds that name a run."""
+def seeds_of(row: Row) -> Seeds:
+    """The seeds that name a run."""
     return tuple((key, row[key]) for key in SEEDS if row[key] is not None)
 
 
-def make_cells(found):
-    """[Cell] of committed.Records, in the order of the plan."""
-    groups, devs = {}, {}
-    for number, row in enumerate(found.rows):
+def make_cells(study: Records) -> list[Cell]:
+    """The cells of a study, in the order of the plan."""
+    members_of: dict[str, list[tuple[int, Row]]] = {}
+    devs: dict[str, set[str]] = {}
+    for number, row in enumerate(study.rows):
         if row["phase"] == "runs":
-            groups.setdefault(row["cell"], []).append((number, row))
+            members_of.setdefault(row["cell"], []).append((number, row))
             if row["dev"]:
                 devs.setdefault(row["task"], set()).add(row["dev"])
-    return [_make_cell(found, name, members, devs) for name, members in groups.items()]
+    return [_make_cell(study, name, members, devs) for name, members in members_of.items()]
 
 
-def _make_cell(found, name, members, devs):
+def _make_cell(study: Records, name: str, members: list[tuple[int, Row]], devs: dict[str, set[str]]) -> Cell:
+    """The Cell of a name.
+
+    Args:
+        study: the records.
+        name: of the cell.
+        members: (index into study.rows, row) of its runs.
+        devs: {task: names of its dev sets}.
+    """
     task, method, *axes = name.split("/")
     of_task = devs.get(task, set())
-    # A cell without a finished run is scored on its task's dev set, where there is one alone.
-    own = {row["dev"] for _, row in members if row["dev"]} or (of_task if len(of_task) == 1 else set())
-    dev = min(own, default="")
+    # A cell without a finished run is scored on its task's dev set, if the task has only one.
+    names = {row["dev"] for _, row in members if row["dev"]} or (of_task if len(of_task) == 1 else set())
+    dev = min(names, default="")
     facts = Task(task, "", (), ())
     truth, predicted, scored, constant = np.zeros(0), [], [], []
     if dev:
-        parts = found.dev[dev]
+        parts = study.dev[dev]
         facts = task_of_record(parts, task)
         problem = find_problem(facts.kind)
         truth, place = parts["label"], {number: i for i, number in enumerate(parts["runs"])}
@@ -134,56 +161,56 @@ def _make_cell(found, name, members, devs):
             scored.append(row)
             constant.append(number not in place)
     return Cell(
-        name,
-        task,
-        method,
-        dict(axis.split("=", 1) for axis in axes),
-        found.facts["open"].get(name, {}),
-        tuple(found.facts["metrics"].get(task, ())),
-        tuple(row for _, row in members),
-        tuple(scored),
-        dev,
-        facts,
-        truth,
-        np.stack(predicted) if predicted else np.zeros((0, len(truth))),
-        np.array(constant, bool),
-        found.dev[dev].get("cluster") if dev else None,
+        name=name,
+        task=task,
+        method=method,
+        axes=dict(axis.split("=", 1) for axis in axes),
+        open=study.facts["open"].get(name, {}),
+        metrics=tuple(study.facts["metrics"].get(task, ())),
+        rows=tuple(row for _, row in members),
+        scored=tuple(scored),
+        dev=dev,
+        facts=facts,
+        truth=truth,
+        predicted=np.stack(predicted) if predicted else np.zeros((0, len(truth))),
+        constant=np.array(constant, bool),
+        cluster=study.dev[dev].get("cluster") if dev else None,
     )
 
 
-def attempt(function, *arguments):
-    """What a function of `statistics` gives, or, as a str, why it refuses."""
+def attempt(function: Callable[..., Result], *arguments: Any) -> Result | str:
+    """The result of a function of `inference`, or the message of its UserError."""
     try:
         return function(*arguments)
-    except UserError as refusal:
-        return str(refusal)
+    except UserError as error:
+        return str(error)
 
 
-def sign_of(metric):
-    """1, or -1 for a metric of which less is better."""
+def sign_of(metric: str) -> int:
+    """1, or -1 for a metric whose lower values are better."""
     return -1 if lower_is_better(metric) else 1
 
 
-def counts(rows):
-    """{started, finished, diverged, ended} of rows."""
+def counts(rows: Iterable[Row]) -> dict[str, int]:
+    """Numbers of runs that were started, finished, diverged, and ended (finished or diverged)."""
     states = [row["state"] for row in rows]
     finished, diverged = states.count(FINISHED), states.count(DIVERGED)
     started = len(states) - states.count(MISSING)
     return {"started": started, "finished": finished, "diverged": diverged, "ended": finished + diverged}
 
 
-def summarize(cell, metric):
-    """{name: value} of a cell: `statistics.summarize`, and the Intervals `new_seeds` and `new_examples`.
+def summarize(cell: Cell, metric: str) -> dict[str, Any] | str:
+    """The numbers of `inference.summarize`, and the Intervals `new_seeds` and `new_examples`.
 
-    A str in place of an Interval, or of all, says why there is none.
+    A str in place of an Interval, or of the dict, is the reason why there is none.
     """
     sign, scores, count = sign_of(metric), cell.scores(metric), counts(cell.rows)
-    found = attempt(inference.summarize, sign * scores, cell.failed, count["started"], count["finished"])
-    if isinstance(found, str):
-        return found
-    found |= {name: sign * found[name] for name in ("mean", "median", "best", "worst", "sound_mean")}
+    summary = attempt(inference.summarize, sign * scores, cell.failed, count["started"], count["finished"])
+    if isinstance(summary, str):
+        return summary
+    summary |= {name: sign * summary[name] for name in ("mean", "median", "best", "worst", "sound_mean")}
     if cell.crossed:
-        return found | {"new_seeds": CROSSED, "new_examples": CROSSED}
+        return summary | {"new_seeds": CROSSED, "new_examples": CROSSED}
     seeds = attempt(inference.seed_interval, scores, cell.failed)
     examples = attempt(
         inference.crossed_interval,
@@ -193,20 +220,24 @@ def summarize(cell, metric):
         inference.BOUNDS.get(metric),
         cell.cluster,
     )
-    return found | {"new_seeds": seeds, "new_examples": examples}
+    return summary | {"new_seeds": seeds, "new_examples": examples}
 
 
-def costs(cell, full):
-    """{name: value} of what the finished runs of a cell took; {} without one.
+def costs(cell: Cell, full: Cell | None) -> dict[str, Any]:
+    """{name: value} of the finished runs' costs; {} if no run has finished.
 
-    full: the Cell of full tuning to compare with, or None.  seconds: of training, (median, lowest, highest); hidden:
-    seconds that making hidden states took, all runs together; flops: of the steps of a run, without that.
+    Among the values, `seconds` is (median, lowest, highest) of training, `hidden` the seconds for computing the feature
+    cache, summed over runs, and `flops` the operations of all steps of a run, without the feature cache's.
+
+    Args:
+        cell: the cell.
+        full: the cell of full tuning to compare with, or None.
     """
     rows = [row for row in cell.rows if row["state"] == FINISHED]
     if not rows:
         return {}
     seconds = [row["train_seconds"] for row in rows]
-    whole = _flops(row for row in full.rows if row["state"] == FINISHED) if full else math.nan
+    full_flops = _flops(row for row in full.rows if row["state"] == FINISHED) if full else math.nan
     trained = rows[0]["trainable_params"]
     return {
         "n": len(rows),
@@ -215,7 +246,7 @@ def costs(cell, full):
         "total": rows[0]["total_params"],
         "steps": sorted({row["steps"] for row in rows}),
         "flops": _flops(rows),
-        "of_full": _flops(rows) / whole if whole > 0 else None,
+        "of_full": _flops(rows) / full_flops if full_flops > 0 else None,
         "optimizer_bytes": 8 * trained if rows[0]["optim.name"] in ADAM else None,
         "seconds": (float(np.median(seconds)), min(seconds), max(seconds)),
         "hidden": sum(row.get("hidden_seconds") or 0.0 for row in rows),
@@ -224,14 +255,17 @@ def costs(cell, full):
     }
 
 
-def _flops(rows):
+def _flops(rows: Iterable[Row]) -> float:
     """The median over runs of the operations of all steps."""
-    found = [row["flops_per_step"] * row["steps"] for row in rows]
-    return float(np.median(found)) if found else math.nan
+    flops = [row["flops_per_step"] * row["steps"] for row in rows]
+    return float(np.median(flops)) if flops else math.nan
 
 
-def partner(cell, cells, method):
-    """The Cell of a method on the same task that agrees with a cell in all axes it has, the most of them, or None."""
+def partner(cell: Cell, cells: Iterable[Cell], method: str) -> Cell | None:
+    """The cell of another method to compare a cell with, or None.
+
+    It has the same task and agrees with the cell in all its axes; of several, the one with the most axes is returned.
+    """
     fit = [
         other
         for other in cells
@@ -245,84 +279,97 @@ def partner(cell, cells, method):
 class Trial:
     """Values that the tuning runs tried for a cell.
 
-    values: {key: text}; scores: of the runs that finished; mean, sd: of these, NaN where there are too few; rows: of
-    all its runs; chosen: whether reported runs took it; best: whether none with as few failures has a better mean.
+    Attributes:
+        values: {key: text}.
+        scores: of the runs that finished.
+        mean: mean score, NaN without one.
+        sd: standard deviation, NaN with fewer than two scores.
+        rows: all its runs.
+        chosen: whether reported runs use its values.
+        best: whether it has the fewest failed runs and, among trials with as few, the best mean score (ties share it).
     """
 
-    values: dict
-    scores: tuple
+    values: dict[str, str]
+    scores: tuple[float, ...]
     mean: float
     sd: float
-    rows: tuple
+    rows: tuple[Row, ...]
     chosen: bool
     best: bool = False
 
 
-def make_trials(cell, found):
-    """[Trial] of a cell, [] where nothing was chosen."""
+def make_trials(cell: Cell, study: Records) -> list[Trial]:
+    """The trials of a cell, [] for a cell without open keys."""
     keys, first = tuple(cell.open), f"metrics.{cell.metrics[0]}" if cell.metrics else ""
-    taken = {tuple(row[key] for key in keys) for row in cell.rows} if keys else ()
-    groups, found_trials = {}, []
-    for row in found.rows:
+    reported = {tuple(row[key] for key in keys) for row in cell.rows} if keys else set()
+    rows_of: dict[tuple[str, ...], list[Row]] = {}
+    for row in study.rows:
         if row["phase"] == "tuning" and row["cell"] == cell.name:
-            groups.setdefault(tuple(row[key] for key in keys), []).append(row)
-    for values, rows in groups.items():
+            rows_of.setdefault(tuple(row[key] for key in keys), []).append(row)
+    trials = []
+    for values, rows in rows_of.items():
         scores = tuple(row[first] for row in rows if row["state"] == FINISHED and row[first] is not None)
         mean = float(np.mean(scores)) if scores else math.nan
         sd = float(np.std(scores, ddof=1)) if len(scores) > 1 else math.nan
-        chosen = any(all(map(same, others, values)) for others in taken)
-        found_trials.append(Trial(dict(zip(keys, values, strict=True)), scores, mean, sd, tuple(rows), chosen))
-    ranks = [(len(t.rows) - len(t.scores), -sign_of(cell.metrics[0]) * t.mean) for t in found_trials if t.scores]
+        chosen = any(all(map(same, others, values)) for others in reported)
+        trials.append(Trial(dict(zip(keys, values, strict=True)), scores, mean, sd, tuple(rows), chosen))
+    ranks = [_rank(trial, cell.metrics[0]) if trial.scores else None for trial in trials]
+    best = min((rank for rank in ranks if rank), default=None)
     return [
-        dataclasses.replace(t, best=(len(t.rows) - len(t.scores), -sign_of(cell.metrics[0]) * t.mean) == min(ranks))
-        if t.scores
-        else t
-        for t in found_trials
+        dataclasses.replace(trial, best=rank is not None and rank == best)
+        for trial, rank in zip(trials, ranks, strict=True)
     ]
 
 
-def same(one, other):
+def _rank(trial: Trial, metric: str) -> tuple[int, float]:
+    """(number of failed runs, mean score): the lower, the better."""
+    return len(trial.rows) - len(trial.scores), -sign_of(metric) * trial.mean
+
+
+def same(one: str | None, other: str | None) -> bool:
     """Whether two texts are the same value: 1 is 1.0."""
     numbers = number(one), number(other)
     return one == other or (numbers[0] is not None and numbers[0] == numbers[1])
 
 
-def number(value):
-    """The float that a text is, None where it is none."""
+def number(value: str | None) -> float | None:
+    """The number that a text stands for, or None if it is not a number."""
     try:
-        return float(value)
+        return float(value)  # pyright: ignore[reportArgumentType]  # None is caught
     except (TypeError, ValueError):
         return None
 
 
-def edges(trials):
-    """[(key, value, "lowest" | "highest", how many were tried)] of chosen values beyond which a better one may lie."""
+def edges(trials: Sequence[Trial]) -> list[tuple[str, str, str, int]]:
+    """(key, value, "lowest" | "highest", number of values tried) of chosen values at the end of their range."""
     chosen = next((trial for trial in trials if trial.chosen), None)
-    found = []
+    ends = []
     for key, value in chosen.values.items() if chosen else ():
-        tried = sorted({number(trial.values[key]) for trial in trials}, key=lambda x: (x is None, x))
-        if None not in tried and len(tried) > 1 and number(value) in (tried[0], tried[-1]):
-            found.append((key, value, "lowest" if number(value) == tried[0] else "highest", len(tried)))
-    return found
+        numbers = {number(trial.values[key]) for trial in trials}
+        tried = sorted(x for x in numbers if x is not None)
+        if len(tried) == len(numbers) > 1 and number(value) in (tried[0], tried[-1]):
+            ends.append((key, value, "lowest" if number(value) == tried[0] else "highest", len(tried)))
+    return ends
 
 
-def best_of(cell, metric):
-    """{n: expected best dev score of n runs}, from n = 1 to half of the runs."""
+def best_of(cell: Cell, metric: str) -> dict[int, float]:
+    """{n: expected best dev score of n runs}, for n from 1 to half of the number of runs."""
     sign, scores = sign_of(metric), cell.scores(metric)
     return {n: sign * inference.expected_best(sign * scores, n) for n in range(1, len(scores) // 2 + 1)}
 
 
-def variance_parts(cell, metric):
-    """{seed's key or "rest": Interval of its variance} of a cell with crossed seeds, or a str: why there is none."""
-    counts_ = {key: len({row[key] for row in cell.rows}) for key in SEEDS}
-    keys = [key for key, count in counts_.items() if 1 < count < len(cell.rows)]  # one of each run's own is of the rest
+def variance_parts(cell: Cell, metric: str) -> Mapping[str, Interval] | str:
+    """{key of a seed or "rest": Interval of its variance} of a cell with crossed seeds, or the reason for none."""
+    num_values = {key: len({row[key] for row in cell.rows}) for key in SEEDS}
+    # A seed that differs in every run belongs to the rest.
+    keys = [key for key, count in num_values.items() if 1 < count < len(cell.rows)]
     values = [sorted({row[key] for row in cell.rows}) for key in keys]
     scores = zip(cell.scored, cell.scores(metric), strict=True)
-    place = {tuple(row[key] for key in keys): score for row, score in scores}
-    if len(keys) != 2 or len(place) < len(values[0]) * len(values[1]):
+    score_of = {tuple(row[key] for key in keys): score for row, score in scores}
+    if len(keys) != 2 or len(score_of) < len(values[0]) * len(values[1]):
         return f"{len(cell.scored)} of its runs have a score; parts of the variance need two seeds, fully crossed."
     if cell.failed.any():
         return f"{cell.failed.sum()} of its runs collapsed or diverged; parts of the variance need every one."
-    table = [[place[one, other] for other in values[1]] for one in values[0]]
-    found = attempt(inference.variance_parts, table)
-    return found if isinstance(found, str) else dict(zip((*keys, "rest"), found, strict=True))
+    table = [[score_of[one, other] for other in values[1]] for one in values[0]]
+    parts = attempt(inference.variance_parts, table)
+    return parts if isinstance(parts, str) else dict(zip((*keys, "rest"), parts, strict=True))

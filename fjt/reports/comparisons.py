@@ -1,36 +1,54 @@
-"""Each cell of a study beside its baseline's: differences paired by seed, intervals, tests, seeds to see more."""
+"""Comparisons of cells with the baseline: differences paired by seed, intervals, tests, numbers of seeds needed."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 from fjt.reports import inference
 from fjt.reports.archive import DIVERGED, FINISHED
 from fjt.reports.cells import CROSSED, Cell, attempt, partner, sign_of
 from fjt.study import plans
 
-POINT = 0.01  # the difference that the number of seeds is asked for
+POINT = 0.01  # the difference for which the number of seeds is computed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Comparison:
-    """A cell beside its baseline's cell, in their task's first metric.
+    """A cell compared with the baseline's cell, in the first metric of their task.
 
-    n: seeds that both have; differences: f64[n], cell minus baseline; failed: bool[n], of either side; mean, sd: of
-    the differences; sound: (mean, sd) of those that did not fail; correlation: of the scores over seeds, None where
-    a side is constant; improvement: of `statistics.probability_of_improvement`, over all runs.
-    new_seeds, new_examples, needed: Intervals; smallest, p: float; a str in their place says why there is none.
+    A str in place of an Interval or a number is the reason why there is none.
+
+    Attributes:
+        cell: the cell.
+        base: the baseline's cell.
+        metric: the metric.
+        n: number of seeds that both cells have.
+        differences: scores of the cell minus scores of the baseline.
+        failed: pairs in which either run failed.
+        mean: mean difference.
+        sd: standard deviation of the differences.
+        sound: (mean, sd) of the pairs that did not fail.
+        new_seeds: Interval of the mean over new seeds on this dev set.
+        new_examples: Interval of the mean over new seeds and new examples.
+        correlation: of the scores over seeds; None where a side is constant.
+        improvement: of `inference.probability_of_improvement`, over all runs.
+        needed: Interval of the number of seeds that find a difference of POINT.
+        smallest: the difference that this dev set shows with any number of seeds.
+        p: adjusted p-value.
     """
 
     cell: Cell
     base: Cell
     metric: str
     n: int
-    differences: np.ndarray
-    failed: np.ndarray
+    differences: Float[np.ndarray, " n"]
+    failed: Bool[np.ndarray, " n"]
     mean: float | None
     sd: float | None
-    sound: tuple
+    sound: tuple[float | None, float | None]
     new_seeds: inference.Interval | str
     new_examples: inference.Interval | str
     correlation: float | None
@@ -40,35 +58,40 @@ class Comparison:
     p: float | str = ""
 
 
-def make_comparisons(cells, facts):
-    """([Comparison] of all cells with those of config.study.baseline, [cells that no baseline's cell agrees with])."""
-    found, alone = [], []
+def make_comparisons(cells: Sequence[Cell], facts: Mapping[str, Any]) -> tuple[list[Comparison], list[Cell]]:
+    """(comparisons of cells with the cells of config.study.baseline, cells without a baseline cell of the same axes).
+
+    Args:
+        cells: all cells of the study.
+        facts: of its Records.
+    """
+    comparisons, unpaired = [], []
     for cell in cells:
         if cell.method == facts["study"]["baseline"] or not cell.metrics:
             continue
         base = partner(cell, cells, facts["study"]["baseline"])
         if base is None:
-            alone.append(cell)
+            unpaired.append(cell)
         else:
-            found.append(compare(cell, base, cell.metrics[0]))
-    families = {}
-    for one in found:
+            comparisons.append(compare(cell, base, cell.metrics[0]))
+    families: dict[str, list[Comparison]] = {}
+    for one in comparisons:
         families.setdefault(one.cell.task if facts["study"]["family"] == "task" else "", []).append(one)
-    p = {
-        one: value for family in families.values() for one, value in zip(family, _adjusted(family, facts), strict=True)
-    }
-    return [dataclasses.replace(one, p=p[one]) for one in found], alone
+    p: dict[Comparison, float | str] = {}
+    for family in families.values():
+        p |= zip(family, _adjusted(family, facts), strict=True)
+    return [dataclasses.replace(one, p=p[one]) for one in comparisons], unpaired
 
 
-def compare(cell, base, metric):
-    """The Comparison of two cells, without its p."""
+def compare(cell: Cell, base: Cell, metric: str) -> Comparison:
+    """The Comparison of two cells in a metric, without its p."""
     place = {seeds: i for i, seeds in enumerate(base.seeds)}
     pairs = [(i, place[seeds]) for i, seeds in enumerate(cell.seeds) if seeds in place]
-    mine, theirs = (list(side) for side in zip(*pairs, strict=True)) if pairs else ([], [])
-    a, b = cell.scores(metric)[mine], base.scores(metric)[theirs]
-    differences, failed = a - b, cell.failed[mine] | base.failed[theirs]
+    rows, base_rows = [i for i, _ in pairs], [i for _, i in pairs]
+    a, b = cell.scores(metric)[rows], base.scores(metric)[base_rows]
+    differences, failed = a - b, cell.failed[rows] | base.failed[base_rows]
     n, sign, sound = len(differences), sign_of(metric), differences[~failed]
-    common = {
+    common: dict[str, Any] = {
         "cell": cell,
         "base": base,
         "metric": metric,
@@ -86,66 +109,64 @@ def compare(cell, base, metric):
     if cell.crossed or base.crossed:
         return Comparison(**common, new_seeds=CROSSED, new_examples=CROSSED, needed=CROSSED, smallest=CROSSED)
     if not n:
-        none = f"No seed has ended in both {cell.name} and {base.name}."
-        return Comparison(**common, new_seeds=none, new_examples=none, needed=none, smallest=none)
-    other = "The two are scored on different rows, so nothing can be said of new ones."
-    tables = None
+        reason = f"No seed has ended in both {cell.name} and {base.name}."
+        return Comparison(**common, new_seeds=reason, new_examples=reason, needed=reason, smallest=reason)
+    new_examples = smallest = "The two cells are scored on different rows, so there is no estimate for new examples."
     if cell.dev == base.dev:
-        tables = cell.pseudo_values(metric)[mine] - base.pseudo_values(metric)[theirs]
-    return Comparison(
-        **common,
-        new_seeds=attempt(inference.seed_interval, differences, failed),
-        new_examples=other
-        if tables is None
-        else attempt(inference.crossed_interval, differences, tables, failed, None, cell.cluster),
-        needed=attempt(inference.seeds_needed, differences, failed, POINT)
-        if metric in inference.BOUNDS
-        else f"{metric} has no points: seeds are asked for a hundredth of a score between bounds.",
-        smallest=other if tables is None else attempt(inference.smallest_difference, tables, failed, cell.cluster),
-    )
+        tables = cell.pseudo_values(metric)[rows] - base.pseudo_values(metric)[base_rows]
+        new_examples = attempt(inference.crossed_interval, differences, tables, failed, None, cell.cluster)
+        smallest = attempt(inference.smallest_difference, tables, failed, cell.cluster)
+    needed = f"{metric} has no bounds, and a point is a hundredth of a score between bounds."
+    if metric in inference.BOUNDS:
+        needed = attempt(inference.seeds_needed, differences, failed, POINT)
+    new_seeds = attempt(inference.seed_interval, differences, failed)
+    return Comparison(**common, new_seeds=new_seeds, new_examples=new_examples, needed=needed, smallest=smallest)
 
 
-def _mean(values):
+def _mean(values: Float[np.ndarray, " n"]) -> float | None:
     return float(values.mean()) if len(values) else None
 
 
-def _sd(values):
+def _sd(values: Float[np.ndarray, " n"]) -> float | None:
     return float(values.std(ddof=1)) if len(values) > 1 else None
 
 
-def _adjusted(family, facts):
-    """[p, or why there is none] of a family of Comparisons, by sign flips over all runs and Holm's adjustment."""
+def _adjusted(family: Sequence[Comparison], facts: Mapping[str, Any]) -> list[float | str]:
+    """The p of each Comparison of a family, or the reason why there is none.
+
+    The test is by sign flips over all runs, with Holm's adjustment.
+    """
     rows = [row for one in family for cell in (one.cell, one.base) for row in cell.rows]
     waiting = len({row["run"] for row in rows if row["state"] not in (FINISHED, DIVERGED)})
     if waiting:
-        return [f"{waiting} runs of these comparisons have not ended, and a test is made once, at the end."] * len(
-            family
-        )
+        reason = f"{waiting} runs of these comparisons have not ended; the tests are computed once, when all have."
+        return [reason for _ in family]
     changed = plans.changed(facts["study"], facts["declared"])
     reasons = [changed or _no_test(one, facts["planned_seeds"]) for one in family]
     if all(reasons):
-        return reasons
-    # What is not tested stays in the family, as a tie that no test rejects: the others do not gain by its absence.
-    tie = np.zeros(max(one.n for one, no in zip(family, reasons, strict=True) if not no))
-    differences = [tie if no else one.differences for one, no in zip(family, reasons, strict=True)]
+        return [*reasons]
+    # A comparison without a test stays in the family as a tie, which no test rejects: otherwise leaving it out would
+    # lower the p of the others.
+    tie = np.zeros(max(one.n for one, reason in zip(family, reasons, strict=True) if not reason))
+    differences = [tie if reason else one.differences for one, reason in zip(family, reasons, strict=True)]
     p = attempt(inference.sign_flip_family, differences, facts["study"]["alpha"])
     values = [p] * len(family) if isinstance(p, str) else [float(x) for x in p]
     return [reason or value for reason, value in zip(reasons, values, strict=True)]
 
 
-def _no_test(one, planned):
-    """Why a Comparison has no p, "" where it has one.  planned: {cell: seeds}."""
+def _no_test(one: Comparison, planned: Mapping[str, int]) -> str:
+    """The reason why a Comparison has no p, or "".  planned: {cell: number of seeds}."""
     if one.cell.crossed or one.base.crossed:
         return CROSSED
     if not one.n:
         return f"No seed has a score in both {one.cell.name} and {one.base.name}."
-    mine, theirs = (planned.get(cell.name, 0) for cell in (one.cell, one.base))
-    if one.n == mine == theirs:
+    of_cell, of_base = (planned.get(cell.name, 0) for cell in (one.cell, one.base))
+    if one.n == of_cell == of_base:
         return ""
-    each = f"{mine} were planned of each cell"
-    if mine != theirs:
-        each = f"{mine} were planned of {one.cell.name} and {theirs} of {one.base.name}"
+    plan = f"{of_cell} were planned of each cell"
+    if of_cell != of_base:
+        plan = f"{of_cell} were planned of {one.cell.name} and {of_base} of {one.base.name}"
     return (
-        f"{one.n} seeds are in both cells, and {each}: who stops or goes on after a look may do so when p is small, so "
-        "there is none."
+        f"{one.n} seeds are in both cells, and {plan}. Stopping or adding seeds after a look at the scores can favour "
+        "a small p, so none is reported."
     )

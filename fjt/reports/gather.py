@@ -1,32 +1,55 @@
-"""The records of a study's folder as rows, predictions and curves; no statistics.
+"""The records of a study's folder as rows, predictions and curves, without statistics.
 
-What is committed names no machine: of paths in values and in the command only the last parts are kept.
+Committed records do not name a machine: paths in values and in the command are shortened to their last parts.
 """
 
 import hashlib
 import os
 import re
 import shlex
+from collections.abc import Collection, Iterable
+from typing import Any
 
 import numpy as np
 
 from fjt.core import records
 from fjt.core.errors import UserError
 from fjt.core.options import PATHS, flatten
-from fjt.reports.archive import BEGUN, DIVERGED, ENVIRONMENT, FILES, FINISHED, MISSING, OPTIONS, RESULT, Records, text
+from fjt.reports.archive import (
+    BEGUN,
+    DIVERGED,
+    ENVIRONMENT,
+    FILES,
+    FINISHED,
+    MISSING,
+    OPTIONS,
+    RESULT,
+    Curve,
+    Records,
+    Row,
+    text,
+)
 from fjt.study import plans
 from fjt.study.spec import SEEDS, label
 from fjt.tasks.kinds import find_problem, task_of_record
 
-POINTS = 50  # of a training curve, each the mean of the steps since the one before
+POINTS = 50  # points of a training curve at most; each is the mean over the steps since the previous point
+
+Points = list[tuple[int, float]]  # (step, value)
 
 
-def read(folder):
-    """Records of a study's folder.  Raises UserError for what is none, and where no run has ended."""
+def read(folder: str) -> Records:
+    """The Records of a study's folder.
+
+    Raises:
+        UserError: the folder is not a study, no run has ended, or runs of a task did not read the same data.
+    """
     plan = _read_plan(folder)
     asked = set(plan["active"])
     names = _Names(plan["runs"].values())
-    rows, dev, train, held_out = [], {}, [], []
+    rows: list[Row] = []
+    dev: dict[str, dict[str, Any]] = {}
+    train, held_out = [], []
     for run in plan["runs"].values():
         path = os.path.join(folder, run["name"])
         state = state_of(path)
@@ -45,10 +68,10 @@ def read(folder):
         rows.append(row)
     ended = sum(row["state"] in (FINISHED, DIVERGED) for row in rows)
     if not ended:
-        raise UserError(f"{folder}: none of {len(rows)} runs has ended; there is nothing to report before one has.")
+        raise UserError(f"{folder}: none of {len(rows)} runs has ended. Report the study when at least one has.")
     _check_data(rows)
-    dev = {name: found | {"predicted": np.stack(found["predicted"])} for name, found in dev.items()}
-    dev = {name: found | {"runs": np.array(found["runs"], np.int32)} for name, found in dev.items()}
+    for parts in dev.values():
+        parts["predicted"], parts["runs"] = np.stack(parts["predicted"]), np.array(parts["runs"], np.int32)
     cells = {run["cell"]: names.cell(run) for run in plan["runs"].values()}
     facts = {
         "study": plan["study"],
@@ -61,23 +84,28 @@ def read(folder):
     return Records(tuple(rows), dev, {"train": _flat(train), "held_out": _flat(held_out)}, facts)
 
 
-def _read_plan(folder):
+def _read_plan(folder: str) -> dict[str, Any]:
     path = os.path.join(folder, "plan.json")
     if not os.path.isdir(folder):
-        raise UserError(f"{folder} is no folder; give the --workdir of a study, or where its {FILES[0]} is.")
+        raise UserError(
+            f"{folder} is not a folder. Give the --workdir of a study, or the folder that contains its {FILES[0]}."
+        )
     if not os.path.exists(path):
-        raise UserError(f"{folder} is no study: it holds no plan.json, and no {FILES[0]} and {FILES[1]}.")
+        raise UserError(
+            f"{folder} is not a study: it contains neither plan.json nor {FILES[0]} and {FILES[1]}. Give the --workdir "
+            "of `python -m fjt.sweep`."
+        )
     try:
         plan = records.read_json(path)
     except ValueError:
         plan = None
     if not isinstance(plan, dict) or not {"config", "study", "runs", "active"} <= set(plan):
-        raise UserError(f"{path} is not of a study; give the --workdir of `python -m fjt.sweep`.")
+        raise UserError(f"{path} is not of a study. Give the --workdir of `python -m fjt.sweep`.")
     return plan
 
 
-def state_of(path):
-    """How far the run of a work directory has come: finished, diverged, begun or not begun."""
+def state_of(path: str) -> str:
+    """The state of a work directory's run: finished, diverged, begun or not begun."""
     if os.path.exists(os.path.join(path, "DONE")):
         return FINISHED
     result = os.path.join(path, "result.json")
@@ -87,91 +115,95 @@ def state_of(path):
 
 
 class _Names:
-    """Names of cells, runs and values; paths of this machine by their last parts, as many as tell them apart."""
+    """Names of cells, runs and values, with paths shortened to as many last parts as distinguish them."""
 
-    def __init__(self, runs):
-        found = {
+    def __init__(self, runs: Collection[Row]):
+        paths = {
             value
             for run in runs
             for key, value in run["values"]
             if key in PATHS and isinstance(value, str) and value.startswith(("/", "~"))
         }
-        self._short = {}
-        for value in found:
-            for count in range(1, value.count("/") + 2):
-                short = _tail(value, count)
-                if not any(_tail(other, count) == short for other in found - {value}):
-                    break
-            self._short[value] = short
+        self._short: dict[str, str] = {}
+        for path in paths:
+            count = 1
+            while any(_tail(other, count) == _tail(path, count) for other in paths - {path}) and count <= path.count(
+                "/"
+            ):
+                count += 1
+            self._short[path] = _tail(path, count)
 
-    def cell(self, run):
+    def cell(self, run: Row) -> str:
+        """The name of a run's cell."""
         name = run["cell"]
         for key, value in run["values"]:
             if isinstance(value, str) and value in self._short:
                 name = name.replace(f"/{key}={label(value)}", f"/{key}={label(self._short[value])}")
         return name
 
-    def open(self, run):
+    def open(self, run: Row) -> dict[str, list[str]]:
+        """{key: texts} of the values that the tuning runs choose from."""
         return {key: [text(value) for value in values] for key, values in run["open"]}
 
-    def row(self, run):
-        """What the plan says of a run, its axes and a trial's values among it."""
+    def row(self, run: Row) -> Row:
+        """The columns of a run that the plan determines, including its axes and a trial's values."""
         cell, values = self.cell(run), dict(run["values"])
         task, method, *axes = cell.split("/")
         row = {"run": run["name"].replace(run["cell"], cell), "phase": run["phase"], "cell": cell, "task": task}
         row |= {"method": method} | {key: values.get(key) for key in SEEDS}
         row |= dict(axis.split("=", 1) for axis in axes)
-        # A trial is named by what it tries, between its cell and its seed.
+        # The name of a trial lists the values that it tries, between its cell and its seed.
         tried = run["name"][len(run["phase"]) + len(run["cell"]) + 2 :].split("/")
         tried = [part.split("=", 1)[0] for part in tried]
         return row | {key: text(values[key]) for key in tried if key not in SEEDS} | {"open": dict(run["open"])}
 
 
-def _tail(path, count):
+def _tail(path: str, count: int) -> str:
     return "/".join([part for part in path.split("/") if part not in ("", "~")][-count:])
 
 
-def _without_paths(command):
-    """A command with paths of this machine by their last parts, and the study's folder as DIR."""
-    words, kept = iter(shlex.split(command)), []
+def _without_paths(command: str) -> str:
+    """A command with paths shortened to their last parts, and the study's folder as DIR."""
+    words, shortened = iter(shlex.split(command)), []
     for word in words:
         name = word.partition("=")[0].lstrip("-") if word.startswith("-") else ""
         if name in ("workdir", "shard"):
             value = None if "=" in word else next(words, "")
             if name == "workdir":
-                kept += ["--workdir", "DIR"] if value is not None else ["--workdir=DIR"]
+                shortened += ["--workdir", "DIR"] if value is not None else ["--workdir=DIR"]
             continue
-        kept.append(re.sub(r"(?<![\w.~])~?/(?:[^\s'\",:=()/]+/)*([^\s'\",:=()/]+)/?", r"\1", word))
-    return shlex.join(kept)
+        shortened.append(re.sub(r"(?<![\w.~])~?/(?:[^\s'\",:=()/]+/)*([^\s'\",:=()/]+)/?", r"\1", word))
+    return shlex.join(shortened)
 
 
-def _scored(path, phase):
-    """The split that a finished run of a phase is scored on: the published dev set, where held-out rows choose."""
+def _scored(path: str, phase: str) -> str:
+    """The split that a finished run is scored on: the published dev set, if held-out rows serve for choosing."""
     official = os.path.exists(os.path.join(path, "predictions", "official_dev.npz"))
     return "official_dev" if phase == "runs" and official else "dev"
 
 
-def _about(path, state, phase):
-    """What a run's own files say: options, result, environment."""
-    row = {}
+def _about(path: str, state: str, phase: str) -> Row:
+    """The columns of a run that its files determine: options, result, environment."""
+    row: Row = {}
     if state == MISSING:
         return row
-    own = records.read_json(os.path.join(path, "config.json"))
-    config = flatten(own["config"])
+    record = records.read_json(os.path.join(path, "config.json"))
+    config = flatten(record["config"])
     model = config["model.name"] or config["model.path"]
     row |= {key: text(config[key]) for key in OPTIONS if key in config}
-    row |= {"options": config, "changes": len(own["changes"])}
+    row |= {"options": config, "changes": len(record["changes"])}
     if model.startswith(("/", "~")):
         model = _tail(model.removesuffix("/").removesuffix("/merged").removesuffix("/export"), 1)
     row["model"] = model or "random weights"
     environment = os.path.join(path, "env.json")
     if os.path.exists(environment):
-        found = flatten(records.read_json(environment))
-        row |= {key: value for key, value in found.items() if key in ENVIRONMENT or key.startswith("versions.")}
+        facts = flatten(records.read_json(environment))
+        row |= {key: value for key, value in facts.items() if key in ENVIRONMENT or key.startswith("versions.")}
+    scored = _scored(path, phase)
     if state in (FINISHED, DIVERGED):
         result = records.read_json(os.path.join(path, "result.json"))
         row |= {key: result.get(key) for key in RESULT if key != "looks"}
-        splits, scored = dict(result.get("splits", {})), _scored(path, phase)
+        splits = dict(result.get("splits", {}))
         row |= {f"metrics.{name}": value for name, value in splits.pop(scored, {}).items()}
         row |= {f"splits.{key}": value for key, value in flatten(splits).items()}
     if state == FINISHED:
@@ -179,11 +211,19 @@ def _about(path, state, phase):
     return row
 
 
-def _add_predictions(path, split, task, row, dev):
-    """The name of a run's dev set in `dev`, which gets its predictions; None where no row of it has a label."""
+def _add_predictions(path: str, split: str, task: str, row: int, dev: dict[str, dict[str, Any]]) -> str | None:
+    """The name of a run's dev set, after its predictions were added to `dev`; None if no example has a label.
+
+    Args:
+        path: the work directory.
+        split: the split that the run is scored on.
+        task: its task.
+        row: index of the run in Records.rows.
+        dev: as in Records, with lists of predictions and runs.
+    """
     file = os.path.join(path, "predictions", f"{split}.npz")
     if not os.path.exists(file):
-        raise UserError(f"{file} is missing: a study is reported from what each run predicts.")
+        raise UserError(f"{file} is missing, but a report needs the predictions of every run. Run it again.")
     with np.load(file) as arrays:
         logits, truth, ids, names = (arrays[name] for name in ("logits", "label", "id", "label_names"))
         facts = task_of_record(arrays, task)
@@ -193,69 +233,74 @@ def _add_predictions(path, split, task, row, dev):
     if not labelled.any():
         return None
     predicted = problem.decode(logits[labelled], facts).values
-    scores = truth.dtype.kind == "f"  # stored in as few bytes as hold them
+    scores = truth.dtype.kind == "f"  # stored in as few bytes as hold the values
     dtype = np.float32 if scores else np.min_scalar_type(max(1, len(names) - 1))
     ids, truth = ids[labelled], truth[labelled].astype(dtype)
     content = hashlib.sha256("\n".join([*map(str, ids), *map(repr, truth.tolist())]).encode()).hexdigest()
     name = f"{task}-{content[:8]}"
-    empty = {"id": ids, "label": truth, "label_names": names, "predicted": [], "runs": []}
+    empty: dict[str, Any] = {"id": ids, "label": truth, "label_names": names, "predicted": [], "runs": []}
     empty |= {"kind": np.array(facts.kind), "threshold": np.array(facts.threshold)}
     if cluster is not None:
         empty["cluster"] = np.unique(cluster[labelled], return_inverse=True)[1].astype(np.int32)
-    found = dev.setdefault(name, empty)
-    found["predicted"].append(predicted.astype(dtype))
-    found["runs"].append(row)
+    parts = dev.setdefault(name, empty)
+    parts["predicted"].append(predicted.astype(dtype))
+    parts["runs"].append(row)
     return name
 
 
-def _count(path):
-    """How many labelled rows a run's dev split has."""
+def _count(path: str) -> int:
+    """Number of labelled rows of a run's dev split."""
     with np.load(os.path.join(path, "predictions", "dev.npz")) as arrays:
         problem = find_problem(task_of_record(arrays).kind)
         return int(problem.is_labelled(arrays["label"]).sum())
 
 
-def _training(path, planned):
-    """[(step, mean loss of the steps since the one before)], at most POINTS of the planned steps."""
+def _training(path: str, planned: int) -> Points:
+    """The training curve of a run: (step, mean loss since the previous point).
+
+    Args:
+        path: the work directory.
+        planned: number of planned steps, which decides the distance of points.
+    """
     rows = [row for row in records.read_lines(os.path.join(path, "train.jsonl")) if row["loss"] is not None]
     width = -(-planned // POINTS)
     parts = [rows[start : start + width] for start in range(0, len(rows), width)] if width else []
     return [(part[-1]["step"], sum(row["loss"] for row in part) / len(part)) for part in parts]
 
 
-def _evaluations(path):
-    """[(step, first metric)] of the evaluations on the way."""
+def _evaluations(path: str) -> Points:
+    """(step, first metric) of the evaluations during training."""
     file = os.path.join(path, "eval.jsonl")
     rows = records.read_lines(file) if os.path.exists(file) else []
     result = records.read_json(os.path.join(path, "result.json"))
-    first = next(iter(result["metrics"]), None)
+    first = next(iter(result["metrics"]), "")
     return [(row["step"], row[first]) for row in rows if row.get(first) is not None]
 
 
-def _flat(curves):
-    """(rows, steps, values) of [(row, [(step, value)])], arrays."""
-    found = [(row, step, value) for row, points in curves for step, value in points]
-    rows, steps, values = zip(*found, strict=True) if found else ((), (), ())
+def _flat(curves: Iterable[tuple[int, Points]]) -> Curve:
+    """The curves of several runs, (row, points) each, as one Curve."""
+    points = [(row, step, value) for row, curve in curves for step, value in curve]
+    rows, steps, values = zip(*points, strict=True) if points else ((), (), ())
     return np.array(rows, np.int32), np.array(steps, np.int32), np.array(values, np.float64)
 
 
-def _metrics(rows):
-    """{task: names of its metrics, the one that chooses first}."""
-    found = {}
+def _metrics(rows: Iterable[Row]) -> dict[str, list[str]]:
+    """{task: names of its metrics}; the first one decides."""
+    names_of: dict[str, list[str]] = {}
     for row in rows:
         names = [key.split(".", 1)[1] for key in row if key.startswith("metrics.")]
         if names:
-            found.setdefault(row["task"], names)
-    return found
+            names_of.setdefault(row["task"], names)
+    return names_of
 
 
-def _check_data(rows):
-    """Raises UserError for two runs of one task and phase on other data that no axis accounts for."""
-    seen = {}
+def _check_data(rows: Iterable[Row]) -> None:
+    """Raises UserError for two runs of one task and phase whose data differ although their axes do not."""
+    seen: dict[str, Row] = {}
     for row in rows:
         other = seen.setdefault(plans.data_key(row["phase"], row["cell"]), row) if row.get("data_sha256") else row
         if other.get("data_sha256") != row.get("data_sha256"):
             raise UserError(
                 f"{other['run']} and {row['run']} did not read the same data (data_sha256 {other['data_sha256'][:12]} "
-                f"and {row['data_sha256'][:12]}): their scores cannot stand in one table. Run one of them again."
+                f"and {row['data_sha256'][:12]}): their scores cannot be compared. Run one of them again."
             )

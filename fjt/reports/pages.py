@@ -3,6 +3,7 @@
 import dataclasses
 import html
 import re
+from collections.abc import Iterable
 
 CSS = """
 :root { color-scheme: light; }
@@ -34,13 +35,15 @@ code { font-size: .88em; overflow-wrap: anywhere; }
 
 @dataclasses.dataclass(frozen=True)
 class Heading:
+    """A heading.  level: 1 for the title."""
+
     level: int
     text: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """A paragraph; in all texts `code` and **bold** are marked as in Markdown."""
+    """A paragraph.  In the texts of all blocks, `code` and **bold** are marked as in Markdown."""
 
     text: str
     warning: bool = False
@@ -48,16 +51,24 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Items:
-    texts: tuple
+    """A list."""
+
+    texts: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """columns: right-aligned when their name starts with `>`; rows: of str; notes: what [1], [2], ... stand for."""
+    """A table.
 
-    columns: tuple
-    rows: tuple
-    notes: tuple = ()
+    Attributes:
+        columns: names; a column whose name starts with `>` is right-aligned.
+        rows: one text per column.
+        notes: the footnotes [1], [2], ...
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,27 +81,34 @@ class Picture:
     png: bytes = dataclasses.field(repr=False)
 
 
+Block = Heading | Text | Items | Table | Picture
+
+
 class Footnotes:
-    """What a table's dashes and marks stand for, each reason once."""
+    """The footnotes of a table, each text once.
 
-    def __init__(self):
-        self.reasons = {}
+    Attributes:
+        reasons: {text: its number}.
+    """
 
-    def dash(self, reason):
-        """A dash with the mark of a reason."""
+    def __init__(self) -> None:
+        self.reasons: dict[str, int] = {}
+
+    def dash(self, reason: str) -> str:
+        """A dash with the mark of a footnote."""
         return f"-{self.mark(reason)}"
 
-    def mark(self, reason):
-        """The mark of a reason."""
+    def mark(self, reason: str) -> str:
+        """The mark of a footnote."""
         return f" [{self.reasons.setdefault(reason, len(self.reasons) + 1)}]"
 
 
-def markdown(blocks):
+def markdown(blocks: Iterable[Block]) -> str:
     """The text of a Markdown file."""
     return "\n\n".join(_markdown(block) for block in blocks) + "\n"
 
 
-def _markdown(block):
+def _markdown(block: Block) -> str:
     match block:
         case Heading():
             return f"{'#' * block.level} {block.text}"
@@ -108,15 +126,15 @@ def _markdown(block):
     return f"{text}\n\n{notes}" if notes else text
 
 
-def _bar(cell):
+def _bar(cell: str) -> str:
     return cell.replace("|", "\\|")
 
 
-def _bare(text):
+def _bare(text: str) -> str:
     return re.sub(r"[`*\[\]]", "", text)
 
 
-def page(title, blocks):
+def page(title: str, blocks: Iterable[Block]) -> str:
     """The text of an HTML page that needs no other file."""
     body = "\n".join(_html(block) for block in blocks)
     return (
@@ -126,7 +144,7 @@ def page(title, blocks):
     )
 
 
-def _html(block):
+def _html(block: Block) -> str:
     match block:
         case Heading():
             return f"<h{block.level}>{_inline(block.text)}</h{block.level}>"
@@ -152,15 +170,15 @@ def _html(block):
     )
 
 
-def _inline(text):
+def _inline(text: str) -> str:
     text = html.escape(text, quote=False)
     text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
     text = re.sub(r"\*\*([^*]+)\*\*", r"<b>\1</b>", text)
     return re.sub(r"- \[(\d+)\]", r"-<sup>\1</sup>", text)
 
 
-def _inlined(picture):
-    """An SVG as it stands in a page beside others: its ids are its own, its text is a picture's."""
+def _inlined(picture: Picture) -> str:
+    """The SVG of a picture for a page with several: with ids that are unique in the page, and a label."""
     svg = picture.svg[picture.svg.index("<svg") :]
     svg = re.sub(r'(id="|href="#|url\(#)', rf"\1{picture.name}-", svg)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(_bare(picture.caption))}" ', 1)

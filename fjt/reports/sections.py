@@ -1,33 +1,45 @@
-"""The sections of a report on each task: tables, figures and their words."""
+"""The sections of a report on each task: tables, figures and their texts."""
 
 import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from fjt.reports import cells as values
 from fjt.reports import figures, inference
-from fjt.reports.cells import counts, summarize
-from fjt.reports.pages import Footnotes, Picture, Table, Text
+from fjt.reports.archive import Records
+from fjt.reports.cells import Cell, counts, summarize
+from fjt.reports.comparisons import Comparison
+from fjt.reports.inference import Interval
+from fjt.reports.pages import Block, Footnotes, Picture, Table, Text
 
-NO_LIMIT = "What the examples add is not above the noise of these runs: here seeds limit what is seen, not examples."
-HIDDEN = (
-    "These steps start from what frozen layers give, which is computed once and kept for all runs, of other methods, "
-    "trials and studies too: that pass is in this column alone, not in the operations and training seconds."
+NO_LIMIT = (
+    "The variance due to examples is not above the noise of these runs: the number of seeds limits the resolution, not "
+    "the number of examples."
 )
-LANES = "Runs made as lanes of one program: seconds are each one's share of the time that all of them took."
+HIDDEN = (
+    "These steps start from the frozen layers' output, which is computed once and cached for all runs, including those "
+    "of other methods, trials and studies. The time of that pass is in this column only; the operations and training "
+    "seconds do not include it."
+)
+LANES = "These runs were lanes of one program: each one's seconds are its share of the program's time."
 SIZES = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
+Name = Callable[[Cell], str]  # the name of a cell within its task
 
-def names_of(cells):
-    """function(cell) -> its name within its task: the method, and axes by the last parts of their keys."""
+
+def names_of(cells: Iterable[Cell]) -> Name:
+    """A function of a cell that returns its name: the method, and axes by the last parts of their keys."""
     keys = {key for cell in cells for key in cell.axes}
     last = [key.rsplit(".", 1)[-1] for key in keys]
     short = {key: key.rsplit(".", 1)[-1] if last.count(key.rsplit(".", 1)[-1]) == 1 else key for key in keys}
     return lambda cell: ", ".join([cell.method, *(f"{short[key]}={value}" for key, value in cell.axes.items())])
 
 
-def points(metric, value, signed=False):
-    """A score for people: a hundredth of the metric where it has bounds."""
+def points(metric: str, value: float | None, signed: bool = False) -> str:
+    """A score as printed: in hundredths if the metric has bounds, a dash if it is missing."""
     if value is None or math.isnan(value):
         return "-"
     if metric in inference.BOUNDS:
@@ -35,49 +47,49 @@ def points(metric, value, signed=False):
     return f"{value:{'+' if signed else ''}.4g}"
 
 
-def spread(metric, mean, sd, signed=False):
-    """mean ± sd."""
+def spread(metric: str, mean: float | None, sd: float | None, signed: bool = False) -> str:
+    """The text mean ± sd."""
     return f"{points(metric, mean, signed)} ± {points(metric, sd)}"
 
 
-def limits(metric, interval, notes, signed=False):
-    """The ends of an Interval, a dash where it is refused."""
+def limits(metric: str, interval: Interval | str, notes: Footnotes, signed: bool = False) -> str:
+    """The ends of an Interval, or a dash with the reason why there is none."""
     if isinstance(interval, str):
         return notes.dash(interval)
     return f"{points(metric, interval.low, signed)} to {points(metric, interval.high, signed)}"
 
 
-def unit(metric):
-    """What a metric is called over its numbers."""
+def unit(metric: str) -> str:
+    """The name of a metric in the head of a column of its scores."""
     return f"{metric}, points" if metric in inference.BOUNDS else metric
 
 
-def ended_of_started(cell):
-    """ "4/5": runs that finished of those that were started."""
+def ended_of_started(cell: Cell) -> str:
+    """ "4/5": numbers of runs that finished and that were started."""
     count = counts(cell.rows)
     return f"{count['finished']}/{count['started']}"
 
 
-def score_table(cells, metric, name):
-    """The Table of what a metric's scores are."""
+def score_table(cells: Sequence[Cell], metric: str, name: Name) -> Table:
+    """The Table of the scores in a metric."""
     notes, rows = Footnotes(), []
     any_failed = any(cell.failed.any() for cell in cells)
     for cell in cells:
-        found, row = summarize(cell, metric), [name(cell), ended_of_started(cell)]
-        if isinstance(found, str):
-            rows.append((*row, notes.dash(found), *["-"] * (5 + 3 * any_failed)))
+        summary, row = summarize(cell, metric), [name(cell), ended_of_started(cell)]
+        if isinstance(summary, str):
+            rows.append((*row, notes.dash(summary), *["-"] * (5 + 3 * any_failed)))
             continue
-        row.append(spread(metric, found["mean"], found["sd"]))
+        row.append(spread(metric, summary["mean"], summary["sd"]))
         if any_failed:
-            row.append(_without(metric, found["sound_mean"], found["sound_sd"], cell.failed))
-        row += [limits(metric, found[key], notes) for key in ("new_seeds", "new_examples")]
-        row += [points(metric, found[key]) for key in ("median", "best", "worst")]
+            row.append(_without(metric, summary["sound_mean"], summary["sound_sd"], cell.failed))
+        row += [limits(metric, summary[key], notes) for key in ("new_seeds", "new_examples")]
+        row += [points(metric, summary[key]) for key in ("median", "best", "worst")]
         rows.append((*row, *[str(cell.collapsed.sum()), str(cell.constant.sum())] * any_failed))
     columns = (
         "method",
         ">finished/ started",
         f">{unit(metric)}: mean ± sd",
-        *[">without those that failed"] * any_failed,
+        *[">without failed runs"] * any_failed,
         ">95 %: new seeds, this dev set",
         ">95 %: new seeds, new examples",
         ">median",
@@ -88,24 +100,24 @@ def score_table(cells, metric, name):
     return Table(columns, tuple(rows), tuple(notes.reasons))
 
 
-def _without(metric, mean, sd, failed, signed=False):
-    """A mean ± sd without runs that failed, with its n.  failed: bool[n]."""
+def _without(metric: str, mean: float | None, sd: float | None, failed: np.ndarray, signed: bool = False) -> str:
+    """A mean ± sd without failed runs, with its n.  failed: bool[n]."""
     if not failed.any():
         return "the same"
     return "none left" if failed.all() else f"{spread(metric, mean, sd, signed)}, n {np.sum(~failed)}"
 
 
-def failures(cells):
-    """[Text] that names the runs which collapsed or diverged, or says that there are none."""
+def failures(cells: Iterable[Cell]) -> list[Text]:
+    """The texts that name the collapsed and diverged runs, or one that says that there are none."""
     collapsed, diverged = [], []
     for cell in cells:
         for i, row in enumerate(cell.scored):
             if cell.collapsed[i]:
                 collapsed.append(f"`{row['run']}` (always {_value(cell, cell.predicted[i, 0])})")
         diverged += [f"`{row['run']}` ({row['failed']})" for row in cell.rows if row["state"] == values.DIVERGED]
-    found = []
+    texts = []
     if collapsed:
-        found.append(Text(f"**Collapsed**, one prediction for every example of dev: {'; '.join(collapsed)}."))
+        texts.append(Text(f"**Collapsed**, one prediction for every example of dev: {'; '.join(collapsed)}."))
     if diverged:
         constants = {
             f"always {_value(cell, cell.predicted[i, 0])}"
@@ -114,92 +126,91 @@ def failures(cells):
             if cell.constant[i]
         }
         counted = f"; each counts as predicting dev's most frequent label or mean ({', '.join(sorted(constants))})"
-        found.append(Text(f"**Diverged**{counted if constants else ', without a score'}: {'; '.join(diverged)}."))
-    return found or [Text("No run collapsed or diverged.")]
+        texts.append(Text(f"**Diverged**{counted if constants else ', without a score'}: {'; '.join(diverged)}."))
+    return texts or [Text("No run collapsed or diverged.")]
 
 
-def _value(cell, predicted):
+def _value(cell: Cell, predicted: Any) -> str:
     text = cell.problem.describe_label(predicted, cell.facts)
     return f"`{text}`" if cell.facts.label_names else text
 
 
-def cost_table(cells, name):
-    """The Table of what was chosen, what trains and what it takes."""
-    notes, rows = Footnotes(), []
-    for cell in cells:
-        cost = values.costs(cell, values.partner(cell, cells, "full"))
-        if not cost:
-            rows.append((name(cell), "0", *["-"] * 10))
-            continue
-        low, high = cost["seconds"][1:]
-        rows.append(
-            (
-                name(cell),
-                str(cost["n"]),
-                _chosen(cell),
-                f"{cost['trained']:,}",
-                f"{cost['added']:,}",
-                " or ".join(f"{steps:,}" for steps in cost["steps"]),
-                f"{cost['flops'] / 1e9:,.1f}",
-                "-" if cost["of_full"] is None else f"{cost['of_full']:.1%}",
-                "-" if cost["optimizer_bytes"] is None else size(cost["optimizer_bytes"]),
-                f"{cost['seconds'][0]:,.1f} ({low:,.1f} to {high:,.1f})"
-                + (notes.mark(LANES) if cost["lanes"] > 1 else ""),
-                _hidden(cell, cost, notes),
-                " or ".join(str(looks) for looks in cost["looks"]),
-            )
-        )
+def cost_table(cells: Sequence[Cell], name: Name) -> Table:
+    """The Table of the chosen values, the numbers of parameters and the costs."""
+    notes = Footnotes()
+    rows = [(name(cell), *_cost_row(cell, cells, notes)) for cell in cells]
     return Table(
         (
             "method",
             ">n",
             "values",
-            ">parameters that train",
-            ">of these added",
+            ">trainable parameters",
+            ">added parameters",
             ">steps",
             ">GFLOP of all steps",
             ">of `full`",
             ">Adam's moments",
             ">training seconds: median (lowest to highest)",
             ">seconds for hidden states, all runs",
-            ">looks at dev a run",
+            ">looks at dev per run",
         ),
         tuple(rows),
         tuple(notes.reasons),
     )
 
 
-def _hidden(cell, cost, notes):
-    """Seconds for hidden states: a dash where steps start from tokens."""
-    kept = any((row.get("start_layer") or 0) > 0 for row in cell.rows)
-    return f"{cost['hidden']:,.1f}{notes.mark(HIDDEN)}" if kept or cost["hidden"] else "-"
+def _cost_row(cell: Cell, cells: Sequence[Cell], notes: Footnotes) -> tuple[str, ...]:
+    """The columns of `cost_table` for a cell, except its name."""
+    cost = values.costs(cell, values.partner(cell, cells, "full"))
+    if not cost:
+        return ("0", *["-"] * 10)
+    median, low, high = cost["seconds"]
+    return (
+        str(cost["n"]),
+        _chosen(cell),
+        f"{cost['trained']:,}",
+        f"{cost['added']:,}",
+        " or ".join(f"{steps:,}" for steps in cost["steps"]),
+        f"{cost['flops'] / 1e9:,.1f}",
+        "-" if cost["of_full"] is None else f"{cost['of_full']:.1%}",
+        "-" if cost["optimizer_bytes"] is None else size(cost["optimizer_bytes"]),
+        f"{median:,.1f} ({low:,.1f} to {high:,.1f})" + (notes.mark(LANES) if cost["lanes"] > 1 else ""),
+        _hidden(cell, cost, notes),
+        " or ".join(str(looks) for looks in cost["looks"]),
+    )
 
 
-def size(count):
-    """Bytes for people."""
+def _hidden(cell: Cell, cost: dict[str, Any], notes: Footnotes) -> str:
+    """Seconds for computing the cached hidden states, a dash if steps start from tokens."""
+    cached = any((row.get("start_layer") or 0) > 0 for row in cell.rows)
+    return f"{cost['hidden']:,.1f}{notes.mark(HIDDEN)}" if cached or cost["hidden"] else "-"
+
+
+def size(count: int) -> str:
+    """A number of bytes as printed."""
     factor, name = next(((factor, name) for factor, name in SIZES if count >= factor), (1, "bytes"))
     return f"{count / factor:,.1f} {name}" if factor > 1 else f"{count} {name}"
 
 
-def short_value(text):
-    """A value's text for people: numbers without digits that say nothing."""
+def short_value(text: str) -> str:
+    """The text of a value as printed: numbers without trailing zeros."""
     value = values.number(text)
     return text if value is None else f"{value:g}"
 
 
-def _chosen(cell):
+def _chosen(cell: Cell) -> str:
     row = next(row for row in cell.rows if row["state"] == values.FINISHED)
-    found = [f"{key.rsplit('.', 1)[-1]} {short_value(row[key])} (chosen)" for key in cell.open]
+    texts = [f"{key.rsplit('.', 1)[-1]} {short_value(row[key])} (chosen)" for key in cell.open]
     if "optim.learning_rate" not in cell.open:
-        found.append(f"learning_rate {short_value(row['optim.learning_rate'])} (not chosen)")
-    return ", ".join(found)
+        texts.append(f"learning_rate {short_value(row['optim.learning_rate'])} (not chosen)")
+    return ", ".join(texts)
 
 
-def trial_table(cells, metric, found, name):
-    """(Table of the trials of cells, [warnings]); (None, []) where nothing was chosen."""
+def trial_table(cells: Sequence[Cell], metric: str, study: Records, name: Name) -> tuple[Table | None, list[str]]:
+    """(Table of the cells' trials, warnings), or (None, []) for cells without trials."""
     rows, edges, warnings, tried = [], [], [], {}
     for cell in cells:
-        trials = values.make_trials(cell, found)
+        trials = values.make_trials(cell, study)
         tried[name(cell)], ends = len(trials), values.edges(trials)
         for trial in trials:
             scores = trial.scores
@@ -215,25 +226,27 @@ def trial_table(cells, metric, found, name):
                     else "",
                 )
             )
-        taken = [trial for trial in trials if trial.chosen]
-        if len(taken) > 1 or any(not trial.best for trial in taken):
-            warnings.append(f"{cell.task}: not all reported runs of {name(cell)} took the trial that scored best.")
+        chosen = [trial for trial in trials if trial.chosen]
+        if len(chosen) > 1 or any(not trial.best for trial in chosen):
+            warnings.append(f"{cell.task}: not all reported runs of {name(cell)} use the trial with the best score.")
         edges += [f"{name(cell)} ({key} {short_value(value)}, the {end} of {n})" for key, value, end, n in ends]
     if not rows:
         return None, []
     if edges:
         warnings.append(
-            f"{cells[0].task}: what was chosen lies at the end of what was tried, and a better value may lie beyond: "
-            f"{'; '.join(edges)}."
+            f"{cells[0].task}: some chosen values are at the end of the range that was tried, so better values may lie "
+            f"outside it: {'; '.join(edges)}."
         )
     if len(set(tried.values())) > 1:
         numbers = "; ".join(f"{count or 'none'} for {cell}" for cell, count in tried.items())
-        warnings.append(f"{cells[0].task}: the methods had unequal numbers of trials, and more find more: {numbers}.")
+        warnings.append(
+            f"{cells[0].task}: the methods had unequal numbers of trials, which favours methods with more: {numbers}."
+        )
     columns = ("method", "tried", ">finished/ started", f">held-out {unit(metric)}: mean ± sd", "each run", "chosen")
     return Table(columns, tuple(rows)), warnings
 
 
-def comparison_table(comparisons, metric, name):
+def comparison_table(comparisons: Sequence[Comparison], metric: str, name: Name) -> Table:
     """The Table of Comparisons of one task."""
     notes, rows = Footnotes(), []
     any_failed = any(one.failed.any() for one in comparisons)
@@ -260,7 +273,7 @@ def comparison_table(comparisons, metric, name):
             "minus",
             ">n",
             f">{unit(metric)}: mean ± sd of differences",
-            *[">without those that failed"] * any_failed,
+            *[">without failed runs"] * any_failed,
             ">95 %: new seeds, this dev set",
             ">95 %: new seeds, new examples",
             ">p, adjusted",
@@ -274,26 +287,26 @@ def comparison_table(comparisons, metric, name):
     )
 
 
-def _needed(one, notes):
+def _needed(one: Comparison, notes: Footnotes) -> str:
     needed = one.needed
     if isinstance(needed, str):
         return notes.dash(needed)
     return f"{needed.estimate:,.0f} ({needed.low:,.0f} to {needed.high:,.0f})"
 
 
-def _smallest(one, notes):
+def _smallest(one: Comparison, notes: Footnotes) -> str:
     if isinstance(one.smallest, str):
         return notes.dash(one.smallest)
     return points(one.metric, one.smallest) if one.smallest else notes.dash(NO_LIMIT)
 
 
-def p_value(p):
-    """A p for people."""
+def p_value(p: float) -> str:
+    """A p-value as printed."""
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def parts_table(cells, metric, name):
-    """The Table of what each of two crossed seeds changes, None where none are crossed."""
+def parts_table(cells: Iterable[Cell], metric: str, name: Name) -> Table | None:
+    """The Table of the spread due to each of two crossed seeds, or None without crossed seeds."""
     notes, rows = Footnotes(), []
     for cell in cells:
         if not cell.crossed:
@@ -313,24 +326,24 @@ def parts_table(cells, metric, name):
                     " to ".join(ends),
                 )
             )
-    columns = ("method", ">n", "what changes", f">{unit(metric)}: sd", ">95 %")
+    columns = ("method", ">n", "varied seed", f">{unit(metric)}: sd", ">95 %")
     return Table(columns, tuple(rows), tuple(notes.reasons)) if rows else None
 
 
-def overview(cells, name):
+def overview(cells: Sequence[Cell], name: Name) -> Table:
     """The Table of mean ± sd and n of all cells by task, in each task's first metric."""
     tasks = list(dict.fromkeys(cell.task for cell in cells))
-    rows = {}
+    rows: dict[str, dict[str, str]] = {}
     for cell in cells:
-        found = summarize(cell, cell.metrics[0]) if cell.metrics else ""
-        score = "-" if isinstance(found, str) else spread(cell.metrics[0], found["mean"], found["sd"])
+        summary = summarize(cell, cell.metrics[0]) if cell.metrics else ""
+        score = "-" if isinstance(summary, str) else spread(cell.metrics[0], summary["mean"], summary["sd"])
         rows.setdefault(name(cell), {})[cell.task] = f"{score} ({ended_of_started(cell)})"
     metric = {cell.task: unit(cell.metrics[0]) if cell.metrics else "" for cell in cells}
     columns = ("method", *(f">{task}: {metric[task]}" for task in tasks))
     return Table(columns, tuple((row, *(scores.get(task, "") for task in tasks)) for row, scores in rows.items()))
 
 
-def picture(draw, name, caption):
-    """[Picture] of what a function draws, [] where it draws nothing."""
-    drawn = figures.render(draw, name)
-    return [Picture(name, caption, *drawn)] if drawn else []
+def picture(draw: Callable[[], Figure | None], name: str, caption: str) -> list[Block]:
+    """The Picture of a function's Figure in a list, or [] if the function returns None."""
+    rendered = figures.render(draw, name)
+    return [Picture(name, caption, *rendered)] if rendered else []

@@ -33,7 +33,7 @@ from fjt.training.checkpoint import Checkpoints, NotFinite, check_finite
 from fjt.training.loop import Stop, Stopped, check_step, first_host_state, judge
 
 
-def run_group(experiments, workdirs, folder, over, *, compiled=None, view=console, check=lambda: None):
+def run_group(experiments, workdirs, folder, over, *, compiled=None, view: console.View = console, check=lambda: None):
     """[result of each run, None of those that were over] of runs in locked work directories that share their programs.
 
     folder: of the group, for its checkpoints; over: bool of each run, whether it had ended before: it keeps its lane,

@@ -1,4 +1,4 @@
-"""Leases: several processes, on one machine or on several that share a folder, divide work without doing any twice."""
+"""Leases: several processes, on one machine or on several that share a folder, divide work and do none of it twice."""
 
 import contextlib
 import json
@@ -7,83 +7,97 @@ import re
 import secrets
 import socket
 import threading
+from typing import Any
 
-EXPIRY = 120.0  # seconds without a sign of life after which a holder is taken for dead
+EXPIRY = 120.0  # seconds without a sign of life after which a holder counts as dead
 PULSE = 15.0  # seconds between two signs of life
 
 
 class Lost(Exception):
-    """A lease was taken over by another process, for its holder gave no sign of life in time."""
+    """Another process took the lease over, because its holder gave no sign of life in time."""
 
 
 class Lease:
     """One holder's claim to the work in a folder, kept alive by a thread until it is released.
 
-    The claim is a file `lease.N` that only one process can have created.  Who finds the holder of N dead creates
-    `lease.N+1`, which again only one can, so a claim passes on at most once and needs no lock that crosses machines.
+    The claim is a file `lease.N` that only one process can have created.  A process that finds the holder of N dead
+    creates `lease.N+1`, which again only one process can.  A claim is therefore passed on at most once, without a lock
+    that works across machines.
+
+    Args:
+        path: the file.
+        holder: its contents, different for every claim.
     """
 
-    def __init__(self, path, words):
-        self._path, self._words = path, words
-        self._over = threading.Event()
+    def __init__(self, path: str, holder: dict[str, Any]):
+        self._path, self._holder = path, holder
+        self._released = threading.Event()
         self._thread = threading.Thread(target=self._live, daemon=True)
         self._thread.start()
 
-    def _live(self):
-        while not self._over.wait(PULSE):
+    def _live(self) -> None:
+        while not self._released.wait(PULSE):
             with contextlib.suppress(OSError):
                 os.utime(self._path)
 
-    def check(self):
+    def check(self) -> None:
         """Raises Lost when another process has taken over."""
-        if not self._stands():
+        if not self._is_valid():
             raise Lost(f"{self._path} was taken over by another process")
 
-    def _stands(self):
+    def _is_valid(self) -> bool:
         folder, name = os.path.split(self._path)
         try:
             with open(self._path, encoding="utf-8") as file:
-                return json.load(file) == self._words and f"lease.{_newest(folder)}" == name
+                return json.load(file) == self._holder and f"lease.{_newest(folder)}" == name
         except FileNotFoundError:
             return False
 
-    def release(self):
-        """Ends the claim; the work may be claimed anew."""
-        self._over.set()
+    def release(self) -> None:
+        """Ends the claim, so that the work can be claimed again."""
+        self._released.set()
         self._thread.join()
-        if self._stands():
+        if self._is_valid():
             os.remove(self._path)
 
 
-def claim(folder):
-    """A Lease of the work in a folder, None while another process that lives holds it."""
+def claim(folder: str) -> Lease | None:
+    """A Lease of the work in a folder, or None while another live process holds it."""
     os.makedirs(folder, exist_ok=True)
     newest = _newest(folder)
     if newest and not _dead(os.path.join(folder, f"lease.{newest}"), folder):
         return None
-    path, written = os.path.join(folder, f"lease.{newest + 1}"), _own(folder, "claim")
-    words = {"host": socket.gethostname(), "process": os.getpid(), "started": _started(os.getpid())}
-    words["token"] = secrets.token_hex(8)
-    with open(written, "w", encoding="utf-8") as file:
-        json.dump(words, file)
+    path, temporary = os.path.join(folder, f"lease.{newest + 1}"), _unique_path(folder, "claim")
+    holder = {
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+        "started": _started(os.getpid()),
+        "token": secrets.token_hex(8),
+    }
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(holder, file)
     try:
-        os.link(written, path)  # with its words in it, or not at all
+        os.link(temporary, path)  # the file appears with its contents, or not at all
     except FileExistsError:
         return None
     finally:
-        os.remove(written)
+        os.remove(temporary)
     with contextlib.suppress(FileNotFoundError):
         os.remove(os.path.join(folder, f"lease.{newest}"))
-    return Lease(path, words)
+    return Lease(path, holder)
 
 
-def _newest(folder):
-    found = [re.fullmatch(r"lease\.(\d+)", name) for name in os.listdir(folder)]
-    return max((int(match.group(1)) for match in found if match), default=0)
+def _newest(folder: str) -> int:
+    """The highest N of the files lease.N, 0 without one."""
+    matches = [re.fullmatch(r"lease\.(\d+)", name) for name in os.listdir(folder)]
+    return max((int(match.group(1)) for match in matches if match), default=0)
 
 
-def _started(process):
-    """The tick at which a process of this machine started, for numbers are used again; None when it is gone."""
+def _started(process: int) -> int | None:
+    """The clock tick at which a process of this machine started, or None when it is gone.
+
+    The process id alone does not identify a process, because ids are used again.
+    """
     try:
         with open(f"/proc/{process}/stat", encoding="utf-8") as file:
             state, *rest = file.read().rpartition(")")[2].split()
@@ -92,8 +106,8 @@ def _started(process):
     return None if state == "Z" else int(rest[18])
 
 
-def _dead(path, folder):
-    """Whether a lease's holder is gone: known at once on its own machine, after EXPIRY elsewhere."""
+def _dead(path: str, folder: str) -> bool:
+    """Whether a lease's holder is gone: known at once on its own machine, after EXPIRY on others."""
     try:
         with open(path, encoding="utf-8") as file:
             holder = json.load(file)
@@ -105,9 +119,9 @@ def _dead(path, folder):
     return age > EXPIRY
 
 
-def _now(folder):
-    """The time of the folder's own clock, which is not this machine's on a network file system."""
-    path = _own(folder, "clock")
+def _now(folder: str) -> float:
+    """The time of the file system's clock, which on a network file system differs from this machine's clock."""
+    path = _unique_path(folder, "clock")
     with open(path, "w", encoding="utf-8"):
         pass
     now = os.stat(path).st_mtime
@@ -115,6 +129,6 @@ def _now(folder):
     return now
 
 
-def _own(folder, name):
+def _unique_path(folder: str, name: str) -> str:
     """A path that no other process or thread uses."""
     return os.path.join(folder, f".{name}-{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}")

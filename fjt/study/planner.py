@@ -27,7 +27,7 @@ MEMORY_SHARE = 0.9  # of a device's memory that the program of a group may take
 class Shared:
     """What the runs of a process share: data and base models, read once, and compiled programs."""
 
-    def __init__(self, view=console):
+    def __init__(self, view: console.View = console):
         self.view, self.compiled, self._inputs = view, {}, {}
 
     def inputs(self, settings):

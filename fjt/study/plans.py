@@ -1,9 +1,11 @@
-"""A study's plan.json: its runs and groups, and what was said before the first result, which stays."""
+"""A study's plan.json: its runs, their groups, and the declarations that are fixed by the first result."""
 
 import collections
 import dataclasses
 import hashlib
 import os
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from fjt.core import records
 from fjt.core.errors import UserError
@@ -11,41 +13,49 @@ from fjt.core.options import PATHS, ExecutionConfig, flatten
 from fjt.data import packing
 from fjt.study.spec import Run
 
-# Values of these change the data or the base model, so that runs may differ in their hashes.
+# These keys change the data or the base model, so that runs that differ in them may differ in their hashes.
 DATA_KEYS = ("data.", "seeds.subset", "model.path", "model.revision", "model.max_length", "model.scratch.")
-SECTIONS = {"data": "data.", "weights": "model.", "tokenizer": "model."}  # of the config, that say where these are
-BESIDE = 1.0  # seconds that a run takes beside its training
-DECLARED = ("baseline", "family", "alpha")  # of config.study: what a test asks
+SECTIONS = {"data": "data.", "weights": "model.", "tokenizer": "model."}  # prefixes of the keys that name the place
+BESIDE = 1.0  # seconds that a run takes in addition to its training
+DECLARED = ("baseline", "family", "alpha")  # of config.study: the hypotheses of the tests
+
+Row = dict[str, Any]  # a Run as plan.json stores it
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Runs that one process takes at a time: they share every program.
+    """Runs that share every compiled program.  One process works on a group at a time.
 
-    id: its folder below groups/; phase: as of its runs; mode: one of study.MODES; program: of `study.program_key`;
-    shapes: of all its batches; runs: names; programs: a word for each that is compiled, equal for equal ones; seconds:
-    that its training may take.
+    Attributes:
+        id: the name of its folder below groups/.
+        phase: "tuning" or "runs", the phase of all its runs.
+        mode: one of spec.MODES.
+        program: the key of spec.program_key.
+        shapes: the shapes of all its batches.
+        runs: names of its runs.
+        programs: one hash per program to compile; equal programs have equal hashes.
+        seconds: expected seconds of training of all its runs.
     """
 
     id: str
     phase: str
     mode: str
     program: str
-    shapes: tuple
-    runs: tuple
-    programs: tuple
+    shapes: tuple[packing.Shape, ...]
+    runs: tuple[str, ...]
+    programs: tuple[str, ...]
     seconds: float
 
     @property
-    def run_seconds(self):
-        """Seconds that one of its runs may take."""
+    def run_seconds(self) -> float:
+        """Expected seconds of one of its runs."""
         return BESIDE + self.seconds / len(self.runs)
 
 
-def load(folder):
-    """(runs {name: Run}, [Group], the plan.json) of a study's folder; empty where there is none.
+def load(folder: str) -> tuple[dict[str, Run], list[Group], dict[str, Any]]:
+    """({name: Run}, groups, contents of plan.json) of a study's folder, all empty without a plan.json.
 
-    Runs of earlier configs that the last one left out stand in plan.json alone.
+    Runs of earlier configs that are not in the latest config appear only in the contents of plan.json.
     """
     path = os.path.join(folder, "plan.json")
     if not os.path.exists(path):
@@ -57,84 +67,95 @@ def load(folder):
         shapes = tuple(packing.Shape(*shape) for shape in group["shapes"])
         active = tuple(name for name in group["runs"] if name in runs)
         if active:
-            # Fewer lanes are another program: what was saved of all of them is not taken for theirs.
+            # Fewer lanes are another program: they must not resume from a checkpoint of all lanes.
             id_ = group["id"] if len(active) == len(group["runs"]) else f"{group['id']}-{word(active)}"
-            words, seconds = tuple(group["programs"]), group["seconds"] * len(active) / len(group["runs"])
-            groups.append(Group(id_, group["phase"], group["mode"], group["program"], shapes, active, words, seconds))
+            hashes, seconds = tuple(group["programs"]), group["seconds"] * len(active) / len(group["runs"])
+            groups.append(Group(id_, group["phase"], group["mode"], group["program"], shapes, active, hashes, seconds))
     return runs, groups, plan
 
 
-def to_run(name, row):
-    """The Run of a row of plan.json."""
+def to_run(name: str, row: Row) -> Run:
+    """The Run that a row of plan.json describes."""
 
-    def tuples(value):
+    def tuples(value: Any) -> Any:
         return tuple(tuples(part) for part in value) if isinstance(value, list) else value
 
     return Run(name, row["phase"], row["cell"], tuples(row["values"]), tuples(row["open"]))
 
 
-def to_row(run):
-    """A Run as it stands in plan.json."""
+def to_row(run: Run) -> Row:
+    """The row of plan.json that describes a Run."""
     return records.plain(dataclasses.asdict(run))
 
 
-def ended(workdir):
-    """Whether a run is done, or failed for good."""
+def ended(workdir: str) -> bool:
+    """Whether a run has finished, or has failed for good."""
     if os.path.exists(os.path.join(workdir, "DONE")):
         return True
     result = os.path.join(workdir, "result.json")
     return os.path.exists(result) and bool(records.read_json(result)["failed"])
 
 
-def has_result(folder, rows):
-    """Whether a reported run has one, so that someone may have looked.  rows: those of plan.json's runs."""
+def has_result(folder: str, rows: Iterable[Row]) -> bool:
+    """Whether a reported run has a result, so that someone may have looked at it.  rows: runs of plan.json."""
     return any(
         row["phase"] == "runs" and os.path.exists(os.path.join(folder, row["name"], "result.json")) for row in rows
     )
 
 
-def count_seeds(rows):
-    """{cell: how many reported runs it has}, whether its seeds are the study's or an axis of its own.
+def count_seeds(rows: Iterable[Row]) -> dict[str, int]:
+    """{cell: number of its reported runs}, whether the seeds are the study's or an axis of the cell.
 
-    rows: those of plan.json's runs.
+    Args:
+        rows: runs of plan.json.
     """
     return dict(collections.Counter(row["cell"] for row in rows if row["phase"] == "runs"))
 
 
-def planned_seeds(folder, plan, runs):
-    """{cell: how many reported runs it was planned with}, which stays from the study's first result on.
+def planned_seeds(folder: str, plan: Mapping[str, Any], runs: Iterable[Run]) -> dict[str, int]:
+    """{cell: number of reported runs that were planned}, fixed from the study's first result on.
 
-    plan: plan.json as it was; runs: what the config asks for now.
+    Args:
+        folder: the study.
+        plan: the previous plan.json, or {}.
+        runs: the runs of the current config.
     """
     now, known = count_seeds(map(to_row, runs)), plan.get("runs", {}).values()
     return now | plan["planned_seeds"] if has_result(folder, known) else now
 
 
-def declared(folder, plan, study):
-    """{key: value} of DECLARED, which stays from the study's first result on.
+def declared(folder: str, plan: Mapping[str, Any], study: Mapping[str, Any]) -> dict[str, Any]:
+    """{key: value} of DECLARED, fixed from the study's first result on.
 
-    plan: plan.json as it was; study: config.study as a dict.
+    Args:
+        folder: the study.
+        plan: the previous plan.json, or {}.
+        study: config.study as a dict.
     """
     if has_result(folder, plan.get("runs", {}).values()):
         study = plan["declared"]
     return {key: study[key] for key in DECLARED}
 
 
-def changed(study, before):
-    """Why no comparison has a p: what config.study declares otherwise than before a result, "" where nothing is.
+def changed(study: Mapping[str, Any], before: Mapping[str, Any]) -> str:
+    """The reason why comparisons have no p-value: declarations changed after a result.  "" when none changed.
 
-    study: config.study as a dict; before: of `declared`.
+    Args:
+        study: config.study as a dict.
+        before: the declarations of `declared`.
     """
     differ = [
         f"config.study.{key} was {before[key]!r} and is {study[key]!r}" for key in DECLARED if study[key] != before[key]
     ]
     if not differ:
         return ""
-    return f"{', '.join(differ)}: what a test asks is declared before a reported run ends, so there is no p."
+    return (
+        f"{', '.join(differ)}: the hypotheses of a test must be declared before a reported run ends, so there is no p."
+    )
 
 
-def check_config(folder, plan, base):
-    """Raises UserError when a plan's base config is another."""
+def check_config(folder: str, plan: Mapping[str, Any], base: Mapping[str, Any]) -> None:
+    """Raises UserError when the base config differs from that of the plan, other than in paths and execution."""
     before, now = flatten(plan["config"]), flatten(records.plain(base))
     execution = tuple(f"{field.name}." for field in dataclasses.fields(ExecutionConfig))
     differ = [
@@ -144,21 +165,28 @@ def check_config(folder, plan, base):
     ]
     if differ:
         raise UserError(
-            f"--workdir={folder} is the study of another config. Take another directory, or its settings:\n  "
+            f"--workdir={folder} is the study of another config. Give another directory, or the same settings:\n  "
             + "\n  ".join(differ)
         )
 
 
-def data_key(phase, cell):
-    """What decides the data and base model of a run, beside the config that all share: its phase, task and axes."""
+def data_key(phase: str, cell: str) -> str:
+    """The phase, task and axes of a run that decide its data and base model, given the config that all runs share."""
     task, _, *axes = cell.split("/")
     return "/".join([phase, task, *(axis for axis in axes if axis.startswith(DATA_KEYS))])
 
 
-def check_contents(folder, run, before, now, flat):
-    """Raises UserError where a run would read other contents than those that the runs beside it were planned over.
+def check_contents(
+    folder: str, run: Run, before: Mapping[str, str], now: Mapping[str, str], flat: Mapping[str, Any]
+) -> None:
+    """Raises UserError when a run would read other contents than the runs of the same data_key were planned with.
 
-    before, now: {"data", "weights", "tokenizer": sha256}; flat: {key: value} of its config.
+    Args:
+        folder: the study.
+        run: the run.
+        before: {"data", "weights", "tokenizer": sha256} at the time of planning.
+        now: the same hashes of the present files.
+        flat: {key: value} of the run's config.
     """
     differ = [name for name in now if now[name] != before[name]]
     if not differ:
@@ -167,10 +195,11 @@ def check_contents(folder, run, before, now, flat):
     places = [f"config.{key}={flat[key]!r}" for key in PATHS if key.startswith(sections) and flat[key]]
     raise UserError(
         f"--workdir={folder} was planned over other contents: {run.name} would not read the same "
-        f"{' and '.join(differ)}, with {', '.join(places)}. Give what was read before, or another --workdir."
+        f"{' and '.join(differ)}, with {', '.join(places)}. Restore the files that were read before, or give "
+        "another --workdir."
     )
 
 
-def word(texts):
-    """A word for texts, the same in every process."""
+def word(texts: Iterable[str]) -> str:
+    """A short hash of texts, equal in every process."""
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]

@@ -1,4 +1,4 @@
-"""The work of a study: groups are claimed, their runs made one after another, what is open chosen from the trials."""
+"""The work of a study: claims groups, runs their members, and chooses the open values from the tuning runs."""
 
 import collections
 import contextlib
@@ -7,38 +7,46 @@ import os
 import shutil
 import statistics
 import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from fjt.core import console, records
+from fjt.core.options import Settings
 from fjt.experiment.execute import run as run_alone
-from fjt.experiment.prepare import prepare
+from fjt.experiment.prepare import Experiment, prepare
 from fjt.experiment.workdir import lock
 from fjt.study import lease
 from fjt.study.bundle import run_group
-from fjt.study.plans import BESIDE, ended
-from fjt.study.spec import PHASES, settings_of
+from fjt.study.planner import Shared
+from fjt.study.plans import BESIDE, Group, ended
+from fjt.study.spec import PHASES, Run, settings_of
 from fjt.tasks.kinds import lower_is_better
 from fjt.training.checkpoint import NotFinite
 
-POLL = 5.0  # seconds between two looks at what other processes do
+POLL = 5.0  # seconds between two looks at the progress of other processes
+
+Chosen = dict[str, dict[str, Any]]  # {cell: {key: value}}
 
 
 class Progress:
-    """What a person sees of a study: a bar over all runs, whoever makes them, and a line a run that ends here."""
+    """The output of a study: a bar over all runs of all processes, and one line per run that ends in this process."""
 
-    def __init__(self, bar, folder, groups):
+    def __init__(self, bar: console.BarView, folder: str, groups: Sequence[Group]):
         self._bar, self._folder = bar, folder
         self._seconds = {name: group.run_seconds for group in groups for name in group.runs}
         self._start, (self.done, self._first) = time.monotonic(), self._look()
 
-    def _look(self):
-        """(the runs that have ended, seconds that the plan expects of the others)."""
-        lacking = [name for name in self._seconds if not ended(os.path.join(self._folder, name))]
-        return len(self._seconds) - len(lacking), sum(self._seconds[name] for name in lacking)
+    def _look(self) -> tuple[int, float]:
+        """(number of runs that have ended, seconds that the plan expects the others to take)."""
+        missing = [name for name in self._seconds if not ended(os.path.join(self._folder, name))]
+        return len(self._seconds) - len(missing), sum(self._seconds[name] for name in missing)
 
-    def show(self, text):
+    def show(self, text: str) -> None:
+        """Shows a text next to the bar."""
         self._bar.update(self.done, text)
 
-    def end(self, name, text):
+    def end(self, name: str, text: str) -> None:
+        """Prints the line of a run that has ended, with the time that the study still needs."""
         self.done, left = self._look()
         left *= (time.monotonic() - self._start) / max(self._first - left, BESIDE)
         console.say(f"{self.done}/{len(self._seconds)}  {name}  {text}  ETA {console.duration(left)}")
@@ -46,101 +54,144 @@ class Progress:
 
 
 class _View(console.Silent):
-    """The view of a run in a study: silent but for warnings, told once each, and its own progress in the bar."""
+    """The View of a run in a study: silent except for its progress in the study's bar and for new warnings.
 
-    def __init__(self, name, progress, told):
-        self._name, self._progress, self._told = name, progress, told
+    Args:
+        name: the run.
+        progress: the study's output.
+        warned: warnings that were printed before; each is printed once per process.
+    """
+
+    def __init__(self, name: str, progress: Progress, warned: set[str]):
+        self._name, self._progress, self._warned = name, progress, warned
+        self._label, self._total = name, 0
 
     @contextlib.contextmanager
-    def bar(self, label, total, done=0, every=0):
-        self._label = f"{self._name}: {label}", total
+    def bar(self, label: str, total: int, done: int = 0, every: int = 0) -> Iterator[console.BarView]:
+        self._label, self._total = f"{self._name}: {label}", total
         yield self
 
-    def update(self, done, note=""):
-        self._progress.show(f"{self._label[0]} {done}/{self._label[1]}")
+    def update(self, done: int, note: str = "") -> None:
+        self._progress.show(f"{self._label} {done}/{self._total}")
 
-    def warn(self, text):
-        if text not in self._told:
-            self._told.add(text)
+    def warn(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
             console.warn(f"{self._name}: {text}")
 
 
-def work(folder, base, runs, groups, shared, *, shard=(0, 1)):
-    """Makes every run of the groups that other processes leave to this one, tuning runs first.
+def work(
+    folder: str,
+    base: Settings,
+    runs: dict[str, Run],
+    groups: Sequence[Group],
+    shared: Shared,
+    *,
+    shard: tuple[int, int] = (0, 1),
+) -> bool:
+    """Whether all runs of the study have ended, after this process has done its share of the work.
 
-    runs: {name: Run}; groups: Groups of `fjt.study.plans`; shard: (i, n), only every n-th group, from the i-th on.
-    A group that another process holds is waited for, because it may die.  Returns whether all runs of the study have
-    ended; those of other shards may not have.  Raises train.Stopped.
+    Tuning runs come first.  A group that another process holds is waited for, because that process may die.  Runs of
+    other shards may not have ended.
+
+    Args:
+        folder: the study.
+        base: settings that all runs share.
+        runs: {name: Run}.
+        groups: all groups of the plan.
+        shared: inputs and compiled programs that runs share.
+        shard: (i, n): this process works on every n-th group, starting from the i-th.
+
+    Raises:
+        train.Stopped: the process was asked to stop.
     """
     names = [name for group in groups for name in group.runs]
-    told = set()
     with console.bar("runs", len(names)) as bar:
         progress = Progress(bar, folder, groups)
         progress.show("")
+        worker = _Worker(folder, base, runs, shared, progress)
         for phase in PHASES:
-            mine = [group for i, group in enumerate(groups) if i % shard[1] == shard[0] and group.phase == phase]
-            if phase == "runs" and any(runs[name].open for group in mine for name in group.runs):
-                tuning = [group for group in groups if group.phase == "tuning"]
-                _wait(folder, tuning, base, runs, shared, progress, told)
-            _wait(folder, mine, base, runs, shared, progress, told)
-    over = all(ended(os.path.join(folder, name)) for name in names)
-    if over:
-        for group in groups:  # what one that was killed at its very end has left
+            shard_groups = [
+                group for i, group in enumerate(groups) if i % shard[1] == shard[0] and group.phase == phase
+            ]
+            if phase == "runs" and any(runs[name].open for group in shard_groups for name in group.runs):
+                worker.wait([group for group in groups if group.phase == "tuning"])
+            worker.wait(shard_groups)
+    all_ended = all(ended(os.path.join(folder, name)) for name in names)
+    if all_ended:
+        for group in groups:  # a process that was killed at the very end of a group leaves its checkpoints
             shutil.rmtree(os.path.join(folder, "groups", group.id, "checkpoints"), ignore_errors=True)
-    return over
+    return all_ended
 
 
-def _wait(folder, groups, base, runs, shared, progress, told):
-    """Takes groups until all their runs have ended, whoever makes them."""
-    said = False
-    while waiting := [group for group in groups if not all(ended(os.path.join(folder, name)) for name in group.runs)]:
-        taken = [_take(folder, group, base, runs, shared, progress, told) for group in waiting]
-        if not any(taken):
-            if not said:
-                console.say(f"waiting for {len(waiting)} groups that other processes have taken")
-                said = True
-            time.sleep(POLL)
+class _Worker:
+    """One process's work on a study.  See `work` for the arguments."""
 
+    def __init__(self, folder: str, base: Settings, runs: dict[str, Run], shared: Shared, progress: Progress):
+        self._folder, self._base, self._runs, self._shared = folder, base, runs, shared
+        self._progress = progress
+        self._warned: set[str] = set()
 
-def _take(folder, group, base, runs, shared, progress, told):
-    """Makes the runs of a group that have not ended; False when another process has it."""
-    if all(ended(os.path.join(folder, name)) for name in group.runs):
+    def _all_ended(self, group: Group) -> bool:
+        return all(ended(os.path.join(self._folder, name)) for name in group.runs)
+
+    def wait(self, groups: Sequence[Group]) -> None:
+        """Works on groups until all their runs have ended, in this process or in others."""
+        announced = False
+        while waiting := [group for group in groups if not self._all_ended(group)]:
+            if not any([self._try_group(group) for group in waiting]):
+                if not announced:
+                    console.say(f"waiting for {len(waiting)} groups that other processes work on")
+                    announced = True
+                time.sleep(POLL)
+
+    def _try_group(self, group: Group) -> bool:
+        """False when another process holds the group; else True, after all its runs have ended."""
+        if self._all_ended(group):
+            return True
+        folder = os.path.join(self._folder, "groups", group.id)
+        claim = lease.claim(folder)
+        if claim is None:
+            return False
+        try:
+            if self._all_ended(group):  # the process that held the group a moment ago may have ended them
+                return True
+            chosen: Chosen = {}
+            if group.phase == "runs" and any(self._runs[name].open for name in group.runs):
+                chosen = choose(self._folder, self._runs)
+            members = [
+                _Member(self._folder, self._runs[name], self._base, chosen, self._shared, group) for name in group.runs
+            ]
+            if group.mode == "vmap":
+                _run_lanes(members, folder, self._shared, self._progress, self._warned, claim.check)
+                return True
+            for member in members:
+                claim.check()
+                if not ended(member.workdir):
+                    _run_member(member, self._shared, self._progress, self._warned)
+        except lease.Lost as lost:  # this machine slept, or its clock stood still: the other process goes on
+            console.warn(str(lost))
+            return False
+        finally:
+            claim.release()
         return True
-    own = os.path.join(folder, "groups", group.id)
-    held = lease.claim(own)
-    if held is None:
-        return False
-    try:
-        if all(ended(os.path.join(folder, name)) for name in group.runs):  # by the one that held it a moment ago
-            return True
-        chosen = {}
-        if group.phase == "runs" and any(runs[name].open for name in group.runs):
-            chosen = choose(folder, runs)
-        members = [_Member(folder, runs[name], base, chosen, shared, group) for name in group.runs]
-        if group.mode == "vmap":
-            _make_lanes(members, own, shared, progress, told, held.check)
-            return True
-        for member in members:
-            held.check()
-            if not ended(member.workdir):
-                _make(member, shared, progress, told)
-    except lease.Lost as lost:  # this machine slept, or its clock stood still: the other process goes on
-        console.warn(str(lost))
-        return False
-    finally:
-        held.release()
-    return True
 
 
 class _Member:
-    """A run of a group.  name, workdir: of it; prepare(view) -> its Experiment."""
+    """A run of a group.
 
-    def __init__(self, folder, run, base, chosen, shared, group):
+    Attributes:
+        name: its name.
+        workdir: its work directory.
+    """
+
+    def __init__(self, folder: str, run: Run, base: Settings, chosen: Chosen, shared: Shared, group: Group):
         self.name, self.workdir = run.name, os.path.join(folder, run.name)
         self._run, self._base, self._shared, self._shapes = run, base, shared, group.shapes
         self._chosen = chosen.get(run.cell, {})
 
-    def prepare(self, view):
+    def prepare(self, view: console.View) -> Experiment:
+        """The prepared Experiment of the run."""
         settings = settings_of(self._run, self._base, tuple(self._chosen.items()))
         origins = dict.fromkeys(dict(self._run.values), "the study")
         return prepare(
@@ -152,9 +203,9 @@ class _Member:
         )
 
 
-def _make(member, shared, progress, told):
-    """Makes a run by itself."""
-    view, start = _View(member.name, progress, told), time.perf_counter()
+def _run_member(member: _Member, shared: Shared, progress: Progress, warned: set[str]) -> None:
+    """Runs one member by itself."""
+    view, start = _View(member.name, progress, warned), time.perf_counter()
     with lock(member.workdir):
         if ended(member.workdir):
             return
@@ -165,60 +216,69 @@ def _make(member, shared, progress, told):
             result = {"failed": str(error)}
             if not experiment.settings.execution.output.checkpoints:
                 shutil.rmtree(os.path.join(member.workdir, "checkpoints"))
-    _tell(member, result, f"{time.perf_counter() - start:.1f} s", progress)
+    _show_end(member, result, f"{time.perf_counter() - start:.1f} s", progress)
 
 
-def _make_lanes(members, folder, shared, progress, told, check):
-    """Makes runs together, as the lanes of one program."""
-    view, start = _View(f"{members[0].name} and {len(members) - 1} more", progress, told), time.perf_counter()
+def _run_lanes(
+    members: Sequence[_Member],
+    folder: str,
+    shared: Shared,
+    progress: Progress,
+    warned: set[str],
+    check: Callable[[], None],
+) -> None:
+    """Runs members together, as the lanes of one program."""
+    view, start = _View(f"{members[0].name} and {len(members) - 1} more", progress, warned), time.perf_counter()
+    workdirs = [member.workdir for member in members]
     with contextlib.ExitStack() as locks:
-        for where in (folder, *(member.workdir for member in members)):
-            locks.enter_context(lock(where))
-        over = [ended(member.workdir) for member in members]
+        for path in (folder, *workdirs):
+            locks.enter_context(lock(path))
+        already_done = [ended(workdir) for workdir in workdirs]
         experiments = [member.prepare(view) for member in members]
-        workdirs = [member.workdir for member in members]
-        results = run_group(experiments, workdirs, folder, over, compiled=shared.compiled, view=view, check=check)
-    took = f"{time.perf_counter() - start:.1f} s for {len(members)} lanes"
+        results = run_group(
+            experiments, workdirs, folder, already_done, compiled=shared.compiled, view=view, check=check
+        )
+    duration = f"{time.perf_counter() - start:.1f} s for {len(members)} lanes"
     for member, result in zip(members, results, strict=True):
         if result:
-            _tell(member, result, took, progress)
+            _show_end(member, result, duration, progress)
 
 
-def _tell(member, result, took, progress):
+def _show_end(member: _Member, result: dict[str, Any], duration: str, progress: Progress) -> None:
     if result["failed"]:
         progress.end(member.name, f"failed: {result['failed']}")
         return
     scores = "  ".join(f"{name} {value:.4f}" for name, value in result["metrics"].items())
-    progress.end(member.name, f"{scores}  ({took})")
+    progress.end(member.name, f"{scores}  ({duration})")
 
 
-def choose(folder, runs):
-    """{cell: {key: value}} of what is open in its runs, by the trial that scored best; all trials have ended.
+def choose(folder: str, runs: dict[str, Run]) -> Chosen:
+    """{cell: {key: value}} of the open keys of its runs, from the tuning trial with the best score.
 
-    A trial's score is the mean over its seeds of the first metric on the held-out rows; one that failed once is behind
-    all that did not, and of equals the first is taken.
+    All tuning runs must have ended.  A trial's score is the mean over its seeds of the first metric on the held-out
+    rows.  A trial with fewer failed runs ranks before one with more; among equal trials the first is used.
     """
-    trials = collections.defaultdict(lambda: collections.defaultdict(list))
+    trials: dict[str, dict[str, list[Run]]] = collections.defaultdict(lambda: collections.defaultdict(list))
     for run in runs.values():
         if run.phase == "tuning":
             trials[run.cell][run.name.rsplit("/seed=", 1)[0]].append(run)
-    chosen = {}
+    chosen: Chosen = {}
     for run in runs.values():
         if run.phase == "runs" and run.open and run.cell not in chosen:
-            best = max(trials[run.cell].values(), key=lambda trial: _standing(folder, trial))
+            best = max(trials[run.cell].values(), key=lambda trial: _rank(folder, trial))
             chosen[run.cell] = {key: dict(best[0].values)[key] for key, _ in run.open}
     return chosen
 
 
-def _standing(folder, trial):
-    """(minus the runs that failed, mean score of the others), so that the greater is the better."""
+def _rank(folder: str, trial: Sequence[Run]) -> tuple[int, float]:
+    """(minus the number of failed runs, mean score of the others): the larger, the better."""
     scores = [_score(records.read_json(os.path.join(folder, run.name, "result.json"))) for run in trial]
-    good = [score for score in scores if score is not None]
-    return len(good) - len(scores), statistics.fmean(good) if good else -math.inf
+    valid = [score for score in scores if score is not None]
+    return len(valid) - len(scores), statistics.fmean(valid) if valid else -math.inf
 
 
-def _score(result):
-    """The first metric, so that higher is better; None for a run that failed or scored nothing."""
+def _score(result: dict[str, Any]) -> float | None:
+    """The first metric, negated if lower is better; None for a run that failed or has no score."""
     for name, value in (result.get("metrics") or {}).items():
         return None if value is None else -value if lower_is_better(name) else value
     return None

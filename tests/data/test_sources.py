@@ -231,7 +231,11 @@ def test_what_a_table_can_be_mistaken_for(tmp_path, caplog):
     assert not caplog.text
     rows = "text,label", "first,a", "  ,b", "third,a"
     refusal("empty.csv:3", "the text is empty", call=lambda: own("empty.csv", *rows))
-    refusal("no column 'text'", "parted by something else", call=lambda: own("other.csv", "text;label", "first;a"))
+    refusal(
+        "no column 'text'",
+        "separator does not match the suffix",
+        call=lambda: own("other.csv", "text;label", "first;a"),
+    )
     excel = tmp_path / "excel.csv"
     excel.write_bytes("text,label\nfirst,a\n".encode("utf-16"))
     refusal("UTF-16", "iconv -f utf-16", call=lambda: load_own(excel, data__holdout=0.5))

@@ -97,10 +97,14 @@ def test_own_table_faults(tmp_path):
     refusal("unseen.csv:3", "'c'", "a, b", call=bad("unseen.csv", "text,label", "x,a", "y,c"))
     refusal("none.csv:2", "no label", call=bad("none.csv", "text,label", "x,"))
     refusal("few.csv:4", "1 fields", call=bad("few.csv", "text,label", '"two\nlines",a', "short"))
-    refusal("open.csv:3", "written twice", call=bad("open.csv", "text,label", "x,a", '"never closed,b', "y,a"))
+    refusal(
+        "open.csv:3",
+        "Write a quote inside a quoted field twice",
+        call=bad("open.csv", "text,label", "x,a", '"never closed,b', "y,a"),
+    )
     refusal("twice.csv:1", "2 columns", "'text'", call=bad("twice.csv", "text,text,label", "x,y,a"))
     refusal("norows.csv", "no rows", call=bad("norows.csv", "text,label"))
-    refusal("json.jsonl:2", "no JSON", call=bad("json.jsonl", '{"text": "x", "label": "a"}', "{text: y}"))
+    refusal("json.jsonl:2", "not JSON", call=bad("json.jsonl", '{"text": "x", "label": "a"}', "{text: y}"))
     refusal("list.jsonl:1", "object", call=bad("list.jsonl", "[1]"))
     refusal("key.jsonl:2", "'label'", call=bad("key.jsonl", '{"text": "x", "label": "a"}', '{"text": "y"}'))
     refusal("null.jsonl:1", "None", "columns.text", call=bad("null.jsonl", '{"text": null, "label": "a"}'))

@@ -203,7 +203,7 @@ def test_a_run_that_was_tampered_with_is_not_reproduced(done, launch, tmp_path):
     config["config"]["optim"]["learning_rate"] *= 1.01
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     ended = launch(tmp_path / "run", program="fjt.reproduce")
-    assert ended.code == 2 and "cannot be made again" in ended.text, ended.text
+    assert ended.code == 2 and "cannot be reproduced" in ended.text, ended.text
     rows = read_rows(tmp_path / "run" / "train.jsonl")
     shutil.copytree(done[0] / name, tmp_path / "other")
     rows[3]["loss"] *= 1.001
@@ -362,7 +362,7 @@ def test_another_config_in_the_same_folder_is_refused(done, launch, arguments, o
 
 def test_a_baseline_that_is_no_method_is_refused_before_any_run(launch, arguments, tmp_path):
     ended = launch(*arguments(study__baseline="ful"), "--workdir", tmp_path / "study", program="fjt.sweep")
-    assert ended.code == 2 and "config.study.baseline='ful' is no method of this study" in ended.text, ended.text
+    assert ended.code == 2 and "config.study.baseline='ful' is not a method of this study" in ended.text, ended.text
     assert not (tmp_path / "study" / "runs").exists()
 
 

@@ -42,7 +42,7 @@ def test_crossed_seeds_are_taken_apart(tmp_path):
     wanted = inference.variance_parts(table)
     assert variance_parts(cell, "accuracy") == dict(zip(("seeds.init", "seeds.data", "rest"), wanted, strict=True))
     assert summarize(cell, "accuracy")["new_seeds"] == CROSSED
-    assert document.fixed_seeds(found)[0].startswith("All reported runs have the same seeds.dropout: what is said")
+    assert document.fixed_seeds(found)[0].startswith("All reported runs have the same seeds.dropout: statements about")
     shown = sections.parts_table([cell], "accuracy", lambda cell: cell.method).rows
     assert shown[0][:4] == ("full", "25", "seeds.init", f"{100 * wanted[0].estimate ** 0.5:.2f}")
     assert document.seeds_text(found.rows) == "seeds.init 0 to 4 and seeds.data 10 to 14"

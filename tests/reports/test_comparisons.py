@@ -44,7 +44,7 @@ def test_fewer_seeds_than_planned_have_no_p(tmp_path):
     (one,) = comparisons_of(made.finish(planned_seeds=planned), tmp_path)
     assert "7 were planned of choices/head and 8 of choices/full" in one.p
     assert (
-        "7 to 8 seeds of a cell were planned"
+        "7 to 8 seeds per cell were planned"
         in document.family_text([one], records_of(made.folder, tmp_path).facts).text
     )
     made.cell("choices", "full", {7: predictions("choices", 0.9, "full", 7)})
@@ -57,7 +57,7 @@ def test_what_is_declared_after_a_result_gives_no_p(tmp_path, key, before):
     made = make_pairs(tmp_path / "study", 8)
     declared = {name: made.study[name] for name in plans.DECLARED} | {key: ast.literal_eval(before)}
     (one,) = comparisons_of(made.finish(declared=declared), tmp_path)
-    assert one.p.startswith(f"config.study.{key} was {before} and is {made.study[key]!r}: what a test asks")
+    assert one.p.startswith(f"config.study.{key} was {before} and is {made.study[key]!r}: the hypotheses of a test")
     assert one.new_seeds.n == 8
 
 
@@ -98,7 +98,7 @@ def test_less_is_better_where_it_is(tmp_path):
     assert full.scores("mse") == pytest.approx(errors)
     assert values["best"] == min(errors) and values["worst"] == max(errors) and values["mean"] == np.mean(errors)
     (one,) = make_comparisons([full, head], found.facts)[0]
-    assert one.mean > 0 and one.improvement < 0.5 and "mse has no points" in one.needed and one.p < 0.05
+    assert one.mean > 0 and one.improvement < 0.5 and "mse has no bounds" in one.needed and one.p < 0.05
 
 
 def test_a_baseline_agrees_in_all_axes_it_has(tmp_path):

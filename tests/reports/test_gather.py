@@ -81,9 +81,9 @@ def broken(folder, change):
             "data",
             r"runs/choices/full/seed=0 and runs/choices/head/seed=2 did not read the same data \(data_sha256 dddd",
         ),
-        ("baseline", "config.study.baseline='none' is no method of this study"),
+        ("baseline", "config.study.baseline='none' is not a method of this study"),
         ("predictions", "dev.npz is missing"),
-        ("scores", "runs/choices/head/seed=1 has accuracy .* and its predictions give"),
+        ("scores", "runs/choices/head/seed=1 has accuracy .* but its predictions score"),
         ("plan", "plan.json is not of a study"),
     ],
 )
@@ -114,9 +114,9 @@ def test_data_that_an_axis_changes_may_differ(tmp_path):
 
 def test_folders_that_hold_no_study_are_refused(tmp_path, capsys):
     assert report.main(["report", str(tmp_path)]) == 2
-    assert "is no study: it holds no plan.json, and no runs.csv and predictions.npz" in capsys.readouterr().err
+    assert "is not a study: it contains neither plan.json nor runs.csv and predictions.npz" in capsys.readouterr().err
     assert report.main(["report", str(tmp_path / "none")]) == 2
-    assert "is no folder" in capsys.readouterr().err
+    assert "is not a folder" in capsys.readouterr().err
     made = MadeStudy(tmp_path / "study")
     made.cell("choices", "full", {0: BEGUN, 1: MISSING})
     assert report.main(["report", str(made.finish())]) == 2

@@ -227,7 +227,7 @@ def test_family_of_sign_flips():
             inference.sign_flip_family(np.ones((family, 2)))
         needed = int(str(caught.value).split("Run ")[1].split()[0])
         assert 2 / 2**needed <= 0.05 / family < 2 / 2 ** (needed - 1)
-    with pytest.raises(UserError, match=r"7 seeds in a family of 4 tests.*0\.016.*takes 0\.013\. Run 8 seeds"):
+    with pytest.raises(UserError, match=r"7 seeds in a family of 4 tests.*0\.016.*needs 0\.013\. Run 8 seeds"):
         inference.sign_flip_family(np.ones((4, 7)))
 
 
@@ -303,18 +303,18 @@ def test_smallest_difference_by_hand():
 
 @pytest.mark.parametrize("call, words", [
     (lambda: inference.seed_interval(SCORES[:5], np.array([0, 0, 1, 1, 0], bool)), r"3 of 5 runs .* needs 5: run"),
-    (lambda: inference.seed_interval(np.full(6, 0.1), sound(6)), r"All 6 runs give 0\.1.*run more seeds"),
+    (lambda: inference.seed_interval(np.full(6, 0.1), sound(6)), r"All 6 runs score 0\.1.*run more seeds"),
     (lambda: inference.crossed_interval(SCORES, np.eye(6, 99), sound(6)), r"on 99 examples or sources.* needs 100"),
     (lambda: inference.crossed_interval(
         SCORES, np.eye(6, 300), sound(6), None, np.arange(300) // 6), r"on 50 examples or sources"),
     (lambda: inference.crossed_interval(
         np.full(5, 0.99), np.eye(5, 150), sound(5), (0, 1)), r"A score of 0\.99 on 150 .* of them 2 wrong"),
     (lambda: inference.crossed_interval(np.full(5, 0.01), np.eye(5, 150), sound(5), (0, 1)), r"and 2 right"),
-    (lambda: inference.crossed_interval(np.ones(5), np.ones((5, 150)), sound(5)), r"All 5 runs give 1,"),
-    (lambda: inference.seeds_needed(np.ones(6), sound(6), 0.1), r"to see 0\.1 .* sd 0: both"),
-    (lambda: inference.seeds_needed(SCORES, sound(6), 0.0), r"to see 0 .*above 0"),
-    (lambda: inference.sign_flip(np.ones(33)), r"33 seeds tries 2\^33 signs: give it at most 32"),
-    (lambda: inference.expected_best(SCORES, 4), r"best of 4 out of 6 runs: n should be from 1 to 3"),
+    (lambda: inference.crossed_interval(np.ones(5), np.ones((5, 150)), sound(5)), r"All 5 runs score 1,"),
+    (lambda: inference.seeds_needed(np.ones(6), sound(6), 0.1), r"a difference of 0\.1 .* sd 0 .*both must be above 0"),
+    (lambda: inference.seeds_needed(SCORES, sound(6), 0.0), r"to find a difference of 0 .*above 0"),
+    (lambda: inference.sign_flip(np.ones(33)), r"33 seeds tries 2\^33 signs: use at most 32 seeds"),
+    (lambda: inference.expected_best(SCORES, 4), r"best of 4 out of 6 runs: n must be from 1 to 3"),
     (lambda: inference.variance_parts(np.ones((4, 9))), r"4 x 9 seeds.* need 5 of each"),
     (lambda: inference.summarize([], sound(0), 3, 0), r"None of 3 runs has a score"),
 ])  # fmt: skip

@@ -20,7 +20,7 @@ def planned(count, methods=("full", "head", "lora"), tasks=("choices", "marks"))
 @pytest.mark.parametrize(
     ("count", "study", "warnings"),
     [
-        (4, {"baseline": ""}, ["4 seeds of choices/full: there is no 95 % interval from fewer than 5."]),
+        (4, {"baseline": ""}, ["4 seeds of choices/full: a 95 % interval needs at least 5."]),
         (5, {"baseline": ""}, []),
         (6, {"family": "study"}, ["6 seeds in a family of 4 tests: no p is low enough for config.study.alpha=0.05 with "
                                   "fewer than 8."]),

@@ -84,7 +84,7 @@ def test_scores_by_hand(written):
     assert row["finished/ started"] == "8/8" and (row["collapsed"], row["diverged"]) == ("1", "0")
     assert row["accuracy, points: mean ± sd"] == f"{100 * head.mean():.2f} ± {100 * head.std(ddof=1):.2f}"
     sound = np.delete(head, 2)
-    assert row["without those that failed"] == f"{100 * sound.mean():.2f} ± {100 * sound.std(ddof=1):.2f}, n 7"
+    assert row["without failed runs"] == f"{100 * sound.mean():.2f} ± {100 * sound.std(ddof=1):.2f}, n 7"
     assert (row["median"], row["best"]) == (f"{100 * np.median(head):.2f}", f"{100 * head.max():.2f}")
     half = 2.4469 * sound.std(ddof=1) / math.sqrt(7)  # Student's t of 6 degrees of freedom
     assert (
@@ -96,7 +96,7 @@ def test_scores_by_hand(written):
     row = table["lora, rank=4"]
     assert row["finished/ started"] == "7/8" and (row["collapsed"], row["diverged"]) == ("0", "1")
     assert row["accuracy, points: mean ± sd"] == f"{100 * lora.mean():.2f} ± {100 * lora.std(ddof=1):.2f}"
-    assert row["worst"] == "60.00" and table["full"]["without those that failed"] == "the same"
+    assert row["worst"] == "60.00" and table["full"]["without failed runs"] == "the same"
     assert "`runs/choices/head/seed=2` (always `no`)" in written[1]
     assert "`runs/choices/lora/tune.rank=4/seed=5` (the loss of step 8 is nan" in written[1]
     assert rows_of(written[1], "Scores: f1")["head"]["worst"] == "0.00"
@@ -135,7 +135,7 @@ def test_comparisons_by_hand(written):
     head[2] = 0.6
     sound = np.delete(head - b, 2)
     row = table["head"]
-    assert row["without those that failed"] == f"{100 * sound.mean():+.2f} ± {100 * sound.std(ddof=1):.2f}, n 7"
+    assert row["without failed runs"] == f"{100 * sound.mean():+.2f} ± {100 * sound.std(ddof=1):.2f}, n 7"
     assert row["95 %: new seeds, this dev set"].startswith(
         f"{100 * (sound.mean() - 2.4469 * sound.std(ddof=1) / 7**0.5):+.2f}"
     )
@@ -155,12 +155,12 @@ def test_a_family_is_one_task_or_the_study(folder, tmp_path):
 
 
 def test_what_it_takes(folder, written, tmp_path):
-    row = rows_of(written[1], "What it takes")["lora, rank=4"]
-    assert (row["n"], row["parameters that train"], row["of these added"]) == ("7", "410", "400")
+    row = rows_of(written[1], "Costs")["lora, rank=4"]
+    assert (row["n"], row["trainable parameters"], row["added parameters"]) == ("7", "410", "400")
     assert (row["steps"], row["GFLOP of all steps"], row["of `full`"]) == ("40", "80.0", "66.7%")
     assert (row["Adam's moments"], row["seconds for hidden states, all runs"]) == ("3.2 KiB", "-")
     assert row["training seconds: median (lowest to highest)"] == "23.0 (20.0 to 27.0)"  # 20 + seed, without seed 5
-    assert (row["values"], row["looks at dev a run"]) == ("learning_rate 0.01 (chosen)", "1")
+    assert (row["values"], row["looks at dev per run"]) == ("learning_rate 0.01 (chosen)", "1")
     _, cells = cells_of(folder, tmp_path)
     assert costs(cells["choices/head"], None)["of_full"] is None
 
@@ -178,8 +178,8 @@ def test_trials_and_their_warnings(folder, written, tmp_path):
     assert "scored on 10% of the training rows, held out: 120 rows of choices, 120 rows of marks." in top
     assert "head (optim.learning_rate 0.001, the highest of 2)" in top and "full (optim" not in top
     assert (
-        "unequal numbers of trials, and more find more: 3 for full; 3 for lora, rank=2; 3 for lora, rank=4; 2 for"
-        in top
+        "unequal numbers of trials, which favours methods with more: 3 for full; 3 for lora, rank=2; "
+        "3 for lora, rank=4; 2 for" in top
     )
 
 
@@ -192,7 +192,7 @@ def test_a_choice_that_was_not_the_best_is_told(tmp_path):
     made.cell("choices", "full", {0: right}, open_={"optim.learning_rate": rates}, chosen={"optim.learning_rate": 1e-2})
     found, cells = cells_of(made.finish(), tmp_path)
     table, warnings = sections.trial_table(list(cells.values()), "accuracy", found, lambda cell: cell.method)
-    assert warnings == ["choices: not all reported runs of full took the trial that scored best."]
+    assert warnings == ["choices: not all reported runs of full use the trial with the best score."]
     assert table.rows[2][2:4] == ("0/1", "- ± -")
 
 
@@ -218,7 +218,7 @@ def test_runs_of_earlier_configs_are_reported_and_never_waited_for(tmp_path):
     found = records_of(made.finish(active=active), tmp_path)
     assert [row["run"] for row in found.rows if not row["asked"]] == ["runs/choices/lora/seed=1"]
     assert document.progress(found) == []
-    assert "Of these runs, 1 were asked for by earlier configs" in "".join(document.what_was_run(found))
+    assert "Of these runs, 1 are only in earlier configs" in "".join(document.run_facts(found))
 
 
 def test_a_step_that_is_chosen_on_dev_itself_is_warned_of(tmp_path):
@@ -230,7 +230,7 @@ def test_a_step_that_is_chosen_on_dev_itself_is_warned_of(tmp_path):
         path.write_text(path.read_text().replace('"select": "last"', '"select": "best"'))
     found = records_of(folder, tmp_path)
     (warning,) = document.chosen_on_dev(found)
-    assert "8 reported runs took the step that scores best on dev itself" in warning and "3 looks" in warning
+    assert "8 reported runs use the step with the best score on dev itself" in warning and "3 looks" in warning
     assert document.chosen_on_dev(records_of(make_pairs(tmp_path / "last", 3).finish(), tmp_path)) == []
 
 
@@ -245,7 +245,7 @@ def test_environments_that_disagree_are_told(tmp_path):
         "The runs had several versions of jax: 0.10.2 (2 runs) and 0.10.3 (1 run); scores may differ by more than "
         "seeds.",
     ]
-    assert "jax 0.10.2 (2 runs) and 0.10.3 (1 run)" in "".join(document.what_was_run(found))
+    assert "jax 0.10.2 (2 runs) and 0.10.3 (1 run)" in "".join(document.run_facts(found))
 
 
 def test_files_that_do_not_belong_together_are_refused(folder, written, tmp_path, capsys):
@@ -253,7 +253,7 @@ def test_files_that_do_not_belong_together_are_refused(folder, written, tmp_path
     other.mkdir()
     (other / "runs.csv").write_bytes((written[0] / "runs.csv").read_bytes())
     assert report.main(["report", str(other)]) == 2
-    assert "predictions.npz is missing, beside runs.csv" in capsys.readouterr().err
+    assert "predictions.npz is missing next to runs.csv" in capsys.readouterr().err
     archive.save(gather.read(make_pairs(tmp_path / "study", 2).finish()), tmp_path)
     whole = (tmp_path / "predictions.npz").read_bytes()
     for content in (b"", b"words", whole[: len(whole) // 2]):

@@ -46,16 +46,16 @@ def test_what_a_test_asks_is_that_of_the_config_until_a_reported_run_has_a_resul
     assert found == {"baseline": "full", "family": "study", "alpha": 0.05}
     assert plans.changed(first, found) == ""
     assert plans.changed(second, found).startswith(
-        "config.study.family was 'study' and is 'task', config.study.alpha was 0.05 and is 0.1: what a test asks"
+        "config.study.family was 'study' and is 'task', config.study.alpha was 0.05 and is 0.1: the hypotheses"
     )
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"data"}, "data, with config.data.files.train='a.csv'. Give"),
-        ({"weights", "tokenizer"}, "weights and tokenizer, with config.model.path='b'. Give"),
-        ({"data", "weights"}, "data and weights, with config.data.files.train='a.csv', config.model.path='b'. Give"),
+        ({"data"}, "data, with config.data.files.train='a.csv'. Restore"),
+        ({"weights", "tokenizer"}, "weights and tokenizer, with config.model.path='b'. Restore"),
+        ({"data", "weights"}, "data and weights, with config.data.files.train='a.csv', config.model.path='b'. Restore"),
     ],
 )
 def test_other_contents_are_named_with_where_they_are(changed, message):

@@ -67,7 +67,7 @@ def test_a_shard_waits_for_its_groups_and_no_others(tmp_path, monkeypatch):
     names, tried = ("runs/a", "runs/b", "runs/c"), []
     groups = [plans.Group(str(i), "runs", "loop", "", (), (name,), (), 1.0) for i, name in enumerate(names)]
 
-    def take(folder, group, *_):
+    def try_group(self, group):
         tried.append(group.id)
         if tried == ["0"]:
             return False
@@ -75,7 +75,7 @@ def test_a_shard_waits_for_its_groups_and_no_others(tmp_path, monkeypatch):
         (tmp_path / group.runs[0] / "DONE").write_text("")
         return True
 
-    monkeypatch.setattr(worker, "_take", take)
+    monkeypatch.setattr(worker._Worker, "_try_group", try_group)
     monkeypatch.setattr(worker, "POLL", 0.0)
     runs = {name: Run(name, "runs", name[-1], ()) for name in names}
     assert not worker.work(str(tmp_path), {}, runs, groups, None, shard=(0, 2))
