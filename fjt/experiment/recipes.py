@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fjt.core.errors import UserError
-from fjt.core.options import Experiment, Settings, flatten, to_dict
+from fjt.core.options import ExperimentConfig, Settings, flatten, to_dict
 from fjt.models.encoder import EncoderConfig
 from fjt.tuning.partition import METHODS, find_methods
 
@@ -78,7 +78,7 @@ def resolve(
     return dataclasses.replace(settings, experiment=experiment), {key: origin for key, (_, origin) in filled.items()}
 
 
-def _learning_rate(experiment: Experiment, name: str, width: int, scratch: bool) -> tuple[float, str]:
+def _learning_rate(experiment: ExperimentConfig, name: str, width: int, scratch: bool) -> tuple[float, str]:
     """(learning rate of a method's recipe, its origin)."""
     rate, origin = METHODS[name].learning_rate, f"recipe for {name}"
     if scratch and name == "full":
@@ -102,7 +102,7 @@ def _replace(node: Any, filled: Filled, prefix: str = "") -> Any:
     return dataclasses.replace(node, **values)
 
 
-def total_steps(experiment: Experiment, rows: int) -> int:
+def total_steps(experiment: ExperimentConfig, rows: int) -> int:
     """Number of optimizer steps of a run on `rows` examples.  Its settings have no open values."""
     steps, epochs = experiment.train.steps, experiment.train.epochs
     if steps is not None:
@@ -111,7 +111,7 @@ def total_steps(experiment: Experiment, rows: int) -> int:
     return epochs * math.ceil(rows / experiment.train.batch_size)
 
 
-def evaluation_steps(experiment: Experiment, rows: int) -> tuple[int, ...]:
+def evaluation_steps(experiment: ExperimentConfig, rows: int) -> tuple[int, ...]:
     """The steps after which dev is evaluated, always including the last one."""
     total = total_steps(experiment, rows)
     every, epochs = experiment.eval.every_steps, experiment.eval.every_epochs
@@ -122,7 +122,7 @@ def evaluation_steps(experiment: Experiment, rows: int) -> tuple[int, ...]:
     return tuple(sorted({*range(every, total, every), total}))
 
 
-def evaluated_splits(experiment: Experiment, names: Iterable[str]) -> list[str]:
+def evaluated_splits(experiment: ExperimentConfig, names: Iterable[str]) -> list[str]:
     """The splits among `names` that a run evaluates: dev during training, the others at the end."""
     left_out = {"train"} | ({"official_dev"} if not experiment.eval.official_dev else set())
     tests = () if experiment.eval.test else ("test", "ax")

@@ -16,7 +16,7 @@ from fjt.data import batches
 from fjt.models import pretrained
 from fjt.models.encoder import Model
 from fjt.models.layers import Hooks
-from fjt.tasks import losses
+from fjt.tasks.classification import CLASSIFICATION
 
 
 def test_hidden_states_and_logits(reference):
@@ -60,7 +60,7 @@ def test_gradients(reference):
     hyper = small.make_hyper(dropout=0.0)
 
     def loss(params):
-        value, weight = losses.cross_entropy(model.apply(params, batch), batch["label"], hyper)
+        value, weight = CLASSIFICATION.loss(model.apply(params, batch), batch, hyper)
         return jnp.sum(value * batch["weight"]) / jnp.sum(weight * batch["weight"])
 
     grads = tree.flatten(jax.jit(jax.grad(loss))(params))

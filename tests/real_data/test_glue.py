@@ -13,7 +13,7 @@ from fjt import main
 from fjt.core import console
 from fjt.core.options import from_config
 from fjt.experiment.prepare import prepare
-from fjt.tasks import metrics
+from fjt.tasks.classification import f1
 
 SHARED, MINILM = os.environ.get("FJT_SHARED", ""), os.environ.get("FJT_MINILM", "")
 pytestmark = pytest.mark.skipif(not (SHARED and MINILM), reason="FJT_SHARED and FJT_MINILM are not set")
@@ -86,7 +86,7 @@ def test_run_on_mrpc_loads_in_pytorch(tmp_path):
     with np.load(os.path.join(workdir, "predictions", "dev.npz")) as predictions:
         logits, label = predictions["logits"], predictions["label"]
     assert logits.shape == (408, 2)
-    assert result["metrics"]["f1"] == pytest.approx(metrics.f1(logits.argmax(-1), label), abs=1e-12)
+    assert result["metrics"]["f1"] == pytest.approx(f1(logits.argmax(-1), label), abs=1e-12)
     assert result["token_efficiency"] > 0.88
 
     export = os.path.join(workdir, "export")
