@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from fjt.core import tree
 from fjt.core.errors import UserError, suggest
 from fjt.models.layers import ACTIVATIONS, Hooks, product
+from fjt.tuning.bottleneck_forms import hub_form
 from fjt.tuning.method import Cost, Method, Product, add_gate, gate, is_gate, layer_place, leaf_key, split_layer
 
 STDDEV = 0.02  # of the down-projection, as AdapterHub draws it
@@ -167,6 +168,18 @@ def _products(path, shape, config):
 
 
 _COST = Cost(_place, _products)
+# Compacter's kernels in AdapterHub's config: shared rules of PARTS square matrices, kernels of rank 1.
+_KRONECKER = {
+    "phm_dim": PARTS, "phm_rank": 1, "phm_bias": True, "learn_phm": True, "shared_phm_rule": True,
+    "shared_W_phm": False, "factorized_phm_rule": False, "factorized_phm_W": True,
+}  # fmt: skip
+
+
+def _facts(attention, parallel=False, kronecker=False, **others):
+    """The entries of AdapterHub's config that tell a bottleneck from the others.  attention: whether one follows it."""
+    return {"mh_adapter": attention, "is_parallel": parallel, "phm_layer": kronecker} | others
+
+
 _SIZE = {"reduction": 16.0, "bottleneck_width": 0}
 _GATED = _SIZE | {"gating": False}
 
@@ -175,13 +188,13 @@ METHODS = {
         "an adapter after attention and after the feed-forward layer (Houlsby et al. 2019)",
         _GATED | {"activation": "swish", "adapter_norm": False}, learning_rate=2e-4, check=_check, cost=_COST,
         size="bottleneck_width", add=_add("houlsby", ("attention_output", "output")), hooks=_block(),
-        built_in=("activation", "adapter_norm"),
+        built_in=("activation", "adapter_norm"), adapterhub=hub_form(inner_width, _facts(True), norm=True),
     ),
     "pfeiffer": Method(
         "an adapter after the feed-forward layer, which reads what its LayerNorm would give (Pfeiffer et al. 2021)",
         _GATED | {"activation": "relu", "adapter_norm": True}, learning_rate=2e-4, check=_check, cost=_COST,
         size="bottleneck_width", add=_add("pfeiffer", ("output",)), hooks=_block(),
-        built_in=("activation", "adapter_norm"),
+        built_in=("activation", "adapter_norm"), adapterhub=hub_form(inner_width, _facts(False), norm=True),
     ),
     "parallel": Method(
         "a scaled adapter beside the feed-forward layer (He et al. 2022)",
@@ -190,11 +203,13 @@ METHODS = {
         add=_add("parallel", ("output",)), hooks=_block(beside=True),
         built_in=("activation",),
         values=lambda options: {"scale": options["adapter_scale"]}, size="bottleneck_width",
+        adapterhub=hub_form(inner_width, _facts(False, parallel=True, original_ln_before=False), scale=True),
     ),
     "compacter": Method(
         "Houlsby's adapters with kernels that are sums of Kronecker products (Karimi Mahabadi et al. 2021)",
         _SIZE | {"reduction": 32.0, "activation": "gelu"}, learning_rate=1e-3, check=_check_compacter, cost=_COST,
         add=_add_compacter, hooks=_block(_composed),
         built_in=("activation",), size="bottleneck_width", step=PARTS,
+        adapterhub=hub_form(inner_width, _facts(True, kronecker=True, original_ln_before=False), _KRONECKER),
     ),
 }  # fmt: skip

@@ -15,6 +15,8 @@ from fjt.core import tree
 from fjt.core.errors import UserError
 from fjt.models import layers
 from fjt.models.layers import Hooks, drop_at, product, wide
+from fjt.tuning import low_rank_forms as forms
+from fjt.tuning.low_rank_forms import IA3_INPUTS, site_ranks
 from fjt.tuning.method import (
     ORDER,
     SITES,
@@ -69,11 +71,6 @@ def _init_a(key, name, width, rank):
     bound = 1.0 / math.sqrt(width)
     keys = jax.vmap(lambda column: jax.random.fold_in(leaf_key(key, name), column))(jnp.arange(rank))
     return jax.vmap(lambda k: jax.random.uniform(k, (width,), minval=-bound, maxval=bound), out_axes=1)(keys)
-
-
-def site_ranks(options):
-    """{site: rank} of LoRA's options."""
-    return dict(zip(options["sites"], options["ranks"] or (options["rank"],) * len(options["sites"]), strict=True))
 
 
 def _add_lora(key, base, config, options):
@@ -272,10 +269,6 @@ def scaled(x, scale):
     return x * scale.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
-# Sites whose input is scaled; the others' output is.
-IA3_INPUTS = ("output", "attention_output")
-
-
 def _add_ia3(key, base, config, options):
     del key, base
     leaves = {}
@@ -320,24 +313,25 @@ METHODS = {
         "low-rank updates of dense layers, W + s A B (Hu et al. 2022)", _LORA | {"gating": False}, learning_rate=5e-4,
         add=_add_lora, values=_lora_values, hooks=_lora_hooks, check=_check_lora("lora"), idle=_idle_lora,
         merge=_merge_lora, size="rank", cost=Cost(products=_products_lora), exclusive=_PLACE,
+        peft=forms.PEFT_LORA, adapterhub=forms.HUB_LORA,
     ),
     "dora": Method(
         "low-rank updates of the direction of dense layers, their magnitude apart (Liu et al. 2024)", _LORA,
         learning_rate=5e-4, add=_add_dora, values=_lora_values, hooks=_dora_hooks, check=_check_lora("dora"),
         idle=_idle_lora, merge=_merge_dora, size="rank", cost=Cost(products=_products_lora),
-        exclusive=_PLACE,
+        exclusive=_PLACE, peft=forms.PEFT_DORA,
     ),
     "vera": Method(
         "scales of one fixed random low-rank update that all dense layers share (Kopiczko et al. 2024)",
         {"sites": ("query", "value"), "rank": 256, "dropout": 0.0, "vera_start": 0.1}, learning_rate=4e-3,
         add=_add_vera, fixed="[ab]", values=lambda options: {"dropout": options["dropout"]}, hooks=_vera_hooks,
         check=_check_vera, merge=_merge_vera, size="rank", highest=lambda config, max_length: WIDEST * config.width,
-        cost=Cost(products=_products_vera), exclusive=_PLACE,
+        cost=Cost(products=_products_vera), exclusive=_PLACE, peft=forms.PEFT_VERA,
     ),
     "ia3": Method(
         "keys, values and inner activations scaled by feature (Liu et al. 2022)",
         {"sites": ("key", "value", "output")}, learning_rate=5e-3, add=_add_ia3, hooks=_ia3_hooks,
         check=lambda config, options: check_sites(options["sites"], SITES, "ia3"), merge=_merge_ia3,
-        cost=Cost(place=_place_ia3),
+        cost=Cost(place=_place_ia3), peft=forms.PEFT_IA3, adapterhub=forms.HUB_IA3,
     ),
 }  # fmt: skip

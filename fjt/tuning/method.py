@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from fjt.core.errors import UserError, suggest
 from fjt.models.encoder import EncoderConfig
 from fjt.models.layers import Hooks, product, segment_mean
+from fjt.tuning.forms import HubForm, PeftForm
 
 # The dense layers of an encoder, by names that no family changes; all but the pooler are in each of its layers.
 SITES = ("query", "key", "value", "attention_output", "intermediate", "output", "pooler")
@@ -130,6 +131,7 @@ class Method:
     `partition.stages` returns them.  None: one stage.
     prompt_length(options) -> the number of learned tokens before each example.
     shift(options) -> the position at which text starts, beyond the learned tokens.
+    peft, adapterhub: its form in the directories of these libraries.  None: they have none.
     """
 
     about: str
@@ -158,6 +160,8 @@ class Method:
     stages: Callable | None = None
     prompt_length: Callable[[dict], int] = lambda options: 0
     shift: Callable[[dict], int] = lambda options: 0
+    peft: PeftForm | None = None
+    adapterhub: HubForm | None = None
 
 
 def leaf_key(key, name):

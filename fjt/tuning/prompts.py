@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from fjt.core.errors import UserError
 from fjt.models.layers import Hooks, product
+from fjt.tuning import prompts_forms as forms
 from fjt.tuning.method import Cost, Method, add_gate, gate, leaf_key, split_layer
 
 STDDEV = 0.02
@@ -154,17 +155,19 @@ METHODS = {
         {"prefix_length": 20, "projection": 0, "shift_positions": True, "gating": False}, learning_rate=4e-3,
         add=_add_prefix, hooks=_prefix_hooks, built_in=("prefix_length", "shift_positions"),
         size="prefix_length", highest=_room, cost=Cost(place=_place_prefix, keys=_keys_prefix),
-        shift=_shift,
+        shift=_shift, peft=forms.peft_prefix(prefixes), adapterhub=forms.HUB_PREFIX,
     ),
     "prompt": Method(
         "learned tokens before each example (Lester et al. 2021)", {"prompt_length": 20}, learning_rate=2e-3,
         add=_add_prompt, hooks=_prompt_hooks, size="prompt_length", highest=_room,
         cost=_PROMPT_COST, exclusive=_PLACE, prompt_length=lambda options: options["prompt_length"],
+        peft=forms.peft_prompt(prompt_table, mlp=False),
     ),
     "p_tuning": Method(
         "learned tokens before each example, made by an MLP (Liu et al. 2021)",
         {"prompt_length": 20, "projection": 128}, learning_rate=5e-4, check=_check_p_tuning,
         add=_add_p_tuning, hooks=_prompt_hooks, size="prompt_length", highest=_room,
         cost=_PROMPT_COST, exclusive=_PLACE, prompt_length=lambda options: options["prompt_length"],
+        peft=forms.peft_prompt(prompt_table, mlp=True),
     ),
 }  # fmt: skip

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from fjt.core import prng, tree
 from fjt.core.errors import UserError
 from fjt.models.layers import Hooks
+from fjt.tuning.forms import PeftForm
 from fjt.tuning.method import SITES, Method, check_sites, leaf_at, places
 
 
@@ -113,6 +114,16 @@ def _mixout_hooks(leaves, values, options):
     return Hooks(kernel=kernel)
 
 
+# PEFT puts a copy of each LayerNorm beside it; a checkpoint's own tensors are these copies.
+_PEFT_NORMS = PeftForm(
+    "LN_TUNING",
+    accepts=lambda about: about["peft_type"] == "LN_TUNING",
+    read=lambda about, placed, whole, config: ({}, {}),
+    write=lambda leaves, options, config, module: ({}, {"target_modules": r".*LayerNorm"}),
+    wrapped="ln_tuning_layers",
+    holds=lambda module: module.endswith("norm"),
+)
+
 METHODS = {
     "full": Method(
         "every parameter", {}, learning_rate=2e-5, weight_decay=0.01, pooler=True, alone=True,
@@ -149,7 +160,8 @@ METHODS = {
         {"sites": ()}, learning_rate=1e-3, choose=_biases,
     ),
     "layernorm": Method(
-        "scales and biases of LayerNorm (Qi et al. 2022)", {}, learning_rate=1e-3, choose=_norms
+        "scales and biases of LayerNorm (Qi et al. 2022)", {}, learning_rate=1e-3, choose=_norms,
+        peft=_PEFT_NORMS,
     ),
     "attention_only": Method(
         "query, key, value and output of the attention (Touvron et al. 2022)", {}, learning_rate=5e-5,
