@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from fjt.tuning.partition import METHODS
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fjt"
 
@@ -143,6 +145,26 @@ def test_data_never_loads_jax():
 @pytest.mark.parametrize("package", ["torch", "tensorflow", "datasets", "keras"])
 def test_no_other_framework(package):
     assert not users(package)
+
+
+# Strings that are also something other than a method: the tree of the head, the recipe and the partner of full tuning.
+SHARED_WORDS = {"head", "full"}
+KNOWS_METHODS = ("core/options.py",)  # combinations under one name
+
+
+def named_methods(source):
+    """The methods whose names are strings in a source."""
+    strings = {node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)}
+    return {name for name in METHODS if name in strings} - SHARED_WORDS
+
+
+def test_a_method_is_named_in_its_own_room_alone():
+    named = {str(path.relative_to(PACKAGE)): named_methods(path.read_text("utf-8")) for path in MODULES.values()}
+    outside_tuning = {path: found for path, found in named.items() if found and not path.startswith("tuning/")}
+    assert set(outside_tuning) == set(KNOWS_METHODS), outside_tuning
+    for path in ("tuning/cost.py", "tuning/partition.py", "tuning/method.py", "tuning/forms.py", "tuning/budget.py"):
+        assert not named[path], f"fjt/{path} names {named[path]}: the method's row should say it"
+    assert named_methods('if name == "lora": pass') == {"lora"}  # a source that the test above rejects
 
 
 def test_no_utils():

@@ -166,7 +166,7 @@ def _mode(study, experiment, open_):
     Gradual unfreezing changes its program on the way, and runs of which it is open where their steps start may have
     different ones: these go one by one.
     """
-    if "gradual" in experiment.tune.method or open_:
+    if partition.has_stages(experiment.tune.method) or open_:
         return "loop"
     return study.mode or ("loop" if jax.default_backend() == "cpu" else "vmap")
 

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from fjt.core import tree
 from fjt.core.errors import UserError, suggest
 from fjt.models.layers import ACTIVATIONS, Hooks, product
-from fjt.tuning.method import Method, add_gate, gate, leaf_key
+from fjt.tuning.bottleneck_forms import hub_form
+from fjt.tuning.method import Cost, Method, Product, add_gate, gate, is_gate, layer_place, leaf_key, split_layer
 
 STDDEV = 0.02  # of the down-projection, as AdapterHub draws it
 PARTS = 4  # n of Compacter: its kernels are sums of so many Kronecker products
@@ -145,10 +146,38 @@ def _block(made=lambda leaves: leaves, beside=False):
                 scale = scale * gate(leaf["gate"], x, tokens)[..., None]
             return h + scale * _through(leaf, x, options["activation"])
 
-        gated = any("/gate/" in name for name in tree.flatten(leaves))
+        gated = any(is_gate(name) for name in tree.flatten(leaves))
         return Hooks(block=block, every_token=gated)
 
     return hooks
+
+
+def _place(path, layers):
+    """After the sublayer's dense layer, and before its LayerNorm."""
+    layer, order = layer_place(path, layers)
+    return layer, order + 0.5 * (layer < layers)
+
+
+def _products(path, shape, config):
+    """Both kernels of an adapter, counted at the bias of its down-projection, which has the bottleneck's width."""
+    site, _, last = split_layer(path)[1].partition("/")
+    if last != "down/bias":
+        return []
+    size = config.width * shape[0]
+    return [Product(site, size, needs=False, trains=True), Product(site, size, needs=True, trains=True)]
+
+
+_COST = Cost(_place, _products)
+# Compacter's kernels in AdapterHub's config: shared rules of PARTS square matrices, kernels of rank 1.
+_KRONECKER = {
+    "phm_dim": PARTS, "phm_rank": 1, "phm_bias": True, "learn_phm": True, "shared_phm_rule": True,
+    "shared_W_phm": False, "factorized_phm_rule": False, "factorized_phm_W": True,
+}  # fmt: skip
+
+
+def _facts(attention, parallel=False, kronecker=False, **others):
+    """The entries of AdapterHub's config that tell a bottleneck from the others.  attention: whether one follows it."""
+    return {"mh_adapter": attention, "is_parallel": parallel, "phm_layer": kronecker} | others
 
 
 _SIZE = {"reduction": 16.0, "bottleneck_width": 0}
@@ -157,27 +186,30 @@ _GATED = _SIZE | {"gating": False}
 METHODS = {
     "houlsby": Method(
         "an adapter after attention and after the feed-forward layer (Houlsby et al. 2019)",
-        _GATED | {"activation": "swish", "adapter_norm": False}, learning_rate=2e-4, check=_check,
+        _GATED | {"activation": "swish", "adapter_norm": False}, learning_rate=2e-4, check=_check, cost=_COST,
         size="bottleneck_width", add=_add("houlsby", ("attention_output", "output")), hooks=_block(),
-        built_in=("activation", "adapter_norm"),
+        built_in=("activation", "adapter_norm"), adapterhub=hub_form(inner_width, _facts(True), norm=True),
     ),
     "pfeiffer": Method(
         "an adapter after the feed-forward layer, which reads what its LayerNorm would give (Pfeiffer et al. 2021)",
-        _GATED | {"activation": "relu", "adapter_norm": True}, learning_rate=2e-4, check=_check,
+        _GATED | {"activation": "relu", "adapter_norm": True}, learning_rate=2e-4, check=_check, cost=_COST,
         size="bottleneck_width", add=_add("pfeiffer", ("output",)), hooks=_block(),
-        built_in=("activation", "adapter_norm"),
+        built_in=("activation", "adapter_norm"), adapterhub=hub_form(inner_width, _facts(False), norm=True),
     ),
     "parallel": Method(
         "a scaled adapter beside the feed-forward layer (He et al. 2022)",
         _GATED | {"reduction": 2.0, "activation": "relu", "adapter_scale": 4.0}, learning_rate=1e-5, check=_check,
+        cost=_COST,
         add=_add("parallel", ("output",)), hooks=_block(beside=True),
         built_in=("activation",),
         values=lambda options: {"scale": options["adapter_scale"]}, size="bottleneck_width",
+        adapterhub=hub_form(inner_width, _facts(False, parallel=True, original_ln_before=False), scale=True),
     ),
     "compacter": Method(
         "Houlsby's adapters with kernels that are sums of Kronecker products (Karimi Mahabadi et al. 2021)",
-        _SIZE | {"reduction": 32.0, "activation": "gelu"}, learning_rate=1e-3, check=_check_compacter,
+        _SIZE | {"reduction": 32.0, "activation": "gelu"}, learning_rate=1e-3, check=_check_compacter, cost=_COST,
         add=_add_compacter, hooks=_block(_composed),
         built_in=("activation",), size="bottleneck_width", step=PARTS,
+        adapterhub=hub_form(inner_width, _facts(True, kronecker=True, original_ln_before=False), _KRONECKER),
     ),
 }  # fmt: skip

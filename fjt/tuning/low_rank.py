@@ -15,7 +15,25 @@ from fjt.core import tree
 from fjt.core.errors import UserError
 from fjt.models import layers
 from fjt.models.layers import Hooks, drop_at, product, wide
-from fjt.tuning.method import SITES, Method, add_gate, check_sites, gate, leaf_at, leaf_key, places, widths
+from fjt.tuning import low_rank_forms as forms
+from fjt.tuning.low_rank_forms import IA3_INPUTS, site_ranks
+from fjt.tuning.method import (
+    ORDER,
+    SITES,
+    Cost,
+    Method,
+    Product,
+    add_gate,
+    check_sites,
+    gate,
+    is_gate,
+    layer_place,
+    leaf_at,
+    leaf_key,
+    places,
+    split_layer,
+    widths,
+)
 
 WIDEST = 4  # VeRA's rank is at most so many times the encoder's width
 FEATURES = 1 << 20  # between the dropout features of one site and the next one's
@@ -53,11 +71,6 @@ def _init_a(key, name, width, rank):
     bound = 1.0 / math.sqrt(width)
     keys = jax.vmap(lambda column: jax.random.fold_in(leaf_key(key, name), column))(jnp.arange(rank))
     return jax.vmap(lambda k: jax.random.uniform(k, (width,), minval=-bound, maxval=bound), out_axes=1)(keys)
-
-
-def site_ranks(options):
-    """{site: rank} of LoRA's options."""
-    return dict(zip(options["sites"], options["ranks"] or (options["rank"],) * len(options["sites"]), strict=True))
 
 
 def _add_lora(key, base, config, options):
@@ -119,6 +132,13 @@ def _update(leaf, values, site):
     return np.float64(scale) * (np.float64(leaf["a"][:, : int(rank)]) @ np.float64(leaf["b"][: int(rank)]))
 
 
+def _products_lora(path, shape, config):
+    """The products with A and with B; a site's dropout reads the input, so only B always passes a gradient on."""
+    del config
+    site, _, last = split_layer(path)[1].partition("/")
+    return [Product(site, shape[0] * shape[1], needs=last == "b", trains=True)] if last in ("a", "b") else []
+
+
 def _merge_lora(kernel, bias, leaf, values, site):
     if "gate" in leaf:
         raise UserError("Gated LoRA cannot be merged into the base model: what it adds depends on the example.")
@@ -166,7 +186,7 @@ def _lora_hooks(leaves, values, options):
         plain = values | {"scale": jnp.ones_like(values["scale"])}
         return y + gate(leaf["gate"], x, site.tokens)[..., None] * _through(site, x, *_low(leaf, plain, site), values)
 
-    gated = any("/gate/" in name for name in tree.flatten(leaves))
+    gated = any(is_gate(name) for name in tree.flatten(leaves))
     return Hooks(linear=_where_leaves_are(leaves, update), every_token=gated)
 
 
@@ -227,6 +247,18 @@ def _vera_hooks(leaves, values, options):
     return Hooks(linear=_where_leaves_are(leaves, update))
 
 
+def _products_vera(path, shape, config):
+    """The products with the shared A and B, which never train, counted at a site's inner scale f32[r]."""
+    site, _, last = split_layer(path)[1].partition("/")
+    if last != "inner":
+        return []
+    width, out = widths(config, site)
+    return [
+        Product(site, width * shape[0], needs=False, trains=False),
+        Product(site, shape[0] * out, needs=True, trains=False),
+    ]
+
+
 def _merge_vera(kernel, bias, leaf, values, site):
     a, b = leaf["a"][: kernel.shape[0]] * np.float64(leaf["inner"]), leaf["b"][:, : kernel.shape[1]]
     return kernel + a @ (b * np.float64(leaf["outer"])), bias
@@ -237,10 +269,6 @@ def scaled(x, scale):
     return x * scale.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
-# Sites whose input is scaled; the others' output is.
-IA3_INPUTS = ("output", "attention_output")
-
-
 def _add_ia3(key, base, config, options):
     del key, base
     leaves = {}
@@ -248,6 +276,14 @@ def _add_ia3(key, base, config, options):
         width, out = widths(config, site)
         leaves[f"{path}/scale"] = jnp.ones(width if site in IA3_INPUTS else out, jnp.float32)
     return tree.unflatten(leaves)
+
+
+def _place_ia3(path, layers):
+    """Before the product whose input is scaled, and at the product whose output is."""
+    layer, order = layer_place(path, layers)
+    # An input is scaled just before its product: after the attention, or after the feed-forward activation.
+    before = {"attention_output": ORDER["attention"], "output": ORDER["output"] - 1}
+    return layer, before.get(split_layer(path)[1].split("/")[0], order)
 
 
 def _ia3_hooks(leaves, values, options):
@@ -266,6 +302,7 @@ def _ia3_hooks(leaves, values, options):
     return Hooks(enter=enter, linear=linear)
 
 
+_PLACE = "kernels"  # of the dense layers: at most one method of a run updates them
 _LORA = {
     "sites": ("query", "value"), "rank": 8, "ranks": (), "max_rank": 0, "alpha": 16.0, "dropout": 0.1,
     "rank_stabilized": False,
@@ -275,22 +312,26 @@ METHODS = {
     "lora": Method(
         "low-rank updates of dense layers, W + s A B (Hu et al. 2022)", _LORA | {"gating": False}, learning_rate=5e-4,
         add=_add_lora, values=_lora_values, hooks=_lora_hooks, check=_check_lora("lora"), idle=_idle_lora,
-        merge=_merge_lora, size="rank",
+        merge=_merge_lora, size="rank", cost=Cost(products=_products_lora), exclusive=_PLACE,
+        peft=forms.PEFT_LORA, adapterhub=forms.HUB_LORA,
     ),
     "dora": Method(
         "low-rank updates of the direction of dense layers, their magnitude apart (Liu et al. 2024)", _LORA,
         learning_rate=5e-4, add=_add_dora, values=_lora_values, hooks=_dora_hooks, check=_check_lora("dora"),
-        idle=_idle_lora, merge=_merge_dora, size="rank",
+        idle=_idle_lora, merge=_merge_dora, size="rank", cost=Cost(products=_products_lora),
+        exclusive=_PLACE, peft=forms.PEFT_DORA,
     ),
     "vera": Method(
         "scales of one fixed random low-rank update that all dense layers share (Kopiczko et al. 2024)",
         {"sites": ("query", "value"), "rank": 256, "dropout": 0.0, "vera_start": 0.1}, learning_rate=4e-3,
         add=_add_vera, fixed="[ab]", values=lambda options: {"dropout": options["dropout"]}, hooks=_vera_hooks,
         check=_check_vera, merge=_merge_vera, size="rank", highest=lambda config, max_length: WIDEST * config.width,
+        cost=Cost(products=_products_vera), exclusive=_PLACE, peft=forms.PEFT_VERA,
     ),
     "ia3": Method(
         "keys, values and inner activations scaled by feature (Liu et al. 2022)",
         {"sites": ("key", "value", "output")}, learning_rate=5e-3, add=_add_ia3, hooks=_ia3_hooks,
         check=lambda config, options: check_sites(options["sites"], SITES, "ia3"), merge=_merge_ia3,
+        cost=Cost(place=_place_ia3), peft=forms.PEFT_IA3, adapterhub=forms.HUB_IA3,
     ),
 }  # fmt: skip

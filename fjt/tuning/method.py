@@ -3,15 +3,24 @@
 import dataclasses
 import zlib
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from fjt.core.errors import UserError, suggest
+from fjt.models.encoder import EncoderConfig
 from fjt.models.layers import Hooks, product, segment_mean
+from fjt.tuning.forms import HubForm, PeftForm
 
 # The dense layers of an encoder, by names that no family changes; all but the pooler are in each of its layers.
 SITES = ("query", "key", "value", "attention_output", "intermediate", "output", "pooler")
+
+# Where a token passes in a layer, in order. A place below the lowest trainable one needs no gradient.
+ORDER = {
+    "key": 0, "value": 0, "query": 0, "attention": 1, "attention_output": 2, "attention_norm": 3, "intermediate": 4,
+    "output": 6, "output_norm": 7,
+}  # fmt: skip
 
 
 def choose_nothing(names, layers, options):
@@ -38,6 +47,64 @@ def no_hooks(leaves, values, options):
     return Hooks()
 
 
+def split_layer(path: str) -> tuple[int | None, str]:
+    """The number of the layer that a path begins with, None where it begins with no layer, and the rest of the path.
+
+    Args:
+        path: a path below the encoder or below a method's leaves, such as `layer_0/query/kernel`.
+    """
+    first, _, rest = path.partition("/")
+    number = first.removeprefix("layer_")
+    return (int(number), rest) if number != first and number.isdigit() else (None, path)
+
+
+def layer_place(path: str, layers: int) -> tuple[int, float]:
+    """The place (layer, order in it) of a leaf at the site after which it is named; (layers, 0) for one of no layer.
+
+    Args:
+        path: the leaf's path below its method, such as `layer_0/query/a`.
+        layers: the number of layers of the encoder.
+    """
+    layer, rest = split_layer(path)
+    return (layers, 0) if layer is None else (layer, ORDER[rest.split("/")[0]])
+
+
+class Product(NamedTuple):
+    """A matrix product that a new leaf adds.
+
+    site: where it is; in the last layer, sites other than key and value see only the first tokens.
+    size: the number of entries of its kernel.
+    needs: whether the gradient of its input is always needed.
+    trains: whether its kernel trains.
+    """
+
+    site: str
+    size: int
+    needs: bool
+    trains: bool
+
+
+def no_products(path: str, shape: tuple[int, ...], config: EncoderConfig) -> list[Product]:
+    """No matrix product."""
+    del path, shape, config
+    return []
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """The part of a method in the law of a step's cost (`cost.py`).
+
+    place(path, layers) -> (layer, order in it): where a new leaf acts; -1 is the layer of the embeddings.
+    products(path, shape, config) -> [Product] that a trained new leaf adds.
+    keys(shapes) -> the number of keys that each query sees beyond its row's; shapes: {path: shape} of trained leaves.
+    Paths are those below the method.
+    """
+
+    place: Callable[[str, int], tuple[int, float]] = layer_place
+    products: Callable[[str, tuple[int, ...], EncoderConfig], list[Product]] = no_products
+    keys: Callable[[dict[str, tuple[int, ...]]], int] = lambda shapes: 0
+
+
 @dataclasses.dataclass(frozen=True)
 class Method:
     """A way to tune.
@@ -56,6 +123,15 @@ class Method:
     idle(leaves, options) -> how many of its new values are there for other options alone, such as a higher rank.
     merge(kernel, bias, leaf, values, site) -> (kernel, bias) of a plain dense layer that does the same, in numpy;
     leaf: the site's new leaves and the fixed ones.  None: there is none.
+    cost: its part in the law of a step's cost.
+    alone: whether no other method can be combined with it.
+    exclusive: the part of the model that it changes, where only one method of a run may change it; "": several may.
+    chooses_all: whether `choose` also sees the names of the pooler and of the head.
+    stages(options, trainable, missing, layers, steps, steps_per_epoch) -> the stages of a run, as
+    `partition.stages` returns them.  None: one stage.
+    prompt_length(options) -> the number of learned tokens before each example.
+    shift(options) -> the position at which text starts, beyond the learned tokens.
+    peft, adapterhub: its form in the directories of these libraries.  None: they have none.
     """
 
     about: str
@@ -77,6 +153,15 @@ class Method:
     size: str | None = None
     step: int = 1
     highest: Callable = lambda config, max_length: config.width
+    cost: Cost = Cost()
+    alone: bool = False
+    exclusive: str = ""
+    chooses_all: bool = False
+    stages: Callable | None = None
+    prompt_length: Callable[[dict], int] = lambda options: 0
+    shift: Callable[[dict], int] = lambda options: 0
+    peft: PeftForm | None = None
+    adapterhub: HubForm | None = None
 
 
 def leaf_key(key, name):
@@ -87,6 +172,11 @@ def leaf_key(key, name):
 def add_gate(key, name, width):
     """{kernel f32[D, 1], bias f32[1]} of a gate, drawn as AdapterHub does but for the bias of 0."""
     return {"kernel": 0.02 * jax.random.normal(leaf_key(key, name), (width, 1)), "bias": jnp.zeros(1, jnp.float32)}
+
+
+def is_gate(name: str) -> bool:
+    """Whether a parameter is one of a gate, which reads every token of an example."""
+    return "/gate/" in name
 
 
 def gate(leaf, x, tokens):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Collection
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +11,9 @@ import numpy as np
 from fjt.core import tree
 from fjt.core.errors import UserError, suggest
 from fjt.models.layers import Hooks, compose
-from fjt.tuning import bottleneck, cost, low_rank, prompts, selective
+from fjt.tuning import cost
 from fjt.tuning.method import SITES, add_nothing, places
-
-METHODS = selective.METHODS | low_rank.METHODS | bottleneck.METHODS | prompts.METHODS
-WHOLE = ("full", "llrd", "gradual", "mixout", "head")  # they say what trains of the whole, so nothing joins them
-
-
-ALTERNATIVES = (("lora", "dora", "vera"), ("prompt", "p_tuning"))  # at most one of each
+from fjt.tuning.registry import METHODS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,13 +49,14 @@ def find_methods(tune):
             raise UserError(f"config.tune.method={name!r} is unknown.{suggest(name, METHODS)}")
     if len(set(tune.method)) < len(tune.method):
         raise UserError(f"config.tune.method={tune.method} names a method twice.")
-    for name in WHOLE:
-        if name in tune.method and len(tune.method) > 1:
+    for name in METHODS:
+        if name in tune.method and METHODS[name].alone and len(tune.method) > 1:
             raise UserError(
                 f"config.tune.method={tune.method}: {name} cannot be combined; leave it out, or give it alone."
             )
-    for alternatives in ALTERNATIVES:
-        several = [name for name in alternatives if name in tune.method]
+    given = {name: METHODS[name].exclusive for name in METHODS if name in tune.method}
+    for part in given.values():
+        several = [name for name, other in given.items() if part and other == part]
         if len(several) > 1:
             raise UserError(f"config.tune.method: {' and '.join(several)} change the same place; give one of them.")
     read = {option for name in tune.method for option in METHODS[name].options}
@@ -99,15 +96,14 @@ def check(methods, config, max_length):
     """
     for name, options in methods.items():
         METHODS[name].check(config, options)
-    taken = {f"config.tune.prompt_length={prompt_length(methods)}": prompt_length(methods)}
-    if "prefix" in methods and methods["prefix"]["shift_positions"]:
-        length = methods["prefix"]["prefix_length"]
-        taken[f"config.tune.prefix_length={length}"] = length
+    taken = {}
+    for name, options in methods.items():
+        method = METHODS[name]
+        if positions := method.prompt_length(options) + method.shift(options):
+            taken[f"config.tune.{method.size}={positions}"] = positions
     if sum(taken.values()) + max_length > config.positions:
-        where = " and ".join([f"config.model.max_length={max_length}", *(k for k, v in taken.items() if v)])
-        raise UserError(
-            f"{where} {'are together' if any(taken.values()) else 'is'} above the model's {config.positions} positions."
-        )
+        where = " and ".join([f"config.model.max_length={max_length}", *taken])
+        raise UserError(f"{where} {'are together' if taken else 'is'} above the model's {config.positions} positions.")
 
 
 def add_leaves(methods, key, base, config):
@@ -216,7 +212,7 @@ def count(methods, params):
 
 def prompt_length(methods):
     """How many learned tokens stand before each example."""
-    return sum(options.get("prompt_length", 0) for options in methods.values())
+    return sum(METHODS[name].prompt_length(options) for name, options in methods.items())
 
 
 def trainable_names(params, layers, tune, missing):
@@ -231,7 +227,7 @@ def trainable_names(params, layers, tune, missing):
     encoder = [name for name in names if name.startswith("encoder/") and name not in pooler]
     chosen, trains_pooler = set(), tune.train_pooler
     for name, options in methods.items():
-        given = [n for n in names if not n.startswith("adapters/")] if name == "pattern" else encoder
+        given = [n for n in names if not n.startswith("adapters/")] if METHODS[name].chooses_all else encoder
         chosen |= METHODS[name].choose(given, layers, options)
     if any(METHODS[name].pooler for name in methods) if trains_pooler is None else trains_pooler:
         chosen |= pooler
@@ -250,33 +246,33 @@ def trainable_names(params, layers, tune, missing):
     return trains
 
 
-def stages(methods, trainable, missing, layers, steps, steps_per_epoch):
-    """((first step, names that train, factor of the rate), ...) of a run: one stage for every method but `gradual`.
+def stages(
+    methods: dict[str, dict],
+    trainable: Collection[str],
+    missing: Collection[str],
+    layers: int,
+    steps: int,
+    steps_per_epoch: int,
+) -> tuple[tuple[int, Collection[str], float], ...]:
+    """((first step, names that train, factor of the learning rate), ...) of a run: one stage for most methods.
 
-    Stage 0 of gradual trains the head, the pooler and what the checkpoint lacked; each one after it opens the layer
-    below, the last one the embeddings.  Stages that begin after the last step are left out.
+    Args:
+        methods: {name: options}.
+        trainable: the names that train in some stage.
+        missing: the names that the checkpoint lacked.
+        layers: the number of layers of the encoder.
+        steps: optimizer steps of the run.
+        steps_per_epoch: optimizer steps per epoch.
     """
-    if "gradual" not in methods:
-        return ((0, trainable, 1.0),)
-    options, made = methods["gradual"], []
-    each = options["stage_epochs"] * steps_per_epoch or steps / (layers + 2)
-    for stage in range(layers + 2):
-        first = round(stage * each)
-        factor = options["stage_rates"][min(stage, len(options["stage_rates"]) - 1)] if options["stage_rates"] else 1.0
-        names = {name for name in trainable if name in missing or _opens(name, layers) <= stage}
-        if stage == 0 or made[-1][0] < first < steps:
-            made.append((first, frozenset(names), float(factor)))
-        elif first == made[-1][0]:
-            made[-1] = (first, frozenset(names), float(factor))
-    return tuple(made)
+    for name, options in methods.items():
+        if METHODS[name].stages:
+            return METHODS[name].stages(options, trainable, missing, layers, steps, steps_per_epoch)
+    return ((0, trainable, 1.0),)
 
 
-def _opens(name, layers):
-    """The stage of gradual unfreezing in which a parameter begins to train."""
-    if name.startswith("encoder/embeddings/"):
-        return layers + 1
-    layer = re.match(r"encoder/layer_(\d+)/", name)
-    return layers - int(layer.group(1)) if layer else 0
+def has_stages(names: Collection[str]) -> bool:
+    """Whether one of the methods of these names trains other parameters in later stages of a run."""
+    return any(METHODS[name].stages for name in names)
 
 
 def lowest_layer(trainable, layers):

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from fjt.core.errors import UserError
 from fjt.models.layers import Hooks, product
-from fjt.tuning.method import Method, add_gate, gate, leaf_key
+from fjt.tuning import prompts_forms as forms
+from fjt.tuning.method import Cost, Method, add_gate, gate, leaf_key, split_layer
 
 STDDEV = 0.02
 
@@ -57,6 +58,11 @@ def prefixes(leaves, heads):
     return {f"layer_{i}": {"key": split[:, i, 0], "value": split[:, i, 1]} for i in range(split.shape[1])}
 
 
+def _shift(options):
+    """The position of the first token of text."""
+    return options["prefix_length"] if options["shift_positions"] else 0
+
+
 def _prefix_hooks(leaves, values, options):
     """P keys and values before each row's own (Li & Liang 2021).  They stand once a row, and each segment sees them."""
     del values
@@ -74,8 +80,18 @@ def _prefix_hooks(leaves, values, options):
         return gate(leaves[f"layer_{layer}"]["gate"], h, tokens)
 
     gated = {"key_gate": key_gate, "every_token": True} if "gate" in leaves.get("layer_0", {}) else {}
-    shift = options["prefix_length"] if options["shift_positions"] else 0
-    return Hooks(key_value=key_value, first_position=shift, **gated)
+    return Hooks(key_value=key_value, first_position=_shift(options), **gated)
+
+
+def _place_prefix(path, layers):
+    """The layer that a key, a value or a gate belongs to; the lowest one for the MLP that makes all of them."""
+    del layers
+    return split_layer(path)[0] or 0, 0
+
+
+def _keys_prefix(shapes):
+    """The number of learned keys, which one key leaf or the embedding of the MLP shows."""
+    return next((shape[0] for path, shape in shapes.items() if path.rsplit("/", 1)[-1] in ("key", "embedding")), 0)
 
 
 def _add_prompt(key, base, config, options):
@@ -130,20 +146,28 @@ def _prompt_hooks(leaves, values, options):
     return Hooks(embed=embed)
 
 
+_PROMPT_COST = Cost(place=lambda path, layers: (-1, 0))  # with the embeddings
+_PLACE = "tokens"  # before each example: at most one method of a run learns them
+
 METHODS = {
     "prefix": Method(
         "learned keys and values before each example's own (Li & Liang 2021)",
         {"prefix_length": 20, "projection": 0, "shift_positions": True, "gating": False}, learning_rate=4e-3,
         add=_add_prefix, hooks=_prefix_hooks, built_in=("prefix_length", "shift_positions"),
-        size="prefix_length", highest=_room,
+        size="prefix_length", highest=_room, cost=Cost(place=_place_prefix, keys=_keys_prefix),
+        shift=_shift, peft=forms.peft_prefix(prefixes), adapterhub=forms.HUB_PREFIX,
     ),
     "prompt": Method(
         "learned tokens before each example (Lester et al. 2021)", {"prompt_length": 20}, learning_rate=2e-3,
         add=_add_prompt, hooks=_prompt_hooks, size="prompt_length", highest=_room,
+        cost=_PROMPT_COST, exclusive=_PLACE, prompt_length=lambda options: options["prompt_length"],
+        peft=forms.peft_prompt(prompt_table, mlp=False),
     ),
     "p_tuning": Method(
         "learned tokens before each example, made by an MLP (Liu et al. 2021)",
         {"prompt_length": 20, "projection": 128}, learning_rate=5e-4, check=_check_p_tuning,
         add=_add_p_tuning, hooks=_prompt_hooks, size="prompt_length", highest=_room,
+        cost=_PROMPT_COST, exclusive=_PLACE, prompt_length=lambda options: options["prompt_length"],
+        peft=forms.peft_prompt(prompt_table, mlp=True),
     ),
 }  # fmt: skip

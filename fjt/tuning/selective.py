@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from fjt.core import prng, tree
 from fjt.core.errors import UserError
 from fjt.models.layers import Hooks
+from fjt.tuning.forms import PeftForm
 from fjt.tuning.method import SITES, Method, check_sites, leaf_at, places
 
 
@@ -60,6 +61,33 @@ def _check_gradual(config, options):
             raise UserError(f"config.tune.{key}={options[key]!r} should be finite and at least 0.")
 
 
+def _gradual_stages(options, trainable, missing, layers, steps, steps_per_epoch):
+    """((first step, names that train, factor of the rate), ...) of gradual unfreezing (Howard & Ruder 2018).
+
+    Stage 0 trains the head, the pooler and the parameters that the checkpoint lacked; each later stage opens the layer
+    below, the last one the embeddings.  Stages that begin after the last step are left out.
+    """
+    made = []
+    each = options["stage_epochs"] * steps_per_epoch or steps / (layers + 2)
+    for stage in range(layers + 2):
+        first = round(stage * each)
+        factor = options["stage_rates"][min(stage, len(options["stage_rates"]) - 1)] if options["stage_rates"] else 1.0
+        names = {name for name in trainable if name in missing or _opens(name, layers) <= stage}
+        if stage == 0 or made[-1][0] < first < steps:
+            made.append((first, frozenset(names), float(factor)))
+        elif first == made[-1][0]:
+            made[-1] = (first, frozenset(names), float(factor))
+    return tuple(made)
+
+
+def _opens(name, layers):
+    """The stage of gradual unfreezing in which a parameter begins to train."""
+    if name.startswith("encoder/embeddings/"):
+        return layers + 1
+    layer = re.match(r"encoder/layer_(\d+)/", name)
+    return layers - int(layer.group(1)) if layer else 0
+
+
 def _add_mixout(key, base, config, options):
     """The kernels of all layers as they are before training."""
     del key, options
@@ -86,35 +114,45 @@ def _mixout_hooks(leaves, values, options):
     return Hooks(kernel=kernel)
 
 
+# PEFT puts a copy of each LayerNorm beside it; a checkpoint's own tensors are these copies.
+_PEFT_NORMS = PeftForm(
+    "LN_TUNING",
+    accepts=lambda about: about["peft_type"] == "LN_TUNING",
+    read=lambda about, placed, whole, config: ({}, {}),
+    write=lambda leaves, options, config, module: ({}, {"target_modules": r".*LayerNorm"}),
+    wrapped="ln_tuning_layers",
+    holds=lambda module: module.endswith("norm"),
+)
+
 METHODS = {
     "full": Method(
-        "every parameter", {}, learning_rate=2e-5, weight_decay=0.01, pooler=True,
+        "every parameter", {}, learning_rate=2e-5, weight_decay=0.01, pooler=True, alone=True,
         choose=lambda names, layers, options: set(names),
     ),
     "llrd": Method(
         "every parameter, a layer at config.tune.layer_decay of the rate of the one above (Howard & Ruder 2018)",
-        {"layer_decay": 0.95}, learning_rate=5e-5, weight_decay=0.01, pooler=True,
+        {"layer_decay": 0.95}, learning_rate=5e-5, weight_decay=0.01, pooler=True, alone=True,
         choose=lambda names, layers, options: set(names), multiplier=_layer_decay,
     ),
     "gradual": Method(
         "the head first, then one more layer a stage, from the highest down (Howard & Ruder 2018)",
         {"stage_epochs": 0.0, "stage_rates": ()}, learning_rate=5e-5, weight_decay=0.01, pooler=True,
-        check=_check_gradual, choose=lambda names, layers, options: set(names),
+        alone=True, check=_check_gradual, stages=_gradual_stages, choose=lambda names, layers, options: set(names),
     ),
     "mixout": Method(
         "every parameter, entries of the kernels put back to the pretrained ones at random (Lee et al. 2020)",
-        {"mixout_rate": 0.7}, learning_rate=2e-5, weight_decay=0.01, pooler=True,
+        {"mixout_rate": 0.7}, learning_rate=2e-5, weight_decay=0.01, pooler=True, alone=True,
         choose=lambda names, layers, options: set(names), add=_add_mixout, fixed=".*", temporary=True,
         values=lambda options: {"rate": options["mixout_rate"]}, hooks=_mixout_hooks,
     ),
-    "head": Method("the task head alone; the encoder is frozen", {}, learning_rate=1e-3),
+    "head": Method("the task head alone; the encoder is frozen", {}, learning_rate=1e-3, alone=True),
     "top_k": Method(
         "the highest config.tune.layers layers, pooler and head", {"layers": 2}, learning_rate=5e-5, pooler=True,
         choose=_top,
     ),
     "pattern": Method(
         "parameters whose names match config.tune.train, and the head", {"train": ()}, learning_rate=5e-5,
-        choose=_pattern,
+        choose=_pattern, chooses_all=True,
     ),
     "bitfit": Method(
         "biases (Ben Zaken et al. 2022): all of the encoder's, or those of config.tune.sites; the paper's small set is "
@@ -122,7 +160,8 @@ METHODS = {
         {"sites": ()}, learning_rate=1e-3, choose=_biases,
     ),
     "layernorm": Method(
-        "scales and biases of LayerNorm (Qi et al. 2022)", {}, learning_rate=1e-3, choose=_norms
+        "scales and biases of LayerNorm (Qi et al. 2022)", {}, learning_rate=1e-3, choose=_norms,
+        peft=_PEFT_NORMS,
     ),
     "attention_only": Method(
         "query, key, value and output of the attention (Touvron et al. 2022)", {}, learning_rate=5e-5,

@@ -20,7 +20,7 @@ from fjt.tasks.classification import CLASSIFICATION
 from fjt.training import checkpoint, placement
 from fjt.training.optim import make_optimizer
 from fjt.training.step import init_state, train_step
-from fjt.tuning import method, partition, prompts
+from fjt.tuning import low_rank, method, partition, prompts
 
 CONFIG = small.CONFIG
 CASES = {
@@ -313,7 +313,7 @@ def dropout_by_place(monkeypatch):
         place = jnp.arange(x.size // x.shape[-1], dtype=jnp.uint32).reshape(*x.shape[:-1], 1)
         return prng.dropout(x, (place, place), jnp.arange(x.shape[-1]), values["dropout"])
 
-    monkeypatch.setattr(partition.low_rank, "_thinned", thinned)
+    monkeypatch.setattr(low_rank, "_thinned", thinned)
 
 
 def prompt_by_column(monkeypatch):
