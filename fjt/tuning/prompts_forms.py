@@ -25,7 +25,7 @@ def _peft_config(length: int, config: EncoderConfig) -> dict:
     }
 
 
-def _flat(found: dict, config: EncoderConfig) -> Float[np.ndarray, "P C"]:  # noqa: F722 (an array's axes)
+def _flat(found: dict, config: EncoderConfig) -> Float[np.ndarray, "P C"]:
     """Rows of C = 2 N D numbers, one row per learned key: for each of N layers the key, then the value.
 
     Args:
