@@ -49,7 +49,7 @@ def flags(folder, suffix, kind="multi_label", **config):
     config = {
         "data.files.train": folder / f"train.{suffix}", "data.files.dev": folder / f"dev.{suffix}",
         "model.path": "", "model.scratch.vocab": folder / "vocab.txt", "model.scratch.layers": 1,
-        "model.scratch.width": 32, "model.scratch.heads": 2, "model.scratch.inner": 64, "model.max_length": 32,
+        "model.scratch.width": 64, "model.scratch.heads": 2, "model.scratch.inner": 64, "model.max_length": 32,
         "train.epochs": 50, "train.batch_size": 24, "optim.learning_rate": 3e-3, "cache.dir": folder / "cache",
         "eval.every_epochs": 25, "mesh.data": 1,
     } | {key.replace("__", "."): value for key, value in config.items()}  # fmt: skip
@@ -68,7 +68,7 @@ def run(folder, launch, tmp_path_factory):
 def test_sets_of_labels_are_learned_predicted_and_exported(run, folder, launch, tmp_path):
     result = json.loads((run / "result.json").read_text())
     assert list(result["metrics"]) == ["micro_f1", "macro_f1", "subset_accuracy"]
-    assert result["metrics"]["micro_f1"] > 0.85
+    assert result["metrics"]["micro_f1"] > 0.9
     config = json.loads((run / "export" / "config.json").read_text())
     assert config["problem_type"] == "multi_label_classification"
     assert config["id2label"] == {str(i): name for i, name in enumerate(TOPICS)}
