@@ -56,6 +56,7 @@ TRACED = {
     "loss.class_weights": ((), (1.0, 2.0)),
     "eval.every_epochs": (0, 2),
     "eval.every_steps": (0, 2),
+    "eval.threshold": (0.0, 0.5),
 }
 # (key, two values, method) of options that are part of a program.
 STATIC = (
