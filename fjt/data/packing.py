@@ -99,7 +99,7 @@ def plan(
         groups: groups per batch.
         row_length: tokens per row; 0 searches for the best length.
         grid: step of the search, in tokens.
-        most_shapes: number of shapes at most, each of which is a program to compile.
+        most_shapes: largest number of shapes; each one is compiled as its own program.
         one_a_row: whether each example has its own row.
         width: D of the encoder.  With attention, a token costs 1 + L / (6 D) times the operations of its dense layers.
     """

@@ -54,10 +54,10 @@ def binary_cross_entropy(logits, label, hyper):
 
 
 class MultiLabel(Problem):
-    """A set of labels per example.  Labels are i8[N, C] of 0 and 1, -1 in rows without any answer.
+    """A set of labels per example.  Labels are i8[N, C] of 0 and 1, -1 in rows without a label.
 
     A cell holds a list of names, text with commas between names, or, where each label has a column of its own, a dict
-    {name: cell}.  An empty list or text is the empty set; a missing value is no answer.
+    {name: cell}.  An empty list or text is the empty set; a missing value means that the row has no label.
     """
 
     name = "multi_label"

@@ -1,5 +1,6 @@
 """The seam for kinds of problems: everything that depends on what is predicted is a method of `Problem`."""
 
+import abc
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -24,7 +25,7 @@ class Predictions:
     probabilities: Float[np.ndarray, "M C"] | None
 
 
-class Problem:
+class Problem(abc.ABC):
     """A kind of problem: one instance per kind, in a file of its own in this folder.
 
     Slots are the places that the head reads: one per example unless `targets` says otherwise.  Logits are f[G, S, C] in
@@ -50,10 +51,11 @@ class Problem:
 
     # Data.
 
+    @abc.abstractmethod
     def find_labels(self, cells: Sequence[Cell]) -> tuple[str, ...]:
         """The label names of a user's own table that names none: those of its training rows, () where it has none."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def read_labels(self, cells: Sequence[Cell], codes: Sequence[str]) -> np.ndarray:
         """The labels [N, ...] of a column.
 
@@ -64,11 +66,10 @@ class Problem:
         Raises:
             UserError: for a cell that holds no such label, with its place.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def is_labelled(self, label: np.ndarray) -> np.ndarray:
         """bool[N]: the rows that have a label."""
-        raise NotImplementedError
 
     def targets(self, split: Split, examples: Examples) -> Examples:
         """The examples with their slots; by default one per example, at its first token."""
@@ -81,6 +82,7 @@ class Problem:
 
     # Training.
 
+    @abc.abstractmethod
     def label_weights(self, loss: Any, label: np.ndarray, task: Task) -> np.ndarray:
         """f[C]: Hyper.class_weights.
 
@@ -92,8 +94,8 @@ class Problem:
         Raises:
             UserError: for options of the loss that the problem does not have.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def loss(
         self, logits: Float[Array, "*slots C"], batch: dict[str, Array], hyper: Any
     ) -> tuple[Float[Array, "*slots"], Float[Array, "*slots"]]:
@@ -104,17 +106,16 @@ class Problem:
             batch: the batch of the step, with `label` and `slot_example`.
             hyper: Hyper, of which label_smoothing and class_weights are read.
         """
-        raise NotImplementedError
 
     # Evaluation.
 
+    @abc.abstractmethod
     def decode(self, logits: Float[np.ndarray, "M C"], task: Task) -> Predictions:
         """Predictions of logits in file order."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def dev_loss(self, logits: Float[np.ndarray, "M C"], label: np.ndarray) -> float:
         """The mean loss over labelled rows, without weights and smoothing."""
-        raise NotImplementedError
 
     def pseudo_values(self, metric: str, predicted: np.ndarray, label: np.ndarray) -> Float[np.ndarray, "n M"]:
         """Jackknife pseudo-values of a metric for n runs: m theta - (m - 1) theta without each unit (Tukey 1958).
@@ -129,22 +130,22 @@ class Problem:
         without = [[self.metrics[metric](v[rows != i], label[rows != i]) for i in rows] for v in predicted]
         return len(label) * whole - (len(label) - 1) * np.array(without)
 
+    @abc.abstractmethod
     def constant(self, label: np.ndarray) -> np.ndarray:
         """[M, ...]: the best prediction that ignores the text; it stands for runs that diverged."""
-        raise NotImplementedError
 
     def same_for_all(self, predicted: np.ndarray, label: np.ndarray) -> np.ndarray:
         """[M, ...]: predictions of one run in which values that differ by rounding alone are equal."""
         del label
         return predicted
 
+    @abc.abstractmethod
     def columns(self, logits: Float[np.ndarray, "M C"], task: Task) -> dict[str, Sequence[Any]]:
         """{column: values} that a table of predictions shows: the label and its probabilities."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def label_column(self, label: np.ndarray, task: Task) -> list[str]:
         """The true labels as a table of predictions shows them, "" where a row has none."""
-        raise NotImplementedError
 
     # What follows from the methods above.
 

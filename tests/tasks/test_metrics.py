@@ -6,6 +6,7 @@ import pytest
 from fjt.data.glue import SPLIT_METRICS, TASKS, Task
 from fjt.tasks import classification, multilabel, regression
 from fjt.tasks.kinds import PROBLEMS, find_problem, lower_is_better
+from fjt.tasks.problem import Problem
 
 NAN = float("nan")
 
@@ -164,3 +165,8 @@ def test_the_kind_of_older_records_is_known():
 
     assert task_of_record({"label": np.int32([0]), "label_names": np.array(["a"])}).kind == "classification"
     assert task_of_record({"label": np.float32([0]), "label_names": np.array([], str)}).kind == "regression"
+
+
+def test_a_kind_that_lacks_a_method_cannot_be_made():
+    with pytest.raises(TypeError, match="decode"):
+        type("Half", (Problem,), {"name": "half"})()
