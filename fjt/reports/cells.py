@@ -15,7 +15,7 @@ from fjt.reports import inference
 from fjt.reports.archive import DIVERGED, FINISHED, MISSING, Records, Row
 from fjt.reports.inference import Interval
 from fjt.study.spec import SEEDS
-from fjt.tasks.kinds import find_problem, lower_is_better, task_of_record
+from fjt.tasks.kinds import bounds_of, find_problem, lower_is_better, task_of_record
 from fjt.tasks.problem import Problem
 
 ADAM = ("adamw", "adam", "lamb")  # these have two float32 moments per trainable parameter
@@ -217,7 +217,7 @@ def summarize(cell: Cell, metric: str) -> dict[str, Any] | str:
         scores,
         cell.pseudo_values(metric),
         cell.failed,
-        inference.BOUNDS.get(metric),
+        bounds_of(metric),
         cell.cluster,
     )
     return summary | {"new_seeds": seeds, "new_examples": examples}

@@ -11,6 +11,7 @@ from fjt.reports import inference
 from fjt.reports.archive import DIVERGED, FINISHED
 from fjt.reports.cells import CROSSED, Cell, attempt, partner, sign_of
 from fjt.study import plans
+from fjt.tasks.kinds import bounds_of
 
 POINT = 0.01  # the difference for which the number of seeds is computed
 
@@ -117,7 +118,7 @@ def compare(cell: Cell, base: Cell, metric: str) -> Comparison:
         new_examples = attempt(inference.crossed_interval, differences, tables, failed, None, cell.cluster)
         smallest = attempt(inference.smallest_difference, tables, failed, cell.cluster)
     needed = f"{metric} has no bounds, and a point is a hundredth of a score between bounds."
-    if metric in inference.BOUNDS:
+    if bounds_of(metric):
         needed = attempt(inference.seeds_needed, differences, failed, POINT)
     new_seeds = attempt(inference.seed_interval, differences, failed)
     return Comparison(**common, new_seeds=new_seeds, new_examples=new_examples, needed=needed, smallest=smallest)

@@ -13,9 +13,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from fjt.reports import inference
 from fjt.reports.archive import Curve, Records
 from fjt.reports.cells import Cell, Trial, best_of, costs, make_trials, number, sign_of, summarize
+from fjt.tasks.kinds import bounds_of
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito's, no yellow
 MARKERS = "osD^vP*X"
@@ -64,7 +64,7 @@ def fewer(cells: Sequence[Cell], metric: str) -> Sequence[Cell]:
 
 def scale(metric: str) -> tuple[int, str]:
     """(factor, label) of an axis of a metric."""
-    return (100, f"{metric}, points") if metric in inference.BOUNDS else (1, metric)
+    return (100, f"{metric}, points") if bounds_of(metric) else (1, metric)
 
 
 def _figure(height: float, rows: int = 1) -> tuple[Figure, list[Axes]]:

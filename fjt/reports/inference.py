@@ -30,7 +30,6 @@ NEW_SEEDS = "new seeds, this dev set; runs that do not collapse"
 NEW_EXAMPLES = "new seeds, new examples; runs that do not collapse"
 LEAST = 5  # seeds, and seeds of each kind in a crossed table: with fewer, 95 % intervals cover as little as 87 %
 LEAST_EXAMPLES, LEAST_WRONG = 100, 2  # examples, and wrong (or right) ones: with fewer, intervals cover 86 %
-BOUNDS = {"accuracy": (0, 1), "f1": (0, 1), "macro_f1": (0, 1), "mcc": (-1, 1), "pearson": (-1, 1), "spearman": (-1, 1)}
 MOST_FLIPS = 32  # seeds of an exact test, in two halves of 2^16 sums
 Z = scipy.stats.norm.ppf(0.975) + scipy.stats.norm.ppf(0.8)  # standard errors that 80 % power at 5 % needs
 
@@ -121,7 +120,7 @@ def crossed_interval(
         scores: f64[n], or differences paired by seed.
         table: f64[n, m], `pseudo_values` of the same runs, or their differences paired by seed.
         failed: bool[n].
-        bounds: BOUNDS of the metric; None for differences.
+        bounds: of the metric (`fjt.tasks.kinds.bounds_of`); None for differences.
         cluster: equal for examples that share a source.
 
     Raises:

@@ -8,12 +8,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fjt.reports import cells as values
-from fjt.reports import figures, inference
+from fjt.reports import figures
 from fjt.reports.archive import Records
 from fjt.reports.cells import Cell, counts, summarize
 from fjt.reports.comparisons import Comparison
 from fjt.reports.inference import Interval
 from fjt.reports.pages import Block, Footnotes, Picture, Table, Text
+from fjt.tasks.kinds import bounds_of
 
 NO_LIMIT = (
     "The variance due to examples is not above the noise of these runs: the number of seeds limits the resolution, not "
@@ -42,7 +43,7 @@ def points(metric: str, value: float | None, signed: bool = False) -> str:
     """A score as printed: in hundredths if the metric has bounds, a dash if it is missing."""
     if value is None or math.isnan(value):
         return "-"
-    if metric in inference.BOUNDS:
+    if bounds_of(metric):
         return f"{100 * value:{'+' if signed else ''}.2f}"
     return f"{value:{'+' if signed else ''}.4g}"
 
@@ -61,7 +62,7 @@ def limits(metric: str, interval: Interval | str, notes: Footnotes, signed: bool
 
 def unit(metric: str) -> str:
     """The name of a metric in the head of a column of its scores."""
-    return f"{metric}, points" if metric in inference.BOUNDS else metric
+    return f"{metric}, points" if bounds_of(metric) else metric
 
 
 def ended_of_started(cell: Cell) -> str:

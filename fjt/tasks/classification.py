@@ -58,6 +58,7 @@ class Classification(Problem):
     name = "classification"
     metrics = {f.__name__: f for f in (accuracy, f1, macro_f1, mcc)}
     table_metrics = ("accuracy", "macro_f1")
+    bounds = {"accuracy": (0, 1), "f1": (0, 1), "macro_f1": (0, 1), "mcc": (-1, 1)}
     hub_type = "single_label_classification"
 
     def find_labels(self, cells: Sequence[Cell]) -> tuple[str, ...]:

@@ -35,6 +35,11 @@ def lower_is_better(metric: str) -> bool:
     return any(metric in problem.lower_is_better for problem in PROBLEMS.values())
 
 
+def bounds_of(metric: str) -> tuple[float, float] | None:
+    """(lowest, highest) value of a metric, None where one of them does not exist."""
+    return next((problem.bounds[metric] for problem in PROBLEMS.values() if metric in problem.bounds), None)
+
+
 def task_of_record(arrays: Mapping[str, np.ndarray], name: str = "") -> Task:
     """The Task of recorded predictions: kind, label names and threshold.
 

@@ -63,6 +63,7 @@ class MultiLabel(Problem):
     name = "multi_label"
     metrics = {f.__name__: f for f in (micro_f1, macro_f1, subset_accuracy)}
     table_metrics = ("micro_f1", "macro_f1", "subset_accuracy")
+    bounds = dict.fromkeys(table_metrics, (0, 1))
     hub_type = "multi_label_classification"
 
     def find_labels(self, cells: Sequence[Cell]) -> tuple[str, ...]:

@@ -34,7 +34,8 @@ class Problem(abc.ABC):
     name: the value of config.data.kind.  unit: what statistics resample.  one_slot: whether each example has exactly
     one slot, at its first token; the last layer is then computed there alone.  metrics: {name: score(predicted,
     label)} in float64.  table_metrics: those of a user's own table, the first one selects the best step.
-    lower_is_better: names of metrics.  hub_type: `problem_type` in an exported config.json.
+    lower_is_better: names of metrics.  bounds: {metric: (lowest, highest) value} of those that have both.
+     hub_type: `problem_type` in an exported config.json.
     """
 
     name: ClassVar[str]
@@ -43,6 +44,7 @@ class Problem(abc.ABC):
     metrics: ClassVar[dict[str, Callable[[np.ndarray, np.ndarray], float]]]
     table_metrics: ClassVar[tuple[str, ...]]
     lower_is_better: ClassVar[tuple[str, ...]] = ()
+    bounds: ClassVar[dict[str, tuple[float, float]]] = {}
     hub_type: ClassVar[str]
 
     def num_outputs(self, task: Task) -> int:

@@ -52,6 +52,7 @@ class Regression(Problem):
     metrics = {f.__name__: f for f in (pearson, spearman, mse)}
     table_metrics = ("pearson", "spearman", "mse")
     lower_is_better = ("mse",)
+    bounds = {"pearson": (-1, 1), "spearman": (-1, 1)}
     hub_type = "regression"
 
     def num_outputs(self, task: Task) -> int:

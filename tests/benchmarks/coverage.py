@@ -23,6 +23,7 @@ import scipy.stats
 
 from fjt.core.errors import UserError
 from fjt.reports import inference
+from fjt.tasks.kinds import bounds_of
 from tests.benchmarks import common
 from tests.benchmarks.populations import EASY, HARD, SHAPES, SOURCES, Choices, Scores
 from tests.scores import pseudo_values
@@ -68,7 +69,7 @@ def on_new_examples(name, shape, m, repeats, rng, metrics, seeds=SEEDS, make=inf
         for metric in metrics:
             tables, bounds = (
                 [pseudo_values(metric, p, label) for p in predicted],
-                inference.BOUNDS.get(metric),
+                bounds_of(metric),
             )
             for n in seeds:
                 (a, b), (x, y), (out, away) = ([v[:n] for v in pair] for pair in (tables, scores[metric], failed))

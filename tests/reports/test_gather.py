@@ -12,6 +12,7 @@ from fjt import report
 from fjt.reports import gather, inference
 from fjt.reports.cells import summarize
 from fjt.reports.comparisons import compare
+from fjt.tasks.kinds import bounds_of
 
 
 def test_paths_as_axes_keep_what_tells_them_apart(tmp_path):
@@ -142,7 +143,7 @@ def test_examples_that_share_a_source_widen_the_interval_over_new_ones(tmp_path)
     first, second = cells_of(folder, tmp_path / "shared")[1].values()
     assert len(set(zip(cluster, first.cluster, strict=True))) == len(set(first.cluster)) == 120
     found = summarize(first, "accuracy")["new_examples"]
-    args = first.scores("accuracy"), first.pseudo_values("accuracy"), first.failed, inference.BOUNDS["accuracy"]
+    args = first.scores("accuracy"), first.pseudo_values("accuracy"), first.failed, bounds_of("accuracy")
     assert found == inference.crossed_interval(*args, first.cluster)
     assert found.high - found.low > 1.5 * (alone.high - alone.low)
     tables = second.pseudo_values("accuracy") - first.pseudo_values("accuracy")

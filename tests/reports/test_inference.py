@@ -10,6 +10,7 @@ from scores import METRICS, pseudo_values
 
 from fjt.core.errors import UserError
 from fjt.reports import inference
+from fjt.tasks.kinds import bounds_of
 
 DARWIN = np.array([49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48])  # eighths of an inch; Fisher 1935
 SCORES = np.array([0.71, 0.68, 0.74, 0.70, 0.69, 0.72])
@@ -103,12 +104,12 @@ def test_levels_stay_between_their_bounds():
     """On the logit's scale the interval is t's, of an error p (1 - p) times as large (Fisher's z for -1 to 1)."""
     table = hand_table()
     straight = inference.crossed_interval(table.mean(axis=1), table, sound(5))
-    bent = inference.crossed_interval(table.mean(axis=1), table, sound(5), inference.BOUNDS["accuracy"])
+    bent = inference.crossed_interval(table.mean(axis=1), table, sound(5), bounds_of("accuracy"))
     half = (straight.high - straight.estimate) / (0.7 * 0.3)
     assert [scipy.special.logit(v) for v in (bent.low, bent.estimate, bent.high)] == pytest.approx(
         [scipy.special.logit(0.7) + sign * half for sign in (-1, 0, 1)]
     )
-    bent = inference.crossed_interval(table.mean(axis=1), table, sound(5), inference.BOUNDS["mcc"])
+    bent = inference.crossed_interval(table.mean(axis=1), table, sound(5), bounds_of("mcc"))
     half = (straight.high - straight.estimate) / (1 - 0.7**2)
     assert np.arctanh([bent.low, bent.high]) == pytest.approx(np.arctanh(0.7) + half * np.array([-1, 1]))
 
