@@ -90,7 +90,7 @@ def export(run, form, output):
         if form == "peft":
             peft.write(target, own, config)
         else:
-            adapterhub.write(target, own, config, run.label_names)
+            adapterhub.write(target, own, config, run.label_names, run.problem.head)
 
 
 if __name__ == "__main__":

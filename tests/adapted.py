@@ -23,7 +23,7 @@ def shaken(tune, model, base, name=""):
     methods, rng = partition.find_methods(tune), np.random.default_rng(0)
     added = partition.add_leaves(methods, seeds.make_key(0, "init"), base, model.config)
     params = base | ({"adapters": jax.tree.map(np.asarray, added)} if added else {})
-    chosen, flat = partition.trainable_names(params, model.config.layers, tune, ()), tree.flatten(params)
+    chosen, flat = partition.trainable_names(params, model.config, tune, ()), tree.flatten(params)
     trained = {n: np.float32(flat[n] + SHAKE * rng.normal(size=flat[n].shape)) for n in sorted(chosen)}
     return Adapter(methods, trained | {n: x for n, x in flat.items() if partition.is_fixed(n)}, name, "", "")
 

@@ -9,13 +9,19 @@ import numpy as np
 from fjt.core.errors import UserError
 from fjt.data.batches import Examples
 
+FILES = (("tokenizer.json",), ("vocab.txt",))
 CHUNK = 2000  # texts a call; a progress bar moves between calls
 
 
-def load_tokenizer(path):
-    """The tokenizer of a directory; without a `tokenizer.json` of its own it is built from `vocab.txt`.
+def load_tokenizer(path, files=FILES):
+    """The tokenizer of a directory, or of a WordPiece vocabulary `vocab.txt`.
 
-    Raises UserError when there is none, or when it lacks one of [CLS], [SEP], [PAD], [UNK].
+    Args:
+        path: of the directory or the vocabulary.
+        files: the alternatives of files that a tokenizer is built from.
+
+    Raises:
+        UserError: there is none, it is incomplete, or it lacks the token of a beginning, an end, padding or an unknown.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns, when imported, that PyTorch is not there
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -25,21 +31,36 @@ def load_tokenizer(path):
         if os.path.isfile(path):
             tokenizer = transformers.BertTokenizer(vocab=path)
         else:
-            if not any(os.path.exists(os.path.join(path, name)) for name in ("tokenizer.json", "vocab.txt")):
-                raise OSError("there are neither tokenizer.json nor vocab.txt.")  # transformers makes an empty one up
+            _check_files(path, files)
             tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"No tokenizer could be read from {path}: {str(error).splitlines()[0]} The directory should hold "
-            "tokenizer.json or vocab.txt beside config.json."
+            f"{' or '.join(map(' with '.join, files))} beside config.json."
         ) from None
     # Without added tokens: transformers gives a special token that the vocabulary lacks an id beyond it.
     vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
+    pieces = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    if pieces.get("type") == "BPE" and not pieces["merges"]:
+        raise UserError(f"The tokenizer of {path} has a vocabulary without merges: every text would fall into bytes.")
     for name in ("cls_token", "sep_token", "pad_token", "unk_token"):
         token = getattr(tokenizer, name)
         if token is None or token not in vocabulary:
             raise UserError(f"The tokenizer of {path} has no {name}: its vocabulary of {len(tokenizer)} is incomplete.")
     return tokenizer
+
+
+def _check_files(path, files):
+    """Raises OSError unless one alternative is whole: for a missing file transformers makes up an empty tokenizer."""
+    there = [[name for name in group if os.path.exists(os.path.join(path, name))] for group in files]
+    if not any(len(found) == len(group) for found, group in zip(there, files, strict=True)):
+        found = next((found for found in there if found), None)
+        missing = next(set(group) - set(found) for group in files if found[0] in group) if found else ()
+        raise OSError(
+            f"there is {found[0]} without {min(missing)}."
+            if found
+            else f"there is none of {', '.join(name for group in files for name in group)}."
+        )
 
 
 def check_vocabulary(tokenizer, vocab, path):

@@ -83,6 +83,7 @@ class Run:
         from fjt.interop import adapter
         from fjt.models import pretrained
         from fjt.models.encoder import Model
+        from fjt.models.families import find_family
         from fjt.tuning import partition
 
         methods, trained = {}, {}
@@ -94,7 +95,7 @@ class Run:
         checkpoint = pretrained.read_checkpoint(folder)
         if trained and checkpoint.sha256 != own.base_sha256:
             raise UserError(f"The weights of {folder} are not those that the run in {self.path} was trained over.")
-        tokenizer = tokenization.load_tokenizer(folder)
+        tokenizer = tokenization.load_tokenizer(folder, find_family(checkpoint.config.family).tokenizer)
         tokenization.check_vocabulary(tokenizer, checkpoint.config.vocab, folder)
         made = Model(
             checkpoint.config,
@@ -102,6 +103,7 @@ class Run:
             dtype=self.config["model"]["dtype"],
             adapt=partition.make_adapt(methods),
             one_slot=self.problem.one_slot,
+            head=self.problem.head,
         )
         abstract = jax.eval_shape(made.init, make_key(0, "init"))
         params = pretrained.take(checkpoint, abstract, folder, keep_head=not trained).params

@@ -11,6 +11,7 @@ from fjt.core.errors import UserError
 from fjt.data import sources, tokenization
 from fjt.data.synthetic import VOCAB
 from fjt.models import pretrained
+from fjt.models.families import find_family, scratch_config
 from fjt.tasks.kinds import find_problem
 
 UNKNOWN = 0.1  # a share of unknown tokens above which a split is warned of
@@ -92,11 +93,11 @@ def _load_model(model, path):
     """(tokenizer, EncoderConfig, config.json, Checkpoint or None)."""
     if path:
         checkpoint = pretrained.read_checkpoint(path)
-        tokenizer = tokenization.load_tokenizer(path)
+        tokenizer = tokenization.load_tokenizer(path, find_family(checkpoint.config.family).tokenizer)
         tokenization.check_vocabulary(tokenizer, checkpoint.config.vocab, path)
         return tokenizer, checkpoint.config, checkpoint.hf_config, checkpoint
     tokenizer = tokenization.load_tokenizer(model.scratch.vocab or VOCAB)
-    raw = pretrained.scratch_config(model.scratch, len(tokenizer), model.max_length)
+    raw = scratch_config(model.scratch, len(tokenizer), model.max_length)
     return tokenizer, pretrained.parse_config(raw, "config.model.scratch"), raw, None
 
 

@@ -11,6 +11,7 @@ from fjt.core import records, tree
 from fjt.data import glue
 from fjt.experiment import outputs, recipes
 from fjt.interop import card, exports
+from fjt.models.families import find_family
 from fjt.tuning import partition
 
 CURVE_SECONDS = 5  # of training between two drawings of the curve, which takes as long as a hundred steps of a head
@@ -97,6 +98,9 @@ def finish(experiment, workdir, host, selected, trainable, frozen, logits_of, do
     params = tree.merge(jax.device_get(trainable), jax.device_get(frozen))
     if wanted.export:
         exports.write(experiment, os.path.join(workdir, "export"), params, dev)
+    family = find_family(experiment.model.config.family)
+    head = {"head": params["head"]}
+    new_head, pooler = tree.split(head, {name for name in tree.flatten(head) if family.is_new(name)})
     seconds = host["train_seconds"]
     memory, kind = _peak_memory()
     methods = partition.find_methods(experiment.settings.experiment.tune)
@@ -107,8 +111,8 @@ def finish(experiment, workdir, host, selected, trainable, frozen, logits_of, do
         "splits": splits,
         "best": {"step": host["best_step"], "metrics": host["best_metrics"]},
         "trainable_params": partition.count(methods, trainable),
-        "head_params": tree.count(params["head"]),
-        "pooler_params": tree.count(params["encoder"]["pooler"]),
+        "head_params": tree.count(new_head),
+        "pooler_params": tree.count(pooler),
         "added_params": partition.count(methods, {"adapters": trainable.get("adapters", {})}),
         "total_params": partition.count(methods, partition.lasting(params)),
         "train_seconds": seconds,

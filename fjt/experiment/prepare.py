@@ -20,6 +20,7 @@ from fjt.interop import adapter as adapters
 from fjt.interop import formats
 from fjt.models import pretrained
 from fjt.models.encoder import Model
+from fjt.models.families import find_family
 from fjt.tasks.kinds import find_problem
 from fjt.training import placement
 from fjt.training.hyper import Hyper
@@ -105,20 +106,21 @@ def prepare(settings, *, given=None, view: console.View = console, inputs=None, 
     rows = len(splits["train"])
     origins = (given or {}) | origins
 
-    problem = find_problem(task.kind)
+    problem, family = find_problem(task.kind), find_family(config.family)
     model = Model(
         config,
         problem.num_outputs(task),
         dtype=experiment.model.dtype,
         adapt=partition.make_adapt(methods),
         one_slot=problem.one_slot,
+        head=problem.head,
     )
     key = make_key(experiment.seeds.init, "init")
     abstract = _abstract(model)
     params, missing, unused = {}, tuple(tree.flatten(abstract)), ()
     if checkpoint:
         loaded = pretrained.take(checkpoint, abstract, inputs.path, experiment.model.keep_head and not adapter)
-        again = partition.reinitialised(tree.flatten(abstract), config.layers, experiment.model.reinit_layers)
+        again = partition.reinitialised(tree.flatten(abstract), config, experiment.model.reinit_layers)
         params = tree.split(loaded.params, again)[1]
         missing, unused = tuple(sorted({*loaded.missing, *again})), loaded.unused
         if experiment.model.keep_head and not adapter:
@@ -130,11 +132,9 @@ def prepare(settings, *, given=None, view: console.View = console, inputs=None, 
             f"{' and '.join(added)} tunes a model that was trained before."
         )
     whole = abstract | ({"adapters": added} if added else {})
-    kept = {name for name in missing if adapter and experiment.model.keep_head and name.startswith("head/")}
-    trainable = frozenset(
-        partition.trainable_names(whole, config.layers, experiment.tune, tuple(sorted(set(missing) - kept)))
-    )
-    pooler = {"encoder/pooler/kernel"}
+    kept = {name for name in missing if adapter and experiment.model.keep_head and family.is_new(name)}
+    trainable = frozenset(partition.trainable_names(whole, config, experiment.tune, tuple(sorted(set(missing) - kept))))
+    pooler = {f"{module}/kernel" for module in family.pretrained_head()}
     if checkpoint and loaded.untrained_pooler and not pooler & {*trainable, *(adapter.trained if adapter else ())}:
         view.warn(
             "the checkpoint's pooler looks untrained (its bias is zero) and stays frozen; "
@@ -147,8 +147,8 @@ def prepare(settings, *, given=None, view: console.View = console, inputs=None, 
         )
     if adapter:
         if experiment.model.keep_head:
-            adapters.check_head(adapter, task.label_names, experiment.model.adapter)
-        params = tree.unflatten(adapters.put(adapter, tree.flatten(params), experiment.model.keep_head))
+            adapters.check_head(adapter, task.label_names, experiment.model.adapter, config.family)
+        params = tree.unflatten(adapters.put(adapter, tree.flatten(params), experiment.model.keep_head, config.family))
 
     train, steps = experiment.train, recipes.total_steps(experiment, rows)
     groups = device_mesh.size * train.accumulation

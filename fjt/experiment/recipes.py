@@ -71,7 +71,7 @@ def resolve(
             total = total_steps(_replace(experiment, filled), rows)
             fill("eval", "every_steps", max(1, math.ceil(total / EVALUATIONS)), f"{EVALUATIONS} times per run")
     fill("model", "dtype", "float32" if platform == "cpu" else "bfloat16", f"the {platform} device")
-    source = "BERT" if scratch else "the checkpoint's config.json"
+    source = "the new model" if scratch else "the checkpoint's config.json"
     for site in ("hidden", "attention", "classifier"):
         fill("model.dropout", site, getattr(config, f"dropout_{site}"), source)
     experiment = _replace(experiment, filled)

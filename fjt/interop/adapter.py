@@ -9,7 +9,8 @@ import safetensors.numpy
 
 from fjt.core import records, tree
 from fjt.core.errors import UserError, suggest
-from fjt.models.pretrained import compare_labels, torch_name
+from fjt.models.families import find_family, rename
+from fjt.models.pretrained import compare_labels
 from fjt.tuning.partition import METHODS, complete
 
 CONFIG, WEIGHTS = "fjt_adapter.json", "fjt_adapter.safetensors"
@@ -61,7 +62,8 @@ def read(directory):
         name: complete(name, {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
         for name, options in about["methods"].items()
     }
-    trained, labels = read_tensors(os.path.join(directory, WEIGHTS)), tuple(about.get("label_names", ()))
+    tensors, labels = read_tensors(os.path.join(directory, WEIGHTS)), tuple(about.get("label_names", ()))
+    trained = {rename(name): tensor for name, tensor in tensors.items()}
     return Adapter(**(about | {"methods": methods, "trained": trained, "label_names": labels}))
 
 
@@ -101,30 +103,32 @@ def adopt(tune, adapter):
     return dataclasses.replace(tune, **filled), tuple(f"tune.{option}" for option in filled if filled[option] != ())
 
 
-def check_head(adapter, label_names, path):
+def check_head(adapter, label_names, path, family):
     """Raises UserError when an adapter has no head to keep, or one for other labels."""
-    if not any(name.startswith("head/") for name in adapter.trained):
+    if not any(find_family(family).is_new(name) for name in adapter.trained):
         raise UserError(f"config.model.keep_head: the adapter {path} holds no head; leave it out for a new one.")
     compare_labels(adapter.label_names, label_names, path)
 
 
-def put(adapter, params, keep_head):
+def put(adapter, params, keep_head, family):
     """The flat parameters {name: array} with an Adapter's in their places, its head only when that is kept.
+
+    family: the name of the base model's.
 
     Raises UserError for a leaf without a place, or of another shape, and for one that is lacking.
     """
-    flat = dict(params)
+    flat, is_new = dict(params), find_family(family).is_new
     for name in flat:
         method = name.split("/")[1] if name.startswith("adapters/") else None
         if method in adapter.methods and name not in adapter.trained:
             raise UserError(f"config.model.adapter: it lacks {name}.")
     for name, leaf in adapter.trained.items():
-        if name.startswith("head/") and not keep_head:
+        if is_new(name) and not keep_head:
             continue
         if name not in flat:
             raise UserError(f"config.model.adapter: its {name} has no place in this model.")
         if flat[name].shape != leaf.shape:
-            hint = " Leave config.model.keep_head out for a new head." if name.startswith("head/") else ""
+            hint = " Leave config.model.keep_head out for a new head." if is_new(name) else ""
             raise UserError(
                 f"config.model.adapter: {name} has shape {leaf.shape}; this model needs {flat[name].shape}.{hint}"
             )
@@ -140,8 +144,3 @@ def read_tensors(path):
         raise UserError(f"{path} does not exist.") from None
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as safetensors: {error}. It may be cut off or damaged.") from None
-
-
-def torch_module(path, family):
-    """The PyTorch name of a module, as `encoder/layer_0/query` or `head/classifier`."""
-    return torch_name(f"{path}/bias", family).removesuffix(".bias")

@@ -12,10 +12,11 @@ import safetensors.numpy
 
 from fjt.core import records
 from fjt.core.errors import UserError
-from fjt.interop.adapter import Adapter, read_tensors, torch_module
+from fjt.interop.adapter import Adapter, read_tensors
 from fjt.interop.peft import encoder_module
-from fjt.models.encoder import EncoderConfig
-from fjt.models.pretrained import LEAVES, to_torch
+from fjt.models.families import find_family
+from fjt.models.family import EncoderConfig
+from fjt.models.pretrained import from_torch, to_torch, torch_name
 from fjt.tuning.partition import METHODS
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter.safetensors"
@@ -33,8 +34,7 @@ def refusal(adapter: Adapter, config: EncoderConfig) -> str | None:
         adapter: the methods and the trained leaves.
         config: the base model's.
     """
-    del config
-    held = {}
+    held, family = {}, find_family(config.family)
     for name, options in adapter.methods.items():
         if name not in FORMS:
             return f"AdapterHub has no {name} in fjt's sense"
@@ -45,13 +45,17 @@ def refusal(adapter: Adapter, config: EncoderConfig) -> str | None:
         if len(names) > 1:
             return f"AdapterHub keeps one {architecture} under one name, not {' and '.join(names)}"
     for path in adapter.others():
-        if not path.startswith("head/"):
+        if not family.is_new(path):
             return f"it has no place for {path}, which was trained"
     return None
 
 
 def write(
-    directory: str | os.PathLike, adapter: Adapter, config: EncoderConfig, label_names: tuple[str, ...] | None
+    directory: str | os.PathLike,
+    adapter: Adapter,
+    config: EncoderConfig,
+    label_names: tuple[str, ...] | None,
+    head: str = "sequence",
 ) -> None:
     """Writes an adapter as AdapterHub's files.
 
@@ -60,6 +64,7 @@ def write(
         adapter: the methods and the trained leaves.
         config: the base model's.
         label_names: by id; empty for a regression.
+        head: the name of the family's head.
 
     Raises:
         UserError: AdapterHub cannot hold the adapter.
@@ -67,7 +72,7 @@ def write(
     reason = refusal(adapter, config)
     if reason:
         raise UserError(f"No AdapterHub directory can be written: {reason}.")
-    tensors, parts, module = {}, [], encoder_module(config)
+    tensors, parts, module, family = {}, [], encoder_module(config), find_family(config.family)
     for name, options in adapter.methods.items():
         found, about = FORMS[name].write(adapter.leaves(name), options, config, module, NAME)
         tensors, parts = tensors | found, [*parts, about]
@@ -75,17 +80,14 @@ def write(
     common = {
         "model_type": config.family,
         "model_name": adapter.base,
-        "model_class": "BertForSequenceClassification",
+        "model_class": family.heads[head].architecture,
         "hidden_size": config.width,
         "version": VERSION,
     }
     records.write_json(os.path.join(directory, CONFIG), common | {"name": NAME, "config": about})
     _save(os.path.join(directory, WEIGHTS), tensors)
-    head = {
-        f"{torch_module(path.rsplit('/', 1)[0], config.family)}.{LEAVES[path.rsplit('/', 1)[1]]}": to_torch(path, leaf)
-        for path, leaf in adapter.others().items()
-    }
-    _save(os.path.join(directory, HEAD_WEIGHTS), head)
+    own = {torch_name(path, config.family): to_torch(path, leaf) for path, leaf in adapter.others().items()}
+    _save(os.path.join(directory, HEAD_WEIGHTS), own)
     labels = {label: i for i, label in enumerate(label_names or ("score",))}
     records.write_json(
         os.path.join(directory, HEAD_CONFIG),
@@ -125,20 +127,26 @@ def read(directory: str | os.PathLike, config: EncoderConfig) -> Adapter:
         raise UserError(f"{directory}: the tensor {min(tensors)} has no place in this model.")
     head = os.path.join(directory, HEAD_WEIGHTS)
     if os.path.exists(head):
-        module = torch_module("head/classifier", config.family)
-        found = read_tensors(head)
-        if set(found) != {f"{module}.weight", f"{module}.bias"}:
-            raise UserError(f"{head} holds {', '.join(sorted(found))}; only {module}.weight and .bias have a place.")
-        trained |= {
-            "head/classifier/kernel": found[f"{module}.weight"].T,
-            "head/classifier/bias": found[f"{module}.bias"],
-        }
+        trained |= _read_head(head, config)
     trained = {path: np.ascontiguousarray(x, np.float32) for path, x in trained.items()}
     labels, config_path = (), os.path.join(directory, HEAD_CONFIG)
     if os.path.exists(config_path):
         ids = records.read_json(config_path).get("label2id") or {}
         labels = tuple(sorted(ids, key=ids.get))
     return Adapter(methods, trained, about.get("model_name") or "", "", "", labels)
+
+
+def _read_head(file, config):
+    """{name: leaf} of a file that holds all that is new of one of the family's heads, and nothing else."""
+    family, found, expected = find_family(config.family), read_tensors(file), []
+    for head in family.heads.values():
+        modules = [f"head/{part}" for part in head.modules if part not in head.pretrained]
+        names = [f"{module}/{leaf}" for module in modules for leaf in ("kernel", "bias")]
+        expected.append({torch_name(name, config.family): name for name in names})
+        if set(found) == set(expected[-1]):
+            return {expected[-1][key]: from_torch(expected[-1][key], tensor) for key, tensor in found.items()}
+    wanted = " or ".join(", ".join(sorted(names)) for names in expected)
+    raise UserError(f"{file} holds {', '.join(sorted(found))}; only {wanted} have a place.")
 
 
 def _read_part(directory, own, tensors, config):

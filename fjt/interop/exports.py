@@ -7,6 +7,7 @@ from fjt.core import records, tree
 from fjt.core.options import EXPERIMENT, flatten
 from fjt.interop import adapter, adapterhub, card, hf, peft
 from fjt.interop.directory import replaced
+from fjt.models.families import find_family
 from fjt.tuning import partition
 
 
@@ -20,13 +21,13 @@ def write(experiment, directory, params, scores):
     """
     methods, config = partition.find_methods(experiment.settings.experiment.tune), experiment.model.config
     params = partition.lasting(params)
-    flat = tree.flatten(params)
+    flat, is_new = tree.flatten(params), find_family(config.family).is_new
     trained = adapter.Adapter(
         methods,
         {
             name: flat[name]
             for name in sorted(flat)
-            if name in experiment.trainable | experiment.adopted or name.startswith("head/") or partition.is_fixed(name)
+            if name in experiment.trainable | experiment.adopted or is_new(name) or partition.is_fixed(name)
         },
         base_name(experiment),
         revision(experiment),
@@ -47,7 +48,7 @@ def write(experiment, directory, params, scores):
                 peft.write(folder, trained, config)
             elif not adapterhub.refusal(trained, config):
                 form = "adapterhub"
-                adapterhub.write(folder, trained, config, experiment.task.label_names)
+                adapterhub.write(folder, trained, config, experiment.task.label_names, experiment.problem.head)
             experiment.tokenizer.save_pretrained(folder)
             _write_card(experiment, folder, form, scores)
 

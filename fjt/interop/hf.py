@@ -7,25 +7,25 @@ import safetensors.numpy
 
 from fjt.core import records, tree
 from fjt.interop.directory import replaced
+from fjt.models.families import find_family
 from fjt.models.pretrained import to_torch, torch_name
 from fjt.tasks.kinds import find_problem
-
-ARCHITECTURES = {"bert": "BertForSequenceClassification"}
 
 
 def export(directory, params, hf_config, task, tokenizer, family):
     """Writes a directory that PyTorch's AutoModelForSequenceClassification.from_pretrained loads.
 
-    params: base parameters {encoder, head}; hf_config: config.json of the base model.
+    params: base parameters {encoder, head}; hf_config: config.json of the base model; family: its name.
     """
+    problem = find_problem(task.kind)
     names = task.label_names or ("score",)
     config = {key: value for key, value in hf_config.items() if not key.startswith("_") and key != "torch_dtype"}
     config |= {
-        "architectures": [ARCHITECTURES[family]],
+        "architectures": [find_family(family).heads[problem.head].architecture],
         "dtype": "float32",
         "id2label": {str(i): name for i, name in enumerate(names)},
         "label2id": {name: i for i, name in enumerate(names)},
-        "problem_type": find_problem(task.kind).hub_type,
+        "problem_type": problem.hub_type,
     }
     tensors = {
         torch_name(name, family): to_torch(name, np.asarray(leaf, np.float32))

@@ -1,4 +1,4 @@
-"""PEFT directories, both ways: adapter_config.json and adapter_model.safetensors (peft 0.21, BERT classifiers).
+"""PEFT directories, both ways: adapter_config.json and adapter_model.safetensors (peft 0.21).
 
 How each method is written is in its row (`fjt.tuning.forms.PeftForm`); here is what all methods share.
 """
@@ -12,21 +12,21 @@ import safetensors.numpy
 
 from fjt.core import records
 from fjt.core.errors import UserError
-from fjt.interop.adapter import Adapter, read_tensors, torch_module
-from fjt.models.encoder import EncoderConfig
+from fjt.interop.adapter import Adapter, read_tensors
+from fjt.models.families import find_family
+from fjt.models.family import EncoderConfig
 from fjt.models.pretrained import LEAVES, to_torch
 from fjt.tuning import forms
-from fjt.tuning.method import SITES, places
+from fjt.tuning.method import base_module, places, sites_of
 from fjt.tuning.partition import METHODS
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-WHOLE_MODULES = {"head/classifier": "classifier", "encoder/pooler": "pooler"}  # in modules_to_save
 FORMS = {name: method.peft for name, method in METHODS.items() if method.peft}
 
 
 def encoder_module(config: EncoderConfig) -> forms.Module:
-    """The function from a path below the encoder, such as `layer_0/query`, to the PyTorch name of its module."""
-    return functools.cache(lambda path: torch_module(f"encoder/{path}", config.family))
+    """The function from a place of a method, such as `layer_0/query`, to the PyTorch name of its module."""
+    return functools.cache(lambda path: find_family(config.family).torch_module(base_module(path)))
 
 
 def refusal(adapter: Adapter, config: EncoderConfig) -> str | None:
@@ -45,11 +45,11 @@ def refusal(adapter: Adapter, config: EncoderConfig) -> str | None:
         return f"PEFT has no gated {name} (config.tune.gating)"
     if reason := FORMS[name].refuse(options):
         return reason
-    if "encoder/pooler/kernel" in adapter.others() and "pooler" in adapter.leaves(name):
-        return f"it cannot hold the pooler's own weights beside those of {name} for it"
     for path in adapter.others():
         module = path.rsplit("/", 1)[0]
-        if module not in WHOLE_MODULES and not FORMS[name].holds(module):
+        if module.removeprefix("head/") in adapter.leaves(name):
+            return f"it cannot hold the weights of {module} beside those of {name} for it"
+        if not module.startswith("head/") and not FORMS[name].holds(module):
             return f"it has no place for {path}, which was trained"
     return None
 
@@ -69,15 +69,15 @@ def write(directory: str | os.PathLike, adapter: Adapter, config: EncoderConfig)
     if reason:
         raise UserError(f"No PEFT directory can be written: {reason}.")
     ((name, options),) = adapter.methods.items()
-    form, family, modules = FORMS[name], config.family, set()
+    form, family, modules = FORMS[name], find_family(config.family), set()
     tensors, about = form.write(adapter.leaves(name), options, config, encoder_module(config))
     for path, leaf in adapter.others().items():
         module, last = path.rsplit("/", 1)
         if form.holds(module):
-            tensors[f"{forms.PEFT}{torch_module(module, family)}.{form.wrapped}.{LEAVES[last]}"] = leaf
+            tensors[f"{forms.PEFT}{family.torch_module(module)}.{form.wrapped}.{LEAVES[last]}"] = leaf
         else:
-            modules.add(WHOLE_MODULES[module])
-            tensors[f"{form.root}{torch_module(module, family)}.{LEAVES[last]}"] = to_torch(path, leaf)
+            modules.add(family.saved_module(module))
+            tensors[f"{form.root}{family.torch_module(module)}.{LEAVES[last]}"] = to_torch(path, leaf)
     about |= {
         "base_model_name_or_path": adapter.base,
         "revision": adapter.revision or None,
@@ -105,7 +105,8 @@ def read(directory: str | os.PathLike, config: EncoderConfig) -> Adapter:
     tensors = read_tensors(os.path.join(directory, WEIGHTS))
     name = _method(directory, about)
     form, placed, whole, trained = FORMS[name], {}, {}, {}
-    names = {torch_module(f"encoder/{path}", config.family): path for _, path in places(config, SITES)}
+    module_of = encoder_module(config)
+    names = {module_of(path): path for _, path in places(config, sites_of(config))}
     ends = "|".join([*map(re.escape, form.leaves), *([rf"{form.wrapped}\.\w+"] if form.wrapped else []), r"\w+"])
     for key, tensor in tensors.items():
         if key in form.keys:
@@ -145,10 +146,11 @@ def _method(directory, about):
 
 def _base_leaf(directory, key, module, last, tensor, config):
     """{name: leaf} of a trained tensor of the base model."""
-    paths = ["head/classifier", "encoder/pooler", "encoder/embeddings/norm"]
+    family = find_family(config.family)
+    paths = ["encoder/embeddings/norm", *(f"head/{part}" for head in family.heads.values() for part in head.modules)]
     paths += [f"encoder/layer_{i}/{norm}" for i in range(config.layers) for norm in ("attention_norm", "output_norm")]
     for path in paths:
-        if torch_module(path, config.family) == module:
+        if family.torch_module(path) == module:
             last = last.rsplit(".", 1)[-1]
             leaf = "bias" if last == "bias" else "scale" if path.endswith("norm") else "kernel"
             return {f"{path}/{leaf}": tensor.T if leaf == "kernel" else tensor}

@@ -1,4 +1,4 @@
-"""The BERT encoder, and the seam through which all other code uses it: `init`, `apply` and `hidden`."""
+"""The encoder and its head, and the seam through which all other code uses them: `init`, `apply` and `hidden`."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,88 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from fjt.core import prng
-from fjt.models import heads
-from fjt.models.layers import (
-    ACTIVATIONS,
-    ATTENTION_OUTPUT,
-    EMBEDDINGS,
-    OUTPUT,
-    SITES,
-    Dense,
-    Embedding,
-    Hooks,
-    LayerNorm,
-    Noise,
-    Tokens,
-    attend,
-    drop,
-    token_keys,
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class EncoderConfig:
-    """The shape and the constants of an encoder, as a Hugging Face config.json names them in other words."""
-
-    family: str
-    layers: int
-    width: int
-    heads: int
-    inner: int
-    vocab: int
-    positions: int
-    types: int
-    epsilon: float
-    activation: str
-    stddev: float
-    dropout_hidden: float
-    dropout_attention: float
-    dropout_classifier: float
-
-
-class Layer(nn.Module):
-    """One transformer layer, LayerNorm after each sublayer (Vaswani et al. 2017; Devlin et al. 2019)."""
-
-    config: EncoderConfig
-    index: int
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, h, tokens, first, noise, hooks):
-        """h: f[G, R, L, D] -> f[G, R, L, D]; or f[G, S, 1, D] at the tokens first i32[G, S] alone, when given.
-
-        The output of one token needs the keys and values of all, but only its own query and feed-forward layer.
-        """
-        config = self.config
-
-        def dense(site, x, features):
-            made = Dense(features, site, self.index, config.stddev, self.dtype, name=site)
-            return made(x, hooks, noise, tokens)
-
-        head_shape = (config.heads, config.width // config.heads)
-        k = dense("key", h, config.width)
-        v = dense("value", h, config.width)
-        k, v = hooks.key_value(self.index, k.reshape(*h.shape[:-1], *head_shape), v.reshape(*h.shape[:-1], *head_shape))
-        keys, gate = tokens, hooks.key_gate(self.index, h, tokens)
-        if first is not None:
-            row = first // h.shape[2]
-            h, tokens = take_tokens(h, first), Tokens(*(take_tokens(x, first) for x in astuple(tokens)))
-            k, v = take_rows(k, row), take_rows(v, row)
-            noise = noise and noise_at(noise, first)
-            keys = Tokens(*(take_rows(x, row) for x in astuple(keys)))
-        q = dense("query", h, config.width).reshape(*h.shape[:-1], *head_shape)
-        a = attend(q, k, v, tokens, keys, noise, gate).reshape(h.shape)
-        a = drop(dense("attention_output", a, config.width), noise, ATTENTION_OUTPUT)
-        norm = LayerNorm(config.epsilon, self.dtype, name="attention_norm")
-        h = norm(hooks.block("attention_output", self.index, a, h, norm, tokens) + h)
-        f = ACTIVATIONS[config.activation](dense("intermediate", h, config.inner))
-        f = drop(dense("output", f, config.width), noise, OUTPUT)
-        norm = LayerNorm(config.epsilon, self.dtype, name="output_norm")
-        return norm(hooks.block("output", self.index, f, h, norm, tokens) + h)
+from fjt.models.families import find_family
+from fjt.models.family import EncoderConfig
+from fjt.models.layers import EMBEDDINGS, SITES, Hooks, Noise, Tokens, drop, take_tokens, token_keys
 
 
 class Encoder(nn.Module):
-    """Embeddings, layers, pooler, or what of them lies from layer `start` on (-1: all)."""
+    """Embeddings and layers, or those from layer `start` on (-1: all)."""
 
     config: EncoderConfig
     dtype: jnp.dtype
@@ -99,12 +24,12 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, batch, noise, hooks, stop=None):
-        """The pooled vectors of the slots, f[G, S, D]; with `stop`, the input of that layer.
+        """The output of the last layer at the slots, f[G, S, D]; with `stop`, the input f[G, R, L, D] of that layer.
 
         noise: None, or (key pair u32[], hidden rate, attention rate) of dropout in the layers from noisy_from on.
-        The input of a layer is f[G, R, L, D], the output of the last one at the slots f[G, S, D].
+        With `stop` at the number of layers, the output of the last one is returned all the same.
         """
-        config = self.config
+        config, family = self.config, find_family(self.config.family)
         if self.start < config.layers:
             tokens = token_addresses(batch)
             keys = None if noise is None else token_keys(noise[0], tokens, config.layers)
@@ -116,41 +41,17 @@ class Encoder(nn.Module):
             return Noise((keys[0][layer + 1], keys[1][layer + 1]), whole, *noise[1:])
 
         if self.start < 0:
-            h = Embeddings(config, self.dtype, name="embeddings")(batch, hooks)
+            h = family.embeddings(config, self.dtype, name="embeddings")(batch, hooks)
             h = drop(h, noise_of(-1), EMBEDDINGS)
         else:
             h = batch["hidden"]
         for i in range(max(0, self.start), config.layers if stop is None else stop):
             last = i == config.layers - 1
             first = batch["slot_token"] if last and self.one_slot and not hooks.every_token else None
-            h = Layer(config, i, self.dtype, name=f"layer_{i}")(h, tokens, first, noise_of(i), hooks)
+            h = family.block(config, i, self.dtype, name=f"layer_{i}")(h, tokens, first, noise_of(i), hooks)
             if last:
                 h = (take_tokens(h, batch["slot_token"]) if first is None else h)[:, :, 0]
-        if stop is not None:
-            return h
-        return jnp.tanh(
-            Dense(config.width, "pooler", config.layers, config.stddev, self.dtype, name="pooler")(h, hooks)
-        )
-
-
-class Embeddings(nn.Module):
-    """Sum of word, position and type embeddings, normalised: f[G, R, L, D]."""
-
-    config: EncoderConfig
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, batch, hooks):
-        config = self.config
-
-        def table(rows, name):
-            return Embedding(rows, config.width, config.stddev, self.dtype, name=name)
-
-        words = hooks.embed(table(config.vocab, "word")(batch["token_ids"]), batch)
-        h = words + table(config.positions, "position")(batch["position_ids"] + hooks.first_position)
-        if config.types:
-            h = h + table(config.types, "type")(batch["type_ids"])
-        return LayerNorm(config.epsilon, self.dtype, name="norm")(h)
+        return h
 
 
 def token_addresses(batch):
@@ -159,26 +60,6 @@ def token_addresses(batch):
     shape = segment.shape
     example = jnp.take_along_axis(batch["example"], jnp.maximum(segment.reshape(shape[0], -1) - 1, 0), axis=1)
     return Tokens(segment, batch["position_ids"], example.reshape(shape))
-
-
-def astuple(tokens):
-    return tokens.segment, tokens.position, tokens.example
-
-
-def take_rows(x, row):
-    """x: [G, R, ...], row: i32[G, E] -> [G, E, ...]."""
-    return jax.vmap(lambda rows, index: jnp.take(rows, index, axis=0, mode="clip"))(x, row)
-
-
-def take_tokens(x, first):
-    """x: [G, R, L, ...], first: i32[G, E] = row * L + column -> [G, E, 1, ...]."""
-    return take_rows(x.reshape(x.shape[0], -1, *x.shape[3:]), first)[:, :, None]
-
-
-def noise_at(noise, first):
-    """The Noise of the tokens first i32[G, E] alone."""
-    keys = tuple(jnp.stack([take_tokens(x, first) for x in word]) for word in noise.keys)
-    return dataclasses.replace(noise, keys=keys)
 
 
 def no_method(adapters, values):
@@ -195,6 +76,7 @@ class Model:
     start: the layer that batches hold the input of (`layers`: the output of the last one), in place of tokens; what
     lies below is not computed, and its parameters are not needed.  -1: batches hold tokens.
     one_slot: whether each example has one slot, at its first token; the last layer is then computed there alone.
+    head: the name of the family's head.
     adapt(adapters, values) -> Hooks: what the tuning methods add, of their leaves and their traced values.
     """
 
@@ -205,18 +87,24 @@ class Model:
     adapt: Callable = no_method
     start: int = -1
     one_slot: bool = True
+    head: str = "sequence"
 
     def init(self, key):
-        """Base parameters {encoder, head} in float32.  key: u32[2]; each leaf's draw depends on its own name alone."""
+        """Base parameters {encoder, head} in float32.  key: u32[2]; each leaf's draw depends on its own name alone.
+
+        What a pretrained checkpoint has of the head is drawn with the encoder's key, all else of it with its own.
+        """
         ones = {
             name: jnp.ones((1, 1, 1), jnp.int32) for name in ("token_ids", "segment_ids", "position_ids", "type_ids")
         }
         zero = jnp.zeros((1, 1), jnp.int32)
         batch = ones | dict.fromkeys(("example", "slot_token", "slot_example", "slot_position"), zero)
         encoder_key, head_key = jax.random.split(jax.random.wrap_key_data(jnp.asarray(key)))
-        pooled, encoder = self._encoder(-1).init_with_output(encoder_key, batch, None, Hooks())
-        head = self._head().init(head_key, pooled, batch, None)
-        return {"encoder": encoder["params"], "head": head["params"]}
+        h, encoder = self._encoder(-1).init_with_output(encoder_key, batch, None, Hooks())
+        old, new = (self._head().init(key, h, batch, None, Hooks())["params"] for key in (encoder_key, head_key))
+        pretrained = self._head_spec().pretrained
+        head = {module: (old if module in pretrained else new)[module] for module in new}
+        return {"encoder": encoder["params"], "head": head}
 
     def apply(self, params, batch, values=None, hyper=None, key=None):
         """Logits f[G, S, C] of the slots of packed examples.
@@ -232,8 +120,9 @@ class Model:
             noise = key, hyper.dropout_hidden, hyper.dropout_attention
             head_noise = prng.fold(key, self.config.layers + 1), hyper.dropout_classifier
         hooks = self.adapt(params.get("adapters", {}), values or {})
-        pooled = self._encoder(self.start).apply({"params": params["encoder"]}, batch, noise, hooks)
-        return self._head().apply({"params": params["head"]}, pooled, batch, head_noise)
+        # Above the last layer nothing of the encoder is needed, nor given.
+        h = self._encoder(self.start).apply({"params": params.get("encoder", {})}, batch, noise, hooks)
+        return self._head().apply({"params": params["head"]}, h, batch, head_noise, hooks)
 
     def hidden(self, params, batch, values=None):
         """`hidden` of a batch of tokens, for this model's start: f[G, R, L, D], or f[G, S, D] above the last layer.
@@ -246,5 +135,8 @@ class Model:
     def _encoder(self, start):
         return Encoder(self.config, jnp.dtype(self.dtype), self.noisy_from, self.one_slot, start)
 
+    def _head_spec(self):
+        return find_family(self.config.family).heads[self.head]
+
     def _head(self):
-        return heads.Classifier(self.classes, self.config.stddev, jnp.dtype(self.dtype))
+        return self._head_spec().module(self.classes, self.config, jnp.dtype(self.dtype))

@@ -1,29 +1,20 @@
-"""Heads over the vectors that the encoder computes at the slots."""
+"""What the heads of all families share: dropout of the vectors at the slots."""
 
-import flax.linen as nn
 import jax.numpy as jnp
 
 from fjt.core import prng
-from fjt.models.layers import Dense, Hooks
 
 
-class Classifier(nn.Module):
-    """Logits f[G, S, C] of pooled vectors f[G, S, D], with dropout before the dense layer.
+def drop_slots(h, batch, noise):
+    """h f[G, S, D] with dropout; h itself when noise is None.
 
-    C is 1 for regression.  noise: None or (key pair u32[], rate f32[]).
+    noise: None, or (key pair u32[], rate f32[]).  The address of a bit is the example's row in the data set, the slot's
+    token in it, and the feature.
     """
-
-    classes: int
-    stddev: float
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, pooled, batch, noise):
-        if noise is not None:
-            key, rate = noise
-            # The address of a bit: the example's row in the data set, the slot's token in it, and the feature.
-            a, b = prng.fold(key, jnp.take_along_axis(batch["example"], batch["slot_example"], axis=1))
-            width = pooled.shape[-1]
-            feature = batch["slot_position"][..., None] * width + jnp.arange(width)[None, None]
-            pooled = prng.dropout(pooled, (a[..., None], b[..., None]), feature, rate)
-        return Dense(self.classes, "classifier", -1, self.stddev, self.dtype, name="classifier")(pooled, Hooks())
+    if noise is None:
+        return h
+    key, rate = noise
+    a, b = prng.fold(key, jnp.take_along_axis(batch["example"], batch["slot_example"], axis=1))
+    width = h.shape[-1]
+    feature = batch["slot_position"][..., None] * width + jnp.arange(width)[None, None]
+    return prng.dropout(h, (a[..., None], b[..., None]), feature, rate)

@@ -16,7 +16,7 @@ from fjt.core import prng
 class Site:
     """A dense layer as a hook sees it: its name and layer, kernel f[D, F], bias f[F], its tokens and their Noise.
 
-    noise: None without dropout; tokens: None of the pooler, which reads one vector an example.
+    noise: None without dropout; tokens: None in the head, which reads one vector per slot.
     """
 
     name: str
@@ -81,6 +81,10 @@ class Tokens:
     position: jax.Array
     example: jax.Array
 
+    def arrays(self):
+        """(segment, position, example)."""
+        return self.segment, self.position, self.example
+
 
 # Sites of dropout in a layer; a number is part of a bit's address, so it never changes. The embeddings are layer -1.
 EMBEDDINGS, PROBABILITIES, ATTENTION_OUTPUT, OUTPUT, METHODS = range(5)
@@ -130,6 +134,22 @@ def drop_at(x, noise, site, first, rate):
         return x
     a, b = noise.at(site)
     return prng.dropout(x, (a[..., None], b[..., None]), first + jnp.arange(x.shape[-1]), rate)
+
+
+def take_rows(x, row):
+    """x: [G, R, ...], row: i32[G, E] -> [G, E, ...]."""
+    return jax.vmap(lambda rows, index: jnp.take(rows, index, axis=0, mode="clip"))(x, row)
+
+
+def take_tokens(x, first):
+    """x: [G, R, L, ...], first: i32[G, E] = row * L + column -> [G, E, 1, ...]."""
+    return take_rows(x.reshape(x.shape[0], -1, *x.shape[3:]), first)[:, :, None]
+
+
+def noise_at(noise, first):
+    """The Noise of the tokens first i32[G, E] alone."""
+    keys = tuple(jnp.stack([take_tokens(x, first) for x in word]) for word in noise.keys)
+    return dataclasses.replace(noise, keys=keys)
 
 
 class Dense(nn.Module):

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import re
 
 import numpy as np
 import safetensors
@@ -11,48 +10,29 @@ import safetensors.numpy
 
 from fjt.core import network, tree
 from fjt.core.errors import UserError, suggest
-from fjt.models.encoder import EncoderConfig
+from fjt.models.families import FAMILIES, find_family, hub_files
+from fjt.models.family import EncoderConfig
 from fjt.models.layers import ACTIVATIONS
 
-# fjt's names against PyTorch's, below the family's prefix. `{i}` is a layer.
-MODULES = {
-    "bert": {
-        "encoder/embeddings/word": "embeddings.word_embeddings",
-        "encoder/embeddings/position": "embeddings.position_embeddings",
-        "encoder/embeddings/type": "embeddings.token_type_embeddings",
-        "encoder/embeddings/norm": "embeddings.LayerNorm",
-        "encoder/layer_{i}/query": "encoder.layer.{i}.attention.self.query",
-        "encoder/layer_{i}/key": "encoder.layer.{i}.attention.self.key",
-        "encoder/layer_{i}/value": "encoder.layer.{i}.attention.self.value",
-        "encoder/layer_{i}/attention_output": "encoder.layer.{i}.attention.output.dense",
-        "encoder/layer_{i}/attention_norm": "encoder.layer.{i}.attention.output.LayerNorm",
-        "encoder/layer_{i}/intermediate": "encoder.layer.{i}.intermediate.dense",
-        "encoder/layer_{i}/output": "encoder.layer.{i}.output.dense",
-        "encoder/layer_{i}/output_norm": "encoder.layer.{i}.output.LayerNorm",
-        "encoder/pooler": "pooler.dense",
-    },
-}
-HEAD_MODULES = {"bert": {"head/classifier": "classifier"}}
 LEAVES = {"kernel": "weight", "bias": "bias", "scale": "weight", "embedding": "weight"}
 LEGACY = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
-SCRATCH_STDDEV = 0.02
 
 
 def torch_name(name, family):
-    """The PyTorch name of a base parameter, the family's prefix included for the encoder's."""
+    """The PyTorch name of a base parameter, the family's prefix included for the encoder's.  family: its name."""
     module, leaf = name.rsplit("/", 1)
-    layer = re.search(r"layer_(\d+)/", module)
-    pattern = re.sub(r"layer_\d+/", "layer_{i}/", module)
-    if pattern in HEAD_MODULES[family]:
-        return f"{HEAD_MODULES[family][pattern]}.{LEAVES[leaf]}"
-    target = MODULES[family][pattern].format(i=layer.group(1) if layer else "")
-    return f"{family}.{target}.{LEAVES[leaf]}"
+    return f"{find_family(family).torch_module(module)}.{LEAVES[leaf]}"
 
 
 def to_torch(name, leaf):
     """A base parameter as PyTorch stores it: kernels [in, out] become weights [out, in]."""
     return np.ascontiguousarray(leaf.T) if name.endswith("/kernel") else np.asarray(leaf)
+
+
+def from_torch(name, tensor):
+    """A base parameter of a tensor as PyTorch stores it: the inverse of `to_torch`."""
+    return np.ascontiguousarray(tensor.T if name.endswith("/kernel") else tensor)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,33 +67,18 @@ def read_config(path):
 def parse_config(raw, file):
     """EncoderConfig of a config.json given as a dict; file: its name, for messages.  Raises UserError."""
     family = raw.get("model_type")
-    if family not in MODULES:
-        raise UserError(f"{file}: model_type {family!r} is not supported.{suggest(family, MODULES)}")
+    if family not in FAMILIES:
+        raise UserError(
+            f"{file}: model_type {family!r} is not supported, only {', '.join(FAMILIES)}.{suggest(family, FAMILIES)}"
+        )
     if raw.get("position_embedding_type", "absolute") != "absolute":
         raise UserError(
             f"{file}: position_embedding_type {raw['position_embedding_type']!r} is not supported, only absolute."
         )
     if raw.get("is_decoder"):
         raise UserError(f"{file}: is_decoder is true; fjt fine-tunes encoders.")
-    hidden = raw.get("hidden_dropout_prob", 0.1)
-    classifier = raw.get("classifier_dropout")
     try:
-        config = EncoderConfig(
-            family=family,
-            layers=raw["num_hidden_layers"],
-            width=raw["hidden_size"],
-            heads=raw["num_attention_heads"],
-            inner=raw["intermediate_size"],
-            vocab=raw["vocab_size"],
-            positions=raw["max_position_embeddings"],
-            types=raw.get("type_vocab_size", 2),
-            epsilon=raw.get("layer_norm_eps", 1e-12),
-            activation=raw.get("hidden_act", "gelu"),
-            stddev=raw.get("initializer_range", SCRATCH_STDDEV),
-            dropout_hidden=hidden,
-            dropout_attention=raw.get("attention_probs_dropout_prob", 0.1),
-            dropout_classifier=hidden if classifier is None else classifier,
-        )
+        config = FAMILIES[family].parse(raw)
     except KeyError as error:
         raise UserError(f"{file} lacks {error}.") from None
     if config.activation not in ACTIVATIONS:
@@ -171,7 +136,7 @@ def _modern_name(name, family):
         if name.endswith(old):
             name = name.removesuffix(old) + new
     bare = ("embeddings.", "encoder.", "pooler.")
-    return f"{family}.{name}" if name.startswith(bare) else name
+    return f"{find_family(family).prefix}.{name}" if name.startswith(bare) else name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,34 +156,34 @@ def take(checkpoint, abstract, path, keep_head=False):
     abstract: tree of the model's parameters as shapes.  The head is new unless keep_head.
     Raises UserError for a tensor of another shape, and when more than pooler and head is missing.
     """
-    family = checkpoint.config.family
+    family, owner = checkpoint.config.family, find_family(checkpoint.config.family)
     params, missing, wrong, used = {}, [], [], set()
     for name, leaf in tree.flatten(abstract).items():
         source = torch_name(name, family)
-        if source not in checkpoint.tensors or (name.startswith("head/") and not keep_head):
+        if source not in checkpoint.tensors or (owner.is_new(name) and not keep_head):
             missing.append(name)
             continue
         used.add(source)
-        array = checkpoint.tensors[source]
-        array = array.T if name.endswith("/kernel") else array
+        array = from_torch(name, checkpoint.tensors[source])
         if array.shape != leaf.shape:
             wrong.append(f"{source} has shape {checkpoint.tensors[source].shape}, {name} needs {leaf.shape}")
         else:
-            params[name] = np.ascontiguousarray(array).astype(np.float32)
+            params[name] = array.astype(np.float32)
     if wrong:
         raise UserError(f"The weights of {path} do not fit its config.json: {'; '.join(wrong[:4])}.")
-    lost = [name for name in missing if not name.startswith(("head/", "encoder/pooler/"))]
+    lost = [name for name in missing if not name.startswith("head/")]
     if lost:
         raise UserError(
             f"The weights of {path} lack {len(lost)} of the encoder's tensors, for example "
             f"{', '.join(torch_name(name, family) for name in lost[:3])}. It holds "
             f"{len(checkpoint.tensors)}, for example {', '.join(sorted(checkpoint.tensors)[:3])}."
         )
-    if keep_head and any(name.startswith("head/") for name in missing):
+    if keep_head and any(owner.is_new(name) for name in missing):
         raise UserError(f"config.model.keep_head: the weights of {path} hold no classifier to keep.")
     unused = sorted(n for n in set(checkpoint.tensors) - used if not n.endswith(BUFFERS))
-    bias = params.get("encoder/pooler/bias")
-    return Loaded(tree.unflatten(params), tuple(missing), tuple(unused), bias is not None and not bias.any())
+    biases = [params[f"{module}/bias"] for module in owner.pretrained_head() if f"{module}/bias" in params]
+    untrained = any(not bias.any() for bias in biases)
+    return Loaded(tree.unflatten(params), tuple(missing), tuple(unused), untrained)
 
 
 def check_labels(hf_config, label_names, path):
@@ -238,38 +203,7 @@ def compare_labels(theirs, label_names, path):
         )
 
 
-def scratch_config(scratch, vocab, max_length):
-    """config.json of a BERT with random weights in the shape of `settings.Scratch`."""
-    raw = {
-        "architectures": ["BertForSequenceClassification"],
-        "attention_probs_dropout_prob": 0.1,
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": 0.1,
-        "hidden_size": scratch.width,
-        "initializer_range": SCRATCH_STDDEV,
-        "intermediate_size": scratch.inner,
-        "layer_norm_eps": 1e-12,
-        "max_position_embeddings": max_length,
-        "model_type": "bert",
-        "num_attention_heads": scratch.heads,
-        "num_hidden_layers": scratch.layers,
-        "pad_token_id": 0,
-        "type_vocab_size": 2,
-        "vocab_size": vocab,
-    }
-    return raw
-
-
 HUB_SECONDS = 5  # until the hub must have answered
-HUB_FILES = (
-    "config.json",
-    "*.safetensors",
-    "model.safetensors.index.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-    "special_tokens_map.json",
-)
 
 
 def resolve(path, revision):
@@ -306,11 +240,9 @@ def resolve(path, revision):
         except Exception as error:  # no network, or no such model: a copy from before serves all the same
             reason = error
             return huggingface_hub.snapshot_download(
-                path, revision=revision, allow_patterns=list(HUB_FILES), local_files_only=True
+                path, revision=revision, allow_patterns=hub_files(), local_files_only=True
             )
-        return huggingface_hub.snapshot_download(
-            path, revision=revision, allow_patterns=list(HUB_FILES), etag_timeout=5
-        )
+        return huggingface_hub.snapshot_download(path, revision=revision, allow_patterns=hub_files(), etag_timeout=5)
     except Exception as error:
         raise network.Unreachable(
             f"config.model.path={path} is no directory here, and revision {revision} of it could not be had from the "

@@ -32,7 +32,8 @@ class Problem(abc.ABC):
     a batch, and f32[M, C] for the M slots of a split in file order.
 
     name: the value of config.data.kind.  unit: what statistics resample.  one_slot: whether each example has exactly
-    one slot, at its first token; the last layer is then computed there alone.  metrics: {name: score(predicted,
+    one slot, at its first token; the last layer is then computed there alone.  head: the name of the head of a model
+    family that reads the slots.  metrics: {name: score(predicted,
     label)} in float64.  table_metrics: those of a user's own table, the first one selects the best step.
     lower_is_better: names of metrics.  bounds: {metric: (lowest, highest) value} of those that have both.
      hub_type: `problem_type` in an exported config.json.
@@ -41,6 +42,7 @@ class Problem(abc.ABC):
     name: ClassVar[str]
     unit: ClassVar[str] = "example"
     one_slot: ClassVar[bool] = True
+    head: ClassVar[str] = "sequence"
     metrics: ClassVar[dict[str, Callable[[np.ndarray, np.ndarray], float]]]
     table_metrics: ClassVar[tuple[str, ...]]
     lower_is_better: ClassVar[tuple[str, ...]] = ()

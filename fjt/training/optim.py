@@ -71,6 +71,17 @@ def _scale_leaves(multipliers):
     return optax.stateless(scale)
 
 
+def global_norm(grads):
+    """f[]: the norm of all leaves together.  grads: {encoder, head[, adapters]}.
+
+    Float sums depend on their order: modules of the head count from the last name to the first, a pooler before the
+    classifier behind it.
+    """
+    head = grads.get("head", {})
+    others = {name: part for name, part in grads.items() if name != "head"}
+    return optax.tree.norm([others, *(head[module] for module in sorted(head, reverse=True))])
+
+
 def clip_factor(norm, hyper):
     """f[], at most 1: what gradients of a global norm f[] are multiplied by to have at most hyper.clip_norm."""
     return jnp.minimum(1.0, hyper.clip_norm / norm)

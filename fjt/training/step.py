@@ -43,7 +43,7 @@ def train_step(state, frozen, batch, hyper, *, model, loss, optimizer, accumulat
     gradient = jax.value_and_grad(sums, has_aux=True)
     (value, weight), grads = _accumulate(lambda part: gradient(state.trainable, part), batch, accumulation)
     share = 1.0 / jnp.where(weight > 0, weight, 1.0)  # a batch of classes with weight 0 teaches nothing
-    grad_norm = optax.tree.norm(grads) * share
+    grad_norm = optim.global_norm(grads) * share
     # One product: a quotient, or the norm of what was scaled already, makes XLA store every gradient once more.
     factor = share * optim.clip_factor(grad_norm, hyper)
     grads = jax.tree.map(lambda g: g * factor, grads)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from fjt.core import tree
 from fjt.core.errors import UserError
+from fjt.models.families import find_family
 from fjt.models.pretrained import LEAVES
 from fjt.tuning.forms import HubForm, check_entries, no_place
 
@@ -47,7 +48,8 @@ def hub_form(
         tensors = {}
         for path, leaf in tree.flatten(leaves).items():
             if path == "rule":
-                tensors[f"{config.family}.shared_parameters.{name}.phm_rule"] = leaf
+                prefix = find_family(config.family).prefix
+                tensors[f"{prefix}.shared_parameters.{name}.phm_rule"] = leaf
                 continue
             layer, block, part, last = path.split("/")
             key = f"{_block(module, f'{layer}/{block}')}.adapters.{name}.{DENSE[part]}"

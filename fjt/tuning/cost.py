@@ -1,6 +1,7 @@
 """The law of a step's cost: forward whole, backward only down to the lowest trainable place."""
 
-from fjt.models.encoder import EncoderConfig
+from fjt.models.families import find_family
+from fjt.models.family import EncoderConfig
 from fjt.tuning.method import ORDER, is_gate, layer_place
 from fjt.tuning.registry import METHODS
 
@@ -34,7 +35,7 @@ def step_flops(
     places = {name: place(name, config.layers) for name in trained}
     lowest = min(places.values())
     keys = row_length + _extra_keys(trained)
-    total = 0.0
+    total, shapes = 0.0, find_family(config.family).sites(config)
     for i in range(max(0, start), config.layers):
         last = i == config.layers - 1 and not gated
         queries = examples if last else tokens
@@ -43,15 +44,20 @@ def step_flops(
                 cost = 2 * 2 * queries * keys * config.width
                 total += cost * (3 if lowest < (i, order) else 1)
             elif not site.endswith("norm"):
-                cost = 2 * (tokens if site in ("key", "value") else queries) * config.width
-                cost *= config.inner if site in ("intermediate", "output") else config.width
+                cost = (
+                    2 * (tokens if site in ("key", "value") else queries) * shapes[site].inputs * shapes[site].outputs
+                )
                 total += cost * (1 + (lowest < (i, order)) + (f"encoder/layer_{i}/{site}/kernel" in trained))
     for name, shape in trained.items():
         for site, size, needs, trains in _new_products(name, shape, config):
             last = places[name][0] >= config.layers - (not gated) and site not in ("key", "value")
             cost = 2 * (examples if last else tokens) * size
             total += cost * (1 + (needs or lowest < places[name]) + trains)
-    return total + 2 * examples * (3 * config.width * classes + config.width**2 * (1 + 2 * (lowest[0] < config.layers)))
+    for site, shape in shapes.items():
+        if not shape.in_layers:
+            cost = 2 * examples * shape.inputs * shape.outputs
+            total += cost * (1 + (lowest[0] < config.layers) + (f"head/{site}/kernel" in trained))
+    return total + 2 * examples * 3 * config.width * classes
 
 
 def _new_products(name, shape, config):

@@ -24,13 +24,16 @@ from fjt.tuning.method import (
     Method,
     Product,
     add_gate,
+    base_module,
     check_sites,
     gate,
     is_gate,
     layer_place,
+    layer_sites,
     leaf_at,
     leaf_key,
     places,
+    sites_of,
     split_layer,
     widths,
 )
@@ -41,9 +44,11 @@ FEATURES = 1 << 20  # between the dropout features of one site and the next one'
 
 def _check_lora(method):
     def check(config, options):
-        check_sites(options["sites"], SITES, method)
-        if options.get("gating") and "pooler" in options["sites"]:
-            raise UserError("config.tune.gating: the pooler reads one vector an example, and has no tokens to gate.")
+        check_sites(options["sites"], sites_of(config), method)
+        if options.get("gating") and (outside := set(options["sites"]) - set(layer_sites(config))):
+            raise UserError(
+                f"config.tune.gating: the {min(outside)} reads one vector per example, and has no tokens to gate."
+            )
         sites, ranks = options["sites"], options["ranks"]
         if ranks and len(ranks) != len(sites):
             raise UserError(
@@ -96,9 +101,9 @@ def _idle_lora(leaves, options):
 
 
 def _add_dora(key, base, config, options):
-    leaves, kernels = tree.flatten(_add_lora(key, base, config, options)), tree.flatten(base["encoder"])
+    leaves, kernels = tree.flatten(_add_lora(key, base, config, options)), tree.flatten(base)
     for _, path in places(config, options["sites"]):
-        leaves[f"{path}/magnitude"] = column_norm(jnp.asarray(kernels[f"{path}/kernel"]))
+        leaves[f"{path}/magnitude"] = column_norm(jnp.asarray(kernels[f"{base_module(path)}/kernel"]))
     return tree.unflatten(leaves)
 
 
@@ -205,7 +210,7 @@ def _dora_hooks(leaves, values, options):
 
 
 def _check_vera(config, options):
-    check_sites(options["sites"], SITES, "vera")
+    check_sites(options["sites"], sites_of(config), "vera")
     if options["rank"] > WIDEST * config.width:
         raise UserError(
             f"config.tune.rank={options['rank']} should be at most {WIDEST * config.width}, {WIDEST} times the "
@@ -331,7 +336,7 @@ METHODS = {
     "ia3": Method(
         "keys, values and inner activations scaled by feature (Liu et al. 2022)",
         {"sites": ("key", "value", "output")}, learning_rate=5e-3, add=_add_ia3, hooks=_ia3_hooks,
-        check=lambda config, options: check_sites(options["sites"], SITES, "ia3"), merge=_merge_ia3,
+        check=lambda config, options: check_sites(options["sites"], sites_of(config), "ia3"), merge=_merge_ia3,
         cost=Cost(place=_place_ia3), peft=forms.PEFT_IA3, adapterhub=forms.HUB_IA3,
     ),
 }  # fmt: skip

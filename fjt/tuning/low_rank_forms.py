@@ -11,7 +11,7 @@ from fjt.core.errors import UserError
 from fjt.models.encoder import EncoderConfig
 from fjt.models.pretrained import LEAVES
 from fjt.tuning.forms import PEFT, HubForm, Module, PeftForm, Tensors, no_place
-from fjt.tuning.method import SITES, places
+from fjt.tuning.method import SITES, places, sites_of
 
 # Sites whose input IA3 scales; it scales the output of the others.
 IA3_INPUTS = ("output", "attention_output")
@@ -226,7 +226,7 @@ def _hub_tensors(own: dict, tensors: Tensors, config: EncoderConfig, module: Mod
     """{(path, leaf's name in HUB_LEAVES): tensor} of AdapterHub's LoRA.  Raises UserError."""
     if own.get("use_dora") or own.get("vera_d") or own.get("vera_b"):
         raise UserError("AdapterHub's DoRA and VeRA are not supported.")
-    modules, placed = {module(path): path for _, path in places(config, SITES)}, {}
+    modules, placed = {module(path): path for _, path in places(config, sites_of(config))}, {}
     for key, tensor in tensors.items():
         found = re.fullmatch(r"(.*)\.loras\.[^.]+\.(lora_[AB]|gate\.weight|gate\.bias)", key)
         if not found or found.group(1) not in modules:

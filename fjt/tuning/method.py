@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from fjt.core.errors import UserError, suggest
-from fjt.models.encoder import EncoderConfig
+from fjt.models.families import find_family
+from fjt.models.family import EncoderConfig, Site
 from fjt.models.layers import Hooks, product, segment_mean
 from fjt.tuning.forms import HubForm, PeftForm
 
-# The dense layers of an encoder, by names that no family changes; all but the pooler are in each of its layers.
+# The dense layers that methods can enter, by names that are the same in all families; `Family.sites` says which of them
+# a family has. Their order numbers them in what a program reads and in the addresses of dropout, so it never changes.
 SITES = ("query", "key", "value", "attention_output", "intermediate", "output", "pooler")
 
 # Where a token passes in a layer, in order. A place below the lowest trainable one needs no gradient.
@@ -110,8 +112,8 @@ class Method:
     """A way to tune.
 
     about: a line for `--list`; options: the `config.tune` keys it reads, with their defaults.
-    learning_rate, weight_decay: its recipe; pooler: whether it trains the pretrained pooler.
-    choose(names, layers, options) -> the base names that train, of the encoder's without its pooler.
+    learning_rate, weight_decay: its recipe; pooler: whether it trains what is pretrained of the head.
+    choose(names, layers, options) -> the base names that train, of the encoder's.
     add(key, base, config, options) -> a nested dict of new leaves; base: the base parameters.
     fixed: a regular expression of the names of those new leaves that never train; the others do.
     temporary: whether its new leaves act in training alone.
@@ -126,7 +128,7 @@ class Method:
     cost: its part in the law of a step's cost.
     alone: whether no other method can be combined with it.
     exclusive: the part of the model that it changes, where only one method of a run may change it; "": several may.
-    chooses_all: whether `choose` also sees the names of the pooler and of the head.
+    chooses_all: whether `choose` also sees the names of the head.
     stages(options, trainable, missing, layers, steps, steps_per_epoch) -> the stages of a run, as
     `partition.stages` returns them.  None: one stage.
     prompt_length(options) -> the number of learned tokens before each example.
@@ -197,26 +199,40 @@ def check_sites(sites, valid, method):
         raise UserError(f"config.tune.sites={sites} names a site twice.")
 
 
+def sites_of(config: EncoderConfig) -> dict[str, Site]:
+    """{name: Site} of the dense layers that methods can enter, in the order of SITES."""
+    found = find_family(config.family).sites(config)
+    return {name: found[name] for name in SITES if name in found}
+
+
+def layer_sites(config: EncoderConfig) -> tuple[str, ...]:
+    """The names of the sites that are in each layer."""
+    return tuple(name for name, site in sites_of(config).items() if site.in_layers)
+
+
 def widths(config, site):
     """(input width, output width) of a site."""
-    return (config.inner if site == "output" else config.width), (
-        config.inner if site == "intermediate" else config.width
-    )
+    found = sites_of(config)[site]
+    return found.inputs, found.outputs
 
 
 def places(config, sites):
-    """[(site, path below the encoder)] of the dense layers that sites name."""
-    found = []
+    """[(site, path below a method's leaves)] of the dense layers that sites name."""
+    shapes, found = sites_of(config), []
     for site in sites:
-        if site == "pooler":
-            found.append((site, "pooler"))
-        else:
-            found += [(site, f"layer_{i}/{site}") for i in range(config.layers)]
+        found += (
+            [(site, f"layer_{i}/{site}") for i in range(config.layers)] if shapes[site].in_layers else [(site, site)]
+        )
     return found
 
 
+def base_module(path: str) -> str:
+    """The module of the base model at a place of `places`: `encoder/layer_0/query` of `layer_0/query`."""
+    return f"head/{path}" if split_layer(path)[0] is None else f"encoder/{path}"
+
+
 def leaf_at(leaves, site):
-    """The new leaves of a Site among a method's, or None."""
-    if site.name == "pooler":
-        return leaves.get("pooler")
+    """The new leaves of a Site of `layers.py` among a method's, or None."""
+    if site.tokens is None:  # in the head
+        return leaves.get(site.name)
     return leaves.get(f"layer_{site.layer}", {}).get(site.name)

@@ -10,9 +10,10 @@ import numpy as np
 
 from fjt.core import tree
 from fjt.core.errors import UserError, suggest
+from fjt.models.families import find_family
 from fjt.models.layers import Hooks, compose
 from fjt.tuning import cost
-from fjt.tuning.method import SITES, add_nothing, places
+from fjt.tuning.method import add_nothing, base_module, places, sites_of
 from fjt.tuning.registry import METHODS
 
 
@@ -101,9 +102,9 @@ def check(methods, config, max_length):
         method = METHODS[name]
         if positions := method.prompt_length(options) + method.shift(options):
             taken[f"config.tune.{method.size}={positions}"] = positions
-    if sum(taken.values()) + max_length > config.positions:
+    if sum(taken.values()) + max_length > config.max_tokens:
         where = " and ".join([f"config.model.max_length={max_length}", *taken])
-        raise UserError(f"{where} {'are together' if taken else 'is'} above the model's {config.positions} positions.")
+        raise UserError(f"{where} {'are together' if taken else 'is'} above the model's {config.max_tokens} positions.")
 
 
 def add_leaves(methods, key, base, config):
@@ -140,12 +141,12 @@ def merged(methods, params, config):
             continue
         if METHODS[name].merge is None:
             raise UserError(f"The method {name} cannot be merged into the base model; its adapter is kept apart.")
-        for site, path in places(config, SITES):
+        for site, path in places(config, sites_of(config)):
             leaf = _below(leaves, path)
             if leaf is None:
                 continue
             leaf = leaf | {last: shared for last, shared in leaves.items() if is_fixed(f"adapters/{name}/{last}")}
-            kernel, bias = f"encoder/{path}/kernel", f"encoder/{path}/bias"
+            kernel, bias = f"{base_module(path)}/kernel", f"{base_module(path)}/bias"
             new = METHODS[name].merge(np.float64(flat[kernel]), flat[bias], leaf, values.get(name, {}), site)
             flat[kernel], flat[bias] = (np.float32(x) for x in new)
     return tree.unflatten(flat)
@@ -180,12 +181,13 @@ def multipliers(methods, given, trainable, layers):
     return {name: np.float32(factor) for name, factor in factors.items()}
 
 
-def reinitialised(names, layers, count):
-    """The names of the highest `count` layers and the pooler, which start from random weights (Zhang et al. 2021)."""
-    if count > layers:
-        raise UserError(f"config.model.reinit_layers={count}: the encoder has {layers} layers.")
-    top = {f"layer_{i}" for i in range(layers - count, layers)} | {"pooler"}
-    return {name for name in names if count and name.startswith("encoder/") and name.split("/")[1] in top}
+def reinitialised(names, config, count):
+    """The names of the highest `count` layers and the head, which start from random weights (Zhang et al. 2021)."""
+    if count > config.layers:
+        raise UserError(f"config.model.reinit_layers={count}: the encoder has {config.layers} layers.")
+    top = [f"encoder/layer_{i}" for i in range(config.layers - count, config.layers)]
+    top += find_family(config.family).pretrained_head()
+    return {name for name in names if count and "/".join(name.split("/")[:2]) in top}
 
 
 def is_fixed(name):
@@ -215,16 +217,22 @@ def prompt_length(methods):
     return sum(METHODS[name].prompt_length(options) for name, options in methods.items())
 
 
-def trainable_names(params, layers, tune, missing):
+def trainable_names(params, config, tune, missing):
     """The set of names that train: what the methods choose and add, the head, and what the checkpoint lacked.
 
     params: tree of all parameters (shapes suffice); missing: names that the checkpoint lacked.  Raises UserError for a
-    head that is new and told not to train, and where nothing trains.
+    head that is new and told not to train, for a pooler that the family does not have, and where nothing trains.
     """
-    methods = find_methods(tune)
+    methods, family, layers = find_methods(tune), find_family(config.family), config.layers
     names = list(tree.flatten(params))
-    pooler = {name for name in names if name.startswith("encoder/pooler/")}
-    encoder = [name for name in names if name.startswith("encoder/") and name not in pooler]
+    head = {name for name in names if family.is_new(name)}
+    pooler = {name for name in names if name.startswith("head/")} - head
+    if tune.train_pooler is not None and not pooler:
+        raise UserError(
+            f"config.tune.train_pooler={tune.train_pooler}: a model of type {family.name} has no pretrained pooler, "
+            "its whole head is new and trains; leave the option out."
+        )
+    encoder = [name for name in names if name.startswith("encoder/")]
     chosen, trains_pooler = set(), tune.train_pooler
     for name, options in methods.items():
         given = [n for n in names if not n.startswith("adapters/")] if METHODS[name].chooses_all else encoder
@@ -233,7 +241,6 @@ def trainable_names(params, layers, tune, missing):
         chosen |= pooler
     elif trains_pooler is False:
         chosen -= pooler
-    head = {name for name in names if name.startswith("head/")}
     if tune.train_head is False and head & set(missing):
         raise UserError(
             "config.tune.train_head=False leaves the head as it is, and it is new here: start from one by "

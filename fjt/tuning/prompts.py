@@ -17,7 +17,7 @@ STDDEV = 0.02
 
 def _room(config, max_length):
     """How many positions a text of max_length tokens leaves."""
-    return config.positions - max_length
+    return config.max_tokens - max_length
 
 
 def _add_prefix(key, base, config, options):

@@ -6,12 +6,12 @@ import numpy as np
 from jaxtyping import Float
 
 from fjt.core.errors import UserError
-from fjt.models.encoder import EncoderConfig
+from fjt.models.families import find_family
+from fjt.models.family import EncoderConfig
 from fjt.models.pretrained import LEAVES
 from fjt.tuning.forms import PROMPT, HubForm, PeftForm, Tensors, no_place
 
 ROOT = "base_model."  # PEFT wraps the base model of a learned context only once
-HUB = "bert.prefix_tuning.prefix_tunings."  # before the adapter's name, in the keys of AdapterHub's prefixes
 
 
 def _peft_config(length: int, config: EncoderConfig) -> dict:
@@ -120,7 +120,8 @@ def peft_prompt(prompt_table, mlp: bool) -> PeftForm:
 
 
 def _write_hub_prefix(leaves, options, config, module, name):
-    prefix, tensors = f"{HUB}{name}.self_prefix", {}
+    owner = find_family(config.family).prefix
+    prefix, tensors = f"{owner}.prefix_tuning.prefix_tunings.{name}.self_prefix", {}
     for i in range(config.layers) if options["gating"] else ():
         for last, leaf in leaves[f"layer_{i}"]["gate"].items():
             attention = module(f"layer_{i}/query").removesuffix(".query")

@@ -14,7 +14,7 @@ from fjt.core import prng, tree
 from fjt.core.errors import UserError
 from fjt.models.layers import Hooks
 from fjt.tuning.forms import PeftForm
-from fjt.tuning.method import SITES, Method, check_sites, leaf_at, places
+from fjt.tuning.method import SITES, Method, check_sites, layer_sites, leaf_at, places
 
 
 def _top(names, layers, options):
@@ -34,7 +34,8 @@ def _biases(names, layers, options):
     biases = {name for name in names if name.endswith("/bias")}
     if not options["sites"]:
         return biases
-    check_sites(options["sites"], SITES[:-1], "bitfit")  # config.tune.train_pooler decides about the pooler
+    # The names are the encoder's alone: config.tune.train_pooler decides about the pooler.
+    check_sites(options["sites"], [site for site in SITES if any(f"/{site}/" in name for name in biases)], "bitfit")
     return {name for name in biases if name.rsplit("/", 2)[1] in options["sites"]}
 
 
@@ -47,7 +48,7 @@ def _attention(names, layers, options):
 
 
 def _layer_decay(name, layers, options):
-    """decay to the power of the distance from the head: 0 for pooler and head, 1 for the highest layer, and so on."""
+    """decay to the power of the distance from the head: 0 for the head, 1 for the highest layer, and so on."""
     layer = re.match(r"encoder/layer_(\d+)/", name)
     if layer:
         return options["layer_decay"] ** (layers - int(layer.group(1)))
@@ -64,7 +65,7 @@ def _check_gradual(config, options):
 def _gradual_stages(options, trainable, missing, layers, steps, steps_per_epoch):
     """((first step, names that train, factor of the rate), ...) of gradual unfreezing (Howard & Ruder 2018).
 
-    Stage 0 trains the head, the pooler and the parameters that the checkpoint lacked; each later stage opens the layer
+    Stage 0 trains the head and the parameters that the checkpoint lacked; each later stage opens the layer
     below, the last one the embeddings.  Stages that begin after the last step are left out.
     """
     made = []
@@ -92,7 +93,7 @@ def _add_mixout(key, base, config, options):
     """The kernels of all layers as they are before training."""
     del key, options
     kernels = tree.flatten(base["encoder"])
-    paths = [f"{path}/kernel" for _, path in places(config, SITES) if path != "pooler"]
+    paths = [f"{path}/kernel" for _, path in places(config, layer_sites(config))]
     return tree.unflatten({path: jnp.asarray(kernels[path]) for path in paths})
 
 

@@ -203,7 +203,7 @@ def write_base(folder, path, tokenizer):
             "bias": np.zeros(2, np.float32),
         }
     }
-    params["encoder"]["pooler"]["bias"] = np.float32(rng.normal(0, 0.1, model.config.width))
+    params["head"]["pooler"]["bias"] = np.float32(rng.normal(0, 0.1, model.config.width))
     hf.export(folder / "base", params, checkpoint.hf_config, common.GLUE["mrpc"][3], tokenizer, "bert")
     return model, params
 

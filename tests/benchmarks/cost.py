@@ -74,7 +74,7 @@ def cases(config, length):
         partition.check(methods, config, length)
         added = partition.abstract_leaves(methods, base, config)
         whole = base | ({"adapters": added} if added else {})
-        trained = frozenset(partition.trainable_names(whole, config.layers, tune, ()))
+        trained = frozenset(partition.trainable_names(whole, config, tune, ()))
         stages = partition.stages(methods, trained, (), config.layers, 100 * (config.layers + 2), 100)
         for i, (_, names, _) in enumerate(stages):
             found[name if len(stages) == 1 else f"{name}, stage {i}"] = tune, names

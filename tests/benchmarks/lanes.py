@@ -87,7 +87,7 @@ class Maker:
         methods, key = partition.find_methods(tune), seeds.make_key(0, "init")
         params = jax.device_get(jax.jit(Model(config, 2).init)(key))
         params["adapters"] = jax.device_get(partition.add_leaves(methods, key, params, config))
-        trained = frozenset(partition.trainable_names(params, config.layers, tune, ()))
+        trained = frozenset(partition.trainable_names(params, config, tune, ()))
         model = Model(config, 2, dtype=args.dtype, noisy_from=0, adapt=partition.make_adapt(methods))
         values = partition.traced_values(methods)
         self.hyper = dataclasses.replace(small.make_hyper(rate=1e-4), methods=values)

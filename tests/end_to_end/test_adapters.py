@@ -260,7 +260,7 @@ def test_a_trained_pooler_goes_from_run_to_run(finished, tables, launch, texts, 
         model__keep_head=True,
     )
     first, second = (adapter.read(tmp_path / name / "export" / "adapter").trained for name in ("first", "second"))
-    name = "encoder/pooler/kernel"
+    name = "head/pooler/kernel"
     np.testing.assert_array_equal(second[name], first[name])
     predicts_as_it_was(tmp_path / "second", texts)
 

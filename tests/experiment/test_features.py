@@ -62,7 +62,7 @@ def prepare(case, dtype):
     methods = partition.find_methods(tune)
     added = partition.add_leaves(methods, seeds.make_key(1, "init"), base(), CONFIG)
     params = jax.tree.map(lambda x: np.asarray(x, dtype), base() | ({"adapters": added} if added else {}))
-    trainable = frozenset(partition.trainable_names(params, 3, tune, ()))
+    trainable = frozenset(partition.trainable_names(params, CONFIG, tune, ()))
     chosen = partition.stages(methods, trainable, (), 3, 100, 10)[number][1]
     layer = partition.lowest_layer(chosen, 3)
     model = Model(CONFIG, 2, np.dtype(dtype).name, noisy_from=layer, adapt=partition.make_adapt(methods))
@@ -350,7 +350,7 @@ def choose(name, epochs=3.0, frozen_dropout=False, **cache):
     case = prepare(name, np.float32)
     tune, _ = CASES[name]
     methods = partition.find_methods(tune)
-    trainable = frozenset(partition.trainable_names(case.params, 3, tune, ()))
+    trainable = frozenset(partition.trainable_names(case.params, CONFIG, tune, ()))
     steps = round(8 * epochs) * (5 if "gradual" in methods else 1)
     plans = partition.stages(methods, trainable, (), 3, steps, 8)
     ends = [*(first for first, _, _ in plans[1:]), steps]

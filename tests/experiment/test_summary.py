@@ -37,7 +37,7 @@ def experiment_of(tune, count=16, length=24):
         params=params,
         examples={"train": examples},
         plan=plan,
-        trainable=partition.trainable_names(params, 2, tune, ()),
+        trainable=partition.trainable_names(params, small.CONFIG, tune, ()),
         stages=(types.SimpleNamespace(model=model),),
     )
 

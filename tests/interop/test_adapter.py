@@ -76,7 +76,7 @@ def test_peft_cannot_hold_the_pooler_twice():
     leaf, names = np.zeros((2, 2), np.float32), ("adapters/lora/pooler/a", "adapters/lora/pooler/b")
     tune = small.tune("lora", sites=("pooler",))
     alone = adapter_of(tune, **dict.fromkeys(names, leaf))
-    both = adapter_of(tune, **dict.fromkeys((*names, "encoder/pooler/kernel"), leaf))
+    both = adapter_of(tune, **dict.fromkeys((*names, "head/pooler/kernel"), leaf))
     assert peft.refusal(alone, small.CONFIG) is None and "pooler" in peft.refusal(both, small.CONFIG)
     gated = dataclasses.replace(alone, methods={"lora": alone.methods["lora"] | {"gating": True}})
     assert "no gated lora" in peft.refusal(gated, small.CONFIG)

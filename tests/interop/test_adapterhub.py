@@ -151,4 +151,4 @@ def test_what_the_format_has_no_place_for():
     assert "under one name" in refused({"lora": options, "ia3": {}})
     assert "no dora" in refused({"dora": options})
     assert "position 0" in refused({"prefix": {"shift_positions": True, "projection": 0, "prefix_length": 3}})
-    assert "encoder/pooler/bias" in refused(**{"encoder/pooler/bias": np.zeros(32)})
+    assert "head/pooler/bias" in refused(**{"head/pooler/bias": np.zeros(32)})

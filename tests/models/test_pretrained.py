@@ -16,7 +16,7 @@ from fjt.core import network, seeds, tree
 from fjt.core.errors import UserError
 from fjt.data.glue import TASKS
 from fjt.interop import hf
-from fjt.models import pretrained
+from fjt.models import families, pretrained
 from fjt.models.encoder import Model
 
 RAW = {
@@ -212,7 +212,8 @@ def test_a_square_kernel_is_turned_too(tmp_path, params):
 def test_the_head_is_new_unless_kept(tmp_path, params):
     path = write(tmp_path / "m", torch_tensors(params))
     loaded = take(path, keep_head=False)
-    assert set(loaded.missing) == {"head/classifier/kernel", "head/classifier/bias"} and "head" not in loaded.params
+    assert set(loaded.missing) == {"head/classifier/kernel", "head/classifier/bias"}
+    assert set(loaded.params["head"]) == {"pooler"}
     assert set(loaded.unused) == {"classifier.weight", "classifier.bias"}
     path = write(tmp_path / "n", torch_tensors(params, head=False))
     assert take(path, keep_head=False).unused == ()
@@ -227,7 +228,7 @@ def test_missing_pooler_and_unused_tensors(tmp_path, params):
         "bert.embeddings.position_ids": np.arange(64)[None],  # a buffer that old versions saved: no news
     }
     loaded = take(write(tmp_path / "m", tensors | extra))
-    assert set(loaded.missing) == {"encoder/pooler/kernel", "encoder/pooler/bias"}
+    assert set(loaded.missing) == {"head/pooler/kernel", "head/pooler/bias"}
     assert loaded.unused == ("cls.predictions.bias",) and not loaded.untrained_pooler
 
 
@@ -278,7 +279,7 @@ def test_scratch_config_is_one_that_fjt_reads():
     from fjt.core import options
 
     scratch = options.from_config(base.get_config()).experiment.model.scratch
-    config = pretrained.parse_config(pretrained.scratch_config(scratch, 1000, 64), "config.model.scratch")
+    config = pretrained.parse_config(families.scratch_config(scratch, 1000, 64), "config.model.scratch")
     assert (config.layers, config.width, config.vocab, config.positions) == (2, 128, 1000, 64)
     assert config.epsilon == 1e-12
 

@@ -70,7 +70,7 @@ def prepare(method, run, dtype):
             make_key(run.seed, "init")
         )
     params = jax.tree.map(lambda x: np.asarray(x, dtype), small.base() | new)
-    chosen = partition.trainable_names(params, CONFIG.layers, tune, ())
+    chosen = partition.trainable_names(params, CONFIG, tune, ())
     model = Model(
         CONFIG,
         2,

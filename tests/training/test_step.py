@@ -37,7 +37,7 @@ def params():
 def chosen_by(method, layers=None, params=None, model=MODEL):
     abstract = params or jax.eval_shape(model.init, make_key(0, "init"))
     options = small.tune(method, layers=layers)
-    return frozenset(partition.trainable_names(abstract, model.config.layers, options, ()))
+    return frozenset(partition.trainable_names(abstract, model.config, options, ()))
 
 
 def make_batch(num=12, row_length=32, seed=0):
@@ -242,13 +242,13 @@ def prepared(tmp_path_factory):
 
     from fjt.data import tokenization
     from fjt.data.synthetic import VOCAB
-    from fjt.models import pretrained
+    from fjt.models import families, pretrained
 
     folder = tmp_path_factory.mktemp("model")
     tokenizer = tokenization.load_tokenizer(VOCAB)
     tokenizer.save_pretrained(folder)
     scratch = ScratchConfig(layers=1, width=16, heads=2, inner=16, vocab="")
-    raw = pretrained.scratch_config(scratch, len(tokenizer), 64)
+    raw = families.scratch_config(scratch, len(tokenizer), 64)
     (folder / "config.json").write_text(json.dumps(raw))
     encoder = jax.jit(Model(pretrained.parse_config(raw, ""), 2).init)(make_key(9, "init"))["encoder"]
     tensors = {

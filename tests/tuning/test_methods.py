@@ -69,7 +69,7 @@ def prepare(case, shaken=0.0):
     rng = np.random.default_rng(0)
     added = jax.tree.map(lambda x: np.float32(x + shaken * rng.normal(size=x.shape)), added)
     params = base() | ({"adapters": added} if added else {})
-    chosen = partition.trainable_names(params, CONFIG.layers, tune, ())
+    chosen = partition.trainable_names(params, CONFIG, tune, ())
     model = Model(
         CONFIG, 2, adapt=partition.make_adapt(methods), noisy_from=partition.lowest_layer(chosen, CONFIG.layers)
     )
@@ -210,7 +210,7 @@ def test_operations_follow_the_law(case):
     params = jax.eval_shape(model.init, seeds.make_key(0, "init"))
     added = partition.abstract_leaves(methods, params, config)
     params = params | ({"adapters": added} if added else {})
-    chosen = partition.trainable_names(params, config.layers, tune, ())
+    chosen = partition.trainable_names(params, config, tune, ())
     found = operations.lowered_flops(chosen, model=model, params=params, methods=partition.traced_values(methods))
     assert abs(found / operations.planned_flops(chosen, params) - 1) < 0.05
 

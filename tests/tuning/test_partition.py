@@ -13,10 +13,11 @@ from fjt.tuning import partition
 from fjt.tuning.budget import solve_budget
 
 LAYERS = 4
-PARAMS = jax.eval_shape(small.Model(dataclasses.replace(small.CONFIG, layers=LAYERS), 2).init, np.zeros(2, np.uint32))
+DEEP = dataclasses.replace(small.CONFIG, layers=LAYERS)
+PARAMS = jax.eval_shape(small.Model(DEEP, 2).init, np.zeros(2, np.uint32))
 NAMES = set(tree.flatten(PARAMS))
 HEAD = {"head/classifier/kernel", "head/classifier/bias"}
-POOLER = {"encoder/pooler/kernel", "encoder/pooler/bias"}
+POOLER = {"head/pooler/kernel", "head/pooler/bias"}
 
 
 def under(*prefixes):
@@ -24,7 +25,7 @@ def under(*prefixes):
 
 
 def trains(method, missing=(), **options):
-    return partition.trainable_names(PARAMS, LAYERS, small.tune(method, **options), missing)
+    return partition.trainable_names(PARAMS, DEEP, small.tune(method, **options), missing)
 
 
 def test_full_trains_everything():
@@ -49,10 +50,11 @@ def test_top_k_trains_the_highest_layers_pooler_and_head():
 
 def test_top_k_of_ten_layers_and_more():
     """Layers count as numbers: 2 is below 10."""
-    deep = jax.eval_shape(small.Model(dataclasses.replace(small.CONFIG, layers=12), 2).init, np.zeros(2, np.uint32))
-    found = partition.trainable_names(deep, 12, small.tune("top_k", layers=11), ())
+    deeper = dataclasses.replace(small.CONFIG, layers=12)
+    deep = jax.eval_shape(small.Model(deeper, 2).init, np.zeros(2, np.uint32))
+    found = partition.trainable_names(deep, deeper, small.tune("top_k", layers=11), ())
     assert {name.split("/")[1] for name in found if "/layer_" in name} == {f"layer_{i}" for i in range(1, 12)}
-    found = partition.trainable_names(deep, 12, small.tune("top_k", layers=2), ())
+    found = partition.trainable_names(deep, deeper, small.tune("top_k", layers=2), ())
     assert {name.split("/")[1] for name in found if "/layer_" in name} == {"layer_10", "layer_11"}
 
 
@@ -76,8 +78,8 @@ def test_a_pattern_must_match_something():
 def test_what_the_checkpoint_lacks_always_trains():
     assert trains("head", missing=tuple(POOLER)) == HEAD | POOLER
     assert trains("top_k", layers=1, train_pooler=False, missing=tuple(POOLER)) >= POOLER
-    assert trains("pattern", train=("layer_0/",), train_pooler=False, missing=("encoder/pooler/bias",)) == (
-        under("encoder/layer_0/") | HEAD | {"encoder/pooler/bias"}
+    assert trains("pattern", train=("layer_0/",), train_pooler=False, missing=("head/pooler/bias",)) == (
+        under("encoder/layer_0/") | HEAD | {"head/pooler/bias"}
     )
 
 
@@ -109,9 +111,9 @@ def test_multipliers_by_layer_and_by_pattern():
     methods = partition.find_methods(small.tune("llrd", layer_decay=0.5))
     trainable = trains("llrd")
     assert trainable == NAMES
-    found = partition.multipliers(methods, (("head/", 10), ("bias$", 0.0)), trainable, LAYERS)
+    found = partition.multipliers(methods, (("head/classifier", 10), ("bias$", 0.0)), trainable, LAYERS)
     assert found["head/classifier/kernel"] == 10.0 and found["head/classifier/bias"] == 0.0
-    assert found["encoder/pooler/kernel"] == 1.0
+    assert found["head/pooler/kernel"] == 1.0
     assert [found[f"encoder/layer_{i}/query/kernel"] for i in range(4)] == [0.0625, 0.125, 0.25, 0.5]
     assert found["encoder/embeddings/word/embedding"] == 0.03125
     assert partition.multipliers(partition.find_methods(small.tune("full")), (), NAMES, LAYERS) == {}
@@ -124,10 +126,10 @@ def test_multipliers_by_layer_and_by_pattern():
 
 
 def test_layers_that_start_anew():
-    assert partition.reinitialised(NAMES, LAYERS, 0) == set()
-    assert partition.reinitialised(NAMES, LAYERS, 1) == under("encoder/layer_3/") | POOLER
+    assert partition.reinitialised(NAMES, DEEP, 0) == set()
+    assert partition.reinitialised(NAMES, DEEP, 1) == under("encoder/layer_3/") | POOLER
     with pytest.raises(UserError, match=r"reinit_layers=5: the encoder has 4"):
-        partition.reinitialised(NAMES, LAYERS, 5)
+        partition.reinitialised(NAMES, DEEP, 5)
 
 
 @pytest.mark.parametrize(

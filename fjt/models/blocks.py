@@ -1,0 +1,137 @@
+"""The layers and embeddings of Devlin et al. 2019, which several families share, and their names in PyTorch."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from fjt.models.family import EncoderConfig, Site
+from fjt.models.layers import (
+    ACTIVATIONS,
+    ATTENTION_OUTPUT,
+    OUTPUT,
+    Dense,
+    Embedding,
+    LayerNorm,
+    Tokens,
+    attend,
+    drop,
+    noise_at,
+    take_rows,
+    take_tokens,
+)
+
+STDDEV = 0.02  # of new weights, where config.json does not say
+MODULES = {
+    "embeddings/word": "embeddings.word_embeddings",
+    "embeddings/position": "embeddings.position_embeddings",
+    "embeddings/type": "embeddings.token_type_embeddings",
+    "embeddings/norm": "embeddings.LayerNorm",
+    "layer_{i}/query": "encoder.layer.{i}.attention.self.query",
+    "layer_{i}/key": "encoder.layer.{i}.attention.self.key",
+    "layer_{i}/value": "encoder.layer.{i}.attention.self.value",
+    "layer_{i}/attention_output": "encoder.layer.{i}.attention.output.dense",
+    "layer_{i}/attention_norm": "encoder.layer.{i}.attention.output.LayerNorm",
+    "layer_{i}/intermediate": "encoder.layer.{i}.intermediate.dense",
+    "layer_{i}/output": "encoder.layer.{i}.output.dense",
+    "layer_{i}/output_norm": "encoder.layer.{i}.output.LayerNorm",
+}
+
+
+def sites(config: EncoderConfig) -> dict[str, Site]:
+    """{name: Site} of the dense layers of a `PostNormLayer`."""
+    width, inner = config.width, config.inner
+    square = dict.fromkeys(("query", "key", "value", "attention_output"), Site(width, width))
+    return square | {"intermediate": Site(width, inner), "output": Site(inner, width)}
+
+
+def parse(raw: dict[str, Any], **others: Any) -> EncoderConfig:
+    """EncoderConfig of a config.json whose entries have BERT's names.
+
+    Args:
+        raw: the config.json.
+        others: fields that the family knows better; `family` among them.
+
+    Raises:
+        KeyError: an entry is missing.
+    """
+    hidden, classifier = raw.get("hidden_dropout_prob", 0.1), raw.get("classifier_dropout")
+    fields = dict(
+        layers=raw["num_hidden_layers"],
+        width=raw["hidden_size"],
+        heads=raw["num_attention_heads"],
+        inner=raw["intermediate_size"],
+        vocab=raw["vocab_size"],
+        positions=raw["max_position_embeddings"],
+        types=raw.get("type_vocab_size", 2),
+        epsilon=raw.get("layer_norm_eps", 1e-12),
+        activation=raw.get("hidden_act", "gelu"),
+        stddev=raw.get("initializer_range", STDDEV),
+        dropout_hidden=hidden,
+        dropout_attention=raw.get("attention_probs_dropout_prob", 0.1),
+        dropout_classifier=hidden if classifier is None else classifier,
+    )
+    return EncoderConfig(**(fields | others))
+
+
+class PostNormLayer(nn.Module):
+    """One transformer layer, LayerNorm after each sublayer (Vaswani et al. 2017; Devlin et al. 2019)."""
+
+    config: EncoderConfig
+    index: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, h, tokens, first, noise, hooks):
+        """h: f[G, R, L, D] -> f[G, R, L, D]; or f[G, S, 1, D] at the tokens first i32[G, S] alone, when given.
+
+        The output of one token needs the keys and values of all, but only its own query and feed-forward layer.
+        """
+        config = self.config
+
+        def dense(site, x, features):
+            made = Dense(features, site, self.index, config.stddev, self.dtype, name=site)
+            return made(x, hooks, noise, tokens)
+
+        head_shape = (config.heads, config.width // config.heads)
+        k = dense("key", h, config.width)
+        v = dense("value", h, config.width)
+        k, v = hooks.key_value(self.index, k.reshape(*h.shape[:-1], *head_shape), v.reshape(*h.shape[:-1], *head_shape))
+        keys, gate = tokens, hooks.key_gate(self.index, h, tokens)
+        if first is not None:
+            row = first // h.shape[2]
+            h, tokens = take_tokens(h, first), Tokens(*(take_tokens(x, first) for x in tokens.arrays()))
+            k, v = take_rows(k, row), take_rows(v, row)
+            noise = noise and noise_at(noise, first)
+            keys = Tokens(*(take_rows(x, row) for x in keys.arrays()))
+        q = dense("query", h, config.width).reshape(*h.shape[:-1], *head_shape)
+        a = attend(q, k, v, tokens, keys, noise, gate).reshape(h.shape)
+        a = drop(dense("attention_output", a, config.width), noise, ATTENTION_OUTPUT)
+        norm = LayerNorm(config.epsilon, self.dtype, name="attention_norm")
+        h = norm(hooks.block("attention_output", self.index, a, h, norm, tokens) + h)
+        f = ACTIVATIONS[config.activation](dense("intermediate", h, config.inner))
+        f = drop(dense("output", f, config.width), noise, OUTPUT)
+        norm = LayerNorm(config.epsilon, self.dtype, name="output_norm")
+        return norm(hooks.block("output", self.index, f, h, norm, tokens) + h)
+
+
+class Embeddings(nn.Module):
+    """Sum of word, position and type embeddings, normalised: f[G, R, L, D]."""
+
+    config: EncoderConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, batch, hooks):
+        config = self.config
+
+        def table(rows, name):
+            return Embedding(rows, config.width, config.stddev, self.dtype, name=name)
+
+        words = hooks.embed(table(config.vocab, "word")(batch["token_ids"]), batch)
+        first = config.first_position + hooks.first_position
+        h = words + table(config.positions, "position")(batch["position_ids"] + first)
+        if config.types:
+            types = batch["type_ids"] if config.types > 1 else jnp.zeros_like(batch["type_ids"])
+            h = h + table(config.types, "type")(types)
+        return LayerNorm(config.epsilon, self.dtype, name="norm")(h)

@@ -1,0 +1,73 @@
+"""RoBERTa (Liu et al. 2019) and XLM-R (Conneau et al. 2020) as PyTorch `transformers` has them.
+
+The layers are BERT's. Positions start behind the id of padding, one type of token is enough, and the head is new:
+dropout and a dense layer with tanh before the last one, without a pretrained pooler.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from fjt.core import prng
+from fjt.models import blocks
+from fjt.models.family import EncoderConfig, Family, Head, Site
+from fjt.models.heads import drop_slots
+from fjt.models.layers import Dense, Hooks
+
+
+class DenseHead(nn.Module):
+    """Logits f[G, S, C] of the vectors f[G, S, D] at the slots: twice dropout and a dense layer, tanh between them."""
+
+    classes: int
+    config: EncoderConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, h, batch, noise, hooks):
+        def dense(features, name):
+            return Dense(features, name, -1, self.config.stddev, self.dtype, name=name)
+
+        h = jnp.tanh(dense(self.config.width, "dense")(drop_slots(h, batch, noise), Hooks()))
+        again = noise and (prng.fold(noise[0], 1), noise[1])
+        return dense(self.classes, "out_proj")(drop_slots(h, batch, again), Hooks())
+
+
+def parse(raw: dict[str, Any]) -> EncoderConfig:
+    """EncoderConfig of a config.json: the first token is at position pad_token_id + 1."""
+    family = raw["model_type"]
+    return blocks.parse({"type_vocab_size": 1} | raw, family=family, first_position=raw.get("pad_token_id", 1) + 1)
+
+
+def sites(config: EncoderConfig) -> dict[str, Site]:
+    """{name: Site} of the layers and of the head's first dense layer."""
+    return blocks.sites(config) | {"dense": Site(config.width, config.width, in_layers=False)}
+
+
+ROBERTA = Family(
+    name="roberta",
+    parse=parse,
+    embeddings=blocks.Embeddings,
+    block=blocks.PostNormLayer,
+    sites=sites,
+    prefix="roberta",
+    modules=blocks.MODULES,
+    heads={
+        "sequence": Head(
+            DenseHead,
+            {"dense": "classifier.dense", "out_proj": "classifier.out_proj"},
+            "RobertaForSequenceClassification",
+        )
+    },
+    tokenizer=(("tokenizer.json",), ("vocab.json", "merges.txt")),
+)
+
+XLM_ROBERTA = dataclasses.replace(
+    ROBERTA,
+    name="xlm-roberta",
+    heads={
+        "sequence": dataclasses.replace(ROBERTA.heads["sequence"], architecture="XLMRobertaForSequenceClassification")
+    },
+    tokenizer=(("tokenizer.json",), ("sentencepiece.bpe.model",)),
+)
