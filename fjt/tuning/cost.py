@@ -44,9 +44,8 @@ def step_flops(
                 cost = 2 * 2 * queries * keys * config.width
                 total += cost * (3 if lowest < (i, order) else 1)
             elif not site.endswith("norm"):
-                cost = (
-                    2 * (tokens if site in ("key", "value") else queries) * shapes[site].inputs * shapes[site].outputs
-                )
+                rows = tokens if site in ("key", "value") else queries
+                cost = 2 * rows * shapes[site].inputs * shapes[site].outputs
                 total += cost * (1 + (lowest < (i, order)) + (f"encoder/layer_{i}/{site}/kernel" in trained))
     for name, shape in trained.items():
         for site, size, needs, trains in _new_products(name, shape, config):

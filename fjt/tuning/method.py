@@ -220,9 +220,8 @@ def places(config, sites):
     """[(site, path below a method's leaves)] of the dense layers that sites name."""
     shapes, found = sites_of(config), []
     for site in sites:
-        found += (
-            [(site, f"layer_{i}/{site}") for i in range(config.layers)] if shapes[site].in_layers else [(site, site)]
-        )
+        parents = [f"layer_{i}/" for i in range(config.layers)] if shapes[site].in_layers else [""]
+        found += [(site, f"{parent}{site}") for parent in parents]
     return found
 
 

@@ -11,8 +11,10 @@ from fjt.data import batches, packing, tokenization
 from fjt.data.glue import Split
 from fjt.models import pretrained
 from fjt.models.encoder import Model
+from fjt.models.families import FAMILIES
 
 MINILM = os.environ.get("FJT_MINILM", "")
+FILES = tuple(files for family in FAMILIES.values() for files in family.tokenizer)
 SHARED = os.environ.get("FJT_SHARED", "")
 
 
@@ -42,7 +44,7 @@ def ours(directory, dtype="float32"):
 
 def encode(directory, split, row_length=0):
     """(Examples, packed batch, place, PyTorch inputs) of a split of 32."""
-    tokenizer = tokenization.load_tokenizer(directory)
+    tokenizer = tokenization.load_tokenizer(directory, FILES)
     examples = tokenization.tokenize(split, tokenizer, 64)
     indices = np.arange(len(examples))[None]
     shape = packing.plan(batches.lengths_of(examples, indices), row_length=row_length, width=64).shapes[0]

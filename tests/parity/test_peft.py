@@ -9,7 +9,7 @@ import pytest
 import small
 import torch
 import transformers
-from reference import encode, ours
+from reference import FILES, encode, ours
 
 from fjt.core import records
 from fjt.data import batches, tokenization
@@ -23,6 +23,7 @@ from tests import adapted
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning"),
+    pytest.mark.parametrize("reference", ["bert", "roberta", "minilm"], indirect=True),
 ]
 LAYER = r".*encoder\.layer\.\d+\."
 CASES = {
@@ -53,7 +54,7 @@ TRAINED = ["lora", "dora", "vera", "ia3", "prefix", "prompt", "layernorm"]
 
 
 def classifier(directory):
-    return transformers.BertForSequenceClassification.from_pretrained(directory).eval()
+    return transformers.AutoModelForSequenceClassification.from_pretrained(directory).eval()
 
 
 def examples_of(directory, split):
@@ -93,7 +94,9 @@ def test_a_merged_model_in_theirs(case, reference, tmp_path):
     merged = partition.merged(adapter.methods, params, model.config)
     task = Task("texts", "classification", ("no", "yes"), ("accuracy",))
     raw = records.read_json(pathlib.Path(directory) / "config.json")
-    hf.export(tmp_path / "merged", merged, raw, task, tokenization.load_tokenizer(directory), "bert")
+    hf.export(
+        tmp_path / "merged", merged, raw, task, tokenization.load_tokenizer(directory, FILES), model.config.family
+    )
     loaded = classifier(tmp_path / "merged")
     for split in texts:
         examples, inputs = examples_of(directory, split)
