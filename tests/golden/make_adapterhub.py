@@ -1,6 +1,7 @@
-"""The golden files of AdapterHub's format: a tiny BERT, adapters of each kind by `adapters`, and what they give.
+"""The golden files of AdapterHub's format: a tiny BERT or RoBERTa, adapters by `adapters`, and what they give.
 
-    python tests/golden/make_adapterhub.py tests/golden/adapterhub
+    python tests/golden/make_adapterhub.py tests/golden/adapterhub bert
+    python tests/golden/make_adapterhub.py tests/golden/adapterhub_roberta roberta
 
 It needs an environment of its own: adapters 1.3.0, transformers 4.57.6, torch 2.13.0, on CPU.  `adapters` cannot save
 a prefix as safetensors (its tensors are shared), so the shared tensors are written once, under their own names.
@@ -40,39 +41,39 @@ CONFIGS = {
 }  # fmt: skip
 PREFIXED = ("prefix", "mam", "unipelt")
 LENGTHS = (9, 5, 12, 3)
+SHAPE = {
+    "vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
+    "initializer_range": 0.2, "num_labels": 2,
+}  # fmt: skip
+# By family: its config, and the cases; RoBERTa's are those whose files hold the family's names.
+FAMILIES = {
+    "bert": (transformers.BertConfig(max_position_embeddings=24, **SHAPE), tuple(CONFIGS)),
+    "roberta": (
+        transformers.RobertaConfig(max_position_embeddings=26, type_vocab_size=1, layer_norm_eps=1e-5, **SHAPE),
+        ("pfeiffer", "lora", "compacter", "prefix"),
+    ),
+}
 
 
-def make_base():
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=50,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=48,
-        max_position_embeddings=24,
-        initializer_range=0.2,
-        num_labels=2,
-    )
-    return transformers.BertForSequenceClassification(config).eval()
-
-
-def inputs():
+def inputs(padding):
     """Padded token ids and attention mask of four texts."""
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(5, 50, (len(LENGTHS), max(LENGTHS)), generator=generator)
     mask = torch.arange(max(LENGTHS))[None] < torch.tensor(LENGTHS)[:, None]
-    return {"input_ids": ids * mask, "attention_mask": mask.long()}
+    return {"input_ids": torch.where(mask, ids, padding), "attention_mask": mask.long()}
 
 
-def main(folder):
-    folder = pathlib.Path(folder)
+def main(folder, family):
+    folder, (base, cases) = pathlib.Path(folder), FAMILIES[family]
     shutil.rmtree(folder, ignore_errors=True)
-    make_base().save_pretrained(folder / "base")
-    batch, facts = inputs(), {"lengths": LENGTHS, "logits": {}}
+    torch.manual_seed(0)
+    automatic = transformers.AutoModelForSequenceClassification
+    automatic.from_config(base).eval().save_pretrained(folder / "base")
+    batch, facts = inputs(base.pad_token_id), {"lengths": LENGTHS, "logits": {}}
     facts["input_ids"] = batch["input_ids"].tolist()
-    for name, config in CONFIGS.items():
-        model = transformers.BertForSequenceClassification.from_pretrained(folder / "base").eval()
+    for name in cases:
+        config = CONFIGS[name]
+        model = automatic.from_pretrained(folder / "base").eval()
         adapters.init(model)
         model.add_adapter(name, config=config)
         model.train_adapter(name)

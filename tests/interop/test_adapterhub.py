@@ -19,30 +19,34 @@ from fjt.models.encoder import Model
 from fjt.tuning import partition
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "adapterhub"
-FACTS = json.loads((GOLDEN / "facts.json").read_text())
-CASES = sorted(FACTS["logits"])
+ROBERTA = GOLDEN.with_name("adapterhub_roberta")
+FACTS = {folder: json.loads((folder / "facts.json").read_text()) for folder in (GOLDEN, ROBERTA)}
+CASES = [folder / case for folder, facts in FACTS.items() for case in sorted(facts["logits"])]
 SEVERAL = {"mam": {"prefix", "parallel"}, "unipelt": {"prefix", "lora", "pfeiffer"}}
-METHODS = {case: SEVERAL.get(case, {case.split("_")[0]}) for case in CASES}
-every = pytest.mark.parametrize("case", CASES)
+every = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.parent.name}-{case.name}")
 
 
-def base():
-    """(Model, base parameters) of the tiny BERT."""
-    checkpoint = pretrained.read_checkpoint(str(GOLDEN / "base"))
+def methods_of(case):
+    return SEVERAL.get(case.name, {case.name.split("_")[0]})
+
+
+def base(folder=GOLDEN):
+    """(Model, base parameters) of the tiny BERT or RoBERTa."""
+    checkpoint = pretrained.read_checkpoint(str(folder / "base"))
     model = Model(checkpoint.config, 2)
     abstract = jax.eval_shape(model.init, seeds.make_key(0, "init"))
     return model, pretrained.take(checkpoint, abstract, "base", keep_head=True).params
 
 
-def logits(adapter):
+def logits(adapter, folder=GOLDEN):
     """f32[4, 2] of the golden texts, packed, with an Adapter in its place."""
-    model, params = base()
+    (model, params), facts = base(folder), FACTS[folder]
     model = dataclasses.replace(model, adapt=partition.make_adapt(adapter.methods))
     params = tree.unflatten(tree.flatten(params) | adapter.trained)
-    ids = [np.array(row[:n], np.int32) for row, n in zip(FACTS["input_ids"], FACTS["lengths"], strict=True)]
+    ids = [np.array(row[:n], np.int32) for row, n in zip(facts["input_ids"], facts["lengths"], strict=True)]
     flat = np.concatenate(ids)
     examples = batches.Examples(
-        flat, np.zeros(len(flat), np.int8), np.concatenate([[0], np.cumsum(FACTS["lengths"])]), np.zeros(4, np.int32), 0
+        flat, np.zeros(len(flat), np.int8), np.concatenate([[0], np.cumsum(facts["lengths"])]), np.zeros(4, np.int32), 0
     )
     indices = np.arange(4)
     shape = packing.plan(batches.lengths_of(examples, indices[None]), width=32).shapes[0]
@@ -53,18 +57,17 @@ def logits(adapter):
 
 @every
 def test_read_gives_the_same_logits(case):
-    config = base()[0].config
-    adapter = formats.read(GOLDEN / case, config)
-    assert set(adapter.methods) == METHODS[case]
-    np.testing.assert_allclose(logits(adapter), FACTS["logits"][case], atol=1e-5)
+    adapter = formats.read(case, base(case.parent)[0].config)
+    assert set(adapter.methods) == methods_of(case)
+    np.testing.assert_allclose(logits(adapter, case.parent), FACTS[case.parent]["logits"][case.name], atol=1e-5)
 
 
 @every
 def test_the_bare_model_gives_others(case):
     """The golden adapters matter, so agreement is agreement about them."""
-    adapter = formats.read(GOLDEN / case, base()[0].config)
+    adapter = formats.read(case, base(case.parent)[0].config)
     own = dataclasses.replace(adapter, methods={}, trained={n: x for n, x in adapter.others().items()})
-    assert np.abs(logits(own) - FACTS["logits"][case]).max() > 1e-2
+    assert np.abs(logits(own, case.parent) - FACTS[case.parent]["logits"][case.name]).max() > 1e-2
 
 
 def parts_of(folder):
@@ -76,20 +79,22 @@ def parts_of(folder):
 @every
 def test_written_is_what_was_read(case, tmp_path):
     """The same tensors under the same keys but for the adapter's name, and a config that reads the same."""
-    config = base()[0].config
-    adapter = formats.read(GOLDEN / case, config)
+    config = base(case.parent)[0].config
+    adapter = formats.read(case, config)
     adapterhub.write(tmp_path, adapter, config, ("no", "yes"))
     for file in (adapterhub.WEIGHTS, adapterhub.HEAD_WEIGHTS):
-        found, expected = (safetensors.numpy.load_file(folder / file) for folder in (tmp_path, GOLDEN / case))
-        assert {key.replace(".fjt.", f".{case}."): x.tobytes() for key, x in found.items()} == {
+        found, expected = (safetensors.numpy.load_file(folder / file) for folder in (tmp_path, case))
+        assert {key.replace(".fjt.", f".{case.name}."): x.tobytes() for key, x in found.items()} == {
             key: np.ascontiguousarray(x).tobytes() for key, x in expected.items()
         }
-    theirs, ours = parts_of(GOLDEN / case), parts_of(tmp_path)
+    theirs, ours = parts_of(case), parts_of(tmp_path)
     free = {"init_weights", "bottleneck_size"}
     assert set(ours) == set(theirs)
     for kind, own in ours.items():
         assert {k: v for k, v in own.items() if theirs[kind].get(k, v) != v and k not in free} == {}
     assert json.loads((tmp_path / adapterhub.HEAD_CONFIG).read_text())["label2id"] == {"no": 0, "yes": 1}
+    about = [json.loads((folder / adapterhub.CONFIG).read_text()) for folder in (tmp_path, case)]
+    assert about[0]["model_type"] == about[1]["model_type"] and about[0]["model_class"] == about[1]["model_class"]
 
 
 def changed(tmp_path, case, **config):

@@ -1,6 +1,6 @@
 """The encoder, its gradients and its training against PyTorch `transformers`, on the same weights and texts.
 
-With FJT_MINILM=DIR (and FJT_SHARED=DIR for real sentences) on real weights too; a random small model of each family always.
+With FJT_MINILM=DIR (and FJT_SHARED=DIR for real sentences) on real weights too; random small models always.
 """
 
 import jax

@@ -1,0 +1,112 @@
+"""The families of encoders: names both ways, positions, and that every tuning method fits each of them."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+import roberta_files
+import small
+from outside_family import DISTILBERT
+
+from fjt.core import seeds, tree
+from fjt.core.errors import UserError
+from fjt.data import batches, packing
+from fjt.models import families, pretrained
+from fjt.models.encoder import Model
+from fjt.tasks.classification import CLASSIFICATION
+from fjt.training.optim import make_optimizer
+from fjt.training.step import init_state, train_step
+from fjt.tuning import partition
+from fjt.tuning.registry import METHODS
+
+ROBERTA = pretrained.parse_config(roberta_files.config(), "config.json")
+OPTIONS = {"pattern": {"train": ("layer_1/",)}, "vera": {"rank": 8}, "compacter": {"reduction": 8.0}}
+EXAMPLES = small.make_examples(num=16, longest=12)
+
+
+def abstract(config):
+    return jax.eval_shape(Model(config, 2).init, seeds.make_key(0, "init"))
+
+
+@pytest.mark.parametrize("family", [*families.FAMILIES, DISTILBERT.name])
+def test_each_parameter_has_a_tensor_of_its_own(family, monkeypatch):
+    monkeypatch.setitem(families.FAMILIES, DISTILBERT.name, DISTILBERT)
+    names = list(tree.flatten(abstract(dataclasses.replace(ROBERTA, family=family, types=DISTILBERT.name != family))))
+    tensors = {pretrained.torch_name(name, family) for name in names}
+    assert len(tensors) == len(names) > 30
+    head = {name for name in names if families.find_family(family).is_new(name)}
+    assert {name.split("/")[0] for name in head} == {"head"}
+    assert all(name.startswith(f"{families.find_family(family).prefix}.") for name in tensors) == (not head)
+
+
+def test_positions_start_behind_the_padding():
+    assert ROBERTA.first_position == 2 and ROBERTA.positions == 66 and ROBERTA.max_tokens == 64
+    partition.check({}, ROBERTA, 64)
+    with pytest.raises(UserError, match="max_length=65 is above the model's 64 positions"):
+        partition.check({}, ROBERTA, 65)
+    moved = pretrained.parse_config(roberta_files.config() | {"pad_token_id": 4}, "config.json")
+    assert moved.first_position == 5
+
+
+def batch_of(methods, config):
+    examples = batches.prepend(EXAMPLES, partition.prompt_length(methods))
+    rows = np.arange(len(examples))
+    (shape,) = packing.plan(batches.lengths_of(examples, rows[None]), most_shapes=1, width=config.width).shapes
+    return batches.build(examples, rows, shape)[0]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_a_roberta(method):
+    """The step has a gradient for all that trains: its whole head always, and no pooler, since there is none."""
+    tune = small.tune(method, **OPTIONS.get(method, {}))
+    methods = partition.find_methods(tune)
+    partition.check(methods, ROBERTA, 32)
+    base = abstract(ROBERTA)
+    added = partition.abstract_leaves(methods, base, ROBERTA)
+    params = base | ({"adapters": added} if added else {})
+    chosen = partition.trainable_names(params, ROBERTA, tune, ())
+    assert {name for name in tree.flatten(base) if name.startswith("head/")} <= chosen
+    trainable, frozen = tree.split(params, chosen)
+    hyper = dataclasses.replace(small.make_hyper(), methods=partition.traced_values(methods))
+    model, optimizer = Model(ROBERTA, 2, adapt=partition.make_adapt(methods)), make_optimizer(small.ADAMW)
+    step = functools.partial(train_step, model=model, loss=CLASSIFICATION.loss, optimizer=optimizer)
+    state = jax.eval_shape(lambda leaves: init_state(leaves, hyper, optimizer), trainable)
+    after, metrics = jax.eval_shape(step, state, frozen, batch_of(methods, ROBERTA), hyper)
+    assert metrics["loss"].shape == () and jax.tree.structure(after) == jax.tree.structure(state)
+
+
+def test_a_roberta_s_layout_changes_no_loss():
+    """Packed rows and one example per row, with dropout before both dense layers of the head."""
+    params = jax.tree.map(np.asarray, jax.jit(Model(ROBERTA, 2).init)(seeds.make_key(0, "init")))
+    losses = {}
+    for alone in (False, True):
+        layout = small.Layout(batch_size=8, one_a_row=alone)
+        losses[alone], _, _ = small.train(
+            layout, 4, model=Model(ROBERTA, 2), examples=EXAMPLES, params=params, seed=1, rates=np.full(4, 1e-3),
+            hyper=small.make_hyper(dropout=0.3),
+        )  # fmt: skip
+    quiet, _, _ = small.train(
+        small.Layout(batch_size=8), 4, model=Model(ROBERTA, 2), examples=EXAMPLES, params=params, seed=1,
+        rates=np.full(4, 1e-3), hyper=small.make_hyper(dropout=0.0),
+    )  # fmt: skip
+    np.testing.assert_allclose(losses[True], losses[False], rtol=2e-6)
+    assert np.abs(np.subtract(losses[True], quiet)).max() > 1e-3
+
+
+@pytest.mark.parametrize("train_pooler", [True, False])
+def test_a_pooler_that_is_not_there(train_pooler):
+    tune = small.tune("lora", train_pooler=train_pooler)
+    with pytest.raises(UserError, match=rf"train_pooler={train_pooler}.*roberta has no pretrained pooler.*leave"):
+        partition.trainable_names(abstract(ROBERTA), ROBERTA, tune, ())
+    with pytest.raises(UserError, match="sites names 'pooler', which lora cannot tune"):
+        partition.check(partition.find_methods(small.tune("lora", sites=("pooler",))), ROBERTA, 32)
+    with pytest.raises(UserError, match="names 'dense', which lora cannot tune"):
+        partition.check(partition.find_methods(small.tune("lora", sites=("dense",))), ROBERTA, 32)
+
+
+def test_names_of_earlier_versions():
+    assert families.rename("encoder/pooler/kernel") == "head/pooler/kernel"
+    assert families.rename("encoder/layer_0/query/bias") == "encoder/layer_0/query/bias"
+    assert families.rename("adapters/lora/pooler/a") == "adapters/lora/pooler/a"
