@@ -1,10 +1,13 @@
-"""Who may import whom: one order of rooms, what no room may import, and outside packages where they belong."""
+"""Who may import whom: one order of rooms, outside packages where they belong, and names that one file alone holds."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
+from fjt.models.families import FAMILIES
+from fjt.tasks.kinds import PROBLEMS
 from fjt.tuning.partition import METHODS
 
 ROOT = Path(__file__).parent.parent
@@ -175,3 +178,58 @@ def test_every_room_introduces_itself():
     for room in (room for room in ROOMS if room != "doors"):
         words = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text()))
         assert words and 3 <= len(words.splitlines()) <= 8, f"fjt/{room}/__init__.py: what the room is for, in lines"
+
+
+# Names that belong to one family or one kind, and the only other places that may hold them.
+PREFIXES = "|".join({family.prefix for family in FAMILIES.values()})
+FAMILY_NAME = re.compile(rf"^({'|'.join(FAMILIES)})$|\b({PREFIXES})\.|Bert[A-Z]|Roberta[A-Z]")
+KIND_NAME = re.compile(rf"^({'|'.join(PROBLEMS)})$")
+ALLOWED = {
+    ("data.tokenization", "BertTokenizer"): "the class of WordPiece tokenizers in transformers",
+    ("tuning.bottleneck_forms", "bert"): "AdapterHub's name of a way to draw first values",
+    ("core.options", "classification"): "the default of config.data.kind",
+    ("data.glue", "classification"): "a table of tasks",
+    ("data.glue", "regression"): "a table of tasks",
+    ("data.synthetic", "classification"): "a table of tasks",
+}
+
+
+def words(tree):
+    """The strings, names and attributes of a module, without its docstrings."""
+    bodies = [node.body for node in ast.walk(tree) if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef))]
+    texts = {id(body[0].value) for body in bodies if isinstance(body[0], ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in texts:
+            yield node.value
+        elif isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+
+
+def misplaced(name, source):
+    """The names of families and kinds in a module that is none of theirs."""
+    found = set(words(ast.parse(source)))
+    own = {"models.bert", "models.roberta", "models.families"}
+    families = set() if name in own else {word for word in found if FAMILY_NAME.search(word)}
+    kinds = set() if name.startswith("tasks.") else {word for word in found if KIND_NAME.search(word)}
+    return {word for word in families | kinds if (name, word) not in ALLOWED}
+
+
+def test_only_its_own_file_names_a_family_or_a_kind():
+    for name, path in MODULES.items():
+        assert not (found := misplaced(name, path.read_text(encoding="utf-8"))), (name, found)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'if config.family == "roberta": pass',
+        'key = f"bert.encoder.{layer}"',
+        "transformers.RobertaTokenizer",
+        'task.kind == "regression"',
+        'KINDS = {"multi_label": 1}',
+    ],
+)
+def test_a_name_of_a_family_or_kind_elsewhere_is_found(source):
+    assert misplaced("interop.hf", source)
