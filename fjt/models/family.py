@@ -116,6 +116,11 @@ class Family:
         """The modules `head/...` that a pretrained checkpoint holds, such as a pooler."""
         return tuple(f"head/{module}" for head in self.heads.values() for module in head.pretrained)
 
+    def torch_parts(self) -> set[str]:
+        """The first parts of the PyTorch names below the prefix, which stand alone in a file of a bare encoder."""
+        modules = [*self.modules.values(), *(self.torch_module(module) for module in self.pretrained_head())]
+        return {module.removeprefix(f"{self.prefix}.").split(".")[0] for module in modules}
+
     def saved_module(self, module: str) -> str:
         """The part of the PyTorch model that holds a module of the head and is saved whole, such as `classifier`."""
         return self.torch_module(module).removeprefix(f"{self.prefix}.").split(".")[0]

@@ -135,8 +135,8 @@ def _modern_name(name, family):
     for old, new in LEGACY.items():
         if name.endswith(old):
             name = name.removesuffix(old) + new
-    bare = ("embeddings.", "encoder.", "pooler.")
-    return f"{find_family(family).prefix}.{name}" if name.startswith(bare) else name
+    owner = find_family(family)
+    return f"{owner.prefix}.{name}" if name.split(".")[0] in owner.torch_parts() else name
 
 
 @dataclasses.dataclass(frozen=True)

@@ -84,7 +84,7 @@ def _split(name):
 
 
 def place(name: str, layers: int) -> tuple[int, float]:
-    """The place (layer, order in it) of a parameter: (-1, 0) for embeddings, (layers, ...) for pooler and head.
+    """The place (layer, order in it) of a parameter: (-1, 0) for embeddings, (layers, ...) for the head.
 
     Args:
         name: the parameter's name, `encoder/...`, `head/...` or `adapters/<method>/...`.
