@@ -23,7 +23,6 @@ from tests import adapted
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning"),
-    pytest.mark.parametrize("reference", ["bert", "roberta", "minilm"], indirect=True),
 ]
 LAYER = r".*encoder\.layer\.\d+\."
 CASES = {
@@ -63,7 +62,15 @@ def examples_of(directory, split):
     return examples, inputs
 
 
-@pytest.mark.parametrize("case", CASES)
+def pairs(cases, roberta):
+    """Marks a test to run every case on a BERT and on MiniLM, and those of `roberta` on a RoBERTa too."""
+    found = [(model, case) for model in ("bert", "minilm") for case in cases]
+    return pytest.mark.parametrize(
+        ("reference", "case"), found + [("roberta", case) for case in roberta], indirect=["reference"]
+    )
+
+
+@pairs(CASES, roberta=CASES)
 def test_ours_in_theirs(case, reference, tmp_path):
     directory, _, texts = reference
     model, base = ours(directory)
@@ -82,9 +89,7 @@ def test_ours_in_theirs(case, reference, tmp_path):
     np.testing.assert_allclose(again, found, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(
-    "case", [case for case in CASES if partition.can_merge(partition.find_methods(CASES[case][0]))]
-)
+@pairs([case for case in CASES if partition.can_merge(partition.find_methods(CASES[case][0]))], roberta=["lora"])
 def test_a_merged_model_in_theirs(case, reference, tmp_path):
     """What fjt.export writes as hf, in PyTorch, gives what the adapter gives in fjt."""
     directory, _, texts = reference
@@ -105,7 +110,7 @@ def test_a_merged_model_in_theirs(case, reference, tmp_path):
         np.testing.assert_allclose(found, adapted.logits(model, base, adapter, examples), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("case", THEIRS)
+@pairs(THEIRS, roberta=["lora", "prefix"])
 def test_theirs_in_ours(case, reference, tmp_path):
     directory, _, texts = reference
     torch.manual_seed(1)
@@ -130,7 +135,7 @@ def wrap(directory, case):
     return peft.get_peft_model(classifier(directory), config).eval()  # eval: without dropout, also in training
 
 
-@pytest.mark.parametrize("case", TRAINED)
+@pairs(TRAINED, roberta=["lora", "prefix"])
 def test_twenty_steps(case, reference, tmp_path):
     """From one start, dropout off: the losses stay within 1e-3 of PEFT's."""
     directory, _, texts = reference
