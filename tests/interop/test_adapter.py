@@ -67,7 +67,7 @@ def test_a_leaf_that_is_lacking():
     adapter = adapter_of(small.tune("vera"), **{"adapters/vera/a": np.zeros((2, 2), np.float32)})
     params = {f"adapters/vera/{name}": np.zeros((2, 2), np.float32) for name in "ab"}
     with pytest.raises(UserError, match=r"lacks adapters/vera/b"):
-        put(adapter, params, keep_head=False)
+        put(adapter, params, keep_head=False, family="bert")
     assert set(put(Adapter({}, adapter.trained, "", "", ""), params, keep_head=False)) == set(params)
 
 

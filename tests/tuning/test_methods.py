@@ -261,7 +261,7 @@ def test_mixout_puts_pretrained_entries_back():
     def mixed(step):
         key = prng.fold((jnp.uint32(1), jnp.uint32(2)), step)
         noise = layers.Noise((), key, np.float32(0), np.float32(0))
-        site = layers.Site("query", 0, old, old[0], noise, None)
+        site = layers.Site("query", 0, old, old[0], noise, layers.Tokens(old, old, old))
         return np.asarray(adapt(leaves, {"mixout": {"rate": np.float32(0.7)}}).kernel(site, old + 1))
 
     found = mixed(0)
