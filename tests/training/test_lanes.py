@@ -54,7 +54,8 @@ def draw(methods):
     def function(key):
         base = Model(CONFIG, 2).init(key)
         added = partition.add_leaves({name: dict(options) for name, options in methods}, key, base, CONFIG)
-        return {"head": base["head"]} | ({"adapters": added} if added else {})
+        new = {"classifier": base["head"]["classifier"]}  # the pooler is the backbone's, as the encoder is
+        return {"head": new} | ({"adapters": added} if added else {})
 
     return function
 
@@ -69,7 +70,8 @@ def prepare(method, run, dtype):
         new = draw(tuple((name, tuple(options.items())) for name, options in methods.items()))(
             make_key(run.seed, "init")
         )
-    params = jax.tree.map(lambda x: np.asarray(x, dtype), small.base() | new)
+    flat = tree.flatten(small.base()) | tree.flatten(new)
+    params = tree.map_names(lambda _, leaf: np.asarray(leaf, dtype), tree.unflatten(flat))
     chosen = partition.trainable_names(params, CONFIG, tune, ())
     model = Model(
         CONFIG,
