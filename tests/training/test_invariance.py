@@ -16,7 +16,7 @@ import small
 import fjt.training.step
 from fjt.core import seeds
 from fjt.data import batches, packing
-from fjt.models import encoder, layers
+from fjt.models import bert, blocks, encoder, layers
 from fjt.tasks.classification import CLASSIFICATION
 from fjt.training import placement
 from fjt.training.optim import make_optimizer
@@ -136,7 +136,7 @@ def ignore_segments(monkeypatch):
     def attend(q, k, v, queries, keys, noise, gate):
         return layers.attend(q, k, v, whole(queries), whole(keys), noise)
 
-    monkeypatch.setattr(encoder, "attend", attend)
+    monkeypatch.setattr(blocks, "attend", attend)
 
 
 def run_on_positions(monkeypatch):
@@ -183,13 +183,13 @@ def noise_by_device(monkeypatch):
 
 def head_noise_by_slot(monkeypatch):
     """The classifier's dropout addressed by the example's slot."""
-    call = encoder.heads.Classifier.__call__
+    drop_slots = bert.drop_slots
 
-    def by_slot(self, pooled, batch, noise):
+    def by_slot(h, batch, noise):
         example = jnp.broadcast_to(jnp.arange(batch["example"].shape[1])[None], batch["example"].shape)
-        return call(self, pooled, batch | {"example": example}, noise)
+        return drop_slots(h, batch | {"example": example}, noise)
 
-    monkeypatch.setattr(encoder.heads.Classifier, "__call__", by_slot)
+    monkeypatch.setattr(bert, "drop_slots", by_slot)
 
 
 def mean_of_means(monkeypatch):
