@@ -1,12 +1,14 @@
 """What the tuning runs choose, from records made by hand; what a run made again is said to be."""
 
+import contextlib
 import json
 
 import pytest
 
 from fjt import reproduce
 from fjt.core import console
-from fjt.study import plans, worker
+from fjt.experiment import workdir
+from fjt.study import planner, plans, worker
 from fjt.study.spec import Run
 
 OPEN = (("optim.learning_rate", (1e-4, 1e-3, 1e-2)),)
@@ -80,6 +82,29 @@ def test_a_shard_waits_for_its_groups_and_no_others(tmp_path, monkeypatch):
     runs = {name: Run(name, "runs", name[-1], ()) for name in names}
     assert not worker.work(str(tmp_path), {}, runs, groups, None, shard=(0, 2))
     assert tried == ["0", "2", "0"]
+
+
+def test_a_group_that_another_process_holds_is_waited_for_and_run_when_that_process_lets_go(tmp_path, monkeypatch):
+    """Of its two runs, the other process has ended one."""
+    group, told = plans.Group("0", "runs", "loop", "", (), ("runs/a", "runs/b"), (), 1.0), []
+    runs = {name: Run(name, "runs", name[-1], ()) for name in group.runs}
+    other = contextlib.ExitStack()
+    other.enter_context(workdir.lock(tmp_path / "groups" / "0", wait=True))
+
+    def end(name):
+        told.append(name)
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "DONE").write_text("")
+
+    def sleep(seconds):
+        end("runs/a")
+        told.append("released")
+        other.close()
+
+    monkeypatch.setattr(worker.time, "sleep", sleep)
+    monkeypatch.setattr(worker, "_run_member", lambda member, *_: end(member.name))
+    assert worker.work(str(tmp_path), {}, runs, [group], planner.Shared(console.Silent()))
+    assert told == ["runs/a", "released", "runs/b"]
 
 
 @pytest.mark.parametrize("others", [True, False])
