@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fjt.core import console, memory, records
+from fjt.core import console, records
 from fjt.core.errors import UserError
 from fjt.core.options import flatten, from_config
 
@@ -148,5 +148,4 @@ def _scores(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    memory.use_large_pages()
     sys.exit(main(sys.argv))

@@ -21,7 +21,7 @@ from absl import flags as absl_flags
 from ml_collections import config_flags
 
 from fjt import flags
-from fjt.core import console, memory
+from fjt.core import console
 from fjt.core.errors import UserError
 from fjt.study.spec import OPTIONS
 
@@ -166,5 +166,4 @@ def show_plan(workdir, runs, groups, plan):
 
 
 if __name__ == "__main__":
-    memory.use_large_pages()
     sys.exit(main(sys.argv))
