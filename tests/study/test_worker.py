@@ -146,6 +146,15 @@ def test_what_a_run_made_again_is_said_to_be(now, losses, words, code):
     assert said.startswith(words) and found == code
 
 
+def test_losses_that_are_not_finite_are_compared_as_well():
+    """Of a run that failed at the loss of a step, or that went on because the log has more than its result."""
+    before, now = [1.0, None, 0.5], [1.0, None, 0.5 + 5e-7]
+    said, code = reproduce.compare(record("a", 0.5), record("b", 0.5), before, now)
+    assert said.startswith("the same within tolerance") and code == 0
+    said, code = reproduce.compare(record("a", 0.5), record("b", 0.5), before, [1.0, 0.75, 0.5])
+    assert said.startswith("different, from step 2 on: its loss not finite then, 0.75 now") and code == 1
+
+
 NAN, INF = ({"failed": f"the loss of step 3 is {loss}, its gradient's norm nan"} for loss in ("nan", "inf"))
 
 
@@ -164,6 +173,7 @@ NAN, INF = ({"failed": f"the loss of step 3 is {loss}, its gradient's norm nan"}
             1,
         ),
         (record("a", 0.5), NAN, [1.0, 0.5], "different, from step 3 on", 1),
+        (NAN, NAN, [1.0, None], "different, from step 2 on: its loss 0.5 then, not finite now", 1),
     ],
 )
 def test_what_a_run_that_failed_is_said_to_be(before, now, losses, words, code):
