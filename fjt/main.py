@@ -17,7 +17,7 @@ from absl import flags as absl_flags
 from ml_collections import config_flags
 
 from fjt import flags
-from fjt.core import console, memory
+from fjt.core import console
 from fjt.core.errors import UserError
 from fjt.core.options import TOGETHER, from_config
 from fjt.flags import ROOT
@@ -139,5 +139,4 @@ def execute(settings, workdir, plan_only, origins):
 
 
 if __name__ == "__main__":
-    memory.use_large_pages()
     sys.exit(main(sys.argv))

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fjt.core import console, memory, records
+from fjt.core import console, records
 from fjt.core.errors import UserError
 from fjt.core.options import flatten, from_config
 
@@ -113,20 +113,23 @@ def losses(folder: str) -> list[float | None]:
 
 
 def compare(
-    before: dict[str, Any], now: dict[str, Any], losses_before: Sequence[Any], losses_now: Sequence[Any]
+    before: dict[str, Any],
+    now: dict[str, Any],
+    losses_before: Sequence[float | None],
+    losses_now: Sequence[float | None],
 ) -> tuple[str, int]:
     """(text of the verdict, exit code) of the comparison of two runs.
 
     Args:
         before: result.json of the first run.
         now: result.json of the second run.
-        losses_before: of the first run's steps.
+        losses_before: of the first run's steps; None for a loss that was not finite.
         losses_now: of the second run's steps.
     """
     ends = [result["failed"] or result["params_sha256"] for result in (before, now)]
     if ends[0] == ends[1] and losses_before == losses_now:
         return "the same bits" + (f", up to where {now['failed']}" if now["failed"] else ""), 0
-    far = [abs(a - b) / max(abs(a), 1e-30) for a, b in zip(losses_before, losses_now, strict=False)]
+    far = [_distance(a, b) for a, b in zip(losses_before, losses_now, strict=False)]
     scores = _scores(before, now)
     worst = max(far[:STEPS], default=float("inf"))
     alike = len(losses_before) == len(losses_now) and bool(before["failed"]) == bool(now["failed"])
@@ -136,8 +139,18 @@ def compare(
             0,
         )
     first = next((i for i, x in enumerate(far) if x > TOLERANCE), len(far))
-    loss_before, loss_now = ((values[first : first + 1] or ["none"])[0] for values in (losses_before, losses_now))
+    loss_before, loss_now = (
+        "none" if first == len(values) else "not finite" if values[first] is None else values[first]
+        for values in (losses_before, losses_now)
+    )
     return f"different, from step {first + 1} on: its loss {loss_before} then, {loss_now} now; {scores}", 1
+
+
+def _distance(before: float | None, now: float | None) -> float:
+    """The relative difference of two losses; 0 for two that are not finite, infinite if only one is finite."""
+    if before is None or now is None:
+        return 0.0 if before is now else float("inf")
+    return abs(before - now) / max(abs(before), 1e-30)
 
 
 def _scores(before: dict[str, Any], now: dict[str, Any]) -> str:
@@ -148,5 +161,4 @@ def _scores(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    memory.use_large_pages()
     sys.exit(main(sys.argv))

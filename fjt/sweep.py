@@ -1,11 +1,12 @@
 """Run a study:  python -m fjt.sweep --config configs/peft_ablation.py --workdir runs/ablation [--config.key=value ...]
 
   --plan        which runs there are, how many programs they compile, about how long they take; then stop
-  --shard i/n   make only every n-th group of runs, from the i-th on (i from 0), as one of n jobs without a common clock
+  --shard i/n   run only every n-th group of runs, starting from the i-th (i from 0): one of the n jobs of an array
   --help        this text and every config key with its default
 
 The same command again goes on where it stopped; with more seeds or values in the config, only what is new is run.
-Several of these may work in one --workdir at a time.  `python -m fjt.report DIR` makes the report again.
+Several of these may work in one --workdir at a time, on one machine or on several with a shared folder; file locks
+must reach across the machines, as they do on NFS.  `python -m fjt.report DIR` makes the report again.
 Exit codes: 0 done, 2 a mistake in what was given, 130 Ctrl-C, 143 SIGTERM (state saved).
 """
 
@@ -20,7 +21,7 @@ from absl import flags as absl_flags
 from ml_collections import config_flags
 
 from fjt import flags
-from fjt.core import console, memory
+from fjt.core import console
 from fjt.core.errors import UserError
 from fjt.study.spec import OPTIONS
 
@@ -165,5 +166,4 @@ def show_plan(workdir, runs, groups, plan):
 
 
 if __name__ == "__main__":
-    memory.use_large_pages()
     sys.exit(main(sys.argv))

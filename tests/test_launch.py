@@ -26,7 +26,7 @@ case "$1 $2" in
   "-c import jax"*) exit "${FAKE_UNSEEN:-0}" ;;
   "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
   "-m pip") exit "${FAKE_PIP_EXIT:-0}" ;;
-  "-m fjt.main") pwd >>"$FAKE_LOG"; exit "${FAKE_EXIT:-0}" ;;
+  "-m fjt.main") echo "$GLIBC_TUNABLES" >"$FAKE_LOG.pages"; pwd >>"$FAKE_LOG"; exit "${FAKE_EXIT:-0}" ;;
 esac
 """
 
@@ -124,6 +124,15 @@ def test_local_passes_arguments_folder_and_exit_code(launch, tmp_path):
     assert done.returncode == 130, done.stderr
     assert calls[-2:] == ["<-m><fjt.main><--config><a b.py><--x=><$HOME *>", str(tmp_path)]
     assert done.stdout == ""  # what the launcher says goes to stderr: stdout belongs to fjt
+
+
+@pytest.mark.parametrize(
+    ("given", "passed"),
+    [({}, "glibc.malloc.hugetlb=1"), ({"GLIBC_TUNABLES": "glibc.malloc.check=0"}, "glibc.malloc.check=0")],
+)
+def test_local_asks_malloc_for_large_pages_unless_the_user_sets_it_otherwise(launch, tmp_path, given, passed):
+    assert launch(JAX_PLATFORMS="cpu", **given)[0].returncode == 0
+    assert (tmp_path / "log.pages").read_text() == f"{passed}\n"
 
 
 def test_local_installs_once_and_again_when_a_lock_changes(launch):

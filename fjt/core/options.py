@@ -22,6 +22,9 @@ SEED = {"low": 0, "high": 2**32 - 1}
 RATE = {"low": 0.0, "high": 0.99}  # of dropout and its relatives
 SHARE = {"low": 0.0, "high": 1.0}
 
+# Functions of optax that need no more than a learning rate, and whose state does not depend on it.
+OPTAX = ("adabelief", "adadelta", "adagrad", "adamax", "adan", "amsgrad", "novograd", "radam", "rmsprop", "sm3", "yogi")
+
 
 @dataclasses.dataclass(frozen=True)
 class SeedsConfig:
@@ -176,8 +179,9 @@ class TuneConfig:
 class OptimConfig:
     name: str = option(
         "adamw",
-        "the optimizer; sgd, adagrad, adadelta and lamb need a learning rate of their own",
-        choices=("adamw", "adam", "sgd", "rmsprop", "adagrad", "adadelta", "adafactor", "lamb", "lion"),
+        "the optimizer; optax:NAME is optax's function of that name with its own constants; sgd, lamb and optax:NAME "
+        "need a learning rate of their own",
+        choices=("adamw", "adam", "sgd", "adafactor", "lamb", "lion", *(f"optax:{name}" for name in OPTAX)),
         in_card=True,
     )
     learning_rate: float | None = option(
@@ -207,8 +211,8 @@ class OptimConfig:
     clip_norm: float = option(1.0, "largest norm of the gradient; 0: no clipping", low=0.0, traced=True, in_card=True)
     b1: float = option(0.9, "adamw, adam, lamb, lion: decay of the first moment")
     b2: float = option(0.999, "adamw, adam, lamb: decay of the second moment")
-    eps: float = option(1e-8, "adamw, adam, lamb, rmsprop: added to the denominator")
-    momentum: float = option(0.9, "sgd, rmsprop: momentum")
+    eps: float = option(1e-8, "adamw, adam, lamb: added to the denominator")
+    momentum: float = option(0.9, "sgd: factor of the previous update")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -348,7 +352,7 @@ TOGETHER = {
 }
 
 # Optimizers whose updates are not of the size of the learning rate, unlike AdamW's.
-OTHER_SCALE = ("sgd", "adagrad", "adadelta", "lamb")
+OTHER_SCALE = ("sgd", "lamb", *(f"optax:{name}" for name in OPTAX))
 
 
 def make_config() -> ConfigDict:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import numpy as np
 
@@ -146,60 +147,72 @@ def build(examples, indices, shape, one_a_row=False, hidden=None):
     """
     chosen = indices[indices >= 0]
     lengths, counts = lengths_of(examples, chosen), slots_of(examples, chosen)
-    if shape.rows:
-        rows, columns, used = packing.pack(lengths[None], shape.row_length, one_a_row)
-        rows, columns = rows[0].astype(np.int64), columns[0]
-        if used[0] > shape.groups * shape.rows:
-            raise ValueError(f"{used[0]} rows do not fit into {shape}")
-    else:
-        rows = np.arange(len(chosen))
+    rows, columns = _assign_rows(lengths, shape, one_a_row)
     group = rows % shape.groups
-    number, first_slot = np.zeros((2, len(chosen)), np.int64)  # in its group: of the example, of its first slot
-    for g in range(shape.groups):
-        inside = group == g
-        number[inside] = np.arange(np.count_nonzero(inside))
-        first_slot[inside] = np.cumsum(counts[inside]) - counts[inside]
-    slot_place = _ranges(group * shape.num_slots + first_slot, counts)
-    slot_row = _ranges(examples.slot_offsets[chosen], counts)
-    slot_position = examples.slot_token[slot_row]
-
-    def to_slots(values, dtype):
-        array = np.zeros((shape.groups * shape.num_slots, *values.shape[1:]), dtype)
-        array[slot_place] = values
-        return array.reshape(shape.groups, shape.num_slots, *values.shape[1:])
-
+    number, first_slot = _numbers_in_group(group, counts, shape.groups)
+    slots = _ranges(group * shape.num_slots + first_slot, counts), _ranges(examples.slot_offsets[chosen], counts)
+    slot_position = examples.slot_token[slots[1]]
+    to_slots = _make_scatter(slots[0], shape.groups, shape.num_slots)
     example = np.zeros((shape.groups, shape.examples), np.int32)
     example[group, number] = chosen
     batch = {
         "example": example,
         "slot_example": to_slots(np.repeat(number, counts), np.int32),
         "slot_position": to_slots(slot_position, np.int32),
-        "label": to_slots(examples.label[slot_row], examples.label.dtype),
-        "weight": to_slots(np.ones(len(slot_row)), np.float32),
+        "label": to_slots(examples.label[slots[1]], examples.label.dtype),
+        "weight": to_slots(np.ones(len(slot_position)), np.float32),
     }
     if not shape.rows:
-        return batch | {"hidden": to_slots(hidden[slot_row], hidden.dtype)}, Places((slot_place, slot_row), ())
+        return batch | {"hidden": to_slots(hidden[slots[1]], hidden.dtype)}, Places(slots, ())
 
     first = rows // shape.groups * shape.row_length + columns
-    position = _ranges(np.zeros(len(chosen), np.int64), lengths)
-    token_row = _ranges(examples.offsets[chosen], lengths)
-    token_place = _ranges(group * shape.rows * shape.row_length + first, lengths)
-
-    def to_tokens(values, dtype):
-        array = np.zeros((shape.groups * shape.rows * shape.row_length, *values.shape[1:]), dtype)
-        array[token_place] = values
-        return array.reshape(shape.groups, shape.rows, shape.row_length, *values.shape[1:])
-
+    tokens = (
+        _ranges(group * shape.rows * shape.row_length + first, lengths),
+        _ranges(examples.offsets[chosen], lengths),
+    )
+    to_tokens = _make_scatter(tokens[0], shape.groups, shape.rows, shape.row_length)
     batch |= {
         "slot_token": to_slots(np.repeat(first, counts) + slot_position, np.int32),
-        "position_ids": to_tokens(position, np.int32),
+        "position_ids": to_tokens(_ranges(np.zeros(len(chosen), np.int64), lengths), np.int32),
         "segment_ids": to_tokens(np.repeat(number + 1, lengths), np.int32),
     }
-    places = Places((slot_place, slot_row), (token_place, token_row))
     if hidden is not None:
-        return batch | {"hidden": to_tokens(hidden[token_row], hidden.dtype)}, places
-    token_ids = to_tokens(examples.token_ids[token_row], np.int32)
-    return batch | {"token_ids": token_ids, "type_ids": to_tokens(examples.type_ids[token_row], np.int32)}, places
+        batch["hidden"] = to_tokens(hidden[tokens[1]], hidden.dtype)
+    else:
+        batch["token_ids"] = to_tokens(examples.token_ids[tokens[1]], np.int32)
+        batch["type_ids"] = to_tokens(examples.type_ids[tokens[1]], np.int32)
+    return batch, Places(slots, tokens)
+
+
+def _assign_rows(lengths, shape, one_a_row):
+    """(row i64[n], column i32[n]) of each example; without rows, the examples are dealt to the groups in turn."""
+    if not shape.rows:
+        return np.arange(len(lengths)), np.zeros(len(lengths), np.int32)
+    rows, columns, used = packing.pack(lengths[None], shape.row_length, one_a_row)
+    if used[0] > shape.groups * shape.rows:
+        raise ValueError(f"{used[0]} rows do not fit into {shape}")
+    return rows[0].astype(np.int64), columns[0]
+
+
+def _numbers_in_group(group, counts, groups):
+    """(i64[n], i64[n]): the number within its group of each example, and of each example's first slot."""
+    number, first_slot = np.zeros((2, len(group)), np.int64)
+    for g in range(groups):
+        inside = group == g
+        number[inside] = np.arange(np.count_nonzero(inside))
+        first_slot[inside] = np.cumsum(counts[inside]) - counts[inside]
+    return number, first_slot
+
+
+def _make_scatter(places, *sizes):
+    """scatter(values [n, ...], dtype): the values at `places` in the flattened array of `sizes`, zeros elsewhere."""
+
+    def scatter(values, dtype):
+        array = np.zeros((math.prod(sizes), *values.shape[1:]), dtype)
+        array[places] = values
+        return array.reshape(*sizes, *values.shape[1:])
+
+    return scatter
 
 
 def chunk(lengths, size):

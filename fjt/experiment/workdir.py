@@ -16,16 +16,24 @@ from fjt.core.options import flatten, to_dict
 from fjt.experiment.prepare import Experiment
 
 
+class InUse(UserError):
+    """Another process holds a directory."""
+
+
 @contextlib.contextmanager
 def lock(workdir: str, wait: bool = False) -> Iterator[None]:
     """A context in which this process alone holds a work directory, which is created if necessary.
+
+    The system releases the lock when its process ends in any way.  On a network file system that passes flock on to
+    its server (NFS; Lustre mounted with `flock`), the lock holds among machines as well.
 
     Args:
         workdir: the directory.
         wait: whether to wait for another process that holds it.
 
     Raises:
-        UserError: another process holds it and `wait` is False, or it cannot be created.
+        InUse: another process holds it and `wait` is False.
+        UserError: it cannot be created.
     """
     new = not os.path.exists(workdir)
     try:
@@ -38,7 +46,7 @@ def lock(workdir: str, wait: bool = False) -> Iterator[None]:
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise
-            raise UserError(
+            raise InUse(
                 f"--workdir={workdir} is in use by another process. Wait for it or give another directory."
             ) from None
         try:

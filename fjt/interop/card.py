@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import scipy.stats
+from huggingface_hub import EvalResult, ModelCardData
 
 from fjt.core import records
 
@@ -43,17 +44,25 @@ def write(folder, form, *, task, base, revision, methods, recipe, scores, exampl
     what = "an adapter: what was trained, to be laid over the base model"
     if form == "hf":
         what = "the whole model" + (", what was trained merged into it" if merged else "")
+    title = f"{task.name}: {', '.join(methods)}{f' over {base}' if base else ''}"
+    data = ModelCardData(
+        base_model=base or None,
+        library_name=LIBRARIES[form],
+        license="other",
+        tags=["fjt", task.name, *methods],
+        model_name=title,
+        eval_results=[
+            EvalResult("text-classification", task.name, task.name, name, value, dataset_split="dev")
+            for name, (value, _, _) in scores.items()
+        ],
+    )
     options = {f"{name}.{option}": value for name, found in methods.items() for option, value in found.items()}
     lines = [
         "---",
-        *([f"base_model: {base}"] if base else []),
-        f"library_name: {LIBRARIES[form]}",
-        "license: other",
-        "tags:",
-        *[f"- {tag}" for tag in ("fjt", task.name, *methods)],
+        data.to_yaml(),
         "---",
         "",
-        f"# {task.name}: {', '.join(methods)}{f' over {base}' if base else ''}",
+        f"# {title}",
         "",
         f"This directory holds {what}.",
         "",

@@ -1,9 +1,11 @@
-"""A report as Markdown and as one HTML page, from the same blocks."""
+"""A report as Markdown, and as one HTML page made of that Markdown and the figures."""
 
 import dataclasses
 import html
 import re
 from collections.abc import Iterable
+
+import markdown_it
 
 CSS = """
 :root { color-scheme: light; }
@@ -12,22 +14,22 @@ body { margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.3rem; margin-top: 2.2rem; border-top: 1px solid #ddd; padding-top: 1rem; }
 p, ul, ol { max-width: 52rem; }
 h3 { font-size: 1.05rem; margin-top: 1.6rem; }
-.table { overflow-x: auto; margin: .6rem 0; }
+table { display: block; overflow-x: auto; margin: .6rem 0; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #e4e4e4; vertical-align: top; text-align: left; }
 td { white-space: nowrap; }
 th { text-wrap: balance; vertical-align: bottom; border-bottom: 2px solid #999; }
-.r { text-align: right; }
 th:first-child, td:first-child { position: sticky; left: 0; background: #fff; }
 @media (max-width: 40rem) {
   table { font-size: .78rem; }
   th, td { padding: .25rem .4rem; }
-  th.r { min-width: 4.2rem; }
+  th[style$=right] { min-width: 4.2rem; }
   th:first-child, td:first-child { max-width: 7rem; white-space: normal; overflow-wrap: break-word; }
 }
-.notes, figcaption { font-size: .85rem; color: #444; }
-.notes { padding-left: 1.4rem; margin: .3rem 0; }
-.warning { border-left: 4px solid #d55e00; background: #fdf3ec; padding: .4rem .8rem; margin: .5rem 0; }
+table + ul, figcaption { font-size: .85rem; color: #444; }
+table + ul { list-style: none; padding-left: 0; margin: .3rem 0; }
+blockquote { border-left: 4px solid #d55e00; background: #fdf3ec; padding: .4rem .8rem; margin: .5rem 0; }
+blockquote p { margin: 0; }
 figure { margin: 1rem 0; max-width: 40rem; } figure svg { width: 100%; height: auto; }
 code { font-size: .88em; overflow-wrap: anywhere; }
 """
@@ -136,45 +138,18 @@ def _bare(text: str) -> str:
 
 def page(title: str, blocks: Iterable[Block]) -> str:
     """The text of an HTML page that needs no other file."""
-    body = "\n".join(_html(block) for block in blocks)
+    renderer = markdown_it.MarkdownIt("commonmark", {"html": False}).enable("table")
+    body = "".join(
+        f"<figure>{_inlined(block)}<figcaption>{renderer.renderInline(block.caption)}</figcaption></figure>\n"
+        if isinstance(block, Picture)
+        else renderer.render(_markdown(block))
+        for block in blocks
+    )
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{html.escape(title)}</title>\n'
-        f"<style>{CSS}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+        f"<style>{CSS}</style>\n</head>\n<body>\n{body}</body>\n</html>\n"
     )
-
-
-def _html(block: Block) -> str:
-    match block:
-        case Heading():
-            return f"<h{block.level}>{_inline(block.text)}</h{block.level}>"
-        case Text():
-            kind = ' class="warning"' if block.warning else ""
-            return f"<p{kind}>{_inline(block.text)}</p>"
-        case Items():
-            return "<ul>" + "".join(f"<li>{_inline(text)}</li>" for text in block.texts) + "</ul>"
-        case Picture():
-            return f"<figure>{_inlined(block)}<figcaption>{_inline(block.caption)}</figcaption></figure>"
-    sides = [' class="r"' if name.startswith(">") else "" for name in block.columns]
-    head = "".join(
-        f"<th{side}>{_inline(name.lstrip('>'))}</th>" for side, name in zip(sides, block.columns, strict=True)
-    )
-    rows = "\n".join(
-        "<tr>" + "".join(f"<td{side}>{_inline(cell)}</td>" for side, cell in zip(sides, row, strict=True)) + "</tr>"
-        for row in block.rows
-    )
-    notes = "".join(f"<li>{_inline(note)}</li>" for note in block.notes)
-    notes = f'<ol class="notes">{notes}</ol>' if notes else ""
-    return (
-        f'<div class="table"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>{notes}'
-    )
-
-
-def _inline(text: str) -> str:
-    text = html.escape(text, quote=False)
-    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
-    text = re.sub(r"\*\*([^*]+)\*\*", r"<b>\1</b>", text)
-    return re.sub(r"- \[(\d+)\]", r"-<sup>\1</sup>", text)
 
 
 def _inlined(picture: Picture) -> str:

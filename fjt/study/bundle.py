@@ -33,12 +33,12 @@ from fjt.training.checkpoint import Checkpoints, NotFinite, check_finite
 from fjt.training.loop import Stop, Stopped, check_step, first_host_state, judge
 
 
-def run_group(experiments, workdirs, folder, over, *, compiled=None, view: console.View = console, check=lambda: None):
+def run_group(experiments, workdirs, folder, over, *, compiled=None, view: console.View = console):
     """[result of each run, None of those that were over] of runs in locked work directories that share their programs.
 
     folder: of the group, for its checkpoints; over: bool of each run, whether it had ended before: it keeps its lane,
     for the program to be the same, and nothing of it is written; compiled, view: as of
-    `fjt.experiment.execute.run`; check: called before anything is saved or written, and may raise to stop.
+    `fjt.experiment.execute.run`.
     Raises UserError and train.Stopped (the state of all is saved); a run whose numbers are not finite ends alone.
     """
     check_static(experiments, workdirs)
@@ -52,7 +52,7 @@ def run_group(experiments, workdirs, folder, over, *, compiled=None, view: conso
         contextlib.ExitStack() as stack,
     ):
         compiled = {} if compiled is None else compiled
-        group = _Group(experiments, workdirs, over, checkpoints, stop, compiled, view, check)
+        group = _Group(experiments, workdirs, over, checkpoints, stop, compiled, view)
         group.begin(stack)
         group.train()
         results = group.finish()
@@ -106,8 +106,8 @@ class _Group:
     hosts: of each lane what the host carries (`train.first_host_state`) and `failed`, None or where its numbers ended.
     """
 
-    def __init__(self, experiments, workdirs, over, checkpoints, stop, compiled, view, check):
-        self.experiments, self.workdirs, self.over, self.view, self.check = experiments, workdirs, over, view, check
+    def __init__(self, experiments, workdirs, over, checkpoints, stop, compiled, view):
+        self.experiments, self.workdirs, self.over, self.view = experiments, workdirs, over, view
         self.checkpoints, self.stop = checkpoints, stop
         self.first, self.stage, self.size = experiments[0], experiments[0].stages[0], len(experiments)
         self.whole, (self.shape,) = (
@@ -319,7 +319,6 @@ class _Group:
         """Saves the state of all lanes; those that are not finite end first."""
         if self.k in self.checkpoints.steps():
             return
-        self.check()
         state, failed = jax.device_get(self.lanes.state), False
         for i in self._open():
             try:
@@ -362,7 +361,6 @@ class _Group:
                 int(done[i]),
             ) | {"lanes": self.size}
             self.closing[i].close()
-            self.check()
             records.write_json(os.path.join(self.workdirs[i], "result.json"), results[i])
             records.replace(os.path.join(self.workdirs[i], "DONE"), "")
         return results

@@ -7,15 +7,14 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fjt.core import console, records
 from fjt.core.options import Settings
 from fjt.experiment.execute import run as run_alone
 from fjt.experiment.prepare import Experiment, prepare
-from fjt.experiment.workdir import lock
-from fjt.study import lease
+from fjt.experiment.workdir import InUse, lock
 from fjt.study.bundle import run_group
 from fjt.study.planner import Shared
 from fjt.study.plans import BESIDE, Group, ended
@@ -147,34 +146,31 @@ class _Worker:
 
     def _try_group(self, group: Group) -> bool:
         """False when another process holds the group; else True, after all its runs have ended."""
-        if self._all_ended(group):
-            return True
         folder = os.path.join(self._folder, "groups", group.id)
-        claim = lease.claim(folder)
-        if claim is None:
-            return False
-        try:
-            if self._all_ended(group):  # the process that held the group a moment ago may have ended them
-                return True
-            chosen: Chosen = {}
-            if group.phase == "runs" and any(self._runs[name].open for name in group.runs):
-                chosen = choose(self._folder, self._runs)
-            members = [
-                _Member(self._folder, self._runs[name], self._base, chosen, self._shared, group) for name in group.runs
-            ]
-            if group.mode == "vmap":
-                _run_lanes(members, folder, self._shared, self._progress, self._warned, claim.check)
-                return True
-            for member in members:
-                claim.check()
-                if not ended(member.workdir):
-                    _run_member(member, self._shared, self._progress, self._warned)
-        except lease.Lost as lost:  # this machine slept, or its clock stood still: the other process goes on
-            console.warn(str(lost))
-            return False
-        finally:
-            claim.release()
+        os.makedirs(folder, exist_ok=True)  # `lock` would remove a folder that it created and that stays empty
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(lock(folder))
+            except InUse:
+                return False
+            if not self._all_ended(group):  # the process that held the group a moment ago may have ended them
+                self._run(group, folder)
         return True
+
+    def _run(self, group: Group, folder: str) -> None:
+        """Runs the members of a group that this process holds."""
+        chosen: Chosen = {}
+        if group.phase == "runs" and any(self._runs[name].open for name in group.runs):
+            chosen = choose(self._folder, self._runs)
+        members = [
+            _Member(self._folder, self._runs[name], self._base, chosen, self._shared, group) for name in group.runs
+        ]
+        if group.mode == "vmap":
+            _run_lanes(members, folder, self._shared, self._progress, self._warned)
+            return
+        for member in members:
+            if not ended(member.workdir):
+                _run_member(member, self._shared, self._progress, self._warned)
 
 
 class _Member:
@@ -225,19 +221,16 @@ def _run_lanes(
     shared: Shared,
     progress: Progress,
     warned: set[str],
-    check: Callable[[], None],
 ) -> None:
     """Runs members together, as the lanes of one program."""
     view, start = _View(f"{members[0].name} and {len(members) - 1} more", progress, warned), time.perf_counter()
     workdirs = [member.workdir for member in members]
     with contextlib.ExitStack() as locks:
-        for path in (folder, *workdirs):
+        for path in workdirs:
             locks.enter_context(lock(path))
         already_done = [ended(workdir) for workdir in workdirs]
         experiments = [member.prepare(view) for member in members]
-        results = run_group(
-            experiments, workdirs, folder, already_done, compiled=shared.compiled, view=view, check=check
-        )
+        results = run_group(experiments, workdirs, folder, already_done, compiled=shared.compiled, view=view)
     duration = f"{time.perf_counter() - start:.1f} s for {len(members)} lanes"
     for member, result in zip(members, results, strict=True):
         if result:

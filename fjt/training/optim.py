@@ -6,7 +6,7 @@ import optax
 
 from fjt.core import tree
 
-# Decay is added to the update; elsewhere to the gradient. Both as in PyTorch.
+# Weight decay is added to the update; elsewhere to the gradient. Both as in PyTorch.
 DECOUPLED = ("adamw", "lamb", "lion", "adafactor")
 EVERY_LEAF = ("bias", "scale")  # leaves without decay
 
@@ -31,16 +31,16 @@ def make_optimizer(optim, groups=()):
     It takes clipped gradients; the order is PyTorch's: decay into the gradient (or after the moments when
     decoupled), moments, rate.
     """
-    decoupled = optim.name in DECOUPLED
+    decoupled, theirs = optim.name in DECOUPLED, optim.name.startswith("optax:")
 
     def whole(hyper):
         decay = optax.add_decayed_weights(hyper.weight_decay, mask=decay_mask)
         return optax.chain(
             *([] if decoupled else [decay]),
-            _moments(optim),
+            getattr(optax, optim.name[6:])(hyper.learning_rate) if theirs else _moments(optim),
             *([decay] if decoupled else []),
             *([optax.scale_by_trust_ratio()] if optim.name == "lamb" else []),
-            optax.scale_by_learning_rate(hyper.learning_rate),
+            *([] if theirs else [optax.scale_by_learning_rate(hyper.learning_rate)]),
             *([_scale_leaves(hyper.multipliers)] if hyper.multipliers else []),
         )
 
@@ -92,14 +92,6 @@ def _moments(optim):
         return optax.scale_by_adam(optim.b1, optim.b2, optim.eps)
     if optim.name == "sgd":
         return optax.trace(optim.momentum)
-    if optim.name == "rmsprop":
-        return optax.chain(
-            optax.scale_by_rms(decay=0.99, eps=optim.eps, eps_in_sqrt=False), optax.trace(optim.momentum)
-        )
-    if optim.name == "adagrad":
-        return optax.scale_by_rss(initial_accumulator_value=0.0, eps=1e-10)
-    if optim.name == "adadelta":
-        return optax.scale_by_adadelta(rho=0.9, eps=1e-6)
     if optim.name == "adafactor":
         return optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0))
     if optim.name == "lion":

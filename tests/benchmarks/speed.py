@@ -8,6 +8,9 @@ On the clock of both: the steps after the first three, batch making, update and 
 tokenization, compilation, evaluation and saving; fjt's first step of each shape, in which XLA still prepares kernels,
 is left out as the first three are. The few steps of a grouped run are drawn evenly from a whole epoch's batches. With
 --steps 0 both run one whole epoch, and fjt's row shapes are those of a whole epoch's schedule.
+
+Both inherit the environment: `export GLIBC_TUNABLES=glibc.malloc.hugetlb=1`, as launch/local.sh does, gives large pages
+to both. In the records of results/speed fjt had them, and the Trainer had not.
 """
 
 import argparse

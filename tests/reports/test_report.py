@@ -21,7 +21,7 @@ from made_study import (
 from scores import pseudo_values
 
 from fjt import report
-from fjt.reports import archive, document, gather, inference, sections
+from fjt.reports import archive, document, gather, inference, pages, sections
 from fjt.reports.cells import costs, edges, make_cells, make_trials, summarize
 from fjt.reports.comparisons import make_comparisons
 from fjt.reports.figures import fewer, pareto
@@ -312,6 +312,20 @@ def test_the_page_needs_no_other_file(written):
     assert not page.open and page.tags >= {"svg", "table", "figure", "figcaption"} and "script" not in page.tags
     assert len(set(page.ids)) == len(page.ids)
     assert page.links and all(link.startswith("#") and link[1:] in page.ids for link in page.links)
+
+
+def test_the_page_shows_what_the_markdown_says():
+    """Bars and angle brackets in texts stay text, and a column of numbers is aligned to the right."""
+    table = pages.Table(("name", ">p"), (("a|b `x`", "<0.001"),), notes=("a note",))
+    text = pages.page("<1>", [pages.Heading(1, "<1>"), pages.Text("**take** care", warning=True), table])
+    for part in (
+        "<title>&lt;1&gt;</title>",
+        "<h1>&lt;1&gt;</h1>",
+        "<blockquote>\n<p><strong>Warning.</strong> <strong>take</strong> care</p>\n</blockquote>",
+        '<td style="text-align:left">a|b <code>x</code></td>\n<td style="text-align:right">&lt;0.001</td>',
+        "<li>[1] a note</li>",
+    ):
+        assert part in text
 
 
 def test_of_many_cells_the_best_of_each_method_is_drawn(tmp_path):

@@ -1,12 +1,14 @@
 """What the tuning runs choose, from records made by hand; what a run made again is said to be."""
 
+import contextlib
 import json
 
 import pytest
 
 from fjt import reproduce
 from fjt.core import console
-from fjt.study import plans, worker
+from fjt.experiment import workdir
+from fjt.study import planner, plans, worker
 from fjt.study.spec import Run
 
 OPEN = (("optim.learning_rate", (1e-4, 1e-3, 1e-2)),)
@@ -82,6 +84,29 @@ def test_a_shard_waits_for_its_groups_and_no_others(tmp_path, monkeypatch):
     assert tried == ["0", "2", "0"]
 
 
+def test_a_group_that_another_process_holds_is_waited_for_and_run_when_that_process_lets_go(tmp_path, monkeypatch):
+    """Of its two runs, the other process has ended one."""
+    group, told = plans.Group("0", "runs", "loop", "", (), ("runs/a", "runs/b"), (), 1.0), []
+    runs = {name: Run(name, "runs", name[-1], ()) for name in group.runs}
+    other = contextlib.ExitStack()
+    other.enter_context(workdir.lock(tmp_path / "groups" / "0", wait=True))
+
+    def end(name):
+        told.append(name)
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "DONE").write_text("")
+
+    def sleep(seconds):
+        end("runs/a")
+        told.append("released")
+        other.close()
+
+    monkeypatch.setattr(worker.time, "sleep", sleep)
+    monkeypatch.setattr(worker, "_run_member", lambda member, *_: end(member.name))
+    assert worker.work(str(tmp_path), {}, runs, [group], planner.Shared(console.Silent()))
+    assert told == ["runs/a", "released", "runs/b"]
+
+
 @pytest.mark.parametrize("others", [True, False])
 def test_what_a_group_left_that_was_killed_at_its_very_end_goes_with_the_study(tmp_path, others):
     """Its state is kept while runs of others are lacking: only the end of the study tells that nobody writes there."""
@@ -121,6 +146,15 @@ def test_what_a_run_made_again_is_said_to_be(now, losses, words, code):
     assert said.startswith(words) and found == code
 
 
+def test_losses_that_are_not_finite_are_compared_as_well():
+    """Of a run that failed at the loss of a step, or that went on because the log has more than its result."""
+    before, now = [1.0, None, 0.5], [1.0, None, 0.5 + 5e-7]
+    said, code = reproduce.compare(record("a", 0.5), record("b", 0.5), before, now)
+    assert said.startswith("the same within tolerance") and code == 0
+    said, code = reproduce.compare(record("a", 0.5), record("b", 0.5), before, [1.0, 0.75, 0.5])
+    assert said.startswith("different, from step 2 on: its loss not finite then, 0.75 now") and code == 1
+
+
 NAN, INF = ({"failed": f"the loss of step 3 is {loss}, its gradient's norm nan"} for loss in ("nan", "inf"))
 
 
@@ -139,6 +173,7 @@ NAN, INF = ({"failed": f"the loss of step 3 is {loss}, its gradient's norm nan"}
             1,
         ),
         (record("a", 0.5), NAN, [1.0, 0.5], "different, from step 3 on", 1),
+        (NAN, NAN, [1.0, None], "different, from step 2 on: its loss 0.5 then, not finite now", 1),
     ],
 )
 def test_what_a_run_that_failed_is_said_to_be(before, now, losses, words, code):

@@ -14,7 +14,7 @@ from fjt.training.optim import clip_factor, decay_mask, learning_rates, make_opt
 
 OPTIMIZERS = options.OPTIONS["optim.name"].choices
 SCHEDULES = options.OPTIONS["optim.schedule"].choices
-RATES = {"sgd": 0.01, "adagrad": 0.1, "adadelta": 5.0}  # for a quadratic; 0.02 elsewhere
+RATES = {"sgd": 0.01, "optax:adagrad": 0.1, "optax:adadelta": 5.0, "optax:sm3": 0.1}  # for a quadratic; 0.02 elsewhere
 
 
 def optim(**changes):
@@ -134,6 +134,17 @@ def test_sgd_with_momentum_by_arithmetic():
             velocity = 0.5 * velocity + flat64(gradients(k))[name]
             value = value - 0.2 * velocity
         np.testing.assert_allclose(leaf, value, rtol=1e-6)
+
+
+def test_an_optimizer_of_optax_gets_this_run_s_rate_and_decay():
+    """The first step of optax's Adagrad by arithmetic: accumulators start at 0.1, and decay is part of the gradient."""
+    found, _ = steps(optim(name="optax:adagrad"), hyper(rate=0.2, decay=0.5))
+    for name, leaf in flat64(found).items():
+        value, gradient = flat64(params())[name], flat64(gradients())[name]
+        if name.endswith(("kernel", "embedding")):
+            gradient = gradient + 0.5 * value
+        expected = value - 0.2 * gradient / np.sqrt(0.1 + gradient**2 + 1e-7)
+        np.testing.assert_allclose(leaf, expected, rtol=1e-6, err_msg=name)
 
 
 def test_clipping_is_by_the_norm_of_all_leaves():
