@@ -153,7 +153,7 @@ def test_evaluation_and_packed_rows(name, tmp_path):
     kept = evaluate.deal_splits(EXAMPLES, groups=1)["dev"] if name == "head" else whole
     model = dataclasses.replace(case.model, start=case.layer)
     above = partition.split_below(case.params, case.layer, 3)[1]
-    assert ("embeddings" in above["encoder"], "layer_0" in above["encoder"]) == (False, False)
+    assert ("embeddings" in above.get("encoder", {}), "layer_0" in above.get("encoder", {})) == (False, False)
     expected = evaluate.evaluate(jax.jit(case.model.apply), case.params, whole, jax.device_put)
     found = evaluate.evaluate(jax.jit(model.apply), above, evaluate.with_hidden(kept, states["dev"]), jax.device_put)
     np.testing.assert_allclose(found, expected, atol=2e-6)
