@@ -31,8 +31,8 @@ PLAN = absl_flags.DEFINE_bool("plan", False, "Show what the run would be, and st
 LIST = absl_flags.DEFINE_bool("list", False, "Name tasks, methods and configs.", flag_values=FLAGS)
 
 
-def main(argv):
-    """The exit code of a command line."""
+def main(argv, events=None):
+    """The exit code of a command line.  events: `Events` of the training loop, for tests and for watching a run."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     if any(argument in ("--help", "-h", "--helpfull") for argument in argv[1:]):
         console.say(__doc__)
@@ -54,7 +54,7 @@ def main(argv):
             raise UserError(
                 "--workdir is missing: the directory that this run writes to, for example --workdir runs/first."
             )
-        return execute(settings, WORKDIR.value, PLAN.value, flags.given(config, argv))
+        return execute(settings, WORKDIR.value, PLAN.value, flags.given(config, argv), events)
     except KeyboardInterrupt:  # before training: from there on the run saves first
         print("fjt: stopped by SIGINT; nothing was under way that could be saved", file=sys.stderr)
         return 130
@@ -96,8 +96,11 @@ def show_list():
     console.table("Configs (--config)", ("file", "what it is"), rows)
 
 
-def execute(settings, workdir, plan_only, origins):
-    """The exit code of a run.  origins: {key: where its value came from} of the options that were given."""
+def execute(settings, workdir, plan_only, origins, events=None):
+    """The exit code of a run.
+
+    origins: {key: where its value came from} of the options that were given; events: of `main`.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -107,7 +110,7 @@ def execute(settings, workdir, plan_only, origins):
     from fjt.experiment.programs import configure_jax
     from fjt.experiment.workdir import check, finished, lock
     from fjt.training.checkpoint import NotFinite
-    from fjt.training.loop import Stopped
+    from fjt.training.stop import Stopped
 
     configure_jax(settings)
     if plan_only:
@@ -123,7 +126,7 @@ def execute(settings, workdir, plan_only, origins):
                 summary.show_result(workdir)
                 return 0
             summary.show_start(experiment, workdir)
-            run(experiment, workdir)
+            run(experiment, workdir, events=events)
         except Stopped as stop:
             console.warn(str(stop))
             return 128 + stop.number

@@ -21,7 +21,7 @@ from fjt.core.errors import UserError
 from fjt.core.options import flatten, from_config
 
 if TYPE_CHECKING:
-    from fjt.experiment.prepare import Experiment
+    from fjt.experiment.prepared import Experiment
 
 STEPS, TOLERANCE = 20, 2e-6  # losses to compare, and their relative difference if only the order of sums differs
 

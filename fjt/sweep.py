@@ -32,8 +32,8 @@ PLAN = absl_flags.DEFINE_bool("plan", False, "Show what the study would be, and 
 SHARD = absl_flags.DEFINE_string("shard", "0/1", "i/n: every n-th group, from the i-th on.", flag_values=FLAGS)
 
 
-def main(argv):
-    """The exit code of a command line."""
+def main(argv, events=None):
+    """The exit code of a command line.  events: `Events` of the training loop, for tests and for watching runs."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     if any(argument in ("--help", "-h", "--helpfull") for argument in argv[1:]):
         console.say(__doc__)
@@ -47,7 +47,7 @@ def main(argv):
                 "--workdir runs/quickstart_sweep."
             )
         command = shlex.join(["python", "-m", "fjt.sweep", *argv[1:]])
-        return sweep(config, WORKDIR.value, PLAN.value, parse_shard(SHARD.value), command)
+        return sweep(config, WORKDIR.value, PLAN.value, parse_shard(SHARD.value), command, events)
     except KeyboardInterrupt:
         print("fjt: stopped by SIGINT; the same command goes on from what was saved", file=sys.stderr)
         return 130
@@ -70,8 +70,11 @@ def parse_shard(text):
     return int(match.group(1)), int(match.group(2))
 
 
-def sweep(config, workdir, plan_only, shard, command):
-    """The exit code of a study.  config: the ConfigDict; shard: (i, n); command: what was typed."""
+def sweep(config, workdir, plan_only, shard, command, events=None):
+    """The exit code of a study.
+
+    config: the ConfigDict; shard: (i, n); command: what was typed; events: of `main`.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -81,7 +84,7 @@ def sweep(config, workdir, plan_only, shard, command):
     from fjt.experiment.workdir import lock
     from fjt.reports import document, power
     from fjt.study import planner, plans, spec, worker
-    from fjt.training.loop import Stopped
+    from fjt.training.stop import Stopped
 
     options, base = spec.read(config)
     runs = spec.make_runs(options, base)
@@ -99,7 +102,7 @@ def sweep(config, workdir, plan_only, shard, command):
     if plan_only:
         return 0
     try:
-        done = worker.work(workdir, base, runs, groups, shared, shard=shard)
+        done = worker.work(workdir, base, runs, groups, shared, shard=shard, events=events)
     except Stopped as stop:
         console.warn(str(stop))
         return 128 + stop.number

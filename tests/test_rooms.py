@@ -86,7 +86,7 @@ GRAPH = {name: inside(name, imported) for name, imported in IMPORTS.items() if n
 
 def test_imports_go_down_the_rooms():
     assert {room_of(name) for name in GRAPH} == set(LEVEL), "every module is in a room, and every room is there"
-    assert len(GRAPH) > 25 and GRAPH["training.step"] == {"core.prng", "core.tree", "training.optim"}
+    assert len(GRAPH) > 25 and GRAPH["training.step"] == {"core.prng", "core.tree", "training.hyper", "training.optim"}
     check_rooms(GRAPH)
 
 
@@ -168,6 +168,23 @@ def test_a_method_is_named_in_its_own_room_alone():
     for path in ("tuning/cost.py", "tuning/partition.py", "tuning/method.py", "tuning/forms.py", "tuning/budget.py"):
         assert not named[path], f"fjt/{path} names {named[path]}: the method's row should say it"
     assert named_methods('if name == "lora": pass') == {"lora"}  # a source that the test above rejects
+
+
+# What moves arrays between host and devices, lays out devices, or knows of other processes.
+PLACES = ("device_put", "device_get", "process_index", "process_count", "Mesh(", "NamedSharding")
+
+
+def placed(source):
+    """The names of PLACES in a source."""
+    return {name for name in PLACES if name in source}
+
+
+def test_transfers_stay_behind_placement():
+    found = {name for name, path in MODULES.items() if placed(path.read_text("utf-8"))}
+    assert found == {"training.placement"}, found
+    assert placed("y = jax.device_put(x)") == {"device_put"}  # a source that the test above rejects
+    assert placed("mesh = jax.sharding.Mesh(devices, names)") == {"Mesh("}
+    assert not placed("def f(mesh: jax.sharding.Mesh): ...")
 
 
 def test_no_utils():

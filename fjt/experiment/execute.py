@@ -1,170 +1,224 @@
-"""A run: one work directory from nothing, or from wherever it stands, to DONE."""
+"""A run: one work directory from nothing, or from the step at which it was stopped, to DONE."""
 
 import dataclasses
 import functools
 import os
-import shutil
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 
-from fjt.core import console, records, tree
-from fjt.experiment import features, recipes
-from fjt.experiment.outcome import fail, finish, logs, score_dev
-from fjt.experiment.prepare import row_grid
-from fjt.experiment.programs import above, build_batch, compile_programs, first_state, pack_evaluated
+from fjt.core import console, tree
+from fjt.experiment import outcome, recipes
+from fjt.experiment.prepared import Experiment, Stage
+from fjt.experiment.programs import Compiled, above, first_state
+from fjt.experiment.solo import SoloRun, frozen_of
 from fjt.experiment.workdir import claim
 from fjt.tasks.kinds import lower_is_better
-from fjt.training import checkpoint, evaluate, placement
-from fjt.training.loop import Loop, Stop, Stopped, first_host_state, fit
+from fjt.training import placement
+from fjt.training.checkpoint import Checkpoints, HostState
+from fjt.training.hyper import Hyper
+from fjt.training.loop import Loop
+from fjt.training.protocols import Course, Events, Recorder
+from fjt.training.step import TrainState
+from fjt.training.stop import Stop, Stopped
 
 
-def run(experiment, workdir, *, compiled=None, view: console.View = console):
-    """The result (a dict, as in result.json) of a run in a locked work directory.
+def run(
+    experiment: Experiment,
+    workdir: str,
+    *,
+    compiled: Compiled | None = None,
+    view: console.View = console,
+    events: Events | None = None,
+) -> dict[str, Any]:
+    """The result of a run, as in result.json.
 
-    compiled: programs of runs before, as `compile_programs` takes them; view: who is told, with say, warn and bar.
-    Raises UserError, train.Stopped (its state is saved) and checkpoint.NotFinite.
+    Args:
+        experiment: the run.
+        workdir: its work directory, which this process has locked.
+        compiled: programs of earlier runs, see `compile_programs`.
+        view: where its progress is shown.
+        events: called at named moments.
+
+    Raises:
+        UserError: the work directory belongs to another experiment, or something cannot be read or written.
+        Stopped: a signal came; the state is saved.
+        NotFinite: numbers of the run are not finite; result.json says so.
     """
     claim(experiment, workdir)
-    settings, options = experiment.settings, experiment.settings.experiment
-    whole = placement.replicated(experiment.mesh)
-    hyper = jax.device_put(experiment.hyper, whole)
-    compiled = {} if compiled is None else compiled
-    programs = packed = states = None  # of the stage under way
-
-    def put(batch):
-        return jax.device_put(batch, placement.by_group(experiment.mesh))
-
-    def logits_of(params, split, before):
-        return evaluate.evaluate(
-            lambda params, batch: programs.eval(params, batch, hyper.methods),
-            params,
-            evaluate.with_hidden(packed[split], states[split]),
-            put,
-            before=before,
+    execution = experiment.settings.execution
+    saved = os.path.join(workdir, "checkpoints")
+    with Stop() as stop, Checkpoints(saved, execution.checkpoint.keep, view.warn) as checkpoints:
+        session = _Session(
+            experiment=experiment,
+            workdir=workdir,
+            hyper=placement.put_whole(experiment.hyper, experiment.mesh),
+            checkpoints=checkpoints,
+            stop=stop,
+            compiled={} if compiled is None else compiled,
+            view=view,
+            events=events or Events(),
         )
-
-    with (
-        Stop() as stop,
-        checkpoint.Checkpoints(
-            os.path.join(workdir, "checkpoints"), settings.execution.checkpoint.keep, view.warn
-        ) as checkpoints,
-    ):
-        abstract = functools.partial(_abstract_state, experiment, hyper, whole)
-        state, host, restored = (
-            first_state(experiment, experiment.stages[0], hyper),
-            first_host_state(),
-            checkpoints.restore(abstract),
-        )
-        if restored:
-            step, state, host = restored[0], restored[1], host | restored[2]
-            view.say(f"resuming after step {step} of {experiment.steps}")
-        state = jax.device_put(state, whole)
-
-        for number, stage in enumerate(experiment.stages):
-            last = number == len(experiment.stages) - 1
-            stopped_here = host["finished"] and int(state.step) == stage.last  # by patience, at a boundary
-            if int(state.step) >= stage.last and not last and not stopped_here:
+        position = session.begin()
+        for number in range(len(experiment.stages)):
+            if session.is_over(number, position):
                 continue
-            packed = pack_evaluated(experiment, stage)
-            states = features.States(experiment, stage, row_grid(), put, stop.check, compiled, view)
-            try:
-                seconds = states.prepare(["train", "dev"] if int(state.step) < stage.last else ["dev"])
-            except Stopped:
-                if int(state.step) not in checkpoints.steps():
-                    checkpoints.save(int(state.step), state, host)
-                    checkpoints.wait()
-                raise
-            host = host | {"hidden_seconds": host["hidden_seconds"] + seconds}
-            state = jax.device_put(_open_stage(experiment, stage, state, hyper), whole)
-            kept = above(stage, frozen_of(experiment, state.trainable))
-            before, frozen = tree.sha256(kept), jax.device_put(kept, whole)
-            if number:
-                view.say(f"stage {number}, from step {stage.first}: {tree.count(state.trainable):,} parameters train")
-            programs = compile_programs(experiment, stage, state, frozen, hyper, packed["dev"].shape, compiled, view)
-            host = host | {"compile_seconds": host["compile_seconds"] + programs.seconds}
-            with logs(experiment, workdir, int(state.step), host, view) as (log_step, log_evaluation):
-                loop = _make_loop(
-                    experiment,
-                    stage,
-                    feed=functools.partial(feed, experiment, stage, states, put),
-                    operations=lambda k, programs=programs: programs.flops[experiment.plan.shape_of[k]],
-                    run=lambda k, state, batch, frozen=frozen, programs=programs: programs.train[
-                        experiment.plan.shape_of[k]
-                    ](state, frozen, batch, dataclasses.replace(hyper, learning_rate=experiment.rates[k])),
-                    evaluate=lambda state, frozen=frozen: score_dev(
-                        experiment, logits_of(tree.merge(state.trainable, frozen), "dev", stop.check)
-                    ),
-                    checkpoints=checkpoints,
-                    log_step=log_step,
-                    log_evaluation=log_evaluation,
-                    stop=stop,
-                )
-                try:
-                    state, host = fit(loop, state, host)
-                except checkpoint.NotFinite as error:
-                    fail(experiment, workdir, error)
-                    raise
-            if tree.sha256(jax.device_get(frozen)) != before:
-                raise RuntimeError("a frozen parameter has changed")
-            if host["finished"]:
+            stepper, position = session.compile(number, position)
+            position = session.fit(stepper, position)
+            stepper.check_frozen()
+            if position.host.finished:
                 break
         checkpoints.wait()
-        done = selected = int(state.step)
-        trainable = state.trainable
-        if options.train.select == "best" and host["best_step"] != selected:
-            selected, best, _ = checkpoints.restore(abstract, host["best_step"])
-            trainable = best.trainable
-        seconds = states.prepare(recipes.evaluated_splits(options, experiment.splits))
-        host = host | {"hidden_seconds": host["hidden_seconds"] + seconds}
-        kept = frozen_of(experiment, trainable)
-        params = tree.merge(trainable, jax.device_put(kept, whole))
-        logits = functools.partial(logits_of, above(stage, params), before=stop.check)
-        result = finish(experiment, workdir, host, selected, trainable, kept, logits, done)
-    records.write_json(os.path.join(workdir, "result.json"), result)
-    if not settings.execution.output.checkpoints:
-        shutil.rmtree(os.path.join(workdir, "checkpoints"))
-    records.replace(os.path.join(workdir, "DONE"), "")
+        result = session.finish(stepper, position)
+    outcome.end(workdir, result, keep_checkpoints=execution.output.checkpoints)
     return result
 
 
-def frozen_of(experiment, trainable):
-    """What does not train beside a tree of leaves that do: parameters as they came, numpy arrays."""
-    return tree.split(experiment.params, set(tree.flatten(trainable)))[1]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Position:
+    """How far a run is: number of steps taken, its TrainState on the devices, its host state."""
+
+    step: int
+    state: TrainState
+    host: HostState
+
+    def spent(self, **seconds: float) -> "_Position":
+        """The position with seconds added to fields of the host state."""
+        totals = {name: getattr(self.host, name) + value for name, value in seconds.items()}
+        return dataclasses.replace(self, host=dataclasses.replace(self.host, **totals))
 
 
-def _open_stage(experiment, stage, state, hyper):
-    """The TrainState of a stage from that of the one before: moments stay, newly opened leaves begin their own."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Session:
+    """A run in this process.  See `run` for the attributes; hyper: Hyper on the devices."""
+
+    experiment: Experiment
+    workdir: str
+    hyper: Hyper
+    checkpoints: Checkpoints
+    stop: Stop
+    compiled: Compiled
+    view: console.View
+    events: Events
+
+    def begin(self) -> _Position:
+        """Step 0, or the newest checkpoint."""
+        restored = self.checkpoints.restore(self._abstract_state)
+        if restored:
+            step, state, (host,) = restored
+            self.view.say(f"resuming after step {step} of {self.experiment.steps}")
+        else:
+            step, host = 0, HostState()
+            state = first_state(self.experiment, self.experiment.stages[0], self.hyper)
+        return _Position(step=step, state=placement.put_whole(state, self.experiment.mesh), host=host)
+
+    def is_over(self, number: int, position: _Position) -> bool:
+        """Whether a stage has nothing left to do.  The stage in which the run ended has: it evaluates the result."""
+        stage = self.experiment.stages[number]
+        if position.step < stage.last or number == len(self.experiment.stages) - 1:
+            return False
+        return not (position.host.finished and position.step == stage.last)  # by patience, at a boundary
+
+    def compile(self, number: int, position: _Position) -> tuple[SoloRun, _Position]:
+        """(the stepper of a stage, the position in that stage)."""
+        experiment, stage = self.experiment, self.experiment.stages[number]
+        self.events.stage_begins(number)
+        stepper = SoloRun(experiment, stage, self.hyper, stop=self.stop, compiled=self.compiled, view=self.view)
+        position = self._prepare(stepper, ["train", "dev"] if position.step < stage.last else ["dev"], position)
+        state = placement.put_whole(_open_stage(experiment, stage, position.state, self.hyper), experiment.mesh)
+        if number:
+            self.view.say(f"stage {number}, from step {stage.first}: {tree.count(state.trainable):,} parameters train")
+        seconds = stepper.compile(state, self.compiled, self.view)
+        return stepper, dataclasses.replace(position, state=state).spent(compile_seconds=seconds)
+
+    def fit(self, stepper: SoloRun, position: _Position) -> _Position:
+        """The position at the end of a stage."""
+        output, last = self.experiment.settings.execution.output, stepper.stage.last
+        with outcome.Recorder(
+            self.experiment, self.workdir, step=position.step, host=position.host, view=self.view
+        ) as recorder:
+            loop = Loop(
+                runs=[course(self.experiment, last, recorder)],
+                hosts=[position.host],
+                stepper=stepper,
+                step=position.step,
+                saves=steps_to_save(self.experiment, self.experiment.steps),
+                checkpoints=self.checkpoints,
+                stop=self.stop,
+                events=self.events,
+                keep_last=output.checkpoints or last < self.experiment.steps,
+            )
+            loop.fit()
+        self.events.stage_ends(stepper)
+        return _Position(step=loop.step, state=stepper.state, host=loop.hosts[0])
+
+    def finish(self, stepper: SoloRun, position: _Position) -> dict[str, Any]:
+        """The result, after the selected step is evaluated on every split and its files are written."""
+        experiment, options = self.experiment, self.experiment.settings.experiment
+        selected, trainable, best = position.step, position.state.trainable, position.host.best_step
+        if options.train.select == "best" and best != selected:
+            restored = self.checkpoints.restore(self._abstract_state, best)
+            assert restored is not None
+            selected, trainable = restored[0], restored[1].trainable
+        splits = recipes.evaluated_splits(options, experiment.splits)
+        position = self._prepare(stepper, splits, position)
+        frozen = frozen_of(experiment, trainable)
+        params = above(stepper.stage, tree.merge(trainable, placement.put_whole(frozen, experiment.mesh)))
+        return outcome.finish(
+            experiment,
+            self.workdir,
+            host=position.host,
+            done=position.step,
+            selected=selected,
+            trainable=trainable,
+            frozen=frozen,
+            logits={split: stepper.logits(params, split) for split in splits},
+            events=self.events,
+        )
+
+    def _prepare(self, stepper: SoloRun, splits: Sequence[str], position: _Position) -> _Position:
+        """The position after the cached features of splits, if the stage reads any, are there."""
+        try:
+            return position.spent(hidden_seconds=stepper.features.prepare(splits))
+        except Stopped:
+            if position.step not in self.checkpoints.steps():
+                self.checkpoints.save(position.step, position.state, [position.host])
+                self.checkpoints.wait()
+            raise
+
+    def _abstract_state(self, step: int) -> TrainState:
+        """The shapes of the TrainState after a step: on a boundary, of the stage that ends there."""
+        stage = next(stage for stage in self.experiment.stages if step <= stage.last)
+        first = functools.partial(first_state, self.experiment, stage, self.hyper)
+        whole = placement.replicated(self.experiment.mesh)
+        shapes = jax.eval_shape(first, self.experiment.params)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shapes)
+
+
+def course(experiment: Experiment, last: int, recorder: Recorder | None) -> Course:
+    """The Course of a run until step `last`.  See `Course` for the recorder."""
+    metric = experiment.task.metrics[0]
+    return Course(
+        last=last,
+        evaluations=frozenset(experiment.evaluations),
+        metric=metric,
+        lower=lower_is_better(metric),
+        patience=experiment.settings.experiment.train.patience,
+        recorder=recorder,
+    )
+
+
+def steps_to_save(experiment: Experiment, steps: int) -> frozenset[int]:
+    """The steps before step `steps` after which config.checkpoint.every_steps asks for a checkpoint."""
+    every = experiment.settings.execution.checkpoint.every_steps
+    return frozenset(range(every, steps, every) if every else ())
+
+
+def _open_stage(experiment: Experiment, stage: Stage, state: TrainState, hyper: Hyper) -> TrainState:
+    """The TrainState of a stage after that of the stage before: moments are kept, newly opened leaves start theirs."""
     if set(tree.flatten(state.trainable)) == stage.trainable:
         return state
     params = tree.merge(state.trainable, frozen_of(experiment, state.trainable))
     opened = first_state(experiment, stage, hyper, params)
     return dataclasses.replace(opened, step=state.step, opt_state=opened.opt_state | state.opt_state)
-
-
-def _abstract_state(experiment, hyper, sharding, step):
-    """The shapes of the TrainState after a step: of the stage that ends there, on a boundary."""
-    stage = next(stage for stage in experiment.stages if step <= stage.last)
-    shapes = jax.eval_shape(functools.partial(first_state, experiment, stage, hyper), experiment.params)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
-
-
-def _make_loop(experiment, stage, **parts):
-    """The Loop of a stage; parts: what it calls."""
-    settings = experiment.settings
-    every, metric = settings.execution.checkpoint.every_steps, experiment.task.metrics[0]
-    return Loop(
-        total=stage.last,
-        evaluations=frozenset(experiment.evaluations),
-        saves=frozenset(range(every, experiment.steps, every) if every else ()),
-        metric=metric,
-        lower=lower_is_better(metric),
-        patience=settings.experiment.train.patience,
-        keep_last=settings.execution.output.checkpoints or stage.last < experiment.steps,
-        **parts,
-    )
-
-
-def feed(experiment, stage, states, put, k):
-    """(batch on the devices, examples, real tokens) of step k."""
-    batch, examples, tokens = build_batch(experiment, stage.shapes[experiment.plan.shape_of[k]], states, k)
-    return put(batch), examples, tokens

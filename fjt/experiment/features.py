@@ -1,6 +1,6 @@
-"""Hidden states that enter the lowest layer that trains: computed once, kept on disk, read by each step from then on.
+"""Cached features: the input of the lowest trainable layer, computed once and read from the disk in every step.
 
-Layers below run without dropout, so what they give is the same in each epoch, for each seed and at each rate.
+The layers below run without dropout, so their output is the same in every epoch, for every seed and learning rate.
 """
 
 import contextlib
@@ -13,6 +13,8 @@ import math
 import os
 import shutil
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,24 +23,31 @@ import numpy as np
 
 from fjt.core import console, records, tree
 from fjt.core.errors import UserError
+from fjt.core.options import Settings
 from fjt.data import batches, packing
 from fjt.experiment import recipes
 from fjt.experiment.inputs import cache_dir
+from fjt.experiment.prepared import Experiment, Stage
+from fjt.models.encoder import Model
 from fjt.training import evaluate, placement
 from fjt.tuning import cost, partition
 
-EPOCHS = 2  # in fewer, what they save is not more than what making them costs
-CPU_TOKENS = 1024  # a chunk, where they are made: what a layer keeps fits a CPU's cache, 1.4 times as fast as 8192
-TOLD = 100  # chunks between two lines of a piped run that makes them
-STALE = 3600  # seconds after which a file that is not whole is a killed run's: a living one writes each few seconds
+EPOCHS = 2  # in fewer epochs they save no more time than it costs to compute them
+CPU_TOKENS = 1024  # per chunk: a layer's activations then fit a CPU's cache, 1.4 times as fast as 8192
+TOLD = 100  # chunks between two lines of a piped run that computes them
+STALE = 3600  # seconds after which an incomplete file is from a killed run; a running one writes every few seconds
+
+Splits = Mapping[str, batches.Examples]
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """Whether a stage keeps its hidden states.
+    """Whether a stage uses cached features.
 
-    layer: the lowest that trains; size: bytes of what enters it, all splits together; reason: why they are not kept,
-    "" where they are.
+    Attributes:
+        layer: its lowest trainable layer, -1 for the embeddings.
+        size: bytes of the input of this layer, all splits together.
+        reason: why it is not cached, "" if it is.
     """
 
     layer: int
@@ -46,11 +55,20 @@ class Choice:
     reason: str
 
 
-def choose(settings, model, examples, stages, steps_per_epoch):
-    """The Choice of each Stage.  examples: {name: Examples}.
+def choose(
+    settings: Settings, model: Model, examples: Splits, stages: Sequence[Stage], steps_per_epoch: int
+) -> list[Choice]:
+    """The Choice of each stage.
 
-    The answer depends on settings and data alone, not on what lies on the disk: a run that is killed and resumed
-    takes the same way, and so ends with the same bits.
+    It depends on settings and data alone, not on the files that exist: a run that is killed and resumed makes the same
+    choice, and so ends with the same bits.
+
+    Args:
+        settings: of the run.
+        model: its Model.
+        examples: {name: Examples} of all splits.
+        stages: its stages.
+        steps_per_epoch: optimizer steps per epoch.
     """
     cache, chosen, left = settings.execution.cache, [], settings.execution.cache.hidden_gib * 2**30
     for stage in stages:
@@ -75,10 +93,26 @@ def choose(settings, model, examples, stages, steps_per_epoch):
     return chosen
 
 
-def start_stages(settings, model, examples, stages, schedule, groups):
-    """The Stages with those that keep their hidden states starting from them.
+def start_stages(
+    settings: Settings,
+    model: Model,
+    examples: Splits,
+    stages: Sequence[Stage],
+    schedule: batches.Schedule,
+    groups: int,
+) -> tuple[Stage, ...]:
+    """The stages, those with cached features starting from them.
 
-    Raises UserError where config.cache.hidden asks for what cannot be.
+    Args:
+        settings: of the run.
+        model: its Model.
+        examples: {name: Examples} of all splits.
+        stages: its stages, all starting from tokens.
+        schedule: its batches.
+        groups: groups per batch.
+
+    Raises:
+        UserError: config.cache.hidden=True, and the features cannot be cached.
     """
     chosen = choose(settings, model, examples, stages, schedule.steps_per_epoch)
     if settings.execution.cache.hidden:  # of gradual's stages, the last ones may start from tokens
@@ -86,7 +120,9 @@ def start_stages(settings, model, examples, stages, schedule, groups):
         if refused:
             raise UserError(f"config.cache.hidden=True asks for hidden states that cannot be kept: {refused[0]}.")
     size = -(-schedule.batch_size // groups)
-    dealt = packing.Shape(groups, 0, 0, size, batches.most_slots(examples["train"], size))
+    dealt = packing.Shape(
+        groups=groups, rows=0, row_length=0, examples=size, slots=batches.most_slots(examples["train"], size)
+    )
     started = []
     for stage, choice in zip(stages, chosen, strict=True):
         if not choice.reason:
@@ -97,8 +133,8 @@ def start_stages(settings, model, examples, stages, schedule, groups):
     return tuple(started)
 
 
-def describe(experiment):
-    """Lines on the stages above frozen layers: whether they start from hidden states, how large these are, why not."""
+def describe(experiment: Experiment) -> list[str]:
+    """Lines about the stages above frozen layers: whether their features are cached, how large they are, or why not."""
     settings, layers = experiment.settings, experiment.model.config.layers
     chosen = choose(
         settings, experiment.model, experiment.examples, experiment.stages, experiment.schedule.steps_per_epoch
@@ -115,18 +151,34 @@ def describe(experiment):
 
 
 class States:
-    """{split: hidden states} that a stage starts from: f[T, D], or f[M, D] above the last layer, as `batches.build`
-    takes them.  None of a stage that starts from tokens."""
+    """{split: cached features} that a stage starts from, see `batches.build`; None for a stage that starts from tokens.
 
-    def __init__(self, experiment, stage, grid, put, check, compiled, view: console.View = console):
-        """grid: step of row lengths; put: places a batch on the devices; check: called between chunks, may raise;
-        compiled: of runs before, as `programs.compile_programs` takes them."""
-        self._model, self._put, self._check, self._view = stage.model, put, check, view
-        self._opened = dict.fromkeys(experiment.examples)
+    They are f[T, D], one row per token, or f[M, D], one row per slot, above the last layer.
+
+    Args:
+        experiment: the run.
+        stage: the stage.
+        grid: row lengths are multiples of this number.
+        check: called between chunks; may raise to stop.
+        compiled: programs of earlier runs; a new one is added.
+        view: where progress is shown.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        stage: Stage,
+        grid: int,
+        check: Callable[[], None],
+        compiled: dict[Any, Any],
+        view: console.View = console,
+    ):
+        self._model, self._mesh, self._check, self._view = stage.model, experiment.mesh, check, view
+        self._opened: dict[str, np.ndarray | None] = dict.fromkeys(experiment.examples)
         if self._model.start < 0:
             return
         config = self._model.config
-        self._folder, self._whole = folder(experiment.settings), placement.replicated(experiment.mesh)
+        self._folder = folder(experiment.settings)
         self._params = partition.split_below(experiment.params, self._model.start, config.layers)[0]
         tokens = CPU_TOKENS * experiment.mesh.size if jax.default_backend() == "cpu" else 0
         self._packed = evaluate.pack_splits(
@@ -140,10 +192,11 @@ class States:
         self._lowered = self._lower(experiment, compiled)
         self._key = _environment() + self._lowered.as_text() + tree.sha256(self._params)
 
-    def _lower(self, experiment, compiled):
-        """The program that makes hidden states, lowered: once for all runs whose text of it would be the same."""
+    def _lower(self, experiment: Experiment, compiled: dict[Any, Any]) -> Any:
+        """The lowered program that computes the features: once for all runs for which its text is the same."""
         methods = experiment.hyper.methods  # constants of the program: its text tells whether they matter
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._whole), self._params)
+        whole = placement.replicated(self._mesh)
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), self._params)
         leaves, structure = jax.tree.flatten((shapes, jax.tree.map(lambda x: np.asarray(x).tolist(), methods)))
         key = "hidden states", self._model, experiment.mesh, self._packed["train"].shape, structure, tuple(leaves)
         if key not in compiled:
@@ -154,11 +207,18 @@ class States:
             compiled[key] = function.lower(shapes, self._put(self._packed["train"].chunks[0][0]))
         return compiled[key]
 
-    def __getitem__(self, split):
+    def _put(self, batch: evaluate.Batch) -> evaluate.Batch:
+        return placement.put_batch(batch, self._mesh)
+
+    def __getitem__(self, split: str) -> np.ndarray | None:
         return self._opened[split]
 
-    def prepare(self, splits):
-        """Seconds that went into making hidden states of splits; afterwards all of them are at hand."""
+    def prepare(self, splits: Iterable[str]) -> float:
+        """The seconds in which features were computed.  Afterwards those of all these splits can be read.
+
+        Raises:
+            UserError: a file cannot be written.
+        """
         seconds = 0.0
         for split in splits if self._model.start >= 0 else ():
             if self._opened[split] is None:
@@ -172,22 +232,21 @@ class States:
         return seconds
 
     @functools.cached_property
-    def _program(self):
+    def _program(self) -> Any:
         return self._lowered.compile()
 
-    def _shape_of(self, split):
+    def _shape_of(self, split: str) -> tuple[int, int]:
         return _shape(self._model, self._model.start, self._packed[split].chunks.examples)
 
-    def _fingerprint(self, split):
-        """sha256 of all that the bits depend on: the program and where it runs, its parameters, the tokens, their
-        places."""
+    def _fingerprint(self, split: str) -> str:
+        """sha256 of everything that the bits depend on: program, device, parameters, tokens and their places."""
         digest, chunks = hashlib.sha256(self._key.encode()), self._packed[split].chunks
         for array in (chunks.examples.token_ids, chunks.examples.type_ids, chunks.examples.offsets, chunks.indices):
             digest.update(f"{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
-    def _open(self, path, split):
-        """The array at a path, or None where there is none that is whole."""
+    def _open(self, path: str, split: str) -> np.ndarray | None:
+        """The array in a file, None if there is no complete one."""
         try:
             array = np.load(path, mmap_mode="r")
         except (OSError, ValueError, EOFError):
@@ -196,11 +255,11 @@ class States:
             return None
         return np.asarray(array).view(jnp.dtype(self._model.dtype))
 
-    def _make(self, path, split):
-        """Computes a split's hidden states into a file that appears when it is whole."""
+    def _make(self, path: str, split: str) -> None:
+        """Computes the features of a split into a file that appears when it is complete."""
         packed, shape, dtype = self._packed[split], self._shape_of(split), _raw(self._model.dtype)
         size, temporary = math.prod(shape) * dtype.itemsize, f"{path}.{os.urandom(4).hex()}.tmp"
-        params = jax.device_put(self._params, self._whole)
+        params = placement.put_whole(self._params, self._mesh)
         of = "slots" if self._model.start == self._model.config.layers else "tokens"
         results = evaluate.results(self._program, params, packed, self._put, of, self._check)
         try:
@@ -232,38 +291,38 @@ class States:
                 os.remove(temporary)
 
 
-def _shape(model, layer, examples):
-    """The shape of a split's array: one row per token, or above the last layer one per slot."""
+def _shape(model: Model, layer: int, examples: batches.Examples) -> tuple[int, int]:
+    """The shape of a split's array: one row per token, or above the last layer one row per slot."""
     rows = len(examples.slot_token) if layer == model.config.layers else int(examples.offsets[-1])
     return rows, model.config.width
 
 
-def _raw(dtype):
-    """The dtype in the file: numpy's own format knows no bfloat16, whose 16 bits are kept as they are."""
-    dtype = jnp.dtype(dtype)
+def _raw(name: str) -> np.dtype:
+    """The dtype in the file: numpy's own format has no bfloat16, whose 16 bits are written as they are."""
+    dtype = jnp.dtype(name)
     return np.dtype(np.uint16) if dtype == jnp.bfloat16 else dtype
 
 
-def _environment():
-    """What bits depend on beside the program: versions, device, cores, flags."""
+def _environment() -> str:
+    """What the bits depend on besides the program: versions, device, cores, flags."""
     device = jax.devices()[0]
     kind = records.processor() if device.platform == "cpu" else device.device_kind
     return repr((jax.__version__, jaxlib.__version__, kind, records.cores(), os.environ.get("XLA_FLAGS", "")))
 
 
-def _sweep(folder):
-    """Removes what killed runs left half-written."""
+def _sweep(folder: str) -> None:
+    """Removes the incomplete files of killed runs."""
     for path in glob.glob(os.path.join(glob.escape(folder), "*.tmp")):
         with contextlib.suppress(OSError):
             if time.time() - os.path.getmtime(path) > STALE:
                 os.remove(path)
 
 
-def folder(settings):
-    """Where hidden states are kept."""
+def folder(settings: Settings) -> str:
+    """The folder of cached features."""
     return os.path.join(cache_dir(settings.execution), "hidden")
 
 
-def gib(size):
-    """Bytes for people."""
+def gib(size: float) -> str:
+    """A number of bytes for people."""
     return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"

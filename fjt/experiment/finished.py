@@ -120,17 +120,17 @@ class Run:
 
         model, params, _, methods = self._model
         devices = placement.make_mesh(0)
-        whole = placement.replicated(devices)
         function = jax.jit(
-            functools.partial(eval_step, model=model, values=partition.traced_values(methods)), out_shardings=whole
+            functools.partial(eval_step, model=model, values=partition.traced_values(methods)),
+            out_shardings=placement.replicated(devices),
         )
-        return function, jax.device_put(params, whole), devices
+        return function, placement.put_whole(params, devices), devices
 
     def _logits(self, split):
         import jax
 
         from fjt.data import batches, tokenization
-        from fjt.experiment.prepare import row_grid
+        from fjt.experiment.layout import row_grid
         from fjt.training import evaluate, placement
         from fjt.tuning import partition
 
@@ -142,9 +142,8 @@ class Run:
             {"new": examples}, groups=devices.size, grid=max(32, row_grid()), width=model.config.width
         )["new"]
         with jax.default_matmul_precision(self.config["model"]["matmul_precision"]):
-            return evaluate.evaluate(
-                function, params, _roomy(packed), lambda batch: jax.device_put(batch, placement.by_group(devices))
-            )
+            put = functools.partial(placement.put_batch, mesh=devices)
+            return evaluate.evaluate(function, params, _roomy(packed), put)
 
 
 def _roomy(packed):

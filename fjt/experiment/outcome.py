@@ -1,145 +1,242 @@
-"""What a run leaves: its logs as it goes, and at the end predictions, an export and its result."""
+"""What a run leaves: its logs during training, and at the end predictions, an export and its result."""
 
 import collections
 import contextlib
 import os
 import resource
+import shutil
+from typing import Any
 
 import jax
+import numpy as np
+from jaxtyping import Float
 
-from fjt.core import records, tree
+from fjt.core import console, records, tree
 from fjt.data import glue
-from fjt.experiment import outputs, recipes
+from fjt.experiment import outputs
+from fjt.experiment.prepared import Experiment
 from fjt.interop import card, exports
 from fjt.models.families import find_family
+from fjt.training import placement
+from fjt.training.checkpoint import HostState, NotFinite
+from fjt.training.protocols import EvaluationRow, Events, StepRow
 from fjt.tuning import partition
 
 CURVE_SECONDS = 5  # of training between two drawings of the curve, which takes as long as a hundred steps of a head
 
 
-@contextlib.contextmanager
-def logs(experiment, workdir, step, host, view):
-    """(log_step, log_evaluation): write rows to train.jsonl and eval.jsonl and show them."""
-    log = records.Log(os.path.join(workdir, "train.jsonl"), step)
-    evaluations = records.Log(os.path.join(workdir, "eval.jsonl"), host["evaluated"])
-    tensorboard = None
-    if experiment.settings.execution.log.tensorboard:
-        tensorboard = outputs.TensorBoard(workdir, experiment.rates)
-    best = host["best_metrics"]
-    every, wanted = experiment.settings.execution.log.every_steps, experiment.settings.execution.output
-    drawn, undrawn = -CURVE_SECONDS, wanted.curve
-    with view.bar("training", experiment.steps, step, every) as bar:
-        begin, recent = (host["examples"], host["train_seconds"]), collections.deque(maxlen=every)
+class Recorder:
+    """Writes the rows of a run to train.jsonl, eval.jsonl and TensorBoard, draws its curve and shows its progress.
 
-        def log_step(row):
-            k = row["step"] - 1
-            about = {"learning_rate": float(experiment.rates[k]), "shape": int(experiment.plan.shape_of[k])}
-            log.write(row | about)
-            if tensorboard:
-                tensorboard.add_step(row)
-            rate = (row["examples"] - begin[0]) / max(row["seconds"] - begin[1], 1e-9)
-            recent.append(row["loss"])
-            bar.update(row["step"], f"loss {sum(recent) / len(recent):.4f}  {_show(best)}{rate:.1f} examples/s")
+    A context manager.  Files are cut to the rows that belong to the state from which training continues.
 
-        def log_evaluation(row):
-            nonlocal best, drawn, undrawn
-            best = {name: row[name] for name in experiment.task.metrics if name in row}
-            evaluations.write(row)
-            epoch = row["step"] / experiment.schedule.steps_per_epoch
-            view.say(f"step {row['step']} (epoch {epoch:.1f})  dev {_show(best)}{'best so far' if row['best'] else ''}")
-            undrawn = wanted.curve
-            if wanted.curve and row["train_seconds"] - drawn >= CURVE_SECONDS:
-                outputs.draw_curve(workdir, experiment.task.metrics[0])
-                drawn, undrawn = row["train_seconds"], False
-            if tensorboard:
-                tensorboard.add_evaluation(row)
+    Args:
+        experiment: the run.
+        workdir: its work directory.
+        step: number of steps taken.
+        host: its host state after them.
+        view: where its progress is shown.
+    """
 
-        try:
-            yield log_step, log_evaluation
-            if undrawn:
-                outputs.draw_curve(workdir, experiment.task.metrics[0])
-        finally:
-            log.close()
-            evaluations.close()
-            if tensorboard:
-                tensorboard.close()
+    def __init__(self, experiment: Experiment, workdir: str, *, step: int, host: HostState, view: console.View):
+        self._experiment, self._workdir, self._view = experiment, workdir, view
+        self._log = records.Log(os.path.join(workdir, "train.jsonl"), step)
+        self._evaluations = records.Log(os.path.join(workdir, "eval.jsonl"), host.evaluated)
+        execution = experiment.settings.execution
+        self._tensorboard = outputs.TensorBoard(workdir, experiment.rates) if execution.log.tensorboard else None
+        self._best, self._begin = host.best_metrics, host
+        self._drawn, self._undrawn = -CURVE_SECONDS, execution.output.curve
+        self._recent: collections.deque[float] = collections.deque(maxlen=execution.log.every_steps)
+        self._open = contextlib.ExitStack()
+        self._bar = self._open.enter_context(view.bar("training", experiment.steps, step, execution.log.every_steps))
+        for file in (self._log, self._evaluations, *([self._tensorboard] if self._tensorboard else [])):
+            self._open.callback(file.close)
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, kind, *exception) -> None:
+        self._undrawn &= kind is None
+        self.close()
+
+    def close(self) -> None:
+        """Draws what the curve lacks and closes the files."""
+        with self._open:
+            if self._undrawn:
+                self._draw()
+                self._undrawn = False
+
+    def log_step(self, row: StepRow) -> None:
+        """Adds a step."""
+        k = row.step - 1
+        about = {
+            "learning_rate": float(self._experiment.rates[k]),
+            "shape": int(self._experiment.plan.shape_of[k]),
+        }
+        self._log.write(row._asdict() | about)
+        if self._tensorboard:
+            self._tensorboard.add_step(row._asdict())
+        rate = (row.examples - self._begin.examples) / max(row.seconds - self._begin.train_seconds, 1e-9)
+        self._recent.append(row.loss)
+        loss = sum(self._recent) / len(self._recent)
+        self._bar.update(row.step, f"loss {loss:.4f}  {_show(self._best)}{rate:.1f} examples/s")
+
+    def log_evaluation(self, row: EvaluationRow) -> None:
+        """Adds an evaluation."""
+        flat = {"step": row.step, **row.metrics, "best": row.best, "train_seconds": row.train_seconds}
+        self._best = {name: row.metrics[name] for name in self._experiment.task.metrics if name in row.metrics}
+        self._evaluations.write(flat)
+        epoch = row.step / self._experiment.schedule.steps_per_epoch
+        best = "best so far" if row.best else ""
+        self._view.say(f"step {row.step} (epoch {epoch:.1f})  dev {_show(self._best)}{best}")
+        self._undrawn = self._experiment.settings.execution.output.curve
+        if self._undrawn and row.train_seconds - self._drawn >= CURVE_SECONDS:
+            self._draw()
+            self._drawn, self._undrawn = row.train_seconds, False
+        if self._tensorboard:
+            self._tensorboard.add_evaluation(flat)
+
+    def fail(self, error: NotFinite) -> None:
+        """Closes the files and writes the result of a run whose numbers are not finite."""
+        self._undrawn = False
+        self.close()
+        taken = len(records.read_lines(os.path.join(self._workdir, "train.jsonl")))
+        failed = identity(self._experiment, taken) | {"failed": str(error)}
+        records.write_json(os.path.join(self._workdir, "result.json"), failed)
+
+    def _draw(self) -> None:
+        outputs.draw_curve(self._workdir, self._experiment.task.metrics[0])
 
 
-def _show(scores):
+def _show(scores: dict[str, float]) -> str:
     return "".join(f"{name} {value:.4f}  " for name, value in scores.items())
 
 
-def score_dev(experiment, logits):
-    """{metric: value} of dev, its loss among them."""
+def score_dev(experiment: Experiment, logits: Float[np.ndarray, "M C"]) -> dict[str, float]:
+    """{metric: value} of dev, including its loss; {} if dev has no labels."""
     label, problem = experiment.examples["dev"].label, experiment.problem
     scores = problem.score(logits, label, experiment.task)
     return scores | {"loss": problem.dev_loss(logits, label)} if scores else scores
 
 
-def finish(experiment, workdir, host, selected, trainable, frozen, logits_of, done):
-    """Predictions, export and the result of the selected step."""
+def finish(
+    experiment: Experiment,
+    workdir: str,
+    *,
+    host: HostState,
+    done: int,
+    selected: int,
+    trainable: tree.Tree,
+    frozen: tree.Tree,
+    logits: dict[str, Float[np.ndarray, "M C"]],
+    events: Events,
+) -> dict[str, Any]:
+    """The result of a run, after its predictions and its export are written.
+
+    Args:
+        experiment: the run.
+        workdir: its work directory.
+        host: its host state at the end.
+        done: number of steps taken.
+        selected: the step that predictions, metrics and export belong to.
+        trainable: the trainable parameters of the selected step.
+        frozen: the other parameters.
+        logits: {split: logits of the selected step}, in the order in which the splits are listed.
+        events: called before the export.
+    """
     task, wanted = experiment.task, experiment.settings.execution.output
-    splits, dev = {}, {}
-    for name in recipes.evaluated_splits(experiment.settings.experiment, experiment.splits):
-        logits = logits_of(name)
-        folder = os.path.join(workdir, "predictions")
-        outputs.write_predictions(folder, name, task, experiment.splits[name], logits)
-        if wanted.tables:
-            outputs.write_tables(folder, name, task, experiment.splits[name], logits)
-        label = experiment.examples[name].label
-        scores = experiment.problem.score(logits, label, task, glue.SPLIT_METRICS.get(name))
-        if scores:
-            splits[name] = scores
-        if name == "dev" and wanted.export:  # where its card has them
-            dev = {
-                metric: (value, *card.interval(experiment.problem, task, metric, logits, label))
-                for metric, value in scores.items()
-            }
-    params = tree.merge(jax.device_get(trainable), jax.device_get(frozen))
+    trainable, frozen = placement.fetch((trainable, frozen))
+    params = tree.merge(trainable, frozen)
+    splits = {name: _write_split(experiment, workdir, name, values) for name, values in logits.items()}
+    splits = {name: scores for name, scores in splits.items() if scores}
+    events.export_begins()
     if wanted.export:
+        label = experiment.examples["dev"].label
+        dev = {
+            metric: (value, *card.interval(experiment.problem, task, metric, logits["dev"], label))
+            for metric, value in splits.get("dev", {}).items()
+        }
         exports.write(experiment, os.path.join(workdir, "export"), params, dev)
+    return (
+        identity(experiment, done)
+        | {
+            "selected_step": selected,
+            "split": "dev",
+            "metrics": splits.get("dev", {}),
+            "splits": splits,
+            "best": {"step": host.best_step, "metrics": host.best_metrics},
+        }
+        | _counts(experiment, params, trainable)
+        | _measured(experiment, host, done)
+        | {"params_sha256": tree.sha256(trainable), "frozen_sha256": tree.sha256(frozen), "failed": None}
+    )
+
+
+def _write_split(experiment: Experiment, workdir: str, name: str, logits: Float[np.ndarray, "M C"]) -> dict[str, float]:
+    """{metric: value} of a split, after its predictions are written."""
+    task, split, folder = experiment.task, experiment.splits[name], os.path.join(workdir, "predictions")
+    outputs.write_predictions(folder, name, task, split, logits)
+    if experiment.settings.execution.output.tables:
+        outputs.write_tables(folder, name, task, split, logits)
+    return experiment.problem.score(logits, experiment.examples[name].label, task, glue.SPLIT_METRICS.get(name))
+
+
+def _counts(experiment: Experiment, params: tree.Tree, trainable: tree.Tree) -> dict[str, int]:
+    """The part of a result that counts parameters: of all parameters and of the trainable ones among them."""
+    methods = partition.find_methods(experiment.settings.experiment.tune)
     family = find_family(experiment.model.config.family)
     head = {"head": params["head"]}
     new_head, pooler = tree.split(head, {name for name in tree.flatten(head) if family.is_new(name)})
-    seconds = host["train_seconds"]
-    memory, kind = _peak_memory()
-    methods = partition.find_methods(experiment.settings.experiment.tune)
-    return identity(experiment, done) | {
-        "selected_step": selected,
-        "split": "dev",
-        "metrics": splits.get("dev", {}),
-        "splits": splits,
-        "best": {"step": host["best_step"], "metrics": host["best_metrics"]},
+    return {
         "trainable_params": partition.count(methods, trainable),
         "head_params": tree.count(new_head),
         "pooler_params": tree.count(pooler),
         "added_params": partition.count(methods, {"adapters": trainable.get("adapters", {})}),
         "total_params": partition.count(methods, partition.lasting(params)),
-        "train_seconds": seconds,
-        "compile_seconds": host["compile_seconds"],
-        "hidden_seconds": host["hidden_seconds"],
-        "start_layer": experiment.stages[-1].model.start,
-        "examples_per_second": host["examples"] / seconds if seconds else None,
-        "tokens_per_second": host["tokens"] / seconds if seconds else None,
-        "token_efficiency": experiment.plan.efficiency,
-        "flops_per_step": host["operations"] / done if done else 0.0,
-        "peak_memory_bytes": memory,
-        "memory_kind": kind,
-        "params_sha256": tree.sha256(trainable),
-        "frozen_sha256": tree.sha256(frozen),
-        "failed": None,
     }
 
 
-def fail(experiment, workdir, error):
-    """Writes the result of a run that ended with numbers that are not finite.  error: says where."""
-    taken = len(records.read_lines(os.path.join(workdir, "train.jsonl")))
-    failed = identity(experiment, taken) | {"failed": str(error)}
-    records.write_json(os.path.join(workdir, "result.json"), failed)
+def _measured(experiment: Experiment, host: HostState, done: int) -> dict[str, Any]:
+    """The part of a result that says how long the run took and how much it computed."""
+    seconds = host.train_seconds
+    memory, kind = _peak_memory()
+    return {
+        "train_seconds": seconds,
+        "compile_seconds": host.compile_seconds,
+        "hidden_seconds": host.hidden_seconds,
+        "start_layer": experiment.stages[-1].model.start,
+        "examples_per_second": host.examples / seconds if seconds else None,
+        "tokens_per_second": host.tokens / seconds if seconds else None,
+        "token_efficiency": experiment.plan.efficiency,
+        "flops_per_step": host.operations / done if done else 0.0,
+        "peak_memory_bytes": memory,
+        "memory_kind": kind,
+    }
 
 
-def identity(experiment, done):
-    """What a result says of its run before anything is measured; done: steps taken."""
+def end(workdir: str, result: dict[str, Any], *, keep_checkpoints: bool = True) -> None:
+    """Writes result.json and, at the very end, DONE.  With several processes, one of them writes.
+
+    Args:
+        workdir: of the run.
+        result: see `finish`.
+        keep_checkpoints: whether its checkpoints are kept.
+    """
+    if not placement.is_main():
+        return
+    records.write_json(os.path.join(workdir, "result.json"), result)
+    if not keep_checkpoints:
+        shutil.rmtree(os.path.join(workdir, "checkpoints"))
+    records.replace(os.path.join(workdir, "DONE"), "")
+
+
+def identity(experiment: Experiment, done: int) -> dict[str, Any]:
+    """The part of a result that is known before anything is measured.
+
+    Args:
+        experiment: the run.
+        done: number of steps taken.
+    """
     options = experiment.settings.experiment
     return {
         "task": experiment.task.name,
@@ -154,7 +251,8 @@ def identity(experiment, done):
     }
 
 
-def _peak_memory():
+def _peak_memory() -> tuple[int, str]:
+    """(peak bytes, whose: a device's, or the process's where the device does not say)."""
     stats = jax.devices()[0].memory_stats()
     if stats and "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"], "device"

@@ -5,6 +5,7 @@ import functools
 import os
 import re
 import time
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import jax
@@ -12,22 +13,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from fjt.core import console, records, tree
-from fjt.data import batches
-from fjt.experiment import recipes
+from fjt.core.options import Settings
+from fjt.data import batches, packing
+from fjt.experiment import features, recipes
 from fjt.experiment.inputs import cache_dir
-from fjt.experiment.prepare import Experiment, Stage, row_grid
+from fjt.experiment.layout import row_grid
+from fjt.experiment.prepared import Experiment, Stage
+from fjt.models.encoder import Model
 from fjt.training import evaluate, placement
+from fjt.training.hyper import Hyper
 from fjt.training.lanes import Lanes, lanes_eval, lanes_step, split_frozen
 from fjt.training.optim import constants, make_optimizer
-from fjt.training.step import eval_step, init_state, train_step
+from fjt.training.step import TrainState, eval_step, init_state, train_step
 from fjt.tuning import partition
 
+Compiled = dict[Any, Any]  # {key of a program: (executable, operations)}, and lowered programs of cached features
+Shapes = dict[str, jax.ShapeDtypeStruct]  # of the arrays of a batch
 
-def configure_jax(settings):
-    """Sets what JAX reads from its own configuration: the precision of products and the compilation cache.
 
-    The cache is keyed by versions and host, and off on a CPU unless asked for: there, entries of another processor
-    type have been seen to fail.
+def configure_jax(settings: Settings) -> None:
+    """Sets JAX's own configuration: the precision of matrix products and the compilation cache.
+
+    The cache is keyed by versions and processor.  It is off on a CPU unless asked for, because entries from another
+    processor type have been seen to fail.
     """
     jax.config.update("jax_default_matmul_precision", settings.experiment.model.matmul_precision)
     wanted = settings.execution.cache.compilation
@@ -39,32 +47,70 @@ def configure_jax(settings):
 
 @dataclasses.dataclass(frozen=True)
 class Programs:
-    """What is compiled ahead of a stage's first step.
+    """The programs that are compiled before the first step of a stage.
 
-    train: {number of a shape in the plan: executable}; eval: one for all splits and stages; flops: {the same number:
-    operations of a step, from a lowering without loops}; seconds: that it took.
+    Attributes:
+        train: {number of a shape in the plan: executable of a step}.
+        eval: the executable of an evaluation, the same for all splits.
+        flops: {number of a shape: floating-point operations of a step}, counted in a lowering without loops.
+        seconds: time of compilation.
     """
 
-    train: dict
-    eval: object
-    flops: dict
+    train: dict[int, Callable[..., Any]]
+    eval: Callable[..., Any]
+    flops: dict[int, float]
     seconds: float
 
 
-def compile_programs(experiment, stage, state, frozen, hyper, eval_shape, compiled, view: console.View = console):
+def compile_programs(
+    experiment: Experiment,
+    stage: Stage,
+    state: TrainState,
+    frozen: tree.Tree,
+    hyper: Hyper,
+    eval_shape: packing.Shape,
+    compiled: Compiled,
+    view: console.View = console,
+) -> Programs:
     """Programs for the shapes of a stage and for evaluation.
 
-    compiled: {what a program depends on: (executable, operations)}, of runs before, taken from and added to.
+    Args:
+        experiment: the run.
+        stage: the stage.
+        state: its first TrainState, or the shapes of one.
+        frozen: the other parameters that it computes with.
+        hyper: hyper-parameters.
+        eval_shape: of evaluation batches.
+        compiled: programs of earlier runs; new ones are added.
+        view: where progress is shown.
     """
     return _compile(_wanted(experiment, stage, state, frozen, hyper, eval_shape), compiled, view)
 
 
-def compile_lanes(experiment, stage, size, one_batch, eval_shape, compiled, view: console.View = console):
-    """Programs for `size` runs like one as lanes.  one_batch: whether all train on the same; compiled: as above."""
+def compile_lanes(
+    experiment: Experiment,
+    stage: Stage,
+    size: int,
+    one_batch: bool,
+    eval_shape: packing.Shape,
+    compiled: Compiled,
+    view: console.View = console,
+) -> Programs:
+    """Programs for several runs as lanes.
+
+    Args:
+        experiment: one of the runs.
+        stage: its only stage.
+        size: number of runs.
+        one_batch: whether all train on the same examples in each step.
+        eval_shape: of evaluation batches.
+        compiled: programs of earlier runs; new ones are added.
+        view: where progress is shown.
+    """
     return _compile(_wanted_lanes(experiment, stage, size, one_batch, eval_shape), compiled, view)
 
 
-def _compile(wanted, compiled, view):
+def _compile(wanted: dict[Any, "_Wanted"], compiled: Compiled, view: console.View) -> Programs:
     start = time.perf_counter()
     lacking = list(dict.fromkeys(program.key for program in wanted.values() if program.key not in compiled))
     made = {}
@@ -76,14 +122,17 @@ def _compile(wanted, compiled, view):
             made[i] = compiled[program.key]
     evaluator, _ = made.pop("eval")
     train, flops = ({i: program[j] for i, program in made.items()} for j in (0, 1))
-    return Programs(train, evaluator, flops, time.perf_counter() - start)
+    return Programs(train=train, eval=evaluator, flops=flops, seconds=time.perf_counter() - start)
 
 
-def program_keys(experiment, taken):
-    """The keys of all that the stages of runs like one compile; nothing is compiled.
+def program_keys(experiment: Experiment, taken: Iterable[np.ndarray]) -> set[Any]:
+    """The keys of the programs that runs compile one by one; nothing is compiled.
 
-    And one for each program that makes hidden states: it is compiled where nothing on the disk spares it.
-    taken: [i8[steps]], as of each run's plan.
+    They include the programs that compute cached features, which are compiled only if the cache lacks some.
+
+    Args:
+        experiment: one of the runs.
+        taken: for each run i8[steps], the number of the shape of each step.
     """
     keys = set()
     for stage in experiment.stages:
@@ -95,32 +144,39 @@ def program_keys(experiment, taken):
     return keys
 
 
-def lanes_keys(experiment, size, one_batch):
-    """The same of `size` runs like one as lanes."""
+def lanes_keys(experiment: Experiment, size: int, one_batch: bool) -> set[Any]:
+    """The keys of the programs that several runs compile as lanes.  See `compile_lanes` and `program_keys`."""
     (stage,) = experiment.stages
     wanted = _wanted_lanes(experiment, stage, size, one_batch, pack_evaluated(experiment, stage)["dev"].shape)
     return {program.key for program in wanted.values()} | _hidden_key(experiment, stage)
 
 
-def _hidden_key(experiment, stage):
+def _hidden_key(experiment: Experiment, stage: Stage) -> set[Any]:
     if stage.model.start < 0:
         return set()
     return {("hidden", *sorted(experiment.contents.items()), stage.model.start, stage.model.dtype)}
 
 
-def first_state(experiment, stage, hyper, params=None):
-    """The TrainState of a stage at step 0.  params: those of the experiment where none are given."""
+def first_state(experiment: Experiment, stage: Stage, hyper: Hyper, params: tree.Tree | None = None) -> TrainState:
+    """The TrainState of a stage at step 0.
+
+    Args:
+        experiment: the run.
+        stage: the stage.
+        hyper: hyper-parameters.
+        params: all parameters; by default those of the experiment.
+    """
     trainable = tree.split(experiment.params if params is None else params, stage.trainable)[0]
     return init_state(trainable, hyper, make_optimizer(experiment.settings.experiment.optim, stage.groups))
 
 
-def above(stage, params):
-    """The parameters that a stage computes with: without those below where it starts."""
+def above(stage: Stage, params: tree.Tree) -> tree.Tree:
+    """The parameters that a stage computes with: without layers below the cached features that it starts from."""
     return partition.split_below(params, stage.model.start, stage.model.config.layers)[1]
 
 
-def pack_evaluated(experiment, stage):
-    """{name: Packed} of the splits that are evaluated, as a stage evaluates them."""
+def pack_evaluated(experiment: Experiment, stage: Stage) -> dict[str, evaluate.Packed]:
+    """{name: chunks} of the splits that are evaluated, as a stage evaluates them."""
     names = recipes.evaluated_splits(experiment.settings.experiment, experiment.examples)
     splits = {name: experiment.examples[name] for name in names}
     groups, config = experiment.mesh.size, stage.model.config
@@ -131,8 +187,8 @@ def pack_evaluated(experiment, stage):
     )
 
 
-def bytes_of(*executables):
-    """Bytes of a device that the largest of compiled programs takes while it runs, its arguments included."""
+def bytes_of(*executables: Any) -> int:
+    """The device memory in bytes that the largest of these programs needs while it runs, including its arguments."""
     found = [executable.memory_analysis() for executable in executables]
     return max(
         one.argument_size_in_bytes + one.output_size_in_bytes + one.temp_size_in_bytes - one.alias_size_in_bytes
@@ -142,17 +198,46 @@ def bytes_of(*executables):
 
 @dataclasses.dataclass(frozen=True)
 class _Wanted:
-    """key: equal for equal programs; make(batch) -> (executable, operations); batch: shapes."""
+    """A program to compile.
 
-    key: tuple
-    make: object
-    batch: dict
+    key: equal for equal programs.  make: batch -> (executable, operations).  batch: the shapes of its batch.
+    """
+
+    key: tuple[Any, ...]
+    make: Callable[[Shapes], tuple[Any, float]]
+    batch: Shapes
 
 
-def _wanted(experiment, stage, state, frozen, hyper, eval_shape, numbers=None):
-    """{number of a shape, or "eval": _Wanted} of a stage.
+_AllWanted = dict[Any, _Wanted]  # {number of a shape, or "eval": the program}
 
-    state, frozen, hyper: arrays or their shapes; numbers: of the shapes, without them those that its steps take.
+
+@dataclasses.dataclass(frozen=True)
+class _Function:
+    """A function to compile.  arguments: the shapes of a batch -> the arguments of the function."""
+
+    function: Any
+    arguments: Callable[[Shapes], tuple[Any, ...]]
+
+
+def _wanted(
+    experiment: Experiment,
+    stage: Stage,
+    state: TrainState,
+    frozen: tree.Tree,
+    hyper: Hyper,
+    eval_shape: packing.Shape,
+    numbers: Collection[int] | None = None,
+) -> _AllWanted:
+    """The programs of a stage.
+
+    Args:
+        experiment: the run.
+        stage: the stage.
+        state: arrays, or their shapes.
+        frozen: arrays, or their shapes.
+        hyper: arrays, or their shapes.
+        eval_shape: of evaluation batches.
+        numbers: of the shapes of training batches; by default those that the steps of the stage take.
     """
     if numbers is None:
         numbers = {int(i) for i in experiment.plan.shape_of[stage.first : stage.last]}
@@ -163,14 +248,16 @@ def _wanted(experiment, stage, state, frozen, hyper, eval_shape, numbers=None):
         stage,
         eval_shape,
         numbers,
-        train=(step, lambda batch: (state, frozen, batch, hyper)),
-        counted=(alone, lambda batch: (state, frozen, batch, hyper)),
-        evaluator=(eval_step, lambda batch: (params, batch, hyper.methods)),
+        train=_Function(step, lambda batch: (state, frozen, batch, hyper)),
+        counted=_Function(alone, lambda batch: (state, frozen, batch, hyper)),
+        evaluator=_Function(eval_step, lambda batch: (params, batch, hyper.methods)),
     )
 
 
-def _wanted_lanes(experiment, stage, size, one_batch, eval_shape):
-    """The same of runs like one as the lanes of a program."""
+def _wanted_lanes(
+    experiment: Experiment, stage: Stage, size: int, one_batch: bool, eval_shape: packing.Shape
+) -> _AllWanted:
+    """The programs of several runs as lanes.  See `compile_lanes`."""
     step, alone = _steps(experiment, stage)
     (all_lanes, shared), (state, frozen) = abstract_lanes(experiment, stage, size), abstract_run(experiment, stage)
     return _want_all(
@@ -178,17 +265,17 @@ def _wanted_lanes(experiment, stage, size, one_batch, eval_shape):
         stage,
         eval_shape,
         (0,),
-        train=(
+        train=_Function(
             functools.partial(lanes_step, one_batch=one_batch, **step.keywords),
             lambda batch: (all_lanes, shared, batch if one_batch else _lead(batch, size, experiment.mesh)),
         ),
-        counted=(alone, lambda batch: (state, frozen, batch, experiment.hyper)),
-        evaluator=(lanes_eval, lambda batch: (all_lanes, shared, batch)),
+        counted=_Function(alone, lambda batch: (state, frozen, batch, experiment.hyper)),
+        evaluator=_Function(lanes_eval, lambda batch: (all_lanes, shared, batch)),
     )
 
 
-def _steps(experiment, stage):
-    """(the step of a run, the step whose operations are counted: XLA counts a loop's body once)."""
+def _steps(experiment: Experiment, stage: Stage) -> tuple[functools.partial, functools.partial]:
+    """(the step of a run, the step whose operations are counted: XLA counts the body of a loop once)."""
     options = experiment.settings.experiment
     alone = functools.partial(
         train_step,
@@ -200,7 +287,7 @@ def _steps(experiment, stage):
 
 
 def built_in(experiment: Experiment, stage: Stage) -> dict[str, Any]:
-    """{name: value} of everything that a stage's training program is compiled for, arrays and devices apart."""
+    """{name: value} of everything that a training program is compiled for, except for arrays and devices."""
     options = experiment.settings.experiment
     return {
         "model": stage.model,
@@ -211,69 +298,101 @@ def built_in(experiment: Experiment, stage: Stage) -> dict[str, Any]:
     }
 
 
-def _want_all(experiment, stage, eval_shape, numbers, *, train, counted, evaluator):
-    """{number of a shape, or "eval": _Wanted}.  train, counted, evaluator: (function, batch -> its arguments)."""
+def _want_all(
+    experiment: Experiment,
+    stage: Stage,
+    eval_shape: packing.Shape,
+    numbers: Iterable[int],
+    *,
+    train: _Function,
+    counted: _Function,
+    evaluator: _Function,
+) -> _AllWanted:
+    """The programs of a stage.
+
+    Args:
+        experiment: the run.
+        stage: the stage.
+        eval_shape: of evaluation batches.
+        numbers: of the shapes of training batches.
+        train: a step.
+        counted: the step whose operations are counted.
+        evaluator: an evaluation.
+    """
     accumulation = experiment.settings.experiment.train.accumulation
     whole = placement.replicated(experiment.mesh)
     jit = functools.partial(jax.jit, donate_argnums=0, out_shardings=(whole, whole))
 
-    def make_train(batch):
-        lowered = jit(train[0]).lower(*train[1](batch))
-        plain = accumulation == 1 and train[0].func is counted[0].func
-        count = lowered if plain else jit(counted[0]).lower(*counted[1](batch))
+    def make_train(batch: Shapes) -> tuple[Any, float]:
+        lowered = jit(train.function).lower(*train.arguments(batch))
+        plain = accumulation == 1 and train.function.func is counted.function.func
+        count = lowered if plain else jit(counted.function).lower(*counted.arguments(batch))
         return lowered.compile(), (count.cost_analysis() or {}).get("flops", float("nan"))
 
-    def make_eval(batch):
-        function = functools.partial(evaluator[0], model=stage.model)
-        return jax.jit(function, out_shardings=whole).lower(*evaluator[1](batch)).compile(), 0.0
+    def make_eval(batch: Shapes) -> tuple[Any, float]:
+        function = functools.partial(evaluator.function, model=stage.model)
+        return jax.jit(function, out_shardings=whole).lower(*evaluator.arguments(batch)).compile(), 0.0
 
-    def want(make, batch, arguments, *static):
-        leaves, structure = jax.tree.flatten(arguments(batch))
+    def want(make: Callable[[Shapes], tuple[Any, float]], batch: Shapes, function: _Function, *static: Any) -> _Wanted:
+        leaves, structure = jax.tree.flatten(function.arguments(batch))
         shapes = tuple((np.shape(leaf), str(leaf.dtype)) for leaf in leaves)
         return _Wanted((*static, experiment.mesh, structure, shapes), make, batch)
 
     wanted = {}
     for i in sorted(numbers):
         batch = abstract_batch(stage.shapes[i], experiment.examples["train"].label, stage.model, experiment.mesh)
-        wanted[i] = want(make_train, batch, train[1], *built_in(experiment, stage).values())
+        wanted[i] = want(make_train, batch, train, *built_in(experiment, stage).values())
     batch = abstract_batch(eval_shape, experiment.examples["train"].label, stage.model, experiment.mesh)
     del batch["label"], batch["weight"]
     quiet = dataclasses.replace(stage.model, noisy_from=-1)
-    return wanted | {"eval": want(make_eval, batch, evaluator[1], quiet)}
+    return wanted | {"eval": want(make_eval, batch, evaluator, quiet)}
 
 
-def abstract_run(experiment, stage):
-    """The shapes of (TrainState, frozen parameters) of a stage."""
+def abstract_run(experiment: Experiment, stage: Stage) -> tuple[TrainState, tree.Tree]:
+    """The shapes of a stage's TrainState and of the frozen parameters that it computes with."""
     state = jax.eval_shape(functools.partial(first_state, experiment, stage, experiment.hyper), experiment.params)
     frozen = jax.eval_shape(lambda params: tree.split(params, stage.trainable)[1], experiment.params)
     return state, above(stage, frozen)
 
 
-def abstract_lanes(experiment, stage, size):
-    """The shapes of (Lanes of runs like one, the frozen parameters that they share)."""
+def abstract_lanes(experiment: Experiment, stage: Stage, size: int) -> tuple[Lanes, tree.Tree]:
+    """The shapes of the Lanes of several runs and of the frozen parameters that they share.
+
+    Args:
+        experiment: one of the runs.
+        stage: its only stage.
+        size: number of runs.
+    """
     state, frozen = abstract_run(experiment, stage)
     shared, (own,) = split_frozen([frozen])
     hyper = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), experiment.hyper)
-    active = jax.ShapeDtypeStruct((), np.bool_)
+    active: Any = jax.ShapeDtypeStruct((), np.bool_)
     whole = placement.replicated(experiment.mesh)
     shared = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shared)
-    return _lead(Lanes(state, own, hyper, active), size, experiment.mesh), shared
+    return _lead(Lanes(state=state, frozen=own, hyper=hyper, active=active), size, experiment.mesh), shared
 
 
-def _lead(shapes, size, device_mesh):
-    """Shapes with a leading axis of lanes: whole on each device, or spread by group behind it as they were."""
+def _lead(shapes: Any, size: int, mesh: jax.sharding.Mesh) -> Any:
+    """The shapes with a leading axis of lanes.  What was sharded by group is so on its second axis now."""
 
-    def lead(x):
-        sharding = placement.replicated(device_mesh) if x.sharding is None else placement.lanes_by_group(device_mesh)
+    def lead(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        sharding = placement.replicated(mesh) if x.sharding is None else placement.lanes_by_group(mesh)
         return jax.ShapeDtypeStruct((size, *x.shape), x.dtype, sharding=sharding)
 
     return jax.tree.map(lead, shapes)
 
 
-def abstract_batch(shape, label, model, device_mesh):
-    """The shapes of `fjt.data.batches.build`'s arrays for a Model, sharded by group.  label: of a split."""
+def abstract_batch(shape: packing.Shape, label: np.ndarray, model: Model, mesh: jax.sharding.Mesh) -> Shapes:
+    """The shapes of the arrays of a batch, sharded by group.
+
+    Args:
+        shape: of the batch.
+        label: of any split.
+        model: says whether the batch holds tokens or cached features.
+        mesh: the devices.
+    """
     tokens, slots = (shape.groups, shape.rows, shape.row_length), (shape.groups, shape.num_slots)
-    sizes = {
+    sizes: dict[str, tuple[tuple[int, ...], Any]] = {
         "example": ((shape.groups, shape.examples), np.int32),
         "slot_example": (slots, np.int32),
         "slot_position": (slots, np.int32),
@@ -288,13 +407,27 @@ def abstract_batch(shape, label, model, device_mesh):
     else:
         places = tokens if shape.rows else slots
         sizes |= {"hidden": ((*places, model.config.width), jnp.dtype(model.dtype))}
-    sharding = placement.by_group(device_mesh)
+    sharding = placement.by_group(mesh)
     return {name: jax.ShapeDtypeStruct(size, dtype, sharding=sharding) for name, (size, dtype) in sizes.items()}
 
 
-def build_batch(experiment, shape, states, k):
-    """(arrays of a shape, examples, real tokens) of the batch of step k.  states: {split: hidden states or None}."""
+def build_batch(
+    experiment: Experiment, shape: packing.Shape, cached: features.States, k: int
+) -> tuple[dict[str, np.ndarray], int, int]:
+    """The batch of step k.
+
+    Args:
+        experiment: the run.
+        shape: of the batch.
+        cached: the cached features of each split, if the run starts from any.
+        k: the step.
+
+    Returns:
+        batch: its arrays.
+        examples: number of examples.
+        tokens: number of their tokens.
+    """
     indices, examples = experiment.schedule.batches(k, k + 1)[0], experiment.examples["train"]
     one_a_row = not experiment.settings.experiment.train.packing
-    batch, _ = batches.build(examples, indices, shape, one_a_row, states["train"])
+    batch, _ = batches.build(examples, indices, shape, one_a_row, cached["train"])
     return batch, int((indices >= 0).sum()), int(batches.lengths_of(examples, indices).sum())

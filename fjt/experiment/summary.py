@@ -12,7 +12,7 @@ import numpy as np
 
 from fjt.core import console, records, tree
 from fjt.experiment import features, recipes
-from fjt.experiment.prepare import Experiment
+from fjt.experiment.prepared import Experiment
 from fjt.interop import exports
 from fjt.training import optim
 from fjt.tuning import cost, partition

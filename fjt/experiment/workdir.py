@@ -13,7 +13,7 @@ import jax
 from fjt.core import records
 from fjt.core.errors import UserError
 from fjt.core.options import flatten, to_dict
-from fjt.experiment.prepare import Experiment
+from fjt.experiment.prepared import Experiment
 
 
 class InUse(UserError):

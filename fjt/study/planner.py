@@ -14,7 +14,8 @@ from fjt.core.options import fingerprint, flatten, to_dict
 from fjt.data import batches
 from fjt.experiment import features, programs, summary
 from fjt.experiment.inputs import Inputs, inputs_key
-from fjt.experiment.prepare import plan_shapes, prepare, resolve
+from fjt.experiment.layout import plan_shapes
+from fjt.experiment.prepare import prepare, resolve
 from fjt.experiment.recipes import total_steps
 from fjt.study import plans
 from fjt.study.spec import program_key, settings_of

@@ -13,7 +13,8 @@ from typing import Any
 from fjt.core import console, records
 from fjt.core.options import Settings
 from fjt.experiment.execute import run as run_alone
-from fjt.experiment.prepare import Experiment, prepare
+from fjt.experiment.prepare import prepare
+from fjt.experiment.prepared import Experiment
 from fjt.experiment.workdir import InUse, lock
 from fjt.study.bundle import run_group
 from fjt.study.planner import Shared
@@ -21,6 +22,7 @@ from fjt.study.plans import BESIDE, Group, ended
 from fjt.study.spec import PHASES, Run, settings_of
 from fjt.tasks.kinds import lower_is_better
 from fjt.training.checkpoint import NotFinite
+from fjt.training.protocols import Events
 
 POLL = 5.0  # seconds between two looks at the progress of other processes
 
@@ -87,6 +89,7 @@ def work(
     shared: Shared,
     *,
     shard: tuple[int, int] = (0, 1),
+    events: Events | None = None,
 ) -> bool:
     """Whether all runs of the study have ended, after this process has done its share of the work.
 
@@ -100,6 +103,7 @@ def work(
         groups: all groups of the plan.
         shared: inputs and compiled programs that runs share.
         shard: (i, n): this process works on every n-th group, starting from the i-th.
+        events: called at named moments of each run.
 
     Raises:
         train.Stopped: the process was asked to stop.
@@ -108,7 +112,7 @@ def work(
     with console.bar("runs", len(names)) as bar:
         progress = Progress(bar, folder, groups)
         progress.show("")
-        worker = _Worker(folder, base, runs, shared, progress)
+        worker = _Worker(folder, base, runs, shared, progress, events)
         for phase in PHASES:
             shard_groups = [
                 group for i, group in enumerate(groups) if i % shard[1] == shard[0] and group.phase == phase
@@ -126,9 +130,17 @@ def work(
 class _Worker:
     """One process's work on a study.  See `work` for the arguments."""
 
-    def __init__(self, folder: str, base: Settings, runs: dict[str, Run], shared: Shared, progress: Progress):
+    def __init__(
+        self,
+        folder: str,
+        base: Settings,
+        runs: dict[str, Run],
+        shared: Shared,
+        progress: Progress,
+        events: Events | None,
+    ):
         self._folder, self._base, self._runs, self._shared = folder, base, runs, shared
-        self._progress = progress
+        self._progress, self._events = progress, events
         self._warned: set[str] = set()
 
     def _all_ended(self, group: Group) -> bool:
@@ -166,11 +178,11 @@ class _Worker:
             _Member(self._folder, self._runs[name], self._base, chosen, self._shared, group) for name in group.runs
         ]
         if group.mode == "vmap":
-            _run_lanes(members, folder, self._shared, self._progress, self._warned)
+            _run_lanes(members, folder, self._shared, self._progress, self._warned, self._events)
             return
         for member in members:
             if not ended(member.workdir):
-                _run_member(member, self._shared, self._progress, self._warned)
+                _run_member(member, self._shared, self._progress, self._warned, self._events)
 
 
 class _Member:
@@ -199,7 +211,7 @@ class _Member:
         )
 
 
-def _run_member(member: _Member, shared: Shared, progress: Progress, warned: set[str]) -> None:
+def _run_member(member: _Member, shared: Shared, progress: Progress, warned: set[str], events: Events | None) -> None:
     """Runs one member by itself."""
     view, start = _View(member.name, progress, warned), time.perf_counter()
     with lock(member.workdir):
@@ -207,7 +219,7 @@ def _run_member(member: _Member, shared: Shared, progress: Progress, warned: set
             return
         experiment = member.prepare(view)
         try:
-            result = run_alone(experiment, member.workdir, compiled=shared.compiled, view=view)
+            result = run_alone(experiment, member.workdir, compiled=shared.compiled, view=view, events=events)
         except NotFinite as error:
             result = {"failed": str(error)}
             if not experiment.settings.execution.output.checkpoints:
@@ -221,6 +233,7 @@ def _run_lanes(
     shared: Shared,
     progress: Progress,
     warned: set[str],
+    events: Events | None,
 ) -> None:
     """Runs members together, as the lanes of one program."""
     view, start = _View(f"{members[0].name} and {len(members) - 1} more", progress, warned), time.perf_counter()
@@ -230,7 +243,9 @@ def _run_lanes(
             locks.enter_context(lock(path))
         already_done = [ended(workdir) for workdir in workdirs]
         experiments = [member.prepare(view) for member in members]
-        results = run_group(experiments, workdirs, folder, already_done, compiled=shared.compiled, view=view)
+        results = run_group(
+            experiments, workdirs, folder, already_done, compiled=shared.compiled, view=view, events=events
+        )
     duration = f"{time.perf_counter() - start:.1f} s for {len(members)} lanes"
     for member, result in zip(members, results, strict=True):
         if result:

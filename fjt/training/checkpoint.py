@@ -1,39 +1,99 @@
-"""Checkpoints: what trains, the optimizer's state, the step and the host's state (Orbax, kept behind this file)."""
+"""Checkpoints: trainable parameters, optimizer state, step and host state (Orbax, kept behind this file)."""
 
+import dataclasses
 import math
 import os
 import re
 import shutil
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from fjt.core import tree
+from fjt.core import records, tree
 from fjt.core.errors import UserError
+from fjt.training import placement
 
 
 class NotFinite(Exception):
     """A loss or a parameter is not finite; its message says at which step. Exit code 3."""
 
 
+@dataclasses.dataclass(frozen=True)
+class HostState:
+    """What the host knows about one run beside its arrays.  Each checkpoint holds it as JSON.
+
+    Attributes:
+        evaluated: the last step after which dev was evaluated, -1 before the first evaluation.
+        best_step: the step of the best evaluation, None before the first one.
+        best_score: its score.
+        best_metrics: its metrics.
+        metrics: the metrics of the last evaluation.
+        stale: number of evaluations since the best one.
+        finished: whether `train.patience` has ended the run.
+        train_seconds: time of the training steps, summed over restarts; a lane has its share of the group's time.
+        examples: number of examples that the run was trained on, counted once per epoch.
+        tokens: number of their tokens, without padding.
+        compile_seconds: time of compilation.
+        operations: number of floating-point operations of the training steps.
+        hidden_seconds: time in which cached features were computed.
+        failed: why the run ended early, None unless its numbers stopped being finite.
+    """
+
+    evaluated: int = -1
+    best_step: int | None = None
+    best_score: float | None = None
+    best_metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    stale: int = 0
+    finished: bool = False
+    train_seconds: float = 0.0
+    examples: int = 0
+    tokens: int = 0
+    compile_seconds: float = 0.0
+    operations: float = 0.0
+    hidden_seconds: float = 0.0
+    failed: str | None = None
+
+
+Hosts = Sequence[HostState]  # one per run: a run alone has one, lanes have several
+
+
+def _to_json(hosts: Hosts) -> dict[str, Any]:
+    states = [dataclasses.asdict(host) for host in hosts]
+    return states[0] if len(states) == 1 else {"lanes": states, "best_step": None}
+
+
+def _from_json(value: dict[str, Any]) -> list[HostState]:
+    return [HostState(**state) for state in value.get("lanes", [value])]
+
+
 class _KeepBest:
     """Preserves the best step's checkpoint; Orbax's own BestN decides by metrics, where ties and NaN are traps."""
 
     def __init__(self):
-        self.step = None
+        self.step: int | None = None
 
-    def should_preserve(self, checkpoints, *, context):
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
         del context
         return [checkpoint.step == self.step for checkpoint in checkpoints]
 
 
 class Checkpoints:
-    """The checkpoints of a run, one folder a step.  A context manager: leaving it waits for the last save."""
+    """The checkpoints of a run or of a group of lanes, one folder per step.
 
-    def __init__(self, directory, keep, report=print):
-        """keep: how many of the latest stay, beside the best.  report: called with a line when one is unreadable."""
+    A context manager: leaving it waits for the last save.
+
+    Args:
+        directory: their folder.
+        keep: number of latest checkpoints that are kept, in addition to the best one.
+        report: called with one line about each checkpoint that cannot be read.
+    """
+
+    def __init__(self, directory: records.Path, keep: int, report: Callable[[str], Any] = print):
         self._best = _KeepBest()
         self._report = report
         policy = checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(keep), self._best])
@@ -43,44 +103,51 @@ class Checkpoints:
             item_names=("state", "host"),
         )
 
-    def __enter__(self):
+    def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, kind, *exception):
+    def __exit__(self, kind, *exception) -> None:
         try:
             self._manager.close()
         except Exception as error:
             if kind is None:
                 raise self._failed(error) from None
 
-    def _failed(self, error):
+    def _failed(self, error: Exception) -> UserError:
         # TensorStore ends with the system's own words, behind paths that say nothing to the user.
-        reason = re.search(r"([^:]+) \[os_error_code", str(error))
-        reason = reason.group(1).strip() if reason else str(error).splitlines()[0][:300]
+        found = re.search(r"([^:]+) \[os_error_code", str(error))
+        reason = found.group(1).strip() if found else str(error).splitlines()[0][:300]
         return UserError(
             f"a checkpoint could not be written into {self._manager.directory}: {reason}. "
             "The ones before it are kept; make room, and the same command goes on from there."
         )
 
-    def steps(self):
-        """The steps that are kept, newest first."""
+    def steps(self) -> list[int]:
+        """The steps whose checkpoints are kept, newest first."""
         return sorted(self._manager.all_steps(), reverse=True)
 
-    def keep_best(self, step):
-        """Names the step whose checkpoint is never pruned."""
-        self._best.step = step
+    def keep_best(self, hosts: Hosts) -> None:
+        """Protects the best checkpoint of a run alone from being deleted.  Lanes hold their best in the state."""
+        self._best.step = hosts[0].best_step if len(hosts) == 1 else None
 
-    def save(self, step, state, host):
-        """Starts saving a step; raises what the save before it failed with.
+    def save(self, step: int, state: Any, hosts: Hosts) -> None:
+        """Starts to save a step.
 
-        state: TrainState; host: dict of plain values with "best_step" (None before the first evaluation).
-        Raises NotFinite, and saves nothing, when a leaf is not finite.
+        Args:
+            step: number of steps taken.
+            state: tree of arrays: a TrainState, or the state of all lanes.
+            hosts: the host states of the runs.
+
+        Raises:
+            NotFinite: a leaf is not finite; nothing is saved.
+            UserError: this save or the save before it failed.
         """
         leaves = check_finite(step, state)
-        self.keep_best(host["best_step"])
+        self.keep_best(hosts)
         checksums = {name: tree.crc32(leaf) for name, leaf in leaves.items()}
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), host=ocp.args.JsonSave({"host": host, "checksums": checksums})
+            state=ocp.args.StandardSave(state),
+            host=ocp.args.JsonSave({"host": _to_json(hosts), "checksums": checksums}),
         )
         try:
             saved = self._manager.save(step, args=args, force=True)
@@ -89,25 +156,33 @@ class Checkpoints:
         if not saved:
             raise RuntimeError(f"the checkpoint of step {step} was not saved")
 
-    def wait(self):
-        """Waits for the save under way; raises what it failed with."""
+    def wait(self) -> None:
+        """Waits for the current save.  Raises UserError if it failed."""
         try:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
         except Exception as error:
             raise self._failed(error) from None
 
-    def restore(self, abstract, step=None):
-        """(step, state, host) of a step, or of the newest whole checkpoint; None when there is none.
+    def restore(
+        self, abstract: Callable[[int], Any], step: int | None = None
+    ) -> tuple[int, Any, list[HostState]] | None:
+        """(step, state, host states) of a checkpoint, None if there is none.
 
-        abstract(step) -> TrainState of shapes with shardings.  A checkpoint that is cut off, or whose bytes do not give
-        its checksums, is reported, put aside into <directory>-unreadable and passed over.  Raises UserError when a
-        given step, or every step there is, cannot be read: the run does not begin anew without being told to.
+        A checkpoint that is cut off, or whose bytes do not match its checksums, is reported, moved into
+        <directory>-unreadable and skipped.
+
+        Args:
+            abstract: step -> the tree of shapes, with shardings, that was saved after that step.
+            step: which checkpoint; by default the newest one that can be read.
+
+        Raises:
+            UserError: the given step, or every checkpoint, cannot be read: a run does not start over silently.
         """
         candidates = [step] if step is not None else self.steps()
         for candidate in candidates:
             try:
-                state, host = self._read(candidate, abstract(candidate))
+                state, hosts = self._read(candidate, abstract(candidate))
             except (MemoryError, jax.errors.JaxRuntimeError):
                 raise  # not the checkpoint's fault
             except Exception as error:
@@ -121,8 +196,8 @@ class Checkpoints:
                 self._report(f"the checkpoint of step {candidate} cannot be read ({reason}){before}")
                 self._put_aside(candidate)
                 continue
-            self.keep_best(host["best_step"])
-            return candidate, state, host
+            self.keep_best(hosts)
+            return candidate, state, hosts
         if candidates:
             raise UserError(
                 f"none of the {len(candidates)} checkpoints in {self._manager.directory} can be read; they lie in "
@@ -130,41 +205,51 @@ class Checkpoints:
             )
         return None
 
-    def _unreadable(self):
+    def _unreadable(self) -> str:
         return f"{self._manager.directory}-unreadable"
 
-    def _put_aside(self, step):
+    def _put_aside(self, step: int) -> None:
         os.makedirs(self._unreadable(), exist_ok=True)
         target = os.path.join(self._unreadable(), str(step))
         shutil.rmtree(target, ignore_errors=True)
         os.rename(os.path.join(self._manager.directory, str(step)), target)
         self._manager.reload()
 
-    def _read(self, step, abstract):
+    def _read(self, step: int, abstract: Any) -> tuple[Any, list[HostState]]:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), host=ocp.args.JsonRestore())
-        restored = self._manager.restore(step, args=args)
-        for name, leaf in _flatten(restored.state).items():
+        restored: Any = self._manager.restore(step, args=args)
+        for name, leaf in _flatten(placement.fetch(restored.state)).items():
             if tree.crc32(leaf) != restored.host["checksums"][name]:
                 raise ValueError(f"the bytes of {name} do not give its checksum")
-        return restored.state, restored.host["host"]
+        return restored.state, _from_json(restored.host["host"])
 
 
-def check_finite(step, state):
-    """{name: array on the host} of a state's leaves.  Raises NotFinite."""
-    leaves = {name: np.asarray(leaf) for name, leaf in _flatten(state).items()}
+def check_finite(step: int, state: Any) -> dict[str, np.ndarray]:
+    """{name: array on the host} of the leaves of a state.
+
+    Raises:
+        NotFinite: a leaf is not finite.
+    """
+    leaves = {name: np.asarray(leaf) for name, leaf in _flatten(placement.fetch(state)).items()}
     for name, leaf in leaves.items():
         if np.issubdtype(leaf.dtype, np.floating) and not np.isfinite(leaf).all():
             raise NotFinite(f"{name} is not finite after step {step}")
     return leaves
 
 
-def _flatten(state):
+def _flatten(state: Any) -> dict[str, Any]:
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def better(score, best, lower):
-    """Whether a score beats the best so far (None: nothing so far); a score that is not finite never does."""
+def better(score: float | None, best: float | None, lower: bool) -> bool:
+    """Whether a score is better than the best score so far.
+
+    Args:
+        score: the new score; a score that is not finite is never better.
+        best: the best score so far, None if there is none.
+        lower: whether lower scores are better.
+    """
     if score is None or not math.isfinite(score):
         return False
     return best is None or (score < best if lower else score > best)

@@ -1,30 +1,38 @@
 """Evaluation: every example of a split exactly once, packed, its logits brought back in file order."""
 
-import collections.abc
 import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
-import jax
 import numpy as np
+from jaxtyping import Float, Int, Shaped
 
 from fjt.data import batches, packing
+from fjt.training import placement
 
-TOKENS = 8192  # about this many tokens a chunk
-VECTORS = 4096  # at most so many vectors a chunk, where an example is one
+TOKENS = 8192  # about this many tokens per chunk
+VECTORS = 4096  # at most this many vectors per chunk, where an example is one
+
+Batch = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class Chunks(collections.abc.Sequence):
-    """(batch arrays, batches.Places) of each chunk of a split, built when it is asked for.
+class Chunks(Sequence[tuple[Batch, batches.Places]]):
+    """(batch arrays, places) of each chunk of a split, built when it is asked for.
 
-    indices: i64[K, B]; hidden: as `batches.build` takes it.
+    Attributes:
+        examples: the split.
+        indices: the examples of each chunk, -1 for no example.
+        shape: of all chunks.
+        hidden: cached features, see `batches.build`; None to start from tokens.
     """
 
     examples: batches.Examples
-    indices: np.ndarray
+    indices: Int[np.ndarray, "K B"]
     shape: packing.Shape
     hidden: np.ndarray | None = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, k):
@@ -35,18 +43,37 @@ class Chunks(collections.abc.Sequence):
 
 @dataclasses.dataclass(frozen=True)
 class Packed:
-    """A split in chunks of one shape.  chunks: a sequence of (batch arrays, batches.Places)."""
+    """A split in chunks of one shape.
+
+    Attributes:
+        shape: of all chunks.
+        chunks: batch arrays and places.
+        num_slots: number of slots of the split.
+    """
 
     shape: packing.Shape
-    chunks: collections.abc.Sequence
+    chunks: Chunks
     num_slots: int
 
 
-def pack_splits(splits, *, groups, grid, width, tokens=0, one_slot=True):
-    """{name: Packed} of {name: Examples}, all in one shape, so one program serves them.
+def pack_splits(
+    splits: Mapping[str, batches.Examples],
+    *,
+    groups: int,
+    grid: int,
+    width: int,
+    tokens: int = 0,
+    one_slot: bool = True,
+) -> dict[str, Packed]:
+    """{name: Packed} of splits, all in one shape, so that one program serves them.
 
-    groups: devices; grid: step of row lengths; width: of the encoder; tokens: about so many
-    per chunk, 0: TOKENS.  one_slot: whether each example has one slot.
+    Args:
+        splits: {name: Examples}.
+        groups: number of devices.
+        grid: row lengths are multiples of this number.
+        width: of the encoder.
+        tokens: about this many tokens per chunk; 0 for TOKENS.
+        one_slot: whether each example has exactly one slot.
     """
     chosen = {}
     for name, examples in splits.items():
@@ -62,11 +89,17 @@ def pack_splits(splits, *, groups, grid, width, tokens=0, one_slot=True):
     return {name: _packed(splits[name], indices, shape) for name, indices in chosen.items()}
 
 
-def deal_splits(splits, *, groups):
-    """{name: Packed} of {name: Examples} for one vector per slot in place of tokens, all in one shape."""
+def deal_splits(splits: Mapping[str, batches.Examples], *, groups: int) -> dict[str, Packed]:
+    """{name: Packed} of splits with one cached vector per slot instead of tokens, all in one shape.
+
+    Args:
+        splits: {name: Examples}.
+        groups: number of devices.
+    """
     longest = max(len(examples) for examples in splits.values())
     size = -(-min(longest, VECTORS) // groups)
-    shape = packing.Shape(groups, 0, 0, size, max(batches.most_slots(examples, size) for examples in splits.values()))
+    slots = max(batches.most_slots(examples, size) for examples in splits.values())
+    shape = packing.Shape(groups=groups, rows=0, row_length=0, examples=size, slots=slots)
     dealt = {}
     for name, examples in splits.items():
         order = np.arange(len(examples))
@@ -75,34 +108,43 @@ def deal_splits(splits, *, groups):
     return dealt
 
 
-def with_hidden(packed, hidden):
-    """Packed with hidden states in its batches, as `batches.build` takes them."""
+def with_hidden(packed: Packed, hidden: np.ndarray | None) -> Packed:
+    """The Packed with cached features in its batches, see `batches.build`."""
     return dataclasses.replace(packed, chunks=dataclasses.replace(packed.chunks, hidden=hidden))
 
 
-def _widen(array, width, value):
+def _widen(array: np.ndarray, width: int, value: int) -> np.ndarray:
     return np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=value)
 
 
-def _packed(examples, indices, shape):
+def _packed(examples: batches.Examples, indices: np.ndarray, shape: packing.Shape) -> Packed:
     return Packed(shape, Chunks(examples, indices, shape), len(examples.slot_token))
 
 
-def results(function, params, packed, put, of="slots", before=lambda: None):
-    """Yields (rows i64[m], values [m, ...]) of each chunk: slots or tokens of the split by their rows in file order.
+def results(
+    function: Callable[[Any, Batch], Any],
+    params: Any,
+    packed: Packed,
+    put: Callable[[Batch], Batch],
+    of: str = "slots",
+    before: Callable[[], None] = lambda: None,
+) -> Iterator[tuple[Int[np.ndarray, " m"], Shaped[np.ndarray, "m ..."]]]:
+    """Yields (rows, values) of each chunk: slots or tokens of the split by their rows in file order.
 
     A chunk is read while the next one is computed.
 
     Args:
         function: (params, batch) -> array with leading axes [G, S], or [G, R, L] of tokens.
-        put: places a batch on the devices.
+        params: of the function, on the devices.
+        packed: the split.
+        put: puts a batch on the devices.
         of: "slots" or "tokens", the name of a field of batches.Places.
-        before: called ahead of each chunk, and may raise to stop.
+        before: called before each chunk, and may raise to stop.
     """
 
-    def read(values, places):
+    def read(values: Any, places: batches.Places) -> tuple[np.ndarray, np.ndarray]:
         in_batch, in_split = getattr(places, of)
-        values = np.asarray(jax.device_get(values))
+        values = np.asarray(placement.fetch(values))
         return in_split, values.reshape(-1, *values.shape[2 if of == "slots" else 3 :])[in_batch]
 
     pending = None
@@ -112,17 +154,31 @@ def results(function, params, packed, put, of="slots", before=lambda: None):
         if pending is not None:
             yield read(*pending)
         pending = result
-    yield read(*pending)
+    if pending is not None:
+        yield read(*pending)
 
 
-def evaluate(function, params, packed, put, *, before=lambda: None):
-    """f32[M, ...]: the results of all slots of a split, in file order.
+def evaluate(
+    function: Callable[[Any, Batch], Any],
+    params: Any,
+    packed: Packed,
+    put: Callable[[Batch], Batch],
+    *,
+    before: Callable[[], None] = lambda: None,
+) -> Float[np.ndarray, "M ..."]:
+    """The results of all slots of a split, float32 in file order.
 
-    function(params, batch) -> f[G, S, ...]; put, before: as of `results`.
+    Args:
+        function: (params, batch) -> f[G, S, ...].
+        params: of the function, on the devices.
+        packed: the split.
+        put: puts a batch on the devices.
+        before: called before each chunk, and may raise to stop.
     """
     logits = None
     for rows, values in results(function, params, packed, put, before=before):
         if logits is None:
             logits = np.full((packed.num_slots, *values.shape[1:]), np.nan, np.float32)
         logits[rows] = values
+    assert logits is not None, "a split has at least one chunk"
     return logits

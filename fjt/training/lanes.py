@@ -1,42 +1,56 @@
-"""Many runs in one program: the one step over lanes S, beside a frozen backbone that stands once."""
+"""Many runs in one program: the one step over J lanes, which share one frozen backbone."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from fjt.core import tree
-from fjt.training.step import eval_step, train_step
+from fjt.training.hyper import Hyper
+from fjt.training.step import Batch, Model, TrainState, eval_step, train_step
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Lanes:
-    """What differs from lane to lane, every leaf with a leading axis S.
+    """What differs between lanes.  Every leaf has a leading axis J.
 
-    state: TrainState; frozen: those frozen leaves that are a lane's own, such as VeRA's random matrices; hyper: Hyper;
-    active: bool[S], the lanes that still move.
+    Attributes:
+        state: what is trained.
+        frozen: frozen parameters that belong to one lane, such as VeRA's random matrices.
+        hyper: hyper-parameters.
+        active: bool[J], the lanes that are still trained.
     """
 
-    state: object
-    frozen: dict
-    hyper: object
+    state: TrainState
+    frozen: tree.Tree
+    hyper: Hyper
     active: jax.Array
 
 
-def stack(trees):
-    """The tree whose leaves are those of S equal trees, stacked on a new leading axis (numpy)."""
+def stack(trees: Sequence[Any]) -> Any:
+    """The tree whose leaves are the leaves of J trees of one structure, stacked on a new leading axis (numpy)."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
-def take(trees, lane):
-    """The tree of one lane of leaves [S, ...]."""
+def take(trees: Any, lane: int) -> Any:
+    """The tree of one lane.  trees: with leaves [J, ...]."""
     return jax.tree.map(lambda leaf: leaf[lane], trees)
 
 
-def split_frozen(frozen):
-    """(the leaves that all lanes share, [the others of each lane]) of each lane's frozen leaves, trees of numpy."""
+def split_frozen(frozen: Sequence[tree.Tree]) -> tuple[tree.Tree, list[tree.Tree]]:
+    """(the frozen parameters that all lanes share, the others of each lane).
+
+    Args:
+        frozen: all frozen parameters of each lane, numpy arrays.
+
+    Raises:
+        ValueError: a base parameter differs between lanes.
+    """
     flat = [tree.flatten(one) for one in frozen]
     own = {name for name in flat[0] if name.startswith("adapters/")}
     for name in flat[0].keys() - own:
@@ -46,14 +60,20 @@ def split_frozen(frozen):
     return shared, [tree.split(one, own)[0] for one in frozen]
 
 
-def lanes_step(lanes, shared, batch, *, one_batch, **parts):
-    """(the next Lanes, metrics f32[S] each) after one step of every lane that is active; the others stay as they are.
+def lanes_step(
+    lanes: Lanes, shared: tree.Tree, batch: Batch, *, one_batch: bool, **parts: Any
+) -> tuple[Lanes, dict[str, Float[jax.Array, " J"]]]:
+    """The Lanes after one step of every active lane, and the metrics of the step.  Other lanes do not change.
 
-    shared: the frozen parameters of all lanes; batch: as of `train_step`, arrays [S, G, ...], or [G, ...] and the same
-    for all with one_batch; parts: the keywords of `train_step`.
+    Args:
+        lanes: before the step.
+        shared: the frozen parameters of all lanes.
+        batch: arrays [J, G, ...], or [G, ...] if all lanes train on the same batch.
+        one_batch: whether they do.
+        parts: the keywords of `train_step`.
     """
 
-    def one(lane, batch):
+    def one(lane: Lanes, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         state, metrics = train_step(lane.state, tree.merge(shared, lane.frozen), batch, lane.hyper, **parts)
         return jax.tree.map(lambda new, old: jnp.where(lane.active, new, old), state, lane.state), metrics
 
@@ -61,20 +81,20 @@ def lanes_step(lanes, shared, batch, *, one_batch, **parts):
     return dataclasses.replace(lanes, state=state), metrics
 
 
-def lanes_eval(lanes, shared, batch, *, model):
-    """Logits f[G, E, S, C] of a batch that is the same for all lanes."""
+def lanes_eval(lanes: Lanes, shared: tree.Tree, batch: Batch, *, model: Model) -> Float[jax.Array, "G S J C"]:
+    """The logits of a batch that is the same for all lanes."""
 
-    def one(lane):
+    def one(lane: Lanes) -> jax.Array:
         params = tree.merge(shared, lane.frozen, lane.state.trainable)
         return eval_step(params, batch, lane.hyper.methods, model=model)
 
     return jax.vmap(one, out_axes=2)(lanes)
 
 
-def drop(lanes, lane):
-    """Lanes without one whose numbers are no longer finite: it is inactive, and its state is zeros."""
+def drop(lanes: Lanes, lane: int) -> Lanes:
+    """The Lanes after one whose numbers are no longer finite was taken out: it is inactive and its state is zeros."""
 
-    def zero(leaf):
+    def zero(leaf: jax.Array) -> jax.Array:
         return leaf.at[lane].set(jnp.zeros_like(leaf[lane]))
 
     return dataclasses.replace(lanes, state=jax.tree.map(zero, lanes.state), active=lanes.active.at[lane].set(False))

@@ -1,177 +1,229 @@
-"""The host's loop: feeds the compiled step, reads it one step late, evaluates, saves, and stops when asked."""
+"""The one training loop: feeds the compiled step, reads it one step late, evaluates, saves, and stops when asked.
+
+It trains J runs that advance together: a run alone (J = 1) or the lanes of one program.  A `Stepper` holds their
+arrays, a `Recorder` the files of each run; this file decides what happens after which step.
+"""
 
 import dataclasses
 import math
-import os
-import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-from fjt.training.checkpoint import NotFinite, better, check_finite
-
-
-class Stopped(Exception):
-    """The run was asked to stop by a signal, and its state is saved.  Exit code 128 + signal."""
-
-    def __init__(self, number):
-        super().__init__(f"stopped by {signal.Signals(number).name}; the same command goes on from here")
-        self.number = number
+from fjt.training import placement
+from fjt.training.checkpoint import Checkpoints, HostState, NotFinite, better, check_finite
+from fjt.training.protocols import Count, Course, EvaluationRow, Events, Recorder, Stepper, StepRow
+from fjt.training.stop import Stop, Stopped
 
 
-class Stop:
-    """Notes SIGINT and SIGTERM for the loop to act on at the next step; a second one acts at once."""
+class _Pending(NamedTuple):
+    """A step that was started and not yet read."""
 
-    def __init__(self):
-        self.number = None
-        self._before = {}
-
-    def __enter__(self):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *exception):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number, frame):
-        del frame
-        if self.number is not None:
-            raise SystemExit(128 + number)
-        self.number = number
-        os.write(2, b"\nfjt: stopping at the next step, after saving; once more stops at once\n")
-
-    def check(self):
-        """Raises Stopped when a signal has come."""
-        if self.number is not None:
-            raise Stopped(self.number)
+    step: int
+    measured: dict[str, Any]
+    examples: dict[int, int]  # of each moving run, since step 0
 
 
-def first_host_state():
-    """What the host carries from step to step and each checkpoint holds, at step 0."""
-    return {
-        "evaluated": -1,
-        "best_step": None,
-        "best_score": None,
-        "best_metrics": {},
-        "metrics": {},
-        "stale": 0,
-        "finished": False,
-        "train_seconds": 0.0,
-        "examples": 0,
-        "tokens": 0,
-        "compile_seconds": 0.0,
-        "operations": 0.0,
-        "hidden_seconds": 0.0,
-    }
+class _Clock(NamedTuple):
+    """The training time of a segment: when it started, and the seconds of each moving run before it."""
+
+    start: float
+    before: dict[int, float]
+
+    def seconds(self) -> dict[int, float]:
+        """The training time of each moving run until now.  Runs that advance together share it."""
+        share = (time.perf_counter() - self.start) / len(self.before)
+        return {run: seconds + share for run, seconds in self.before.items()}
 
 
-@dataclasses.dataclass(frozen=True)
+def _nothing(*arguments: Any) -> None:
+    del arguments
+
+
+@dataclasses.dataclass(kw_only=True)
 class Loop:
-    """What a run of the loop needs, all of it made by `experiment`.
+    """J runs on their way from a step to their ends.
 
-    feed(k) -> (batch on the devices, examples, real tokens) of step k; operations(k) -> how many its program counts;
-    run(k, state, batch) -> (state, metrics);
-    evaluate(state) -> {metric: value}; metric, lower: which one selects, and whether lower is better;
-    log_step, log_evaluation: called with a row; keep_last: whether the last step is to be saved: a run that leaves no
-    checkpoints makes its last steps again if it is killed after them.
+    Attributes:
+        runs: the runs.
+        hosts: their host states.
+        stepper: their arrays and programs.
+        step: number of steps taken.
+        saves: the steps after which a checkpoint is written, in addition to those of evaluations.
+        checkpoints: where it is written.
+        stop: the signals to the process.
+        events: called at named moments.
+        keep_last: whether the last step is saved: a run that leaves no checkpoints does not need it.
+        show: called with the number of a step and the losses of the runs in it, after it was read.
     """
 
-    total: int
-    evaluations: frozenset
-    saves: frozenset
-    feed: Callable
-    operations: Callable
-    run: Callable
-    evaluate: Callable
-    metric: str
-    lower: bool
-    patience: int
-    checkpoints: object
-    log_step: Callable
-    log_evaluation: Callable
+    runs: Sequence[Course]
+    hosts: list[HostState]
+    stepper: Stepper
+    step: int
+    saves: frozenset[int]
+    checkpoints: Checkpoints
     stop: Stop
+    events: Events
     keep_last: bool = True
+    show: Callable[[int, Sequence[float]], None] = _nothing
 
+    def fit(self) -> None:
+        """Trains the runs to their ends, from the step at which they are.
 
-def fit(loop, state, host):
-    """(state, host) at the end of the run, from wherever they stand.
+        Raises:
+            Stopped: a signal came; the state is saved.
+            NotFinite: numbers of a run alone are not finite; the last checkpoint stays as it is.
+        """
+        while True:
+            due = self._due()
+            if due:
+                self._evaluate(due)
+            if self.step == max(run.last for run in self.runs) and not self.keep_last:
+                self._end_not_finite()
+            elif due or self.step in self.saves:
+                self._save()
+            moving = self._moving()
+            self.stepper.activate(moving)
+            if not moving:
+                return
+            self._segment(moving)
+            if self.stop.wanted() is not None:
+                self.save_and_wait()
+                self.stop.check()
 
-    Raises Stopped (after saving) and NotFinite (the last checkpoint stays as it is).
-    """
-    boundaries = sorted(loop.evaluations | loop.saves | {loop.total})
-    k = int(state.step)
-    while True:
-        if k in loop.evaluations and host["evaluated"] < k:
+    def open(self) -> list[int]:
+        """The runs that are recorded: neither ended before nor failed."""
+        return [i for i, run in enumerate(self.runs) if run.recorder is not None and not self.hosts[i].failed]
+
+    def charge(self, name: str, seconds: float) -> None:
+        """Adds seconds that the open runs took together to a field of their host states, in equal shares."""
+        open_runs = self.open()
+        for i in open_runs:
+            total = getattr(self.hosts[i], name) + seconds / len(open_runs)
+            self.hosts[i] = dataclasses.replace(self.hosts[i], **{name: total})
+
+    def save_and_wait(self) -> None:
+        """Saves the state and waits until it is on the disk."""
+        self._save()
+        self.checkpoints.wait()
+
+    def _due(self) -> list[int]:
+        """The runs to evaluate at this step."""
+        return [
+            i
+            for i in self.open()
+            if self.step in self.runs[i].evaluations
+            and self.hosts[i].evaluated < self.step
+            and not self.hosts[i].finished
+        ]
+
+    def _moving(self) -> list[int]:
+        """The runs that are still trained."""
+        return [i for i in self.open() if self.step < self.runs[i].last and not self.hosts[i].finished]
+
+    def _evaluate(self, due: Sequence[int]) -> None:
+        """Evaluates runs on dev and records their scores."""
+        self.events.evaluation_begins(self.step, self.stepper)
+        try:
+            metrics_of_runs = self.stepper.evaluate(due)
+        except Stopped:
+            self.save_and_wait()
+            raise
+        for i, metrics in zip(due, metrics_of_runs, strict=True):
+            self.hosts[i], row = update_best(self.step, metrics, self.hosts[i], self.runs[i])
+            self._recorder(i).log_evaluation(row)
+        self.stepper.keep_best([i for i in due if self.hosts[i].best_step == self.step])
+        self.events.evaluation_ends(self.step)
+
+    def _save(self) -> None:
+        """Starts to save all runs.  Runs whose state is not finite end first."""
+        if self.step in self.checkpoints.steps():
+            self.checkpoints.keep_best(self.hosts)
+            return
+        self.events.save_begins(self.step)
+        try:
+            self.checkpoints.save(self.step, self.stepper.saved(), self.hosts)
+        except NotFinite:
+            self._end_not_finite()
+            self.checkpoints.save(self.step, self.stepper.saved(), self.hosts)
+
+    def _end_not_finite(self) -> None:
+        """Ends the runs whose state is not finite."""
+        for i in self.open():
             try:
-                metrics = loop.evaluate(state)
-            except Stopped:
-                _save(loop, k, state, host)
-                loop.checkpoints.wait()
-                raise
-            host, row = judge(k, metrics, host, metric=loop.metric, lower=loop.lower, patience=loop.patience)
-            loop.log_evaluation(row)
-        if k == loop.total and not loop.keep_last:
-            check_finite(k, state)
-        elif k in loop.evaluations or k in loop.saves:
-            _save(loop, k, state, host)
-        if k >= loop.total or host["finished"]:
-            return state, host
-        end = next(boundary for boundary in boundaries if boundary > k)
-        k, state, host = _segment(loop, k, end, state, host)
-        if loop.stop.number is not None and (k not in loop.evaluations or host["evaluated"] >= k):
-            _save(loop, k, state, host)
-            loop.checkpoints.wait()
-            loop.stop.check()
+                check_finite(self.step, self.stepper.state_of(i))
+            except NotFinite as error:
+                self._fail(i, error)
+
+    def _segment(self, moving: Sequence[int]) -> None:
+        """Takes steps until the next evaluation, save or end, or until a signal.  Only this counts as training time."""
+        boundaries = self.saves.union(*(self.runs[i].evaluations | {self.runs[i].last} for i in moving))
+        end = min(step for step in boundaries if step > self.step)
+        clock = _Clock(time.perf_counter(), {i: self.hosts[i].train_seconds for i in moving})
+        counts = {i: Count(self.hosts[i].examples, self.hosts[i].tokens, self.hosts[i].operations) for i in moving}
+        pending: _Pending | None = None
+        while self.step < end and self.stop.wanted() is None:
+            self.events.step_begins(self.step, self.stepper)
+            measured, new = self.stepper.advance(self.step, moving)
+            counts = {i: _add(counts[i], count) for i, count in zip(moving, new, strict=True)}
+            if pending:
+                self._read(pending, clock)
+            self.step += 1
+            pending = _Pending(self.step, measured, {i: count.examples for i, count in counts.items()})
+        if pending:
+            self._read(pending, clock)
+        seconds = clock.seconds()
+        for i in moving:
+            self.hosts[i] = dataclasses.replace(self.hosts[i], train_seconds=seconds[i], **counts[i]._asdict())
+
+    def _read(self, pending: _Pending, clock: _Clock) -> None:
+        """Fetches, checks and logs the metrics of a step."""
+        measured = placement.fetch_numbers(pending.measured)
+        losses, norms = measured["loss"], measured["grad_norm"]
+        seconds = clock.seconds()
+        moving = [i for i in pending.examples if not self.hosts[i].failed]
+        for i in moving:
+            loss, norm = losses[i], norms[i]
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                self._fail(i, NotFinite(f"the loss of step {pending.step} is {loss}, its gradient's norm {norm}"))
+                continue
+            row = StepRow(
+                step=pending.step, loss=loss, grad_norm=norm, examples=pending.examples[i], seconds=seconds[i]
+            )
+            self._recorder(i).log_step(row)
+        self.show(pending.step, [losses[i] for i in moving])
+
+    def _fail(self, i: int, error: NotFinite) -> None:
+        """Ends one run whose numbers are not finite."""
+        self.hosts[i] = dataclasses.replace(self.hosts[i], failed=str(error))
+        self._recorder(i).fail(error)
+        self.stepper.drop(i, error)
+
+    def _recorder(self, i: int) -> Recorder:
+        recorder = self.runs[i].recorder
+        assert recorder is not None, "runs that ended before are not recorded"
+        return recorder
 
 
-def _segment(loop, k, end, state, host):
-    """Steps k to end - 1 or until a signal; only this is on the training clock."""
-    start = time.perf_counter()
-    waiting = None
-    examples, tokens, operations = host["examples"], host["tokens"], host["operations"]
-    while k < end and loop.stop.number is None:
-        batch, new_examples, new_tokens = loop.feed(k)
-        state, metrics = loop.run(k, state, batch)
-        examples, tokens, operations = examples + new_examples, tokens + new_tokens, operations + loop.operations(k)
-        if waiting:
-            _read(loop, *waiting)
-        k += 1
-        waiting = k, metrics, examples, host["train_seconds"], start
-    if waiting:
-        _read(loop, *waiting)
-    seconds = host["train_seconds"] + time.perf_counter() - start
-    return k, state, host | {"train_seconds": seconds, "examples": examples, "tokens": tokens, "operations": operations}
+def _add(one: Count, other: Count) -> Count:
+    return Count(one.examples + other.examples, one.tokens + other.tokens, one.operations + other.operations)
 
 
-def _read(loop, step, metrics, examples, seconds_before, start):
-    """Brings a step's metrics to the host, checks and logs them."""
-    loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
-    check_step(step, loss, norm)
-    seconds = seconds_before + time.perf_counter() - start
-    loop.log_step({"step": step, "loss": loss, "grad_norm": norm, "examples": examples, "seconds": seconds})
+def update_best(step: int, metrics: dict[str, float], host: HostState, run: Course) -> tuple[HostState, EvaluationRow]:
+    """(the host state after an evaluation, the row that records the evaluation).
 
-
-def check_step(step, loss, norm):
-    """Raises NotFinite when a step's loss or its gradient's norm is not finite."""
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise NotFinite(f"the loss of step {step} is {loss}, its gradient's norm {norm}")
-
-
-def judge(step, metrics, host, *, metric, lower, patience):
-    """(what the host carries after an evaluation, the row that tells of it); as in `Loop`."""
-    score = metrics.get(metric)
-    improved = better(score, host["best_score"], lower)
-    host = host | {"evaluated": step, "metrics": metrics, "stale": 0 if improved else host["stale"] + 1}
-    if improved or host["best_step"] is None:
-        host |= {"best_step": step, "best_score": score, "best_metrics": metrics}
-    if patience and host["stale"] >= patience:
-        host |= {"finished": True}
-    return host, {"step": step, **metrics, "best": improved, "train_seconds": host["train_seconds"]}
-
-
-def _save(loop, step, state, host):
-    if step in loop.checkpoints.steps():
-        loop.checkpoints.keep_best(host["best_step"])
-    else:
-        loop.checkpoints.save(step, state, host)
+    Args:
+        step: number of steps taken.
+        metrics: {metric: value}; empty where dev has no labels.
+        host: the host state before.
+        run: the run, for its metric and its patience.
+    """
+    score = metrics.get(run.metric)
+    improved = better(score, host.best_score, run.lower)
+    stale = 0 if improved else host.stale + 1
+    finished = host.finished or bool(run.patience and stale >= run.patience)
+    host = dataclasses.replace(host, evaluated=step, metrics=metrics, stale=stale, finished=finished)
+    if improved or host.best_step is None:
+        host = dataclasses.replace(host, best_step=step, best_score=score, best_metrics=metrics)
+    return host, EvaluationRow(step=step, metrics=metrics, best=improved, train_seconds=host.train_seconds)

@@ -1,14 +1,27 @@
-"""One mesh axis, `data`: groups of a batch are spread over it, parameters are repeated on it."""
+"""Placement: the only file that puts arrays on devices, fetches them to the host, and knows about other processes.
+
+The mesh has one axis, `data`: the groups of a batch are spread over it, and every device holds all parameters.
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import jax
-from jax.sharding import AxisType, NamedSharding
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from fjt.core.errors import UserError
 
+Arrays = TypeVar("Arrays")  # a tree of arrays, on the host or on devices
 
-def make_mesh(num):
-    """A mesh of `num` devices (0: all).  Raises UserError when there are fewer."""
+
+def make_mesh(num: int) -> Mesh:
+    """A mesh of `num` devices, or of all devices if `num` is 0.
+
+    Raises:
+        UserError: there are fewer devices.
+    """
     devices = jax.devices()
     if num > len(devices):
         raise UserError(f"config.mesh.data={num}: there are {len(devices)} {devices[0].platform} devices here.")
@@ -16,16 +29,58 @@ def make_mesh(num):
     return jax.make_mesh((num,), ("data",), axis_types=(AxisType.Auto,), devices=devices[:num])
 
 
-def replicated(mesh):
-    """The sharding of what every device holds whole."""
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of arrays that every device holds completely."""
     return NamedSharding(mesh, P())
 
 
-def by_group(mesh):
+def by_group(mesh: Mesh) -> NamedSharding:
     """The sharding of arrays whose leading axis is groups."""
     return NamedSharding(mesh, P("data"))
 
 
-def lanes_by_group(mesh):
-    """The sharding of arrays whose leading axis is lanes and whose second is groups."""
+def lanes_by_group(mesh: Mesh) -> NamedSharding:
+    """The sharding of arrays whose leading axis is lanes and whose second axis is groups."""
     return NamedSharding(mesh, P(None, "data"))
+
+
+def put_whole(arrays: Arrays, mesh: Mesh) -> Arrays:
+    """The arrays on every device of the mesh: parameters, optimizer states, hyper-parameters."""
+    return jax.device_put(arrays, replicated(mesh))
+
+
+def put_batch(batch: Arrays, mesh: Mesh) -> Arrays:
+    """The arrays [G, ...] of a batch, spread over the mesh by group."""
+    return jax.device_put(batch, by_group(mesh))
+
+
+def put_lanes(batches: Arrays, mesh: Mesh) -> Arrays:
+    """The arrays [J, G, ...] of one batch per lane, spread over the mesh by group."""
+    return jax.device_put(batches, lanes_by_group(mesh))
+
+
+def fetch(arrays: Arrays) -> Arrays:
+    """The arrays as numpy arrays on the host.  Waits for the computations that they come from."""
+    return jax.device_get(arrays)
+
+
+def fetch_numbers(arrays: Mapping[str, Any]) -> dict[str, list[float]]:
+    """{name: the values of a small array as a list}.  Several times as fast as `fetch`; every step calls it."""
+    return {name: np.ravel(np.asarray(array)).tolist() for name, array in arrays.items()}
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes the files of a run."""
+    return jax.process_index() == 0
+
+
+def agree_to_stop(signal_number: int | None) -> int | None:
+    """The signal at which all processes of a run stop, or None.
+
+    Every stop passes through this function, because processes that share a mesh have to stop after the same step.
+    There is one process today, so the answer is its own signal.
+
+    Args:
+        signal_number: the signal that this process has received, or None.
+    """
+    return signal_number

@@ -1,41 +1,85 @@
 """The step: pure functions of arrays. No config, no file, no class; everything else feeds it or reads it."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Float
 
 from fjt.core import prng, tree
 from fjt.training import optim
+from fjt.training.hyper import Hyper
+
+Batch = dict[str, jax.Array]  # the arrays of `fjt.data.batches.build`
+Loss = Callable[[jax.Array, Batch, Hyper], tuple[jax.Array, jax.Array]]  # `Problem.loss`
+Optimizer = Callable[[Hyper], optax.GradientTransformation]
+Sums = TypeVar("Sums")
+
+
+class Model(Protocol):
+    """What the step needs of `fjt.models.encoder.Model`."""
+
+    def apply(self, params: Any, batch: Any, values: Any = None, hyper: Any = None, key: Any = None) -> Any:
+        """The logits f[G, S, C] of a batch; with `key`, under dropout."""
+        ...
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """All that a step changes: its number u32[], what trains, and the optimizer's state over that alone."""
+    """What a step changes.
+
+    Attributes:
+        step: u32[], number of steps taken.
+        trainable: the parameters that are trained.
+        opt_state: the optimizer's state, over these parameters alone.
+    """
 
     step: jax.Array
-    trainable: dict
-    opt_state: tuple
+    trainable: tree.Tree
+    opt_state: Any
 
 
-def init_state(trainable, hyper, optimizer):
+def init_state(trainable: tree.Tree, hyper: Hyper, optimizer: Optimizer) -> TrainState:
     """The TrainState of step 0."""
     return TrainState(jnp.zeros((), jnp.uint32), trainable, optimizer(hyper).init(trainable))
 
 
-def train_step(state, frozen, batch, hyper, *, model, loss, optimizer, accumulation=1):
-    """(the next TrainState, metrics) after one optimizer step on a batch.
+def train_step(
+    state: TrainState,
+    frozen: tree.Tree,
+    batch: Batch,
+    hyper: Hyper,
+    *,
+    model: Model,
+    loss: Loss,
+    optimizer: Optimizer,
+    accumulation: int = 1,
+) -> tuple[TrainState, dict[str, Float[jax.Array, ""]]]:
+    """The TrainState after one optimizer step on a batch, and the metrics of the step.
 
-    state: TrainState; frozen: the parameters beside it, not differentiated; batch: arrays of
-    `fjt.data.batches.build`, leading axis G = shards x accumulation; hyper: Hyper with this step's rate.
     The loss is the sum of values over the sum of weights of the whole batch, whatever the accumulation.
-    metrics: loss, grad_norm (over trainables, before clipping), f32[] each.
+
+    Args:
+        state: before the step.
+        frozen: the other parameters; no gradients are computed for them.
+        batch: arrays with leading axis G = data shards x accumulation.
+        hyper: hyper-parameters with the learning rate of this step.
+        model: computes the logits.
+        loss: of the kind of problem.
+        optimizer: builds the transformation of gradients inside the trace.
+        accumulation: number of parts that each shard of the batch is computed in.
+
+    Returns:
+        state: after the step.
+        metrics: loss and grad_norm (over the trainable parameters, before clipping).
     """
     key = prng.fold((hyper.dropout_key[0], hyper.dropout_key[1]), state.step)
 
-    def sums(trainable, part):
+    def sums(trainable: tree.Tree, part: Batch) -> tuple[jax.Array, jax.Array]:
         logits = model.apply(tree.merge(trainable, frozen), part, hyper.methods, hyper, key)
         value, weight = loss(logits, part, hyper)
         return jnp.sum(value * part["weight"]), jnp.sum(weight * part["weight"])
@@ -48,13 +92,13 @@ def train_step(state, frozen, batch, hyper, *, model, loss, optimizer, accumulat
     factor = share * optim.clip_factor(grad_norm, hyper)
     grads = jax.tree.map(lambda g: g * factor, grads)
     updates, opt_state = optimizer(hyper).update(grads, state.opt_state, state.trainable)
-    trainable = optax.apply_updates(state.trainable, updates)
+    trainable: Any = optax.apply_updates(state.trainable, updates)
     metrics = {"loss": value * share, "grad_norm": grad_norm}
     return TrainState(state.step + 1, trainable, opt_state), metrics
 
 
-def _accumulate(function, batch, parts):
-    """The sum of function over the parts of a batch, one after another. The parts of a shard stay on it."""
+def _accumulate(function: Callable[[Batch], Sums], batch: Batch, parts: int) -> Sums:
+    """The sum of a function over the parts of a batch, computed one after another.  The parts of a shard stay on it."""
     if parts == 1:
         return function(batch)
     batch = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), batch)
@@ -64,6 +108,15 @@ def _accumulate(function, batch, parts):
     return jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, function(part)), None), zeros, batch)[0]
 
 
-def eval_step(params, batch, values=None, *, model):
-    """Logits f[G, S, C] of a batch, without dropout.  values: of the tuning methods, as in Hyper.methods."""
+def eval_step(
+    params: tree.Tree, batch: Batch, values: Mapping[str, Any] | None = None, *, model: Model
+) -> Float[jax.Array, "G S C"]:
+    """The logits of a batch, without dropout.
+
+    Args:
+        params: all parameters.
+        batch: without labels and weights.
+        values: of the tuning methods, as in Hyper.methods.
+        model: computes the logits.
+    """
     return model.apply(params, batch, values)

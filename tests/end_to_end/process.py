@@ -13,6 +13,8 @@ import time
 
 import numpy as np
 
+from fjt.training.protocols import Events
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 PATIENCE = 180  # seconds after which a process that should have ended is taken for hanging
 
@@ -40,13 +42,14 @@ class Done:
     text: str
 
 
-def start(arguments, output, *, cache=None, hook=None, program="fjt.main"):
+def start(arguments, output, *, cache=None, hook=None, events=None, program="fjt.main"):
     """A running process of `python -m program arguments`.
 
     output: the file that its stdout and stderr go to; cache: a folder for compiled programs;
-    hook: a function of a module, called in the process before `main`.
+    hook: a function of a module, called in the process before `main`; events: Events that `main` is given.
     """
-    process = SERVER.Process(target=_child, args=(program, [str(a) for a in arguments], str(output), cache, hook))
+    parts = (program, [str(a) for a in arguments], str(output), cache, hook, events)
+    process = SERVER.Process(target=_child, args=parts)
     process.start()
     return process
 
@@ -60,7 +63,7 @@ def finish(process, output):
     return Done(process.exitcode, pathlib.Path(output).read_text())
 
 
-def _child(program, arguments, output, cache, hook):
+def _child(program, arguments, output, cache, hook, events):
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for standard in (sys.stdout, sys.stderr):
         standard.flush()
@@ -75,58 +78,55 @@ def _child(program, arguments, output, cache, hook):
     if hook:
         hook()
     sys.argv = [program, *arguments]  # config_flags reads its overrides from there
-    sys.exit(importlib.import_module(program).main(sys.argv))
+    given = [sys.argv] if events is None else [sys.argv, events]
+    sys.exit(importlib.import_module(program).main(*given))
 
 
-# --- hooks
+# --- events
 
 
-def slow_steps(seconds):
-    """Each step waits, so that a signal finds the run in the middle."""
-    from fjt.experiment import execute
+@dataclasses.dataclass
+class Slow(Events):
+    """Each step waits for some seconds, so that a signal finds the run in the middle."""
 
-    feed = execute.feed
+    seconds: float
 
-    def late(*arguments):
-        time.sleep(seconds)
-        return feed(*arguments)
-
-    execute.feed = late
+    def step_begins(self, step, stepper):
+        time.sleep(self.seconds)
 
 
-def die_in_evaluation(number, pause=0.0):
-    """SIGKILL while evaluation `number` (from 1) goes on, after a pause in which a save may end."""
-    from fjt.training import evaluate
+@dataclasses.dataclass
+class SignalInStep(Events):
+    """The process gets a signal in the step after `step` steps."""
 
-    begun, whole = [], evaluate.evaluate
+    step: int
+    number: int
 
-    def wrapped(function, *arguments, **options):
-        begun.append(0)
-        if len(begun) == number:
-
-            def function(*arguments, inner=function):
-                inner(*arguments)
-                time.sleep(pause)
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        return whole(function, *arguments, **options)
-
-    evaluate.evaluate = wrapped
+    def step_begins(self, step, stepper):
+        if step == self.step:
+            os.kill(os.getpid(), self.number)
 
 
-def stop_after_evaluation(number):
-    """SIGTERM comes when evaluation `number` (from 1) is logged and its checkpoint not yet begun."""
-    from fjt.experiment import outputs
+@dataclasses.dataclass
+class DieInEvaluation(Events):
+    """SIGKILL in evaluation `number` (from 1), after a pause in which a save may end."""
 
-    begun, whole = [], outputs.draw_curve
+    number: int
+    pause: float = 0.0
+    begun: int = 0
 
-    def wrapped(*arguments):
-        begun.append(0)
-        if len(begun) == number:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return whole(*arguments)
+    def evaluation_begins(self, step, stepper):
+        self.begun += 1
+        if self.begun == self.number:
+            time.sleep(self.pause)
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    outputs.draw_curve = wrapped
+
+class StopAfterEvaluation(Events):
+    """SIGTERM when the first evaluation is logged and its checkpoint not yet begun."""
+
+    def evaluation_ends(self, step):
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 # --- the tiny run

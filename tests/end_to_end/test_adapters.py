@@ -10,11 +10,12 @@ import signal
 import numpy as np
 import pytest
 import safetensors.numpy
-from process import outcome, read_rows, tiny
+from process import SignalInStep, outcome, read_rows, tiny
 
 import fjt
 from fjt.interop import adapter, formats
 from fjt.models import pretrained
+from fjt.training.protocols import Events
 
 
 def run(launch, tables, base, workdir, method, **options):
@@ -331,7 +332,7 @@ def test_a_run_stopped_and_resumed_ends_with_the_same_bits(finished, tables, lau
         *tiny(tables, tune__method="('lora','prefix')", model__path=base, optim__learning_rate=1e-2, **options),
         "--workdir",
         tmp_path / "parts",
-        hook=stop_after_six,
+        events=SignalInStep(6, signal.SIGTERM),
     )
     assert half.code == 143, half.text
     run(launch, tables, base, tmp_path / "parts", "('lora','prefix')", **options)
@@ -347,11 +348,15 @@ def test_gradual_unfreezing_across_its_stages(finished, tables, launch, tmp_path
     whole = run(launch, tables, base, tmp_path / "whole", "gradual")
     assert "stage 1, from step 4" in whole.text and "stage 2, from step 8" in whole.text
     arguments = tiny(tables, tune__method="gradual", model__path=base, optim__learning_rate=1e-2)
-    for hook, code, steps in ((term_in_step_3, 143, 4), (kill_in_step_5, -9, None), (term_in_step_5, 143, 6)):
-        half = launch(*arguments, "--workdir", tmp_path / "parts", hook=hook)
+    for number, in_step, code, steps in (
+        (signal.SIGTERM, 3, 143, 4),  # the last one of the first stage
+        (signal.SIGKILL, 5, -9, None),
+        (signal.SIGTERM, 5, 143, 6),
+    ):
+        half = launch(*arguments, "--workdir", tmp_path / "parts", events=SignalInStep(in_step, number))
         assert half.code == code, half.text
         assert steps is None or len((tmp_path / "parts" / "train.jsonl").read_text().splitlines()) == steps
-        assert "resuming after step 4 " in half.text or hook is term_in_step_3
+        assert "resuming after step 4 " in half.text or in_step == 3
     last = run(launch, tables, base, tmp_path / "parts", "gradual")
     assert "resuming after step 6 " in last.text
     assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
@@ -366,9 +371,9 @@ def test_gradual_stopped_early_and_killed_in_its_export(finished, tables, launch
     """By patience, within stage 1: the same command ends with the stage's own leaves."""
     options = dict(train__patience=4, eval__every_steps=1, eval__every_epochs=None, optim__learning_rate=3e-2)
     arguments = tiny(tables, tune__method="gradual", model__path=finished[0], **options)
-    for name, hook in (("whole", None), ("killed", kill_in_the_export)):
-        done = launch(*arguments, "--workdir", tmp_path / name, hook=hook)
-        assert done.code == (-9 if hook else 0), done.text
+    for name, events in (("whole", None), ("killed", KillInTheExport())):
+        done = launch(*arguments, "--workdir", tmp_path / name, events=events)
+        assert done.code == (-9 if events else 0), done.text
     assert launch(*arguments, "--workdir", tmp_path / "killed").code == 0
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
     result = json.loads((tmp_path / "whole" / "result.json").read_text())
@@ -399,7 +404,7 @@ def test_gradual_on_other_devices_in_between(finished, tables, launch, tmp_path)
         train__batch_size=22,
         train__epochs=2,
     )
-    half = launch(*arguments, "--workdir", tmp_path / "parts", hook=stop_after_six)
+    half = launch(*arguments, "--workdir", tmp_path / "parts", events=SignalInStep(6, signal.SIGTERM))
     assert half.code == 143, half.text
     run(launch, tables, finished[0], tmp_path / "parts", "gradual", train__batch_size=22, mesh__data=2, train__epochs=2)
     found, expected = ([row["loss"] for row in read_rows(tmp_path / name / "train.jsonl")] for name in ("parts", "run"))
@@ -427,43 +432,8 @@ def test_gradual_selects_a_step_of_an_earlier_stage(finished, tables, launch, te
     predicts_as_it_was(tmp_path / "run", texts)
 
 
-def term_in_step_3():
-    """The last of the first stage."""
-    signal_in_step(3, signal.SIGTERM)
-
-
-def kill_in_step_5():
-    signal_in_step(5, signal.SIGKILL)
-
-
-def term_in_step_5():
-    signal_in_step(5, signal.SIGTERM)
-
-
-def stop_after_six():
-    signal_in_step(6, signal.SIGTERM)
-
-
-def signal_in_step(step, number):
-    """The process gets a signal when a step, counted from 0, is fed."""
-    import fjt.experiment.execute
-
-    feed = fjt.experiment.execute.feed
-
-    def counted(*parts):
-        if parts[-1] == step:
-            os.kill(os.getpid(), number)
-        return feed(*parts)
-
-    fjt.experiment.execute.feed = counted
-
-
-def kill_in_the_export():
+class KillInTheExport(Events):
     """SIGKILL when the export begins."""
-    import fjt.experiment.outcome
 
-    def export(*arguments):
+    def export_begins(self):
         os.kill(os.getpid(), signal.SIGKILL)
-
-    assert callable(fjt.experiment.outcome.exports.write)
-    fjt.experiment.outcome.exports.write = export

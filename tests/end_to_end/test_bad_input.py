@@ -1,9 +1,10 @@
 """Bad input: the message names value, place and remedy, the exit code tells, nothing is lost and no traceback shown."""
 
 import asyncio
-import functools
+import dataclasses
 import json
 import os
+import pathlib
 import resource
 import shutil
 import socket
@@ -11,11 +12,14 @@ import subprocess
 import sys
 import time
 
+import jax
+import numpy as np
 import pytest
-from process import ROOT, finish, outcome, read_rows, slow_steps, start, tiny, wait_for
+from process import ROOT, Slow, finish, outcome, read_rows, start, tiny, wait_for
 
 import fjt
 from fjt.core.errors import UserError
+from fjt.training.protocols import Events
 
 HEADER = "key,text,label"
 GLUE, CLASSIFY = str(ROOT / "configs" / "glue.py"), str(ROOT / "configs" / "classify.py")
@@ -282,7 +286,7 @@ def test_loss_not_finite_later(finished, launch, tables, tmp_path):
     """The last good checkpoint stays, and a run that goes on from it says the same again."""
     arguments = [*tiny(tables, checkpoint__every_steps=3), "--workdir", tmp_path]
     for _ in range(2):
-        done = launch(*arguments, hook=functools.partial(spoil, step=7))
+        done = launch(*arguments, events=Spoil(7))
         assert done.code == 3 and "step 8" in done.text and "Traceback" not in done.text, done.text
         assert "6" in {path.name for path in (tmp_path / "checkpoints").iterdir()}
         assert [row["step"] for row in read_rows(tmp_path / "train.jsonl")] == list(range(1, 8))
@@ -291,45 +295,46 @@ def test_loss_not_finite_later(finished, launch, tables, tmp_path):
     assert outcome(tmp_path) == outcome(finished[0])
 
 
-def spoil(step):
-    """The labels' weights of the batch after a step are NaN, as a broken kernel would leave them."""
-    from fjt.experiment import execute
+@dataclasses.dataclass
+class Spoil(Events):
+    """What trains is NaN after `step` steps, as a broken kernel would leave it."""
 
-    feed = execute.feed
+    step: int
 
-    def spoiled(*parts):
-        k = parts[-1]
-        batch, *numbers = feed(*parts)
-        return ({**batch, "weight": batch["weight"] * float("nan")} if k == step else batch), *numbers
-
-    execute.feed = spoiled
+    def step_begins(self, step, stepper):
+        if step == self.step:
+            spoiled = jax.tree.map(lambda x: x * np.float32(np.nan), stepper.state.trainable)
+            stepper.state = dataclasses.replace(stepper.state, trainable=spoiled)
 
 
-def forbid_large_files(bytes_, after):
-    """Files cannot grow beyond a size once a checkpoint of step `after` is whole, as on a full disk.
-
-    That holds for what is printed as well. A save that fails closes its event loop, and each array that is done
-    later would print a traceback about it, more than the file of the output may hold.
-    """
-    from fjt.training import checkpoint
-
+def quiet():
+    """A save that fails closes its event loop; each array that is done later would print a traceback about it, more
+    than the file of the output may hold."""
     asyncio.base_events.BaseEventLoop._check_closed = lambda self: None
 
-    save = checkpoint.Checkpoints.save
 
-    def limited(self, step, state, host):
-        if step > after:
-            self.wait()
-            resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, bytes_))
-        return save(self, step, state, host)
+@dataclasses.dataclass
+class ForbidLargeFiles(Events):
+    """Files cannot grow beyond a size once the checkpoint of step `after` is whole, as on a full disk.
 
-    checkpoint.Checkpoints.save = limited
+    That holds for what is printed as well.
+    """
+
+    size: int
+    after: int
+    folder: pathlib.Path
+
+    def save_begins(self, step):
+        if step > self.after:
+            while not (self.folder / str(self.after)).exists():
+                time.sleep(0.01)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, self.size))
 
 
 def test_save_that_fails(finished, launch, tables, tmp_path):
     """A file that cannot be written: the message names the folder, the older checkpoint stays, and the run goes on."""
     done = launch(
-        *tiny(tables), "--workdir", tmp_path, hook=functools.partial(forbid_large_files, bytes_=16384, after=4)
+        *tiny(tables), "--workdir", tmp_path, events=ForbidLargeFiles(16384, 4, tmp_path / "checkpoints"), hook=quiet
     )
     failed_well(done, tmp_path)
     done = launch(*tiny(tables), "--workdir", tmp_path)
@@ -346,7 +351,7 @@ def test_no_space_left(finished, cache, tables, launch, tmp_path):
         pytest.skip("mounting a small file system takes rights that this user lacks")
     try:
         arguments = [*tiny(tables), "--workdir", workdir]
-        process = start(arguments, tmp_path / "out", cache=cache, hook=functools.partial(slow_steps, seconds=0.5))
+        process = start(arguments, tmp_path / "out", cache=cache, events=Slow(0.5))
         assert wait_for(lambda: (workdir / "checkpoints" / "4").exists(), process)
         with open(disk / "filler", "wb", buffering=0) as file:
             try:

@@ -8,7 +8,9 @@ import signal
 
 import numpy as np
 import pytest
-from process import finish, outcome, read_rows, slow_steps, start, tiny, wait_for
+from process import Slow, finish, outcome, read_rows, start, tiny, wait_for
+
+from fjt.training.protocols import Events
 
 METHODS = {
     "head": dict(),
@@ -92,7 +94,7 @@ def test_stopped_and_resumed(kept, arguments, launch, cache, tmp_path):
             [*arguments("gradual", tmp_path), "--workdir", tmp_path / "run"],
             tmp_path / "output",
             cache=cache,
-            hook=functools.partial(slow_steps, seconds=0.1),
+            events=Slow(0.1),
         )
         assert wait_for(lambda step=step: len(read_rows(tmp_path / "run" / "train.jsonl")) >= step, process)
         os.kill(process.pid, signal.SIGTERM)
@@ -104,19 +106,12 @@ def test_stopped_and_resumed(kept, arguments, launch, cache, tmp_path):
     assert outcome(tmp_path / "run") == outcome(kept("gradual"))
 
 
-def stop_in_the_second_stage():
-    """SIGTERM comes while the hidden states of the second stage are made."""
-    from fjt.experiment import features
+class StopInTheSecondStage(Events):
+    """SIGTERM comes when the hidden states of the second stage are about to be made."""
 
-    made, whole = [], features.States._make
-
-    def wrapped(*arguments):
-        made.append(0)
-        if len(made) == 3:  # after train and dev of the first stage
+    def stage_begins(self, number):
+        if number == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        return whole(*arguments)
-
-    features.States._make = wrapped
 
 
 def test_stopped_while_they_are_made(arguments, launch, cache, tmp_path):
@@ -126,7 +121,7 @@ def test_stopped_while_they_are_made(arguments, launch, cache, tmp_path):
         [*arguments("gradual", tmp_path, **options), "--workdir", tmp_path / "run"],
         tmp_path / "output",
         cache=cache,
-        hook=stop_in_the_second_stage,
+        events=StopInTheSecondStage(),
     )
     done = finish(process, tmp_path / "output")
     assert done.code == 143 and (tmp_path / "run" / "checkpoints" / "5" / "state").is_dir(), done.text

@@ -1,6 +1,5 @@
 """Stopped, killed or damaged, and started again: the run ends with the bits of one that nothing disturbed."""
 
-import functools
 import json
 import os
 import random
@@ -10,31 +9,31 @@ import time
 
 import pytest
 from process import (
-    die_in_evaluation,
+    DieInEvaluation,
+    Slow,
+    StopAfterEvaluation,
     finish,
     outcome,
     phase,
     read_rows,
     saving,
-    slow_steps,
     start,
-    stop_after_evaluation,
     tiny,
     wait_for,
 )
 
-SLOW = functools.partial(slow_steps, seconds=0.1)
+SLOW = Slow(0.1)
 EVALUATIONS = (4, 8, 12)
 
 
 @pytest.fixture
 def begin(tables, cache, tmp_path):
-    """begin(hook, **options) -> (process, its output) of the tiny run in tmp_path / "run", new or resumed."""
+    """begin(events, **options) -> (process, its output) of the tiny run in tmp_path / "run", new or resumed."""
 
-    def function(hook=SLOW, **options):
+    def function(events=SLOW, **options):
         output = tmp_path / "output"
         arguments = [*tiny(tables, **options), "--workdir", tmp_path / "run"]
-        return start(arguments, output, cache=cache, hook=hook), output
+        return start(arguments, output, cache=cache, events=events), output
 
     return function
 
@@ -64,7 +63,7 @@ def test_three_kills(begin, finished, tmp_path):
     assert phase(workdir, EVALUATIONS, since) == "save"
 
     since = time.time()
-    process, output = begin(functools.partial(die_in_evaluation, number=2))
+    process, output = begin(DieInEvaluation(2))
     assert finish(process, output).code == -signal.SIGKILL
     assert phase(workdir, EVALUATIONS, since) == "evaluation" and read_rows(workdir / "train.jsonl")[-1]["step"] == 8
 
@@ -75,7 +74,7 @@ def test_three_kills(begin, finished, tmp_path):
     kill(process)
     assert phase(workdir, EVALUATIONS, 0.0) != "done"
 
-    process, output = begin(hook=None)
+    process, output = begin(events=None)
     done = finish(process, output)
     assert done.code == 0 and "resuming after step" in done.text, done.text
     same(workdir, finished)
@@ -85,7 +84,7 @@ def test_asked_to_stop(begin, launch, tables, finished, tmp_path):
     """SIGTERM, then Ctrl-C, each with its exit code and nothing lost; another process is refused meanwhile."""
     workdir = tmp_path / "run"
     for number, code, step in ((signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 5)):
-        process, output = begin(hook=functools.partial(slow_steps, seconds=0.3))
+        process, output = begin(Slow(0.3))
         assert wait_for(lambda wanted=step: len(read_rows(workdir / "train.jsonl")) >= wanted, process)
         if step == 2:
             second = launch(*tiny(tables), "--workdir", workdir)
@@ -96,11 +95,11 @@ def test_asked_to_stop(begin, launch, tables, finished, tmp_path):
         stopped = read_rows(workdir / "train.jsonl")[-1]["step"]
         assert step <= stopped < 12
         assert (workdir / "checkpoints" / str(stopped) / "state").is_dir()  # saved where it stood
-    process, output = begin(functools.partial(stop_after_evaluation, number=1))
+    process, output = begin(StopAfterEvaluation())
     assert finish(process, output).code == 143  # a signal between an evaluation and the next step is not lost
     stopped = read_rows(workdir / "train.jsonl")[-1]["step"]
     assert stopped in EVALUATIONS and stopped == read_rows(workdir / "eval.jsonl")[-1]["step"]
-    process, output = begin(hook=None)
+    process, output = begin(events=None)
     done = finish(process, output)
     assert done.code == 0 and f"resuming after step {stopped}" in done.text
     same(workdir, finished)
@@ -112,8 +111,8 @@ def stopped(tables, cache, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stopped")
     workdir = folder / "run"
     arguments = [*tiny(tables, checkpoint__keep=9), "--workdir", workdir]
-    hook = functools.partial(die_in_evaluation, number=3, pause=2.0)
-    process = start(arguments, folder / "output", cache=cache, hook=hook)
+    events = DieInEvaluation(3, pause=2.0)
+    process = start(arguments, folder / "output", cache=cache, events=events)
     assert finish(process, folder / "output").code == -signal.SIGKILL
     assert saved(workdir) == {3, 4, 6, 8, 9}
     return workdir
@@ -139,7 +138,7 @@ def test_damaged_checkpoints_are_passed_over(stopped, begin, finished, tmp_path)
     data = bytearray(flipped.read_bytes())
     data[len(data) // 2] ^= 1
     flipped.write_bytes(data)
-    done = finish(*begin(hook=None, checkpoint__keep=9))
+    done = finish(*begin(events=None, checkpoint__keep=9))
     assert done.code == 0, done.text
     assert "checkpoint of step 9 cannot be read" in done.text and "checkpoint of step 8 cannot be read" in done.text
     assert "resuming after step 6" in done.text
@@ -154,11 +153,11 @@ def test_no_whole_checkpoint(stopped, begin, finished, tmp_path):
     for step in saved(workdir):
         (workdir / "checkpoints" / str(step) / "host" / "metadata").write_bytes(b"{")
     steps = saved(workdir)
-    done = finish(*begin(hook=None))
+    done = finish(*begin(events=None))
     assert done.code == 2 and "step 3 cannot be read" in done.text and "starts from step 0" in done.text, done.text
     environment = json.loads((workdir / "env.json").read_text()) | {"cores": 99}  # as on another machine
     (workdir / "env.json").write_text(json.dumps(environment))
-    done = finish(*begin(hook=None, log__every_steps=1, checkpoint__every_steps=5, checkpoint__keep=1))
+    done = finish(*begin(events=None, log__every_steps=1, checkpoint__every_steps=5, checkpoint__keep=1))
     assert done.code == 0 and "resuming" not in done.text, done.text
     assert sorted(int(path.name) for path in (workdir / "checkpoints-unreadable").iterdir()) == sorted(steps)
     changes = json.loads((workdir / "config.json").read_text())["changes"]

@@ -6,11 +6,10 @@ import os
 import pathlib
 import re
 import shutil
-import time
 
 import numpy as np
 import pytest
-from process import finish, flags, outcome, read_rows, start, wait_for
+from process import Slow, finish, flags, outcome, read_rows, start, wait_for
 
 CONFIG = """
 from configs import classify, study
@@ -43,20 +42,6 @@ def compilations_are_told():
         return whole(self, *arguments, **options)
 
     stages.Lowered.compile = compile_
-
-
-def slow():
-    """Each step of a run waits, so that a signal finds the study in the middle."""
-    from fjt.experiment import execute
-    from fjt.study import bundle
-
-    build = execute.build_batch
-
-    def late(*arguments, **options):
-        time.sleep(0.01)
-        return build(*arguments, **options)
-
-    execute.build_batch = bundle.build_batch = late
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +246,8 @@ def same_outcomes(folder, wanted):
 def test_two_processes_and_kills_end_as_one_undisturbed(done, arguments, cache, tmp_path):
     """Two share the study; one is killed in the middle of a run, comes again, and neither makes a run twice."""
     folder = tmp_path / "study"
-    begin = functools.partial(start, [*arguments(), "--workdir", folder], cache=cache, program="fjt.sweep", hook=slow)
+    options = [*arguments(), "--workdir", folder]
+    begin = functools.partial(start, options, cache=cache, program="fjt.sweep", events=Slow(0.01))
     first, second = begin(tmp_path / "first"), begin(tmp_path / "second")  # at once: one of them plans
     assert wait_for(lambda: count(folder, "train.jsonl") > 3, first)
     first.kill()
@@ -326,7 +312,7 @@ def test_a_lane_is_reproduced_within_tolerance(lanes, launch):
 def test_lanes_that_are_killed_end_as_undisturbed_ones(lanes, arguments, cache, tmp_path):
     folder = tmp_path / "study"
     options = [*arguments(study__mode="vmap", checkpoint__every_steps=2), "--workdir", folder]
-    begin = functools.partial(start, options, cache=cache, program="fjt.sweep", hook=slow)
+    begin = functools.partial(start, options, cache=cache, program="fjt.sweep", events=Slow(0.01))
     first = begin(tmp_path / "first")
     lora = "runs/table/lora/tune.max_rank=4/tune.rank=4/optim.learning_rate=0.01/seed=1/train.jsonl"
     assert wait_for(lambda: (folder / lora).exists() and (folder / lora).read_text().count("\n") > 3, first)

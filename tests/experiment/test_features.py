@@ -82,11 +82,8 @@ def states_of(case, folder, *, examples=None, devices=1, check=lambda: None, vie
         hyper=case.hyper,
     )
     model = dataclasses.replace(case.model, start=case.layer if layer is None else layer)
-    put = functools.partial(jax.device_put, device=placement.by_group(device_mesh))
     stage = types.SimpleNamespace(model=model)
-    return features.States(
-        experiment, stage, 8, put, check, {} if compiled is None else compiled, view or console.Silent()
-    )
+    return features.States(experiment, stage, 8, check, {} if compiled is None else compiled, view or console.Silent())
 
 
 def train(case, dtype, layout, steps, kept=None):

@@ -3,8 +3,6 @@
 import contextlib
 import ctypes
 import dataclasses
-import importlib
-import inspect
 import json
 import os
 import shutil
@@ -23,10 +21,11 @@ from fjt.core.options import from_config
 from fjt.experiment.execute import run
 from fjt.experiment.inputs import Inputs
 from fjt.experiment.prepare import prepare
-from fjt.study import bundle
+from fjt.experiment.solo import SoloRun
 from fjt.study.bundle import run_group
 from fjt.training.checkpoint import NotFinite
-from fjt.training.loop import Stopped, fit
+from fjt.training.protocols import Events
+from fjt.training.stop import Stopped
 
 LORA = {"tune.method": ("lora",), "tune.max_rank": 4, "tune.rank": 2, "optim.learning_rate": 3e-3}
 # Other ranks, rates, seeds, lengths, and what they select; the third ends early, the fourth's numbers are not finite.
@@ -38,7 +37,6 @@ RUNS = (
     LORA | {"seed": 4, "train.steps": 8, "tune.alpha": 4.0, "eval.every_steps": 4, "eval.every_epochs": None},
 )
 FAILS = 3
-run_module = importlib.import_module("fjt.experiment.execute")  # not the function of its name
 PROGRAMS = {}  # compiled once for all of this file
 
 
@@ -82,7 +80,7 @@ def alone(folder, experiments):
     return [folder / f"alone-{i}" for i in range(len(RUNS))]
 
 
-def make_group(experiments, folder, over=(), view=None):
+def make_group(experiments, folder, over=(), view=None, events=None):
     """The work directories of RUNS, made as lanes."""
     workdirs = [folder / f"lane-{i}" for i in range(len(experiments))]
     for workdir in workdirs:
@@ -94,6 +92,7 @@ def make_group(experiments, folder, over=(), view=None):
         over or [False] * len(RUNS),
         compiled=PROGRAMS,
         view=view or console.Silent(),
+        events=events,
     )
     return workdirs
 
@@ -182,22 +181,26 @@ def test_runs_that_were_over_are_left_as_they_are(experiments, together, tmp_pat
     assert [i for i in before if (again[i] / "result.json").stat().st_mtime_ns != before[i]] == [1]
 
 
-@pytest.mark.parametrize("where", ["trainable", "opt_state"])
-def test_numbers_that_only_a_save_sees_end_their_lane_alone(experiments, together, tmp_path, monkeypatch, where):
-    """Lane 1, which keeps its best step, has infinite ones after step 4: its first evaluation, and so its best."""
-    evaluate = bundle._Group._evaluate
+@dataclasses.dataclass
+class SpoilLane(Events):
+    """A part of lane 1's state is infinite after step 4."""
 
-    def spoiled(self, due):
-        if self.k == 4:
+    part: str
+
+    def evaluation_begins(self, step, stepper):
+        if step == 4:
+            state = stepper.lanes.state
             leaves = jax.tree.map(
                 lambda x: x.at[1].set(jnp.inf) if jnp.issubdtype(x.dtype, jnp.floating) else x,
-                getattr(self.lanes.state, where),
+                getattr(state, self.part),
             )
-            self.lanes = dataclasses.replace(self.lanes, state=dataclasses.replace(self.lanes.state, **{where: leaves}))
-        return evaluate(self, due)
+            stepper.lanes = dataclasses.replace(stepper.lanes, state=dataclasses.replace(state, **{self.part: leaves}))
 
-    monkeypatch.setattr(bundle._Group, "_evaluate", spoiled)
-    found = make_group(experiments, tmp_path)
+
+@pytest.mark.parametrize("where", ["trainable", "opt_state"])
+def test_numbers_that_only_a_save_sees_end_their_lane_alone(experiments, together, tmp_path, where):
+    """Lane 1, which keeps its best step, has infinite ones after step 4: its first evaluation, and so its best."""
+    found = make_group(experiments, tmp_path, events=SpoilLane(where))
     assert f"{where}/" in result(found[1])["failed"] and "is not finite after step 4" in result(found[1])["failed"]
     assert not (found[1] / "DONE").exists()
     for i in (0, 2, 4):
@@ -243,26 +246,43 @@ def test_runs_that_cannot_share_a_program_are_refused(folder, experiments, tmp_p
     assert not list((tmp_path / "lane-0").iterdir()) and not list((tmp_path / "lane-1").iterdir())
 
 
-def test_a_frozen_weight_that_changes_ends_the_run(experiments, tmp_path, monkeypatch):
-    """Mutant: after the last step a byte of what the steps read is another."""
-    changed = []
+class FlipByte(Events):
+    """After the last step a byte of a frozen parameter on the device is another."""
 
-    def spoiled(loop, *arguments):
-        found = fit(loop, *arguments)
-        leaf = jax.tree.leaves(inspect.signature(loop.run).parameters["frozen"].default)[0]
+    def __init__(self):
+        self.changed = []
+
+    def stage_ends(self, stepper):
+        leaf = jax.tree.leaves(stepper.frozen if isinstance(stepper, SoloRun) else stepper.shared)[0]
         byte = ctypes.c_uint8.from_address(leaf.addressable_shards[0].data.unsafe_buffer_pointer())
-        changed.append((byte, byte.value, leaf))
+        self.changed.append((byte, byte.value, leaf))
         byte.value ^= 1
-        return found
 
-    monkeypatch.setattr(run_module, "fit", spoiled)
+    def mend(self):
+        """The bytes as they were: it may be the memory that all experiments here share."""
+        for byte, value, _ in self.changed:
+            byte.value = value
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["alone", "lanes"])
+def test_a_frozen_weight_that_changes_ends_the_run(experiments, tmp_path, together):
+    events = FlipByte()
+    (tmp_path / "lane-0").mkdir()
     try:
         with pytest.raises(RuntimeError, match="a frozen parameter has changed"):
-            run(experiments[0], str(tmp_path), compiled=PROGRAMS, view=console.Silent())
+            if together:
+                make_group(experiments, tmp_path, events=events)
+            else:
+                run(
+                    experiments[0],
+                    str(tmp_path / "lane-0"),
+                    compiled=PROGRAMS,
+                    view=console.Silent(),
+                    events=events,
+                )
     finally:
-        for byte, value, _ in changed:  # it may be the memory that all experiments here share
-            byte.value = value
-    assert len(changed) == 1 and not (tmp_path / "DONE").exists()
+        events.mend()
+    assert len(events.changed) == 1 and not (tmp_path / "lane-0" / "DONE").exists()
 
 
 def test_shapes_of_another_number_of_devices_are_refused(folder, experiments):

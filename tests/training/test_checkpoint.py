@@ -33,14 +33,14 @@ def abstract():
 
 
 def host(step, best=None):
-    return {"best_step": best, "best_score": 0.1 + 0.2, "metrics": {"accuracy": 1 / 3}, "examples": step * 32}
+    return checkpoint.HostState(best_step=best, best_score=0.1 + 0.2, metrics={"accuracy": 1 / 3}, examples=step * 32)
 
 
 def save(folder, *steps, keep=10, best=None):
     """Saves some steps; best: {step: the best step so far}."""
     with checkpoint.Checkpoints(folder, keep) as checkpoints:
         for step in steps:
-            checkpoints.save(step, make_state(step), host(step, (best or {}).get(step)))
+            checkpoints.save(step, make_state(step), [host(step, (best or {}).get(step))])
         checkpoints.wait()
         return checkpoints.steps()
 
@@ -60,11 +60,11 @@ def same_bits(one, two):
 def test_the_same_bits_come_back(tmp_path):
     assert save(tmp_path, 3, 5) == [5, 3]
     (step, state, values), lines, _ = restore(tmp_path)
-    assert step == 5 and not lines and values == host(5)
+    assert step == 5 and not lines and values == [host(5)]
     assert same_bits(state, make_state(5)) and not same_bits(state, make_state(3))
     assert jax.tree.structure(state) == jax.tree.structure(make_state(5))
     (step, state, values), _, _ = restore(tmp_path, step=3)
-    assert step == 3 and same_bits(state, make_state(3)) and values == host(3)
+    assert step == 3 and same_bits(state, make_state(3)) and values == [host(3)]
 
 
 def test_nothing_to_restore(tmp_path):
@@ -106,7 +106,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(tmp_path,
     save(tmp_path, 3, 5)
     damage(tmp_path, 5)
     (step, state, values), lines, left = restore(tmp_path)
-    assert step == 3 and same_bits(state, make_state(3)) and values == host(3) and left == [3]
+    assert step == 3 and same_bits(state, make_state(3)) and values == [host(3)] and left == [3]
     (line,) = lines
     assert line.startswith("the checkpoint of step 5 cannot be read") and line.endswith("trying the one before")
     assert save(tmp_path, 5) == [5, 3]  # the run comes by step 5 again
@@ -158,7 +158,7 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path, value):
     save(tmp_path, 3)
     with checkpoint.Checkpoints(tmp_path, 1) as checkpoints:
         with pytest.raises(checkpoint.NotFinite, match=r"head/bias is not finite after step 7"):
-            checkpoints.save(7, make_state(7, value), host(7))
+            checkpoints.save(7, make_state(7, value), [host(7)])
         checkpoints.wait()
         assert checkpoints.steps() == [3]
     assert same_bits(restore(tmp_path)[0][1], make_state(3))
@@ -169,11 +169,11 @@ def test_the_best_is_kept_beside_the_last_ones(tmp_path):
     assert same_bits(restore(tmp_path, step=2)[0][1], make_state(2))
     # A new process, in which the best is known from the host's state alone.
     with checkpoint.Checkpoints(tmp_path, 2) as checkpoints:
-        assert checkpoints.restore(lambda step: abstract())[2]["best_step"] == 2
-        checkpoints.save(6, make_state(6), host(6, 2))
+        assert checkpoints.restore(lambda step: abstract())[2][0].best_step == 2
+        checkpoints.save(6, make_state(6), [host(6, 2)])
         checkpoints.wait()
         assert checkpoints.steps() == [6, 5, 2]
-        checkpoints.save(7, make_state(7), host(7, 7))  # a better one: the old best may go
+        checkpoints.save(7, make_state(7), [host(7, 7)])  # a better one: the old best may go
         checkpoints.wait()
         assert checkpoints.steps() == [7, 6]
 

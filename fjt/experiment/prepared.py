@@ -1,0 +1,99 @@
+"""A prepared run: everything that is known about it before compilation."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float32
+
+from fjt.core import tree
+from fjt.core.options import Settings
+from fjt.data import batches, packing
+from fjt.data.glue import Split, Task
+from fjt.models.encoder import Model
+from fjt.tasks.kinds import find_problem
+from fjt.tasks.problem import Problem
+from fjt.training.hyper import Hyper
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A part of a run in which one set of parameters is trained.
+
+    Attributes:
+        first: its first step.
+        last: the step after its last one.
+        trainable: the names that are trained.
+        model: the Model that they are trained under.
+        groups: the names that opened at each stage up to this one, for the optimizer's counts; () in a run of one
+            stage.
+        shapes: of its batches, in the order of the plan's shapes.
+    """
+
+    first: int
+    last: int
+    trainable: frozenset[str]
+    model: Model
+    groups: tuple[frozenset[str], ...]
+    shapes: tuple[packing.Shape, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything that is known about a run before compilation.
+
+    Attributes:
+        settings: its settings, without open values.
+        origins: {key: origin} of the options that were open or given.
+        task: what is predicted.
+        splits: {name: texts and labels}.
+        examples: {name: tokens and slots}.
+        tokenizer: of the base model.
+        model: the Model of the last stage.
+        hf_config: config.json of the base model.
+        params: all parameters, float32 on the host.
+        trainable: the names that are trained, in the last stage at least.
+        stages: its stages.
+        missing: the names that the checkpoint lacked.
+        unused: the checkpoint's tensors that no parameter took.
+        schedule: the examples of each step.
+        plan: the shapes of the batches.
+        steps: number of optimizer steps.
+        evaluations: the steps after which dev is evaluated.
+        rates: the learning rate of each step.
+        hyper: the other hyper-parameters; its learning rate is 0.
+        mesh: the devices.
+        contents: {name: sha256} of data, weights, tokenizer and adapter.
+        fingerprint: of settings and contents.
+        adopted: the names of base parameters that came from an adapter.
+    """
+
+    settings: Settings
+    origins: dict[str, str]
+    task: Task
+    splits: dict[str, Split]
+    examples: dict[str, batches.Examples]
+    tokenizer: Any
+    model: Model
+    hf_config: dict[str, Any]
+    params: tree.Tree
+    trainable: frozenset[str]
+    stages: tuple[Stage, ...]
+    missing: tuple[str, ...]
+    unused: tuple[str, ...]
+    schedule: batches.Schedule
+    plan: packing.Plan
+    steps: int
+    evaluations: tuple[int, ...]
+    rates: Float32[np.ndarray, " steps"]
+    hyper: Hyper
+    mesh: jax.sharding.Mesh
+    contents: dict[str, str]
+    fingerprint: str
+    adopted: frozenset[str]
+
+    @property
+    def problem(self) -> Problem:
+        """The Problem of the task."""
+        return find_problem(self.task.kind)

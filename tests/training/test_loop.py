@@ -1,0 +1,191 @@
+"""The loop by itself: arrays and files are stand-ins, so what happens after which step can be read off a list."""
+
+import math
+import signal
+
+import numpy as np
+import pytest
+
+from fjt.training import placement
+from fjt.training.checkpoint import HostState, NotFinite
+from fjt.training.loop import Loop
+from fjt.training.protocols import Count, Course, Events
+from fjt.training.stop import Stop, Stopped
+
+
+class Diary(Events):
+    """What happened, in order; it is also the stepper, the recorder of each run and the checkpoints."""
+
+    def __init__(self, scores=(), losses=None):
+        self.happened, self.scores, self.losses, self.alone = [], list(scores), losses or {}, True
+
+    def note(self, *words):
+        self.happened.append(" ".join(map(str, words)))
+
+    # Events.
+    def step_begins(self, step, stepper):
+        assert stepper is self
+        self.note("step", step)
+
+    def evaluation_begins(self, step, stepper):
+        assert stepper is self
+        self.note("evaluate", step)
+
+    def evaluation_ends(self, step):
+        self.note("evaluated", step)
+
+    def save_begins(self, step):
+        self.note("save", step)
+
+    # The stepper.
+    def activate(self, moving):
+        self.alone = len(moving) < 2
+
+    def advance(self, step, moving):
+        loss = np.array(self.losses.get(step + 1, [1.0, 1.0, 1.0]), np.float32)
+        return {"loss": loss, "grad_norm": np.ones_like(loss)}, [Count(10, 100, 1e3) for _ in moving]
+
+    def evaluate(self, runs):
+        score = self.scores.pop(0)
+        return [{"accuracy": score} for _ in runs]
+
+    def keep_best(self, improved):
+        if improved:
+            self.note("best", *improved)
+
+    def drop(self, run, error):
+        self.note("drop", run)
+        if self.alone:
+            raise error
+
+    def saved(self):
+        return {}
+
+    def state_of(self, run):
+        return {}
+
+    # The checkpoints.
+    def steps(self):
+        return []
+
+    def save(self, step, state, hosts):
+        self.note("saved", step, *(host.examples for host in hosts))
+
+    def wait(self):
+        self.note("waited")
+
+
+class Files:
+    """The recorder of one run."""
+
+    def __init__(self, diary, run):
+        self.diary, self.run = diary, run
+
+    def log_step(self, row):
+        self.diary.note(f"run {self.run} read {row.step}")
+
+    def log_evaluation(self, row):
+        self.diary.note(f"run {self.run} {row.metrics['accuracy']} {row.best}")
+
+    def fail(self, error):
+        self.diary.note(f"run {self.run} failed: {error}")
+
+    def close(self):
+        pass
+
+
+def make_loop(diary, *, lasts=(4,), evaluations=(2, 4), patience=0, done=(), stop=None):
+    runs = [
+        Course(
+            last=last,
+            evaluations=frozenset(evaluations),
+            metric="accuracy",
+            lower=False,
+            patience=patience,
+            recorder=None if i in done else Files(diary, i),
+        )
+        for i, last in enumerate(lasts)
+    ]
+    return Loop(
+        runs=runs,
+        hosts=[HostState() for _ in runs],
+        stepper=diary,
+        step=0,
+        saves=frozenset({3}),
+        checkpoints=diary,
+        stop=stop or Stop(),
+        events=diary,
+    )
+
+
+def test_a_run_alone_step_by_step():
+    """Each step is read after the next one is started; an evaluation comes before the save of its step."""
+    diary = Diary(scores=[0.5, 0.4])
+    loop = make_loop(diary)
+    loop.fit()
+    assert diary.happened == [
+        *("step 0", "step 1", "run 0 read 1", "run 0 read 2"),
+        *("evaluate 2", "run 0 0.5 True", "best 0", "evaluated 2", "save 2", "saved 2 20"),
+        *("step 2", "run 0 read 3", "save 3", "saved 3 30"),
+        *("step 3", "run 0 read 4"),
+        *("evaluate 4", "run 0 0.4 False", "evaluated 4", "save 4", "saved 4 40"),
+    ]
+    (host,) = loop.hosts
+    assert (host.examples, host.tokens, host.operations) == (40, 400, 4e3)
+    assert (host.best_step, host.best_score, host.metrics, host.stale) == (2, 0.5, {"accuracy": 0.4}, 1)
+
+
+def test_patience_ends_a_run():
+    loop = make_loop(Diary(scores=[0.5, 0.4, 0.3]), lasts=(8,), evaluations=(2, 4, 6, 8), patience=2)
+    loop.fit()
+    assert loop.step == 6 and loop.hosts[0].finished
+
+
+def test_runs_of_other_lengths_and_a_run_that_is_done():
+    """The second run ends at step 2, the third had ended before: neither is counted any more."""
+    diary = Diary(scores=[0.5, 0.5])
+    loop = make_loop(diary, lasts=(4, 2, 4), done=(2,))
+    loop.fit()
+    assert [host.examples for host in loop.hosts] == [40, 20, 0]
+    assert "run 1 read 2" in diary.happened and "run 1 read 3" not in diary.happened
+    assert not [line for line in diary.happened if line.startswith("run 2")]
+
+
+@pytest.mark.parametrize("lasts", [(4,), (4, 4, 4)])
+def test_numbers_that_are_not_finite_end_their_run(lasts):
+    """Alone it raises; among others the others go on."""
+    diary = Diary(scores=[0.5, 0.4], losses={2: [math.inf, 1.0, 1.0]})
+    loop = make_loop(diary, lasts=lasts)
+    if len(lasts) == 1:
+        with pytest.raises(NotFinite, match="the loss of step 2 is inf"):
+            loop.fit()
+        assert not [line for line in diary.happened if line.startswith("save")]
+    else:
+        loop.fit()
+        assert loop.step == 4 and "run 1 read 4" in diary.happened and "run 0 read 3" not in diary.happened
+    assert "run 0 failed: the loss of step 2 is inf, its gradient's norm 1.0" in diary.happened
+    assert loop.hosts[0].failed
+
+
+class Deaf(Stop):
+    """Mutant: it asks no other process."""
+
+    def wanted(self):
+        return self._number
+
+
+@pytest.mark.parametrize("stop", [Stop, Deaf])
+def test_a_stop_that_processes_agree_on_ends_all_of_them(stop, monkeypatch):
+    """No signal came to this process; another one got it while this one took its second step."""
+    diary = Diary(scores=[0.5, 0.4])
+    monkeypatch.setattr(
+        placement, "agree_to_stop", lambda own: own or (signal.SIGTERM if "step 0" in diary.happened else None)
+    )
+    loop = make_loop(diary, stop=stop())
+    if stop is Deaf:
+        loop.fit()
+        assert loop.step == 4
+        return
+    with pytest.raises(Stopped, match="SIGTERM"):
+        loop.fit()
+    assert diary.happened == ["step 0", "run 0 read 1", "save 1", "saved 1 10", "waited"]
