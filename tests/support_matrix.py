@@ -52,8 +52,8 @@ def matrix():
         ((found, reasons),) = {row(methods, family) for family in FAMILIES}  # the same for every family
         rows.setdefault(found, []).append(f"`{word}`")
         notes += reasons
-    lines = ["| method | Hugging Face model | PEFT | AdapterHub | fjt adapter |", "| :-- | :-: | :-: | :-: | :-: |"]
-    lines += [f"| {' '.join(names)} | {' | '.join(found)} |" for found, names in rows.items()]
+    lines = ["method | Hugging Face model | PEFT | AdapterHub | fjt adapter", ":-- | :-: | :-: | :-: | :-:"]
+    lines += [f"{' '.join(names)} | {' | '.join(found)}" for found, names in rows.items()]
     families, kinds = (", ".join(f"`{name}`" for name in names) for names in (FAMILIES, PROBLEMS))
     lines += ["", f"\\* with other options than the defaults: {'; '.join(notes)}."]
     lines += [f"Every method works with every family ({families}) and every kind of problem ({kinds})."]
