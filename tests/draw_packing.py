@@ -1,6 +1,6 @@
 """One batch drawn twice: padded, and packed by fjt. Grey is padding.
 
-    python -m tests.draw_packing      writes results/readme/packing.svg
+python -m tests.draw_packing      writes results/readme/packing.svg
 """
 
 from pathlib import Path
@@ -31,7 +31,8 @@ def panel(left, title, rows, columns, num_rows, row_length):
 
     def box(row, column, length, color):
         x, y = left + UNIT * column, TOP + HEIGHT * row
-        lines.append(f'<rect x="{x:g}" y="{y}" width="{UNIT * length - 0.5:g}" height="{HEIGHT - 1.5}" fill="{color}"/>')
+        size = f'width="{UNIT * length - 0.5:g}" height="{HEIGHT - 1.5}"'
+        lines.append(f'<rect x="{x:g}" y="{y}" {size} fill="{color}"/>')
 
     for row in range(num_rows):
         box(row, 0, row_length, "#dddddd")

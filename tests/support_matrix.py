@@ -1,6 +1,6 @@
 """The support matrix in README.md: which formats hold each method, asked of the code that writes the formats.
 
-    python -m tests.support_matrix      writes it between README.md's markers
+python -m tests.support_matrix      writes it between README.md's markers
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from fjt.tuning.partition import METHODS, can_merge, complete
 
 README = Path(__file__).parent.parent / "README.md"
 START, END = "<!-- python -m tests.support_matrix -->\n", "<!-- end of the matrix -->\n"
-YES, NO, OPTIONS = "✓", "–", "✓ *"
+YES, NO, OPTIONS = "✓", "-", "✓ *"
 
 
 def row(methods, family):
