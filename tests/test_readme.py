@@ -47,7 +47,7 @@ def missing_files(text, folder):
 
 
 def test_the_readme_has_at_most_a_thousand_words():
-    assert 500 < len(prose(README.read_text("utf-8")).split()) <= 1_000
+    assert 500 < len(prose(README.read_text("utf-8")).split()) <= 1_000, "outside blocks of code"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
