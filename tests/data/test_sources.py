@@ -239,3 +239,28 @@ def test_what_a_table_can_be_mistaken_for(tmp_path, caplog):
     excel = tmp_path / "excel.csv"
     excel.write_bytes("text,label\nfirst,a\n".encode("utf-16"))
     refusal("UTF-16", "iconv -f utf-16", call=lambda: load_own(excel, data__holdout=0.5))
+
+
+def own_sets(tmp_path, *labels):
+    """(Task, splits) of a JSON-lines table with the given label cells, read as train and as dev."""
+    rows = [json.dumps({"text": f"text {i}", "label": label}) for i, label in enumerate(labels)]
+    train = write(tmp_path / "train.jsonl", *rows)
+    return load_own(train, train, kind="multi_label")
+
+
+def test_sets_of_labels_are_read(tmp_path):
+    """Lists, text and a single number name labels; an empty list is a label set, and names are sorted."""
+    task, splits = own_sets(tmp_path, ["b", "a"], [], "a, c", 7, ["c", "c"], "")
+    assert task.label_names == ("7", "a", "b", "c")
+    expected = [[0, 1, 1, 0], [0, 0, 0, 0], [0, 1, 0, 1], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]]
+    np.testing.assert_array_equal(splits["train"].label, expected)
+    assert find_problem("multi_label").is_labelled(splits["train"].label).all()
+
+
+@pytest.mark.parametrize("label", [["a", None], ["a", ""], '["a", null]', [["a"]], ["a", {"b": 1}], {"a": 1}])
+def test_lists_of_labels_that_hold_no_names_are_refused(tmp_path, label):
+    refusal("train.jsonl:2", "is not the name of a label", call=lambda: own_sets(tmp_path, ["a"], label))
+
+
+def test_objects_with_other_names_are_refused(tmp_path):
+    refusal("train.jsonl:2", "unknown label 'b'", call=lambda: own_sets(tmp_path, {"a": 1}, {"b": 1}))
