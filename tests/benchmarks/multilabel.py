@@ -82,12 +82,12 @@ def score(label, chosen):
     }
 
 
-def choose(logits):
+def choose(logits, threshold=THRESHOLD):
     """{0, 1}[N, 6]: the labels whose probability reaches the threshold."""
-    return (scipy.special.expit(np.float64(logits)) >= THRESHOLD).astype(int)
+    return (scipy.special.expit(np.float64(logits)) >= threshold).astype(int)
 
 
-def score_fjt(workdir, tables):
+def score_fjt(workdir, tables, threshold=THRESHOLD):
     """{split: scores} of a finished run.
 
     Raises:
@@ -99,7 +99,7 @@ def score_fjt(workdir, tables):
         with np.load(workdir / "predictions" / f"{split}.npz") as arrays:
             assert tuple(arrays["label_names"]) == TYPES, arrays["label_names"]
             assert np.array_equal(arrays["label"], label), f"{workdir}: other labels in {split} than the data set's"
-            found[split] = score(label, choose(arrays["logits"]))
+            found[split] = score(label, choose(arrays["logits"], threshold))
         for name in ("micro_f1", "macro_f1"):
             ours, theirs = own[split][name], found[split][name]
             assert ours == theirs, f"{workdir}: {split} {name} is {ours} by fjt and {theirs} by scikit-learn"

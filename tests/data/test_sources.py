@@ -1,6 +1,7 @@
 """Official files, subsets and the configs of data: what is read, and how each fault is named."""
 
 import dataclasses
+import functools
 import json
 import logging
 
@@ -264,3 +265,21 @@ def test_lists_of_labels_that_hold_no_names_are_refused(tmp_path, label):
 
 def test_objects_with_other_names_are_refused(tmp_path):
     refusal("train.jsonl:2", "unknown label 'b'", call=lambda: own_sets(tmp_path, {"a": 1}, {"b": 1}))
+
+
+def test_names_of_labels_are_given_once(tmp_path):
+    """Two logits of one name would share its rows, and one of them would never see a positive."""
+    path = write(tmp_path / "own.csv", "text,a,b", "one,1,0", "two,0,1")
+    for option, names in (("label_names", ("a", "a", "b")), ("columns.labels", ("a", "a"))):
+        flags = {"data__columns__labels": ("a", "b")} | {f"data__{option.replace('.', '__')}": names}
+        call = functools.partial(load_own, path, path, kind="multi_label", **flags)
+        refusal(f"config.data.{option}=", "'a' once", call=call)
+    call = functools.partial(load_own, path, path, data__columns__label="a", data__label_names=("0", "1", " "))
+    refusal("config.data.label_names=", "empty", call=call)
+
+
+def test_columns_of_labels_that_are_not_there(tmp_path):
+    path = write(tmp_path / "own.csv", "text,a", "one,1", "two,0")
+    call = functools.partial(load_own, path, path, kind="multi_label", data__columns__labels=("a", "b"))
+    refusal("own.csv:1", "no column 'b'", "--config.data.columns.labels=", call=call)
+    refusal("config.data.columns.labels", "'a' should be a number", call=lambda: call(data__header=False))
