@@ -222,7 +222,7 @@ def _read_own(name, path, data):
         for role, column in columns.items():
             if not column.isdecimal():
                 raise UserError(
-                    f"config.data.columns.{role.partition(':')[0]}: {column!r} should be a number from 0: with "
+                    f"config.data.columns.{role.partition(':')[0]}={column!r} should be a number from 0: with "
                     f"config.data.header=False {path} names no columns."
                 )
     rows = tables.read(

@@ -282,4 +282,4 @@ def test_columns_of_labels_that_are_not_there(tmp_path):
     path = write(tmp_path / "own.csv", "text,a", "one,1", "two,0")
     call = functools.partial(load_own, path, path, kind="multi_label", data__columns__labels=("a", "b"))
     refusal("own.csv:1", "no column 'b'", "--config.data.columns.labels=", call=call)
-    refusal("config.data.columns.labels", "'a' should be a number", call=lambda: call(data__header=False))
+    refusal("columns.labels='a' should be a number", call=lambda: call(data__header=False, data__columns__text="0"))
