@@ -9,7 +9,7 @@ Without a dev file, `--config.data.holdout=0.1` keeps a tenth of train aside.  L
 in that of `--config.data.label_names="('bad','good')"`.  A .csv is quoted as usual, a .tsv not at all.
 
 With `:multi_label` a row has any number of labels: a list, names with commas between them, or one column of 0 and 1 per
-label, `--config.data.columns.labels="('toxic','insult')"`.
+label, `--config.data.columns.labels="('toxic','insult')"`.  A row without any label has the list [] or an empty text.
 """
 
 from configs import base

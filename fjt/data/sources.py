@@ -12,7 +12,7 @@ from fjt.data.glue import SPLITS, Cell, Split, Task
 
 log = logging.getLogger(__name__)
 
-LABELS = "label:"  # before a label's name: the role of its own column
+LABELS = "labels:"  # before a label's name: the role of its own column
 MANY_LABELS = 20  # more than these, in fewer than twice as many rows, look like scores
 
 
@@ -42,6 +42,8 @@ def find_task(experiment, find_problem):
         return synthetic.TASKS[name]
     if name == glue.OWN_TABLE:
         names, problem = experiment.data.label_names, find_problem(experiment.data.kind)
+        _check_names("label_names", names)
+        _check_names("columns.labels", experiment.data.columns.labels)
         threshold = 0.5 if experiment.eval.threshold is None else experiment.eval.threshold
         return Task(name, problem.name, tuple(map(str, names)), problem.table_metrics, threshold=threshold)
     return glue.TASKS[name]
@@ -90,6 +92,16 @@ def load(experiment, cache_dir, find_problem):
     _check_variety(task, train, problem)
     splits["train"] = train
     return task, {name: splits[name] for name in SPLITS if name in splits}
+
+
+def _check_names(option, names):
+    """Raises UserError for a label name that is empty or given twice, in which case one of two logits never learns."""
+    names = [str(name).strip() for name in names]
+    if "" in names:
+        raise UserError(f"config.data.{option}={tuple(names)} holds an empty name. Remove it.")
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"config.data.{option}={tuple(names)} should hold {name!r} once.")
 
 
 def _generator(seed, purpose):
@@ -210,7 +222,7 @@ def _read_own(name, path, data):
         for role, column in columns.items():
             if not column.isdecimal():
                 raise UserError(
-                    f"config.data.columns.{role}={column!r} should be a number from 0: with "
+                    f"config.data.columns.{role.partition(':')[0]}={column!r} should be a number from 0: with "
                     f"config.data.header=False {path} names no columns."
                 )
     rows = tables.read(

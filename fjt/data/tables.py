@@ -94,7 +94,7 @@ class _Finder:
             if column in names:
                 name_by_role[role] = column
             elif role not in self.optional:
-                there, remedy = ", ".join(names), self.remedy.format(role=role)
+                there, remedy = ", ".join(names), self.remedy.format(role=role.partition(":")[0])
                 if len(names) == 1 and re.search(r"[;\t|]", names[0]):
                     remedy = (
                         "The separator does not match the suffix: fields of .csv are separated by commas, of .tsv by "

@@ -72,18 +72,26 @@ class MultiLabel(Problem):
         return sort_labels({name for cell in cells for name in self._names(cell) or ()})
 
     def _names(self, cell: Cell) -> list[str] | None:
-        """The names in a cell, None for a missing value."""
+        """The names in a cell, None for a missing value.  Raises UserError for a value that is not a name."""
         value = cell.value
         if isinstance(value, str) and value.strip().startswith("["):
             try:
                 value = json.loads(value)
             except json.JSONDecodeError:
                 raise UserError(f"{cell.place}: {value!r:.80} is not a list of labels. Correct the row.") from None
-        if isinstance(value, list | tuple | np.ndarray):
-            return [Cell(name, cell.place, cell.required).text for name in value]
         if isinstance(value, str):
             return [name.strip() for name in value.split(SEPARATOR) if name.strip()]
-        return [cell.text] if cell.text else None
+        if not isinstance(value, list | tuple | np.ndarray):
+            if not cell.text:
+                return None
+            value = [value]
+        names = [Cell(name, cell.place, cell.required).text for name in value]
+        for name, text in zip(value, names, strict=True):
+            if not text or isinstance(name, list | tuple | np.ndarray | dict):
+                raise UserError(
+                    f"{cell.place}: {name!r:.80} is not the name of a label. Write a list of names, or [] for none."
+                )
+        return names
 
     def read_labels(self, cells: Sequence[Cell], codes: Sequence[str]) -> np.ndarray:
         if not codes:
@@ -102,6 +110,8 @@ class MultiLabel(Problem):
         if isinstance(cell.value, dict):
             answers = {name: Cell(value, cell.place, cell.required).text.lower() for name, value in cell.value.items()}
             for name, answer in answers.items():
+                if name not in ids:
+                    raise cell.unknown(name, list(ids))
                 if answer and answer not in (*YES, *NO):
                     raise UserError(f"{cell.place}: {cell.value[name]!r} in the column {name!r} should be 0 or 1.")
                 row[ids[name]] = answer in YES

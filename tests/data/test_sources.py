@@ -1,6 +1,7 @@
 """Official files, subsets and the configs of data: what is read, and how each fault is named."""
 
 import dataclasses
+import functools
 import json
 import logging
 
@@ -239,3 +240,46 @@ def test_what_a_table_can_be_mistaken_for(tmp_path, caplog):
     excel = tmp_path / "excel.csv"
     excel.write_bytes("text,label\nfirst,a\n".encode("utf-16"))
     refusal("UTF-16", "iconv -f utf-16", call=lambda: load_own(excel, data__holdout=0.5))
+
+
+def own_sets(tmp_path, *labels):
+    """(Task, splits) of a JSON-lines table with the given label cells, read as train and as dev."""
+    rows = [json.dumps({"text": f"text {i}", "label": label}) for i, label in enumerate(labels)]
+    train = write(tmp_path / "train.jsonl", *rows)
+    return load_own(train, train, kind="multi_label")
+
+
+def test_sets_of_labels_are_read(tmp_path):
+    """Lists, text and a single number name labels; an empty list is a label set, and names are sorted."""
+    task, splits = own_sets(tmp_path, ["b", "a"], [], "a, c", 7, ["c", "c"], "")
+    assert task.label_names == ("7", "a", "b", "c")
+    expected = [[0, 1, 1, 0], [0, 0, 0, 0], [0, 1, 0, 1], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]]
+    np.testing.assert_array_equal(splits["train"].label, expected)
+    assert find_problem("multi_label").is_labelled(splits["train"].label).all()
+
+
+@pytest.mark.parametrize("label", [["a", None], ["a", ""], '["a", null]', [["a"]], ["a", {"b": 1}], {"a": 1}])
+def test_lists_of_labels_that_hold_no_names_are_refused(tmp_path, label):
+    refusal("train.jsonl:2", "is not the name of a label", call=lambda: own_sets(tmp_path, ["a"], label))
+
+
+def test_objects_with_other_names_are_refused(tmp_path):
+    refusal("train.jsonl:2", "unknown label 'b'", call=lambda: own_sets(tmp_path, {"a": 1}, {"b": 1}))
+
+
+def test_names_of_labels_are_given_once(tmp_path):
+    """Two logits of one name would share its rows, and one of them would never see a positive."""
+    path = write(tmp_path / "own.csv", "text,a,b", "one,1,0", "two,0,1")
+    for option, names in (("label_names", ("a", "a", "b")), ("columns.labels", ("a", "a"))):
+        flags = {"data__columns__labels": ("a", "b")} | {f"data__{option.replace('.', '__')}": names}
+        call = functools.partial(load_own, path, path, kind="multi_label", **flags)
+        refusal(f"config.data.{option}=", "'a' once", call=call)
+    call = functools.partial(load_own, path, path, data__columns__label="a", data__label_names=("0", "1", " "))
+    refusal("config.data.label_names=", "empty", call=call)
+
+
+def test_columns_of_labels_that_are_not_there(tmp_path):
+    path = write(tmp_path / "own.csv", "text,a", "one,1", "two,0")
+    call = functools.partial(load_own, path, path, kind="multi_label", data__columns__labels=("a", "b"))
+    refusal("own.csv:1", "no column 'b'", "--config.data.columns.labels=", call=call)
+    refusal("columns.labels='a' should be a number", call=lambda: call(data__header=False, data__columns__text="0"))

@@ -1,0 +1,53 @@
+"""The tables and scores of benchmarks, by hand."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.benchmarks import multilabel
+
+SAMPLE = """\
+Ann\tB-person
+Lee\tI-person
+likes\tO
+Rome\tB-location
+\t
+no\tO
+names\tO
+
+Bo\tB-person
+and\tO
+Cy\tB-person
+read\tO
+Ulysses\tB-creative-work
+"""
+ROWS = [
+    {"text": "Ann Lee likes Rome", "label": ["location", "person"]},
+    {"text": "no names", "label": []},
+    {"text": "Bo and Cy read Ulysses", "label": ["creative-work", "person"]},
+]
+
+
+def test_sentences_of_wnut_are_rows_with_sets_of_entity_types(tmp_path):
+    """A line of blanks ends a sentence too, as in the published file; the last sentence needs no blank line."""
+    (tmp_path / "wnut17").mkdir()
+    for file in multilabel.FILES.values():
+        (tmp_path / "wnut17" / file).write_text(SAMPLE, encoding="utf-8")
+    tables = multilabel.write_tables(tmp_path, tmp_path / "tables")
+    assert tables == dict.fromkeys(("train", "dev", "test"), ROWS)
+    lines = (tmp_path / "tables" / "dev.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == ROWS
+    np.testing.assert_array_equal(multilabel.indicators(ROWS), [[0, 0, 0, 1, 1, 0], [0] * 6, [0, 1, 0, 0, 1, 0]])
+    found = multilabel.count(ROWS)
+    assert (found["all"], found["none"], found["person"], found["location"], found["group"]) == (3, 1, 2, 1, 0)
+
+
+def test_scores_of_sets_by_hand():
+    """person: 1 hit, 1 miss; location: 1 hit, 1 false alarm; creative-work: 1 miss; the other labels never occur."""
+    chosen = np.array([[0, 0, 0, 1, 1, 0], [0, 0, 0, 1, 0, 0], [0, 0, 0, 0, 0, 0]])
+    found = multilabel.score(multilabel.indicators(ROWS), chosen)
+    assert found["micro_f1"] == pytest.approx(2 * 2 / (2 * 2 + 1 + 2))
+    assert found["macro_f1"] == pytest.approx((2 / 3 + 2 / 3) / 6)
+    assert found["f1"]["person"] == pytest.approx(2 / 3) and found["f1"]["creative-work"] == 0.0
+    np.testing.assert_array_equal(multilabel.choose(np.float32([[0.0, -0.01, 5.0]])), [[1, 0, 1]])
