@@ -71,6 +71,10 @@ def _from_json(value: dict[str, Any]) -> list[HostState]:
     return [HostState(**state) for state in value.get("lanes", [value])]
 
 
+class OtherLeaves(UserError):
+    """A checkpoint holds other leaves than the run that reads it."""
+
+
 class _KeepBest:
     """Preserves the best step's checkpoint; Orbax's own BestN decides by metrics, where ties and NaN are traps."""
 
@@ -178,12 +182,13 @@ class Checkpoints:
 
         Raises:
             UserError: the given step, or every checkpoint, cannot be read: a run does not start over silently.
+            OtherLeaves: a checkpoint is whole, and of another version of fjt; it stays where it is.
         """
         candidates = [step] if step is not None else self.steps()
         for candidate in candidates:
             try:
                 state, hosts = self._read(candidate, abstract(candidate))
-            except (MemoryError, jax.errors.JaxRuntimeError):
+            except (MemoryError, jax.errors.JaxRuntimeError, OtherLeaves):
                 raise  # not the checkpoint's fault
             except Exception as error:
                 reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
@@ -216,6 +221,13 @@ class Checkpoints:
         self._manager.reload()
 
     def _read(self, step: int, abstract: Any) -> tuple[Any, list[HostState]]:
+        host = self._manager.restore(step, args=ocp.args.Composite(host=ocp.args.JsonRestore())).host
+        if other := set(host["checksums"]) ^ set(_flatten(abstract)):
+            raise OtherLeaves(
+                f"the checkpoint of step {step} in {self._manager.directory} and this run do not have the same leaves, "
+                f"{min(other)} among them: another version of fjt wrote it. Finish the run with that version, or train "
+                "again in another --workdir."
+            )
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), host=ocp.args.JsonRestore())
         restored: Any = self._manager.restore(step, args=args)
         for name, leaf in _flatten(placement.fetch(restored.state)).items():

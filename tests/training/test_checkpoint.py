@@ -1,5 +1,6 @@
 """Checkpoints: the same bits back, damage noticed and passed over, the best one never lost."""
 
+import dataclasses
 import math
 import os
 from pathlib import Path
@@ -117,17 +118,21 @@ def test_a_flipped_byte_is_seen_in_any_part_of_a_leaf(tmp_path):
     """Without the checksums some of these would come back as other numbers, silently."""
     save(tmp_path, 5)
     file = data_files(tmp_path, 5)[0]
-    whole = file.read_bytes()
+    whole, refused = file.read_bytes(), 0
     for place in range(1, len(whole), len(whole) // 6):
         data = bytearray(whole)
         data[place] ^= 1
         file.write_bytes(data)
-        with checkpoint.Checkpoints(tmp_path, 10) as checkpoints:
-            try:
-                _, state, _ = checkpoints.restore(lambda step: abstract(), 5)
-            except Exception:
-                continue
+        try:
+            (_, state, _), _, _ = restore(tmp_path, 5)
+        except UserError as error:
+            assert "step 5" in str(error) and "cannot be read" in str(error)
+            refused += 1
+        else:
             assert same_bits(state, make_state(5))  # a byte that nothing depends on
+    assert refused
+    file.write_bytes(whole)
+    assert same_bits(restore(tmp_path, 5)[0][1], make_state(5))  # it was the bytes
 
 
 def test_checksums_are_what_notices(tmp_path, monkeypatch):
@@ -151,6 +156,20 @@ def test_every_checkpoint_damaged(tmp_path):
     assert len(lines) == 2 and lines[0].endswith("trying the one before") and lines[1].endswith(")")
     assert sorted(path.name for path in tmp_path.with_name(f"{tmp_path.name}-unreadable").iterdir()) == ["3", "5"]
     assert restore(tmp_path)[0] is None
+
+
+def test_leaves_of_another_version_are_refused_and_stay(tmp_path):
+    """Before the pooler became a part of the head, leaves had other names: a whole checkpoint, and of no use here."""
+    with checkpoint.Checkpoints(tmp_path, 10) as checkpoints:
+        earlier = make_state(3)
+        earlier = dataclasses.replace(earlier, trainable={"encoder": {"pooler": earlier.trainable["head"]}})
+        checkpoints.save(3, earlier, [host(3)])
+        checkpoints.wait()
+    for step in (None, 3):
+        lines = []
+        with pytest.raises(checkpoint.OtherLeaves, match=r"step 3 .*pooler/bias.*another version of fjt wrote it"):
+            restore(tmp_path, step, lines)
+        assert lines == [] and os.listdir(tmp_path) == ["3"]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
