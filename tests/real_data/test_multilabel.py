@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(not (SHARED and MINILM), reason="FJT_SHARED and 
 
 
 def test_scores_of_a_short_run_are_those_of_scikit_learn(tmp_path):
-    """The threshold is low because a model predicts few labels after a few steps; scores of 0 would prove nothing."""
+    """The threshold is amid the probabilities after a few steps: predicting none or all would prove little."""
     tables = multilabel.write_tables(Path(SHARED) / "data", tmp_path / "tables")
     assert {split: len(rows) for split, rows in tables.items()} == {"train": 3394, "dev": 1009, "test": 1287}
     assert multilabel.count(tables["train"])["person"] == 503
@@ -26,7 +26,7 @@ def test_scores_of_a_short_run_are_those_of_scikit_learn(tmp_path):
         "model.max_length": 32,
         "train.steps": 8,
         "eval.every_steps": 8,
-        "eval.threshold": 0.3,
+        "eval.threshold": 0.45,
         "output.export": False,
         "cache.dir": tmp_path / "cache",
         "mesh.data": 1,
@@ -35,5 +35,6 @@ def test_scores_of_a_short_run_are_those_of_scikit_learn(tmp_path):
     workdir = tmp_path / "run"
     code = main.main(["fjt", "--config=configs/classify.py:multi_label", f"--workdir={workdir}", *flags])
     assert code == 0
-    scores = multilabel.score_fjt(workdir, tables, threshold=0.3)
-    assert all(0 < scores[split]["micro_f1"] < 1 for split in multilabel.SCORED), scores
+    scores = multilabel.score_fjt(workdir, tables, threshold=0.45)
+    for split in multilabel.SCORED:
+        assert scores[split]["micro_f1"] not in (0.0, multilabel.score_every_label(tables[split])["micro_f1"])
