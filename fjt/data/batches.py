@@ -5,44 +5,57 @@ import functools
 import math
 
 import numpy as np
+from jaxtyping import Float, Int, Int8, Int32, Shaped
 
 from fjt.core import seeds
 from fjt.data import packing
+from fjt.data.packing import Shape
+
+Batch = dict[str, Shaped[np.ndarray, "G ..."]]  # the arrays that a step receives, by name; `build` lists them
+Indices = Int[np.ndarray, "*batch"]  # examples by number, -1 for an empty place
 
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """A tokenized split, ragged: example n has token_ids[offsets[n]:offsets[n + 1]], and the slots (what the head
-    reads) slot_offsets[n] to slot_offsets[n + 1] - 1.
+    """A tokenized split, ragged: example n has token_ids[offsets[n] : offsets[n + 1]].
 
-    token_ids: i32[T].  type_ids: i8[T].  offsets: i64[N + 1].  label: [M, ...], one per slot.  truncated: the number
-    of examples that were cut.  slot_token: i32[M], each slot's token in its example.  slot_offsets: i64[N + 1].
-    Without the last two, each example has one slot, at its first token.
+    A slot is a place that the head reads.  Example n has the slots slot_offsets[n] to slot_offsets[n + 1] - 1; without
+    the last two fields, each example has one slot, at its first token.
+
+    Attributes:
+        token_ids: ids in the vocabulary.
+        type_ids: the text of a pair to which each token belongs, 0 or 1.
+        offsets: i64[N + 1], the first token of each example.
+        label: one label per slot.
+        truncated: number of examples that were cut.
+        slot_token: the token of each slot, counted within its example.
+        slot_offsets: i64[N + 1], the first slot of each example.
     """
 
-    token_ids: np.ndarray
-    type_ids: np.ndarray
-    offsets: np.ndarray
-    label: np.ndarray
+    token_ids: Int32[np.ndarray, " T"]
+    type_ids: Int8[np.ndarray, " T"]
+    offsets: Int[np.ndarray, " bounds"]
+    label: Shaped[np.ndarray, "M ..."]
     truncated: int
-    slot_token: np.ndarray | None = None
-    slot_offsets: np.ndarray | None = None
+    slot_token: Int32[np.ndarray, " M"] = None  # pyright: ignore[reportAssignmentType]  # __post_init__ fills it
+    slot_offsets: Int[np.ndarray, " bounds"] = None  # pyright: ignore[reportAssignmentType]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.slot_token is None:
             object.__setattr__(self, "slot_token", np.zeros(len(self.label), np.int32))
             object.__setattr__(self, "slot_offsets", np.arange(len(self.label) + 1))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.offsets) - 1
 
     @property
-    def lengths(self):
+    def lengths(self) -> Int32[np.ndarray, " N"]:
+        """Tokens of each example."""
         return np.diff(self.offsets).astype(np.int32)
 
 
-def prepend(examples, count):
-    """Examples with `count` tokens of id 0 and type 0 before each one's own."""
+def prepend(examples: Examples, count: int) -> Examples:
+    """The Examples with `count` tokens of id 0 and type 0 before each example's own tokens."""
     if not count:
         return examples
     starts = np.repeat(examples.offsets[:-1], count)
@@ -57,7 +70,7 @@ def prepend(examples, count):
 
 
 @functools.lru_cache(maxsize=2)  # batches are asked for one by one
-def _order(seed, epoch, num_examples):
+def _order(seed: int, epoch: int, num_examples: int) -> Int[np.ndarray, " N"]:
     return seeds.permutation(seed, epoch, num_examples)
 
 
@@ -70,15 +83,16 @@ class Schedule:
     seed: int
 
     @property
-    def steps_per_epoch(self):
+    def steps_per_epoch(self) -> int:
+        """Steps per epoch, the short last one included."""
         return -(-self.num_examples // self.batch_size)
 
-    def order(self, epoch):
-        """i64[N]: the order of the examples in an epoch."""
+    def order(self, epoch: int) -> Int[np.ndarray, " N"]:
+        """The order of the examples in an epoch."""
         return _order(self.seed, epoch, self.num_examples)
 
-    def batches(self, first, last):
-        """i64[last - first, B]: the examples of steps first to last - 1, -1 in the empty slots of short ones."""
+    def batches(self, first: int, last: int) -> Int[np.ndarray, "K B"]:
+        """The examples of steps first to last - 1: one row per step, -1 in the empty places of a short batch."""
         indices = np.full((last - first, self.batch_size), -1, np.int64)
         for k in range(first, last):
             epoch, j = divmod(k, self.steps_per_epoch)
@@ -87,63 +101,76 @@ class Schedule:
         return indices
 
 
-def lengths_of(examples, indices):
-    """i32 of the shape of indices: the examples' lengths in tokens, 0 where the index is -1."""
+def lengths_of(examples: Examples, indices: Indices) -> Int32[np.ndarray, "*batch"]:
+    """The examples' lengths in tokens, 0 where the index is -1."""
     return _counts(examples.offsets, indices)
 
 
-def slots_of(examples, indices):
-    """i32 of the shape of indices: the examples' numbers of slots, 0 where the index is -1."""
+def slots_of(examples: Examples, indices: Indices) -> Int32[np.ndarray, "*batch"]:
+    """The examples' numbers of slots, 0 where the index is -1."""
     return _counts(examples.slot_offsets, indices)
 
 
-def most_slots(examples, size):
-    """The most slots that any `size` examples of a split can have together; 0 where each example has one."""
+def most_slots(examples: Examples, size: int) -> int:
+    """The largest number of slots that `size` examples of a split can have together; 0 where each example has one."""
     counts = np.diff(examples.slot_offsets)
     return 0 if (counts == 1).all() else int(np.sort(counts)[-size:].sum())
 
 
-def _counts(offsets, indices):
+def _counts(offsets: Int[np.ndarray, " bounds"], indices: Indices) -> Int32[np.ndarray, "*batch"]:
     real = indices >= 0
     at = np.where(real, indices, 0)
     return np.where(real, offsets[at + 1] - offsets[at], 0).astype(np.int32)
 
 
-def _ranges(starts, counts):
-    """i64: starts[0] .. starts[0] + counts[0] - 1, then the same of each further start."""
+def _ranges(starts: Int[np.ndarray, " n"], counts: Int[np.ndarray, " n"]) -> Int[np.ndarray, " total"]:
+    """For each start and count in turn: start, start + 1, ..., start + count - 1."""
     begin = np.cumsum(counts) - counts
     return np.repeat(starts - begin, counts) + np.arange(counts.sum())
 
 
 @dataclasses.dataclass(frozen=True)
 class Places:
-    """Where the slots and tokens of a batch are, in the batch and in the split, example by example.
+    """The places of the slots and tokens of a batch, in the batch and in the split, example by example.
 
-    slots, tokens: (i64[m], i64[m]): the index in the flattened [G * S] or [G * R * L], and the row in file order.
+    Attributes:
+        slots: (index in the flattened [G * S], row of the split in file order), each i64[m].
+        tokens: (index in the flattened [G * R * L], row of the split in file order), each i64[m]; () in a shape
+            without rows.
     """
 
-    slots: tuple
-    tokens: tuple
+    slots: tuple[Int[np.ndarray, " slots"], Int[np.ndarray, " slots"]]
+    tokens: tuple[Int[np.ndarray, " tokens"], ...]
 
 
-def build(examples, indices, shape, one_a_row=False, hidden=None):
-    """(batch, Places): the packed arrays of one batch, and where each slot and token of it belongs in the split.
+def build(
+    examples: Examples,
+    indices: Int[np.ndarray, " B"],
+    shape: Shape,
+    one_a_row: bool = False,
+    hidden: Float[np.ndarray, "rows D"] | None = None,
+) -> tuple[Batch, Places]:
+    """(batch, Places): the packed arrays of one batch, and the row of the split of each of its slots and tokens.
 
-    Row r goes to group r mod G, so an example is in one group and groups are evenly full.
+    Row r is in group r mod G, so that an example is in one group and all groups are about equally full.
 
     Args:
-        examples: Examples.
-        indices: i64[B], -1 for no example.
-        shape: packing.Shape.
-        one_a_row: whether each example has a row of its own.
-        hidden: None, f[T, D] of the split's tokens, or f[M, D] of its slots where the shape has no rows.
+        examples: the split.
+        indices: the examples of the batch, -1 for an empty place.
+        shape: the static shape.
+        one_a_row: whether each example has its own row.
+        hidden: f[T, D] for the split's tokens, or f[M, D] for its slots where the shape has no rows; None trains on
+            the token ids.
 
     Returns:
-        batch: a dict of token_ids, segment_ids, position_ids, type_ids i32[G, R, L]; example i32[G, E], rows of the
-        data set; slot_token (row * L + column), slot_example (number in the group), slot_position (in its example)
-        i32[G, S]; label [G, S, ...]; weight f32[G, S].  A `hidden` replaces token_ids and type_ids by hidden
-        f[G, R, L, D]; in a shape without rows, examples are dealt to the groups, hidden is f[G, S, D], and nothing
-        else of the tokens is there.
+        batch: token_ids, segment_ids, position_ids, type_ids i32[G, R, L]; example i32[G, E], rows of the data set;
+        slot_token (row * L + column), slot_example (number in the group), slot_position (in its example) i32[G, S];
+        label [G, S, ...]; weight f32[G, S].  `hidden` replaces token_ids and type_ids by hidden f[G, R, L, D].  In a
+        shape without rows, examples are dealt to the groups, hidden is f[G, S, D], and the batch has no arrays of
+        tokens.
+
+    Raises:
+        ValueError: the examples do not fit into the shape.
     """
     chosen = indices[indices >= 0]
     lengths, counts = lengths_of(examples, chosen), slots_of(examples, chosen)
@@ -163,6 +190,7 @@ def build(examples, indices, shape, one_a_row=False, hidden=None):
         "weight": to_slots(np.ones(len(slot_position)), np.float32),
     }
     if not shape.rows:
+        assert hidden is not None, "a shape without rows has no tokens"
         return batch | {"hidden": to_slots(hidden[slots[1]], hidden.dtype)}, Places(slots, ())
 
     first = rows // shape.groups * shape.row_length + columns
@@ -215,10 +243,14 @@ def _make_scatter(places, *sizes):
     return scatter
 
 
-def chunk(lengths, size):
-    """i64[K, size]: every example exactly once, in chunks of like total length; -1 in empty slots.
+def chunk(lengths: Int[np.ndarray, " N"], size: int) -> Int[np.ndarray, "K size"]:
+    """Every example exactly once, in chunks of similar total length; -1 in empty places.
 
-    lengths: i32[N].  The sorted examples are dealt out one to each chunk in turn.
+    The examples, sorted by length, are dealt to the chunks in turn.
+
+    Args:
+        lengths: tokens of each example.
+        size: examples per chunk.
     """
     num = max(1, -(-len(lengths) // size))
     order = np.argsort(-lengths, kind="stable")

@@ -1,4 +1,4 @@
-"""What each task is: its kind, labels, metrics and where its splits lie, as facts in one table (numpy only, no jax)."""
+"""The built-in tasks: kind, labels, metrics and files of each, as one table of facts (numpy only, no jax)."""
 
 import dataclasses
 import math
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped
 
 from fjt.core.errors import UserError
 
@@ -15,20 +16,23 @@ LABELS_IN_MESSAGES = 20  # a message lists at most this many label names
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Rows in file order.
+    """Rows of a split, in file order.
 
-    id: one of each row, a str.  text, text_pair: a str of each row (text_pair None for single sentences).
-    label: [N, ...], as the task's Problem reads and marks it (`fjt.tasks.problem`).
-    cluster: the source of each row, a str, equal for rows that share one; None where that is not known.
+    Attributes:
+        id: identifier of each row.
+        text: text of each row.
+        text_pair: second text of each row, or None for single texts.
+        label: one label per row, in the form of the task's Problem (`fjt.tasks.problem`).
+        cluster: the source of each row, equal for rows that share one, or None where the source is unknown.
     """
 
-    id: tuple
-    text: tuple
-    text_pair: tuple | None
-    label: np.ndarray
-    cluster: tuple | None = None
+    id: tuple[str, ...]
+    text: tuple[str, ...]
+    text_pair: tuple[str, ...] | None
+    label: Shaped[np.ndarray, "N ..."]
+    cluster: tuple[str, ...] | None = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.text)
 
 
@@ -36,8 +40,10 @@ class Split:
 class Cell:
     """One cell of a label column.
 
-    value: as the table holds it (str, number, list or None).  place: "file:line", for messages.
-    required: whether the row must have a label.
+    Attributes:
+        value: the table's value: str, number, list, dict or None.
+        place: "file:line", for messages.
+        required: whether the row must have a label.
     """
 
     value: Any
@@ -54,24 +60,31 @@ class Cell:
         return str(self.value).strip()
 
     def unknown(self, label: str, known: Sequence[str]) -> UserError:
-        """The error of a label that is not among the known ones."""
+        """The error for a label that is not among the known ones."""
         listed = ", ".join(known[:LABELS_IN_MESSAGES]) + (", ..." if len(known) > LABELS_IN_MESSAGES else "")
         return UserError(f"{self.place}: unknown label {label!r}; the labels are: {listed}. Correct or remove the row.")
 
     def missing(self) -> UserError:
-        """The error of a row that needs a label and has none."""
+        """The error for a row that needs a label and has none."""
         return UserError(f"{self.place}: the row has no label; only test sets may lack labels. Correct or remove it.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """One split as the official files and TFDS hold it; of several for one split, the first whose file is there counts.
+    """One split in the official files and in TFDS.  Several tables of one split: the first whose file exists is read.
 
-    path: below config.data.dir.  text, text_pair, label: columns, by name, or by number from 0 where there is no
-    header; an empty label: the file has none.  codes: the labels as this file spells them, by id (empty: the task's
-    label_names).  tfds: "<config>/<split>" of TFDS's GLUE builder, empty where it has none.  optional: a run does
-    without it.  drop_labels, drop_short: rows with these labels, and rows with too few fields, are known defects of
-    the official file and left out.
+    Attributes:
+        split: name of the split.
+        path: the file, below config.data.dir.
+        text: column of the text, by name, or by number from 0 where the file has no header.
+        text_pair: column of the second text; empty for single texts.
+        label: column of the label; empty where the file has none.
+        codes: this file's spelling of the labels, by id; empty: the task's label_names.
+        tfds: "<config>/<split>" of TFDS's GLUE builder; empty where it has none.
+        header: whether the first line names the columns.
+        optional: whether a run can do without the split.
+        drop_labels: labels of rows that are left out, a known defect of the official file.
+        drop_short: whether rows with too few fields are left out, another such defect.
     """
 
     split: str
@@ -79,30 +92,37 @@ class Table:
     text: str
     text_pair: str
     label: str
-    codes: tuple
+    codes: tuple[str, ...]
     tfds: str
     header: bool = True
     optional: bool = False
-    drop_labels: tuple = ()
+    drop_labels: tuple[str, ...] = ()
     drop_short: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """kind: the name of a Problem (`fjt.tasks.kinds`).  label_names: by id, () for scores.  metrics: names in the
-    Problem's; the first one selects the best step.  threshold: the probability from which a label of a set counts.
+    """A task.
 
-    description: one line for `--list`.  tables: where the splits are, () where no official layout exists.
-    submission: ((split, file name), ...) of GLUE's server.  submission_ids: labels are submitted as ids, not names.
+    Attributes:
+        name: the value of config.task.
+        kind: name of its Problem (`fjt.tasks.kinds`).
+        label_names: names of the labels by id; () for scores.
+        metrics: names of metrics of the Problem; the first one selects the best step.
+        description: one line for `--list`.
+        tables: its splits; () where no official layout exists.
+        submission: ((split, file name), ...) for GLUE's server.
+        submission_ids: whether labels are submitted as ids, not as names.
+        threshold: the probability from which a label of a set is predicted.
     """
 
     name: str
     kind: str
-    label_names: tuple
-    metrics: tuple
+    label_names: tuple[str, ...]
+    metrics: tuple[str, ...]
     description: str = ""
-    tables: tuple = ()
-    submission: tuple = ()
+    tables: tuple[Table, ...] = ()
+    submission: tuple[tuple[str, str], ...] = ()
     submission_ids: bool = True
     threshold: float = 0.5
 
@@ -110,14 +130,16 @@ class Task:
 # The order in which splits are returned.
 SPLITS = ("train", "dev", "official_dev", "dev_mismatched", "test", "test_mismatched", "ax")
 
-SPLIT_METRICS = {"ax": ("mcc",)}  # where GLUE scores a split otherwise than its task
+SPLIT_METRICS = {"ax": ("mcc",)}  # splits that GLUE scores with other metrics than their task
 
 DIGITS = ("0", "1")
 NLI = ("entailment", "neutral", "contradiction")
 
 
-def _tables(name, folder, text, text_pair, label, codes=(), **defects):
-    """The three tables of a GLUE task whose files have a header and the columns named."""
+def _tables(
+    name: str, folder: str, text: str, text_pair: str, label: str, codes: tuple[str, ...] = (), **defects: Any
+) -> tuple[Table, ...]:
+    """The three tables of a GLUE task whose files have a header and the given columns."""
     place = (text, text_pair)
     return (
         Table("train", f"{folder}/train.tsv", *place, label, codes, f"{name}/train", **defects),
@@ -126,8 +148,8 @@ def _tables(name, folder, text, text_pair, label, codes=(), **defects):
     )
 
 
-def _mnli(split, file):
-    # The GLUE archive holds no row without a gold label; the original release marks such rows with "-".
+def _mnli(split: str, file: str) -> Table:
+    # The GLUE archive has no rows without a gold label; the original release marks such rows with "-".
     label = "" if split.startswith("test") else "gold_label"
     tfds = "mnli/" + file.replace("dev_", "validation_")
     return Table(
@@ -135,8 +157,8 @@ def _mnli(split, file):
     )
 
 
-def _diagnostic(split, optional):
-    """The diagnostic set where GLUE's download scripts put it, with labels if the full file is there."""
+def _diagnostic(split: str, optional: bool) -> tuple[Table, ...]:
+    """The diagnostic set where GLUE's download scripts put it, with labels if the full file exists."""
     full = ("Premise", "Hypothesis", "Label")
     plain = ("sentence1", "sentence2", "")
     return tuple(
@@ -146,7 +168,16 @@ def _diagnostic(split, optional):
     )
 
 
-def _glue(name, description, kind, label_names, metrics, tables, *submission, submission_ids=True):
+def _glue(
+    name: str,
+    description: str,
+    kind: str,
+    label_names: tuple[str, ...],
+    metrics: tuple[str, ...],
+    tables: tuple[Table, ...],
+    *submission: tuple[str, str],
+    submission_ids: bool = True,
+) -> Task:
     return Task(name, kind, label_names, metrics, description, tables, submission, submission_ids)
 
 
@@ -154,7 +185,7 @@ _SENTENCES = ("sentence1", "sentence2")
 _TRAIN = _mnli("train", "train")
 _CLASSES = "classification"
 
-# Two scores of one task stand in the order of GLUE's table (F1/accuracy, Pearson/Spearman), the first selects.
+# Two metrics of one task are in the order of GLUE's table (F1/accuracy, Pearson/Spearman); the first one selects.
 GLUE = (
     _glue(
         "cola", "GLUE: is the sentence acceptable English", _CLASSES, ("unacceptable", "acceptable"), ("mcc",),
@@ -179,7 +210,7 @@ GLUE = (
     ),
     _glue(
         "qqp", "GLUE: do two questions ask the same", _CLASSES, ("not_duplicate", "duplicate"), ("f1", "accuracy"),
-        # Questions with line breaks fall into broken rows in the official files; TFDS and Hugging Face drop them too.
+        # Questions with line breaks are broken rows in the official files; TFDS and Hugging Face drop them too.
         _tables("qqp", "QQP", "question1", "question2", "is_duplicate", DIGITS, drop_labels=("",), drop_short=True),
         ("test", "QQP.tsv"),
     ),
@@ -205,8 +236,9 @@ GLUE = (
         _tables("rte", "RTE", *_SENTENCES, "label"), ("test", "RTE.tsv"), submission_ids=False,
     ),
     _glue(
-        "wnli", "GLUE: what a pronoun refers to, tiny and adversarial", _CLASSES, ("not_entailment", "entailment"),
-        ("accuracy",), _tables("wnli", "WNLI", *_SENTENCES, "label", DIGITS), ("test", "WNLI.tsv"),
+        "wnli", "GLUE: the noun that a pronoun refers to, tiny and adversarial", _CLASSES,
+        ("not_entailment", "entailment"), ("accuracy",), _tables("wnli", "WNLI", *_SENTENCES, "label", DIGITS),
+        ("test", "WNLI.tsv"),
     ),
     _glue(
         "ax", "GLUE: MNLI tested on the diagnostic set", _CLASSES, NLI, ("mcc",),
@@ -220,7 +252,7 @@ AG_NEWS = Task(
     _CLASSES,
     ("World", "Sports", "Business", "Sci/Tech"),
     ("accuracy", "macro_f1"),
-    "topic of a news item's description, 4 classes; no dev set, so give config.data.holdout",
+    "topic of a news item's description, 4 classes; no dev set, so set config.data.holdout",
     (
         Table("train", "train.csv", "2", "", "0", ("1", "2", "3", "4"), "", header=False),
         Table("train", "train_subset_description.jsonl", "text", "", "label", ("0", "1", "2", "3"), ""),
@@ -230,20 +262,28 @@ AG_NEWS = Task(
 
 TASKS = {task.name: task for task in (*GLUE, AG_NEWS)}
 
-OWN_TABLE = "table"  # its labels come from the files: `sources` builds this Task
+OWN_TABLE = "table"  # the name of a user's own table; `sources` builds its Task, since its labels are in its files
 
 
-def names():
-    """{name: one line} of the tasks that files serve, for `--list`."""
+def names() -> dict[str, str]:
+    """{name: one line} of the tasks that can be read from files, for `--list`."""
     return {t.name: t.description for t in TASKS.values()} | {OWN_TABLE: "your own table: config.data.files, .columns"}
 
 
-def write_submission(task, split, ids, predictions, folder):
-    """Path of the file for GLUE's server that it writes into `folder`; None where the server takes none for the split.
+def write_submission(
+    task: Task, split: str, ids: Sequence[str], predictions: Shaped[np.ndarray, " N"], folder: str
+) -> str | None:
+    """Path of the written file for GLUE's server, or None where the server takes no file for the split.
 
-    ids: row numbers of the split (its `id`).  predictions: label ids, or scores of a task without label names.
-    Format: header "index<TAB>prediction"; label names for the entailment tasks, class ids for the others, scores cut
-    to 0..5 with three decimals (https://gluebenchmark.com/faq).
+    Format: header "index<TAB>prediction"; label names for the entailment tasks, label ids for the others, scores
+    clipped to 0..5 with three decimals (https://gluebenchmark.com/faq).
+
+    Args:
+        task: a GLUE task.
+        split: name of the split.
+        ids: row numbers of the split (`Split.id`).
+        predictions: label ids, or scores for a task without label names.
+        folder: where the file is written.
     """
     file = dict(task.submission).get(split)
     if file is None:

@@ -1,30 +1,58 @@
-"""The splits of an experiment: from official files, an own table, TFDS or the synthetic language, faults refused."""
+"""The splits of an experiment from official files, an own table, TFDS or the synthetic language, with their checks."""
 
 import dataclasses
 import logging
 import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
+from jaxtyping import Shaped
 
 from fjt.core.errors import UserError, suggest
+from fjt.core.options import DataConfig, ExperimentConfig
 from fjt.data import glue, synthetic, tables, tfds
-from fjt.data.glue import SPLITS, Cell, Split, Task
+from fjt.data.glue import SPLITS, Cell, Split, Table, Task
+from fjt.data.tables import Rows
 
 log = logging.getLogger(__name__)
 
-LABELS = "labels:"  # before a label's name: the role of its own column
-MANY_LABELS = 20  # more than these, in fewer than twice as many rows, look like scores
+LABELS = "labels:"  # prefix of a label's name in the role of its own column
+MANY_LABELS = 20  # more labels than this, in fewer than twice as many rows, are probably scores
 
 
-def names():
+class LabelReader(Protocol):
+    """The part of a `Problem` that reading needs (`fjt.tasks.problem`, which this room does not import)."""
+
+    name: ClassVar[str]
+    table_metrics: ClassVar[tuple[str, ...]]
+
+    def find_labels(self, cells: Sequence[Cell]) -> tuple[str, ...]: ...
+
+    def read_labels(self, cells: Sequence[Cell], codes: Sequence[str]) -> Shaped[np.ndarray, "N ..."]: ...
+
+    def describe_label(self, label: Any, task: Task) -> str: ...
+
+
+FindProblem = Callable[[str], LabelReader]
+
+
+def names() -> dict[str, str]:
     """{name: one line} of every task, for `--list`."""
     return glue.names() | {task.name: task.description for task in synthetic.TASKS.values()}
 
 
-def find_task(experiment, find_problem):
-    """The Task that `experiment.task` names, for its data.source; an own table's labels are still those of the config.
+def find_task(experiment: ExperimentConfig, find_problem: FindProblem) -> Task:
+    """The Task that `experiment.task` names in its data.source.
 
-    Raises UserError for an unknown name, and for one that another source serves.
+    The labels of a user's own table are those of the config, () where the config names none.
+
+    Args:
+        experiment: the options.
+        find_problem: the Problem of a kind's name (`fjt.tasks.kinds.find_problem`).
+
+    Raises:
+        UserError: the name is unknown, or another source has the task.
     """
     name, source = experiment.task, experiment.data.source
     served = {
@@ -35,7 +63,7 @@ def find_task(experiment, find_problem):
     if name not in served[source]:
         others = [other for other in served if name in served[other]]
         if others:
-            hint = f"--config.data.source={' or '.join(others)} does."
+            hint = f"--config.data.source={' or '.join(others)} has it."
             raise UserError(f"config.data.source={source!r} has no task {name!r}; {hint}")
         raise UserError(f"config.task={name!r} is unknown.{suggest(name, set().union(*served.values()))}")
     if source == "synthetic":
@@ -49,20 +77,27 @@ def find_task(experiment, find_problem):
     return glue.TASKS[name]
 
 
-def load(experiment, cache_dir, find_problem):
-    """(Task, {name: Split}) of the experiment, the splits in the order of `tasks.SPLITS`.
+def load(experiment: ExperimentConfig, cache_dir: str, find_problem: FindProblem) -> tuple[Task, dict[str, Split]]:
+    """(Task, {name: Split}) of the experiment, the splits in the order of `glue.SPLITS`.
 
-    Without files for them the optional splits (test sets, MNLI's diagnostics) are absent.  With data.holdout, `dev` is
-    that share of train and the published dev set, if there is one, is `official_dev`: choosing and reporting are
-    then done on different rows.  data.limit draws from what the holdout left; the rows of a smaller limit are among
-    those of a larger one.  Both keep the order of the file.  cache_dir: for TFDS.  find_problem: the Problem of a
-    kind's name (`fjt.tasks.kinds`).  Raises UserError.
+    Optional splits (test sets, MNLI's diagnostics) without files are absent.  With data.holdout, `dev` is that share
+    of train, and the published dev set, if there is one, is `official_dev`: choosing and reporting then use different
+    rows.  data.limit draws from the rows that the holdout left; the rows of a smaller limit are among those of a
+    larger one.  Both keep the order of the file.
+
+    Args:
+        experiment: the options.
+        cache_dir: folder for TFDS's data.
+        find_problem: the Problem of a kind's name (`fjt.tasks.kinds.find_problem`).
+
+    Raises:
+        UserError: the data cannot be read, or nothing can be learned from them.
     """
     task = find_task(experiment, find_problem)
     problem = find_problem(task.kind)
     data, subset = experiment.data, experiment.seeds.subset
     if data.source == "synthetic":
-        splits = dict(synthetic.load(task.name))  # a copy: load keeps its own
+        splits = dict(synthetic.load(task.name))  # a copy, because load caches its result
     elif data.source == "tfds":
         splits = tfds.load(task, data.dir or os.path.join(cache_dir, "tfds"), data.manual_dir, cache_dir)
     elif task.name == glue.OWN_TABLE:
@@ -71,20 +106,20 @@ def load(experiment, cache_dir, find_problem):
         splits = _load_official(task, data, problem)
     for name, split in splits.items():
         if not len(split):
-            raise UserError(f"The {name} split of task {task.name!r} has no rows; give a file that has some.")
+            raise UserError(f"The {name} split of task {task.name!r} has no rows; give a file with at least one row.")
     if data.holdout:
         splits = _hold_out(splits, data.holdout, subset)
     elif "dev" not in splits:
         raise UserError(
-            f"Task {task.name!r} has no dev split to choose by: "
-            f"{'give --config.data.files.dev=FILE, or ' if task.name == glue.OWN_TABLE else ''}"
-            "keep a share of train aside with --config.data.holdout=0.1."
+            f"Task {task.name!r} has no dev split to choose by. "
+            f"{'Give --config.data.files.dev=FILE, or keep' if task.name == glue.OWN_TABLE else 'Keep'} "
+            "a share of train aside with --config.data.holdout=0.1."
         )
     train = splits["train"]
     if data.limit:
         if data.limit > len(train):
             raise UserError(
-                f"config.data.limit={data.limit} is more than the {len(train)} training examples; 0 takes all."
+                f"config.data.limit={data.limit} is more than the {len(train)} training examples; 0 uses all."
             )
         train = _take(train, np.sort(_generator(subset, 1).permutation(len(train))[: data.limit]))
     if data.shuffle_labels:
@@ -94,7 +129,7 @@ def load(experiment, cache_dir, find_problem):
     return task, {name: splits[name] for name in SPLITS if name in splits}
 
 
-def _check_names(option, names):
+def _check_names(option: str, names: Sequence[Any]) -> None:
     """Raises UserError for a label name that is empty or given twice, in which case one of two logits never learns."""
     names = [str(name).strip() for name in names]
     if "" in names:
@@ -104,19 +139,19 @@ def _check_names(option, names):
             raise UserError(f"config.data.{option}={tuple(names)} should hold {name!r} once.")
 
 
-def _generator(seed, purpose):
+def _generator(seed: int, purpose: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64([seed, purpose]))
 
 
-def _take(split, rows):
-    def pick(values):
+def _take(split: Split, rows: Sequence[int] | np.ndarray) -> Split:
+    def pick(values: Sequence[Any]) -> tuple[Any, ...]:
         return tuple(values[row] for row in rows)
 
     pair, cluster = (None if values is None else pick(values) for values in (split.text_pair, split.cluster))
     return Split(pick(split.id), pick(split.text), pair, split.label[rows], cluster)
 
 
-def _hold_out(splits, share, seed):
+def _hold_out(splits: dict[str, Split], share: float, seed: int) -> dict[str, Split]:
     train = splits["train"]
     if len(train) < 2:
         raise UserError(f"config.data.holdout={share} cannot divide {len(train)} training example.")
@@ -127,7 +162,7 @@ def _hold_out(splits, share, seed):
     return splits | official | parts
 
 
-def _check_variety(task, train, problem):
+def _check_variety(task: Task, train: Split, problem: LabelReader) -> None:
     if len(np.unique(train.label, axis=0)) > 1:
         return
     raise UserError(
@@ -136,13 +171,13 @@ def _check_variety(task, train, problem):
     )
 
 
-def _load_official(task, data, problem):
+def _load_official(task: Task, data: DataConfig, problem: LabelReader) -> dict[str, Split]:
     if not data.dir:
         raise UserError(
-            f"config.data.dir is empty; --config.data.dir=DIR names the folder that holds {task.tables[0].path}."
+            f"config.data.dir is empty; --config.data.dir=DIR names the folder that contains {task.tables[0].path}."
         )
     if not os.path.isdir(data.dir):
-        raise UserError(f"config.data.dir={data.dir!r} is no directory; it should hold {task.tables[0].path}.")
+        raise UserError(f"config.data.dir={data.dir!r} is not a directory; it should contain {task.tables[0].path}.")
     if any(dataclasses.astuple(data.files)):
         raise UserError(f"config.data.files is for --config.task=table; task {task.name!r} reads config.data.dir.")
     splits = {}
@@ -154,20 +189,20 @@ def _load_official(task, data, problem):
         elif not places[0].optional:
             looked = " or ".join(os.path.join(data.dir, t.path) for t in places)
             raise UserError(
-                f"The {name} split of task {task.name!r} is not there: {looked} does not exist; "
-                f"config.data.dir should be the folder that holds {places[0].path}."
+                f"The {name} split of task {task.name!r} is missing: {looked} does not exist. "
+                f"config.data.dir should be the folder that contains {places[0].path}."
             )
     return splits
 
 
-def _read_official(task, table, path, problem):
+def _read_official(task: Task, table: Table, path: str, problem: LabelReader) -> Split:
     columns = {"text": table.text, "text_pair": table.text_pair, "label": table.label}
     rows = tables.read(
         path,
         {role: column for role, column in columns.items() if column},
         header=table.header,
         drop_short=table.drop_short,
-        remedy="This is not the official file of the task; own tables are read with --config.task=table.",
+        remedy="This is not the official file of the task; --config.task=table reads your own tables.",
     )
     dropped = [r for r, label in enumerate(rows.values.get("label", ())) if label in table.drop_labels]
     if dropped:
@@ -179,15 +214,15 @@ def _read_official(task, table, path, problem):
     return _split(rows, problem, codes, required=table.split.startswith(("train", "dev")))
 
 
-def _without(rows, dropped):
-    def keep(values):
+def _without(rows: Rows, dropped: Collection[int]) -> Rows:
+    def keep(values: Sequence[Any]) -> list[Any]:
         return [value for row, value in enumerate(values) if row not in dropped]
 
     values = {role: keep(column) for role, column in rows.values.items()}
     return tables.Rows(rows.path, values, keep(rows.numbers), keep(rows.lines))
 
 
-def _load_own(task, data, problem):
+def _load_own(task: Task, data: DataConfig, problem: LabelReader) -> tuple[Task, dict[str, Split]]:
     if not data.files.train:
         raise UserError(f"config.data.files.train is empty; give a file ({' '.join(tables.SUFFIXES)}).")
     files = {name: _read_own(name, path, data) for name, path in dataclasses.asdict(data.files).items() if path}
@@ -206,10 +241,10 @@ def _load_own(task, data, problem):
     return task, splits
 
 
-def _read_own(name, path, data):
+def _read_own(name: str, path: str, data: DataConfig) -> Rows:
     if not os.path.isfile(path):
-        what = "is a directory; name the file in it" if os.path.isdir(path) else "does not exist"
-        raise UserError(f"config.data.files.{name}={path!r} {what}.")
+        fault = "is a directory; name the file in it" if os.path.isdir(path) else "does not exist"
+        raise UserError(f"config.data.files.{name}={path!r} {fault}.")
     columns = {role: column for role, column in dataclasses.asdict(data.columns).items() if column}
     labels = columns.pop("labels", ())
     if labels:
@@ -237,18 +272,18 @@ def _read_own(name, path, data):
         raise UserError(f"{path} (config.data.files.{name}) has no rows.")
     for row, text in enumerate(rows.values["text"]):
         if isinstance(text, str) and not text.strip():
-            raise UserError(f"{rows.place(row)}: the text is empty. Mend or remove the row.")
+            raise UserError(f"{rows.place(row)}: the text is empty. Correct or remove the row.")
     return rows
 
 
-def _optional(name, columns):
-    """The roles of columns that a file may lack: no test labels, clusters in dev alone, where a study scores."""
+def _optional(name: str, columns: Mapping[str, str]) -> tuple[str, ...]:
+    """The roles of columns that a file may lack: labels in test, clusters in all but dev, which studies score."""
     labels = [role for role in columns if role.startswith(("label", LABELS))]
     return {"train": ("cluster",), "test": (*labels, "cluster")}.get(name, ())
 
 
-def _cells(rows, required):
-    """[Cell] of the label of each row that was read; without a label column, missing values."""
+def _cells(rows: Rows, required: bool) -> list[Cell]:
+    """The label Cell of each row; missing values where there is no label column."""
     values = rows.values.get("label", [None] * len(rows.lines))
     columns = [role for role in rows.values if role.startswith(LABELS)]
     if columns:
@@ -258,8 +293,8 @@ def _cells(rows, required):
     return [Cell(value, rows.place(row), required) for row, value in enumerate(values)]
 
 
-def _split(rows, problem, codes, required):
-    """Split of rows that were read.  required: whether each row must have its label."""
+def _split(rows: Rows, problem: LabelReader, codes: Sequence[str], required: bool) -> Split:
+    """The Split of rows.  required: whether each row must have its label."""
     texts = {
         role: tuple(_text(value, rows, row, role) for row, value in enumerate(rows.values[role]))
         for role in ("text", "text_pair")
@@ -273,11 +308,11 @@ def _split(rows, problem, codes, required):
     return Split(ids, texts["text"], texts.get("text_pair"), label, cluster)
 
 
-def _text(value, rows, row, role):
+def _text(value: Any, rows: Rows, row: int, role: str) -> str:
     if isinstance(value, str):
         try:
             value.encode()
-        except UnicodeEncodeError:  # JSON may hold half of a surrogate pair
-            raise UserError(f"{rows.place(row)}: the text is no valid Unicode: {value!r:.80}.") from None
+        except UnicodeEncodeError:  # JSON may contain half of a surrogate pair
+            raise UserError(f"{rows.place(row)}: the text is not valid Unicode: {value!r:.80}.") from None
         return value
-    raise UserError(f"{rows.place(row)}: {value!r} stands where the text of config.data.columns.{role} belongs.")
+    raise UserError(f"{rows.place(row)}: {value!r} is not text; config.data.columns.{role} should name a text column.")

@@ -1,6 +1,6 @@
 """Classification: one label per example, softmax cross-entropy."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -8,41 +8,47 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.special
 import sklearn.metrics
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from fjt.core.errors import UserError
+from fjt.core.options import LossConfig
 from fjt.data.glue import Cell, Task
 from fjt.tasks import jackknife
-from fjt.tasks.problem import Predictions, Problem
+from fjt.tasks.problem import Labels, Logits, Predictions, Problem
+
+Ids = Int[np.ndarray, " N"]  # label ids
 
 
-def accuracy(predicted, label):
-    """Share of equal entries.  predicted, label: i32[N]."""
+def accuracy(predicted: Ids, label: Ids) -> float:
+    """Share of examples whose label is predicted."""
     return float(np.mean(predicted == label))
 
 
-def f1(predicted, label):
-    """F1 of class 1, 0.0 when nothing is positive; GLUE's for MRPC and QQP.  predicted, label: i32[N] in {0, 1}."""
+def f1(predicted: Ids, label: Ids) -> float:
+    """F1 of class 1, 0.0 when nothing is positive: GLUE's metric for MRPC and QQP.  Label ids are 0 and 1."""
     return float(sklearn.metrics.f1_score(label, predicted, zero_division=0.0))
 
 
-def macro_f1(predicted, label):
-    """Unweighted mean over classes of F1.  predicted, label: i32[N]."""
+def macro_f1(predicted: Ids, label: Ids) -> float:
+    """Unweighted mean over classes of F1."""
     return float(sklearn.metrics.f1_score(label, predicted, average="macro", zero_division=0.0))
 
 
-def mcc(predicted, label):
-    """Matthews correlation, 0.0 when a margin is empty; GLUE's for CoLA and AX.  predicted, label: i32[N]."""
+def mcc(predicted: Ids, label: Ids) -> float:
+    """Matthews correlation, 0.0 when all predictions or all labels are equal: GLUE's metric for CoLA and AX."""
     return float(sklearn.metrics.matthews_corrcoef(label, predicted))
 
 
-def cross_entropy(logits, label, hyper):
-    """(value, weight) of each slot: smoothed, class-weighted cross entropy.
+def cross_entropy(
+    logits: Float[Array, "*slots C"], label: Int[Array, "*slots"], hyper: Any
+) -> tuple[Float[Array, "*slots"], Float[Array, "*slots"]]:
+    """(value, weight) of each slot: smoothed, class-weighted cross-entropy.
 
     The sum of values over the sum of weights is PyTorch's CrossEntropyLoss(weight, label_smoothing), mean.
 
     Args:
-        logits: f[..., C].
-        label: i32[...] in 0..C-1.
+        logits: of the slots.
+        label: label ids, 0 to C - 1.
         hyper: Hyper with label_smoothing f32[] and class_weights f32[C].
     """
     log_probs = jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
@@ -64,7 +70,7 @@ class Classification(Problem):
     def find_labels(self, cells: Sequence[Cell]) -> tuple[str, ...]:
         return sort_labels({cell.text for cell in cells} - {""})
 
-    def read_labels(self, cells: Sequence[Cell], codes: Sequence[str]) -> np.ndarray:
+    def read_labels(self, cells: Sequence[Cell], codes: Sequence[str]) -> Labels:
         ids = {code: number for number, code in enumerate(codes)}
         return np.array([self._read(cell, ids) for cell in cells], np.int32)
 
@@ -77,57 +83,69 @@ class Classification(Problem):
             raise cell.missing()
         return -1
 
-    def is_labelled(self, label: np.ndarray) -> np.ndarray:
+    def is_labelled(self, label: Labels) -> Bool[np.ndarray, " M"]:
         return label >= 0
 
     def describe_label(self, label: Any, task: Task) -> str:
         return task.label_names[int(label)]
 
-    def label_weights(self, loss: Any, label: np.ndarray, task: Task) -> np.ndarray:
+    def label_weights(self, loss: LossConfig, label: Labels, task: Task) -> Float[np.ndarray, " C"]:
         classes = len(task.label_names)
         if loss.class_weights == ("balanced",):  # N / (C count), as scikit-learn's
             counts = np.bincount(label[label >= 0], minlength=classes)
             return len(label) / (classes * np.maximum(counts, 1))
         return check_weights(loss.class_weights, classes)
 
-    def loss(self, logits, batch, hyper):
+    def loss(
+        self, logits: Float[Array, "*slots C"], batch: dict[str, Array], hyper: Any
+    ) -> tuple[Float[Array, "*slots"], Float[Array, "*slots"]]:
         return cross_entropy(logits, batch["label"], hyper)
 
-    def decode(self, logits: np.ndarray, task: Task) -> Predictions:
+    def decode(self, logits: Logits, task: Task) -> Predictions:
         ids = np.argmax(logits, axis=-1)
         return Predictions(ids, [task.label_names[i] for i in ids], scipy.special.softmax(np.float64(logits), axis=-1))
 
-    def dev_loss(self, logits: np.ndarray, label: np.ndarray) -> float:
+    def dev_loss(self, logits: Logits, label: Labels) -> float:
         labelled = self.is_labelled(label)
         logits, label = np.float64(logits[labelled]), label[labelled]
         return float(np.mean(scipy.special.logsumexp(logits, axis=-1) - logits[np.arange(len(label)), label]))
 
-    def pseudo_values(self, metric: str, predicted: np.ndarray, label: np.ndarray) -> np.ndarray:
+    def pseudo_values(
+        self, metric: str, predicted: Shaped[np.ndarray, "n M ..."], label: Labels
+    ) -> Float[np.ndarray, "n M"]:
         return jackknife.of_classes(metric, predicted, label)
 
-    def constant(self, label: np.ndarray) -> np.ndarray:
+    def constant(self, label: Labels) -> Labels:
         return np.full(len(label), np.bincount(label).argmax())
 
-    def columns(self, logits: np.ndarray, task: Task) -> dict[str, Sequence[Any]]:
+    def columns(self, logits: Logits, task: Task) -> Mapping[str, Sequence[Any] | np.ndarray]:
         predicted = self.decode(logits, task)
         columns = {"predicted": predicted.labels, "probability": predicted.probabilities.max(axis=-1)}
         names = zip(task.label_names, predicted.probabilities.T, strict=True)
         return columns | {f"p({name})": column for name, column in names}
 
-    def label_column(self, label: np.ndarray, task: Task) -> list[str]:
+    def label_column(self, label: Labels, task: Task) -> list[str]:
         return ["" if i < 0 else task.label_names[i] for i in label]
 
 
-def sort_labels(names: set[str]) -> tuple[str, ...]:
-    """Label names in order: as numbers where all of them are numbers."""
+def sort_labels(names: Collection[str]) -> tuple[str, ...]:
+    """Label names in order: numerically where all of them are numbers, else alphabetically."""
     try:
         return tuple(sorted(names, key=lambda label: (float(label), label)))
     except ValueError:
         return tuple(sorted(names))
 
 
-def check_weights(given: tuple, count: int) -> np.ndarray:
-    """f64[C] of config.loss.class_weights, ones where it is empty.  Raises UserError."""
+def check_weights(given: tuple[float, ...], count: int) -> Float[np.ndarray, " C"]:
+    """The class weights of config.loss.class_weights, ones where it is empty.
+
+    Args:
+        given: the option.
+        count: C, number of labels.
+
+    Raises:
+        UserError: not one number of at least 0 per label.
+    """
     if not given:
         return np.ones(count)
     if len(given) != count or not all(isinstance(x, int | float) and x >= 0 for x in given):

@@ -1,4 +1,4 @@
-"""The kinds of problems by name.  A new kind is a file of its own and a line here, or `register` from outside."""
+"""The kinds of problems by name.  A new kind is one file and one line here, or a call of `register` from outside."""
 
 from collections.abc import Mapping
 
@@ -24,19 +24,19 @@ for _problem in (CLASSIFICATION, REGRESSION, MULTI_LABEL):
 
 
 def find_problem(kind: str) -> Problem:
-    """The Problem of a kind's name (`Task.kind`, config.data.kind).  Raises UserError for an unknown one."""
+    """The Problem with a kind's name (`Task.kind`, config.data.kind).  Raises UserError for an unknown name."""
     if kind not in PROBLEMS:
         raise UserError(f"config.data.kind={kind!r} is unknown.{suggest(kind, list(PROBLEMS))}")
     return PROBLEMS[kind]
 
 
 def lower_is_better(metric: str) -> bool:
-    """Whether a lower value of a metric is the better one."""
+    """Whether a lower value of a metric is better."""
     return any(metric in problem.lower_is_better for problem in PROBLEMS.values())
 
 
 def bounds_of(metric: str) -> tuple[float, float] | None:
-    """(lowest, highest) value of a metric, None where one of them does not exist."""
+    """(lowest, highest) value of a metric, or None where it lacks either bound."""
     return next((problem.bounds[metric] for problem in PROBLEMS.values() if metric in problem.bounds), None)
 
 

@@ -1,7 +1,7 @@
 """Multi-label classification: any number of labels per example, a sigmoid and binary cross-entropy for each."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,41 +9,48 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.special
 import sklearn.metrics
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from fjt.core.errors import UserError
+from fjt.core.options import LossConfig
 from fjt.data.glue import Cell, Task
 from fjt.tasks import jackknife
 from fjt.tasks.classification import check_weights, sort_labels
-from fjt.tasks.problem import Predictions, Problem
+from fjt.tasks.problem import Labels, Logits, Predictions, Problem
+
+Sets = Int[np.ndarray, "N C"]  # 1 for each label of an example's set, else 0
+
 
 SEPARATOR = ","  # between the labels of a cell of text
-YES, NO = ("1", "true", "yes"), ("0", "false", "no")  # cells of a column per label
+YES, NO = ("1", "true", "yes"), ("0", "false", "no")  # cells where each label has its own column
 
 
-def micro_f1(predicted, label):
-    """F1 of all labels of all examples together, 0.0 when nothing is positive.  predicted, label: {0, 1}[N, C]."""
+def micro_f1(predicted: Sets, label: Sets) -> float:
+    """F1 of all labels of all examples together, 0.0 when nothing is positive."""
     return float(sklearn.metrics.f1_score(label, predicted, average="micro", zero_division=0.0))
 
 
-def macro_f1(predicted, label):
-    """Unweighted mean over labels of F1, 0.0 for a label that never occurs.  predicted, label: {0, 1}[N, C]."""
+def macro_f1(predicted: Sets, label: Sets) -> float:
+    """Unweighted mean over labels of F1, 0.0 for a label that never occurs."""
     return float(sklearn.metrics.f1_score(label, predicted, average="macro", zero_division=0.0))
 
 
-def subset_accuracy(predicted, label):
-    """Share of examples whose whole set of labels is predicted.  predicted, label: {0, 1}[N, C]."""
+def subset_accuracy(predicted: Sets, label: Sets) -> float:
+    """Share of examples whose whole set of labels is predicted."""
     return float(np.mean((predicted == label).all(axis=-1)))
 
 
-def binary_cross_entropy(logits, label, hyper):
+def binary_cross_entropy(
+    logits: Float[Array, "*slots C"], label: Shaped[Array, "*slots C"], hyper: Any
+) -> tuple[Float[Array, "*slots"], Float[Array, "*slots"]]:
     """(value, weight) of each slot: the mean over labels of smoothed, label-weighted binary cross-entropy, and 1.
 
-    The mean over slots is PyTorch's BCEWithLogitsLoss(weight=class_weights).  Smoothing moves each target s / 2 of the
-    way to the other side.
+    The mean over slots is PyTorch's BCEWithLogitsLoss(weight=class_weights).  Label smoothing s moves each target by
+    s / 2 towards the other side.
 
     Args:
-        logits: f[..., C].
-        label: {0, 1}[..., C].
+        logits: of the slots.
+        label: 0 or 1 for each label.
         hyper: Hyper with label_smoothing f32[] and class_weights f32[C].
     """
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
@@ -56,7 +63,7 @@ def binary_cross_entropy(logits, label, hyper):
 class MultiLabel(Problem):
     """A set of labels per example.  Labels are i8[N, C] of 0 and 1, -1 in rows without a label.
 
-    A cell holds a list of names, text with commas between names, or, where each label has a column of its own, a dict
+    A cell contains a list of names, text with commas between names, or, where each label has its own column, a dict
     {name: cell}.  An empty list or text is the empty set; a missing value means that the row has no label.
     """
 
@@ -93,7 +100,7 @@ class MultiLabel(Problem):
                 )
         return names
 
-    def read_labels(self, cells: Sequence[Cell], codes: Sequence[str]) -> np.ndarray:
+    def read_labels(self, cells: Sequence[Cell], codes: Sequence[str]) -> Labels:
         if not codes:
             raise UserError(
                 "No row of the training file has a label, so there is nothing to learn. Check "
@@ -130,46 +137,50 @@ class MultiLabel(Problem):
                 raise cell.unknown(name, list(ids))
             row[ids[name]] = 1
 
-    def is_labelled(self, label: np.ndarray) -> np.ndarray:
+    def is_labelled(self, label: Labels) -> Bool[np.ndarray, " M"]:
         return (label >= 0).all(axis=-1)
 
     def describe_label(self, label: Any, task: Task) -> str:
         return self.label_column(np.asarray(label)[None], task)[0] or "no label"
 
-    def label_weights(self, loss: Any, label: np.ndarray, task: Task) -> np.ndarray:
+    def label_weights(self, loss: LossConfig, label: Labels, task: Task) -> Float[np.ndarray, " C"]:
         if loss.class_weights == ("balanced",):  # a rarer label counts more; the mean over all positives is 1
             counts = np.maximum((label > 0).sum(axis=0), 1)
             return counts.sum() / (len(counts) * counts)
         return check_weights(loss.class_weights, len(task.label_names))
 
-    def loss(self, logits, batch, hyper):
+    def loss(
+        self, logits: Float[Array, "*slots C"], batch: dict[str, Array], hyper: Any
+    ) -> tuple[Float[Array, "*slots"], Float[Array, "*slots"]]:
         return binary_cross_entropy(logits, batch["label"], hyper)
 
-    def decode(self, logits: np.ndarray, task: Task) -> Predictions:
+    def decode(self, logits: Logits, task: Task) -> Predictions:
         probabilities = scipy.special.expit(np.float64(logits))
         chosen = (probabilities >= task.threshold).astype(np.int8)
         labels = [tuple(task.label_names[i] for i in np.flatnonzero(row)) for row in chosen]
         return Predictions(chosen, labels, probabilities)
 
-    def dev_loss(self, logits: np.ndarray, label: np.ndarray) -> float:
+    def dev_loss(self, logits: Logits, label: Labels) -> float:
         labelled = self.is_labelled(label)
         logits, label = np.float64(logits[labelled]), label[labelled]
         return float(np.mean(np.logaddexp(0.0, logits) - logits * label))
 
-    def pseudo_values(self, metric: str, predicted: np.ndarray, label: np.ndarray) -> np.ndarray:
+    def pseudo_values(
+        self, metric: str, predicted: Shaped[np.ndarray, "n M ..."], label: Labels
+    ) -> Float[np.ndarray, "n M"]:
         return jackknife.of_label_sets(metric, predicted, label)
 
-    def constant(self, label: np.ndarray) -> np.ndarray:
+    def constant(self, label: Labels) -> Labels:
         sets, counts = np.unique(label, axis=0, return_counts=True)
         return np.repeat(sets[counts.argmax()][None], len(label), axis=0)
 
-    def columns(self, logits: np.ndarray, task: Task) -> dict[str, Sequence[Any]]:
+    def columns(self, logits: Logits, task: Task) -> Mapping[str, Sequence[Any] | np.ndarray]:
         predicted = self.decode(logits, task)
         columns = {"predicted": [SEPARATOR.join(names) for names in predicted.labels]}
         names = zip(task.label_names, predicted.probabilities.T, strict=True)
         return columns | {f"p({name})": column for name, column in names}
 
-    def label_column(self, label: np.ndarray, task: Task) -> list[str]:
+    def label_column(self, label: Labels, task: Task) -> list[str]:
         return [SEPARATOR.join(task.label_names[i] for i in np.flatnonzero(row > 0)) for row in label]
 
 

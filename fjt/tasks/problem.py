@@ -1,42 +1,53 @@
-"""The seam for kinds of problems: everything that depends on what is predicted is a method of `Problem`."""
+"""The seam for kinds of problems: everything that depends on the kind of target is a method of `Problem`."""
 
 import abc
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
+from fjt.core.options import LossConfig
 from fjt.data.batches import Examples
 from fjt.data.glue import Cell, Split, Task
+
+Labels = Shaped[np.ndarray, "M ..."]  # one per slot: ids, sets of labels, or scores
+Logits = Float[np.ndarray, "M C"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
     """Decoded logits of the slots of a split.
 
-    values: the array that metrics compare with labels.  labels: one Python value per slot, for users.
-    probabilities: f64[M, C], or None where the problem has none.
+    Attributes:
+        values: the array that metrics compare with labels.
+        labels: one Python value per slot, for users.
+        probabilities: probability of each label, or None where the problem has none.
     """
 
-    values: Shaped[np.ndarray, "M ..."]
-    labels: Sequence[Any]
+    values: Labels
+    labels: Sequence[Any] | np.ndarray
     probabilities: Float[np.ndarray, "M C"] | None
 
 
 class Problem(abc.ABC):
-    """A kind of problem: one instance per kind, in a file of its own in this folder.
+    """A kind of problem: one instance per kind, in its own file in this folder.
 
     Slots are the places that the head reads: one per example unless `targets` says otherwise.  Logits are f[G, S, C] in
     a batch, and f32[M, C] for the M slots of a split in file order.
 
-    name: the value of config.data.kind.  unit: what statistics resample.  one_slot: whether each example has exactly
-    one slot, at its first token; the last layer is then computed there alone.  head: the name of the head of a model
-    family that reads the slots.  metrics: {name: score(predicted,
-    label)} in float64.  table_metrics: those of a user's own table, the first one selects the best step.
-    lower_is_better: names of metrics.  bounds: {metric: (lowest, highest) value} of those that have both.
-     hub_type: `problem_type` in an exported config.json.
+    Attributes:
+        name: the value of config.data.kind.
+        unit: the unit that statistics resample.
+        one_slot: whether each example has exactly one slot, at its first token; the last layer is then computed at
+            these tokens alone.
+        head: name of the head of a model family that reads the slots.
+        metrics: {name: score(predicted, label)} in float64.
+        table_metrics: metrics of a user's own table; the first one selects the best step.
+        lower_is_better: names of metrics.
+        bounds: {metric: (lowest, highest) value} of the metrics that have both.
+        hub_type: `problem_type` in an exported config.json.
     """
 
     name: ClassVar[str]
@@ -57,23 +68,23 @@ class Problem(abc.ABC):
 
     @abc.abstractmethod
     def find_labels(self, cells: Sequence[Cell]) -> tuple[str, ...]:
-        """The label names of a user's own table that names none: those of its training rows, () where it has none."""
+        """The label names of a user's own table whose config names none: those of its training rows, or ()."""
 
     @abc.abstractmethod
-    def read_labels(self, cells: Sequence[Cell], codes: Sequence[str]) -> np.ndarray:
-        """The labels [N, ...] of a column.
+    def read_labels(self, cells: Sequence[Cell], codes: Sequence[str]) -> Labels:
+        """The labels of a column.
 
         Args:
             cells: the cells of N rows.
-            codes: the spelling of each label in this file, by id.
+            codes: this file's spelling of each label, by id.
 
         Raises:
-            UserError: for a cell that holds no such label, with its place.
+            UserError: a cell is not a label; the message has its place.
         """
 
     @abc.abstractmethod
-    def is_labelled(self, label: np.ndarray) -> np.ndarray:
-        """bool[N]: the rows that have a label."""
+    def is_labelled(self, label: Labels) -> Bool[np.ndarray, " M"]:
+        """Whether each row has a label."""
 
     def targets(self, split: Split, examples: Examples) -> Examples:
         """The examples with their slots; by default one per example, at its first token."""
@@ -87,23 +98,23 @@ class Problem(abc.ABC):
     # Training.
 
     @abc.abstractmethod
-    def label_weights(self, loss: Any, label: np.ndarray, task: Task) -> np.ndarray:
-        """f[C]: Hyper.class_weights.
+    def label_weights(self, loss: LossConfig, label: Labels, task: Task) -> Float[np.ndarray, " C"]:
+        """The weight of each label in the loss, `Hyper.class_weights`.
 
         Args:
             loss: the section config.loss.
-            label: of the training split.
-            task: of the run.
+            label: labels of the training split.
+            task: the task of the run.
 
         Raises:
-            UserError: for options of the loss that the problem does not have.
+            UserError: the problem does not have an option of the loss.
         """
 
     @abc.abstractmethod
     def loss(
         self, logits: Float[Array, "*slots C"], batch: dict[str, Array], hyper: Any
     ) -> tuple[Float[Array, "*slots"], Float[Array, "*slots"]]:
-        """(value, weight) of each slot in float32 at least; the step divides the sum of values by that of weights.
+        """(value, weight) of each slot in float32 at least; the step divides the sum of values by the sum of weights.
 
         Args:
             logits: of the slots.
@@ -114,20 +125,22 @@ class Problem(abc.ABC):
     # Evaluation.
 
     @abc.abstractmethod
-    def decode(self, logits: Float[np.ndarray, "M C"], task: Task) -> Predictions:
+    def decode(self, logits: Logits, task: Task) -> Predictions:
         """Predictions of logits in file order."""
 
     @abc.abstractmethod
-    def dev_loss(self, logits: Float[np.ndarray, "M C"], label: np.ndarray) -> float:
-        """The mean loss over labelled rows, without weights and smoothing."""
+    def dev_loss(self, logits: Logits, label: Labels) -> float:
+        """The mean loss over labelled rows, without weights and label smoothing."""
 
-    def pseudo_values(self, metric: str, predicted: np.ndarray, label: np.ndarray) -> Float[np.ndarray, "n M"]:
+    def pseudo_values(
+        self, metric: str, predicted: Shaped[np.ndarray, "n M ..."], label: Labels
+    ) -> Float[np.ndarray, "n M"]:
         """Jackknife pseudo-values of a metric for n runs: m theta - (m - 1) theta without each unit (Tukey 1958).
 
         Args:
             metric: a name in `metrics`.
-            predicted: [n, M, ...] decoded values.
-            label: [M, ...], none missing.
+            predicted: decoded values of each run.
+            label: labels, none missing.
         """
         whole = np.array([self.metrics[metric](values, label) for values in predicted])[:, None]
         rows = np.arange(len(label))
@@ -135,28 +148,39 @@ class Problem(abc.ABC):
         return len(label) * whole - (len(label) - 1) * np.array(without)
 
     @abc.abstractmethod
-    def constant(self, label: np.ndarray) -> np.ndarray:
-        """[M, ...]: the best prediction that ignores the text; it stands for runs that diverged."""
+    def constant(self, label: Labels) -> Labels:
+        """The best prediction that ignores the text; runs that diverged count as this prediction."""
 
-    def same_for_all(self, predicted: np.ndarray, label: np.ndarray) -> np.ndarray:
-        """[M, ...]: predictions of one run in which values that differ by rounding alone are equal."""
+    def same_for_all(self, predicted: Labels, label: Labels) -> Labels:
+        """Predictions of one run in which values that differ by rounding alone are equal."""
         del label
         return predicted
 
     @abc.abstractmethod
-    def columns(self, logits: Float[np.ndarray, "M C"], task: Task) -> dict[str, Sequence[Any]]:
-        """{column: values} that a table of predictions shows: the label and its probabilities."""
+    def columns(self, logits: Logits, task: Task) -> Mapping[str, Sequence[Any] | np.ndarray]:
+        """{column: values} of a table of predictions: the predicted label and its probabilities."""
 
     @abc.abstractmethod
-    def label_column(self, label: np.ndarray, task: Task) -> list[str]:
-        """The true labels as a table of predictions shows them, "" where a row has none."""
+    def label_column(self, label: Labels, task: Task) -> list[str]:
+        """The true labels in a table of predictions, "" where a row has none."""
 
-    # What follows from the methods above.
+    # Derived from the methods above.
 
     def score(
-        self, logits: Float[np.ndarray, "M C"], label: np.ndarray, task: Task, names: Sequence[str] | None = None
+        self,
+        logits: Logits,
+        label: Labels,
+        task: Task,
+        names: Sequence[str] | None = None,
     ) -> dict[str, float]:
-        """{metric: value} over the labelled rows, of the task's metrics or those named; {} when none has a label."""
+        """{metric: value} over the labelled rows; {} when none has a label.
+
+        Args:
+            logits: of the slots of a split.
+            label: their labels.
+            task: the task.
+            names: the metrics; None: those of the task.
+        """
         labelled = self.is_labelled(label)
         if not labelled.any():
             return {}

@@ -1,45 +1,52 @@
 """Regression: one score per example, squared error."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import scipy.stats
+from jaxtyping import Array, Bool, Float, Shaped
 
 from fjt.core.errors import UserError
+from fjt.core.options import LossConfig
 from fjt.data.glue import Cell, Task
 from fjt.tasks import jackknife
-from fjt.tasks.problem import Predictions, Problem
+from fjt.tasks.problem import Labels, Logits, Predictions, Problem
 
-FLAT = 1e-3  # of the labels' range: scores predicted within less are one value but for rounding
+Scores = Float[np.ndarray, " N"]
 
 
-def pearson(predicted, label):
-    """Pearson correlation, 0.0 when either side is constant.  predicted, label: f[N]."""
+FLAT = 1e-3  # share of the labels' range; predicted scores within a smaller range are equal except for rounding
+
+
+def pearson(predicted: Scores, label: Scores) -> float:
+    """Pearson correlation, 0.0 when either side is constant."""
     return _correlation(scipy.stats.pearsonr, predicted, label)
 
 
-def spearman(predicted, label):
-    """Spearman rank correlation (ties share their mean rank), 0.0 when either side is constant.  f[N]."""
+def spearman(predicted: Scores, label: Scores) -> float:
+    """Spearman rank correlation (ties share their mean rank), 0.0 when either side is constant."""
     return _correlation(scipy.stats.spearmanr, predicted, label)
 
 
-def mse(predicted, label):
-    """Mean squared error.  predicted, label: f[N]."""
+def mse(predicted: Scores, label: Scores) -> float:
+    """Mean squared error."""
     return float(np.mean((np.float64(predicted) - np.float64(label)) ** 2))
 
 
-def _correlation(function, predicted, label):
+def _correlation(function: Callable[..., Any], predicted: Scores, label: Scores) -> float:
     predicted, label = np.float64(predicted), np.float64(label)
     if len(label) < 2 or np.ptp(predicted) == 0 or np.ptp(label) == 0:
         return 0.0
     return float(function(predicted, label).statistic)
 
 
-def squared_error(logits, label, hyper):
-    """(value, weight) of each slot: (logit - label)^2 and 1.  logits: f[..., 1]; label: f32[...]."""
+def squared_error(
+    logits: Float[Array, "*slots 1"], label: Float[Array, "*slots"], hyper: Any
+) -> tuple[Float[Array, "*slots"], Float[Array, "*slots"]]:
+    """(value, weight) of each slot: (logit - label)^2 and 1."""
     del hyper
     value = jnp.square(logits[..., 0].astype(jnp.promote_types(logits.dtype, jnp.float32)) - label)
     return value, jnp.ones_like(value)
@@ -61,7 +68,7 @@ class Regression(Problem):
     def find_labels(self, cells: Sequence[Cell]) -> tuple[str, ...]:
         return ()
 
-    def read_labels(self, cells: Sequence[Cell], codes: Sequence[str]) -> np.ndarray:
+    def read_labels(self, cells: Sequence[Cell], codes: Sequence[str]) -> Labels:
         return np.array([self._read(cell) for cell in cells], np.float32)
 
     def _read(self, cell: Cell) -> float:
@@ -72,48 +79,52 @@ class Regression(Problem):
         except ValueError:
             score = math.nan
         if not math.isfinite(score):
-            raise UserError(f"{cell.place}: {cell.value!r} stands where a score belongs. Correct or remove the row.")
+            raise UserError(f"{cell.place}: {cell.value!r} is not a finite score. Correct or remove the row.")
         return score
 
-    def is_labelled(self, label: np.ndarray) -> np.ndarray:
+    def is_labelled(self, label: Labels) -> Bool[np.ndarray, " M"]:
         return ~np.isnan(label)
 
     def describe_label(self, label: Any, task: Task) -> str:
         return f"{label:g}"
 
-    def label_weights(self, loss: Any, label: np.ndarray, task: Task) -> np.ndarray:
+    def label_weights(self, loss: LossConfig, label: Labels, task: Task) -> Float[np.ndarray, " C"]:
         if loss.class_weights or loss.label_smoothing:
             raise UserError(
                 f"config.loss: {task.name} is a regression, which has no class_weights and no label_smoothing."
             )
         return np.ones(1)
 
-    def loss(self, logits, batch, hyper):
+    def loss(
+        self, logits: Float[Array, "*slots C"], batch: dict[str, Array], hyper: Any
+    ) -> tuple[Float[Array, "*slots"], Float[Array, "*slots"]]:
         return squared_error(logits, batch["label"], hyper)
 
-    def decode(self, logits: np.ndarray, task: Task) -> Predictions:
+    def decode(self, logits: Logits, task: Task) -> Predictions:
         scores = np.float64(logits[:, 0])
         return Predictions(scores, scores, None)
 
-    def dev_loss(self, logits: np.ndarray, label: np.ndarray) -> float:
+    def dev_loss(self, logits: Logits, label: Labels) -> float:
         labelled = self.is_labelled(label)
         return mse(logits[labelled][:, 0], label[labelled])
 
-    def pseudo_values(self, metric: str, predicted: np.ndarray, label: np.ndarray) -> np.ndarray:
+    def pseudo_values(
+        self, metric: str, predicted: Shaped[np.ndarray, "n M ..."], label: Labels
+    ) -> Float[np.ndarray, "n M"]:
         return jackknife.of_scores(metric, predicted, label)
 
-    def constant(self, label: np.ndarray) -> np.ndarray:
+    def constant(self, label: Labels) -> Labels:
         return np.full(len(label), label.mean())
 
-    def same_for_all(self, predicted: np.ndarray, label: np.ndarray) -> np.ndarray:
+    def same_for_all(self, predicted: Labels, label: Labels) -> Labels:
         if np.ptp(predicted) > FLAT * np.ptp(label):
             return predicted
         return np.full_like(predicted, predicted.mean())
 
-    def columns(self, logits: np.ndarray, task: Task) -> dict[str, Sequence[Any]]:
+    def columns(self, logits: Logits, task: Task) -> Mapping[str, Sequence[Any] | np.ndarray]:
         return {"predicted": self.decode(logits, task).values}
 
-    def label_column(self, label: np.ndarray, task: Task) -> list[str]:
+    def label_column(self, label: Labels, task: Task) -> list[str]:
         return ["" if np.isnan(x) else f"{x:g}" for x in label]
 
 
