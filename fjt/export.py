@@ -1,26 +1,27 @@
-"""A finished run in another format:  python -m fjt.export --run runs/first --format peft [--output given/away]
+"""Write a finished run in another format:  python -m fjt.export --run runs/first --format peft [--output DIR]
 
-  hf          a whole Hugging Face model, merged where the method adds parameters
+  hf          a whole Hugging Face model, merged if the method adds parameters
   peft        adapter_config.json and adapter_model.safetensors for PeftModel.from_pretrained
   adapterhub  adapter_config.json, adapter.safetensors and the head for `adapters`
 
-The run itself leaves what fits under its export/; this writes the others.  Where a format cannot hold what was
-trained, it says why.  Exit codes: 0 done, 2 a mistake in what was given.
+The run itself writes one form to its export/; this command writes the others.  If a format cannot express the tuned
+parameters, the message says why.  Exit codes: 0 success, 2 a mistake in the arguments or files.
 """
 
 import argparse
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 
 from fjt.core import console, records
 from fjt.core.errors import UserError
-from fjt.experiment.finished import load_run
+from fjt.experiment.finished import Run, load_run
 from fjt.interop import adapter, adapterhub, card, peft
 from fjt.interop.directory import replaced
 from fjt.models import pretrained
 
-# What is of a form alone, in a directory that holds an adapter.
+# Files of a directory with an adapter that only one of the forms has.
 FORMS = (
     adapter.CONFIG,
     adapter.WEIGHTS,
@@ -33,21 +34,21 @@ FORMS = (
 )
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> int:
     """The exit code of a command line."""
     parser = argparse.ArgumentParser(
         prog="python -m fjt.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--run", required=True, metavar="DIR", help="the work directory of a finished run")
-    parser.add_argument("--base", default="", metavar="DIR", help="its base model, where it lies elsewhere by now")
+    parser.add_argument("--base", default="", metavar="DIR", help="the run's base model, if it has moved")
     parser.add_argument("--format", required=True, choices=("hf", "peft", "adapterhub"))
     parser.add_argument(
-        "--output", metavar="DIR", help="a directory that does not exist yet; by default DIR/export-FORMAT of the run"
+        "--output", metavar="DIR", help="a directory that does not exist yet; default: export-FORMAT in the run's DIR"
     )
     try:
         options = parser.parse_args(argv[1:])
     except SystemExit as stop:
-        return stop.code
+        return int(stop.code or 0)
     output = os.path.join(options.run, f"export-{options.format}") if options.output is None else options.output
     try:
         export(load_run(options.run, options.base), options.format, output)
@@ -58,29 +59,39 @@ def main(argv):
     return 0
 
 
-def export(run, form, output):
-    """Writes a load.Run in a format to a new directory.  Raises UserError."""
+def export(run: Run, form: str, output: str) -> None:
+    """Writes a run in a format to a new directory.
+
+    Args:
+        run: a finished run.
+        form: hf, peft or adapterhub.
+        output: the directory, which must not exist.
+
+    Raises:
+        UserError: the directory exists, or the format cannot express the run.
+    """
     if not output:
         raise UserError("--output is empty; give a new directory.")
     output = os.path.normpath(os.path.expanduser(output))
     for path in (output, f"{output}.tmp"):
         if os.path.lexists(path):
-            raise UserError(f"--output: {path} exists already; give a new directory, or move it away.")
+            raise UserError(f"--output: {path} already exists; give a new directory, or move it away.")
     method = " and ".join(run.result["method"])
     if form == "hf":
         folder = run.model_directory()
         if not folder:
             raise UserError(
-                f"--format=hf: {method} cannot be merged into the base model: what is added is computed beside its "
-                "layers or depends on the example, and a plain model has no place for it. Take --format=peft or "
-                "--format=adapterhub."
+                f"--format=hf: {method} cannot be merged into the base model: its parameters act next to the layers or "
+                "depend on the example, which a plain model cannot express. Use --format=peft or --format=adapterhub."
             )
         with replaced(output) as target:
             shutil.copytree(folder, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("adapter", "merged"))
         return
     folder = os.path.join(run.path, "export", "adapter")
     if not os.path.exists(os.path.join(folder, adapter.CONFIG)):
-        raise UserError(f"--format={form}: {method} trains the model's own parameters; only --format=hf holds them.")
+        raise UserError(
+            f"--format={form}: {method} trains the model's own parameters, which only --format=hf has."
+        )
     own = adapter.read(folder)
     config, _ = pretrained.read_config(run.base_directory())
     with replaced(output) as target:

@@ -1,12 +1,13 @@
-"""The flags of commands that take a config: checked before the parser's own bare errors, and their help."""
+"""The flags of commands that take a config: their checks, with clearer errors than the parser's own, and their help."""
 
 import os
 import pathlib
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from absl import flags
+from absl.flags import FlagValues
 from ml_collections import ConfigDict
 
 from fjt.core.errors import UserError, suggest
@@ -35,12 +36,12 @@ def parse(
     """
     _check_names(argv, values, options)
     _check_config_file(argv)
-    sys.argv = argv  # where config_flags looks for overrides, whatever it is given
+    sys.argv = argv  # config_flags reads overrides from here, not from its argument
     try:
         rest = values(argv)
         config = holder.value
         if config is not None:
-            config["task"]  # a file that could not be read says so at the first access
+            config["task"]  # raises here if the file could not be read
     except (flags.Error, ValueError, TypeError) as error:
         raise UserError(_readable(error, argv)) from None
     except OSError as error:
@@ -72,10 +73,10 @@ def given(config: ConfigDict, argv: list[str]) -> dict[str, str]:
     return found
 
 
-def _replace_duration(config, argv, given, other):
-    """A duration of the command line takes the place of the config file's in the other unit."""
+def _replace_duration(config: ConfigDict, argv: Sequence[str], given: str, other: str) -> None:
+    """Unsets the config file's duration `other` where the command line sets it in the other unit, `given`."""
 
-    def named(key):
+    def named(key: str) -> bool:
         return any(argument.startswith(f"--config.{key}") for argument in argv)
 
     if named(given) and not named(other):
@@ -83,8 +84,8 @@ def _replace_duration(config, argv, given, other):
         config[section][name] = None
 
 
-def _check_config_file(argv):
-    """Raises UserError for a config file that is not there, with the nearest that is."""
+def _check_config_file(argv: Sequence[str]) -> None:
+    """Raises UserError for a config file that does not exist, with the nearest names of existing files."""
     for i, argument in enumerate(argv[1:], 1):
         name, _, value = argument.partition("=")
         if name in ("--config", "-config"):
@@ -94,14 +95,14 @@ def _check_config_file(argv):
                 raise UserError(f"--config={path}: there is no such file.{suggest(path, known)}")
 
 
-def _readable(error, argv):
-    """The message of a flag that could not be parsed; of a value of the wrong type, with the key that it was for."""
+def _readable(error: Exception, argv: Sequence[str]) -> str:
+    """The message for a flag that could not be parsed, with its key where its value has the wrong type."""
     text = " ".join(str(error).split())
     key = re.search(r"does not accept dots in field names .*, but the key (\S+) contains one", text)
     if key:
         return (
-            f"the config file has a dict with the key {key.group(1)!r} where none can stand: config.study.products and "
-            "config.study.without are tuples of dicts, ({config key: values},)."
+            f"the config file has a dict with the key {key.group(1)!r} where a dict is not allowed: "
+            "config.study.products and config.study.without are tuples of dicts, ({config key: values},)."
         )
     value = re.search(
         r"(?:literal for int\(\) with base 10: |to boolean flag', |could not convert string to float: )'(.*?)'", text
@@ -114,8 +115,8 @@ def _readable(error, argv):
     return text
 
 
-def _check_names(argv, values, valid):
-    """Unknown flags and config keys, with the nearest valid ones, before the flag parser's own bare error."""
+def _check_names(argv: Sequence[str], values: FlagValues, valid: Mapping[str, Option]) -> None:
+    """Raises UserError for unknown flags and config keys, with the nearest valid names."""
     sections = {key.rsplit(".", i)[0] for key in valid for i in range(1, key.count(".") + 1)}
     for argument in argv[1:]:
         match = re.match(r"--(?:no)?config\.([^=]*)", argument)
@@ -124,7 +125,7 @@ def _check_names(argv, values, valid):
             if key in sections:
                 inside = [name for name in valid if name.startswith(key + ".")]
                 raise UserError(f"--config.{key} is a group of options: {', '.join(inside)}.")
-            raise UserError(f"--config.{key} is not an option.{suggest(key, valid)} --help shows them all.")
+            raise UserError(f"--config.{key} is not an option.{suggest(key, valid)} --help shows all options.")
         match = re.match(r"--?(?:no)?([^=.]+)(?:=|$)", argument)
         if match and argument.startswith("-") and match.group(1) not in values and match.group(1) != "":
             raise UserError(f"{argument.split('=')[0]} is not an option.{suggest(match.group(1), list(values))}")
@@ -137,8 +138,8 @@ def keys_help(options: Mapping[str, Option] = OPTIONS) -> str:
         options: {dotted key: Option} of the command's configs.
     """
     lines = [
-        "Config keys, each set by --config.KEY=VALUE.  None is filled later, and the run says with what; for options",
-        "of methods (tune.KEY), None and () mean the method's own default, which --list shows.",
+        "Config keys, each set by --config.KEY=VALUE.  None is resolved later, and the run prints the value; for",
+        "options of methods (tune.KEY), None and () mean the method's own default, which --list shows.",
         "",
     ]
     for key, one in options.items():

@@ -1,17 +1,19 @@
 """Fine-tune an encoder:  python -m fjt.main --config configs/glue.py:rte --workdir runs/rte [--config.key=value ...]
 
-  --list   tasks, methods and configs
-  --plan   what the run would be: resolved options, what trains, steps, shapes, cost; then stop
-  --help   this text and every config key with its default
+  --list   print tasks, methods and configs
+  --plan   print the run's resolved options, trainable parameters, steps, shapes and cost, without running it
+  --help   print this text and every config key with its default
 
-Run it again on an unfinished work directory and it goes on from the last checkpoint, to the same bits.
-Exit codes: 0 done, 2 a mistake in what was given, 3 loss not finite, 130 Ctrl-C, 143 SIGTERM (state saved).
+The same command on an unfinished work directory continues from the last checkpoint, to the same bits.
+Exit codes: 0 success, 2 a mistake in the arguments or files, 3 loss not finite, 130 Ctrl-C, 143 SIGTERM (state saved).
 """
 
 import logging
 import os
 import re
 import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from absl import flags as absl_flags
 from ml_collections import config_flags
@@ -19,48 +21,49 @@ from ml_collections import config_flags
 from fjt import flags
 from fjt.core import console
 from fjt.core.errors import UserError
-from fjt.core.options import TOGETHER, from_config
+from fjt.core.options import TOGETHER, Settings, from_config
 from fjt.flags import ROOT
+
+if TYPE_CHECKING:
+    from fjt.training.protocols import Events
 
 FLAGS = absl_flags.FlagValues()
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The config file, with its argument after a colon.", flag_values=FLAGS
 )
-WORKDIR = absl_flags.DEFINE_string("workdir", None, "Where everything of this run is written.", flag_values=FLAGS)
-PLAN = absl_flags.DEFINE_bool("plan", False, "Show what the run would be, and stop.", flag_values=FLAGS)
-LIST = absl_flags.DEFINE_bool("list", False, "Name tasks, methods and configs.", flag_values=FLAGS)
+WORKDIR = absl_flags.DEFINE_string("workdir", None, "The folder to which this run is written.", flag_values=FLAGS)
+PLAN = absl_flags.DEFINE_bool("plan", False, "Print the plan of the run, and stop.", flag_values=FLAGS)
+LIST = absl_flags.DEFINE_bool("list", False, "Print tasks, methods and configs.", flag_values=FLAGS)
 
 
-def main(argv, events=None):
-    """The exit code of a command line.  events: `Events` of the training loop, for tests and for watching a run."""
+def main(argv: list[str], events: "Events | None" = None) -> int:
+    """The exit code of a command line.  events: called at moments of the run, for tests and for watching a run."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     if any(argument in ("--help", "-h", "--helpfull") for argument in argv[1:]):
-        console.say(__doc__)
+        console.say(__doc__ or "")
         console.say(flags.keys_help())
         return 0
     try:
         config = flags.parse(argv, FLAGS, CONFIG)
         if config is not None and "study" in config:
-            raise UserError("--config is of a study: run it by python -m fjt.sweep, with the same flags.")
+            raise UserError("--config names a study: run it by python -m fjt.sweep, with the same flags.")
         settings = None if config is None else from_config(config)
         if LIST.value:
             show_list()
             return 0
-        if config is None:
-            raise UserError(
-                "--config is missing, for example --config configs/glue.py:rte. --list names what there is."
-            )
+        if config is None or settings is None:
+            raise UserError("--config is missing, for example --config configs/glue.py:rte. --list prints all configs.")
         if WORKDIR.value is None and not PLAN.value:
             raise UserError(
-                "--workdir is missing: the directory that this run writes to, for example --workdir runs/first."
+                "--workdir is missing: the folder to which this run is written, for example --workdir runs/first."
             )
-        return execute(settings, WORKDIR.value, PLAN.value, flags.given(config, argv), events)
-    except KeyboardInterrupt:  # before training: from there on the run saves first
-        print("fjt: stopped by SIGINT; nothing was under way that could be saved", file=sys.stderr)
+        return execute(settings, WORKDIR.value or "", bool(PLAN.value), flags.given(config, argv), events)
+    except KeyboardInterrupt:  # before training: once it trains, the run saves first
+        print("fjt: stopped by SIGINT before training began; there was nothing to save", file=sys.stderr)
         return 130
     except OSError as error:
         print(
-            f"fjt: {error.strerror or error}: {error.filename or WORKDIR.value}. What was saved before is kept.",
+            f"fjt: {error.strerror or error}: {error.filename or WORKDIR.value}. Files saved earlier are kept.",
             file=sys.stderr,
         )
         return 2
@@ -69,12 +72,12 @@ def main(argv, events=None):
         return 2
 
 
-def show_list():
+def show_list() -> None:
     """Prints tasks, methods and configs."""
     from fjt.data import sources
     from fjt.tuning.partition import METHODS
 
-    console.table("Tasks (config.task, or configs/glue.py:TASK)", ("name", "what it is"), sources.names().items())
+    console.table("Tasks (config.task, or configs/glue.py:TASK)", ("name", "description"), sources.names().items())
     rows = [
         (name, f"{m.learning_rate:g}", ", ".join(f"{k}={v}" for k, v in m.options.items()) or "-", m.about)
         for name, m in METHODS.items()
@@ -88,18 +91,30 @@ def show_list():
         )
         for name, (several, options) in TOGETHER.items()
     ]
-    console.table("Methods (config.tune.method)", ("name", ">rate", "options (config.tune.)", "what trains"), rows)
+    columns = ("name", ">learning rate", "options (config.tune.)", "trainable parameters")
+    console.table("Methods (config.tune.method)", columns, rows)
     rows = []
     for path in sorted((ROOT / "configs").glob("*.py")):
         first = re.match(r'\s*"""(.*?)(?:\n|""")', path.read_text())
         rows.append((f"configs/{path.name}", first.group(1) if first else ""))
-    console.table("Configs (--config)", ("file", "what it is"), rows)
+    console.table("Configs (--config)", ("file", "description"), rows)
 
 
-def execute(settings, workdir, plan_only, origins, events=None):
+def execute(
+    settings: Settings,
+    workdir: str,
+    plan_only: bool,
+    origins: Mapping[str, str],
+    events: "Events | None" = None,
+) -> int:
     """The exit code of a run.
 
-    origins: {key: where its value came from} of the options that were given; events: of `main`.
+    Args:
+        settings: the options.
+        workdir: the work directory.
+        plan_only: whether to print the plan and stop.
+        origins: {key: origin of its value} of the options that were given.
+        events: of `main`.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -122,7 +137,7 @@ def execute(settings, workdir, plan_only, origins, events=None):
             experiment = prepare(settings, given=origins)
             if finished(workdir):
                 check(experiment, workdir)
-                console.say(f"{workdir} is finished already; its result:")
+                console.say(f"{workdir} is already finished; its result:")
                 summary.show_result(workdir)
                 return 0
             summary.show_start(experiment, workdir)
@@ -132,7 +147,7 @@ def execute(settings, workdir, plan_only, origins, events=None):
             return 128 + stop.number
         except NotFinite as error:
             console.warn(
-                f"{error}. Stopped; what was saved before is kept, and the same command would end here again. "
+                f"{error}. Stopped; checkpoints saved earlier are kept, and the same command would stop here again. "
                 "A lower --config.optim.learning_rate or a longer --config.optim.warmup_fraction, in another "
                 "--workdir, may help."
             )

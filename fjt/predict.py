@@ -1,9 +1,10 @@
 """Label new text with a finished run:  python -m fjt.predict --run runs/first --input new.csv --output labelled.tsv
 
-The input is a text a line (.txt; `-` reads them from stdin), or a .csv .tsv .jsonl .parquet with a column of texts;
-of a run on pairs, a line holds both texts with a tab between them, a table has two columns.  The output holds the
-id, the text, the predicted label, its probability and that of every label (of a regression: the score), as .tsv .csv
-.jsonl or .npz (logits too); `-` writes TSV to stdout.  Exit codes: 0 done, 2 a mistake in what was given.
+The input has one text per line (.txt; `-` reads stdin), or is a .csv .tsv .jsonl .parquet table with a column of
+texts.  For a run on pairs, a line has both texts with a tab between them, and a table has two columns.  The output has
+the id, the text, the predicted label, its probability and the probability of every label (for a regression: the
+score), as .tsv .csv .jsonl or .npz (with logits); `-` writes TSV to stdout.  Exit codes: 0 success, 2 a mistake in the
+arguments or files.
 
 From Python:  fjt.load_run("runs/first").predict(["one text", "another"])["labels"]
 """
@@ -14,36 +15,43 @@ import io
 import json
 import os
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from fjt.core import console
 from fjt.core.errors import UserError, suggest
 from fjt.data import tables
-from fjt.experiment.finished import load_run
+from fjt.experiment.finished import Run, load_run
+
+Texts = tuple[list[str], list[str], list[str] | None]  # (ids, texts, second texts)
+
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".npz")
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> int:
     """The exit code of a command line."""
     parser = argparse.ArgumentParser(
         prog="python -m fjt.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--run", required=True, metavar="DIR", help="the work directory of a finished run")
-    parser.add_argument("--base", default="", metavar="DIR", help="its base model, where it lies elsewhere by now")
+    parser.add_argument("--base", default="", metavar="DIR", help="the run's base model, if it has moved")
     parser.add_argument("--input", required=True, metavar="FILE", help=".txt .csv .tsv .jsonl .parquet, or -")
     parser.add_argument("--output", required=True, metavar="FILE", help=f"{' '.join(SUFFIXES)}, or -")
     parser.add_argument(
-        "--text", metavar="COLUMN", help="the column of the texts (default: as in the run's own table, else `text`)"
+        "--text", metavar="COLUMN", help="the column of the texts (default: that of the run's own table, or `text`)"
     )
     parser.add_argument("--text_pair", metavar="COLUMN", help="the column of the second texts")
-    parser.add_argument("--id", metavar="COLUMN", help="a column that is carried over (default: the row's number)")
+    parser.add_argument(
+        "--id", metavar="COLUMN", help="a column that is copied to the output (default: row number)"
+    )
     parser.add_argument("--no-header", action="store_true", help="columns of a .csv or .tsv are numbers from 0")
     try:
         options = parser.parse_args(argv[1:])
     except SystemExit as stop:
-        return stop.code
+        return int(stop.code or 0)
     try:
         suffix = _output_suffix(options.output)
         run = load_run(options.run, options.base)
@@ -58,29 +66,39 @@ def main(argv):
     return 0
 
 
-def _output_suffix(path):
+def _output_suffix(path: str) -> str:
     if path == "-":
         return ".tsv"
     suffix, folder = os.path.splitext(path)[1].lower(), os.path.dirname(path) or "."
     if suffix not in SUFFIXES:
-        raise UserError(f"--output={path}: the suffix {suffix!r} is no known format.{suggest(suffix, SUFFIXES)}")
+        raise UserError(
+            f"--output={path}: the suffix {suffix!r} is not a known format.{suggest(suffix, SUFFIXES)}"
+        )
     if not os.path.isdir(folder):
-        raise UserError(f"--output={path}: there is no directory {folder}; make it first.")
+        raise UserError(f"--output={path}: the directory {folder} does not exist; create it first.")
     return suffix
 
 
-def read_texts(run, options):
-    """(ids, texts, second texts or None) of the input.  Raises UserError with file and line."""
+def read_texts(run: Run, options: argparse.Namespace) -> Texts:
+    """(ids, texts, second texts or None) of the input.
+
+    Args:
+        run: a finished run.
+        options: of the command line.
+
+    Raises:
+        UserError: the input cannot be read; the message has file and line.
+    """
     path = options.input
     if path == "-" or path.lower().endswith(".txt"):
         for name in ("text", "text_pair", "id"):
             if getattr(options, name) is not None:
-                raise UserError(f"--{name} names a column, and --input={path} has none: it holds a text a line.")
+                raise UserError(
+                    f"--{name} names a column, but --input={path} has one text per line."
+                )
         return _read_lines(path, run.pairs)
     if not os.path.isfile(path):
         raise UserError(f"--input={path} does not exist.")
-    from fjt.data import tables
-
     trained = run.config["data"]["columns"]
     columns = {"text": options.text or trained["text"]}
     if run.pairs:
@@ -98,14 +116,14 @@ def read_texts(run, options):
     for role in ("text", "text_pair"):
         for i, value in enumerate(rows.values.get(role, ())):
             if not isinstance(value, str):
-                raise UserError(f"{rows.place(i)}: {value!r} stands where a text (column {columns[role]!r}) belongs.")
+                raise UserError(f"{rows.place(i)}: {value!r} in the column {columns[role]!r} is not text.")
     if not rows.lines:
         raise UserError(f"--input={path} has no rows.")
     ids = [str(i) for i in rows.values.get("id", rows.numbers)]
     return ids, rows.values["text"], rows.values.get("text_pair")
 
 
-def _read_lines(path, pairs):
+def _read_lines(path: str, pairs: bool) -> Texts:
     try:
         if path == "-":
             data = sys.stdin.buffer.read()
@@ -127,7 +145,7 @@ def _read_lines(path, pairs):
             parts = text.split("\t")
             if len(parts) != 2:
                 raise UserError(
-                    f"{path}:{number}: {len(parts)} texts, where the run reads pairs: two with a tab between them."
+                    f"{path}:{number}: {len(parts)} texts, but the run reads pairs: two texts with a tab between them."
                 )
             text = parts[0]
             seconds.append(parts[1])
@@ -137,7 +155,15 @@ def _read_lines(path, pairs):
     return [str(i) for i in range(len(texts))], texts, seconds if pairs else None
 
 
-def _write(path, suffix, run, ids, texts, pairs, predicted):
+def _write(
+    path: str,
+    suffix: str,
+    run: Run,
+    ids: list[str],
+    texts: list[str],
+    pairs: list[str] | None,
+    predicted: dict[str, Any],
+) -> None:
     """Writes the output, whole or not at all."""
     columns = {"id": ids, "text": texts} | ({} if pairs is None else {"text_pair": pairs})
     for name, values in run.problem.columns(predicted["logits"], run.task).items():

@@ -1,13 +1,13 @@
 """Run a study:  python -m fjt.sweep --config configs/peft_ablation.py --workdir runs/ablation [--config.key=value ...]
 
-  --plan        which runs there are, how many programs they compile, about how long they take; then stop
+  --plan        print the runs, the number of compiled programs and the estimated time, without running the study
   --shard i/n   run only every n-th group of runs, starting from the i-th (i from 0): one of the n jobs of an array
-  --help        this text and every config key with its default
+  --help        print this text and every config key with its default
 
-The same command again goes on where it stopped; with more seeds or values in the config, only what is new is run.
-Several of these may work in one --workdir at a time, on one machine or on several with a shared folder; file locks
-must reach across the machines, as they do on NFS.  `python -m fjt.report DIR` makes the report again.
-Exit codes: 0 done, 2 a mistake in what was given, 130 Ctrl-C, 143 SIGTERM (state saved).
+The same command continues an interrupted study; if the config has more seeds or values, only the new runs are added.
+Several of these commands may work in one --workdir, on one machine or on several with a shared folder; file locks must
+reach across the machines, as they do on NFS.  `python -m fjt.report DIR` repeats the report.
+Exit codes: 0 success, 2 a mistake in the arguments or files, 130 Ctrl-C, 143 SIGTERM (state saved).
 """
 
 import importlib
@@ -16,27 +16,34 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from absl import flags as absl_flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from fjt import flags
 from fjt.core import console
 from fjt.core.errors import UserError
 from fjt.study.spec import OPTIONS
 
+if TYPE_CHECKING:
+    from fjt.study.plans import Group
+    from fjt.study.spec import Run
+    from fjt.training.protocols import Events
+
 FLAGS = absl_flags.FlagValues()
 CONFIG = config_flags.DEFINE_config_file("config", None, "The config file of a study.", flag_values=FLAGS)
-WORKDIR = absl_flags.DEFINE_string("workdir", None, "Where everything of this study is written.", flag_values=FLAGS)
-PLAN = absl_flags.DEFINE_bool("plan", False, "Show what the study would be, and stop.", flag_values=FLAGS)
+WORKDIR = absl_flags.DEFINE_string("workdir", None, "The folder to which this study is written.", flag_values=FLAGS)
+PLAN = absl_flags.DEFINE_bool("plan", False, "Print the plan of the study, and stop.", flag_values=FLAGS)
 SHARD = absl_flags.DEFINE_string("shard", "0/1", "i/n: every n-th group, from the i-th on.", flag_values=FLAGS)
 
 
-def main(argv, events=None):
-    """The exit code of a command line.  events: `Events` of the training loop, for tests and for watching runs."""
+def main(argv: list[str], events: "Events | None" = None) -> int:
+    """The exit code of a command line.  events: called at moments of the runs, for tests and for watching them."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     if any(argument in ("--help", "-h", "--helpfull") for argument in argv[1:]):
-        console.say(__doc__)
+        console.say(__doc__ or "")
         console.say(flags.keys_help(OPTIONS))
         return 0
     try:
@@ -47,13 +54,13 @@ def main(argv, events=None):
                 "--workdir runs/quickstart_sweep."
             )
         command = shlex.join(["python", "-m", "fjt.sweep", *argv[1:]])
-        return sweep(config, WORKDIR.value, PLAN.value, parse_shard(SHARD.value), command, events)
+        return sweep(config, WORKDIR.value, bool(PLAN.value), parse_shard(SHARD.value or ""), command, events)
     except KeyboardInterrupt:
-        print("fjt: stopped by SIGINT; the same command goes on from what was saved", file=sys.stderr)
+        print("fjt: stopped by SIGINT; the same command continues from the saved state", file=sys.stderr)
         return 130
     except OSError as error:
         print(
-            f"fjt: {error.strerror or error}: {error.filename or WORKDIR.value}. What was saved before is kept.",
+            f"fjt: {error.strerror or error}: {error.filename or WORKDIR.value}. Files saved earlier are kept.",
             file=sys.stderr,
         )
         return 2
@@ -62,18 +69,31 @@ def main(argv, events=None):
         return 2
 
 
-def parse_shard(text):
-    """(i, n) of "i/n".  Raises UserError."""
+def parse_shard(text: str) -> tuple[int, int]:
+    """(i, n) of "i/n".  Raises UserError for another text."""
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if not match or not int(match.group(1)) < int(match.group(2)):
         raise UserError(f"--shard={text} should be i/n with i from 0 to n - 1, for example --shard=0/4.")
     return int(match.group(1)), int(match.group(2))
 
 
-def sweep(config, workdir, plan_only, shard, command, events=None):
+def sweep(
+    config: ConfigDict,
+    workdir: str,
+    plan_only: bool,
+    shard: tuple[int, int],
+    command: str,
+    events: "Events | None" = None,
+) -> int:
     """The exit code of a study.
 
-    config: the ConfigDict; shard: (i, n); command: what was typed; events: of `main`.
+    Args:
+        config: the config of the study.
+        workdir: the study's folder.
+        plan_only: whether to print the plan and stop.
+        shard: (i, n) for every n-th group from the i-th on.
+        command: the command line, for the report.
+        events: of `main`.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -92,7 +112,7 @@ def sweep(config, workdir, plan_only, shard, command, events=None):
     if options.base:
         base["model"]["path"] = make_base(options.base, base)
     shared = planner.Shared()
-    with lock(os.path.join(workdir, "groups"), wait=True):  # one process plans, and the others find it done
+    with lock(os.path.join(workdir, "groups"), wait=True):  # one process plans; the others read its plan
         runs, groups, plan = planner.make_plan(workdir, options, base, runs, shared, command)
     document.check_baseline(options.baseline, list(dict.fromkeys(run.cell.split("/")[1] for run in runs.values())))
     changed = plans.changed(plan["study"], plan["declared"])
@@ -107,16 +127,21 @@ def sweep(config, workdir, plan_only, shard, command, events=None):
         console.warn(str(stop))
         return 128 + stop.number
     if not done:
-        console.say("other shards have runs to make; `python -m fjt.report` reports when they are done")
+        console.say("runs of other shards are left; `python -m fjt.report` reports when they are done")
         return 0
     report.show(*report.report(workdir))
     return 0
 
 
-def make_base(name, base):
-    """The directory of the encoder that configs/NAME.py trains, made when the cache has none; name: NAME[:ARGUMENT].
+def make_base(name: str, base: Mapping[str, Any]) -> str:
+    """The directory of the encoder that a config trains; it is trained first unless the cache has it.
 
-    Raises UserError.
+    Args:
+        name: NAME[:ARGUMENT] of configs/NAME.py.
+        base: the config of the study's runs.
+
+    Raises:
+        UserError: there is no such config, or it cannot be run.
     """
     from fjt.core.errors import suggest
     from fjt.core.options import from_config
@@ -137,15 +162,22 @@ def make_base(name, base):
     folder = os.path.join(cache_dir(settings.execution), "bases", experiment.fingerprint[:16])
     with lock(folder, wait=True):
         if not finished(folder):
-            console.say(f"the encoder of {name}, {experiment.steps:,} steps on {experiment.task.name}, first")
+            console.say(f"training the encoder of {name} first: {experiment.steps:,} steps on {experiment.task.name}")
             result = run(experiment, folder, view=console.Silent())
             scores = "  ".join(f"{metric} {value:.4f}" for metric, value in result["metrics"].items())
-            console.say(f"  dev {scores}; kept in {folder}")
+            console.say(f"  dev {scores}; saved in {folder}")
     return os.path.join(folder, "export")
 
 
-def show_plan(workdir, runs, groups, plan):
-    """Prints what the study is, and what of it is left to make."""
+def show_plan(workdir: str, runs: "Mapping[str, Run]", groups: "Sequence[Group]", plan: Mapping[str, Any]) -> None:
+    """Prints the size of a study and the runs that are left.
+
+    Args:
+        workdir: the study's folder.
+        runs: {name: Run}.
+        groups: the groups of runs.
+        plan: the contents of plan.json.
+    """
     from fjt.experiment.features import gib
     from fjt.study import plans
 
@@ -154,7 +186,7 @@ def show_plan(workdir, runs, groups, plan):
     lacking = {group.id: sum(not plans.ended(os.path.join(workdir, name)) for name in group.runs) for group in groups}
     left = [group for group in groups if lacking[group.id]]
     if not left:
-        console.say(f"{counts}, all of which have ended")
+        console.say(f"{counts}, all of them ended")
         return
     if sum(lacking.values()) < len(runs):
         counts += f", {sum(lacking.values())} of them left"
@@ -163,8 +195,8 @@ def show_plan(workdir, runs, groups, plan):
     seconds = sum(group.run_seconds * lacking[group.id] for group in left)
     console.say(
         f"{counts} -> {len(programs)} programs in {len(left)} groups of up to {max(len(g.runs) for g in left)} {word}; "
-        f"about {console.duration(seconds)}, by training at half this device's rate of matrix products and "
-        f"{plans.BESIDE:g} s beside it a run; about {gib(plan['bytes'])}"
+        f"about {console.duration(seconds)}, if training reaches half this device's rate of matrix products and "
+        f"each run takes {plans.BESIDE:g} s besides; about {gib(plan['bytes'])}"
     )
 
 

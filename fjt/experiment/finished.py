@@ -4,63 +4,81 @@ import dataclasses
 import functools
 import glob
 import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Float
 
 from fjt.core import records
 from fjt.core.errors import UserError
-from fjt.data.glue import Task
+from fjt.data.glue import Split, Task
 from fjt.tasks.kinds import find_problem, task_of_record
+from fjt.tasks.problem import Problem
+
+if TYPE_CHECKING:
+    from fjt.training.evaluate import Packed
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
     """A finished run.
 
-    path: its work directory; result, config: its result.json and the "config" of its config.json;
-    task: its Task, with the kind of problem and the label names; pairs: whether it reads pairs of texts;
-    base: where the base model lies now, "" where the run found it.
+    Attributes:
+        path: its work directory.
+        result: the contents of its result.json.
+        config: the "config" of its config.json.
+        task: its Task, with the kind of problem and the label names.
+        pairs: whether it reads pairs of texts.
+        base: the present directory of the base model, "" if it has not moved.
     """
 
     path: str
-    result: dict = dataclasses.field(repr=False)
-    config: dict = dataclasses.field(repr=False)
+    result: dict[str, Any] = dataclasses.field(repr=False)
+    config: dict[str, Any] = dataclasses.field(repr=False)
     task: Task
     pairs: bool
     base: str = ""
 
     @functools.cached_property
-    def records(self):
+    def records(self) -> dict[str, list[dict[str, Any]]]:
         """{"train": rows of train.jsonl, "eval": rows of eval.jsonl}."""
         return {name: records.read_lines(os.path.join(self.path, f"{name}.jsonl")) for name in ("train", "eval")}
 
-    def predict(self, texts, pairs=None):
+    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, Any]:
         """{labels, probabilities, logits} of texts, in their order.
 
-        texts, pairs: sequences of str of one length; pairs: the second texts, of a run on pairs.
-        labels: one per text: a name, a tuple of names or a score; probabilities: f64[N, C], None for scores;
-        logits: f32[N, C].  Raises UserError.
+        Args:
+            texts: the texts.
+            pairs: the second texts, for a run on pairs.
+
+        Returns:
+            labels: one per text: a name, a tuple of names, or a score.  probabilities: f64[N, C], None for scores.
+            logits: f32[N, C].
+
+        Raises:
+            UserError: the texts are not lists of str, do not fit the run, or the base model cannot be found.
         """
         logits = self._logits(_checked(texts, pairs, self.pairs))
         predicted = self.problem.decode(logits, self.task)
         return {"labels": predicted.labels, "probabilities": predicted.probabilities, "logits": logits}
 
     @property
-    def problem(self):
+    def problem(self) -> Problem:
         """The Problem of the run's task."""
         return find_problem(self.task.kind)
 
     @property
-    def label_names(self):
-        """The label names by id, () of scores."""
+    def label_names(self) -> tuple[str, ...]:
+        """The label names by id, () for scores."""
         return self.task.label_names
 
-    def model_directory(self):
-        """The Hugging Face directory of the run, "" where its method cannot be merged into one."""
+    def model_directory(self) -> str:
+        """The Hugging Face directory of the run, "" if its method cannot be merged."""
         return _exported_model(self.path)
 
-    def base_directory(self):
-        """The directory of the model that the run started from.  Raises UserError where it cannot be found."""
+    def base_directory(self) -> str:
+        """The directory of the model that the run started from.  Raises UserError if it cannot be found."""
         from fjt.models import pretrained
 
         model = self.config["model"]
@@ -68,12 +86,12 @@ class Run:
             return pretrained.resolve(self.base or model["path"], "" if self.base else model["revision"])
         except UserError as error:
             raise UserError(
-                f"{error} The run in {self.path} was trained over it, from its own working directory; say where it is "
-                "now: `load_run(DIR, base=DIR)`, or --base DIR."
+                f"{error} It is the base model of the run in {self.path}; give its present directory: "
+                "`load_run(DIR, base=DIR)`, or --base DIR."
             ) from None
 
     @functools.cached_property
-    def _model(self):
+    def _model(self) -> tuple[Any, dict[str, Any], Any, dict[str, Any]]:
         """(Model, its parameters, tokenizer, the tuning methods {name: options}) of the run's export."""
         import jax
 
@@ -88,13 +106,13 @@ class Run:
 
         methods, trained = {}, {}
         folder = self.model_directory()
-        if not folder:  # methods without a merged form: the base model, and what was trained over it
+        if not folder:  # a method without a merged form: the base model, and the trained parameters
             own = adapter.read(os.path.join(self.path, "export", "adapter"))
             methods, trained = own.methods, own.trained
             folder = self.base_directory()
         checkpoint = pretrained.read_checkpoint(folder)
         if trained and checkpoint.sha256 != own.base_sha256:
-            raise UserError(f"The weights of {folder} are not those that the run in {self.path} was trained over.")
+            raise UserError(f"The weights of {folder} differ from those of the base model of the run in {self.path}.")
         tokenizer = tokenization.load_tokenizer(folder, find_family(checkpoint.config.family).tokenizer)
         tokenization.check_vocabulary(tokenizer, checkpoint.config.vocab, folder)
         made = Model(
@@ -110,8 +128,8 @@ class Run:
         return made, tree.unflatten(tree.flatten(params) | trained), tokenizer, methods
 
     @functools.cached_property
-    def _program(self):
-        """(function(params, batch) -> logits on every device, parameters on them, mesh)."""
+    def _program(self) -> tuple[Callable[..., Any], Any, Any]:
+        """(function(params, batch) that returns logits on every device, parameters on the devices, mesh)."""
         import jax
 
         from fjt.training import placement
@@ -126,7 +144,7 @@ class Run:
         )
         return function, placement.put_whole(params, devices), devices
 
-    def _logits(self, split):
+    def _logits(self, split: Split) -> Float[np.ndarray, "N C"]:
         import jax
 
         from fjt.data import batches, tokenization
@@ -146,61 +164,64 @@ class Run:
             return evaluate.evaluate(function, params, _roomy(packed), put)
 
 
-def _roomy(packed):
-    """The chunks in a shape rounded up to powers of two, so that calls with other texts meet a compiled program."""
+def _roomy(packed: "Packed") -> "Packed":
+    """The chunks in a shape rounded up to powers of two, so that calls with other texts reuse a compiled program."""
 
-    def above(number):
+    def above(number: int) -> int:
         return 1 << (number - 1).bit_length()
 
     shape = dataclasses.replace(packed.shape, rows=above(packed.shape.rows), examples=above(packed.shape.examples))
     return dataclasses.replace(packed, shape=shape, chunks=dataclasses.replace(packed.chunks, shape=shape))
 
 
-def _checked(texts, pairs, wanted):
-    """The unlabelled Split of texts.  Raises UserError for what is no list of str, or not what the run reads."""
-    from fjt.data.glue import Split
-
+def _checked(texts: Sequence[str], pairs: Sequence[str] | None, wanted: bool) -> Split:
+    """The unlabelled Split of texts.  Raises UserError unless they are lists of str that fit the run."""
     if wanted and pairs is None:
-        raise UserError("The run reads pairs of texts, and the second ones are missing (`pairs`).")
+        raise UserError("The run reads pairs of texts, but the second texts are missing (`pairs`).")
     if pairs is not None and not wanted:
-        raise UserError("The run reads single texts; leave out the second ones (`pairs`).")
+        raise UserError("The run reads single texts; leave out the second texts (`pairs`).")
     columns = {"texts": texts} if pairs is None else {"texts": texts, "pairs": pairs}
     for name, values in columns.items():
         if isinstance(values, str):
-            raise UserError(f"`{name}` is one str; give a list of them.")
+            raise UserError(f"`{name}` is one str; give a list of str.")
         columns[name] = values = tuple(values)
         for i, value in enumerate(values):
             if not isinstance(value, str):
-                raise UserError(f"{name}[{i}] = {value!r} is no text.")
+                raise UserError(f"{name}[{i}] = {value!r} is not text.")
     count = len(columns["texts"])
     if not count:
         raise UserError("There are no texts to label.")
     if pairs is not None and len(columns["pairs"]) != count:
-        raise UserError(f"There are {count} texts and {len(columns['pairs'])} second ones; each needs one.")
+        raise UserError(f"There are {count} texts and {len(columns['pairs'])} second texts; each text needs one.")
     label = np.full(count, -1, np.int32)
     return Split(tuple(str(i) for i in range(count)), columns["texts"], columns.get("pairs"), label)
 
 
-def load_run(directory, base=""):
-    """The Run of a work directory.  Raises UserError for what is none, or one that is not finished.
+def load_run(directory: str | os.PathLike[str], base: str | os.PathLike[str] = "") -> Run:
+    """The Run of a work directory.
 
-    base: the base model, for a method that cannot be merged into it, where it is not where the run found it.
+    Args:
+        directory: the work directory.
+        base: the base model, if the run's method cannot be merged and the model has moved.
+
+    Raises:
+        UserError: the directory is not a run, or the run has not finished.
     """
     directory = os.fspath(directory)
     if not os.path.exists(os.path.join(directory, "config.json")):
-        raise UserError(f"{directory} is no run: it holds no config.json. Give the --workdir of a finished run.")
+        raise UserError(f"{directory} is not a run: it has no config.json. Give the --workdir of a finished run.")
     if not os.path.exists(os.path.join(directory, "DONE")):
         path = os.path.join(directory, "result.json")
         failed = os.path.exists(path) and records.read_json(path).get("failed")
         if failed:
             raise UserError(f"The run in {directory} failed: {failed}. The same command would fail again.")
-        raise UserError(f"The run in {directory} is not finished; run its command again to take it to its end.")
+        raise UserError(f"The run in {directory} is not finished; run its command again to finish it.")
     folder = _exported_model(directory) or os.path.join(directory, "export", "adapter")
     for file in ("config.json", "model.safetensors") if _exported_model(directory) else ("fjt_adapter.json",):
         if not os.path.exists(os.path.join(folder, file)):
             raise UserError(
-                f"{os.path.join(folder, file)} does not exist; the run's model is needed, "
-                "which config.output.export leaves."
+                f"{os.path.join(folder, file)} does not exist: the run's model is needed, which is written with "
+                "config.output.export=True."
             )
     result = records.read_json(os.path.join(directory, "result.json"))
     with np.load(os.path.join(directory, "predictions", "dev.npz")) as dev:
@@ -215,8 +236,8 @@ def load_run(directory, base=""):
     )
 
 
-def _exported_model(directory):
-    """The Hugging Face directory of a run, "" where its method has none."""
+def _exported_model(directory: str) -> str:
+    """The Hugging Face directory of a run, "" if its method has none."""
     export = os.path.join(directory, "export")
     merged = os.path.join(export, "merged")
     if os.path.exists(merged):
@@ -224,15 +245,18 @@ def _exported_model(directory):
     return "" if os.path.exists(os.path.join(export, "adapter")) and not _has_model(export) else export
 
 
-def _has_model(directory):
+def _has_model(directory: str) -> bool:
     return os.path.exists(os.path.join(directory, "config.json"))
 
 
-def results(pattern):
-    """[result.json of each run, with its "workdir"], in the order of their names, for pandas or pyarrow.
+def results(pattern: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The result.json of each run, with its "workdir", in the order of their names, for pandas or pyarrow.
 
-    pattern: such as "runs/*"; other folders are passed over.  A run without a result is there with "failed".
-    Raises UserError when there is no run.
+    Args:
+        pattern: such as "runs/*"; folders that are not runs are skipped, and a run without a result has "failed".
+
+    Raises:
+        UserError: the pattern matches no run.
     """
     pattern = os.fspath(pattern)
     found = []
@@ -243,5 +267,5 @@ def results(pattern):
         elif os.path.exists(os.path.join(folder, "config.json")) and os.path.exists(os.path.join(folder, "env.json")):
             found.append({"workdir": folder, "failed": "no result"})
     if not found:
-        raise UserError(f"{pattern} names no run; a run's folder holds config.json and, in the end, result.json.")
+        raise UserError(f"{pattern} matches no run; a run's folder has config.json and, in the end, result.json.")
     return found

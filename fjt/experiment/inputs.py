@@ -1,55 +1,69 @@
-"""What a run starts from, before any choice of how to tune: the data, the tokenizer and the base model."""
+"""The inputs of a run, which do not depend on the tuning method: data, tokenizer and base model."""
 
 import dataclasses
 import functools
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from fjt.core import console, network
 from fjt.core.errors import UserError
+from fjt.core.options import ExecutionConfig, ExperimentConfig, ModelConfig, Settings
 from fjt.data import sources, tokenization
+from fjt.data.batches import Examples
+from fjt.data.glue import Split, Task
 from fjt.data.synthetic import VOCAB
 from fjt.models import pretrained
+from fjt.models.family import EncoderConfig
 from fjt.models.families import find_family, scratch_config
+from fjt.models.pretrained import Checkpoint
 from fjt.tasks.kinds import find_problem
 
-UNKNOWN = 0.1  # a share of unknown tokens above which a split is warned of
-TOLD = 20_000  # examples between two lines of a piped run that tokenizes
+Base = tuple[Any, EncoderConfig, dict[str, Any], Checkpoint | None]  # tokenizer, config, config.json, checkpoint
+
+
+UNKNOWN = 0.1  # share of unknown tokens above which there is a warning
+EVERY = 20_000  # examples between two lines of progress of a piped run
 
 
 class Inputs:
-    """What experiments on the same data and base model share, each part read when it is first asked for.
+    """The parts that experiments on the same data and base model share, each read when it is first used.
 
-    data: (Task, {name: Split}); base: (tokenizer, EncoderConfig, config.json, Checkpoint or None); examples: {name:
-    Examples} of the splits; sha256: {"data", "weights", "tokenizer"}.  Reading raises UserError.
+    Reading raises UserError.
     """
 
-    def __init__(self, settings, view: console.View = console):
+    def __init__(self, settings: Settings, view: console.View = console):
         self._experiment, self._view = settings.experiment, view
         self._cache = cache_dir(settings.execution)
 
     @functools.cached_property
-    def data(self):
+    def data(self) -> tuple[Task, dict[str, Split]]:
+        """(Task, {name: Split})."""
         return _load_data(self._experiment, self._cache)
 
     @functools.cached_property
-    def path(self):
+    def path(self) -> str:
+        """The directory of the base model; "" for random weights."""
         model = self._experiment.model
         return pretrained.resolve(model.path, model.revision) if model.path else ""
 
     @functools.cached_property
-    def base(self):
+    def base(self) -> Base:
+        """(tokenizer, EncoderConfig, contents of config.json, Checkpoint or None for random weights)."""
         return _load_model(_base_model(self._experiment.model), self.path)
 
     @functools.cached_property
-    def examples(self):
+    def examples(self) -> dict[str, Examples]:
+        """{name: Examples} of the splits."""
         task, splits = self.data
         tokens = _tokenize(splits, self.base[0], self._experiment.model.max_length, self._cache, self._view)
         return {name: find_problem(task.kind).targets(splits[name], examples) for name, examples in tokens.items()}
 
     @functools.cached_property
-    def sha256(self):
+    def sha256(self) -> dict[str, str]:
+        """{"data", "weights", "tokenizer"}: their content hashes."""
         tokenizer, _, _, checkpoint = self.base
         return {
             "data": tokenization.data_sha256(self.examples),
@@ -58,25 +72,25 @@ class Inputs:
         }
 
 
-def inputs_key(experiment):
-    """What Inputs depend on, of ExperimentConfig: equal keys, equal parts."""
+def inputs_key(experiment: ExperimentConfig) -> tuple[Any, ...]:
+    """The options that Inputs depend on: experiments with equal keys have equal Inputs."""
     return experiment.task, experiment.seeds.subset, experiment.data, _base_model(experiment.model)
 
 
-def _base_model(model):
-    """ModelConfig without what does not touch the base model as it is read."""
+def _base_model(model: ModelConfig) -> ModelConfig:
+    """The ModelConfig without the options that do not affect reading the base model."""
     return dataclasses.replace(
         model, name="", adapter="", dtype=None, dropout=None, keep_head=False, frozen_dropout=False, reinit_layers=0
     )
 
 
-def cache_dir(execution):
-    """The folder for tokenized data and fetched archives."""
+def cache_dir(execution: ExecutionConfig) -> str:
+    """The folder for tokenized data and downloaded archives."""
     return os.path.expanduser(execution.cache.dir or os.environ.get("FJT_CACHE", "") or "~/.cache/fjt")
 
 
-def _load_data(experiment, cache):
-    """(Task, {name: Split}).  Raises UserError; without a network, with the flags for data and model in one message."""
+def _load_data(experiment: ExperimentConfig, cache: str) -> tuple[Task, dict[str, Split]]:
+    """(Task, {name: Split}).  Without a network, one UserError names the flags for both data and model."""
     try:
         return sources.load(experiment, cache, find_problem)
     except network.Unreachable as error:
@@ -84,12 +98,12 @@ def _load_data(experiment, cache):
         if not path or os.path.exists(os.path.expanduser(path)):
             raise
         raise UserError(
-            f"{error} The model {path} would come from the network as well: --config.model.path=DIR."
+            f"{error} The model {path} would be downloaded as well: --config.model.path=DIR names a local copy."
         ) from None
 
 
 @functools.lru_cache(maxsize=1)  # one base model for all tasks of a study
-def _load_model(model, path):
+def _load_model(model: ModelConfig, path: str) -> Base:
     """(tokenizer, EncoderConfig, config.json, Checkpoint or None)."""
     if path:
         checkpoint = pretrained.read_checkpoint(path)
@@ -101,11 +115,13 @@ def _load_model(model, path):
     return tokenizer, pretrained.parse_config(raw, "config.model.scratch"), raw, None
 
 
-def _tokenize(splits, tokenizer, max_length, cache, view):
-    """{name: Examples} of the splits, with progress, and a word about what was cut."""
+def _tokenize(
+    splits: Mapping[str, Split], tokenizer: Any, max_length: int, cache: str, view: console.View
+) -> dict[str, Examples]:
+    """{name: Examples} of the splits, with progress, and warnings about truncated texts and unknown tokens."""
     examples, warn = {}, view.warn
     for name, split in splits.items():
-        with view.bar(f"tokenizing {name}", len(split), every=TOLD) as bar:
+        with view.bar(f"tokenizing {name}", len(split), every=EVERY) as bar:
             examples[name] = tokenization.tokenize(split, tokenizer, max_length, cache, bar.update)
     for name, done in examples.items():
         if done.truncated:

@@ -1,19 +1,30 @@
-"""The files that people look at: predictions, learning curve, TensorBoard events."""
+"""The files of a run for people: predictions, learning curve, TensorBoard events."""
 
 import os
 import shutil
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from fjt.core import records
 from fjt.data import glue, tables
+from fjt.data.glue import Split, Task
 from fjt.tasks.kinds import find_problem
 
+Logits = Float[np.ndarray, "N C"]  # in file order
 
-def write_predictions(folder, name, task, split, logits):
-    """Writes <folder>/<name>.npz: id, logits, label, label_names, kind, threshold, pairs, cluster if known.
 
-    logits: f32[N, C] in file order.
+def write_predictions(folder: str, name: str, task: Task, split: Split, logits: Logits) -> None:
+    """Writes <folder>/<name>.npz: id, logits, label, label_names, kind, threshold, pairs, and cluster if known.
+
+    Args:
+        folder: where the file is written.
+        name: of the split.
+        task: of the run.
+        split: its rows.
+        logits: of the rows.
     """
     os.makedirs(folder, exist_ok=True)
     arrays = {"id": np.array(split.id), "logits": logits, "label": split.label}
@@ -25,15 +36,23 @@ def write_predictions(folder, name, task, split, logits):
     os.replace(f"{path}.tmp.npz", path)
 
 
-def write_tables(folder, name, task, split, logits):
-    """Writes <folder>/<name>.tsv to read, and GLUE's submission file where there is one.  logits: f32[N, C]."""
+def write_tables(folder: str, name: str, task: Task, split: Split, logits: Logits) -> None:
+    """Writes <folder>/<name>.tsv to read, and GLUE's submission file if there is one.
+
+    Args:
+        folder: where the files are written.
+        name: of the split.
+        task: of the run.
+        split: its rows.
+        logits: of the rows.
+    """
     write_table(os.path.join(folder, f"{name}.tsv"), task, split, logits)
     predicted = find_problem(task.kind).decode(logits, task).values
     glue.write_submission(task, name, split.id, predicted, os.path.join(folder, "submission"))
 
 
-def write_table(path, task, split, logits):
-    """Writes a TSV of the rows with their predictions: id, text, label, predicted, probabilities."""
+def write_table(path: str, task: Task, split: Split, logits: Logits) -> None:
+    """Writes a TSV of the rows with their predictions: id, text, label, predicted label, probabilities."""
     problem = find_problem(task.kind)
     columns = {"id": split.id, "text": split.text}
     columns |= {} if split.text_pair is None else {"text_pair": split.text_pair}
@@ -43,7 +62,7 @@ def write_table(path, task, split, logits):
     records.replace(path, tables.tsv([columns, *zip(*columns.values(), strict=True)]))
 
 
-def draw_curve(workdir, metric):
+def draw_curve(workdir: str, metric: str) -> None:
     """Draws curve.png from train.jsonl and eval.jsonl: loss (each step and smoothed) and the dev metric."""
     from matplotlib.figure import Figure
 
@@ -70,15 +89,16 @@ def draw_curve(workdir, metric):
 class TensorBoard:
     """Events for TensorBoard under Trainer's tags, in <workdir>/tensorboard.
 
-    They start from what train.jsonl and eval.jsonl hold, so a resumed run leaves no point twice.  rates: f32[steps].
+    The file starts with the rows of train.jsonl and eval.jsonl, so that a resumed run has no point twice.
     """
 
-    def __init__(self, workdir, rates):
+    def __init__(self, workdir: str, rates: Float[np.ndarray, " steps"]):
+        """workdir: the work directory.  rates: learning rate of each step."""
         from tensorboardX import SummaryWriter
         from tensorboardX.proto.summary_pb2 import Summary
 
         folder = os.path.join(workdir, "tensorboard")
-        shutil.rmtree(folder, ignore_errors=True)  # before: two files of one second have one name
+        shutil.rmtree(folder, ignore_errors=True)  # first, because two files of one second would have the same name
         self._writer = SummaryWriter(folder, filename_suffix=".fjt", flush_secs=30)
         self._rates, self._summary = rates, Summary
         for row in records.read_lines(os.path.join(workdir, "train.jsonl")):
@@ -86,19 +106,20 @@ class TensorBoard:
         for row in records.read_lines(os.path.join(workdir, "eval.jsonl")):
             self.add_evaluation(row)
 
-    def add_step(self, row):
+    def add_step(self, row: Mapping[str, Any]) -> None:
         """Adds a row of train.jsonl."""
-        # One event of three values: an event costs the loop a tenth of a millisecond.
+        # One event with three values, because each event costs the loop a tenth of a millisecond.
         values = {"loss": row["loss"], "grad_norm": row["grad_norm"], "learning_rate": self._rates[row["step"] - 1]}
         points = [self._summary.Value(tag=f"train/{name}", simple_value=float(x)) for name, x in values.items()]
         self._writer.file_writer.add_summary(self._summary(value=points), row["step"])
 
-    def add_evaluation(self, row):
+    def add_evaluation(self, row: Mapping[str, Any]) -> None:
         """Adds a row of eval.jsonl."""
         for name, value in row.items():
             if isinstance(value, float) and name != "train_seconds":
                 self._writer.add_scalar(f"eval/{name}", value, row["step"])
         self._writer.flush()
 
-    def close(self):
+    def close(self) -> None:
+        """Closes the file."""
         self._writer.close()

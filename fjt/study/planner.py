@@ -1,49 +1,78 @@
-"""The plan of a study: which runs there are, in which groups they go, what is compiled and how long it may take."""
+"""The plan of a study: its runs, their groups, the compiled programs and the estimated time."""
 
 import dataclasses
 import itertools
 import math
 import os
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Int8
 
 from fjt.core import console, memory, records, tree
 from fjt.core.errors import UserError
-from fjt.core.options import fingerprint, flatten, to_dict
+from fjt.core.options import ExperimentConfig, Settings, fingerprint, flatten, to_dict
 from fjt.data import batches
+from fjt.data.packing import Shape
 from fjt.experiment import features, programs, summary
 from fjt.experiment.inputs import Inputs, inputs_key
 from fjt.experiment.layout import plan_shapes
-from fjt.experiment.prepare import prepare, resolve
+from fjt.experiment.prepare import Experiment, prepare, resolve
 from fjt.experiment.recipes import total_steps
 from fjt.study import plans
-from fjt.study.spec import program_key, settings_of
+from fjt.study.spec import Run, StudyConfig, program_key, settings_of
 from fjt.training.placement import make_mesh
 from fjt.tuning import partition
 
-MEMORY_SHARE = 0.9  # of a device's memory that the program of a group may take
+Member = tuple[Run, Settings, ExperimentConfig]  # a run, its settings, and their experiment part, resolved
+
+
+MEMORY_SHARE = 0.9  # share of a device's memory that the program of a group may need
 
 
 class Shared:
-    """What the runs of a process share: data and base models, read once, and compiled programs."""
+    """The parts that runs of a process share: data and base models, each read once, and compiled programs.
+
+    Attributes:
+        view: the output.
+        compiled: {key: program}, for `fjt.experiment.programs`.
+    """
 
     def __init__(self, view: console.View = console):
         self.view, self.compiled, self._inputs = view, {}, {}
 
-    def inputs(self, settings):
-        """Inputs of Settings."""
+    def inputs(self, settings: Settings) -> Inputs:
+        """The Inputs of Settings; equal ones are read once."""
         key = inputs_key(settings.experiment)
         if key not in self._inputs:
             self._inputs[key] = Inputs(settings, self.view)
         return self._inputs[key]
 
 
-def make_plan(folder, study, base, runs, shared, command=""):
-    """(runs, groups, plan) as `plans.load` gives them, after plan.json has been made or has got the runs it lacked.
+def make_plan(
+    folder: str,
+    study: StudyConfig,
+    base: Mapping[str, Any],
+    runs: Sequence[Run],
+    shared: Shared,
+    command: str = "",
+) -> tuple[dict[str, Run], list[plans.Group], dict[str, Any]]:
+    """(runs, groups, plan) as `plans.load` returns them, after plan.json was created or extended by new runs.
 
-    command: what was typed, for the report.  What stands in plan.json stays: new runs make new groups.  Raises
-    UserError for a folder of another study or over other contents, and for runs that are the same experiment.
+    Entries of an existing plan.json stay unchanged: new runs form new groups.
+
+    Args:
+        folder: the study's folder.
+        study: config.study.
+        base: the config of the runs.
+        runs: of the config.
+        shared: parts that the runs share.
+        command: the command line, for the report.
+
+    Raises:
+        UserError: the folder belongs to another study or to other contents, or two runs are the same experiment.
     """
     plan = plans.load(folder)[2]
     if plan:
@@ -52,7 +81,7 @@ def make_plan(folder, study, base, runs, shared, command=""):
     new = [run for run in runs if run.name not in known]
     for run in runs:
         if run.name in known and plans.to_run(run.name, known[run.name]) != plans.to_run(run.name, plans.to_row(run)):
-            raise UserError(f"{folder} has a run {run.name} of other values; take another --workdir.")
+            raise UserError(f"{folder} has a run {run.name} with other values; use another --workdir.")
     prints = dict(plan.get("fingerprints", {}))
     options = {key: value for key, value in vars(study).items() if key not in ("products", "without")}
     left = [run for run in runs if run.name not in known or not plans.ended(os.path.join(folder, run.name))]
@@ -75,10 +104,12 @@ def make_plan(folder, study, base, runs, shared, command=""):
     return plans.load(folder)
 
 
-def _read_contents(folder, base, runs, shared, known):
-    """{`plans.data_key`: sha256 of data, weights and tokenizer}: the known ones, and those of runs that are to be made.
+def _read_contents(
+    folder: str, base: Mapping[str, Any], runs: Sequence[Run], shared: Shared, known: Mapping[str, Any]
+) -> dict[str, Any]:
+    """{`plans.data_key`: sha256 of data, weights and tokenizer}: the known ones, and those of the runs that are left.
 
-    Raises UserError where a run would read others than the known ones.
+    Raises UserError if a run would read other contents than the known ones.
     """
     found = dict(known)
     for name, run in {plans.data_key(run.phase, run.cell): run for run in runs}.items():
@@ -88,14 +119,21 @@ def _read_contents(folder, base, runs, shared, known):
     return found
 
 
-def _lists(group):
+def _lists(group: plans.Group) -> list[tuple[int, ...]]:
     return [dataclasses.astuple(shape) for shape in group.shapes]
 
 
-def _make_groups(study, base, runs, shared, plan, prints):
-    """(Groups of runs, bytes of a device that the largest takes).
+def _make_groups(
+    study: StudyConfig,
+    base: Mapping[str, Any],
+    runs: Sequence[Run],
+    shared: Shared,
+    plan: Mapping[str, Any],
+    prints: dict[str, str],
+) -> tuple[list[plans.Group], int]:
+    """(Groups of runs, bytes of a device that the largest group needs).
 
-    prints: {fingerprint and phase: name} of the runs of before, to which these are added.
+    prints: {fingerprint and phase: name} of earlier runs, to which these runs are added.
     """
     found = {}
     with shared.view.bar("planning", len(runs)) as bar:
@@ -104,8 +142,8 @@ def _make_groups(study, base, runs, shared, plan, prints):
             inputs = shared.inputs(settings)
             resolved, _, _ = resolve(settings, inputs, console.Silent())
             print_ = fingerprint(resolved.experiment, inputs.sha256) + run.phase
-            if not run.open and prints.setdefault(print_, run.name) != run.name:  # what is open may become another
-                raise UserError(f"{prints[print_]} and {run.name} are the same experiment; leave one of them out.")
+            if not run.open and prints.setdefault(print_, run.name) != run.name:  # open values may still differ
+                raise UserError(f"{prints[print_]} and {run.name} are the same experiment; remove one of them.")
             key = run.phase, program_key(resolved.experiment, inputs.sha256)
             found.setdefault(key, []).append((run, settings, resolved.experiment))
             bar.update(i)
@@ -116,7 +154,7 @@ def _make_groups(study, base, runs, shared, plan, prints):
         inputs, mode = shared.inputs(settings), _mode(study, experiment, open_)
         shapes, taken = _shapes(settings, members, inputs, most=1 if mode == "vmap" else 3)
         first = prepare(settings, view=console.Silent(), inputs=inputs, shapes=shapes)
-        members = sorted(members, key=lambda member: member[2].seeds.data)  # lanes of one batch, where they divide so
+        members = sorted(members, key=lambda member: member[2].seeds.data)  # parts of one batch where sizes permit
         if mode == "vmap":
             parts, taken_bytes = _fit_lanes(first, members, study.lanes, shared)
             keys = [programs.lanes_keys(first, len(part), one_batch(part)) for part in parts]
@@ -135,16 +173,16 @@ def _make_groups(study, base, runs, shared, plan, prints):
     return groups, size
 
 
-def word_of(key):
-    """A word for a program's key, the same in every process."""
+def word_of(key: Hashable) -> str:
+    """A short hash of a program's key, equal in every process."""
     return plans.word([repr(key)])
 
 
-def _by_start(members, shared):
-    """[(whether it is open where their steps start, members)]: runs above frozen layers by whether they are long enough
-    for kept hidden states, for these decide where steps start, and so which programs there are.
+def _by_start(members: Sequence[Member], shared: Shared) -> list[tuple[bool, Sequence[Member]]]:
+    """[(whether the starting layer of their steps is undecided, members)].
 
-    members: as of `one_batch`, all of one program but for that.
+    Runs above frozen layers are divided by whether they are long enough for a feature cache: this decides the layer
+    from which their steps start, and so their programs.  members: of one program, apart from that.
     """
     _, settings, experiment = members[0]
     inputs, found = shared.inputs(settings), {}
@@ -161,36 +199,38 @@ def _by_start(members, shared):
     return [(len(long) > 1, part) for long, part in found.items()]
 
 
-def _mode(study, experiment, open_):
-    """How the runs of a group are made.
+def _mode(study: StudyConfig, experiment: ExperimentConfig, open_: bool) -> str:
+    """ "loop" or "vmap" for a group.
 
-    Gradual unfreezing changes its program on the way, and runs of which it is open where their steps start may have
-    different ones: these go one by one.
+    Gradual unfreezing changes its program during the run, and runs whose starting layer is undecided may need
+    different programs: both are executed one after another.
     """
     if partition.has_stages(experiment.tune.method) or open_:
         return "loop"
     return study.mode or ("loop" if jax.default_backend() == "cpu" else "vmap")
 
 
-def _divide(members, most):
-    """Members in as few parts of at most `most` as hold them, of sizes that differ by one at most."""
+def _divide(members: Sequence[Member], most: int) -> list[Sequence[Member]]:
+    """The members in as few parts of at most `most` as possible, of sizes that differ by at most one."""
     parts = -(-len(members) // most)
     ends = [len(members) * i // parts for i in range(parts + 1)]
     return [members[start:end] for start, end in itertools.pairwise(ends)]
 
 
-def one_batch(members):
-    """Whether all of [(Run, Settings, ExperimentConfig)] train on the same examples in each step."""
+def one_batch(members: Sequence[Member]) -> bool:
+    """Whether all members train on the same examples in each step."""
     return len({experiment.seeds.data for _, _, experiment in members}) == 1
 
 
-def _fit_lanes(experiment, members, most, shared):
-    """(members in parts that the device's memory holds as lanes, bytes that the largest takes).
+def _fit_lanes(
+    experiment: Experiment, members: Sequence[Member], most: int, shared: Shared
+) -> tuple[list[Sequence[Member]], int]:
+    """(members in parts that fit into the device's memory as lanes, bytes that the largest part needs).
 
-    Raises UserError when not even one lane fits.
+    Raises UserError when one lane alone does not fit.
     """
     (stage,), total = experiment.stages, memory.device_bytes()
-    # The best parameters of each lane stand beside the program, and once more while they are chosen.
+    # The best parameters of each lane need memory besides the program, twice while they are updated.
     best = any(member.train.select == "best" for _, _, member in members)
     beside = 2 * best * sum(leaf.nbytes for leaf in jax.tree.leaves(tree.split(experiment.params, stage.trainable)[0]))
     eval_shape = programs.pack_evaluated(experiment, stage)["dev"].shape
@@ -200,7 +240,7 @@ def _fit_lanes(experiment, members, most, shared):
             for part in {(len(part), one_batch(part)) for part in parts}:
                 made = programs.compile_lanes(experiment, stage, *part, eval_shape, shared.compiled, console.Silent())
                 taken = max(taken, programs.bytes_of(*made.train.values(), made.eval) + part[0] * beside)
-        except jax.errors.JaxRuntimeError as error:  # a TPU's compiler says by itself that a program does not fit
+        except jax.errors.JaxRuntimeError as error:  # a TPU's compiler raises for a program that does not fit
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             taken = math.inf
@@ -208,17 +248,16 @@ def _fit_lanes(experiment, members, most, shared):
             return parts, taken
         if most == 1:
             raise UserError(
-                f"{members[0][0].name}: not even one run fits into {total / 2**30:.1f} GiB; a smaller "
-                "config.train.batch_size or more config.train.accumulation helps."
+                f"{members[0][0].name}: one run alone does not fit into {total / 2**30:.1f} GiB. Use a smaller "
+                "config.train.batch_size or a larger config.train.accumulation."
             )
         most = (max(len(part) for part in parts) + 1) // 2
 
 
-def _shapes(settings, members, inputs, most):
-    """(at most `most` shapes that hold the batches of all runs of a group, [i8[steps]: which each batch takes]).
-
-    members: as of `one_batch`.
-    """
+def _shapes(
+    settings: Settings, members: Sequence[Member], inputs: Inputs, most: int
+) -> tuple[tuple[Shape, ...], list[Int8[np.ndarray, " steps"]]]:
+    """(at most `most` shapes for the batches of all members, the shape of each batch per schedule)."""
     rows, steps = len(inputs.data[1]["train"]), {}
     for run, _, experiment in members:
         each = max(total_steps(open_, rows) for open_ in _durations(run, experiment))
@@ -238,8 +277,8 @@ def _shapes(settings, members, inputs, most):
     return plan.shapes, [shape_of[:k] for seed, shape_of in zip(lengths, taken, strict=True) for k in steps[seed]]
 
 
-def _durations(run, experiment):
-    """The experiment, and it with each of the epochs or steps that are open."""
+def _durations(run: Run, experiment: ExperimentConfig) -> Iterator[ExperimentConfig]:
+    """The experiment, and its variants with each value of epochs or steps that is open."""
     yield experiment
     for key, values in run.open:
         for value in values if key in ("train.epochs", "train.steps") else ():

@@ -1,11 +1,11 @@
-"""What a study is: the cells of its products, their runs, and the groups of runs that share compiled programs."""
+"""The specification of a study: its products of options, the cells of the products, and the runs of each cell."""
 
 import dataclasses
 import hashlib
 import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fjt.core import options, schema
@@ -23,10 +23,10 @@ PHASES = ("tuning", "runs")
 class Choose:
     """Values of which the tuning runs choose one."""
 
-    values: tuple
+    values: tuple[Any, ...]
 
 
-def choose(*values):
+def choose(*values: Any) -> Choose:
     """Values of a key in a product of which the tuning runs choose one for each cell."""
     return Choose(values)
 
@@ -74,16 +74,19 @@ OPTIONS = options.OPTIONS | schema.collect(StudyConfig, "study.")  # of configs 
 class Run:
     """A run of a study.
 
-    name: its folder below the study's, `runs/mrpc/lora/tune.rank=8/seed=3`; phase: one of PHASES; cell: the same name
-    without phase and seed; values: ((key, value), ...), what differs from the base config; open: ((key, values), ...)
-    of what the tuning runs choose.
+    Attributes:
+        name: its folder below the study's, `runs/mrpc/lora/tune.rank=8/seed=3`.
+        phase: one of PHASES.
+        cell: the name without phase and seed.
+        values: ((key, value), ...), the differences from the base config.
+        open: ((key, values), ...) that the tuning runs choose from.
     """
 
     name: str
     phase: str
     cell: str
-    values: tuple
-    open: tuple = ()
+    values: tuple[tuple[str, Any], ...]
+    open: tuple[tuple[str, tuple[Any, ...]], ...] = ()
 
 
 def read(config: Mapping[str, Any]) -> tuple[StudyConfig, dict[str, Any]]:
@@ -108,15 +111,19 @@ def read(config: Mapping[str, Any]) -> tuple[StudyConfig, dict[str, Any]]:
     return study, _plain({key: config[key] for key in config if key != "study"})
 
 
-def _plain(config):
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _plain(value) if hasattr(value, "items") else value for key, value in config.items()}
 
 
-def make_runs(study, base):
-    """The Runs of a study: of each cell its trials, where something is chosen, and its seeds.
+def make_runs(study: StudyConfig, base: Mapping[str, Any]) -> tuple[Run, ...]:
+    """The Runs of a study: for each cell its trials, if something is chosen, and its seeds.
 
-    base: the run's config.  Raises UserError for keys that do not exist, values of a wrong type, products that leave
-    no run, and runs that are given twice.
+    Args:
+        study: config.study.
+        base: the config of the runs.
+
+    Raises:
+        UserError: unknown keys, values of a wrong type, products without a run, and runs that are given twice.
     """
     known, runs = flatten(base), []
     for product in study.products:
@@ -127,20 +134,20 @@ def make_runs(study, base):
             if not isinstance(values, (tuple, list, range, Choose)):
                 raise UserError(f"config.study.products: {key}: {values!r} should be a tuple of values.")
             if not (values.values if isinstance(values, Choose) else values):
-                raise UserError(f"config.study.products: {key} has no value.")
+                raise UserError(f"config.study.products: {key} has no value; give at least one.")
     for excluded in study.without:
         _check_excluded(excluded, study.products, known)
     for product in study.products:
         runs += _runs_of(study, base, dict(product))
     if not runs:
-        given = "config.study.without leaves none of them" if study.products else "config.study.products is empty"
+        given = "config.study.without excludes all of them" if study.products else "config.study.products is empty"
         raise UserError(f"The study has no run: {given}.")
     tried = {run.cell for run in runs if run.phase == "tuning"}
     for run in runs:
         if run.open and run.cell not in tried:
             raise UserError(
-                f"config.study.products: nothing is tried for {run.name}: a product that chooses takes its seeds from "
-                "config.study.seeds, not from an axis of its own."
+                f"config.study.products: there are no trials for {run.name}: the seeds of a product with `choose` come "
+                "from config.study.seeds, not from an axis of the product."
             )
     names = {}
     for run in runs:
@@ -151,41 +158,47 @@ def make_runs(study, base):
     return tuple(runs)
 
 
-def check_key(key, known, place):
-    """Raises UserError for a key that no study can vary.
+def check_key(key: str, known: Mapping[str, Any], place: str) -> None:
+    """Nothing for a key that a study can vary.
 
-    known: the flat keys of a run's config; place: the option of config.study that has the key.
+    Args:
+        key: a dotted name.
+        known: the flat config of a run.
+        place: the option of config.study that has the key.
+
+    Raises:
+        UserError: no study can vary the key.
     """
     if key not in known:
         raise UserError(f"config.study.{place}: {key!r} is not an option of a run.{suggest(key, known)}")
     if key in options.OPTIONS and key not in EXPERIMENT:
-        raise UserError(f"config.study.{place}: {key} is about how runs are executed; give it once, as config.{key}.")
+        raise UserError(f"config.study.{place}: {key} is an option of execution; set it once, as config.{key}.")
     if key == "model.matmul_precision":
-        raise UserError(f"config.study.{place}: {key} holds for a whole process; give it once, as config.{key}.")
+        raise UserError(f"config.study.{place}: {key} is the same for a whole process; set it once, as config.{key}.")
 
 
-def _check_excluded(excluded, products, known):
-    """Raises UserError for a dict of config.study.without that is none, or that leaves no cell out."""
+def _check_excluded(excluded: Any, products: Sequence[Mapping[str, Any]], known: Mapping[str, Any]) -> None:
+    """Raises UserError for an entry of config.study.without that is not a dict, or that excludes no cell."""
     if not hasattr(excluded, "items"):
         raise UserError(f"config.study.without: {excluded!r} should be a dict {{config key: value}}.")
     for key in excluded:
         check_key(key, known, "without")
     if not any(_agrees(known | values, excluded) for product in products for values in _combinations(product)):
-        raise UserError(f"config.study.without: no cell has {dict(excluded)!r}; correct it or take it out.")
+        raise UserError(f"config.study.without: no cell has {dict(excluded)!r}; correct or remove it.")
 
 
-def _combinations(product):
+def _combinations(product: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """{key: value} of each combination of a product's axes."""
     axes = {key: values for key, values in product.items() if not isinstance(values, Choose)}
     for combination in itertools.product(*axes.values()):
         yield dict(zip(axes, combination, strict=True))
 
 
-def _agrees(whole, excluded):
+def _agrees(whole: Mapping[str, Any], excluded: Mapping[str, Any]) -> bool:
     return all(label(whole[key]) == label(value) for key, value in excluded.items())
 
 
-def _runs_of(study, base, product):
+def _runs_of(study: StudyConfig, base: Mapping[str, Any], product: Mapping[str, Any]) -> Iterator[Run]:
     trials = {key: values.values for key, values in product.items() if isinstance(values, Choose)}
     valid = [key for key in TRACED if key not in SEEDS]
     for key in trials:
@@ -207,41 +220,55 @@ def _runs_of(study, base, product):
             yield _run("runs", folder, own, cell, tuple(trials.items()))
 
 
-def _run(phase, folder, own, shared, open_=()):
-    """own: what tells it from the runs of its cell, by which it is named."""
+def _run(
+    phase: str,
+    folder: str,
+    own: Mapping[str, Any],
+    shared: Mapping[str, Any],
+    open_: tuple[tuple[str, tuple[Any, ...]], ...] = (),
+) -> Run:
+    """The Run of a cell.  own: the values that distinguish it from the cell's other runs, and name it."""
     name = "/".join([phase, folder, *(f"{key}={label(value)}" for key, value in own.items())])
     return Run(name, phase, folder, tuple((shared | own).items()), open_)
 
 
-def _folder(cell, base):
+def _folder(cell: Mapping[str, Any], base: Mapping[str, Any]) -> str:
     """task/method/axis=value/..., of a cell."""
     flat = flatten(base) | cell
     others = [f"{key}={label(value)}" for key, value in cell.items() if key not in ("task", "tune.method")]
     return "/".join([label(flat["task"]) or "table", label(flat["tune.method"]), *others])
 
 
-def label(value):
-    """A value as it stands in names of folders."""
+def label(value: Any) -> str:
+    """A value in the form that it has in names of folders."""
     if isinstance(value, (tuple, list)):
         return "+".join(label(part) for part in value)
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return re.sub(r"[^\w.+,-]+", "_", text)
 
 
-def _check_seeds(study, runs):
+def _check_seeds(study: StudyConfig, runs: Iterable[Run]) -> None:
     tuning = {dict(run.values)["seed"] for run in runs if run.phase == "tuning"}
     both = tuning & {dict(run.values).get("seed") for run in runs if run.phase == "runs"}
     if both:
         raise UserError(
-            f"The seeds {sorted(both)} choose and are reported; move config.study.first_tuning_seed="
-            f"{study.first_tuning_seed} away from the reported ones."
+            f"The seeds {sorted(both)} are used both for tuning and for reported runs; change "
+            f"config.study.first_tuning_seed={study.first_tuning_seed}."
         )
 
 
-def settings_of(run, base, chosen=()):
-    """Settings of a Run.  base: the run's config, a nested dict; chosen: ((key, value), ...) for what is open.
+def settings_of(run: Run, base: Mapping[str, Any], chosen: Iterable[tuple[str, Any]] = ()) -> options.Settings:
+    """The Settings of a Run.
 
-    Reported runs that do not select a step on dev are evaluated at the end alone.  Raises UserError.
+    A reported run that does not select a step on dev is evaluated only at the end.
+
+    Args:
+        run: the run.
+        base: the config of the study's runs, a nested dict.
+        chosen: ((key, value), ...) for the open keys.
+
+    Raises:
+        UserError: for options that are not allowed.
     """
     config = _copy(base)
     for key, value in (*run.values, *chosen):
@@ -261,7 +288,7 @@ def settings_of(run, base, chosen=()):
     return options.from_config(config)
 
 
-def _copy(config):
+def _copy(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _copy(value) if isinstance(value, dict) else value for key, value in config.items()}
 
 

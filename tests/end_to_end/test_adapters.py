@@ -136,7 +136,7 @@ def test_other_formats_by_command(launch, tuned, finished, tmp_path):
     done = launch("--run", tuned, "--format", "peft", program="fjt.export")
     assert done.code == 0 and (tuned / "export-peft" / "adapter_config.json").exists(), done.text
     again = export("hf")
-    assert again.code == 2 and "exists already" in again.text
+    assert again.code == 2 and "already exists" in again.text
     assert export("hf", output=f"{tmp_path}/slash/").code == 0 and (tmp_path / "slash" / "config.json").exists()
     for output, word in (("", "--output is empty"), ("/proc/x", "/proc/x")):
         refused = export("hf", output=output)
@@ -163,7 +163,7 @@ def test_the_format_that_has_the_method(finished, tables, launch, texts, tmp_pat
     predicts_as_it_was(tmp_path / "run", texts)
     options = ("--run", tmp_path / "run", "--format", "hf", "--output", tmp_path / "hf")
     done = launch(*options, program="fjt.export")
-    refusal = "cannot be merged into the base model: what is added is computed beside"
+    refusal = "cannot be merged into the base model: its parameters act next to"
     assert (done.code == 0) if method == "layernorm" else (done.code == 2 and refusal in done.text)
 
 
@@ -295,7 +295,7 @@ def test_a_base_that_has_changed_is_refused(finished, tables, launch, texts, tmp
     run(launch, tables, base, tmp_path / "run", "pfeiffer")
     path = tmp_path / "run" / "export" / "adapter" / "fjt_adapter.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"base_sha256": "0" * 64}))
-    with pytest.raises(fjt.core.errors.UserError, match="are not those"):
+    with pytest.raises(fjt.core.errors.UserError, match="differ from those of the base model"):
         fjt.load_run(tmp_path / "run").predict(texts[:2])
 
 
@@ -316,7 +316,7 @@ def test_a_base_that_has_moved_is_found_where_it_is_said_to_be(finished, tables,
     )
     predicts_as_it_was(tmp_path / "run", texts)
     monkeypatch.chdir(tables)
-    with pytest.raises(fjt.core.errors.UserError, match="say where it is now"):
+    with pytest.raises(fjt.core.errors.UserError, match="give its present directory"):
         fjt.load_run(tmp_path / "run").predict(texts[:2])
     moved = fjt.load_run(tmp_path / "run", base=tmp_path / "models" / "base").predict(texts[:2])["logits"]
     with np.load(tmp_path / "run" / "predictions" / "dev.npz") as arrays:

@@ -356,7 +356,7 @@ def test_a_product_that_is_no_tuple_is_refused(launch, arguments, tmp_path):
     products = '{"tune.method": ("lora",)}'
     ended = launch(*arguments(products), "--workdir", tmp_path / "study", program="fjt.sweep")
     assert ended.code == 2 and "Traceback" not in ended.text, ended.text
-    assert "a dict with the key 'tune.method' where none can stand: config.study.products and" in ended.text
+    assert "a dict with the key 'tune.method' where a dict is not allowed: config.study.products and" in ended.text
 
 
 def test_two_runs_that_are_the_same_experiment_are_refused(launch, arguments, tmp_path):

@@ -88,7 +88,7 @@ def test_no_more_lanes_than_the_memory_holds(tmp_path, monkeypatch):
 
 def test_a_run_that_does_not_fit_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "device_bytes", lambda: 1000)
-    with pytest.raises(UserError, match="not even one run fits into"):
+    with pytest.raises(UserError, match="one run alone does not fit into"):
         plan(tmp_path, {"tune.method": ("full",)}, seeds=1)
 
 

@@ -84,5 +84,5 @@ def test_the_time_of_a_plan_is_that_of_what_is_left_and_more_than_its_training(t
     end(tmp_path, next(iter(runs.values())), failed="the loss of step 8 is nan")
     sweep.show_plan(str(tmp_path), runs, groups, {"bytes": 2**30})
     assert len(said) == 1 and said[0].startswith(
-        "40 runs, 39 of them left -> 3 programs in 2 groups of up to 30 runs; about 2:24, by training at half"
+        "40 runs, 39 of them left -> 3 programs in 2 groups of up to 30 runs; about 2:24, if training reaches half"
     )

@@ -77,15 +77,15 @@ def test_seeds_may_be_axes():
         (({"tune.rank": ()},), {}, "tune.rank has no value"),
         (({"tune.method": "full"},), {}, "should be a tuple of values"),
         (({"tune.methd": ("full",)},), {}, r"'tune.methd' is not an option of a run. Did you mean tune.method"),
-        (({"mesh.data": (1, 2)},), {}, "mesh.data is about how runs are executed"),
-        (({"model.matmul_precision": ("high",)},), {}, "holds for a whole process"),
+        (({"mesh.data": (1, 2)},), {}, "mesh.data is an option of execution"),
+        (({"model.matmul_precision": ("high",)},), {}, "is the same for a whole process"),
         (({"seed": (1, 2)}, {"seed": (2, 3)}), {}, "gives runs/agreement/full/seed=2 twice"),
         (({"task": ("agreement",)},), {"without": ({"task": "agreement"},)}, "without leaves none"),
         (({"task": ("agreement",)},), {"without": ({"tsk": "agreement"},)}, "study.without: 'tsk' is not an option"),
         (({"task": ("agreement",)},), {"without": ({"task": "sentiment"},)}, "without: no cell has .*sentiment"),
         (({"task": ("agreement",)},), {"without": ("agreement",)}, "without: 'agreement' should be a dict"),
         (({"tune.rank": choose(1, 2)},), {}, "tune.rank cannot be chosen"),
-        (({"optim.learning_rate": choose(1e-3, 1e-2)},), {"first_tuning_seed": 4}, r"seeds \[4\] choose and are rep"),
+        (({"optim.learning_rate": choose(1e-3, 1e-2)},), {"first_tuning_seed": 4}, r"seeds \[4\] are used both for tuning and for rep"),
         (({"seed": (1,)},), {"lanes": 0}, "study.lanes=0 should be at least 1"),
         (({"seed": (1,)},), {"family": "all"}, "study.family='all' is unknown"),
         (({"seed": (1,)},), {"alpha": 2.0}, "should be between 0 and 1"),
@@ -133,7 +133,7 @@ def keys(values, base_values=()):
 
 
 def test_what_is_chosen_needs_trials():
-    with pytest.raises(UserError, match="nothing is tried for runs/agreement/head/seed=0"):
+    with pytest.raises(UserError, match="there are no trials for runs/agreement/head/seed=0"):
         make({"tune.method": ("head",), "seed": (0, 1), "optim.learning_rate": choose(1e-4, 1e-2)})
 
 
