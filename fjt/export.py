@@ -89,9 +89,7 @@ def export(run: Run, form: str, output: str) -> None:
         return
     folder = os.path.join(run.path, "export", "adapter")
     if not os.path.exists(os.path.join(folder, adapter.CONFIG)):
-        raise UserError(
-            f"--format={form}: {method} trains the model's own parameters, which only --format=hf has."
-        )
+        raise UserError(f"--format={form}: {method} trains the model's own parameters, which only --format=hf has.")
     own = adapter.read(folder)
     config, _ = pretrained.read_config(run.base_directory())
     with replaced(output) as target:

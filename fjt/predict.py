@@ -44,9 +44,7 @@ def main(argv: Sequence[str]) -> int:
         "--text", metavar="COLUMN", help="the column of the texts (default: that of the run's own table, or `text`)"
     )
     parser.add_argument("--text_pair", metavar="COLUMN", help="the column of the second texts")
-    parser.add_argument(
-        "--id", metavar="COLUMN", help="a column that is copied to the output (default: row number)"
-    )
+    parser.add_argument("--id", metavar="COLUMN", help="a column that is copied to the output (default: row number)")
     parser.add_argument("--no-header", action="store_true", help="columns of a .csv or .tsv are numbers from 0")
     try:
         options = parser.parse_args(argv[1:])
@@ -71,9 +69,7 @@ def _output_suffix(path: str) -> str:
         return ".tsv"
     suffix, folder = os.path.splitext(path)[1].lower(), os.path.dirname(path) or "."
     if suffix not in SUFFIXES:
-        raise UserError(
-            f"--output={path}: the suffix {suffix!r} is not a known format.{suggest(suffix, SUFFIXES)}"
-        )
+        raise UserError(f"--output={path}: the suffix {suffix!r} is not a known format.{suggest(suffix, SUFFIXES)}")
     if not os.path.isdir(folder):
         raise UserError(f"--output={path}: the directory {folder} does not exist; create it first.")
     return suffix
@@ -93,9 +89,7 @@ def read_texts(run: Run, options: argparse.Namespace) -> Texts:
     if path == "-" or path.lower().endswith(".txt"):
         for name in ("text", "text_pair", "id"):
             if getattr(options, name) is not None:
-                raise UserError(
-                    f"--{name} names a column, but --input={path} has one text per line."
-                )
+                raise UserError(f"--{name} names a column, but --input={path} has one text per line.")
         return _read_lines(path, run.pairs)
     if not os.path.isfile(path):
         raise UserError(f"--input={path} does not exist.")

@@ -16,8 +16,8 @@ from fjt.data.batches import Examples
 from fjt.data.glue import Split, Task
 from fjt.data.synthetic import VOCAB
 from fjt.models import pretrained
-from fjt.models.family import EncoderConfig
 from fjt.models.families import find_family, scratch_config
+from fjt.models.family import EncoderConfig
 from fjt.models.pretrained import Checkpoint
 from fjt.tasks.kinds import find_problem
 

@@ -1,23 +1,37 @@
-"""A model card: what a directory holds, from which model, data and recipe, and how well it did on how many examples."""
+"""A model card: the contents of a directory, its base model, data and recipe, and its scores with their intervals."""
 
 import os
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import scipy.stats
 from huggingface_hub import EvalResult, ModelCardData
+from jaxtyping import Float, Shaped
 
 from fjt.core import records
+from fjt.data.glue import Task
+from fjt.tasks.problem import Problem
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
 LIBRARIES = {"hf": "transformers", "peft": "peft", "adapterhub": "adapters", "fjt": "fjt"}
 
 
-def interval(problem, task, name, logits, label):
+def interval(
+    problem: Problem, task: Task, name: str, logits: Float[np.ndarray, "N C"], label: Shaped[np.ndarray, "N ..."]
+) -> tuple[float, float]:
     """(low, high) of a metric over new examples: the percentile bootstrap over the labelled rows of a split.
 
-    logits: f32[N, C]; label: [N, ...].  The seed is fixed, so a run's card is always the same.
+    The seed is fixed, so that a run's card is always the same.
+
+    Args:
+        problem: the kind of problem.
+        task: the task.
+        name: the metric.
+        logits: of the rows.
+        label: of the rows.
     """
     labelled = problem.is_labelled(label)
     predicted, label = problem.decode(logits[labelled], task).values, label[labelled]
@@ -35,15 +49,36 @@ def interval(problem, task, name, logits, label):
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
-def write(folder, form, *, task, base, revision, methods, recipe, scores, examples, merged=False):
+def write(
+    folder: str,
+    form: str,
+    *,
+    task: Task,
+    base: str,
+    revision: str,
+    methods: Mapping[str, Mapping[str, Any]],
+    recipe: Mapping[str, Any],
+    scores: Mapping[str, tuple[float, float, float]],
+    examples: Mapping[str, int],
+    merged: bool = False,
+) -> None:
     """Writes README.md into a folder.
 
-    form: hf | peft | adapterhub | fjt; merged: whether new leaves went into the model; methods: {name: options};
-    recipe: {option: value}; scores: {metric: (value, low, high)} on dev; examples: {split: how many}.
+    Args:
+        folder: the folder.
+        form: hf, peft, adapterhub or fjt.
+        task: the task.
+        base: name of the base model, "" for random weights.
+        revision: its commit or branch.
+        methods: {name: options}.
+        recipe: {option: value}.
+        scores: {metric: (value, low, high)} on dev.
+        examples: {split: number of examples}.
+        merged: whether new parameters were merged into the model.
     """
-    what = "an adapter: what was trained, to be laid over the base model"
+    contents = "an adapter: the trained parameters, without those of the base model"
     if form == "hf":
-        what = "the whole model" + (", what was trained merged into it" if merged else "")
+        contents = "the whole model" + (", with the trained adapter merged into it" if merged else "")
     title = f"{task.name}: {', '.join(methods)}{f' over {base}' if base else ''}"
     data = ModelCardData(
         base_model=base or None,
@@ -64,12 +99,12 @@ def write(folder, form, *, task, base, revision, methods, recipe, scores, exampl
         "",
         f"# {title}",
         "",
-        f"This directory holds {what}.",
+        f"This directory contains {contents}.",
         "",
         f"- Base model: {base or 'none, random weights'}{f', revision {revision}' if base and revision else ''}",
         f"- Data: {task.name}, {', '.join(f'{count:,} {split}' for split, count in examples.items())} examples",
         f"- Labels: {', '.join(task.label_names) or 'a score'}",
-        "- Licence: those of the base model and of the data hold; training adds none",
+        "- Licence: those of the base model and of the data apply; training adds none",
         "",
         f"| dev metric | score | {CONFIDENCE:.0%} interval over examples | n |",
         "| :-- | --: | --: | --: |",
@@ -78,7 +113,7 @@ def write(folder, form, *, task, base, revision, methods, recipe, scores, exampl
             for name, (value, low, high) in scores.items()
         ],
         "",
-        "One run, one seed: the interval says nothing of other seeds.",
+        "One run with one seed: the interval does not cover the variation between seeds.",
         "",
         "| recipe | |",
         "| :-- | --: |",
@@ -87,8 +122,14 @@ def write(folder, form, *, task, base, revision, methods, recipe, scores, exampl
     records.replace(os.path.join(folder, "README.md"), "\n".join(lines) + "\n")
 
 
-def convert(source, target, form):
-    """Writes the card of an adapter for the same one in another form."""
+def convert(source: str, target: str, form: str) -> None:
+    """Writes the card of an adapter for another form of the same adapter.
+
+    Args:
+        source: README.md of the adapter.
+        target: the new README.md.
+        form: hf, peft, adapterhub or fjt.
+    """
     with open(source, encoding="utf-8") as file:
         text = file.read()
     records.replace(target, re.sub(r"^library_name: \w+$", f"library_name: {LIBRARIES[form]}", text, flags=re.M))

@@ -1,8 +1,9 @@
-"""A directory that is there whole or not at all."""
+"""A directory that is written whole or not at all."""
 
 import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 
 import safetensors
 
@@ -10,8 +11,15 @@ from fjt.core.errors import UserError
 
 
 @contextlib.contextmanager
-def replaced(directory):
-    """Gives a folder to write to, which takes the directory's place at the end.  Raises UserError on a full disk."""
+def replaced(directory: str) -> Iterator[str]:
+    """A context with a temporary folder, which replaces the directory at the end.
+
+    Args:
+        directory: the directory.
+
+    Raises:
+        UserError: the disk is full.
+    """
     temporary = f"{directory}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     os.makedirs(temporary)
@@ -19,8 +27,8 @@ def replaced(directory):
         yield temporary
     except safetensors.SafetensorError as error:  # it wraps the system's own errors
         raise UserError(
-            f"{directory} cannot be written: {error}. The checkpoints are kept; make room, and the same "
-            "command ends the run."
+            f"{directory} cannot be written: {error}. The checkpoints are kept; make room, and run the same "
+            "command to finish the run."
         ) from None
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -30,8 +38,8 @@ def replaced(directory):
     os.rename(temporary, directory)
 
 
-def _open_to_all(folder):
-    """Gives the files the mode that the umask allows; safetensors writes its own for the owner alone."""
+def _open_to_all(folder: str) -> None:
+    """Gives the files the mode that the umask allows; safetensors makes its files readable for the owner alone."""
     mask = os.umask(0)
     os.umask(mask)
     for place, _, files in os.walk(folder):

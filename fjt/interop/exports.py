@@ -1,23 +1,68 @@
-"""What a run gives away, under its `export/`."""
+"""The exports of a run, in its `export/`."""
 
 import dataclasses
 import os
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from fjt.core import records, tree
-from fjt.core.options import EXPERIMENT, flatten
+from fjt.core.options import EXPERIMENT, Settings, flatten
+from fjt.core.tree import Tree
+from fjt.data.glue import Split, Task
 from fjt.interop import adapter, adapterhub, card, hf, peft
 from fjt.interop.directory import replaced
+from fjt.models.encoder import Model
 from fjt.models.families import find_family
+from fjt.tasks.problem import Problem
 from fjt.tuning import partition
 
 
-def write(experiment, directory, params, scores):
+class Trained(Protocol):
+    """The parts of a run that its exports need: `fjt.experiment.prepare.Experiment`, of a room above this one."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def task(self) -> Task: ...
+
+    @property
+    def problem(self) -> Problem: ...
+
+    @property
+    def splits(self) -> dict[str, Split]: ...
+
+    @property
+    def tokenizer(self) -> Any: ...
+
+    @property
+    def model(self) -> Model: ...
+
+    @property
+    def hf_config(self) -> dict[str, Any]: ...
+
+    @property
+    def trainable(self) -> frozenset[str]: ...
+
+    @property
+    def adopted(self) -> frozenset[str]: ...
+
+    @property
+    def contents(self) -> dict[str, str]: ...
+
+
+def write(experiment: Trained, directory: str, params: Tree, scores: Mapping[str, tuple[float, float, float]]) -> None:
     """Writes a run's exports, each with a model card.
 
-    Without new leaves that last, `directory` is a Hugging Face model.  With them `directory`/adapter holds all that was
-    trained, in fjt's form and, where PEFT or else AdapterHub has the method, in theirs; and `directory`/merged is a
-    Hugging Face model where the methods can be merged.  params: all parameters of the run, numpy arrays; scores:
-    {metric: (value, low, high)} on dev.
+    If the methods add no lasting parameters, `directory` is a Hugging Face model.  Otherwise `directory`/adapter has
+    all trained parameters, in fjt's form and in that of PEFT, or else AdapterHub, if it can express the method; and
+    `directory`/merged is a Hugging Face model if the methods can be merged.
+
+    Args:
+        experiment: the run.
+        directory: its `export/`.
+        params: all parameters, numpy arrays.
+        scores: {metric: (value, low, high)} on dev.
     """
     methods, config = partition.find_methods(experiment.settings.experiment.tune), experiment.model.config
     params = partition.lasting(params)
@@ -53,14 +98,26 @@ def write(experiment, directory, params, scores):
             _write_card(experiment, folder, form, scores)
 
 
-def _write_model(experiment, directory, params, scores, merged=False):
+def _write_model(
+    experiment: Trained,
+    directory: str,
+    params: Tree,
+    scores: Mapping[str, tuple[float, float, float]],
+    merged: bool = False,
+) -> None:
     hf.export(
         directory, params, experiment.hf_config, experiment.task, experiment.tokenizer, experiment.model.config.family
     )
     _write_card(experiment, directory, "hf", scores, merged)
 
 
-def _write_card(experiment, folder, form, scores, merged=False):
+def _write_card(
+    experiment: Trained,
+    folder: str,
+    form: str,
+    scores: Mapping[str, tuple[float, float, float]],
+    merged: bool = False,
+) -> None:
     options = experiment.settings.experiment
     flat = flatten(records.plain(dataclasses.asdict(options)))
     card.write(
@@ -77,8 +134,8 @@ def _write_card(experiment, folder, form, scores, merged=False):
     )
 
 
-def describe(directory):
-    """[(path, what loads it)] of a run's exports."""
+def describe(directory: str) -> list[tuple[str, str]]:
+    """[(path, how to load it)] of a run's exports.  directory: the run's `export/`."""
     model = "loads in PyTorch with AutoModelForSequenceClassification.from_pretrained"
     found, apart = [], os.path.join(directory, "adapter")
     if os.path.exists(os.path.join(directory, "config.json")):
@@ -86,24 +143,24 @@ def describe(directory):
     if os.path.exists(os.path.join(apart, peft.CONFIG)):
         theirs = "peft_type" in records.read_json(os.path.join(apart, peft.CONFIG))
         how = "peft's PeftModel.from_pretrained" if theirs else "adapters' load_adapter(..., use_safetensors=True)"
-        found.append((apart, f"what was trained; loads over the base model with {how}"))
+        found.append((apart, f"the trained parameters; loads over the base model with {how}"))
     elif os.path.exists(apart):
-        found.append((apart, "what was trained; fjt.load_run and fjt.predict read it"))
+        found.append((apart, "the trained parameters; fjt.load_run and fjt.predict read it"))
     if os.path.exists(os.path.join(directory, "merged")):
         found.append((os.path.join(directory, "merged"), f"the whole model; {model}"))
     return found
 
 
-def revision(experiment):
-    """The commit or branch of the base model; "" of a directory, unless one was given for it."""
+def revision(experiment: Trained) -> str:
+    """The commit or branch of the base model; "" for a directory, unless the config gives one."""
     model = experiment.settings.experiment.model
     return "" if os.path.isdir(os.path.expanduser(model.path)) and model.revision == "main" else model.revision
 
 
-def base_name(experiment):
-    """What exports call the base model: model.name, else the hub name; a directory gives its own name, never its path.
+def base_name(experiment: Trained) -> str:
+    """The base model's name in exports: model.name, else the hub name or the directory's own name, never its path.
 
-    Not what its config.json says: `_name_or_path` there is often the model that this one was once made from.
+    The `_name_or_path` of its config.json is not used, because it often names an ancestor of the model.
     """
     model = experiment.settings.experiment.model
     if model.name or not os.path.isdir(os.path.expanduser(model.path)):

@@ -1,4 +1,4 @@
-"""Adapter directories of any form that fjt knows."""
+"""Reading of adapter directories in any of the supported forms."""
 
 import dataclasses
 import os
@@ -6,10 +6,20 @@ import os
 from fjt.core import records
 from fjt.core.errors import UserError
 from fjt.interop import adapter, adapterhub, peft
+from fjt.interop.adapter import Adapter
+from fjt.models.encoder import EncoderConfig
 
 
-def read(directory, config):
-    """The Adapter of a directory, or of a run.  config: EncoderConfig of the base model.  Raises UserError."""
+def read(directory: str, config: EncoderConfig) -> Adapter:
+    """The Adapter of a directory, or of a run.
+
+    Args:
+        directory: an adapter directory, or a run's work directory.
+        config: of the base model.
+
+    Raises:
+        UserError: the directory is not an adapter, is damaged, or has an unknown form.
+    """
     directory = os.path.expanduser(directory)
     inside = os.path.join(directory, "export", "adapter")
     directory = inside if os.path.isdir(inside) else directory
@@ -20,13 +30,13 @@ def read(directory, config):
         raise UserError(f"config.model.adapter={directory} is cut off or broken ({reason}); save it again.") from None
 
 
-def _read(directory, config):
+def _read(directory: str, config: EncoderConfig) -> Adapter:
     if os.path.exists(os.path.join(directory, adapter.CONFIG)):
         return adapter.read(directory)
     path = os.path.join(directory, peft.CONFIG)
     if not os.path.exists(path):
         raise UserError(
-            f"config.model.adapter={directory} is no adapter: it holds neither {adapter.CONFIG} nor {peft.CONFIG}."
+            f"config.model.adapter={directory} is not an adapter: it has neither {adapter.CONFIG} nor {peft.CONFIG}."
         )
     about = records.read_json(path)
     if "peft_type" in about:
@@ -34,6 +44,6 @@ def _read(directory, config):
     elif "config" in about:
         found = adapterhub.read(directory, config)
     else:
-        raise UserError(f"{path} is neither of PEFT (peft_type) nor of AdapterHub (config).")
-    base = os.path.join(directory, adapter.BASE)  # the others' files have no place for it
+        raise UserError(f"{path} is neither PEFT's (peft_type) nor AdapterHub's (config).")
+    base = os.path.join(directory, adapter.BASE)  # an fjt file, because the other forms have no field for it
     return dataclasses.replace(found, **records.read_json(base)) if os.path.exists(base) else found

@@ -1,39 +1,54 @@
 """Optimizers as functions of hyper-parameters, and learning rates as data (optax)."""
 
+from collections.abc import Callable, Sequence, Set
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float, Float32
 
 from fjt.core import tree
+from fjt.core.options import OptimConfig
+from fjt.core.tree import Tree
+from fjt.training.hyper import Hyper
+
+Optimizer = Callable[[Hyper], optax.GradientTransformation]
+
 
 # Weight decay is added to the update; elsewhere to the gradient. Both as in PyTorch.
 DECOUPLED = ("adamw", "lamb", "lion", "adafactor")
 EVERY_LEAF = ("bias", "scale")  # leaves without decay
 
 
-def decay_mask(params):
-    """The tree of bool: decay on kernels and embeddings, not on biases and LayerNorm."""
+def decay_mask(params: Tree) -> Tree:
+    """The tree of bool: whether a leaf has weight decay.  Kernels and embeddings have it, biases and LayerNorm not."""
     return tree.map_names(lambda name, leaf: name.rsplit("/", 1)[1] not in EVERY_LEAF, params)
 
 
-def constants(optim):
-    """What `make_optimizer` builds into the program; all else of OptimConfig is data.  Equal, the same program."""
+def constants(optim: OptimConfig) -> tuple[str, float, float, float, float]:
+    """The options that `make_optimizer` builds into the program; all others are data.
+
+    Optimizers with equal constants share a program.
+    """
     return optim.name, optim.b1, optim.b2, optim.eps, optim.momentum
 
 
-def make_optimizer(optim, groups=()):
-    """Hyper -> GradientTransformation.  optim: OptimConfig.
+def make_optimizer(optim: OptimConfig, groups: Sequence[Set[str]] = ()) -> Optimizer:
+    """A function from Hyper to GradientTransformation.
 
-    groups: sets of leaves' names, each with a state of its own, so that Adam's count begins where a leaf does; the
-    state is then {group's number: state}.  Without them there is one state.
+    It is called inside the trace with traced hyper-parameters; the optimizer's state depends on none of them.  It
+    takes clipped gradients, and has PyTorch's order: decay into the gradient (or after the moments when decoupled),
+    moments, learning rate.
 
-    It is built inside the trace from traced rate and decay, and its state depends on none of them.
-    It takes clipped gradients; the order is PyTorch's: decay into the gradient (or after the moments when
-    decoupled), moments, rate.
+    Args:
+        optim: the options.
+        groups: sets of leaves' names, each with its own state, so that Adam's count starts when a leaf opens; the
+            state is then {number of the group: state}.  () for one state.
     """
     decoupled, theirs = optim.name in DECOUPLED, optim.name.startswith("optax:")
 
-    def whole(hyper):
+    def whole(hyper: Hyper) -> optax.GradientTransformation:
         decay = optax.add_decayed_weights(hyper.weight_decay, mask=decay_mask)
         return optax.chain(
             *([] if decoupled else [decay]),
@@ -47,14 +62,14 @@ def make_optimizer(optim, groups=()):
     return (lambda hyper: _by_group(whole(hyper), groups)) if groups else whole
 
 
-def _by_group(transformation, groups):
-    def split(leaves):
+def _by_group(transformation: optax.GradientTransformation, groups: Sequence[Set[str]]) -> optax.GradientTransformation:
+    def split(leaves: Any) -> dict[str, Tree]:
         return {str(i): tree.split(leaves, names)[0] for i, names in enumerate(groups) if names}
 
-    def init(params):
+    def init(params: Any) -> dict[str, Any]:
         return {i: transformation.init(part) for i, part in split(params).items()}
 
-    def update(updates, state, params):
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Tree, dict[str, Any]]:
         updates, params = split(updates), split(params)
         done = {i: transformation.update(updates[i], state[i], params[i]) for i in updates}
         return tree.merge(*(part for part, _ in done.values())), {i: after for i, (_, after) in done.items()}
@@ -62,32 +77,35 @@ def _by_group(transformation, groups):
     return optax.GradientTransformation(init, update)
 
 
-def _scale_leaves(multipliers):
-    """Each leaf's update times its multiplier.  multipliers: {name: f32[]}."""
+def _scale_leaves(multipliers: dict[str, Any]) -> optax.GradientTransformation:
+    """The transformation that multiplies each leaf's update by its factor f32[]."""
 
-    def scale(updates, params=None):
+    def scale(updates: Any, params: Any = None) -> Tree:
         return tree.map_names(lambda name, leaf: leaf * multipliers[name], updates)
 
     return optax.stateless(scale)
 
 
-def global_norm(grads):
-    """f[]: the norm of all leaves together.  grads: {encoder, head[, adapters]}.
+def global_norm(grads: Tree) -> Float[Array, ""]:
+    """The norm of all leaves together.
 
-    Float sums depend on their order: modules of the head count from the last name to the first, a pooler before the
-    classifier behind it.
+    Float sums depend on their order: the modules of the head are added from the last name to the first, a pooler
+    before the classifier behind it.
+
+    Args:
+        grads: {encoder, head[, adapters]}.
     """
     head = grads.get("head", {})
     others = {name: part for name, part in grads.items() if name != "head"}
     return optax.tree.norm([others, *(head[module] for module in sorted(head, reverse=True))])
 
 
-def clip_factor(norm, hyper):
-    """f[], at most 1: what gradients of a global norm f[] are multiplied by to have at most hyper.clip_norm."""
+def clip_factor(norm: Float[Array, ""], hyper: Hyper) -> Float[Array, ""]:
+    """The factor, at most 1, that reduces gradients with a global norm to at most hyper.clip_norm."""
     return jnp.minimum(1.0, hyper.clip_norm / norm)
 
 
-def _moments(optim):
+def _moments(optim: OptimConfig) -> optax.GradientTransformation:
     if optim.name in ("adamw", "adam", "lamb"):
         return optax.scale_by_adam(optim.b1, optim.b2, optim.eps)
     if optim.name == "sgd":
@@ -99,11 +117,15 @@ def _moments(optim):
     raise ValueError(optim.name)
 
 
-def learning_rates(optim, steps):
-    """f32[steps]: the rate of each step, warm-up included.  optim: OptimConfig.
+def learning_rates(optim: OptimConfig, steps: int) -> Float32[np.ndarray, " steps"]:
+    """The learning rate of each step, warm-up included.
 
     Warm-up rises linearly from 0 over round(warmup_fraction * steps) steps, as in Trainer: step 0 of a run with
-    warm-up has rate 0. The linear schedule reaches 0 after the last step.
+    warm-up has learning rate 0.  The linear schedule reaches 0 after the last step.
+
+    Args:
+        optim: the options.
+        steps: number of steps.
     """
     warmup = round(optim.warmup_fraction * steps)
     rest = max(1, steps - warmup)
@@ -122,8 +144,8 @@ def learning_rates(optim, steps):
     return np.concatenate([rising, falling]).astype(np.float32)
 
 
-def _restarts(peak, end, steps, cycles):
-    def rate(k):
+def _restarts(peak: float, end: float, steps: int, cycles: int) -> Callable[[Any], Any]:
+    def rate(k: Any) -> Any:
         progress = (k / steps * cycles) % 1.0
         return end + (peak - end) * 0.5 * (1.0 + np.cos(np.pi * progress))
 

@@ -1,30 +1,48 @@
 """Bottleneck adapters after the sublayers: Houlsby's, Pfeiffer's, the parallel one, and Compacter.
 
 Defaults of reduction, activation, scale and LayerNorm are those of AdapterHub's configs double_seq_bn, seq_bn, par_bn
-and compacter (adapters 1.3).  Rates are measured here (`fjt.experiment.recipes`).
+and compacter (adapters 1.3).  Learning rates are measured here (`fjt.experiment.recipes`).
 """
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from fjt.core import tree
 from fjt.core.errors import UserError, suggest
+from fjt.core.tree import Tree
+from fjt.models.encoder import EncoderConfig
 from fjt.models.layers import ACTIVATIONS, Hooks, product
 from fjt.tuning.bottleneck_forms import hub_form
-from fjt.tuning.method import Cost, Method, Product, add_gate, gate, is_gate, layer_place, leaf_key, split_layer
+from fjt.tuning.method import (
+    Cost,
+    Key,
+    Method,
+    Options,
+    Product,
+    Values,
+    add_gate,
+    gate,
+    is_gate,
+    layer_place,
+    leaf_key,
+    split_layer,
+)
 
 STDDEV = 0.02  # of the down-projection, as AdapterHub draws it
-PARTS = 4  # n of Compacter: its kernels are sums of so many Kronecker products
+PARTS = 4  # n of Compacter: number of Kronecker products whose sum is a kernel
 
 
-def inner_width(config, options):
-    """The bottleneck's width: bottleneck_width where it is given, else the encoder's over the reduction."""
+def inner_width(config: EncoderConfig, options: Options) -> int:
+    """The bottleneck's width: bottleneck_width if it is given, else the encoder's width over the reduction."""
     return options["bottleneck_width"] or int(config.width / options["reduction"] + 1e-6)
 
 
-def _check(config, options):
+def _check(config: EncoderConfig, options: Options) -> None:
     if options["activation"] not in ACTIVATIONS:
         hint = suggest(options["activation"], ACTIVATIONS)
         raise UserError(f"config.tune.activation={options['activation']!r} is unknown.{hint}")
@@ -41,12 +59,12 @@ def _check(config, options):
         )
 
 
-def _add(name, places):
-    def add(key, base, config, options):
+def _add(name: str, places: Sequence[str]) -> Callable[[Any, Tree, EncoderConfig, Options], Tree]:
+    def add(key: Key, base: Tree, config: EncoderConfig, options: Options) -> Tree:
         del base
         width = inner_width(config, options)
 
-        def adapter(path):
+        def adapter(path: str) -> Tree:
             down = STDDEV * jax.random.normal(leaf_key(key, path), (config.width, width))
             gated = {"gate": add_gate(key, f"{path}/gate", config.width)} if options["gating"] else {}
             return gated | {
@@ -62,7 +80,7 @@ def _add(name, places):
     return add
 
 
-def _check_compacter(config, options):
+def _check_compacter(config: EncoderConfig, options: Options) -> None:
     _check(config, options)
     width = inner_width(config, options)
     for name, size in (("the encoder's width", config.width), ("the bottleneck", width)):
@@ -73,16 +91,16 @@ def _check_compacter(config, options):
             )
 
 
-def _add_compacter(key, base, config, options):
-    """The rule f32[n, n, n] of all layers, and each kernel's factors left f32[n, D/n, 1], right f32[n, 1, F/n]."""
+def _add_compacter(key: Key, base: Tree, config: EncoderConfig, options: Options) -> Tree:
+    """The rule f32[n, n, n] of all layers, and each kernel's factors left f32[n, D/n, 1] and right f32[n, 1, F/n]."""
     del base
     width = inner_width(config, options)
 
-    def glorot(name, *shape):
+    def glorot(name: str, *shape: int) -> Float[Array, "..."]:
         bound = math.sqrt(6.0 / (shape[1] + shape[2]))
         return jax.random.uniform(leaf_key(key, f"compacter/{name}"), shape, minval=-bound, maxval=bound)
 
-    def adapter(path):
+    def adapter(path: str) -> Tree:
         down = {
             "left": glorot(f"{path}/down/left", PARTS, config.width // PARTS, 1),
             "right": glorot(f"{path}/down/right", PARTS, 1, width // PARTS),
@@ -103,10 +121,10 @@ def _add_compacter(key, base, config, options):
     return layers | {"rule": rule}
 
 
-def _composed(leaves):
+def _composed(leaves: Tree) -> Tree:
     """Compacter's leaves as kernels: the sum of rule_i x (left_i right_i) (Karimi Mahabadi et al. 2021, section 3)."""
 
-    def kernel(dense):
+    def kernel(dense: Tree) -> Tree:
         if "left" not in dense:
             return {name: kernel(inner) for name, inner in dense.items()}
         parts = jnp.einsum("iab,ixr,iry->axby", leaves["rule"], dense["left"], dense["right"])
@@ -116,27 +134,31 @@ def _composed(leaves):
     return kernel({name: layer for name, layer in leaves.items() if name != "rule"})
 
 
-def _through(leaf, h, activation):
-    """up(activation(down(h))): f[..., D]."""
+def _through(leaf: Tree, h: Float[Array, "*place D"], activation: str) -> Float[Array, "*place D"]:
+    """up(activation(down(h)))."""
 
-    def dense(x, layer):
+    def dense(x: Array, layer: Tree) -> Array:
         bias = layer["bias"].astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
         return product(x, layer["kernel"].astype(x.dtype)) + bias
 
     return dense(ACTIVATIONS[activation](dense(h, leaf["down"])), leaf["up"])
 
 
-def _block(made=lambda leaves: leaves, beside=False):
-    """Hooks that add scale * adapter(x), gated where it is, to a sublayer's output h.
+def _block(
+    made: Callable[[Tree], Tree] = lambda leaves: leaves, beside: bool = False
+) -> Callable[[Tree, Values, Options], Hooks]:
+    """A function that makes Hooks, which add scale * adapter(x), gated if it has a gate, to a sublayer's output h.
 
-    x: h, or what the sublayer's LayerNorm would give, by options["adapter_norm"]; beside: what the sublayer read.
-    made(leaves): the leaves with its kernels.
+    Args:
+        made: leaves -> leaves with kernels.
+        beside: whether x is the sublayer's input; otherwise x is h, or with options["adapter_norm"] the output of the
+            sublayer's LayerNorm.
     """
 
-    def hooks(leaves, values, options):
+    def hooks(leaves: Tree, values: Values, options: Options) -> Hooks:
         leaves = made(leaves)
 
-        def block(name, layer, h, residual, norm, tokens):
+        def block(name: str, layer: int, h: Array, residual: Array, norm: Callable[[Any], Any], tokens: Any) -> Array:
             leaf = leaves.get(f"layer_{layer}", {}).get(name)
             if leaf is None:
                 return h
@@ -152,13 +174,13 @@ def _block(made=lambda leaves: leaves, beside=False):
     return hooks
 
 
-def _place(path, layers):
+def _place(path: str, layers: int) -> tuple[int, float]:
     """After the sublayer's dense layer, and before its LayerNorm."""
     layer, order = layer_place(path, layers)
     return layer, order + 0.5 * (layer < layers)
 
 
-def _products(path, shape, config):
+def _products(path: str, shape: tuple[int, ...], config: EncoderConfig) -> list[Product]:
     """Both kernels of an adapter, counted at the bias of its down-projection, which has the bottleneck's width."""
     site, _, last = split_layer(path)[1].partition("/")
     if last != "down/bias":
@@ -175,8 +197,8 @@ _KRONECKER = {
 }  # fmt: skip
 
 
-def _facts(attention, parallel=False, kronecker=False, **others):
-    """The entries of AdapterHub's config that tell a bottleneck from the others.  attention: whether one follows it."""
+def _facts(attention: bool, parallel: bool = False, kronecker: bool = False, **others: Any) -> dict[str, Any]:
+    """The entries of AdapterHub's config that distinguish bottlenecks.  attention: whether one follows attention."""
     return {"mh_adapter": attention, "is_parallel": parallel, "phm_layer": kronecker} | others
 
 

@@ -1,8 +1,8 @@
-"""The law of a step's cost: forward whole, backward only down to the lowest trainable place."""
+"""The law of a step's cost: the whole forward pass, and the backward pass down to the lowest trainable place."""
 
 from fjt.models.families import find_family
 from fjt.models.family import EncoderConfig
-from fjt.tuning.method import ORDER, is_gate, layer_place
+from fjt.tuning.method import ORDER, Product, is_gate, layer_place
 from fjt.tuning.registry import METHODS
 
 
@@ -59,13 +59,13 @@ def step_flops(
     return total + 2 * examples * 3 * config.width * classes
 
 
-def _new_products(name, shape, config):
+def _new_products(name: str, shape: tuple[int, ...], config: EncoderConfig) -> list[Product]:
     """The products that a trained parameter adds: those of its method, none for a base parameter."""
     method, path = _split(name)
     return METHODS[method].cost.products(path, shape, config) if method else []
 
 
-def _extra_keys(trained):
+def _extra_keys(trained: dict[str, tuple[int, ...]]) -> int:
     """The number of learned keys that each query sees beyond its row's."""
     shapes = {}
     for name, shape in trained.items():
@@ -75,8 +75,8 @@ def _extra_keys(trained):
     return sum(METHODS[method].cost.keys(found) for method, found in shapes.items())
 
 
-def _split(name):
-    """(the method of a new leaf, its path below it); ("", the name) of a base parameter."""
+def _split(name: str) -> tuple[str, str]:
+    """(the method of a new leaf, its path below the method); ("", the name) for a base parameter."""
     if not name.startswith("adapters/"):
         return "", name
     _, method, path = name.split("/", 2)

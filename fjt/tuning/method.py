@@ -1,56 +1,69 @@
-"""What a tuning method is: which base parameters it trains, which leaves it adds, and how these enter the encoder."""
+"""The declaration of a tuning method: the base parameters that it trains, the leaves it adds, and their hooks."""
 
 import dataclasses
 import zlib
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray, UInt32
 
 from fjt.core.errors import UserError, suggest
+from fjt.core.tree import Tree
 from fjt.models.families import find_family
 from fjt.models.family import EncoderConfig, Site
-from fjt.models.layers import Hooks, product, segment_mean
+from fjt.models.layers import Hooks, Tokens, product, segment_mean
+from fjt.models.layers import Site as LayerSite
 from fjt.tuning.forms import HubForm, PeftForm
+
+Key = UInt32[Array | np.ndarray, "2"]  # raw data of a JAX key
+Options = dict[str, Any]  # {key of config.tune: value}
+Values = dict[str, Any]  # {name: f32[] or f32[7]} that the step receives as data
+
 
 # The dense layers that methods can enter, by names that are the same in all families; `Family.sites` says which of them
 # a family has. Their order numbers them in what a program reads and in the addresses of dropout, so it never changes.
 SITES = ("query", "key", "value", "attention_output", "intermediate", "output", "pooler")
 
-# Where a token passes in a layer, in order. A place below the lowest trainable one needs no gradient.
+# The places of a layer in the order of computation. A place below the lowest trainable one needs no gradient.
 ORDER = {
     "key": 0, "value": 0, "query": 0, "attention": 1, "attention_output": 2, "attention_norm": 3, "intermediate": 4,
     "output": 6, "output_norm": 7,
 }  # fmt: skip
 
 
-def choose_nothing(names, layers, options):
+Merge = Callable[[np.ndarray, np.ndarray, Tree, Values, str], tuple[np.ndarray, np.ndarray]]
+Stages = tuple[tuple[int, Collection[str], float], ...]  # (first step, names that train, factor of the learning rate)
+
+
+def choose_nothing(names: Sequence[str], layers: int, options: Options) -> set[str]:
     """No base parameter."""
     del names, layers, options
     return set()
 
 
-def add_nothing(key, base, config, options):
+def add_nothing(key: Key, base: Tree, config: EncoderConfig, options: Options) -> Tree:
     """No leaf."""
     del key, base, config, options
     return {}
 
 
-def no_values(options):
+def no_values(options: Options) -> Values:
     """No traced value."""
     del options
     return {}
 
 
-def no_hooks(leaves, values, options):
-    """Nothing enters the encoder."""
+def no_hooks(leaves: Tree, values: Values, options: Options) -> Hooks:
+    """Hooks that change nothing."""
     del leaves, values, options
     return Hooks()
 
 
 def split_layer(path: str) -> tuple[int | None, str]:
-    """The number of the layer that a path begins with, None where it begins with no layer, and the rest of the path.
+    """(number of the layer with which a path begins, or None; the rest of the path).
 
     Args:
         path: a path below the encoder or below a method's leaves, such as `layer_0/query/kernel`.
@@ -61,11 +74,11 @@ def split_layer(path: str) -> tuple[int | None, str]:
 
 
 def layer_place(path: str, layers: int) -> tuple[int, float]:
-    """The place (layer, order in it) of a leaf at the site after which it is named; (layers, 0) for one of no layer.
+    """The place (layer, order in it) of a leaf at the site in its name; (layers, 0) for a leaf outside the layers.
 
     Args:
         path: the leaf's path below its method, such as `layer_0/query/a`.
-        layers: the number of layers of the encoder.
+        layers: number of layers of the encoder.
     """
     layer, rest = split_layer(path)
     return (layers, 0) if layer is None else (layer, ORDER[rest.split("/")[0]])
@@ -74,10 +87,11 @@ def layer_place(path: str, layers: int) -> tuple[int, float]:
 class Product(NamedTuple):
     """A matrix product that a new leaf adds.
 
-    site: where it is; in the last layer, sites other than key and value see only the first tokens.
-    size: the number of entries of its kernel.
-    needs: whether the gradient of its input is always needed.
-    trains: whether its kernel trains.
+    Attributes:
+        site: its place; in the last layer, sites other than key and value see only the first tokens.
+        size: number of entries of its kernel.
+        needs: whether the gradient of its input is always needed.
+        trains: whether its kernel trains.
     """
 
     site: str
@@ -94,12 +108,12 @@ def no_products(path: str, shape: tuple[int, ...], config: EncoderConfig) -> lis
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """The part of a method in the law of a step's cost (`cost.py`).
+    """The part of a method in the law of a step's cost (`cost.py`).  Paths are those below the method.
 
-    place(path, layers) -> (layer, order in it): where a new leaf acts; -1 is the layer of the embeddings.
-    products(path, shape, config) -> [Product] that a trained new leaf adds.
-    keys(shapes) -> the number of keys that each query sees beyond its row's; shapes: {path: shape} of trained leaves.
-    Paths are those below the method.
+    Attributes:
+        place: (path, layers) -> (layer, order in it) where a new leaf acts; -1 is the layer of the embeddings.
+        products: (path, shape, config) -> the products that a trained new leaf adds.
+        keys: {path: shape} of the trained leaves -> number of keys that each query sees beyond its row's.
     """
 
     place: Callable[[str, int], tuple[int, float]] = layer_place
@@ -111,68 +125,76 @@ class Cost:
 class Method:
     """A way to tune.
 
-    about: a line for `--list`; options: the `config.tune` keys it reads, with their defaults.
-    learning_rate, weight_decay: its recipe; pooler: whether it trains what is pretrained of the head.
-    choose(names, layers, options) -> the base names that train, of the encoder's.
-    add(key, base, config, options) -> a nested dict of new leaves; base: the base parameters.
-    fixed: a regular expression of the names of those new leaves that never train; the others do.
-    temporary: whether its new leaves act in training alone.
-    values(options) -> {name: number or vector} of what the step receives as data.
-    hooks(leaves, values, options) -> Hooks.  built_in: the options that it reads, so that they are part of the program.
-    check(config, options): raises UserError for options that do not fit the encoder.
-    multiplier(name, layers, options) -> of the rate, for a parameter's name; None: 1 for all.
-    size: the option that config.tune.budget solves, a multiple of step; highest(config, max_length): as far as it goes.
-    idle(leaves, options) -> how many of its new values are there for other options alone, such as a higher rank.
-    merge(kernel, bias, leaf, values, site) -> (kernel, bias) of a plain dense layer that does the same, in numpy;
-    leaf: the site's new leaves and the fixed ones.  None: there is none.
-    cost: its part in the law of a step's cost.
-    alone: whether no other method can be combined with it.
-    exclusive: the part of the model that it changes, where only one method of a run may change it; "": several may.
-    chooses_all: whether `choose` also sees the names of the head.
-    stages(options, trainable, missing, layers, steps, steps_per_epoch) -> the stages of a run, as
-    `partition.stages` returns them.  None: one stage.
-    prompt_length(options) -> the number of learned tokens before each example.
-    shift(options) -> the position at which text starts, beyond the learned tokens.
-    peft, adapterhub: its form in the directories of these libraries.  None: they have none.
+    Attributes:
+        about: one line for `--list`.
+        options: the `config.tune` keys that it reads, with their defaults.
+        learning_rate: of its recipe.
+        weight_decay: of its recipe.
+        pooler: whether it trains the pretrained part of the head.
+        choose: (names of the encoder, layers, options) -> the base names that train.
+        add: (key, base parameters, config, options) -> a nested dict of new leaves.
+        fixed: regular expression of the names of new leaves that never train.
+        temporary: whether its new leaves act only in training.
+        values: options -> {name: number or vector} that the step receives as data.
+        hooks: (leaves, values, options) -> Hooks.
+        built_in: the options that `hooks` reads, and that are therefore part of the program.
+        check: raises UserError for options that do not fit the encoder: (config, options).
+        multiplier: (name, layers, options) -> factor of a parameter's learning rate; None for 1.
+        idle: (leaves, options) -> number of new values that other options alone use, such as a higher rank.
+        merge: (kernel, bias, leaf, values, site) -> (kernel, bias) of an equivalent dense layer, in numpy; leaf has the
+            site's new leaves and the fixed ones.  None if there is none.
+        size: the option that config.tune.budget solves.
+        step: the size is a multiple of this number.
+        highest: (config, max_length) -> the largest size.
+        cost: its part in the law of a step's cost.
+        alone: whether it cannot be combined with another method.
+        exclusive: the part of the model that only one method of a run may change; "" for none.
+        chooses_all: whether `choose` also sees the names of the head.
+        stages: (options, trainable, missing, layers, steps, steps_per_epoch) -> the stages of a run, as
+            `partition.stages` returns them; None for one stage.
+        prompt_length: options -> number of learned tokens before each example.
+        shift: options -> position at which text starts, beyond the learned tokens.
+        peft: its form in PEFT's directories, or None.
+        adapterhub: its form in AdapterHub's directories, or None.
     """
 
     about: str
-    options: dict
+    options: Options
     learning_rate: float
     weight_decay: float = 0.0
     pooler: bool = False
-    choose: Callable = choose_nothing
-    add: Callable = add_nothing
+    choose: Callable[[Sequence[str], int, Options], set[str]] = choose_nothing
+    add: Callable[[Any, Tree, EncoderConfig, Options], Tree] = add_nothing
     fixed: str = ""
     temporary: bool = False
-    values: Callable = no_values
-    hooks: Callable = no_hooks
-    built_in: tuple = ()
-    check: Callable = lambda config, options: None
-    multiplier: Callable | None = None
-    idle: Callable = lambda leaves, options: 0
-    merge: Callable | None = None
+    values: Callable[[Options], Values] = no_values
+    hooks: Callable[[Tree, Values, Options], Hooks] = no_hooks
+    built_in: tuple[str, ...] = ()
+    check: Callable[[EncoderConfig, Options], None] = lambda config, options: None
+    multiplier: Callable[[str, int, Options], float] | None = None
+    idle: Callable[[Tree, Options], int] = lambda leaves, options: 0
+    merge: Merge | None = None
     size: str | None = None
     step: int = 1
-    highest: Callable = lambda config, max_length: config.width
+    highest: Callable[[EncoderConfig, int], int] = lambda config, max_length: config.width
     cost: Cost = Cost()
     alone: bool = False
     exclusive: str = ""
     chooses_all: bool = False
-    stages: Callable | None = None
-    prompt_length: Callable[[dict], int] = lambda options: 0
-    shift: Callable[[dict], int] = lambda options: 0
+    stages: Callable[[Options, Collection[str], Collection[str], int, int, int], Stages] | None = None
+    prompt_length: Callable[[Options], int] = lambda options: 0
+    shift: Callable[[Options], int] = lambda options: 0
     peft: PeftForm | None = None
     adapterhub: HubForm | None = None
 
 
-def leaf_key(key, name):
-    """The JAX key of a new leaf: of its name alone, so that no other leaf moves it.  key: u32[2]."""
+def leaf_key(key: Key, name: str) -> PRNGKeyArray:
+    """The JAX key of a new leaf.  It depends on the name alone, so that other leaves do not change it."""
     return jax.random.fold_in(jax.random.wrap_key_data(key), zlib.crc32(name.encode()))
 
 
-def add_gate(key, name, width):
-    """{kernel f32[D, 1], bias f32[1]} of a gate, drawn as AdapterHub does but for the bias of 0."""
+def add_gate(key: Key, name: str, width: int) -> dict[str, Float[Array, "..."]]:
+    """{kernel f32[D, 1], bias f32[1]} of a gate, drawn as AdapterHub does except for the bias of 0."""
     return {"kernel": 0.02 * jax.random.normal(leaf_key(key, name), (width, 1)), "bias": jnp.zeros(1, jnp.float32)}
 
 
@@ -181,17 +203,31 @@ def is_gate(name: str) -> bool:
     return "/gate/" in name
 
 
-def gate(leaf, x, tokens):
-    """f[G, R, L]: the gate of each token's example, sigmoid(x W + b) in the mean over its tokens (Mao et al. 2022,
-    section 3.2).  leaf: of `add_gate`; x: f[G, R, L, D], what the gated part reads."""
+def gate(leaf: Tree, x: Float[Array, "G R L D"], tokens: Tokens | None) -> Float[Array, "G R L"]:
+    """The gate of each token's example: the mean of sigmoid(x W + b) over its tokens (Mao et al. 2022, section 3.2).
+
+    Args:
+        leaf: of `add_gate`.
+        x: the input of the gated part.
+        tokens: addresses of the tokens.
+    """
     logits = product(x, leaf["kernel"].astype(x.dtype))[..., 0] + leaf["bias"].astype(x.dtype).reshape(1, 1, 1)
     return segment_mean(jax.nn.sigmoid(logits), tokens)
 
 
-def check_sites(sites, valid, method):
-    """Raises UserError for no site at all and for one that a method cannot enter."""
+def check_sites(sites: Sequence[str], valid: Collection[str], method: str) -> None:
+    """Nothing for sites that a method can enter.
+
+    Args:
+        sites: config.tune.sites.
+        valid: the sites that the method can enter.
+        method: its name, for the message.
+
+    Raises:
+        UserError: there is no site, or one that the method cannot enter, or one twice.
+    """
     if not sites:
-        raise UserError(f"config.tune.sites is empty: the method {method} would tune nothing.")
+        raise UserError(f"config.tune.sites is empty, so that the method {method} would tune nothing. Name a site.")
     for site in sites:
         if site not in valid:
             raise UserError(f"config.tune.sites names {site!r}, which {method} cannot tune.{suggest(site, valid)}")
@@ -210,14 +246,14 @@ def layer_sites(config: EncoderConfig) -> tuple[str, ...]:
     return tuple(name for name, site in sites_of(config).items() if site.in_layers)
 
 
-def widths(config, site):
+def widths(config: EncoderConfig, site: str) -> tuple[int, int]:
     """(input width, output width) of a site."""
     found = sites_of(config)[site]
     return found.inputs, found.outputs
 
 
-def places(config, sites):
-    """[(site, path below a method's leaves)] of the dense layers that sites name."""
+def places(config: EncoderConfig, sites: Iterable[str]) -> list[tuple[str, str]]:
+    """[(site, path below a method's leaves)] of the dense layers of sites."""
     shapes, found = sites_of(config), []
     for site in sites:
         parents = [f"layer_{i}/" for i in range(config.layers)] if shapes[site].in_layers else [""]
@@ -230,8 +266,8 @@ def base_module(path: str) -> str:
     return f"head/{path}" if split_layer(path)[0] is None else f"encoder/{path}"
 
 
-def leaf_at(leaves, site):
-    """The new leaves of a Site of `layers.py` among a method's, or None."""
+def leaf_at(leaves: Tree, site: LayerSite) -> Any:
+    """The new leaves of a method at a site, or None."""
     if site.tokens is None:  # in the head
         return leaves.get(site.name)
     return leaves.get(f"layer_{site.layer}", {}).get(site.name)

@@ -1,8 +1,9 @@
-"""One method or several at once: which leaves there are, which of them train, and what follows from it."""
+"""One method or several methods combined: their leaves, the trainable parameters, and what both imply."""
 
 import dataclasses
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,24 +11,35 @@ import numpy as np
 
 from fjt.core import tree
 from fjt.core.errors import UserError, suggest
+from fjt.core.options import TuneConfig
+from fjt.core.tree import Tree
 from fjt.models.families import find_family
+from fjt.models.family import EncoderConfig
 from fjt.models.layers import Hooks, compose
 from fjt.tuning import cost
-from fjt.tuning.method import add_nothing, base_module, places, sites_of
+from fjt.tuning.method import Key, Options, Stages, Values, add_nothing, base_module, places, sites_of
 from fjt.tuning.registry import METHODS
+
+Methods = dict[str, Options]  # {name: options}, in the order of the hooks
 
 
 @dataclasses.dataclass(frozen=True)
 class Adapt:
-    """The hooks of a tuple of methods, as `Model.adapt`; equal by value, and then one program.
+    """The hooks of several methods, as `Model.adapt`.  Equal values share a program.
 
-    chosen: ((name, ((option, value), ...)), ...), of the options only those that are built into the program.
+    Attributes:
+        chosen: ((name, ((option, value), ...)), ...), only the options that are built into the program.
     """
 
-    chosen: tuple
+    chosen: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
 
-    def __call__(self, adapters, values):
-        """Hooks of the new leaves {method: tree} and their traced values {method: {name: f32[] or f32[7]}}."""
+    def __call__(self, adapters: Tree, values: Mapping[str, Values]) -> Hooks:
+        """The Hooks of the methods.
+
+        Args:
+            adapters: {method: tree of new leaves}.
+            values: {method: {name: f32[] or f32[7]}}.
+        """
         hooks = [
             METHODS[name].hooks(adapters[name], values.get(name, {}), dict(options))
             for name, options in self.chosen
@@ -36,12 +48,16 @@ class Adapt:
         return compose(*hooks) if hooks else Hooks()
 
 
-def find_methods(tune):
-    """{name: options} of TuneConfig, each with its defaults, in the order in which their hooks enter.
+def find_methods(tune: TuneConfig) -> Methods:
+    """{name: options} of the chosen methods, each with its defaults, in the order of their hooks.
 
-    That is the order of METHODS, whatever the order given: IA3 scales what LoRA has added to.
+    That is the order of METHODS, whatever the order in the config: IA3 scales the sum that LoRA has added to.
 
-    Raises UserError for an unknown method, for a combination that says nothing, and for options that none reads.
+    Args:
+        tune: the options.
+
+    Raises:
+        UserError: an unknown method, methods that cannot be combined, or options that no method reads.
     """
     if not tune.method:
         raise UserError(f"config.tune.method is empty; give one of {', '.join(METHODS)}.")
@@ -53,13 +69,16 @@ def find_methods(tune):
     for name in METHODS:
         if name in tune.method and METHODS[name].alone and len(tune.method) > 1:
             raise UserError(
-                f"config.tune.method={tune.method}: {name} cannot be combined; leave it out, or give it alone."
+                f"config.tune.method={tune.method}: {name} cannot be combined with other methods; leave it out, or "
+                "give it alone."
             )
     given = {name: METHODS[name].exclusive for name in METHODS if name in tune.method}
     for part in given.values():
         several = [name for name, other in given.items() if part and other == part]
         if len(several) > 1:
-            raise UserError(f"config.tune.method: {' and '.join(several)} change the same place; give one of them.")
+            raise UserError(
+                f"config.tune.method: {' and '.join(several)} change the same part of the model; give one of them."
+            )
     read = {option for name in tune.method for option in METHODS[name].options}
     for option in sorted({option for method in METHODS.values() for option in method.options} - read):
         if getattr(tune, option) not in (None, ()):
@@ -72,8 +91,13 @@ def find_methods(tune):
     return {name: complete(name, vars(tune)) for name in METHODS if name in tune.method}
 
 
-def complete(name, given):
-    """The options of a method: those given, its defaults for what is left open; no rank beside ranks."""
+def complete(name: str, given: Mapping[str, Any]) -> Options:
+    """The options of a method: the given ones, and its defaults for open ones; without rank if there are ranks.
+
+    Args:
+        name: of the method.
+        given: {option: value}; None and () are open.
+    """
     options = {
         option: default if given.get(option) in (None, ()) else given[option]
         for option, default in METHODS[name].options.items()
@@ -83,17 +107,23 @@ def complete(name, given):
     return options
 
 
-def make_adapt(methods):
-    """Model.adapt of {name: options}."""
+def make_adapt(methods: Methods) -> Adapt:
+    """The `Model.adapt` of methods."""
     return Adapt(
         tuple((name, tuple((key, options[key]) for key in METHODS[name].built_in)) for name, options in methods.items())
     )
 
 
-def check(methods, config, max_length):
-    """Raises UserError for options that do not fit the encoder.
+def check(methods: Methods, config: EncoderConfig, max_length: int) -> None:
+    """Nothing for options that fit the encoder.
 
-    methods: {name: options}; config: EncoderConfig; max_length: tokens of text.
+    Args:
+        methods: {name: options}.
+        config: of the encoder.
+        max_length: tokens of text.
+
+    Raises:
+        UserError: an option does not fit, or learned tokens and text need too many positions.
     """
     for name, options in methods.items():
         METHODS[name].check(config, options)
@@ -107,31 +137,43 @@ def check(methods, config, max_length):
         raise UserError(f"{where} {'are together' if taken else 'is'} above the model's {config.max_tokens} positions.")
 
 
-def add_leaves(methods, key, base, config):
-    """{method: new leaves} of those that add some.  base: base parameters, arrays or tracers; key: u32[2]."""
+def add_leaves(methods: Methods, key: Key, base: Tree, config: EncoderConfig) -> Tree:
+    """{method: new leaves} of the methods that add leaves.
+
+    Args:
+        methods: {name: options}.
+        key: of the seed.
+        base: base parameters, arrays or tracers.
+        config: of the encoder.
+    """
     added = {name: METHODS[name].add(key, base, config, options) for name, options in methods.items()}
     return {name: leaves for name, leaves in added.items() if leaves}
 
 
-def traced_values(methods):
-    """{method: {name: f32[] or f32[7]}} of what the step receives as data."""
+def traced_values(methods: Methods) -> dict[str, Values]:
+    """{method: {name: f32[] or f32[7]}} that the step receives as data."""
     found = {name: METHODS[name].values(options) for name, options in methods.items()}
     return {name: {k: np.float32(v) for k, v in values.items()} for name, values in found.items() if values}
 
 
-def can_merge(methods):
-    """Whether `merged` gives a plain model.  methods: {name: options}."""
+def can_merge(methods: Methods) -> bool:
+    """Whether `merged` returns a plain model."""
     return all(
         METHODS[name].add is add_nothing or (METHODS[name].merge and not options.get("gating"))
         for name, options in methods.items()
     )
 
 
-def merged(methods, params, config):
-    """Base parameters {encoder, head} that give the same logits without new leaves, float32.
+def merged(methods: Methods, params: Tree, config: EncoderConfig) -> Tree:
+    """Base parameters {encoder, head} in float32 that give the same logits without new leaves.
 
-    methods: {name: options}; params: {encoder, head[, adapters]} as numpy arrays.  Raises UserError where a method's
-    leaves have no place in the base model.
+    Args:
+        methods: {name: options}.
+        params: {encoder, head[, adapters]} as numpy arrays.
+        config: of the encoder.
+
+    Raises:
+        UserError: a method cannot be merged.
     """
     flat = tree.flatten({name: params[name] for name in ("encoder", "head")})
     values = traced_values(methods)
@@ -139,7 +181,8 @@ def merged(methods, params, config):
         leaves = params.get("adapters", {}).get(name)
         if leaves is None:
             continue
-        if METHODS[name].merge is None:
+        merge = METHODS[name].merge
+        if merge is None:
             raise UserError(f"The method {name} cannot be merged into the base model; its adapter is kept apart.")
         for site, path in places(config, sites_of(config)):
             leaf = _below(leaves, path)
@@ -147,28 +190,38 @@ def merged(methods, params, config):
                 continue
             leaf = leaf | {last: shared for last, shared in leaves.items() if is_fixed(f"adapters/{name}/{last}")}
             kernel, bias = f"{base_module(path)}/kernel", f"{base_module(path)}/bias"
-            new = METHODS[name].merge(np.float64(flat[kernel]), flat[bias], leaf, values.get(name, {}), site)
-            flat[kernel], flat[bias] = (np.float32(x) for x in new)
+            new = merge(np.asarray(flat[kernel], np.float64), flat[bias], leaf, values.get(name, {}), site)
+            flat[kernel], flat[bias] = (np.asarray(x, np.float32) for x in new)
     return tree.unflatten(flat)
 
 
-def _below(leaves, path):
+def _below(leaves: Tree, path: str) -> Any:
     for part in path.split("/"):
         leaves = leaves.get(part) if leaves else None
     return leaves
 
 
-def multipliers(methods, given, trainable, layers):
-    """{name: f32}: what each trainable leaf's rate is multiplied by; {} when no method has factors and none is given:
-    factors are data, so that a grid of them is one program, its 1.0 among them.
+def multipliers(
+    methods: Methods, given: Iterable[Any], trainable: Collection[str], layers: int
+) -> dict[str, np.float32]:
+    """{name: factor of the learning rate} of each trainable leaf; {} if no method has factors and none is given.
 
-    methods: {name: options}; given: ((pattern, factor), ...) of config.optim.multipliers.  Raises UserError.
+    Factors are data, so that a grid of them, 1.0 included, is one program.
+
+    Args:
+        methods: {name: options}.
+        given: ((pattern, factor), ...) of config.optim.multipliers.
+        trainable: names of the trainable leaves.
+        layers: number of layers of the encoder.
+
+    Raises:
+        UserError: an entry is not a pattern and a factor, or matches no leaf.
     """
     factors = dict.fromkeys(sorted(trainable), 1.0)
     for name, options in methods.items():
-        if METHODS[name].multiplier:
+        if multiplier := METHODS[name].multiplier:
             for leaf in factors:
-                factors[leaf] *= METHODS[name].multiplier(leaf, layers, options)
+                factors[leaf] *= multiplier(leaf, layers, options)
     for pair in given:
         if not (
             isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[1], (int, float)) and pair[1] >= 0
@@ -181,8 +234,17 @@ def multipliers(methods, given, trainable, layers):
     return {name: np.float32(factor) for name, factor in factors.items()}
 
 
-def reinitialised(names, config, count):
-    """The names of the highest `count` layers and the head, which start from random weights (Zhang et al. 2021)."""
+def reinitialised(names: Iterable[str], config: EncoderConfig, count: int) -> set[str]:
+    """The names in the highest `count` layers and the head, which start from random weights (Zhang et al. 2021).
+
+    Args:
+        names: of the base parameters.
+        config: of the encoder.
+        count: number of layers; 0 for no parameter.
+
+    Raises:
+        UserError: the encoder has fewer layers.
+    """
     if count > config.layers:
         raise UserError(f"config.model.reinit_layers={count}: the encoder has {config.layers} layers.")
     top = [f"encoder/layer_{i}" for i in range(config.layers - count, config.layers)]
@@ -190,38 +252,46 @@ def reinitialised(names, config, count):
     return {name for name in names if count and "/".join(name.split("/")[:2]) in top}
 
 
-def is_fixed(name):
-    """Whether a name is that of a new leaf that never trains."""
+def is_fixed(name: str) -> bool:
+    """Whether a parameter is a new leaf that never trains."""
     found = re.fullmatch(r"adapters/(\w+)/(.+)", name)
     return bool(found) and bool(re.fullmatch(METHODS[found.group(1)].fixed, found.group(2)))
 
 
-def lasting(params):
-    """Parameters without the new leaves that act in training alone.  params: {encoder, head[, adapters]}."""
+def lasting(params: Tree) -> Tree:
+    """Parameters without the new leaves that act only in training.  params: {encoder, head[, adapters]}."""
     kept = {name: leaves for name, leaves in params.get("adapters", {}).items() if not METHODS[name].temporary}
     return {name: params[name] for name in ("encoder", "head")} | ({"adapters": kept} if kept else {})
 
 
-def count(methods, params):
-    """The number of parameters of a tree, without those that its methods keep for other options.
+def count(methods: Methods, params: Tree) -> int:
+    """The number of parameters of a tree, without those that only other options of its methods use.
 
-    methods: {name: options}; params: a tree with all of their leaves that have such ones.
+    Args:
+        methods: {name: options}.
+        params: a tree with all leaves of these methods, or with none.
     """
     leaves = params.get("adapters", {})
     idle = sum(METHODS[name].idle(leaves[name], options) for name, options in methods.items() if name in leaves)
     return tree.count(params) - idle
 
 
-def prompt_length(methods):
-    """How many learned tokens stand before each example."""
+def prompt_length(methods: Methods) -> int:
+    """The number of learned tokens before each example."""
     return sum(METHODS[name].prompt_length(options) for name, options in methods.items())
 
 
-def trainable_names(params, config, tune, missing):
-    """The set of names that train: what the methods choose and add, the head, and what the checkpoint lacked.
+def trainable_names(params: Tree, config: EncoderConfig, tune: TuneConfig, missing: Collection[str]) -> set[str]:
+    """The names of the trainable parameters: those that the methods choose and add, the head, and missing ones.
 
-    params: tree of all parameters (shapes suffice); missing: names that the checkpoint lacked.  Raises UserError for a
-    head that is new and told not to train, for a pooler that the family does not have, and where nothing trains.
+    Args:
+        params: all parameters, or their shapes.
+        config: of the encoder.
+        tune: the options.
+        missing: names that the checkpoint lacked.
+
+    Raises:
+        UserError: a new head must not train, the family has no pooler to train, or nothing trains.
     """
     methods, family, layers = find_methods(tune), find_family(config.family), config.layers
     names = list(tree.flatten(params))
@@ -254,13 +324,13 @@ def trainable_names(params, config, tune, missing):
 
 
 def stages(
-    methods: dict[str, dict],
+    methods: Methods,
     trainable: Collection[str],
     missing: Collection[str],
     layers: int,
     steps: int,
     steps_per_epoch: int,
-) -> tuple[tuple[int, Collection[str], float], ...]:
+) -> Stages:
     """((first step, names that train, factor of the learning rate), ...) of a run: one stage for most methods.
 
     Args:
@@ -272,8 +342,8 @@ def stages(
         steps_per_epoch: optimizer steps per epoch.
     """
     for name, options in methods.items():
-        if METHODS[name].stages:
-            return METHODS[name].stages(options, trainable, missing, layers, steps, steps_per_epoch)
+        if divide := METHODS[name].stages:
+            return divide(options, trainable, missing, layers, steps, steps_per_epoch)
     return ((0, trainable, 1.0),)
 
 
@@ -282,16 +352,16 @@ def has_stages(names: Collection[str]) -> bool:
     return any(METHODS[name].stages for name in names)
 
 
-def lowest_layer(trainable, layers):
-    """The lowest layer that holds a trainable parameter: -1 for the embeddings, `layers` when none does."""
+def lowest_layer(trainable: Iterable[str], layers: int) -> int:
+    """The lowest layer with a trainable parameter: -1 for the embeddings, `layers` if there is none."""
     return min((cost.place(name, layers)[0] for name in trainable), default=layers)
 
 
-def split_below(params, layer, layers):
-    """(the parameters that act below a layer and nowhere else, the others), each a nested dict."""
+def split_below(params: Tree, layer: int, layers: int) -> tuple[Tree, Tree]:
+    """(the parameters that act only below a layer, the others), each a nested dict."""
     return tree.split(params, {name for name in tree.flatten(params) if cost.place(name, layers)[0] < layer})
 
 
-def abstract_leaves(methods, base, config):
+def abstract_leaves(methods: Methods, base: Tree, config: EncoderConfig) -> Tree:
     """The shapes of `add_leaves`."""
     return jax.eval_shape(lambda key, base: add_leaves(methods, key, base, config), jnp.zeros(2, jnp.uint32), base)

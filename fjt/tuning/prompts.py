@@ -1,31 +1,36 @@
 """Learned context: prefix tuning (keys and values that every token sees), prompt and P-tuning (tokens before text).
 
 Defaults: 20 keys or tokens and P-tuning's inner width 128 are those of PEFT's examples of sequence classification; a
-prefix without an MLP is what PEFT saves.  Rates are measured here (`fjt.experiment.recipes`).
+prefix without an MLP is the form that PEFT saves.  Learning rates are measured here (`fjt.experiment.recipes`).
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from fjt.core.errors import UserError
-from fjt.models.layers import Hooks, product
+from fjt.core.tree import Tree
+from fjt.models.family import EncoderConfig
+from fjt.models.layers import Hooks, Tokens, product
 from fjt.tuning import prompts_forms as forms
-from fjt.tuning.method import Cost, Method, add_gate, gate, leaf_key, split_layer
+from fjt.tuning.method import Cost, Key, Method, Options, Values, add_gate, gate, leaf_key, split_layer
 
 STDDEV = 0.02
 
 
-def _room(config, max_length):
-    """How many positions a text of max_length tokens leaves."""
+def _room(config: EncoderConfig, max_length: int) -> int:
+    """The number of positions that a text of max_length tokens leaves free."""
     return config.max_tokens - max_length
 
 
-def _add_prefix(key, base, config, options):
-    """Keys and values f32[P, H, K] of each layer, or the MLP that makes them (Li & Liang 2021, section 4.3)."""
+def _add_prefix(key: Key, base: Tree, config: EncoderConfig, options: Options) -> Tree:
+    """Keys and values f32[P, H, K] of each layer, or the MLP that computes them (Li & Liang 2021, section 4.3)."""
     del base
     length, hidden = options["prefix_length"], options["projection"]
 
-    def normal(name, *shape):
+    def normal(name: str, *shape: int) -> Float[Array, "..."]:
         return STDDEV * jax.random.normal(leaf_key(key, f"prefix/{name}"), shape)
 
     layers = [f"layer_{i}" for i in range(config.layers)]
@@ -47,8 +52,13 @@ def _add_prefix(key, base, config, options):
     }
 
 
-def prefixes(leaves, heads):
-    """{layer_i: {key, value: f[P, H, K]}} of a prefix's leaves, projected where it is."""
+def prefixes(leaves: Tree, heads: int) -> Tree:
+    """{layer_i: {key, value: f[P, H, K]}} of a prefix's leaves, computed by its MLP if it has one.
+
+    Args:
+        leaves: of the method `prefix`.
+        heads: H of the encoder.
+    """
     if "embedding" not in leaves:
         return leaves
     hidden = jnp.tanh(product(leaves["embedding"], leaves["down"]["kernel"]) + leaves["down"]["bias"][None])
@@ -58,44 +68,44 @@ def prefixes(leaves, heads):
     return {f"layer_{i}": {"key": split[:, i, 0], "value": split[:, i, 1]} for i in range(split.shape[1])}
 
 
-def _shift(options):
+def _shift(options: Options) -> int:
     """The position of the first token of text."""
     return options["prefix_length"] if options["shift_positions"] else 0
 
 
-def _prefix_hooks(leaves, values, options):
-    """P keys and values before each row's own (Li & Liang 2021).  They stand once a row, and each segment sees them."""
+def _prefix_hooks(leaves: Tree, values: Values, options: Options) -> Hooks:
+    """P keys and values before each row's own, once per row and seen by each segment (Li & Liang 2021)."""
     del values
 
-    def key_value(layer, k, v):
+    def key_value(layer: int, k: Array, v: Array) -> tuple[Array, Array]:
         found = prefixes(leaves, k.shape[3])[f"layer_{layer}"]
 
-        def before(x, own):
+        def before(x: Array, own: Array) -> Array:
             x = x.astype(own.dtype)[None, None]
             return jnp.concatenate([jnp.broadcast_to(x, (*own.shape[:2], *x.shape[2:])), own], axis=2)
 
         return before(found["key"], k), before(found["value"], v)
 
-    def key_gate(layer, h, tokens):
+    def key_gate(layer: int, h: Array, tokens: Tokens) -> Array:
         return gate(leaves[f"layer_{layer}"]["gate"], h, tokens)
 
     gated = {"key_gate": key_gate, "every_token": True} if "gate" in leaves.get("layer_0", {}) else {}
     return Hooks(key_value=key_value, first_position=_shift(options), **gated)
 
 
-def _place_prefix(path, layers):
-    """The layer that a key, a value or a gate belongs to; the lowest one for the MLP that makes all of them."""
+def _place_prefix(path: str, layers: int) -> tuple[int, float]:
+    """The layer of a key, a value or a gate; the lowest layer for the MLP that computes all of them."""
     del layers
     return split_layer(path)[0] or 0, 0
 
 
-def _keys_prefix(shapes):
-    """The number of learned keys, which one key leaf or the embedding of the MLP shows."""
+def _keys_prefix(shapes: dict[str, tuple[int, ...]]) -> int:
+    """The number of learned keys, from the shape of one key leaf or of the MLP's embedding."""
     return next((shape[0] for path, shape in shapes.items() if path.rsplit("/", 1)[-1] in ("key", "embedding")), 0)
 
 
-def _add_prompt(key, base, config, options):
-    """f32[P, D], drawn from the vocabulary's vectors (Lester et al. 2021, section 3.2)."""
+def _add_prompt(key: Key, base: Tree, config: EncoderConfig, options: Options) -> Tree:
+    """f32[P, D], drawn from the vectors of the vocabulary (Lester et al. 2021, section 3.2)."""
     table = jnp.asarray(base["encoder"]["embeddings"]["word"]["embedding"])
     rows = jax.random.randint(leaf_key(key, "prompt/embedding"), (options["prompt_length"],), 0, table.shape[0])
     return {"embedding": jnp.take(table, rows, axis=0)}
@@ -104,11 +114,13 @@ def _add_prompt(key, base, config, options):
 MLP = ("first", "second", "third")
 
 
-def _add_p_tuning(key, base, config, options):
-    """Vectors f32[P, D] and the MLP that makes the prompt of them, drawn as PEFT does but for biases of 0."""
+def _add_p_tuning(key: Key, base: Tree, config: EncoderConfig, options: Options) -> Tree:
+    """Vectors f32[P, D] and the MLP that turns them into the prompt, drawn as PEFT does except for biases of 0."""
     del base
     hidden, width = options["projection"], config.width
-    leaves = {"embedding": jax.random.normal(leaf_key(key, "p_tuning/embedding"), (options["prompt_length"], width))}
+    leaves: Tree = {
+        "embedding": jax.random.normal(leaf_key(key, "p_tuning/embedding"), (options["prompt_length"], width))
+    }
     for name, shape in zip(MLP, ((width, hidden), (hidden, hidden), (hidden, width)), strict=True):
         bound = max(1, shape[0]) ** -0.5
         kernel = jax.random.uniform(leaf_key(key, f"p_tuning/{name}"), shape, minval=-bound, maxval=bound)
@@ -116,15 +128,15 @@ def _add_p_tuning(key, base, config, options):
     return leaves
 
 
-def _check_p_tuning(config, options):
+def _check_p_tuning(config: EncoderConfig, options: Options) -> None:
     if not options["projection"]:
         raise UserError(
             "config.tune.projection=0 leaves p_tuning without its MLP; --config.tune.method=prompt has none."
         )
 
 
-def prompt_table(leaves):
-    """f32[P, D], the prompt of the leaves of `prompt`, or of `p_tuning` (Liu et al. 2021, section 3; MLP alone)."""
+def prompt_table(leaves: Tree) -> Float[Array, "P D"]:
+    """The prompt of the leaves of `prompt`, or of `p_tuning` (Liu et al. 2021, section 3; its MLP alone)."""
     x = leaves["embedding"]
     for name in MLP if "first" in leaves else ():
         x = product(x, leaves[name]["kernel"]) + leaves[name]["bias"][None]
@@ -132,12 +144,12 @@ def prompt_table(leaves):
     return x
 
 
-def _prompt_hooks(leaves, values, options):
+def _prompt_hooks(leaves: Tree, values: Values, options: Options) -> Hooks:
     """The first P tokens of each example are the prompt: their word embeddings are learned."""
     del values, options
     made = prompt_table(leaves)
 
-    def embed(words, batch):
+    def embed(words: Array, batch: dict[str, Any]) -> Array:
         table = made.astype(words.dtype)
         position = batch["position_ids"]
         learned = jnp.take(table, jnp.minimum(position, table.shape[0] - 1), axis=0)
@@ -147,7 +159,7 @@ def _prompt_hooks(leaves, values, options):
 
 
 _PROMPT_COST = Cost(place=lambda path, layers: (-1, 0))  # with the embeddings
-_PLACE = "tokens"  # before each example: at most one method of a run learns them
+_PLACE = "tokens"  # before each example, which at most one method of a run may learn
 
 METHODS = {
     "prefix": Method(

@@ -1,36 +1,40 @@
-"""Methods that train some of the base parameters, chosen by layer or by kind, and add none that last.
+"""Methods that train some of the base parameters, chosen by layer or by kind, and add no lasting parameters.
 
-Defaults: full tuning's rate 2e-5 and decay 0.01 are those of BERT's authors, the layer decay 0.95 is Zhang et al.
-2021's, mixout's 0.7 Lee et al. 2020's; two layers of top_k are fjt's choice.  Other rates are measured here
-(`fjt.experiment.recipes`).
+Defaults: full tuning's learning rate 2e-5 and decay 0.01 are those of BERT's authors, the layer decay 0.95 is Zhang et
+al. 2021's, mixout's 0.7 Lee et al. 2020's; the two layers of top_k are fjt's choice.  Other learning rates are measured
+here (`fjt.experiment.recipes`).
 """
 
 import math
 import re
+from collections.abc import Collection, Sequence
 
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from fjt.core import prng, tree
 from fjt.core.errors import UserError
-from fjt.models.layers import Hooks
+from fjt.core.tree import Tree
+from fjt.models.family import EncoderConfig
+from fjt.models.layers import Hooks, Site
 from fjt.tuning.forms import PeftForm
-from fjt.tuning.method import SITES, Method, check_sites, layer_sites, leaf_at, places
+from fjt.tuning.method import SITES, Key, Method, Options, Stages, Values, check_sites, layer_sites, leaf_at, places
 
 
-def _top(names, layers, options):
+def _top(names: Sequence[str], layers: int, options: Options) -> set[str]:
     if options["layers"] > layers:
         raise UserError(f"config.tune.layers={options['layers']}: the encoder has {layers} layers.")
     top = {f"encoder/layer_{i}" for i in range(layers - options["layers"], layers)}
     return {name for name in names if name.rsplit("/", 2)[0] in top}
 
 
-def _pattern(names, layers, options):
+def _pattern(names: Sequence[str], layers: int, options: Options) -> set[str]:
     if not options["train"]:
         raise UserError('config.tune.method=pattern needs config.tune.train, for example ("encoder/layer_1[01]/",).')
     return tree.match(options["train"], names, "tune.train")
 
 
-def _biases(names, layers, options):
+def _biases(names: Sequence[str], layers: int, options: Options) -> set[str]:
     biases = {name for name in names if name.endswith("/bias")}
     if not options["sites"]:
         return biases
@@ -39,34 +43,41 @@ def _biases(names, layers, options):
     return {name for name in biases if name.rsplit("/", 2)[1] in options["sites"]}
 
 
-def _norms(names, layers, options):
+def _norms(names: Sequence[str], layers: int, options: Options) -> set[str]:
     return {name for name in names if re.search(r"norm/(scale|bias)$", name)}
 
 
-def _attention(names, layers, options):
+def _attention(names: Sequence[str], layers: int, options: Options) -> set[str]:
     return {name for name in names if re.search(r"layer_\d+/(query|key|value|attention_output)/", name)}
 
 
-def _layer_decay(name, layers, options):
-    """decay to the power of the distance from the head: 0 for the head, 1 for the highest layer, and so on."""
+def _layer_decay(name: str, layers: int, options: Options) -> float:
+    """layer_decay to the power of the distance from the head: 0 for the head, 1 for the highest layer, and so on."""
     layer = re.match(r"encoder/layer_(\d+)/", name)
     if layer:
         return options["layer_decay"] ** (layers - int(layer.group(1)))
     return options["layer_decay"] ** (layers + 1) if name.startswith("encoder/embeddings/") else 1.0
 
 
-def _check_gradual(config, options):
+def _check_gradual(config: EncoderConfig, options: Options) -> None:
     del config
     for key, values in (("stage_rates", options["stage_rates"]), ("stage_epochs", (options["stage_epochs"],))):
         if not all(type(value) in (int, float) and 0 <= value < math.inf for value in values):
             raise UserError(f"config.tune.{key}={options[key]!r} should be finite and at least 0.")
 
 
-def _gradual_stages(options, trainable, missing, layers, steps, steps_per_epoch):
-    """((first step, names that train, factor of the rate), ...) of gradual unfreezing (Howard & Ruder 2018).
+def _gradual_stages(
+    options: Options,
+    trainable: Collection[str],
+    missing: Collection[str],
+    layers: int,
+    steps: int,
+    steps_per_epoch: int,
+) -> Stages:
+    """The stages of gradual unfreezing (Howard & Ruder 2018).
 
-    Stage 0 trains the head and the parameters that the checkpoint lacked; each later stage opens the layer
-    below, the last one the embeddings.  Stages that begin after the last step are left out.
+    Stage 0 trains the head and the parameters that the checkpoint lacked; each later stage opens the layer below, the
+    last one the embeddings.  Stages that would begin after the last step are left out.
     """
     made = []
     each = options["stage_epochs"] * steps_per_epoch or steps / (layers + 2)
@@ -81,7 +92,7 @@ def _gradual_stages(options, trainable, missing, layers, steps, steps_per_epoch)
     return tuple(made)
 
 
-def _opens(name, layers):
+def _opens(name: str, layers: int) -> int:
     """The stage of gradual unfreezing in which a parameter begins to train."""
     if name.startswith("encoder/embeddings/"):
         return layers + 1
@@ -89,20 +100,20 @@ def _opens(name, layers):
     return layers - int(layer.group(1)) if layer else 0
 
 
-def _add_mixout(key, base, config, options):
-    """The kernels of all layers as they are before training."""
+def _add_mixout(key: Key, base: Tree, config: EncoderConfig, options: Options) -> Tree:
+    """The pretrained kernels of all layers."""
     del key, options
     kernels = tree.flatten(base["encoder"])
     paths = [f"{path}/kernel" for _, path in places(config, layer_sites(config))]
     return tree.unflatten({path: jnp.asarray(kernels[path]) for path in paths})
 
 
-def _mixout_hooks(leaves, values, options):
-    """Each step, entries of the kernels are the pretrained ones at a rate, W' = (mix - rate W0) / (1 - rate), so that
-    the mean is W (Lee et al. 2020, equation 4); with dropout off nothing is mixed."""
+def _mixout_hooks(leaves: Tree, values: Values, options: Options) -> Hooks:
+    """In each step, a share of the kernels' entries has its pretrained value: W' = (mix - rate W0) / (1 - rate), whose
+    mean is W (Lee et al. 2020, equation 4).  Without dropout nothing is mixed."""
     del options
 
-    def kernel(site, new):
+    def kernel(site: Site, new: Array) -> Array:
         leaf = leaf_at(leaves, site)
         if leaf is None or site.noise is None:
             return new
@@ -115,7 +126,7 @@ def _mixout_hooks(leaves, values, options):
     return Hooks(kernel=kernel)
 
 
-# PEFT puts a copy of each LayerNorm beside it; a checkpoint's own tensors are these copies.
+# PEFT adds a copy of each LayerNorm; the tensors of its checkpoints are these copies.
 _PEFT_NORMS = PeftForm(
     "LN_TUNING",
     accepts=lambda about: about["peft_type"] == "LN_TUNING",

@@ -96,7 +96,7 @@ def test_bad_names_and_places(folder, tmp_path):
     refusal("config.task='sts-b'", "Did you mean", "stsb", call=lambda: load("sts-b", folder))
     refusal("no task 'table'", "data.source=files", call=lambda: load("table", folder, data__source="tfds"))
     refusal("config.data.dir is empty", "RTE/train.tsv", call=lambda: load("rte", ""))
-    refusal("config.data.dir=", "nowhere", "no directory", call=lambda: load("rte", tmp_path / "nowhere"))
+    refusal("config.data.dir=", "nowhere", "not a directory", call=lambda: load("rte", tmp_path / "nowhere"))
     (folder / "RTE/dev.tsv").unlink()
     refusal("dev split", "RTE/dev.tsv does not exist", "config.data.dir", call=lambda: load("rte", folder))
     refusal("config.data.files", "table", call=lambda: load("sst2", folder, data__files__train="x.csv"))

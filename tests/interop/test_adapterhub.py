@@ -134,7 +134,7 @@ def test_broken_directories(tmp_path):
     with pytest.raises(UserError, match="use_safetensors=True"):
         formats.read(folder, config)
     (folder / adapterhub.CONFIG).write_text("{}")
-    with pytest.raises(UserError, match="neither of PEFT"):
+    with pytest.raises(UserError, match="neither PEFT's"):
         formats.read(folder, config)
 
 

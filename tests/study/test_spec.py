@@ -85,7 +85,11 @@ def test_seeds_may_be_axes():
         (({"task": ("agreement",)},), {"without": ({"task": "sentiment"},)}, "without: no cell has .*sentiment"),
         (({"task": ("agreement",)},), {"without": ("agreement",)}, "without: 'agreement' should be a dict"),
         (({"tune.rank": choose(1, 2)},), {}, "tune.rank cannot be chosen"),
-        (({"optim.learning_rate": choose(1e-3, 1e-2)},), {"first_tuning_seed": 4}, r"seeds \[4\] are used both for tuning and for rep"),
+        (
+            ({"optim.learning_rate": choose(1e-3, 1e-2)},),
+            {"first_tuning_seed": 4},
+            r"seeds \[4\] are used both for tuning",
+        ),
         (({"seed": (1,)},), {"lanes": 0}, "study.lanes=0 should be at least 1"),
         (({"seed": (1,)},), {"family": "all"}, "study.family='all' is unknown"),
         (({"seed": (1,)},), {"alpha": 2.0}, "should be between 0 and 1"),

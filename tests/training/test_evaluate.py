@@ -88,10 +88,18 @@ def test_the_check_rejects_a_lost_tail_and_another_order():
     spots, rows = places.slots
     swapped = rows.copy()
     swapped[[0, 1]] = swapped[[1, 0]]
+
+    class Mutated(evaluate.Chunks):
+        slots = spots, rows
+
+        def __iter__(self):
+            yield batch, dataclasses.replace(places, slots=self.slots)
+
     for mutant in ((spots[:-1], rows[:-1]), (spots, swapped)):
-        mutated = batch, dataclasses.replace(places, slots=mutant)
+        chunks = Mutated(examples, packed.chunks.indices, packed.shape)
+        Mutated.slots = mutant
         with pytest.raises(AssertionError):
-            check_order(evaluate.Packed(packed.shape, (mutated,), packed.num_slots), examples)
+            check_order(dataclasses.replace(packed, chunks=chunks), examples)
 
 
 def test_no_labels_reach_the_evaluation():
