@@ -80,7 +80,7 @@ def test_seeds_may_be_axes():
         (({"mesh.data": (1, 2)},), {}, "mesh.data is an option of execution"),
         (({"model.matmul_precision": ("high",)},), {}, "is the same for a whole process"),
         (({"seed": (1, 2)}, {"seed": (2, 3)}), {}, "gives runs/agreement/full/seed=2 twice"),
-        (({"task": ("agreement",)},), {"without": ({"task": "agreement"},)}, "without leaves none"),
+        (({"task": ("agreement",)},), {"without": ({"task": "agreement"},)}, "without excludes all"),
         (({"task": ("agreement",)},), {"without": ({"tsk": "agreement"},)}, "study.without: 'tsk' is not an option"),
         (({"task": ("agreement",)},), {"without": ({"task": "sentiment"},)}, "without: no cell has .*sentiment"),
         (({"task": ("agreement",)},), {"without": ("agreement",)}, "without: 'agreement' should be a dict"),
