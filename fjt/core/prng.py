@@ -66,7 +66,7 @@ def keep(key: Key, feature: ArrayLike, rate: Float[jax.Array, ""]) -> Bool[jax.A
     return uniform_bits(key, feature) >= (rate * 4294967296.0).astype(jnp.uint32)
 
 
-def thin(x: Float[jax.Array, "*n"], kept: Bool[jax.Array, "*n"] | None, rate: Float[jax.Array, ""]) -> jax.Array:
+def thin(x: Float[jax.Array, "*n"], kept: Bool[jax.Array, "*n"] | None, rate: Float[jax.Array, ""] | None) -> jax.Array:
     """x with entries outside the dropout mask zeroed and the others scaled by 1 / (1 - rate).
 
     Args:
@@ -74,7 +74,7 @@ def thin(x: Float[jax.Array, "*n"], kept: Bool[jax.Array, "*n"] | None, rate: Fl
         kept: the mask of `keep`, or None for x unchanged.
         rate: traced f32 in [0, 1).
     """
-    if kept is None:
+    if kept is None or rate is None:
         return x
     return jnp.where(kept, x * (1.0 / (1.0 - rate)).astype(x.dtype), jnp.zeros((), x.dtype))
 

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Shaped
@@ -21,6 +21,7 @@ LABELS = "labels:"  # prefix of a label's name in the role of its own column
 MANY_LABELS = 20  # more labels than this, in fewer than twice as many rows, are probably scores
 
 
+@runtime_checkable
 class LabelReader(Protocol):
     """The part of a `Problem` that reading needs (`fjt.tasks.problem`, which this room does not import)."""
 

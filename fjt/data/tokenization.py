@@ -1,29 +1,35 @@
-"""Text to ragged token ids with the model's own tokenizer, kept on disk under a fingerprint."""
+"""Text to ragged token ids with the model's own tokenizer, cached under a fingerprint."""
 
 import hashlib
 import json
 import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from fjt.core.errors import UserError
 from fjt.data.batches import Examples
+from fjt.data.glue import Split
+
+Files = Sequence[Sequence[str]]  # alternatives, each a set of files from which a tokenizer is built
+
 
 FILES = (("tokenizer.json",), ("vocab.txt",))
-CHUNK = 2000  # texts a call; a progress bar moves between calls
+CHUNK = 2000  # texts per call; a progress bar moves between calls
 
 
-def load_tokenizer(path, files=FILES):
+def load_tokenizer(path: str, files: Files = FILES) -> Any:
     """The tokenizer of a directory, or of a WordPiece vocabulary `vocab.txt`.
 
     Args:
-        path: of the directory or the vocabulary.
-        files: the alternatives of files that a tokenizer is built from.
+        path: the directory or the vocabulary.
+        files: the alternative sets of files from which a tokenizer is built.
 
     Raises:
-        UserError: there is none, it is incomplete, or it lacks the token of a beginning, an end, padding or an unknown.
+        UserError: there is none, it is incomplete, or it lacks a token for start, end, padding or unknown words.
     """
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns, when imported, that PyTorch is not there
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its import warns if PyTorch is not installed
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     import transformers
 
@@ -35,14 +41,14 @@ def load_tokenizer(path, files=FILES):
             tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"No tokenizer could be read from {path}: {str(error).splitlines()[0]} The directory should hold "
-            f"{' or '.join(map(' with '.join, files))} beside config.json."
+            f"No tokenizer could be read from {path}: {str(error).splitlines()[0]} The directory should contain "
+            f"{' or '.join(map(' with '.join, files))} next to config.json."
         ) from None
-    # Without added tokens: transformers gives a special token that the vocabulary lacks an id beyond it.
+    # Without added tokens: transformers adds ids for special tokens that the vocabulary lacks.
     vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
     pieces = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     if pieces.get("type") == "BPE" and not pieces["merges"]:
-        raise UserError(f"The tokenizer of {path} has a vocabulary without merges: every text would fall into bytes.")
+        raise UserError(f"The tokenizer of {path} has a vocabulary without merges; texts would be split into bytes.")
     for name in ("cls_token", "sep_token", "pad_token", "unk_token"):
         token = getattr(tokenizer, name)
         if token is None or token not in vocabulary:
@@ -50,8 +56,9 @@ def load_tokenizer(path, files=FILES):
     return tokenizer
 
 
-def _check_files(path, files):
-    """Raises OSError unless one alternative is whole: for a missing file transformers makes up an empty tokenizer."""
+def _check_files(path: str, files: Files) -> None:
+    """Raises OSError unless one alternative is complete: for a missing file, transformers would build an empty
+    tokenizer."""
     there = [[name for name in group if os.path.exists(os.path.join(path, name))] for group in files]
     if not any(len(found) == len(group) for found, group in zip(there, files, strict=True)):
         found = next((found for found in there if found), None)
@@ -63,34 +70,53 @@ def _check_files(path, files):
         )
 
 
-def check_vocabulary(tokenizer, vocab, path):
-    """Raises UserError when the tokenizer gives ids that the model of `vocab` embeddings does not have, or has not half
-    of them."""
+def check_vocabulary(tokenizer: Any, vocab: int, path: str) -> None:
+    """Nothing if the ids of a tokenizer fit a model.
+
+    Args:
+        tokenizer: the tokenizer.
+        vocab: V, number of the model's word embeddings.
+        path: of the tokenizer, for messages.
+
+    Raises:
+        UserError: an id has no embedding, or fewer than half of the embeddings have an id.
+    """
     largest = max(tokenizer.get_vocab().values())
     if 2 * largest < vocab:
         raise UserError(
-            f"The tokenizer of {path} has ids up to {largest} only, the model's vocab_size is {vocab}: they do not "
+            f"The tokenizer of {path} has ids only up to {largest}, but the model's vocab_size is {vocab}: they do not "
             "belong together, or its vocabulary is cut off. Use the tokenizer that the model was trained with."
         )
     if largest >= vocab:
         raise UserError(
-            f"The tokenizer of {path} has ids up to {largest}, the model's vocab_size is {vocab}: they do not belong "
-            "together. Use the tokenizer that the model was trained with."
+            f"The tokenizer of {path} has ids up to {largest}, but the model's vocab_size is {vocab}: they do not "
+            "belong together. Use the tokenizer that the model was trained with."
         )
 
 
-def tokenizer_sha256(tokenizer):
-    """sha256 of what the tokenizer does: its serialised pipeline, without padding and truncation settings."""
+def tokenizer_sha256(tokenizer: Any) -> str:
+    """sha256 of a tokenizer's behaviour: its serialised pipeline, without padding and truncation settings."""
     pipeline = json.loads(tokenizer.backend_tokenizer.to_str())
     pipeline.pop("truncation", None)
     pipeline.pop("padding", None)
     return hashlib.sha256(json.dumps(pipeline, sort_keys=True).encode()).hexdigest()
 
 
-def tokenize(split, tokenizer, max_length, cache_dir="", progress=None):
-    """Examples of a Split: [CLS] text [SEP] (text_pair [SEP]), the longest text cut first.
+def tokenize(
+    split: Split,
+    tokenizer: Any,
+    max_length: int,
+    cache_dir: str = "",
+    progress: Callable[[int], Any] | None = None,
+) -> Examples:
+    """The Examples of a Split: [CLS] text [SEP] (text_pair [SEP]), the longest text cut first.
 
-    cache_dir: where the arrays are kept, "" for nowhere.  progress: called with the number of texts done.
+    Args:
+        split: the texts.
+        tokenizer: of the model.
+        max_length: largest number of tokens per example.
+        cache_dir: folder where the arrays are cached; "" for no cache.
+        progress: called with the number of texts that are done.
     """
     key = hashlib.sha256(f"{tokenizer_sha256(tokenizer)} {max_length} 1".encode())
     for texts in (split.text, split.text_pair or ()):
@@ -106,7 +132,7 @@ def tokenize(split, tokenizer, max_length, cache_dir="", progress=None):
                     truncated=int(arrays["truncated"]),
                     **{name: arrays[name] for name in ("token_ids", "type_ids", "offsets")},
                 )
-        except Exception:  # whatever a damaged zip file raises: it is made again
+        except Exception:  # a damaged zip file raises many types of exceptions; the arrays are computed again
             os.remove(file)
     examples = _tokenize(split, tokenizer, max_length, progress)
     if file:
@@ -123,7 +149,7 @@ def tokenize(split, tokenizer, max_length, cache_dir="", progress=None):
     return examples
 
 
-def _tokenize(split, tokenizer, max_length, progress):
+def _tokenize(split: Split, tokenizer: Any, max_length: int, progress: Callable[[int], Any] | None) -> Examples:
     backend = tokenizer.backend_tokenizer
     texts = split.text if split.text_pair is None else tuple(zip(split.text, split.text_pair, strict=True))
     ids, types, lengths, truncated = [], [], [], 0
@@ -139,13 +165,13 @@ def _tokenize(split, tokenizer, max_length, progress):
             if progress:
                 progress(min(start + CHUNK, len(split)))
     finally:
-        backend.no_truncation()  # or an export would carry it
+        backend.no_truncation()  # otherwise exports would contain it
     return Examples(
         np.concatenate(ids), np.concatenate(types), np.concatenate([[0], np.cumsum(lengths)]), split.label, truncated
     )
 
 
-def data_sha256(splits):
+def data_sha256(splits: Mapping[str, Examples]) -> str:
     """sha256 over token ids and labels of {name: Examples}, in file order."""
     digest = hashlib.sha256()
     for name, examples in sorted(splits.items()):

@@ -1,7 +1,9 @@
-"""What was trained of a run, by itself: fjt's own adapter directory, which holds any method and any combination."""
+"""fjt's own adapter directory: the trained parameters of a run, for any method and any combination of methods."""
 
 import dataclasses
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -9,41 +11,47 @@ import safetensors.numpy
 
 from fjt.core import records, tree
 from fjt.core.errors import UserError, suggest
+from fjt.core.options import TuneConfig
+from fjt.core.tree import Tree
 from fjt.models.families import find_family, rename
 from fjt.models.pretrained import compare_labels
 from fjt.tuning.partition import METHODS, complete
 
 CONFIG, WEIGHTS = "fjt_adapter.json", "fjt_adapter.safetensors"
-BASE = "fjt_base.json"  # beside another library's files: {base_sha256}, which they do not hold
+BASE = "fjt_base.json"  # next to another library's files, which have no field for it: {base_sha256}
 
 
 @dataclasses.dataclass(frozen=True)
 class Adapter:
-    """Trained leaves over a base model.
+    """Trained leaves of a base model.
 
-    methods: {name: options}; trained: {fjt name: f32 array}, new leaves (fixed ones too), head and base leaves alike.
-    base: the name of the base model, and revision its commit or branch; base_sha256: of its weights, "" when unknown;
-    label_names: by id, () for a regression and when unknown.
+    Attributes:
+        methods: {name: options}.
+        trained: {fjt name: f32 array}: new leaves, also the fixed ones, and trained leaves of head and encoder.
+        base: name of the base model.
+        revision: its commit or branch.
+        base_sha256: of its weights, "" if unknown.
+        label_names: by id, () for a regression and if unknown.
     """
 
-    methods: dict
-    trained: dict
+    methods: dict[str, dict[str, Any]]
+    trained: dict[str, np.ndarray]
     base: str
     revision: str
     base_sha256: str
-    label_names: tuple = ()
+    label_names: tuple[str, ...] = ()
 
-    def leaves(self, method):
+    def leaves(self, method: str) -> Tree:
         """The nested new leaves of a method."""
         prefix = f"adapters/{method}/"
         return tree.unflatten({n.removeprefix(prefix): x for n, x in self.trained.items() if n.startswith(prefix)})
 
-    def others(self):
-        """{name: array} of trained base leaves, the head among them."""
+    def others(self) -> dict[str, np.ndarray]:
+        """{name: array} of the trained base leaves, the head included."""
         return {name: x for name, x in self.trained.items() if not name.startswith("adapters/")}
 
 
-def write(directory, adapter):
+def write(directory: str, adapter: Adapter) -> None:
     """Writes fjt's own files of an Adapter into a directory."""
     about = dataclasses.asdict(adapter)
     del about["trained"]
@@ -52,8 +60,8 @@ def write(directory, adapter):
     safetensors.numpy.save_file(tensors, os.path.join(directory, WEIGHTS), metadata={"format": "np"})
 
 
-def read(directory):
-    """The Adapter of fjt's own files.  Raises UserError for missing or broken ones."""
+def read(directory: str) -> Adapter:
+    """The Adapter of a directory with fjt's own files.  Raises UserError if one is missing or broken."""
     about = records.read_json(os.path.join(directory, CONFIG))
     for name in about["methods"]:
         if name not in METHODS:
@@ -67,18 +75,22 @@ def read(directory):
     return Adapter(**(about | {"methods": methods, "trained": trained, "label_names": labels}))
 
 
-def adopt(tune, adapter):
-    """(TuneConfig with what the adapter says, the options that it filled).
+def adopt(tune: TuneConfig, adapter: Adapter) -> tuple[TuneConfig, tuple[str, ...]]:
+    """(TuneConfig with the adapter's options, the options that were filled).
 
-    Raises UserError for a method of the adapter's that is not among the run's, and for options that would change its
-    leaves' shapes.
+    Args:
+        tune: the options.
+        adapter: the adapter.
+
+    Raises:
+        UserError: the run does not train one of the adapter's methods, or an option would change its leaves' shapes.
     """
     held = {}
     for name, options in adapter.methods.items():
         if name not in tune.method:
             raise UserError(
-                f"config.model.adapter holds {name}, and config.tune.method={tune.method} does not train it: give "
-                f"--config.tune.method={name}."
+                f"config.model.adapter has the method {name}, which config.tune.method={tune.method} does not train: "
+                f"give --config.tune.method={name}."
             )
         for option, value in options.items():
             held.setdefault(option, {})[name] = value
@@ -88,45 +100,60 @@ def adopt(tune, adapter):
         if given not in (None, ()):
             if values != {given} and option != "dropout":
                 raise UserError(
-                    f"config.tune.{option}={given!r} is not that of config.model.adapter, "
+                    f"config.tune.{option}={given!r} differs from that of config.model.adapter, "
                     f"{' and '.join(map(repr, by_method.values()))}; leave it out."
                 )
         elif len(values) == 1:
             (filled[option],) = values
         elif any(value != METHODS[name].options[option] for name, value in by_method.items()):
             raise UserError(
-                f"config.model.adapter has several values of config.tune.{option}, {by_method}, which holds for all "
-                "methods of a run."
-            )  # when each has its own default, that is what an open option gives
+                f"config.model.adapter has several values of config.tune.{option}, {by_method}, but the option applies "
+                "to all methods of a run."
+            )  # if each method has its own default, the open option gives these values
     if "ranks" in held and tune.rank is not None and any(held["ranks"].values()):
         raise UserError(f"config.tune.rank={tune.rank}: config.model.adapter has ranks by site; leave it out.")
     return dataclasses.replace(tune, **filled), tuple(f"tune.{option}" for option in filled if filled[option] != ())
 
 
-def check_head(adapter, label_names, path, family):
-    """Raises UserError when an adapter has no head to keep, or one for other labels."""
+def check_head(adapter: Adapter, label_names: Sequence[str], path: str, family: str) -> None:
+    """Nothing if an adapter has a head that can be kept.
+
+    Args:
+        adapter: the adapter.
+        label_names: labels of the task, by id.
+        path: of the adapter, for messages.
+        family: name of the base model's family.
+
+    Raises:
+        UserError: the adapter has no head, or one for other labels.
+    """
     if not any(find_family(family).is_new(name) for name in adapter.trained):
-        raise UserError(f"config.model.keep_head: the adapter {path} holds no head; leave it out for a new one.")
+        raise UserError(f"config.model.keep_head: the adapter {path} has no head; leave the option out for a new head.")
     compare_labels(adapter.label_names, label_names, path)
 
 
-def put(adapter, params, keep_head, family):
-    """The flat parameters {name: array} with an Adapter's in their places, its head only when that is kept.
+def put(adapter: Adapter, params: dict[str, Any], keep_head: bool, family: str) -> dict[str, Any]:
+    """The flat parameters {name: array} with those of an Adapter in their places.
 
-    family: the name of the base model's.
+    Args:
+        adapter: the adapter.
+        params: {name: array}.
+        keep_head: whether the adapter's head is used.
+        family: name of the base model's family.
 
-    Raises UserError for a leaf without a place, or of another shape, and for one that is lacking.
+    Raises:
+        UserError: a leaf has no place or another shape, or is missing.
     """
     flat, is_new = dict(params), find_family(family).is_new
     for name in flat:
         method = name.split("/")[1] if name.startswith("adapters/") else None
         if method in adapter.methods and name not in adapter.trained:
-            raise UserError(f"config.model.adapter: it lacks {name}.")
+            raise UserError(f"config.model.adapter lacks {name}.")
     for name, leaf in adapter.trained.items():
         if is_new(name) and not keep_head:
             continue
         if name not in flat:
-            raise UserError(f"config.model.adapter: its {name} has no place in this model.")
+            raise UserError(f"config.model.adapter has {name}, which this model does not have.")
         if flat[name].shape != leaf.shape:
             hint = " Leave config.model.keep_head out for a new head." if is_new(name) else ""
             raise UserError(
@@ -136,8 +163,8 @@ def put(adapter, params, keep_head, family):
     return flat
 
 
-def read_tensors(path):
-    """{name: array} of a safetensors file.  Raises UserError."""
+def read_tensors(path: str) -> dict[str, np.ndarray]:
+    """{name: array} of a safetensors file.  Raises UserError if it cannot be read."""
     try:
         return safetensors.numpy.load_file(path)
     except FileNotFoundError:

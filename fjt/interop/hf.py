@@ -1,21 +1,30 @@
-"""Hugging Face directories, written: config.json with label names, model.safetensors, tokenizer."""
+"""Writing of Hugging Face directories: config.json with label names, model.safetensors, tokenizer."""
 
 import os
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
 
 from fjt.core import records, tree
+from fjt.core.tree import Tree
+from fjt.data.glue import Task
 from fjt.interop.directory import replaced
 from fjt.models.families import find_family
 from fjt.models.pretrained import to_torch, torch_name
 from fjt.tasks.kinds import find_problem
 
 
-def export(directory, params, hf_config, task, tokenizer, family):
+def export(directory: str, params: Tree, hf_config: dict[str, Any], task: Task, tokenizer: Any, family: str) -> None:
     """Writes a directory that PyTorch's AutoModelForSequenceClassification.from_pretrained loads.
 
-    params: base parameters {encoder, head}; hf_config: config.json of the base model; family: its name.
+    Args:
+        directory: the directory.
+        params: base parameters {encoder, head}.
+        hf_config: config.json of the base model.
+        task: the task.
+        tokenizer: of the base model.
+        family: name of the base model's family.
     """
     problem = find_problem(task.kind)
     names = task.label_names or ("score",)

@@ -5,24 +5,25 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from fjt.models import blocks
 from fjt.models.family import EncoderConfig, Family, Head, Site
-from fjt.models.heads import drop_slots
+from fjt.models.heads import Batch, HeadNoise, drop_slots
 from fjt.models.layers import Dense, Hooks
 
 NAME = "bert"
 
 
 class PoolerHead(nn.Module):
-    """Logits f[G, S, C] of the vectors f[G, S, D] at the slots: a dense layer with tanh, dropout, a dense layer."""
+    """Logits of the vectors at the slots: a dense layer with tanh, dropout, a dense layer."""
 
     classes: int
     config: EncoderConfig
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, h, batch, noise, hooks):
+    def __call__(self, h: Float[Array, "G S D"], batch: Batch, noise: HeadNoise, hooks: Hooks) -> Float[Array, "G S C"]:
         stddev = self.config.stddev
         pooler = Dense(self.config.width, "pooler", self.config.layers, stddev, self.dtype, name="pooler")
         pooled = drop_slots(jnp.tanh(pooler(h, hooks)), batch, noise)

@@ -4,15 +4,19 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from fjt.models.family import EncoderConfig, Site
+from fjt.models.heads import Batch
 from fjt.models.layers import (
     ACTIVATIONS,
     ATTENTION_OUTPUT,
     OUTPUT,
     Dense,
     Embedding,
+    Hooks,
     LayerNorm,
+    Noise,
     Tokens,
     attend,
     drop,
@@ -21,7 +25,7 @@ from fjt.models.layers import (
     take_tokens,
 )
 
-STDDEV = 0.02  # of new weights, where config.json does not say
+STDDEV = 0.02  # of new weights, if config.json has no value
 MODULES = {
     "embeddings/word": "embeddings.word_embeddings",
     "embeddings/position": "embeddings.position_embeddings",
@@ -82,14 +86,28 @@ class PostNormLayer(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, h, tokens, first, noise, hooks):
-        """h: f[G, R, L, D] -> f[G, R, L, D]; or f[G, S, 1, D] at the tokens first i32[G, S] alone, when given.
+    def __call__(
+        self,
+        h: Float[Array, "G R L D"],
+        tokens: Tokens,
+        first: Int[Array, "G S"] | None,
+        noise: Noise | None,
+        hooks: Hooks,
+    ) -> Float[Array, "G rows tokens D"]:
+        """The layer's output f[G, R, L, D], or f[G, S, 1, D] at the tokens `first` if they are given.
 
-        The output of one token needs the keys and values of all, but only its own query and feed-forward layer.
+        The output of one token needs the keys and values of all tokens, but only its own query and feed-forward layer.
+
+        Args:
+            h: the layer's input.
+            tokens: addresses of the tokens.
+            first: row * L + column of the tokens at the slots.
+            noise: dropout of the layer.
+            hooks: of the tuning methods.
         """
         config = self.config
 
-        def dense(site, x, features):
+        def dense(site: str, x: Array, features: int) -> Array:
             made = Dense(features, site, self.index, config.stddev, self.dtype, name=site)
             return made(x, hooks, noise, tokens)
 
@@ -116,16 +134,16 @@ class PostNormLayer(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Sum of word, position and type embeddings, normalised: f[G, R, L, D]."""
+    """Sum of word, position and type embeddings, normalised."""
 
     config: EncoderConfig
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, batch, hooks):
+    def __call__(self, batch: Batch, hooks: Hooks) -> Float[Array, "G R L D"]:
         config = self.config
 
-        def table(rows, name):
+        def table(rows: int, name: str) -> Embedding:
             return Embedding(rows, config.width, config.stddev, self.dtype, name=name)
 
         words = hooks.embed(table(config.vocab, "word")(batch["token_ids"]), batch)

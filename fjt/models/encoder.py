@@ -1,20 +1,27 @@
 """The encoder and its head, and the seam through which all other code uses them: `init`, `apply` and `hidden`."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt32
 
 from fjt.core import prng
+from fjt.core.tree import Tree
 from fjt.models.families import find_family
-from fjt.models.family import EncoderConfig
+from fjt.models.family import EncoderConfig, Head
+from fjt.models.heads import Batch
 from fjt.models.layers import EMBEDDINGS, SITES, Hooks, Noise, Tokens, drop, take_tokens, token_keys
+
+EncoderNoise = tuple[prng.Key, Array, Array] | None  # (key pair u32[], hidden rate, attention rate) of dropout
 
 
 class Encoder(nn.Module):
-    """Embeddings and layers, or those from layer `start` on (-1: all)."""
+    """Embeddings and layers, or only the layers from `start` on (-1: all)."""
 
     config: EncoderConfig
     dtype: jnp.dtype
@@ -23,19 +30,22 @@ class Encoder(nn.Module):
     start: int = -1
 
     @nn.compact
-    def __call__(self, batch, noise, hooks, stop=None):
+    def __call__(self, batch: Batch, noise: EncoderNoise, hooks: Hooks, stop: int | None = None) -> Float[Array, "..."]:
         """The output of the last layer at the slots, f[G, S, D]; with `stop`, the input f[G, R, L, D] of that layer.
 
-        noise: None, or (key pair u32[], hidden rate, attention rate) of dropout in the layers from noisy_from on.
-        With `stop` at the number of layers, the output of the last one is returned all the same.
+        Args:
+            batch: its arrays.
+            noise: dropout in the layers from noisy_from on, or None.
+            hooks: of the tuning methods.
+            stop: a layer; the number of layers gives the output of the last one at the slots, as None does.
         """
         config, family = self.config, find_family(self.config.family)
         if self.start < config.layers:
             tokens = token_addresses(batch)
             keys = None if noise is None else token_keys(noise[0], tokens, config.layers)
 
-        def noise_of(layer):
-            if noise is None or layer < self.noisy_from:
+        def noise_of(layer: int) -> Noise | None:
+            if noise is None or keys is None or layer < self.noisy_from:
                 return None
             whole = prng.fold(prng.fold(noise[0], layer), SITES)
             return Noise((keys[0][layer + 1], keys[1][layer + 1]), whole, *noise[1:])
@@ -54,15 +64,15 @@ class Encoder(nn.Module):
         return h
 
 
-def token_addresses(batch):
-    """Tokens of a batch; a segment is the number of its example in the group plus one, so it finds the row."""
+def token_addresses(batch: Batch) -> Tokens:
+    """The Tokens of a batch.  A segment is its example's number in the group plus one, so that it finds the row."""
     segment = batch["segment_ids"]
     shape = segment.shape
     example = jnp.take_along_axis(batch["example"], jnp.maximum(segment.reshape(shape[0], -1) - 1, 0), axis=1)
     return Tokens(segment, batch["position_ids"], example.reshape(shape))
 
 
-def no_method(adapters, values):
+def no_method(adapters: Tree, values: Mapping[str, Any]) -> Hooks:
     """The hooks of no method."""
     del adapters, values
     return Hooks()
@@ -70,29 +80,37 @@ def no_method(adapters, values):
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """An encoder with a head, as functions of plain dicts; equal by value, so jit compiles each once.
+    """An encoder with a head, as functions of plain dicts; equal by value, so that jit compiles each once.
 
-    noisy_from: the lowest layer with dropout (-1: the embeddings, `layers`: none of the encoder).
-    start: the layer that batches hold the input of (`layers`: the output of the last one), in place of tokens; what
-    lies below is not computed, and its parameters are not needed.  -1: batches hold tokens.
-    one_slot: whether each example has one slot, at its first token; the last layer is then computed there alone.
-    head: the name of the family's head.
-    adapt(adapters, values) -> Hooks: what the tuning methods add, of their leaves and their traced values.
+    Attributes:
+        config: of the encoder.
+        classes: C, number of outputs.
+        dtype: of the computation.
+        noisy_from: the lowest layer with dropout (-1: the embeddings, `layers`: no layer).
+        adapt: (adapters, values) -> Hooks of the tuning methods, from their leaves and their traced values.
+        start: the layer whose input batches have in place of tokens (`layers`: the output of the last one); lower
+            layers are not computed, and their parameters are not needed.  -1: batches have tokens.
+        one_slot: whether each example has one slot, at its first token; the last layer is then computed at these
+            tokens alone.
+        head: name of the family's head.
     """
 
     config: EncoderConfig
     classes: int
     dtype: str = "float32"
     noisy_from: int = -1
-    adapt: Callable = no_method
+    adapt: Callable[[Tree, Mapping[str, Any]], Hooks] = no_method
     start: int = -1
     one_slot: bool = True
     head: str = "sequence"
 
-    def init(self, key):
-        """Base parameters {encoder, head} in float32.  key: u32[2]; each leaf's draw depends on its own name alone.
+    def init(self, key: UInt32[Array | np.ndarray, "2"]) -> Tree:
+        """Base parameters {encoder, head} in float32.
 
-        What a pretrained checkpoint has of the head is drawn with the encoder's key, all else of it with its own.
+        The part of the head that pretrained checkpoints have is drawn with the encoder's key, the rest with its own.
+
+        Args:
+            key: of the seed; each leaf's draw depends on the leaf's name alone.
         """
         ones = {
             name: jnp.ones((1, 1, 1), jnp.int32) for name in ("token_ids", "segment_ids", "position_ids", "type_ids")
@@ -106,37 +124,51 @@ class Model:
         head = {module: (old if module in pretrained else new)[module] for module in new}
         return {"encoder": encoder["params"], "head": head}
 
-    def apply(self, params, batch, values=None, hyper=None, key=None):
-        """Logits f[G, S, C] of the slots of packed examples.
+    def apply(
+        self,
+        params: Tree,
+        batch: Batch,
+        values: Mapping[str, Any] | None = None,
+        hyper: Any = None,
+        key: prng.Key | None = None,
+    ) -> Float[Array, "G S C"]:
+        """Logits of the slots of packed examples.
 
-        params: {encoder, head[, adapters]}.  batch: token_ids, segment_ids, position_ids, type_ids i32[G, R, L];
-        example (row in the data set) i32[G, E]; slot_token (row * L + column), slot_example (number in the group),
-        slot_position (in the example) i32[G, S].  values: {tuning method: {name: f32[] or
-        f32[7]}}, the traced ones.  key: pair of u32[] for dropout with hyper's rates, None without.
-        With a start, `hidden` replaces token_ids and type_ids; above the last layer all but example and slots.
+        Args:
+            params: {encoder, head[, adapters]}.
+            batch: token_ids, segment_ids, position_ids, type_ids i32[G, R, L]; example (row in the data set) i32[G, E];
+                slot_token (row * L + column), slot_example (number in the group), slot_position (in the example)
+                i32[G, S].  With a start, `hidden` replaces token_ids and type_ids; above the last layer it replaces all
+                arrays but example and slots.
+            values: {tuning method: {name: f32[] or f32[7]}}, the traced values.
+            hyper: Hyper with the dropout rates; needed with a key.
+            key: pair of u32[] for dropout; None without.
         """
         noise = head_noise = None
         if key is not None:
             noise = key, hyper.dropout_hidden, hyper.dropout_attention
             head_noise = prng.fold(key, self.config.layers + 1), hyper.dropout_classifier
         hooks = self.adapt(params.get("adapters", {}), values or {})
-        # Above the last layer nothing of the encoder is needed, nor given.
+        # Above the last layer, the parameters of the encoder are not needed and may be absent.
         h = self._encoder(self.start).apply({"params": params.get("encoder", {})}, batch, noise, hooks)
         return self._head().apply({"params": params["head"]}, h, batch, head_noise, hooks)
 
-    def hidden(self, params, batch, values=None):
-        """`hidden` of a batch of tokens, for this model's start: f[G, R, L, D], or f[G, S, D] above the last layer.
+    def hidden(self, params: Tree, batch: Batch, values: Mapping[str, Any] | None = None) -> Float[Array, "G ... D"]:
+        """`hidden` of a batch of tokens for this model's start: f[G, R, L, D], or f[G, S, D] above the last layer.
 
-        params, batch, values: as for `apply`, with the parameters below the start alone.
+        Args:
+            params: as for `apply`; only those below the start are needed.
+            batch: as for `apply`.
+            values: as for `apply`.
         """
         hooks = self.adapt(params.get("adapters", {}), values or {})
         return self._encoder(-1).apply({"params": params["encoder"]}, batch, None, hooks, self.start)
 
-    def _encoder(self, start):
+    def _encoder(self, start: int) -> Encoder:
         return Encoder(self.config, jnp.dtype(self.dtype), self.noisy_from, self.one_slot, start)
 
-    def _head_spec(self):
+    def _head_spec(self) -> Head:
         return find_family(self.config.family).heads[self.head]
 
-    def _head(self):
+    def _head(self) -> nn.Module:
         return self._head_spec().module(self.classes, self.config, jnp.dtype(self.dtype))

@@ -1,15 +1,24 @@
-"""What the heads of all families share: dropout of the vectors at the slots."""
+"""The part that the heads of all families share: dropout of the vectors at the slots."""
 
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
 
 from fjt.core import prng
 
+Batch = dict[str, Array | np.ndarray]  # the arrays of `fjt.data.batches.build`
+HeadNoise = tuple[prng.Key, Float[Array, ""]] | None  # (key pair u32[], dropout rate), None without dropout
 
-def drop_slots(h, batch, noise):
-    """h f[G, S, D] with dropout; h itself when noise is None.
 
-    noise: None, or (key pair u32[], rate f32[]).  The address of a bit is the example's row in the data set, the slot's
-    token in it, and the feature.
+def drop_slots(h: Float[Array, "G S D"], batch: Batch, noise: HeadNoise) -> Float[Array, "G S D"]:
+    """The vectors at the slots with dropout; h itself without noise.
+
+    The address of a bit is the example's row in the data set, the slot's token in the example, and the feature.
+
+    Args:
+        h: vectors at the slots.
+        batch: the batch, with example, slot_example and slot_position.
+        noise: (key pair u32[], rate f32[]), or None.
     """
     if noise is None:
         return h

@@ -9,24 +9,25 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from fjt.core import prng
 from fjt.models import blocks
 from fjt.models.family import EncoderConfig, Family, Head, Site
-from fjt.models.heads import drop_slots
+from fjt.models.heads import Batch, HeadNoise, drop_slots
 from fjt.models.layers import Dense, Hooks
 
 
 class DenseHead(nn.Module):
-    """Logits f[G, S, C] of the vectors f[G, S, D] at the slots: twice dropout and a dense layer, tanh between them."""
+    """Logits of the vectors at the slots: twice dropout and a dense layer, tanh between them."""
 
     classes: int
     config: EncoderConfig
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, h, batch, noise, hooks):
-        def dense(features, name):
+    def __call__(self, h: Float[Array, "G S D"], batch: Batch, noise: HeadNoise, hooks: Hooks) -> Float[Array, "G S C"]:
+        def dense(features: int, name: str) -> Dense:
             return Dense(features, name, -1, self.config.stddev, self.dtype, name=name)
 
         h = jnp.tanh(dense(self.config.width, "dense")(drop_slots(h, batch, noise), Hooks()))

@@ -1,11 +1,14 @@
 """Prefixes and prompts in PEFT's and AdapterHub's directories."""
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from fjt.core.errors import UserError
+from fjt.core.tree import Tree
 from fjt.models.families import find_family
 from fjt.models.family import EncoderConfig
 from fjt.models.pretrained import LEAVES
@@ -76,8 +79,8 @@ def _read_peft_prompt(about, placed, whole, config):
     return {"prompt_length": len(table)}, {"embedding": table}
 
 
-def peft_prefix(prefixes) -> PeftForm:
-    """PEFT's form of a prefix.  prefixes(leaves, heads) -> {layer_i: {key, value: f32[P, H, K]}}."""
+def peft_prefix(prefixes: Callable[[Tree, int], Tree]) -> PeftForm:
+    """PEFT's form of a prefix.  prefixes: (leaves, heads) -> {layer_i: {key, value: f32[P, H, K]}}."""
 
     def write(leaves, options, config, module):
         del options, module
@@ -96,11 +99,11 @@ def peft_prefix(prefixes) -> PeftForm:
     )
 
 
-def peft_prompt(prompt_table, mlp: bool) -> PeftForm:
+def peft_prompt(prompt_table: Callable[[Tree], Any], mlp: bool) -> PeftForm:
     """PEFT's form of a prompt; both kinds are read as a prompt without an MLP.
 
     Args:
-        prompt_table: prompt_table(leaves) -> f32[P, D].
+        prompt_table: leaves -> the prompt f32[P, D].
         mlp: whether it is written as P-tuning.
     """
 

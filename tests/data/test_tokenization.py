@@ -159,7 +159,7 @@ def test_a_damaged_cache_file_is_made_anew(cached, tokenizer, tmp_path):
 def test_vocabulary_must_fit_the_model(tokenizer):
     size = len(tokenizer)
     tokenization.check_vocabulary(tokenizer, size, "there")
-    with pytest.raises(UserError, match=rf"there has ids up to {size - 1}, the model's vocab_size is {size - 1}"):
+    with pytest.raises(UserError, match=rf"there has ids up to {size - 1}, but the model's vocab_size is {size - 1}"):
         tokenization.check_vocabulary(tokenizer, size - 1, "there")
 
 

@@ -285,7 +285,7 @@ def test_a_head_for_other_labels(finished, tables, launch, tuned, tmp_path):
     tensors = safetensors.numpy.load_file(broken / "fjt_adapter.safetensors")
     own = {name: x for name, x in tensors.items() if not name.startswith("head/")}
     safetensors.numpy.save_file(own, broken / "fjt_adapter.safetensors")
-    refused("keep_head", "holds no head")
+    refused("keep_head", "has no head")
     path.write_text(path.read_text()[:50])
     refused("cut off or broken", "JSONDecodeError")
 

@@ -155,7 +155,7 @@ OPTIONS = {
         {"tune__method": "houlsby", "tune__reduction": 64}, ["config.tune.reduction=64", "width 32"]
     ),
     "full and something": (
-        {"tune__method": "('full','lora')"}, ["full cannot be combined", "leave it out"]
+        {"tune__method": "('full','lora')"}, ["full cannot be combined with other methods", "leave it out"]
     ),
     "two of a kind": ({"tune__method": "('lora','dora')"}, ["lora and dora", "give one"]),
     "an option of another method": ({"tune__layers": 1}, ["tune.layers", "full"]),
@@ -165,7 +165,7 @@ OPTIONS = {
     ),
     "too many devices": ({"mesh__data": 99}, ["config.mesh.data=99", "devices"]),
     "too few examples": ({"train__batch_size": 2, "train__accumulation": 4}, ["train.batch_size=2", "accumulation"]),
-    "no directory": ({"model__path": "./gone"}, ["config.model.path=./gone", "no such directory"]),
+    "no directory": ({"model__path": "./gone"}, ["config.model.path=./gone", "does not exist"]),
     "no model": ({"model__path": "TABLES"}, ["config.model.path", "config.json"]),
     "not on the hub": ({"model__path": "nobody/nothing"}, ["nobody/nothing", "--config.model.path=DIR"]),
     "weights of classes": ({"loss__class_weights": "(1.0, 2.0, 3.0)"}, ["class_weights", "2 numbers"]),

@@ -95,7 +95,7 @@ def test_a_config_that_is_missing_broken_or_incomplete(tmp_path):
     with pytest.raises(UserError, match=r"config\.json does not exist"):
         pretrained.read_config(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "bert",')
-    with pytest.raises(UserError, match=r"config\.json is no JSON"):
+    with pytest.raises(UserError, match=r"config\.json is not JSON"):
         pretrained.read_config(str(tmp_path))
     raw = {key: value for key, value in RAW.items() if key != "hidden_size"}
     with pytest.raises(UserError, match="lacks 'hidden_size'"):
@@ -158,7 +158,7 @@ def test_several_files_with_an_index(tmp_path, params):
     assert tree.sha256(take(path).params) == tree.sha256(params)
     assert pretrained.read_checkpoint(path).sha256 == pretrained.read_checkpoint(write(tmp_path / "o", tensors)).sha256
     os.remove(tmp_path / "m" / "model-00002-of-00002.safetensors")
-    with pytest.raises(UserError, match=r"00002-of-00002\.safetensors is named by the index and does not exist"):
+    with pytest.raises(UserError, match=r"00002-of-00002\.safetensors is in the index but does not exist"):
         take(path)
     for broken in ('{"weight_map": ', "{}"):
         index_file.write_text(broken)
@@ -178,7 +178,7 @@ def test_a_truncated_file(tmp_path, params, kept):
 
 def test_no_weights(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(RAW))
-    with pytest.raises(UserError, match=r"holds no model\.safetensors"):
+    with pytest.raises(UserError, match=r"has no model\.safetensors"):
         pretrained.read_checkpoint(str(tmp_path))
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(UserError, match=r"pytorch_model\.bin.*save_pretrained"):
@@ -287,7 +287,7 @@ def test_scratch_config_is_one_that_fjt_reads():
 def test_resolve_takes_directories_and_finished_runs(tmp_path):
     model = tmp_path / "model"
     (model / "export").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"holds no config\.json"):
+    with pytest.raises(UserError, match=r"has no config\.json"):
         pretrained.resolve(str(model), "main")
     (model / "config.json").write_text("{}")
     assert pretrained.resolve(str(model), "main") == str(model)
@@ -299,7 +299,7 @@ def test_resolve_takes_directories_and_finished_runs(tmp_path):
         pretrained.resolve(str(model), "main")
     (model / "DONE").write_text("")
     assert pretrained.resolve(str(model), "main") == str(model / "export")
-    with pytest.raises(UserError, match="no such directory"):
+    with pytest.raises(UserError, match="the directory does not exist"):
         pretrained.resolve(str(tmp_path / "nowhere"), "main")
     with pytest.raises(UserError, match=r"model hub.*--config\.model\.path=DIR"):
         pretrained.resolve("no-such-name", "main")
