@@ -5,6 +5,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from absl import flags
 from absl.flags import FlagValues
@@ -81,7 +82,8 @@ def _replace_duration(config: ConfigDict, argv: Sequence[str], given: str, other
 
     if named(given) and not named(other):
         section, name = other.split(".")
-        config[section][name] = None
+        options: Any = config[section]
+        options[name] = None
 
 
 def _check_config_file(argv: Sequence[str]) -> None:

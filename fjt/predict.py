@@ -159,7 +159,7 @@ def _write(
     predicted: dict[str, Any],
 ) -> None:
     """Writes the output, whole or not at all."""
-    columns = {"id": ids, "text": texts} | ({} if pairs is None else {"text_pair": pairs})
+    columns: dict[str, list[Any]] = {"id": ids, "text": texts} | ({} if pairs is None else {"text_pair": pairs})
     for name, values in run.problem.columns(predicted["logits"], run.task).items():
         columns[name] = [round(float(x), 6) if isinstance(x, float) else x for x in values]
     if suffix == ".npz":

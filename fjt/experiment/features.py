@@ -275,7 +275,7 @@ class States:
                     for done, (rows, values) in enumerate(results, 1):
                         for run in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows) != 1) + 1):
                             file.seek(begin + int(rows[run[0]]) * shape[1] * dtype.itemsize)
-                            file.write(values[run].view(dtype))
+                            file.write(values[run].view(dtype).data)
                         bar.update(done)
                 file.flush()
                 os.fsync(file.fileno())
@@ -307,7 +307,8 @@ def _environment() -> str:
     """What the bits depend on besides the program: versions, device, cores, flags."""
     device = jax.devices()[0]
     kind = records.processor() if device.platform == "cpu" else device.device_kind
-    return repr((jax.__version__, jaxlib.__version__, kind, records.cores(), os.environ.get("XLA_FLAGS", "")))
+    version = jaxlib.__version__  # pyright: ignore[reportPrivateImportUsage]
+    return repr((jax.__version__, version, kind, records.cores(), os.environ.get("XLA_FLAGS", "")))
 
 
 def _sweep(folder: str) -> None:

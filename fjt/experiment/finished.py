@@ -180,7 +180,7 @@ def _checked(texts: Sequence[str], pairs: Sequence[str] | None, wanted: bool) ->
         raise UserError("The run reads pairs of texts, but the second texts are missing (`pairs`).")
     if pairs is not None and not wanted:
         raise UserError("The run reads single texts; leave out the second texts (`pairs`).")
-    columns = {"texts": texts} if pairs is None else {"texts": texts, "pairs": pairs}
+    columns: dict[str, Any] = {"texts": texts} if pairs is None else {"texts": texts, "pairs": pairs}
     for name, values in columns.items():
         if isinstance(values, str):
             raise UserError(f"`{name}` is one str; give a list of str.")

@@ -27,7 +27,7 @@ def write_predictions(folder: str, name: str, task: Task, split: Split, logits: 
         logits: of the rows.
     """
     os.makedirs(folder, exist_ok=True)
-    arrays = {"id": np.array(split.id), "logits": logits, "label": split.label}
+    arrays: dict[str, Any] = {"id": np.array(split.id), "logits": logits, "label": split.label}
     arrays |= {"label_names": np.array(task.label_names, str), "pairs": split.text_pair is not None}
     arrays |= {"kind": np.array(task.kind), "threshold": np.array(task.threshold)}
     arrays |= {} if split.cluster is None else {"cluster": np.array(split.cluster)}
@@ -95,7 +95,9 @@ class TensorBoard:
     def __init__(self, workdir: str, rates: Float[np.ndarray, " steps"]):
         """workdir: the work directory.  rates: learning rate of each step."""
         from tensorboardX import SummaryWriter
-        from tensorboardX.proto.summary_pb2 import Summary
+        from tensorboardX.proto.summary_pb2 import (
+            Summary,  # pyright: ignore[reportAttributeAccessIssue]  # protobuf defines it at run time
+        )
 
         folder = os.path.join(workdir, "tensorboard")
         shutil.rmtree(folder, ignore_errors=True)  # first, because two files of one second would have the same name
@@ -111,6 +113,7 @@ class TensorBoard:
         # One event with three values, because each event costs the loop a tenth of a millisecond.
         values = {"loss": row["loss"], "grad_norm": row["grad_norm"], "learning_rate": self._rates[row["step"] - 1]}
         points = [self._summary.Value(tag=f"train/{name}", simple_value=float(x)) for name, x in values.items()]
+        assert self._writer.file_writer is not None, "the file is open"
         self._writer.file_writer.add_summary(self._summary(value=points), row["step"])
 
     def add_evaluation(self, row: Mapping[str, Any]) -> None:

@@ -131,8 +131,8 @@ def read(directory: str | os.PathLike, config: EncoderConfig) -> Adapter:
     trained = {path: np.ascontiguousarray(x, np.float32) for path, x in trained.items()}
     labels, config_path = (), os.path.join(directory, HEAD_CONFIG)
     if os.path.exists(config_path):
-        ids = records.read_json(config_path).get("label2id") or {}
-        labels = tuple(sorted(ids, key=ids.get))
+        ids: dict[str, int] = records.read_json(config_path).get("label2id") or {}
+        labels = tuple(sorted(ids, key=lambda name: ids[name]))
     return Adapter(methods, trained, about.get("model_name") or "", "", "", labels)
 
 

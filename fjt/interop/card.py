@@ -117,7 +117,7 @@ def write(
         "",
         "| recipe | |",
         "| :-- | --: |",
-        *[f"| {key} | {value} |" for key, value in (recipe | options).items()],
+        *[f"| {key} | {value} |" for key, value in {**recipe, **options}.items()],
     ]
     records.replace(os.path.join(folder, "README.md"), "\n".join(lines) + "\n")
 

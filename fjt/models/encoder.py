@@ -151,7 +151,8 @@ class Model:
         hooks = self.adapt(params.get("adapters", {}), values or {})
         # Above the last layer, the parameters of the encoder are not needed and may be absent.
         h = self._encoder(self.start).apply({"params": params.get("encoder", {})}, batch, noise, hooks)
-        return self._head().apply({"params": params["head"]}, h, batch, head_noise, hooks)
+        logits: Any = self._head().apply({"params": params["head"]}, h, batch, head_noise, hooks)
+        return logits
 
     def hidden(self, params: Tree, batch: Batch, values: Mapping[str, Any] | None = None) -> Float[Array, "G ... D"]:
         """`hidden` of a batch of tokens for this model's start: f[G, R, L, D], or f[G, S, D] above the last layer.
@@ -162,7 +163,8 @@ class Model:
             values: as for `apply`.
         """
         hooks = self.adapt(params.get("adapters", {}), values or {})
-        return self._encoder(-1).apply({"params": params["encoder"]}, batch, None, hooks, self.start)
+        states: Any = self._encoder(-1).apply({"params": params["encoder"]}, batch, None, hooks, self.start)
+        return states
 
     def _encoder(self, start: int) -> Encoder:
         return Encoder(self.config, jnp.dtype(self.dtype), self.noisy_from, self.one_slot, start)

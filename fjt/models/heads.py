@@ -1,12 +1,13 @@
 """The part that the heads of all families share: dropout of the vectors at the slots."""
 
+from typing import Any
+
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from fjt.core import prng
 
-Batch = dict[str, Array | np.ndarray]  # the arrays of `fjt.data.batches.build`
+Batch = dict[str, Any]  # the arrays of `fjt.data.batches.build`
 HeadNoise = tuple[prng.Key, Float[Array, ""]] | None  # (key pair u32[], dropout rate), None without dropout
 
 

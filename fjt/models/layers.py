@@ -169,7 +169,7 @@ def drop_at(
         first: number of x's first feature, part of a bit's address.
         rate: dropout rate.
     """
-    if noise is None:
+    if noise is None or rate is None:
         return x
     a, b = noise.at(site)
     return prng.dropout(x, (a[..., None], b[..., None]), first + jnp.arange(x.shape[-1]), rate)
@@ -231,8 +231,8 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*place D"]) -> Float[Array, "*place D"]:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        scale: Array = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias: Array = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
         return normalize(x.astype(wide(self.dtype)), scale, bias, self.epsilon).astype(self.dtype)
 
 

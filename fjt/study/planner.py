@@ -130,7 +130,7 @@ def _make_groups(
     shared: Shared,
     plan: Mapping[str, Any],
     prints: dict[str, str],
-) -> tuple[list[plans.Group], int]:
+) -> tuple[list[plans.Group], float]:
     """(Groups of runs, bytes of a device that the largest group needs).
 
     prints: {fingerprint and phase: name} of earlier runs, to which these runs are added.
@@ -154,7 +154,7 @@ def _make_groups(
         inputs, mode = shared.inputs(settings), _mode(study, experiment, open_)
         shapes, taken = _shapes(settings, members, inputs, most=1 if mode == "vmap" else 3)
         first = prepare(settings, view=console.Silent(), inputs=inputs, shapes=shapes)
-        members = sorted(members, key=lambda member: member[2].seeds.data)  # parts of one batch where sizes permit
+        members = sorted(members, key=lambda member: member[2].seeds.data or 0)  # parts of one batch where sizes permit
         if mode == "vmap":
             parts, taken_bytes = _fit_lanes(first, members, study.lanes, shared)
             keys = [programs.lanes_keys(first, len(part), one_batch(part)) for part in parts]
@@ -224,7 +224,7 @@ def one_batch(members: Sequence[Member]) -> bool:
 
 def _fit_lanes(
     experiment: Experiment, members: Sequence[Member], most: int, shared: Shared
-) -> tuple[list[Sequence[Member]], int]:
+) -> tuple[list[Sequence[Member]], float]:
     """(members in parts that fit into the device's memory as lanes, bytes that the largest part needs).
 
     Raises UserError when one lane alone does not fit.

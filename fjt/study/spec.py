@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from fjt.core import options, schema
 from fjt.core.errors import UserError, suggest
 from fjt.core.options import EXPERIMENT, OTHER_UNIT, PATHS, TRACED, flatten
@@ -89,7 +91,7 @@ class Run:
     open: tuple[tuple[str, tuple[Any, ...]], ...] = ()
 
 
-def read(config: Mapping[str, Any]) -> tuple[StudyConfig, dict[str, Any]]:
+def read(config: Mapping[str, Any] | ConfigDict) -> tuple[StudyConfig, dict[str, Any]]:
     """(config.study, the config of its runs as a nested dict).
 
     Args:
@@ -177,7 +179,7 @@ def check_key(key: str, known: Mapping[str, Any], place: str) -> None:
         raise UserError(f"config.study.{place}: {key} is the same for a whole process; set it once, as config.{key}.")
 
 
-def _check_excluded(excluded: Any, products: Sequence[Mapping[str, Any]], known: Mapping[str, Any]) -> None:
+def _check_excluded(excluded: Any, products: Sequence[Mapping[str, Any]], known: dict[str, Any]) -> None:
     """Raises UserError for an entry of config.study.without that is not a dict, or that excludes no cell."""
     if not hasattr(excluded, "items"):
         raise UserError(f"config.study.without: {excluded!r} should be a dict {{config key: value}}.")
@@ -223,8 +225,8 @@ def _runs_of(study: StudyConfig, base: Mapping[str, Any], product: Mapping[str, 
 def _run(
     phase: str,
     folder: str,
-    own: Mapping[str, Any],
-    shared: Mapping[str, Any],
+    own: dict[str, Any],
+    shared: dict[str, Any],
     open_: tuple[tuple[str, tuple[Any, ...]], ...] = (),
 ) -> Run:
     """The Run of a cell.  own: the values that distinguish it from the cell's other runs, and name it."""
@@ -232,7 +234,7 @@ def _run(
     return Run(name, phase, folder, tuple((shared | own).items()), open_)
 
 
-def _folder(cell: Mapping[str, Any], base: Mapping[str, Any]) -> str:
+def _folder(cell: dict[str, Any], base: Mapping[str, Any]) -> str:
     """task/method/axis=value/..., of a cell."""
     flat = flatten(base) | cell
     others = [f"{key}={label(value)}" for key, value in cell.items() if key not in ("task", "tune.method")]

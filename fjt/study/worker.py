@@ -7,11 +7,10 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fjt.core import console, records
-from fjt.core.options import Settings
 from fjt.experiment.execute import run as run_alone
 from fjt.experiment.prepare import prepare
 from fjt.experiment.prepared import Experiment
@@ -83,7 +82,7 @@ class _View(console.Silent):
 
 def work(
     folder: str,
-    base: Settings,
+    base: Mapping[str, Any],
     runs: dict[str, Run],
     groups: Sequence[Group],
     shared: Shared,
@@ -133,7 +132,7 @@ class _Worker:
     def __init__(
         self,
         folder: str,
-        base: Settings,
+        base: Mapping[str, Any],
         runs: dict[str, Run],
         shared: Shared,
         progress: Progress,
@@ -193,7 +192,7 @@ class _Member:
         workdir: its work directory.
     """
 
-    def __init__(self, folder: str, run: Run, base: Settings, chosen: Chosen, shared: Shared, group: Group):
+    def __init__(self, folder: str, run: Run, base: Mapping[str, Any], chosen: Chosen, shared: Shared, group: Group):
         self.name, self.workdir = run.name, os.path.join(folder, run.name)
         self._run, self._base, self._shared, self._shapes = run, base, shared, group.shapes
         self._chosen = chosen.get(run.cell, {})

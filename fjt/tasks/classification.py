@@ -16,6 +16,7 @@ from fjt.data.glue import Cell, Task
 from fjt.tasks import jackknife
 from fjt.tasks.problem import Labels, Logits, Predictions, Problem
 
+NONE: Any = 0.0  # F1 when nothing is positive; scikit-learn's annotation lacks numbers
 Ids = Int[np.ndarray, " N"]  # label ids
 
 
@@ -26,12 +27,12 @@ def accuracy(predicted: Ids, label: Ids) -> float:
 
 def f1(predicted: Ids, label: Ids) -> float:
     """F1 of class 1, 0.0 when nothing is positive: GLUE's metric for MRPC and QQP.  Label ids are 0 and 1."""
-    return float(sklearn.metrics.f1_score(label, predicted, zero_division=0.0))
+    return float(sklearn.metrics.f1_score(label, predicted, zero_division=NONE))
 
 
 def macro_f1(predicted: Ids, label: Ids) -> float:
     """Unweighted mean over classes of F1."""
-    return float(sklearn.metrics.f1_score(label, predicted, average="macro", zero_division=0.0))
+    return float(sklearn.metrics.f1_score(label, predicted, average="macro", zero_division=NONE))
 
 
 def mcc(predicted: Ids, label: Ids) -> float:
@@ -103,11 +104,13 @@ class Classification(Problem):
 
     def decode(self, logits: Logits, task: Task) -> Predictions:
         ids = np.argmax(logits, axis=-1)
-        return Predictions(ids, [task.label_names[i] for i in ids], scipy.special.softmax(np.float64(logits), axis=-1))
+        return Predictions(
+            ids, [task.label_names[i] for i in ids], scipy.special.softmax(np.asarray(logits, np.float64), axis=-1)
+        )
 
     def dev_loss(self, logits: Logits, label: Labels) -> float:
         labelled = self.is_labelled(label)
-        logits, label = np.float64(logits[labelled]), label[labelled]
+        logits, label = np.asarray(logits[labelled], np.float64), label[labelled]
         return float(np.mean(scipy.special.logsumexp(logits, axis=-1) - logits[np.arange(len(label)), label]))
 
     def pseudo_values(
@@ -120,8 +123,9 @@ class Classification(Problem):
 
     def columns(self, logits: Logits, task: Task) -> Mapping[str, Sequence[Any] | np.ndarray]:
         predicted = self.decode(logits, task)
-        columns = {"predicted": predicted.labels, "probability": predicted.probabilities.max(axis=-1)}
-        names = zip(task.label_names, predicted.probabilities.T, strict=True)
+        probabilities = np.asarray(predicted.probabilities)
+        columns = {"predicted": predicted.labels, "probability": probabilities.max(axis=-1)}
+        names = zip(task.label_names, probabilities.T, strict=True)
         return columns | {f"p({name})": column for name, column in names}
 
     def label_column(self, label: Labels, task: Task) -> list[str]:

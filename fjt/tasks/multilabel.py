@@ -15,7 +15,7 @@ from fjt.core.errors import UserError
 from fjt.core.options import LossConfig
 from fjt.data.glue import Cell, Task
 from fjt.tasks import jackknife
-from fjt.tasks.classification import check_weights, sort_labels
+from fjt.tasks.classification import NONE, check_weights, sort_labels
 from fjt.tasks.problem import Labels, Logits, Predictions, Problem
 
 Sets = Int[np.ndarray, "N C"]  # 1 for each label of an example's set, else 0
@@ -27,12 +27,12 @@ YES, NO = ("1", "true", "yes"), ("0", "false", "no")  # cells where each label h
 
 def micro_f1(predicted: Sets, label: Sets) -> float:
     """F1 of all labels of all examples together, 0.0 when nothing is positive."""
-    return float(sklearn.metrics.f1_score(label, predicted, average="micro", zero_division=0.0))
+    return float(sklearn.metrics.f1_score(label, predicted, average="micro", zero_division=NONE))
 
 
 def macro_f1(predicted: Sets, label: Sets) -> float:
     """Unweighted mean over labels of F1, 0.0 for a label that never occurs."""
-    return float(sklearn.metrics.f1_score(label, predicted, average="macro", zero_division=0.0))
+    return float(sklearn.metrics.f1_score(label, predicted, average="macro", zero_division=NONE))
 
 
 def subset_accuracy(predicted: Sets, label: Sets) -> float:
@@ -138,7 +138,7 @@ class MultiLabel(Problem):
             row[ids[name]] = 1
 
     def is_labelled(self, label: Labels) -> Bool[np.ndarray, " M"]:
-        return (label >= 0).all(axis=-1)
+        return np.asarray((label >= 0).all(axis=-1))
 
     def describe_label(self, label: Any, task: Task) -> str:
         return self.label_column(np.asarray(label)[None], task)[0] or "no label"
@@ -155,14 +155,14 @@ class MultiLabel(Problem):
         return binary_cross_entropy(logits, batch["label"], hyper)
 
     def decode(self, logits: Logits, task: Task) -> Predictions:
-        probabilities = scipy.special.expit(np.float64(logits))
+        probabilities = scipy.special.expit(np.asarray(logits, np.float64))
         chosen = (probabilities >= task.threshold).astype(np.int8)
         labels = [tuple(task.label_names[i] for i in np.flatnonzero(row)) for row in chosen]
         return Predictions(chosen, labels, probabilities)
 
     def dev_loss(self, logits: Logits, label: Labels) -> float:
         labelled = self.is_labelled(label)
-        logits, label = np.float64(logits[labelled]), label[labelled]
+        logits, label = np.asarray(logits[labelled], np.float64), label[labelled]
         return float(np.mean(np.logaddexp(0.0, logits) - logits * label))
 
     def pseudo_values(
@@ -177,7 +177,7 @@ class MultiLabel(Problem):
     def columns(self, logits: Logits, task: Task) -> Mapping[str, Sequence[Any] | np.ndarray]:
         predicted = self.decode(logits, task)
         columns = {"predicted": [SEPARATOR.join(names) for names in predicted.labels]}
-        names = zip(task.label_names, predicted.probabilities.T, strict=True)
+        names = zip(task.label_names, np.asarray(predicted.probabilities).T, strict=True)
         return columns | {f"p({name})": column for name, column in names}
 
     def label_column(self, label: Labels, task: Task) -> list[str]:

@@ -37,7 +37,7 @@ def mse(predicted: Scores, label: Scores) -> float:
 
 
 def _correlation(function: Callable[..., Any], predicted: Scores, label: Scores) -> float:
-    predicted, label = np.float64(predicted), np.float64(label)
+    predicted, label = np.asarray(predicted, np.float64), np.asarray(label, np.float64)
     if len(label) < 2 or np.ptp(predicted) == 0 or np.ptp(label) == 0:
         return 0.0
     return float(function(predicted, label).statistic)
@@ -101,7 +101,7 @@ class Regression(Problem):
         return squared_error(logits, batch["label"], hyper)
 
     def decode(self, logits: Logits, task: Task) -> Predictions:
-        scores = np.float64(logits[:, 0])
+        scores = np.asarray(logits[:, 0], np.float64)
         return Predictions(scores, scores, None)
 
     def dev_loss(self, logits: Logits, label: Labels) -> float:

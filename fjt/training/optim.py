@@ -71,7 +71,7 @@ def _by_group(transformation: optax.GradientTransformation, groups: Sequence[Set
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Tree, dict[str, Any]]:
         updates, params = split(updates), split(params)
-        done = {i: transformation.update(updates[i], state[i], params[i]) for i in updates}
+        done: dict[str, tuple[Any, Any]] = {i: transformation.update(updates[i], state[i], params[i]) for i in updates}
         return tree.merge(*(part for part, _ in done.values())), {i: after for i, (_, after) in done.items()}
 
     return optax.GradientTransformation(init, update)
@@ -127,6 +127,7 @@ def learning_rates(optim: OptimConfig, steps: int) -> Float32[np.ndarray, " step
         optim: the options.
         steps: number of steps.
     """
+    assert optim.learning_rate is not None and optim.warmup_fraction is not None, "open options are resolved"
     warmup = round(optim.warmup_fraction * steps)
     rest = max(1, steps - warmup)
     peak, end = optim.learning_rate, optim.learning_rate * optim.final_fraction

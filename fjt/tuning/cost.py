@@ -10,9 +10,9 @@ def step_flops(
     config: EncoderConfig,
     trained: dict[str, tuple[int, ...]],
     *,
-    tokens: int,
-    row_length: int,
-    examples: int,
+    tokens: float,
+    row_length: float,
+    examples: float,
     classes: int,
     start: int = 0,
 ) -> float:

@@ -190,7 +190,7 @@ class Method:
 
 def leaf_key(key: Key, name: str) -> PRNGKeyArray:
     """The JAX key of a new leaf.  It depends on the name alone, so that other leaves do not change it."""
-    return jax.random.fold_in(jax.random.wrap_key_data(key), zlib.crc32(name.encode()))
+    return jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(key)), zlib.crc32(name.encode()))
 
 
 def add_gate(key: Key, name: str, width: int) -> dict[str, Float[Array, "..."]]:
@@ -211,6 +211,7 @@ def gate(leaf: Tree, x: Float[Array, "G R L D"], tokens: Tokens | None) -> Float
         x: the input of the gated part.
         tokens: addresses of the tokens.
     """
+    assert tokens is not None, "the head has no tokens to gate"
     logits = product(x, leaf["kernel"].astype(x.dtype))[..., 0] + leaf["bias"].astype(x.dtype).reshape(1, 1, 1)
     return segment_mean(jax.nn.sigmoid(logits), tokens)
 

@@ -196,9 +196,10 @@ def merged(methods: Methods, params: Tree, config: EncoderConfig) -> Tree:
 
 
 def _below(leaves: Tree, path: str) -> Any:
+    node: Any = leaves
     for part in path.split("/"):
-        leaves = leaves.get(part) if leaves else None
-    return leaves
+        node = node.get(part) if node else None
+    return node
 
 
 def multipliers(
