@@ -8,8 +8,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from fjt.core import options, schema
 from fjt.core.errors import UserError, suggest
 from fjt.core.options import EXPERIMENT, OTHER_UNIT, PATHS, TRACED, flatten
@@ -91,7 +89,7 @@ class Run:
     open: tuple[tuple[str, tuple[Any, ...]], ...] = ()
 
 
-def read(config: Mapping[str, Any] | ConfigDict) -> tuple[StudyConfig, dict[str, Any]]:
+def read(config: Any) -> tuple[StudyConfig, dict[str, Any]]:
     """(config.study, the config of its runs as a nested dict).
 
     Args:

@@ -3,12 +3,21 @@
 import dataclasses
 import math
 
+import jax.numpy as jnp
 import numpy as np
 import small
 
-from fjt.tasks.classification import cross_entropy
-from fjt.tasks.multilabel import binary_cross_entropy
-from fjt.tasks.regression import squared_error
+from fjt.tasks import classification, multilabel, regression
+
+
+def of_arrays(loss):
+    """A loss of numpy arrays."""
+    return lambda logits, label, hyper: loss(jnp.asarray(logits), jnp.asarray(label), hyper)
+
+
+cross_entropy = of_arrays(classification.cross_entropy)
+binary_cross_entropy = of_arrays(multilabel.binary_cross_entropy)
+squared_error = of_arrays(regression.squared_error)
 
 
 def hyper(smoothing=0.0, weights=(1.0, 1.0, 1.0)):
