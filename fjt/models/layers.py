@@ -233,7 +233,8 @@ class LayerNorm(nn.Module):
     def __call__(self, x: Float[Array, "*place D"]) -> Float[Array, "*place D"]:
         scale: Array = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias: Array = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-        return normalize(x.astype(wide(self.dtype)), scale, bias, self.epsilon).astype(self.dtype)
+        y: Any = normalize(x.astype(wide(self.dtype)), scale, bias, self.epsilon)  # custom_vjp hides its type
+        return y.astype(self.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
