@@ -398,7 +398,7 @@ def test_sizes():
     assert [one.layer for one in found] == [3, 2, 1, 0, -1]
     assert [bool(one.reason) for one in found] == [False, False, False, True, True]
     found = choose("gradual, first stage", hidden_gib=(128 * (examples + tokens) + 1) / 2**30)
-    assert not found[1].reason and "with those of earlier stages" in found[2].reason
+    assert not found[1].reason and "with those of the stages before" in found[2].reason
 
 
 def test_runs_share_the_lowered_program_where_its_text_is_the_same(tmp_path):
