@@ -1,4 +1,4 @@
-"""Examples a second of fjt and of Hugging Face's Trainer: same task, weights, batch size, float32, number of steps.
+"""Examples a second of fjt and of Hugging Face's Trainer: same task, weights, batch size, type, number of steps.
 
 Each round runs fjt, then the Trainer with fixed padding to 128, dynamic padding and length-grouped batches, each in
 a process of its own, no threads restricted; the order rotates from round to round, the seed is the round's number.
@@ -42,7 +42,7 @@ KEPT = (
 
 def main(argv=None):
     args = parse(argv)
-    record = common.provenance("tests.benchmarks.speed", args) | {"matmul": [], "runs": []}
+    record = common.provenance("tests.benchmarks.speed", args) | {"dtype": args.dtype, "matmul": [], "runs": []}
     output = Path(args.output)
     for number in range(args.rounds):
         record["matmul"].append({library: matmul_rate(library) for library in ("jax", "torch")})
@@ -71,10 +71,11 @@ def measure(args, number, task, contender):
             every = {"train__steps": args.steps, "eval__every_steps": args.steps}
             if not args.steps:
                 every = {"train__epochs": 1, "eval__every_epochs": 1}
-            command = common.fjt_command(task, model, data, path.parent, number, **every)
+            command = common.fjt_command(task, model, data, path.parent, number, model__dtype=args.dtype, **every)
         else:
             path = Path(folder) / "trainer.json"
             options = ["--epochs", "1", "--max_steps", str(args.steps), "--no-evaluate", "--optim", args.optim]
+            options += ["--bf16"] if args.dtype == "bfloat16" else []
             command = common.trainer_command(task, model, data, path, number, contender, *options)
         if common.run(command, Path(folder) / "log"):
             sys.exit(f"{task}, {contender}: the run failed, see above")
@@ -136,7 +137,7 @@ def table(record):
         "\n\n".join(
             [
                 "# Examples a second, fjt and Hugging Face's Trainer",
-                "Median over rounds (lowest..highest). float32, batch 32; full fine-tuning.",
+                f"Median over rounds (lowest..highest). {record['dtype']}, batch 32; full fine-tuning.",
                 "fjt / Trainer, ratio of examples a second within a round, by the Trainer's batching:",
                 common.markdown(["task", *batchings, "rounds"], ratios),
                 "Examples a second:",
@@ -177,6 +178,12 @@ def parse(argv):
         default="adamw_torch_fused",
         choices=("adamw_torch", "adamw_torch_fused"),
         help="the Trainer's AdamW; fused is what it takes by itself, and the faster one",
+    )
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        choices=("float32", "bfloat16"),
+        help="of computation on both sides; weights stay float32 (bfloat16 is the Trainer's bf16=True)",
     )
     parser.add_argument("--output", default="results/speed", help="where runs.json and table.md go")
     return parser.parse_args(argv)

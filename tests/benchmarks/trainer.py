@@ -1,7 +1,7 @@
 """One run of Hugging Face's Trainer on a GLUE task, as a command that leaves a JSON record.
 
-Linear decay to zero, no warm-up, no weight decay, clipping at 1.0, AdamW, float32; no evaluation, saving or
-reporting while it trains. Batchings: `fixed` pads to --max_length, `dynamic` to the longest of the batch, `grouped`
+Linear decay to zero, no warm-up, no weight decay, clipping at 1.0, AdamW, float32 unless --bf16; no evaluation, saving
+or reporting while it trains. Batchings: `fixed` pads to --max_length, `dynamic` to the longest of the batch, `grouped`
 does so after sorting examples of similar length into the same batch (which changes who shares a batch).
 
 `examples_per_second` is over the steps after the first three, from the end of one step to the end of the next: it
@@ -121,6 +121,8 @@ def arguments(args, folder):
         weight_decay=0.0,
         max_grad_norm=1.0,
         optim=args.optim,
+        bf16=args.bf16,
+        use_cpu=not torch.cuda.is_available(),  # else it refuses bf16 on a CPU
         train_sampling_strategy="group_by_length" if args.batching == "grouped" else "random",
         dataloader_pin_memory=False,
         eval_strategy="no",
@@ -144,6 +146,7 @@ def parse(argv):
     parser.add_argument("--max_steps", type=int, default=0, help="stop after so many steps; 0: --epochs decides")
     parser.add_argument("--max_length", type=int, default=128)
     parser.add_argument("--optim", default="adamw_torch", choices=("adamw_torch", "adamw_torch_fused"))
+    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16; weights stay float32")
     parser.add_argument("--evaluate", action=argparse.BooleanOptionalAction, default=True, help="score dev at the end")
     parser.add_argument("--output", required=True, help="the JSON record")
     return parser.parse_args(argv)

@@ -15,7 +15,7 @@ from fjt.core.errors import UserError
 from fjt.data import batches, packing
 from fjt.models import families, pretrained
 from fjt.models.encoder import Model
-from fjt.tasks.classification import CLASSIFICATION
+from fjt.tasks.kinds import PROBLEMS
 from fjt.training.optim import make_optimizer
 from fjt.training.step import init_state, train_step
 from fjt.tuning import partition
@@ -50,31 +50,43 @@ def test_positions_start_behind_the_padding():
     assert moved.first_position == 5
 
 
-def batch_of(methods, config):
-    examples = batches.prepend(EXAMPLES, partition.prompt_length(methods))
+def batch_of(methods, config, label=EXAMPLES.label):
+    examples = batches.prepend(dataclasses.replace(EXAMPLES, label=label), partition.prompt_length(methods))
     rows = np.arange(len(examples))
     (shape,) = packing.plan(batches.lengths_of(examples, rows[None]), most_shapes=1, width=config.width).shapes
     return batches.build(examples, rows, shape)[0]
 
 
+LABELS = {  # (labels of EXAMPLES, number of outputs)
+    "classification": (EXAMPLES.label, 2),
+    "regression": (np.float32(EXAMPLES.label), 1),
+    "multi_label": (np.eye(2, dtype=np.float32)[EXAMPLES.label], 2),
+}
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_trains_a_roberta(method):
-    """The step has a gradient for all that trains: its whole head always, and no pooler, since there is none."""
-    tune = small.tune(method, **OPTIONS.get(method, {}))
-    methods = partition.find_methods(tune)
-    partition.check(methods, ROBERTA, 32)
-    base = abstract(ROBERTA)
-    added = partition.abstract_leaves(methods, base, ROBERTA)
-    params = base | ({"adapters": added} if added else {})
-    chosen = partition.trainable_names(params, ROBERTA, tune, ())
-    assert {name for name in tree.flatten(base) if name.startswith("head/")} <= chosen
-    trainable, frozen = tree.split(params, chosen)
-    hyper = dataclasses.replace(small.make_hyper(), methods=partition.traced_values(methods))
-    model, optimizer = Model(ROBERTA, 2, adapt=partition.make_adapt(methods)), make_optimizer(small.ADAMW)
-    step = functools.partial(train_step, model=model, loss=CLASSIFICATION.loss, optimizer=optimizer)
-    state = jax.eval_shape(lambda leaves: init_state(leaves, hyper, optimizer), trainable)
-    after, metrics = jax.eval_shape(step, state, frozen, batch_of(methods, ROBERTA), hyper)
-    assert metrics["loss"].shape == () and jax.tree.structure(after) == jax.tree.structure(state)
+def test_every_method_trains_every_family_and_every_kind(method):
+    """The step has a gradient for all that trains: the whole new head always, and no pooler where there is none."""
+    assert set(LABELS) == set(PROBLEMS)
+    for family, kind in zip(families.FAMILIES, PROBLEMS, strict=True):
+        config = dataclasses.replace(ROBERTA, family=family, types=2)
+        label, outputs = LABELS[kind]
+        tune = small.tune(method, **OPTIONS.get(method, {}))
+        methods = partition.find_methods(tune)
+        partition.check(methods, config, 32)
+        model = Model(config, outputs, adapt=partition.make_adapt(methods))
+        base = jax.eval_shape(model.init, seeds.make_key(0, "init"))
+        added = partition.abstract_leaves(methods, base, config)
+        params = base | ({"adapters": added} if added else {})
+        chosen = partition.trainable_names(params, config, tune, ())
+        assert {name for name in tree.flatten(base) if families.find_family(family).is_new(name)} <= chosen
+        trainable, frozen = tree.split(params, chosen)
+        hyper = dataclasses.replace(small.make_hyper(classes=outputs), methods=partition.traced_values(methods))
+        optimizer = make_optimizer(small.ADAMW)
+        step = functools.partial(train_step, model=model, loss=PROBLEMS[kind].loss, optimizer=optimizer)
+        state = jax.eval_shape(lambda leaves, h=hyper, o=optimizer: init_state(leaves, h, o), trainable)
+        after, metrics = jax.eval_shape(step, state, frozen, batch_of(methods, config, label), hyper)
+        assert metrics["loss"].shape == () and jax.tree.structure(after) == jax.tree.structure(state)
 
 
 def test_a_roberta_s_layout_changes_no_loss():
