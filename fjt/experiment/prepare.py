@@ -234,8 +234,8 @@ def make_hyper(experiment: ExperimentConfig, task: Task, labels: np.ndarray, met
         UserError: class weights that do not fit the task.
     """
     optim, dropout = experiment.optim, experiment.model.dropout
-    assert experiment.seeds.dropout is not None, "seeds are resolved"
     weights = find_problem(task.kind).label_weights(experiment.loss, labels, task)
+    assert experiment.seeds.dropout is not None, "seeds are resolved"
     return Hyper(
         learning_rate=np.float32(0),
         weight_decay=np.float32(optim.weight_decay),

@@ -221,8 +221,8 @@ class Checkpoints:
         self._manager.reload()
 
     def _read(self, step: int, abstract: Any) -> tuple[Any, list[HostState]]:
-        host = self._manager.restore(step, args=ocp.args.Composite(host=ocp.args.JsonRestore())).host
-        if other := set(host["checksums"]) ^ set(_flatten(abstract)):
+        about: Any = self._manager.restore(step, args=ocp.args.Composite(host=ocp.args.JsonRestore()))
+        if other := set(about.host["checksums"]) ^ set(_flatten(abstract)):
             raise OtherLeaves(
                 f"the checkpoint of step {step} in {self._manager.directory} and this run do not have the same leaves, "
                 f"{min(other)} among them: another version of fjt wrote it. Finish the run with that version, or train "

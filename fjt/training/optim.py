@@ -1,6 +1,6 @@
 """Optimizers as functions of hyper-parameters, and learning rates as data (optax)."""
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import jax.numpy as jnp
@@ -49,13 +49,14 @@ def make_optimizer(optim: OptimConfig, groups: Sequence[Set[str]] = ()) -> Optim
     decoupled, theirs = optim.name in DECOUPLED, optim.name.startswith("optax:")
 
     def whole(hyper: Hyper) -> optax.GradientTransformation:
-        decay = optax.add_decayed_weights(hyper.weight_decay, mask=decay_mask)
+        rate = jnp.asarray(hyper.learning_rate)
+        decay = optax.add_decayed_weights(jnp.asarray(hyper.weight_decay), mask=decay_mask)
         return optax.chain(
             *([] if decoupled else [decay]),
-            getattr(optax, optim.name[6:])(hyper.learning_rate) if theirs else _moments(optim),
+            getattr(optax, optim.name[6:])(rate) if theirs else _moments(optim),
             *([decay] if decoupled else []),
             *([optax.scale_by_trust_ratio()] if optim.name == "lamb" else []),
-            *([] if theirs else [optax.scale_by_learning_rate(hyper.learning_rate)]),
+            *([] if theirs else [optax.scale_by_learning_rate(rate)]),
             *([_scale_leaves(hyper.multipliers)] if hyper.multipliers else []),
         )
 
@@ -77,7 +78,7 @@ def _by_group(transformation: optax.GradientTransformation, groups: Sequence[Set
     return optax.GradientTransformation(init, update)
 
 
-def _scale_leaves(multipliers: dict[str, Any]) -> optax.GradientTransformation:
+def _scale_leaves(multipliers: Mapping[str, Any]) -> optax.GradientTransformation:
     """The transformation that multiplies each leaf's update by its factor f32[]."""
 
     def scale(updates: Any, params: Any = None) -> Tree:
