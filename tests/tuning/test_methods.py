@@ -119,7 +119,9 @@ def run_in_double(model, params, chosen, hyper, examples, layout, steps, between
             accumulation=layout.accumulation,
         )
     )
-    state, seen, put = init_state(trainable, hyper, optimizer), [], jnp.asarray
+    # On its device from the start, as a restored state is: otherwise the first step after a restore compiles again.
+    state = jax.device_put(init_state(trainable, hyper, optimizer), jax.devices()[0])
+    seen, put = [], jnp.asarray
     if layout.groups > layout.accumulation:
         devices = placement.make_mesh(layout.groups // layout.accumulation)
         state, frozen = jax.device_put((state, frozen), placement.replicated(devices))
