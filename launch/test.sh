@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lint, format and the whole default test suite, on the CPU and without a network; arguments go to pytest.
+# Lint, format, types and the whole default test suite, on the CPU and without a network; arguments go to pytest.
 #   bash launch/test.sh            bash launch/test.sh -n 0 tests/test_launch.py -k locks
 set -euo pipefail
 # shellcheck source=launch/environment.sh
@@ -10,5 +10,7 @@ export JAX_PLATFORMS=cpu HF_HUB_OFFLINE=1
 prepare_environment base test
 "$python" -m ruff check .
 "$python" -m ruff format --check .
+# Types, before the whole suite alone: they take most of a minute.
+if [ "$#" -eq 0 ]; then "$python" -m basedpyright --pythonpath "$python" fjt; fi
 # Two workers; a file's tests stay together, since they share compiled programs. The slowest files come first.
 exec "$python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

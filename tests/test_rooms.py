@@ -187,6 +187,48 @@ def test_transfers_stay_behind_placement():
     assert not placed("def f(mesh: jax.sharding.Mesh): ...")
 
 
+SPECIAL = ("__init__", "__call__", "__getitem__")
+
+
+def untyped(source):
+    """The public functions and methods of a source that lack a type of a parameter or of what they return."""
+    found = []
+
+    def visit(node, owner):
+        for child in node.body:
+            name = getattr(child, "name", "_")
+            if isinstance(child, ast.ClassDef) and not name.startswith("_"):
+                visit(child, f"{name}.")
+            elif isinstance(child, ast.FunctionDef) and (name in SPECIAL or not name.startswith("_")):
+                given = child.args
+                own = 1 if owner else 0  # self needs no type
+                every = [*[*given.posonlyargs, *given.args][own:], *given.kwonlyargs, given.vararg, given.kwarg]
+                if not all(one.annotation for one in every if one) or not (child.returns or name == "__init__"):
+                    found.append(owner + name)
+
+    visit(ast.parse(source), "")
+    return found
+
+
+def test_public_functions_have_types():
+    lacking = {name: untyped(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+    assert not any(lacking.values()), {name: found for name, found in lacking.items() if found}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def f(x) -> int: ...",
+        "def f(x: int): ...",
+        "def f(*x: int, **y) -> int: ...",
+        "class A:\n    def f(self, x) -> int: ...",
+        "class A:\n    def __init__(self, x): ...",
+    ],
+)
+def test_the_check_rejects_what_lacks_a_type(source):
+    assert untyped(source)
+
+
 def test_no_utils():
     assert not [name for name in MODULES if "util" in name or "helper" in name or "misc" in name]
 

@@ -35,7 +35,7 @@ class Chunks(Sequence[tuple[Batch, batches.Places]]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, k):
+    def __getitem__(self, k: int) -> tuple[Batch, batches.Places]:
         batch, places = batches.build(self.examples, self.indices[k], self.shape, hidden=self.hidden)
         del batch["label"], batch["weight"]
         return batch, places
