@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.special
-import sklearn.metrics
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from fjt.core.errors import UserError
 from fjt.core.options import LossConfig
 from fjt.data.glue import Cell, Task
 from fjt.tasks import jackknife
-from fjt.tasks.classification import NONE, check_weights, sort_labels
+from fjt.tasks.classification import check_weights, f1_of_counts, sort_labels
 from fjt.tasks.problem import Labels, Logits, Predictions, Problem
 
 Sets = Int[np.ndarray, "N C"]  # 1 for each label of an example's set, else 0
@@ -27,12 +26,12 @@ YES, NO = ("1", "true", "yes"), ("0", "false", "no")  # cells where each label h
 
 def micro_f1(predicted: Sets, label: Sets) -> float:
     """F1 of all labels of all examples together, 0.0 when nothing is positive."""
-    return float(sklearn.metrics.f1_score(label, predicted, average="micro", zero_division=NONE))
+    return float(f1_of_counts((predicted & label).sum(), predicted.sum(), label.sum()))
 
 
 def macro_f1(predicted: Sets, label: Sets) -> float:
     """Unweighted mean over labels of F1, 0.0 for a label that never occurs."""
-    return float(sklearn.metrics.f1_score(label, predicted, average="macro", zero_division=NONE))
+    return float(np.mean(f1_of_counts((predicted & label).sum(0), predicted.sum(0), label.sum(0))))
 
 
 def subset_accuracy(predicted: Sets, label: Sets) -> float:

@@ -1,7 +1,10 @@
 """Metrics against published examples and hand counts, on whole predictions in float64."""
 
+import functools
+
 import numpy as np
 import pytest
+import sklearn.metrics
 
 from fjt.data.glue import SPLIT_METRICS, TASKS, Task
 from fjt.tasks import classification, multilabel, regression
@@ -112,6 +115,20 @@ def test_sets_of_labels_are_decoded_by_the_threshold():
     strict = problem.decode(logits, Task("table", "multi_label", ("a", "b", "c"), (), threshold=0.9))
     assert strict.labels == [("c",), ()]
     np.testing.assert_allclose(predicted.probabilities[0], [0.5, 1 / (1 + np.exp(0.1)), 1 / (1 + np.exp(-3.0))], 1e-6)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_f1_has_the_bits_of_scikit_learn(seed):
+    """Classes that are missing on one side or on both, and labels that nobody has, among them."""
+    rng = np.random.default_rng(seed)
+    classes, rows = rng.integers(2, 7), rng.integers(1, 200)
+    label, predicted = rng.integers(0, rng.integers(1, classes + 1, 2)[:, None], (2, rows))
+    score = functools.partial(sklearn.metrics.f1_score, zero_division=0.0)
+    assert classification.macro_f1(predicted, label) == score(label, predicted, average="macro")
+    assert classification.f1(predicted % 2, label % 2) == score(label % 2, predicted % 2)
+    label, predicted = (rng.random((2, rows, classes)) < rng.random((2, 1, classes)) ** 2).astype(np.int8)
+    assert multilabel.micro_f1(predicted, label) == score(label, predicted, average="micro")
+    assert multilabel.macro_f1(predicted, label) == score(label, predicted, average="macro")
 
 
 def test_f1_of_sets_by_hand():
