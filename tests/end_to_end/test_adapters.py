@@ -188,7 +188,7 @@ def test_an_adapter_is_where_the_next_run_starts(finished, tables, launch, tuned
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"tune__method": "full"}, ["holds lora", "--config.tune.method=lora"]),
+        ({"tune__method": "full"}, ["has the method lora", "--config.tune.method=lora"]),
         ({"tune__rank": 4}, ["config.tune.rank=4", "config.model.adapter, 8"]),
         ({"model__path": ""}, ["needs the model", "config.model.path"]),
         ({"model__adapter": "gone"}, ["config.model.adapter=gone is not an adapter"]),
