@@ -68,7 +68,7 @@ def test_refusals_from_python(run, finished, tmp_path):
     refused(r"texts\[1\] = 3", lambda: run.predict(["a", 3]))
     refused("single texts", lambda: run.predict(["a"], ["b"]))
     refused("no config.json", lambda: fjt.load_run(tmp_path))
-    refused("names no run", lambda: fjt.results(tmp_path / "*"))
+    refused("matches no run", lambda: fjt.results(tmp_path / "*"))
     shutil.copytree(finished[0], tmp_path / "half")
     (tmp_path / "half" / "DONE").unlink()
     refused("not finished", lambda: fjt.load_run(tmp_path / "half"))
@@ -176,7 +176,7 @@ def test_refusals(finished, tables, launch, tmp_path):
     (tmp_path / "latin.txt").write_bytes(b"good\ncaf\xe9\n")
     (tmp_path / "empty.txt").write_bytes(b"")
     for done, words in (
-        (attempt(run=ROOT), ["no run", "config.json"]),
+        (attempt(run=ROOT), ["is not a run", "config.json"]),
         (attempt(input=tmp_path / "gone.csv"), ["--input", "gone.csv", "does not exist"]),
         (attempt(input=tmp_path / "gone.txt"), ["--input", "gone.txt"]),
         (attempt(input=ROOT / "README.md"), ["'.md'", ".csv"]),
@@ -185,7 +185,7 @@ def test_refusals(finished, tables, launch, tmp_path):
         (attempt("--text", "review"), ["dev.csv:1", "'review'", "--text"]),
         (attempt("--text_pair", "text"), ["--text_pair", "single texts"]),
         (attempt(output=tmp_path / "o.xlsx"), ["--output", "'.xlsx'", ".tsv"]),
-        (attempt(output=tmp_path / "gone" / "o.tsv"), ["--output", "no directory"]),
+        (attempt(output=tmp_path / "gone" / "o.tsv"), ["--output", "does not exist"]),
         (attempt("--txt", "text"), ["--txt"]),
     ):
         assert done.code == 2 and "Traceback" not in done.text, done.text
