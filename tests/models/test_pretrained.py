@@ -172,7 +172,7 @@ def test_a_truncated_file(tmp_path, params, kept):
     file = tmp_path / "m" / "model.safetensors"
     whole = file.read_bytes()
     file.write_bytes(whole[: int(len(whole) * kept) if isinstance(kept, float) else kept])
-    with pytest.raises(UserError, match=r"model\.safetensors \([\d,]+ bytes\) cannot be read.*fetch it again"):
+    with pytest.raises(UserError, match=r"model\.safetensors \([\d,]+ bytes\) cannot be read.*download it again"):
         take(path)
 
 
