@@ -315,7 +315,7 @@ def dropout_by_place(monkeypatch):
         place = jnp.arange(x.size // x.shape[-1], dtype=jnp.uint32).reshape(*x.shape[:-1], 1)
         return prng.dropout(x, (place, place), jnp.arange(x.shape[-1]), values["dropout"])
 
-    monkeypatch.setattr(low_rank, "_thinned", thinned)
+    monkeypatch.setattr(low_rank, "_with_dropout", thinned)
 
 
 def prompt_by_column(monkeypatch):
