@@ -82,7 +82,7 @@ class Silent:
 class Bar:
     """One line of progress."""
 
-    def __init__(self, progress: Progress | None, label: str, total: int, done: int, every: int):
+    def __init__(self, progress: Progress | None, label: str, total: int, done: int, every: int) -> None:
         self._progress, self._label, self._total, self._every = progress, label, total, every
         self._start, self._first = time.monotonic(), done
         self._task = progress.add_task(label, total=total, completed=done, note="") if progress else None

@@ -52,7 +52,7 @@ class Log:
     When opened it is cut after the rows of `step`, so that a resumed run writes no row twice.
     """
 
-    def __init__(self, path: Path, step: int):
+    def __init__(self, path: Path, step: int) -> None:
         rows = [row for row in read_lines(path) if row["step"] <= step] if os.path.exists(path) else []
         replace(path, "".join(json.dumps(row) + "\n" for row in rows))
         self._file = open(path, "a", encoding="utf-8")

@@ -166,8 +166,7 @@ def build(
         batch: token_ids, segment_ids, position_ids, type_ids i32[G, R, L]; example i32[G, E], rows of the data set;
         slot_token (row * L + column), slot_example (number in the group), slot_position (in its example) i32[G, S];
         label [G, S, ...]; weight f32[G, S].  `hidden` replaces token_ids and type_ids by hidden f[G, R, L, D].  In a
-        shape without rows, examples are dealt to the groups, hidden is f[G, S, D], and the batch has no arrays of
-        tokens.
+        shape without rows, examples are dealt to the groups, hidden is f[G, S, D], and no array has tokens.
 
     Raises:
         ValueError: the examples do not fit into the shape.
@@ -180,10 +179,8 @@ def build(
     slots = _ranges(group * shape.num_slots + first_slot, counts), _ranges(examples.slot_offsets[chosen], counts)
     slot_position = examples.slot_token[slots[1]]
     to_slots = _make_scatter(slots[0], shape.groups, shape.num_slots)
-    example = np.zeros((shape.groups, shape.examples), np.int32)
-    example[group, number] = chosen
     batch = {
-        "example": example,
+        "example": _make_scatter(group * shape.examples + number, shape.groups, shape.examples)(chosen, np.int32),
         "slot_example": to_slots(np.repeat(number, counts), np.int32),
         "slot_position": to_slots(slot_position, np.int32),
         "label": to_slots(examples.label[slots[1]], examples.label.dtype),
@@ -192,23 +189,19 @@ def build(
     if not shape.rows:
         assert hidden is not None, "a shape without rows has no tokens"
         return batch | {"hidden": to_slots(hidden[slots[1]], hidden.dtype)}, Places(slots, ())
-
     first = rows // shape.groups * shape.row_length + columns
-    tokens = (
-        _ranges(group * shape.rows * shape.row_length + first, lengths),
-        _ranges(examples.offsets[chosen], lengths),
-    )
-    to_tokens = _make_scatter(tokens[0], shape.groups, shape.rows, shape.row_length)
+    places = _ranges(group * shape.rows * shape.row_length + first, lengths)
+    tokens = places, _ranges(examples.offsets[chosen], lengths)
+    to_tokens = _make_scatter(places, shape.groups, shape.rows, shape.row_length)
     batch |= {
         "slot_token": to_slots(np.repeat(first, counts) + slot_position, np.int32),
         "position_ids": to_tokens(_ranges(np.zeros(len(chosen), np.int64), lengths), np.int32),
         "segment_ids": to_tokens(np.repeat(number + 1, lengths), np.int32),
     }
     if hidden is not None:
-        batch["hidden"] = to_tokens(hidden[tokens[1]], hidden.dtype)
-    else:
-        batch["token_ids"] = to_tokens(examples.token_ids[tokens[1]], np.int32)
-        batch["type_ids"] = to_tokens(examples.type_ids[tokens[1]], np.int32)
+        return batch | {"hidden": to_tokens(hidden[tokens[1]], hidden.dtype)}, Places(slots, tokens)
+    for name in ("token_ids", "type_ids"):
+        batch[name] = to_tokens(getattr(examples, name)[tokens[1]], np.int32)
     return batch, Places(slots, tokens)
 
 

@@ -49,7 +49,7 @@ class Draw:
     It uses `random_raw` because NumPy guarantees its bits, but not the bits of Generator's methods.
     """
 
-    def __init__(self, *seed: int):
+    def __init__(self, *seed: int) -> None:
         self._bits = np.random.PCG64(seed)
 
     def below(self, n: int) -> int:

@@ -172,7 +172,7 @@ class States:
         check: Callable[[], None],
         compiled: dict[Any, Any],
         view: console.View = console,
-    ):
+    ) -> None:
         self._model, self._mesh, self._check, self._view = stage.model, experiment.mesh, check, view
         self._opened: dict[str, np.ndarray | None] = dict.fromkeys(experiment.examples)
         if self._model.start < 0:

@@ -34,7 +34,7 @@ class Inputs:
     Reading raises UserError.
     """
 
-    def __init__(self, settings: Settings, view: console.View = console):
+    def __init__(self, settings: Settings, view: console.View = console) -> None:
         self._experiment, self._view = settings.experiment, view
         self._cache = cache_dir(settings.execution)
 

@@ -38,7 +38,7 @@ class Recorder:
         view: where its progress is shown.
     """
 
-    def __init__(self, experiment: Experiment, workdir: str, *, step: int, host: HostState, view: console.View):
+    def __init__(self, experiment: Experiment, workdir: str, *, step: int, host: HostState, view: console.View) -> None:
         self._experiment, self._workdir, self._view = experiment, workdir, view
         self._log = records.Log(os.path.join(workdir, "train.jsonl"), step)
         self._evaluations = records.Log(os.path.join(workdir, "eval.jsonl"), host.evaluated)
@@ -55,7 +55,7 @@ class Recorder:
     def __enter__(self) -> "Recorder":
         return self
 
-    def __exit__(self, kind, *exception) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         self._undrawn &= kind is None
         self.close()
 

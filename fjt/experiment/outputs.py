@@ -92,7 +92,7 @@ class TensorBoard:
     The file starts with the rows of train.jsonl and eval.jsonl, so that a resumed run has no point twice.
     """
 
-    def __init__(self, workdir: str, rates: Float[np.ndarray, " steps"]):
+    def __init__(self, workdir: str, rates: Float[np.ndarray, " steps"]) -> None:
         """workdir: the work directory.  rates: learning rate of each step."""
         from tensorboardX import SummaryWriter
         from tensorboardX.proto.summary_pb2 import (

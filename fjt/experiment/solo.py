@@ -46,7 +46,7 @@ class SoloRun:
         stop: Stop,
         compiled: Compiled,
         view: console.View,
-    ):
+    ) -> None:
         self.stage, self._experiment, self._hyper, self._stop = stage, experiment, hyper, stop
         self._packed = pack_evaluated(experiment, stage)
         self.features = features.States(

@@ -80,21 +80,10 @@ def write(
     if form == "hf":
         contents = "the whole model" + (", with the trained adapter merged into it" if merged else "")
     title = f"{task.name}: {', '.join(methods)}{f' over {base}' if base else ''}"
-    data = ModelCardData(
-        base_model=base or None,
-        library_name=LIBRARIES[form],
-        license="other",
-        tags=["fjt", task.name, *methods],
-        model_name=title,
-        eval_results=[
-            EvalResult("text-classification", task.name, task.name, name, value, dataset_split="dev")
-            for name, (value, _, _) in scores.items()
-        ],
-    )
     options = {f"{name}.{option}": value for name, found in methods.items() for option, value in found.items()}
     lines = [
         "---",
-        data.to_yaml(),
+        _metadata(form, title, task, base, methods, scores),
         "---",
         "",
         f"# {title}",
@@ -120,6 +109,21 @@ def write(
         *[f"| {key} | {value} |" for key, value in {**recipe, **options}.items()],
     ]
     records.replace(os.path.join(folder, "README.md"), "\n".join(lines) + "\n")
+
+
+def _metadata(form, title, task, base, methods, scores):
+    """The entries that a model hub reads, as YAML.  For the arguments see `write`."""
+    return ModelCardData(
+        base_model=base or None,
+        library_name=LIBRARIES[form],
+        license="other",
+        tags=["fjt", task.name, *methods],
+        model_name=title,
+        eval_results=[
+            EvalResult("text-classification", task.name, task.name, name, value, dataset_split="dev")
+            for name, (value, _, _) in scores.items()
+        ],
+    ).to_yaml()
 
 
 def convert(source: str, target: str, form: str) -> None:

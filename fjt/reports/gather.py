@@ -117,7 +117,7 @@ def state_of(path: str) -> str:
 class _Names:
     """Names of cells, runs and values, with paths shortened to as many last parts as distinguish them."""
 
-    def __init__(self, runs: Collection[Row]):
+    def __init__(self, runs: Collection[Row]) -> None:
         paths = {
             value
             for run in runs

@@ -49,7 +49,9 @@ class LaneRuns:
     shared: tree.Tree
     best: tree.Tree
 
-    def __init__(self, experiments: Sequence[Experiment], *, stop: Stop, compiled: Compiled, view: console.View):
+    def __init__(
+        self, experiments: Sequence[Experiment], *, stop: Stop, compiled: Compiled, view: console.View
+    ) -> None:
         self._experiments, self._stop = experiments, stop
         first, (self._stage,) = experiments[0], experiments[0].stages
         self._first, self._mesh, self._size = first, first.mesh, len(experiments)

@@ -40,7 +40,7 @@ class Shared:
         compiled: {key: program}, for `fjt.experiment.programs`.
     """
 
-    def __init__(self, view: console.View = console):
+    def __init__(self, view: console.View = console) -> None:
         self.view, self.compiled, self._inputs = view, {}, {}
 
     def inputs(self, settings: Settings) -> Inputs:

@@ -31,7 +31,7 @@ Chosen = dict[str, dict[str, Any]]  # {cell: {key: value}}
 class Progress:
     """The output of a study: a bar over all runs of all processes, and one line per run that ends in this process."""
 
-    def __init__(self, bar: console.BarView, folder: str, groups: Sequence[Group]):
+    def __init__(self, bar: console.BarView, folder: str, groups: Sequence[Group]) -> None:
         self._bar, self._folder = bar, folder
         self._seconds = {name: group.run_seconds for group in groups for name in group.runs}
         self._start, (self.done, self._first) = time.monotonic(), self._look()
@@ -62,7 +62,7 @@ class _View(console.Silent):
         warned: warnings that were printed before; each is printed once per process.
     """
 
-    def __init__(self, name: str, progress: Progress, warned: set[str]):
+    def __init__(self, name: str, progress: Progress, warned: set[str]) -> None:
         self._name, self._progress, self._warned = name, progress, warned
         self._label, self._total = name, 0
 
@@ -137,7 +137,7 @@ class _Worker:
         shared: Shared,
         progress: Progress,
         events: Events | None,
-    ):
+    ) -> None:
         self._folder, self._base, self._runs, self._shared = folder, base, runs, shared
         self._progress, self._events = progress, events
         self._warned: set[str] = set()
@@ -192,7 +192,9 @@ class _Member:
         workdir: its work directory.
     """
 
-    def __init__(self, folder: str, run: Run, base: Mapping[str, Any], chosen: Chosen, shared: Shared, group: Group):
+    def __init__(
+        self, folder: str, run: Run, base: Mapping[str, Any], chosen: Chosen, shared: Shared, group: Group
+    ) -> None:
         self.name, self.workdir = run.name, os.path.join(folder, run.name)
         self._run, self._base, self._shared, self._shapes = run, base, shared, group.shapes
         self._chosen = chosen.get(run.cell, {})

@@ -29,7 +29,8 @@ def f1_of_counts(
 ) -> Float[np.ndarray, "*C"]:
     """F1 = 2 hits / (predicted + label) of numbers of positives, 0.0 where both are 0.
 
-    The bits are scikit-learn's, which takes two hundred times as long, and a card's interval needs a thousand of them.
+    The bits are scikit-learn's, which takes 95 times as long (macro F1 of 408 rows on one CPU core: 2.1 ms); a card's
+    interval needs a thousand of them.
 
     Args:
         hits: how many positives are predicted and true.

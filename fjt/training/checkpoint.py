@@ -78,10 +78,10 @@ class OtherLeaves(UserError):
 class _KeepBest:
     """Preserves the best step's checkpoint; Orbax's own BestN decides by metrics, where ties and NaN are traps."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.step: int | None = None
 
-    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         del context
         return [checkpoint.step == self.step for checkpoint in checkpoints]
 
@@ -97,7 +97,7 @@ class Checkpoints:
         report: called with one line about each checkpoint that cannot be read.
     """
 
-    def __init__(self, directory: records.Path, keep: int, report: Callable[[str], Any] = print):
+    def __init__(self, directory: records.Path, keep: int, report: Callable[[str], Any] = print) -> None:
         self._best = _KeepBest()
         self._report = report
         policy = checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(keep), self._best])
@@ -110,7 +110,7 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, kind, *exception) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         try:
             self._manager.close()
         except Exception as error:

@@ -15,7 +15,6 @@ from fjt.training.hyper import Hyper
 
 Optimizer = Callable[[Hyper], optax.GradientTransformation]
 
-
 # Weight decay is added to the update; elsewhere to the gradient. Both as in PyTorch.
 DECOUPLED = ("adamw", "lamb", "lion", "adafactor")
 EVERY_LEAF = ("bias", "scale")  # leaves without decay

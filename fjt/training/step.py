@@ -15,7 +15,6 @@ from fjt.training.hyper import Hyper
 
 Batch = dict[str, jax.Array]  # the arrays of `fjt.data.batches.build`
 Loss = Callable[[jax.Array, Batch, Hyper], tuple[jax.Array, jax.Array]]  # `Problem.loss`
-Optimizer = Callable[[Hyper], optax.GradientTransformation]
 Sums = TypeVar("Sums")
 
 
@@ -43,7 +42,7 @@ class TrainState:
     opt_state: Any
 
 
-def init_state(trainable: tree.Tree, hyper: Hyper, optimizer: Optimizer) -> TrainState:
+def init_state(trainable: tree.Tree, hyper: Hyper, optimizer: optim.Optimizer) -> TrainState:
     """The TrainState of step 0."""
     return TrainState(jnp.zeros((), jnp.uint32), trainable, optimizer(hyper).init(trainable))
 
@@ -56,7 +55,7 @@ def train_step(
     *,
     model: Model,
     loss: Loss,
-    optimizer: Optimizer,
+    optimizer: optim.Optimizer,
     accumulation: int = 1,
 ) -> tuple[TrainState, dict[str, Float[jax.Array, ""]]]:
     """The TrainState after one optimizer step on a batch, and the metrics of the step.

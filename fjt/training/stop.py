@@ -11,7 +11,7 @@ from fjt.training import placement
 class Stopped(Exception):
     """The run was stopped by a signal after its state was saved.  The exit code is 128 + signal."""
 
-    def __init__(self, number: int):
+    def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}; the same command goes on from here")
         self.number = number
 
@@ -19,7 +19,7 @@ class Stopped(Exception):
 class Stop:
     """A context that notes SIGINT and SIGTERM: the loop then stops at the next step.  A second one exits at once."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._number: int | None = None
         self._before: dict[int, Any] = {}
 
@@ -28,7 +28,7 @@ class Stop:
             self._before[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
