@@ -23,6 +23,7 @@ from fjt.experiment.prepare import Experiment, prepare, resolve
 from fjt.experiment.recipes import total_steps
 from fjt.study import plans
 from fjt.study.spec import Run, StudyConfig, program_key, settings_of
+from fjt.tasks.kinds import find_problem
 from fjt.training.placement import make_mesh
 from fjt.tuning import partition
 
@@ -265,16 +266,15 @@ def _shapes(
     experiment = members[0][2]
     methods = partition.find_methods(experiment.tune)
     examples = batches.prepend(inputs.examples["train"], partition.prompt_length(methods))
-    lengths = {
-        seed: batches.lengths_of(
-            examples, batches.Schedule(rows, experiment.train.batch_size, seed).batches(0, max(steps[seed]))
-        )
-        for seed in sorted(steps)
-    }
+    seeds, size = sorted(steps), experiment.train.batch_size
+    indices = [batches.Schedule(rows, size, seed).batches(0, max(steps[seed])) for seed in seeds]
+    lengths = batches.lengths_of(examples, np.concatenate(indices))
+    one_slot = find_problem(inputs.data[0].kind).one_slot
+    slots = None if one_slot else batches.slots_of(examples, np.concatenate(indices))
     groups = make_mesh(settings.execution.mesh.data).size * experiment.train.accumulation
-    plan = plan_shapes(np.concatenate(list(lengths.values())), experiment, groups, inputs.base[1].width, most)
-    taken = np.split(plan.shape_of, np.cumsum([len(lengths[seed]) for seed in lengths])[:-1])
-    return plan.shapes, [shape_of[:k] for seed, shape_of in zip(lengths, taken, strict=True) for k in steps[seed]]
+    plan = plan_shapes(lengths, experiment, groups, inputs.base[1].width, most, slots)
+    taken = np.split(plan.shape_of, np.cumsum([len(one) for one in indices])[:-1])
+    return plan.shapes, [shape_of[:k] for seed, shape_of in zip(seeds, taken, strict=True) for k in steps[seed]]
 
 
 def _durations(run: Run, experiment: ExperimentConfig) -> Iterator[ExperimentConfig]:

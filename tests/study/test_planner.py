@@ -1,19 +1,27 @@
 """How runs are divided into groups: evenly, by what shares a batch, as many lanes as the device's memory holds."""
 
+import dataclasses
 import shutil
 
 import numpy as np
 import pytest
 import safetensors.numpy
+import small
 from made_study import make
 
 from fjt.core import memory
 from fjt.core.console import Silent
 from fjt.core.errors import UserError
+from fjt.core.options import resolve_seeds
+from fjt.data import batches
+from fjt.data.glue import Task
 from fjt.experiment.execute import run
+from fjt.experiment.inputs import Inputs
 from fjt.experiment.prepare import prepare
 from fjt.study import planner, plans, worker
 from fjt.study.spec import settings_of
+from fjt.tasks import kinds
+from fjt.tasks.classification import Classification
 
 TINY = {
     "data.limit": (96,), "model.scratch.layers": (1,), "model.scratch.width": (32,), "model.scratch.inner": (64,),
@@ -140,3 +148,24 @@ def test_runs_of_other_contents_are_refused_before_any_is_made(tmp_path, base_mo
     assert len(plan_over(other, 2)["runs"]) == 2  # nothing is left to read it
     with pytest.raises(UserError, match="not read the same weights"):
         plan_over(other, 3)
+
+
+def test_the_shapes_of_a_group_hold_every_slot(monkeypatch):
+    """A kind whose examples have a slot per token, so that all batches have more slots than examples."""
+    monkeypatch.setitem(kinds.PROBLEMS, "tags", small.double(Classification, one_slot=False))
+    _, base, (one,) = make({key: values[:1] for key, values in TINY.items()} | {"tune.method": ("full",)}, seeds=1)
+    settings = resolve_seeds(settings_of(one, base))
+    texts = small.make_examples(96)
+    each, tokens = np.diff(texts.offsets), len(texts.token_ids)
+    position = np.arange(tokens, dtype=np.int32) - np.repeat(texts.offsets[:-1], each).astype(np.int32)
+    label = np.zeros(tokens, np.int32)
+    examples = dataclasses.replace(texts, label=label, slot_token=position, slot_offsets=texts.offsets)
+    data = small.double(Task, kind="tags"), {"train": texts}
+    inputs = small.double(Inputs, data=data, examples={"train": examples}, base=("", small.CONFIG, {}, None))
+    members = [(one, settings, settings.experiment)]
+    shapes, (shape_of,) = planner._shapes(settings, members, inputs, most=1)
+    assert settings.experiment.seeds.data is not None
+    indices = batches.Schedule(96, 24, settings.experiment.seeds.data).batches(0, 2)
+    for chosen, number in zip(indices, shape_of, strict=True):
+        batch, _ = batches.build(examples, chosen, shapes[number])
+        assert batch["weight"].sum() == each[chosen].sum() > 24
