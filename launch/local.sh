@@ -12,7 +12,7 @@ if [ "$device" != cpu ] && ! "$python" -c 'import jax; raise SystemExit(jax.defa
     "Another process may hold it, or its driver is too old (cuda: CUDA 13 needs driver 580 or newer)."
 fi
 # On a CPU, XLA takes each step's temporary memory from malloc and gives it back, so that each step maps its pages anew.
-# With large pages a step of a small BERT takes a seventh less processor time. Only glibc 2.35 or newer reads this.
+# With large pages a step of MiniLM takes 500 page faults, without them 106,000. Only glibc 2.35 or newer reads this.
 export GLIBC_TUNABLES=${GLIBC_TUNABLES-glibc.malloc.hugetlb=1}
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 exec "$python" -m fjt.main "$@"

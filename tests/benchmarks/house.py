@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.house --before DIR --output results/house
 
-Counted from the source: lines, the longest file, functions over 60 lines, public functions with all types, `# fmt:
-skip` and the words of the README outside code blocks. Counted in a run: the modules of fjt that execute any function
-between the call of `main` and the end of a run of two steps, more than one has to open to follow the run.
+Counted from the source: lines, statements without docstrings (which no formatter changes), the longest file, functions
+over 60 lines, public functions with all types, `# fmt: skip` and the words of the README outside code blocks. Counted
+in a run: the modules of fjt that execute any function between the call of `main` and the end of a run of two steps,
+more than one has to open to follow the run.
 """
 
 import argparse
@@ -52,6 +53,13 @@ def typed(function):
     return function.returns is not None and all(p.annotation for p in needed)
 
 
+def statements(path):
+    """Number of statements of a file, docstrings left out."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    found = [node for node in nodes if isinstance(node, ast.stmt)]
+    return sum(not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)) for node in found)
+
+
 def words(path):
     """Words of a Markdown file outside code blocks."""
     return len(re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.M | re.S).split())
@@ -86,7 +94,9 @@ def measure(checkout):
         "`# fmt: skip` in tests": sum(
             file.read_text(encoding="utf-8").count("# fmt: skip") for file in (checkout / "tests").rglob("*.py")
         ),
+        "files of fjt": len(files),
         "lines of fjt": sum(lengths.values()),
+        "statements of fjt": sum(map(statements, files)),
         "lines of the longest file": f"{lengths[longest]} ({longest})",
         "words of the README": words(checkout / "README.md"),
     }

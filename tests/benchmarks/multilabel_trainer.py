@@ -59,7 +59,7 @@ def parse(argv):
     parser.add_argument("--learning_rate", type=float, required=True)
     parser.add_argument("--max_length", type=int, required=True)
     parser.add_argument("--output", required=True, type=Path, help="the .npz file of the logits")
-    parser.set_defaults(batching="dynamic", max_steps=0, optim="adamw_torch")
+    parser.set_defaults(batching="dynamic", max_steps=0, optim="adamw_torch", bf16=False)
     return parser.parse_args(argv)
 
 
