@@ -28,14 +28,14 @@ def step_of(model):
     return functools.partial(train_step, model=model, loss=CLASSIFICATION.loss, optimizer=optimizer)
 
 
-def lowered_flops(chosen, step=None, model=None, params=None, methods=None, start=-1):
+def lowered_flops(chosen, step=None, model=None, params=None, methods=None, start=-1, config=WIDE):
     """Operations of a step, as XLA counts them before compilation; start: of the Model."""
-    lowest = partition.lowest_layer(chosen, WIDE.layers)
-    model = dataclasses.replace(model or Model(WIDE, 2), noisy_from=lowest, start=start)
+    lowest = partition.lowest_layer(chosen, config.layers)
+    model = dataclasses.replace(model or Model(config, 2), noisy_from=lowest, start=start)
     hyper, optimizer = dataclasses.replace(small.make_hyper(), methods=methods or {}), make_optimizer(small.ADAMW)
     params = params or jax.eval_shape(model.init, seeds.make_key(0, "init"))
     trainable, frozen = tree.split(params, chosen)
-    frozen = partition.split_below(frozen, start, WIDE.layers)[1]
+    frozen = partition.split_below(frozen, start, config.layers)[1]
     state = jax.eval_shape(lambda t: init_state(t, hyper, optimizer), trainable)
     tokens, slots = (1, ROWS, ROW_LENGTH), (1, SLOTS)
     batch = {
@@ -45,14 +45,16 @@ def lowered_flops(chosen, step=None, model=None, params=None, methods=None, star
     batch |= {name: jax.ShapeDtypeStruct(slots, np.int32) for name in (*SLOTS_OF, "example", "label")}
     batch |= {"weight": jax.ShapeDtypeStruct(slots, np.float32)}
     if start >= 0:
-        batch["hidden"] = jax.ShapeDtypeStruct((*(slots if start == WIDE.layers else tokens), WIDE.width), np.float32)
+        batch["hidden"] = jax.ShapeDtypeStruct(
+            (*(slots if start == config.layers else tokens), config.width), np.float32
+        )
     return jax.jit(step or step_of(model)).lower(state, frozen, batch, hyper).cost_analysis()["flops"]
 
 
-def planned_flops(chosen, params=None, start=-1):
-    abstract = tree.flatten(params or jax.eval_shape(Model(WIDE, 2).init, seeds.make_key(0, "init")))
+def planned_flops(chosen, params=None, start=-1, config=WIDE):
+    abstract = tree.flatten(params or jax.eval_shape(Model(config, 2).init, seeds.make_key(0, "init")))
     return cost.step_flops(
-        WIDE,
+        config,
         {name: abstract[name].shape for name in chosen},
         tokens=ROWS * ROW_LENGTH,
         row_length=ROW_LENGTH,

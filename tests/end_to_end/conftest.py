@@ -27,6 +27,14 @@ def tables(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def even(tmp_path_factory):
+    """As `tables`, with 13 tokens in every sentence: a run compiles its step for one shape of batches, not for two."""
+    folder = tmp_path_factory.mktemp("even")
+    process.write_tables(folder, tokens=13)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def launch(tmp_path_factory, cache):
     """launch(*arguments, hook=None, program="fjt.main") -> Done of a process that ends by itself."""
     outputs = tmp_path_factory.mktemp("outputs")
@@ -42,7 +50,14 @@ def launch(tmp_path_factory, cache):
 def finished(tmp_path_factory, tables, cache):
     """(work directory, what was printed) of the tiny run, undisturbed, by the command itself."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
-    command = [sys.executable, "-m", "fjt.main", *process.tiny(tables, log__tensorboard=True), "--workdir", workdir]
+    command = [
+        sys.executable,
+        "-m",
+        "fjt.main",
+        *process.tiny(tables, log__tensorboard=True, output__curve=True),
+        "--workdir",
+        workdir,
+    ]
     environment = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     done = subprocess.run(
         command, cwd=process.ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=600

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import os
@@ -132,11 +133,16 @@ class StopAfterEvaluation(Events):
 # --- the tiny run
 
 
-def write_tables(folder):
-    """train.csv, dev.csv and test.csv (without labels) in a folder: sentences of the synthetic language."""
+def write_tables(folder, tokens=None):
+    """train.csv, dev.csv and test.csv (without labels) in a folder: sentences of the synthetic language.
+
+    tokens: how many each sentence has; None for any number.
+    """
+    import transformers
+
     from fjt.data import synthetic
 
-    splits = synthetic.load("agreement")
+    splits, tokenizer = synthetic.load("agreement"), transformers.BertTokenizer(vocab=synthetic.VOCAB)
     names = synthetic.TASKS["agreement"].label_names
     for name, count in (("train", 96), ("dev", 90), ("test", 21)):
         split = splits[name]
@@ -144,8 +150,9 @@ def write_tables(folder):
             writer = csv.writer(file)
             labels = [] if name == "test" else ["label"]
             writer.writerow(["key", "text", *labels])
-            for i in range(count):
-                writer.writerow([f"{name}-{i}", split.text[i], *(names[split.label[i]] for _ in labels)])
+            fits = (i for i, text in enumerate(split.text) if tokens in (None, len(tokenizer(text)["input_ids"])))
+            for number, i in enumerate(itertools.islice(fits, count)):
+                writer.writerow([f"{name}-{number}", split.text[i], *(names[split.label[i]] for _ in labels)])
 
 
 def flags(**options):
@@ -178,6 +185,7 @@ def tiny(tables, **options):
             checkpoint__keep=2,
             log__every_steps=4,
             log__tensorboard=False,
+            output__curve=False,
             mesh__data=1,
             cache__dir=f"{tables}/cache",
         )

@@ -18,16 +18,17 @@ from fjt.models import pretrained
 from fjt.training.protocols import Events
 
 
-def run(launch, tables, base, workdir, method, **options):
-    options = dict(tune__method=method, model__path=base, optim__learning_rate=1e-2) | options
-    done = launch(*tiny(tables, **options), "--workdir", workdir)
+def run(launch, even, base, workdir, method, **options):
+    every = dict(tune__method=method, model__path=base, optim__learning_rate=1e-2, checkpoint__every_steps=None)
+    options = every | options
+    done = launch(*tiny(even, **options), "--workdir", workdir)
     assert done.code == 0, done.text
     return done
 
 
 @pytest.fixture(scope="module")
-def texts(tables):
-    with open(tables / "dev.csv", encoding="utf-8", newline="") as file:
+def texts(even):
+    with open(even / "dev.csv", encoding="utf-8", newline="") as file:
         return [row["text"] for row in csv.DictReader(file)]
 
 
@@ -38,11 +39,11 @@ def predicts_as_it_was(workdir, texts):
 
 
 @pytest.mark.parametrize("method", ["lora", "('prompt','bitfit')"])
-def test_exports_and_predictions(finished, tables, launch, texts, tmp_path, method):
+def test_exports_and_predictions(finished, even, launch, texts, tmp_path, method):
     base, _ = finished
     merged = method == "lora"
     options = {} if merged else {"tune__prompt_length": 2, "model__max_length": 24}
-    done = run(launch, tables, base, tmp_path / "run", method, **options)
+    done = run(launch, even, base, tmp_path / "run", method, **options)
     export = tmp_path / "run" / "export"
     assert (
         (export / "merged" / "config.json").exists() == merged == (export / "adapter" / "adapter_config.json").exists()
@@ -57,17 +58,17 @@ def test_exports_and_predictions(finished, tables, launch, texts, tmp_path, meth
     assert result["added_params"] == sum(x.size for n, x in own.trained.items() if n.startswith("adapters/"))
     assert own.base_sha256 and str(base) not in (export / "adapter" / "fjt_adapter.json").read_text()
 
-    again = launch(*tiny(tables, model__path=tmp_path / "run"), "--plan")
+    again = launch(*tiny(even, model__path=tmp_path / "run"), "--plan")
     assert (again.code == 0) if merged else (again.code == 2 and "cannot be merged" in again.text)
     if merged:
         whole = safetensors.numpy.load_file(export / "merged" / "model.safetensors")
         assert sum(leaf.size for leaf in whole.values()) == result["total_params"] - result["added_params"]
 
 
-def test_new_leaves_that_never_train(finished, tables, launch, texts, tmp_path):
+def test_new_leaves_that_never_train(finished, even, launch, texts, tmp_path):
     """VeRA's projections are kept, and a run that starts there has the same; mixout's copies of the kernels are not."""
     base, _ = finished
-    run(launch, tables, base, tmp_path / "vera", "vera", tune__rank=6)
+    run(launch, even, base, tmp_path / "vera", "vera", tune__rank=6)
     predicts_as_it_was(tmp_path / "vera", texts)
     own = adapter.read(tmp_path / "vera" / "export" / "adapter")
     result = json.loads((tmp_path / "vera" / "result.json").read_text())
@@ -80,25 +81,25 @@ def test_new_leaves_that_never_train(finished, tables, launch, texts, tmp_path):
         eval__every_epochs=None,
         seed=5,
     )
-    run(launch, tables, base, tmp_path / "again", "vera", **options)
+    run(launch, even, base, tmp_path / "again", "vera", **options)
     found, expected = (np.load(tmp_path / n / "predictions" / "dev.npz")["logits"] for n in ("again", "vera"))
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
-    run(launch, tables, base, tmp_path / "mixout", "mixout")
+    run(launch, even, base, tmp_path / "mixout", "mixout")
     assert not (tmp_path / "mixout" / "export" / "adapter").exists()
     predicts_as_it_was(tmp_path / "mixout", texts)
     assert json.loads((tmp_path / "mixout" / "result.json").read_text())["added_params"] == 0
 
 
 @pytest.fixture(scope="module")
-def tuned(finished, tables, launch, tmp_path_factory):
+def tuned(finished, even, launch, tmp_path_factory):
     """The work directory of a LoRA run."""
     workdir = tmp_path_factory.mktemp("tuned") / "run"
-    run(launch, tables, finished[0], workdir, "lora")
+    run(launch, even, finished[0], workdir, "lora")
     return workdir
 
 
-def test_the_card_says_what_it_is(finished, tuned, tables):
+def test_the_card_says_what_it_is(finished, tuned, even):
     result = json.loads((tuned / "result.json").read_text())
     for folder, form in (("adapter", "peft"), ("merged", "transformers")):
         card = (tuned / "export" / folder / "README.md").read_text()
@@ -110,7 +111,7 @@ def test_the_card_says_what_it_is(finished, tuned, tables):
             f"| accuracy | {result['metrics']['accuracy']:.4f} |",
         ):
             assert words in card
-        assert str(tables) not in card and str(finished[0]) not in card
+        assert str(even) not in card and str(finished[0]) not in card
     whole = (finished[0] / "export" / "README.md").read_text()
     assert "none, random weights" in whole and "base_model" not in whole
 
@@ -155,9 +156,9 @@ def test_other_formats_by_command(launch, tuned, finished, tmp_path):
         ("layernorm", "adapter_model.safetensors"),
     ],
 )
-def test_the_format_that_has_the_method(finished, tables, launch, texts, tmp_path, method, file):
+def test_the_format_that_has_the_method(finished, even, launch, texts, tmp_path, method, file):
     base, _ = finished
-    run(launch, tables, base, tmp_path / "run", method)
+    run(launch, even, base, tmp_path / "run", method)
     assert (tmp_path / "run" / "export" / "adapter" / file).exists()
     assert (tmp_path / "run" / "export" / "config.json").exists() == (method == "layernorm")
     predicts_as_it_was(tmp_path / "run", texts)
@@ -168,7 +169,7 @@ def test_the_format_that_has_the_method(finished, tables, launch, texts, tmp_pat
 
 
 @pytest.mark.parametrize("form", ["run", "fjt", "peft"])
-def test_an_adapter_is_where_the_next_run_starts(finished, tables, launch, tuned, tmp_path, form):
+def test_an_adapter_is_where_the_next_run_starts(finished, even, launch, tuned, tmp_path, form):
     """With no step taken, the dev predictions are those of the run that made it."""
     source = tuned
     if form != "run":
@@ -179,7 +180,7 @@ def test_an_adapter_is_where_the_next_run_starts(finished, tables, launch, tuned
     options = dict(
         model__adapter=source, model__keep_head=True, train__steps=0, train__epochs=None, eval__every_epochs=None
     )
-    done = run(launch, tables, finished[0], tmp_path / "run", "lora", **options)
+    done = run(launch, even, finished[0], tmp_path / "run", "lora", **options)
     assert "tune.rank = 8  (the adapter)" in done.text
     found, expected = (np.load(path / "predictions" / "dev.npz")["logits"] for path in (tmp_path / "run", tuned))
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -194,16 +195,16 @@ def test_an_adapter_is_where_the_next_run_starts(finished, tables, launch, tuned
         ({"model__adapter": "gone"}, ["config.model.adapter=gone is not an adapter"]),
     ],
 )
-def test_an_adapter_that_does_not_fit(finished, tables, launch, tuned, tmp_path, options, words):
+def test_an_adapter_that_does_not_fit(finished, even, launch, tuned, tmp_path, options, words):
     options = dict(tune__method="lora", model__path=finished[0], model__adapter=tuned) | options
-    done = launch(*tiny(tables, **options), "--workdir", tmp_path / "run")
+    done = launch(*tiny(even, **options), "--workdir", tmp_path / "run")
     assert done.code == 2 and "Traceback" not in done.text
     for word in words:
         assert word in done.text
 
 
 @pytest.mark.parametrize("form", ["peft", "adapterhub"])
-def test_an_adapter_over_another_base_of_the_same_name_is_told(finished, tables, launch, tuned, tmp_path, form):
+def test_an_adapter_over_another_base_of_the_same_name_is_told(finished, even, launch, tuned, tmp_path, form):
     """The files of other libraries carry the hash of the base's weights."""
     done = launch("--run", tuned, "--format", form, "--output", tmp_path / form, program="fjt.export")
     assert done.code == 0, done.text
@@ -214,15 +215,15 @@ def test_an_adapter_over_another_base_of_the_same_name_is_told(finished, tables,
     safetensors.numpy.save_file(weights | {name: 1.5 * weights[name]}, other / "model.safetensors")
     for path, told in ((base, False), (other, True)):
         options = dict(tune__method="lora", model__path=path, model__adapter=tmp_path / form)
-        done = launch(*tiny(tables, **options), "--plan")
+        done = launch(*tiny(even, **options), "--plan")
         assert done.code == 0, done.text
         assert ("whose weights are not known to be those" in done.text.replace("\n", " ")) == told
 
 
-def test_a_kept_head_may_stay_as_it_is(finished, tables, launch, tuned, tmp_path):
+def test_a_kept_head_may_stay_as_it_is(finished, even, launch, tuned, tmp_path):
     """It neither trains nor gets lost; a new head always trains."""
     options = dict(tune__train_head=False, model__adapter=tuned)
-    run(launch, tables, finished[0], tmp_path / "run", "lora", model__keep_head=True, **options)
+    run(launch, even, finished[0], tmp_path / "run", "lora", model__keep_head=True, **options)
     first, second = (adapter.read(where / "export" / "adapter").trained for where in (tuned, tmp_path / "run"))
     for name in ("head/classifier/kernel", "head/classifier/bias"):
         np.testing.assert_array_equal(second[name], first[name])
@@ -230,29 +231,29 @@ def test_a_kept_head_may_stay_as_it_is(finished, tables, launch, tuned, tmp_path
     assert (second[name] != first[name]).any()
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["trainable_params"] == result["added_params"]
-    refused = launch(*tiny(tables, tune__method="lora", model__path=finished[0], **options), "--plan")
+    refused = launch(*tiny(even, tune__method="lora", model__path=finished[0], **options), "--plan")
     assert refused.code == 2 and "config.tune.train_head=False leaves the head as it is, and it is new" in refused.text
 
 
-def test_an_adapter_of_another_shape(finished, tables, launch, tuned, tmp_path):
+def test_an_adapter_of_another_shape(finished, even, launch, tuned, tmp_path):
     """Another encoder: its width is named, and nothing is compiled."""
     broken = shutil.copytree(tuned / "export" / "adapter", tmp_path / "adapter")
     tensors = safetensors.numpy.load_file(broken / "fjt_adapter.safetensors")
     name = "adapters/lora/layer_0/query/a"
     safetensors.numpy.save_file(tensors | {name: tensors[name][:16]}, broken / "fjt_adapter.safetensors")
-    arguments = tiny(tables, tune__method="lora", model__path=finished[0], model__adapter=broken)
+    arguments = tiny(even, tune__method="lora", model__path=finished[0], model__adapter=broken)
     done = launch(*arguments, "--workdir", tmp_path / "run")
     assert done.code == 2 and f"{name} has shape (16, 8); this model needs (32, 8)" in done.text
     assert "compiling" not in done.text
 
 
-def test_a_trained_pooler_goes_from_run_to_run(finished, tables, launch, texts, tmp_path):
+def test_a_trained_pooler_goes_from_run_to_run(finished, even, launch, texts, tmp_path):
     """It is in the adapter that the second run starts from, which does not train it, and in that run's own."""
     base, _ = finished
-    run(launch, tables, base, tmp_path / "first", "pfeiffer", tune__train_pooler=True)
+    run(launch, even, base, tmp_path / "first", "pfeiffer", tune__train_pooler=True)
     run(
         launch,
-        tables,
+        even,
         base,
         tmp_path / "second",
         "pfeiffer",
@@ -266,7 +267,7 @@ def test_a_trained_pooler_goes_from_run_to_run(finished, tables, launch, texts, 
     predicts_as_it_was(tmp_path / "second", texts)
 
 
-def test_a_head_for_other_labels(finished, tables, launch, tuned, tmp_path):
+def test_a_head_for_other_labels(finished, even, launch, tuned, tmp_path):
     """Names in another order, or no head at all: nothing is kept by chance."""
     broken = shutil.copytree(tuned / "export" / "adapter", tmp_path / "adapter")
     path = broken / "fjt_adapter.json"
@@ -274,7 +275,7 @@ def test_a_head_for_other_labels(finished, tables, launch, tuned, tmp_path):
     options = dict(tune__method="lora", model__path=finished[0], model__adapter=broken, model__keep_head=True)
 
     def refused(*words):
-        done = launch(*tiny(tables, **options), "--plan")
+        done = launch(*tiny(even, **options), "--plan")
         assert done.code == 2 and "Traceback" not in done.text
         for word in words:
             assert word in done.text
@@ -290,16 +291,16 @@ def test_a_head_for_other_labels(finished, tables, launch, tuned, tmp_path):
     refused("cut off or broken", "JSONDecodeError")
 
 
-def test_a_base_that_has_changed_is_refused(finished, tables, launch, texts, tmp_path):
+def test_a_base_that_has_changed_is_refused(finished, even, launch, texts, tmp_path):
     base, _ = finished
-    run(launch, tables, base, tmp_path / "run", "pfeiffer")
+    run(launch, even, base, tmp_path / "run", "pfeiffer")
     path = tmp_path / "run" / "export" / "adapter" / "fjt_adapter.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"base_sha256": "0" * 64}))
     with pytest.raises(fjt.core.errors.UserError, match="differ from those of the base model"):
         fjt.load_run(tmp_path / "run").predict(texts[:2])
 
 
-def test_a_base_that_has_moved_is_found_where_it_is_said_to_be(finished, tables, launch, texts, tmp_path, monkeypatch):
+def test_a_base_that_has_moved_is_found_where_it_is_said_to_be(finished, even, launch, texts, tmp_path, monkeypatch):
     """The run was made over a relative path, and is loaded from another working directory."""
     base, _ = finished
     monkeypatch.chdir(tmp_path)
@@ -307,7 +308,7 @@ def test_a_base_that_has_moved_is_found_where_it_is_said_to_be(finished, tables,
     shutil.copytree(base, tmp_path / "models" / "base")
     run(
         launch,
-        tables,
+        even,
         "models/base",
         tmp_path / "run",
         "('prompt','bitfit')",
@@ -315,7 +316,7 @@ def test_a_base_that_has_moved_is_found_where_it_is_said_to_be(finished, tables,
         model__max_length=24,
     )
     predicts_as_it_was(tmp_path / "run", texts)
-    monkeypatch.chdir(tables)
+    monkeypatch.chdir(even)
     with pytest.raises(fjt.core.errors.UserError, match="give its present directory"):
         fjt.load_run(tmp_path / "run").predict(texts[:2])
     moved = fjt.load_run(tmp_path / "run", base=tmp_path / "models" / "base").predict(texts[:2])["logits"]
@@ -323,31 +324,31 @@ def test_a_base_that_has_moved_is_found_where_it_is_said_to_be(finished, tables,
         np.testing.assert_allclose(moved, arrays["logits"][:2], atol=2e-5)
 
 
-def test_a_run_stopped_and_resumed_ends_with_the_same_bits(finished, tables, launch, tmp_path):
+def test_a_run_stopped_and_resumed_ends_with_the_same_bits(finished, even, launch, tmp_path):
     """Stopped by an option, since a new leaf is a leaf like any other; kills have tests of their own."""
     base, _ = finished
     options = dict(tune__method="('lora','prefix')", tune__prefix_length=2, model__max_length=24)
-    run(launch, tables, base, tmp_path / "whole", options.pop("tune__method"), **options)
+    run(launch, even, base, tmp_path / "whole", options.pop("tune__method"), **options)
     half = launch(
-        *tiny(tables, tune__method="('lora','prefix')", model__path=base, optim__learning_rate=1e-2, **options),
+        *tiny(even, tune__method="('lora','prefix')", model__path=base, optim__learning_rate=1e-2, **options),
         "--workdir",
         tmp_path / "parts",
         events=SignalInStep(6, signal.SIGTERM),
     )
     assert half.code == 143, half.text
-    run(launch, tables, base, tmp_path / "parts", "('lora','prefix')", **options)
+    run(launch, even, base, tmp_path / "parts", "('lora','prefix')", **options)
     assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
 
 
-def test_gradual_unfreezing_across_its_stages(finished, tables, launch, tmp_path):
+def test_gradual_unfreezing_across_its_stages(finished, even, launch, tmp_path):
     """Three stages of four steps: head and pooler, the layer, the embeddings.
 
     Asked to stop on a boundary, killed in the stage after it, which begins again from the boundary, asked within it.
     """
     base, _ = finished
-    whole = run(launch, tables, base, tmp_path / "whole", "gradual")
+    whole = run(launch, even, base, tmp_path / "whole", "gradual")
     assert "stage 1, from step 4" in whole.text and "stage 2, from step 8" in whole.text
-    arguments = tiny(tables, tune__method="gradual", model__path=base, optim__learning_rate=1e-2)
+    arguments = tiny(even, tune__method="gradual", model__path=base, optim__learning_rate=1e-2)
     for number, in_step, code, steps in (
         (signal.SIGTERM, 3, 143, 4),  # the last one of the first stage
         (signal.SIGKILL, 5, -9, None),
@@ -357,7 +358,7 @@ def test_gradual_unfreezing_across_its_stages(finished, tables, launch, tmp_path
         assert half.code == code, half.text
         assert steps is None or len((tmp_path / "parts" / "train.jsonl").read_text().splitlines()) == steps
         assert "resuming after step 4 " in half.text or in_step == 3
-    last = run(launch, tables, base, tmp_path / "parts", "gradual")
+    last = run(launch, even, base, tmp_path / "parts", "gradual")
     assert "resuming after step 6 " in last.text
     assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
     results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("parts", "whole")]
@@ -367,10 +368,10 @@ def test_gradual_unfreezing_across_its_stages(finished, tables, launch, tmp_path
     assert results[1]["flops_per_step"] < 0.9 * full["flops_per_step"]
 
 
-def test_gradual_stopped_early_and_killed_in_its_export(finished, tables, launch, tmp_path):
+def test_gradual_stopped_early_and_killed_in_its_export(finished, even, launch, tmp_path):
     """By patience, within stage 1: the same command ends with the stage's own leaves."""
     options = dict(train__patience=4, eval__every_steps=1, eval__every_epochs=None, optim__learning_rate=3e-2)
-    arguments = tiny(tables, tune__method="gradual", model__path=finished[0], **options)
+    arguments = tiny(even, tune__method="gradual", model__path=finished[0], **options)
     for name, events in (("whole", None), ("killed", KillInTheExport())):
         done = launch(*arguments, "--workdir", tmp_path / name, events=events)
         assert done.code == (-9 if events else 0), done.text
@@ -381,23 +382,32 @@ def test_gradual_stopped_early_and_killed_in_its_export(finished, tables, launch
     assert result["head_params"] + result["pooler_params"] < result["trainable_params"]
 
 
-def test_gradual_that_ends_before_its_stages(finished, tables, launch):
+def test_gradual_that_ends_before_its_stages(finished, even, launch):
     """A stage of many epochs: what never opens is told before the run."""
     options = dict(tune__method="gradual", tune__stage_epochs=100.0, model__path=finished[0])
-    done = launch(*tiny(tables, **options), "--plan")
+    done = launch(*tiny(even, **options), "--plan")
     assert done.code == 0 and "training ends before 21 leaves open, encoder/embeddings" in done.text
-    assert "training ends before" not in launch(*tiny(tables, **options | {"tune__stage_epochs": 1.0}), "--plan").text
+    assert "training ends before" not in launch(*tiny(even, **options | {"tune__stage_epochs": 1.0}), "--plan").text
 
 
-def test_gradual_with_layers_that_start_anew(finished, tables, launch, tmp_path):
+def test_gradual_with_layers_that_start_anew(finished, even, launch, tmp_path):
     """A stage that opens nothing, since all of it trains from the start."""
-    run(launch, tables, finished[0], tmp_path / "run", "gradual", model__reinit_layers=1)
+    run(launch, even, finished[0], tmp_path / "run", "gradual", model__reinit_layers=1)
 
 
-def test_gradual_on_other_devices_in_between(finished, tables, launch, tmp_path):
-    run(launch, tables, finished[0], tmp_path / "run", "gradual", train__batch_size=22, mesh__data=1, train__epochs=2)
+def test_gradual_on_other_devices_in_between(finished, even, launch, tmp_path):
+    run(
+        launch,
+        even,
+        finished[0],
+        tmp_path / "run",
+        "gradual",
+        train__batch_size=22,
+        mesh__data=1,
+        train__epochs=2,
+    )
     arguments = tiny(
-        tables,
+        even,
         tune__method="gradual",
         model__path=finished[0],
         optim__learning_rate=1e-2,
@@ -406,16 +416,25 @@ def test_gradual_on_other_devices_in_between(finished, tables, launch, tmp_path)
     )
     half = launch(*arguments, "--workdir", tmp_path / "parts", events=SignalInStep(6, signal.SIGTERM))
     assert half.code == 143, half.text
-    run(launch, tables, finished[0], tmp_path / "parts", "gradual", train__batch_size=22, mesh__data=2, train__epochs=2)
+    run(
+        launch,
+        even,
+        finished[0],
+        tmp_path / "parts",
+        "gradual",
+        train__batch_size=22,
+        mesh__data=2,
+        train__epochs=2,
+    )
     found, expected = ([row["loss"] for row in read_rows(tmp_path / name / "train.jsonl")] for name in ("parts", "run"))
     np.testing.assert_allclose(found, expected, rtol=2e-6)
 
 
-def test_gradual_in_another_layout(finished, tables, launch, tmp_path):
+def test_gradual_in_another_layout(finished, even, launch, tmp_path):
     """One example a row in two accumulated parts: the same losses in all stages."""
     base, _ = finished
-    run(launch, tables, base, tmp_path / "packed", "gradual")
-    run(launch, tables, base, tmp_path / "apart", "gradual", train__packing=False, train__accumulation=2)
+    run(launch, even, base, tmp_path / "packed", "gradual")
+    run(launch, even, base, tmp_path / "apart", "gradual", train__packing=False, train__accumulation=2)
     found, expected = (
         [row["loss"] for row in read_rows(tmp_path / name / "train.jsonl")] for name in ("apart", "packed")
     )
@@ -423,9 +442,9 @@ def test_gradual_in_another_layout(finished, tables, launch, tmp_path):
     np.testing.assert_allclose(found, expected, rtol=2e-6)
 
 
-def test_gradual_selects_a_step_of_an_earlier_stage(finished, tables, launch, texts, tmp_path):
+def test_gradual_selects_a_step_of_an_earlier_stage(finished, even, launch, texts, tmp_path):
     """A rate of zero: the first stage ends with the best evaluation, and the result is about it."""
-    run(launch, tables, finished[0], tmp_path / "run", "gradual", train__select="best", optim__learning_rate=0.0)
+    run(launch, even, finished[0], tmp_path / "run", "gradual", train__select="best", optim__learning_rate=0.0)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (result["selected_step"], result["steps"]) == (4, 12)
     assert result["trainable_params"] == result["head_params"] + result["pooler_params"]

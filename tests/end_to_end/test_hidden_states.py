@@ -20,22 +20,23 @@ METHODS = {
 
 
 @pytest.fixture(scope="module")
-def encoder(tables, launch, tmp_path_factory):
+def encoder(even, launch, tmp_path_factory):
     """A work directory with an encoder of two layers to start from."""
     workdir = tmp_path_factory.mktemp("encoder") / "run"
     options = dict(model__scratch__layers=2, train__steps=0, train__epochs=None, eval__every_epochs=None)
-    done = launch(*tiny(tables, **options), "--workdir", workdir)
+    done = launch(*tiny(even, **options), "--workdir", workdir)
     assert done.code == 0, done.text
     return workdir
 
 
 @pytest.fixture(scope="module")
-def arguments(tables, encoder):
+def arguments(even, encoder):
     """arguments(method, folder, **options) of a run of six epochs, 24 steps, that keeps what it keeps in a folder."""
 
     def function(method, folder, **options):
-        options = METHODS.get(method, {}) | dict(model__path=encoder, train__epochs=6, cache__dir=folder) | options
-        return tiny(tables, tune__method=method, **options)
+        every = dict(model__path=encoder, train__epochs=6, cache__dir=folder, checkpoint__every_steps=None)
+        options = METHODS.get(method, {}) | every | options
+        return tiny(even, tune__method=method, **options)
 
     return function
 

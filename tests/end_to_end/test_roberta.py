@@ -23,15 +23,15 @@ def roberta(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def texts(tables):
-    with open(tables / "dev.csv", encoding="utf-8", newline="") as file:
+def texts(even):
+    with open(even / "dev.csv", encoding="utf-8", newline="") as file:
         return [row["text"] for row in csv.DictReader(file)]
 
 
-def run(launch, tables, base, workdir, method, **options):
+def run(launch, even, base, workdir, method, **options):
     options = dict(tune__method=method, model__path=base, optim__learning_rate=1e-3, train__epochs=1) | options
     hook = options.pop("hook", None)
-    return launch(*tiny(tables, **options), "--workdir", workdir, hook=hook)
+    return launch(*tiny(even, **options), "--workdir", workdir, hook=hook)
 
 
 def check_run(workdir, texts):
@@ -42,8 +42,8 @@ def check_run(workdir, texts):
     return result
 
 
-def test_a_roberta_is_tuned_in_full(roberta, tables, launch, texts, tmp_path):
-    done = run(launch, tables, roberta, tmp_path / "run", "full")
+def test_a_roberta_is_tuned_in_full(roberta, even, launch, texts, tmp_path):
+    done = run(launch, even, roberta, tmp_path / "run", "full")
     assert done.code == 0, done.text
     result = check_run(tmp_path / "run", texts)
     assert result["pooler_params"] == 0 and result["head_params"] == 32 * 32 + 32 + 32 * 2 + 2
@@ -54,7 +54,7 @@ def test_a_roberta_is_tuned_in_full(roberta, tables, launch, texts, tmp_path):
         tensors
     )
     assert not any("pooler" in name for name in tensors)
-    again = launch(*tiny(tables, model__path=tmp_path / "run", model__keep_head=True), "--plan")
+    again = launch(*tiny(even, model__path=tmp_path / "run", model__keep_head=True), "--plan")
     assert again.code == 0, again.text
 
 
@@ -66,8 +66,8 @@ def test_a_roberta_is_tuned_in_full(roberta, tables, launch, texts, tmp_path):
         ("prompt", "peft", "prompt_embeddings"),
     ],
 )
-def test_a_roberta_s_adapters(method, form, tensor, roberta, tables, launch, texts, tmp_path):
-    done = run(launch, tables, roberta, tmp_path / "run", method, model__max_length=24)
+def test_a_roberta_s_adapters(method, form, tensor, roberta, even, launch, texts, tmp_path):
+    done = run(launch, even, roberta, tmp_path / "run", method, model__max_length=24)
     assert done.code == 0, done.text
     check_run(tmp_path / "run", texts)
     made = launch("--run", tmp_path / "run", "--format", form, "--output", tmp_path / "out", program="fjt.export")
@@ -84,7 +84,7 @@ def test_a_roberta_s_adapters(method, form, tensor, roberta, tables, launch, tex
             f"classifier.{part}.{leaf}" for part in ("dense", "out_proj") for leaf in ("weight", "bias")
         }
     on = dict(model__path=roberta, model__adapter=tmp_path / "out", tune__method=method, model__max_length=24)
-    again = launch(*tiny(tables, model__keep_head=True, **on), "--plan")
+    again = launch(*tiny(even, model__keep_head=True, **on), "--plan")
     assert again.code == 0, again.text
 
 
@@ -103,16 +103,16 @@ def test_a_roberta_s_adapters(method, form, tensor, roberta, tables, launch, tex
     ],
     ids=["no merges", "empty merges", "no pooler", "too long", "unknown family"],
 )
-def test_a_roberta_that_cannot_run(change, options, words, roberta, tables, launch, tmp_path):
+def test_a_roberta_that_cannot_run(change, options, words, roberta, even, launch, tmp_path):
     folder = shutil.copytree(roberta, tmp_path / "model")
     change(folder)
-    done = run(launch, tables, folder, tmp_path / "run", "lora", **options)
+    done = run(launch, even, folder, tmp_path / "run", "lora", **options)
     assert done.code == 2 and "Traceback" not in done.text, done.text
     for word in words:
         assert word in done.text, done.text
 
 
-def test_a_family_from_outside_trains_predicts_and_exports(tables, launch, tmp_path, monkeypatch):
+def test_a_family_from_outside_trains_predicts_and_exports(even, launch, tmp_path, monkeypatch):
     """Nothing of the package is touched: a file registers the family, the directory's config.json names it."""
     monkeypatch.setitem(families.FAMILIES, DISTILBERT.name, DISTILBERT)
     with open(VOCAB, encoding="utf-8") as file:
@@ -126,9 +126,9 @@ def test_a_family_from_outside_trains_predicts_and_exports(tables, launch, tmp_p
         shutil.copy(VOCAB, folder / "vocab.txt")
 
     base = roberta_files.write(tmp_path / "base", raw, write_tokenizer)
-    refused = run(launch, tables, base, tmp_path / "run", "lora")
+    refused = run(launch, even, base, tmp_path / "run", "lora")
     assert refused.code == 2 and "'distilbert' is not supported" in refused.text  # not known yet
-    done = run(launch, tables, base, tmp_path / "run", "lora", hook=register_distilbert)
+    done = run(launch, even, base, tmp_path / "run", "lora", hook=register_distilbert)
     assert done.code == 0, done.text
     export = tmp_path / "run" / "export"
     config = json.loads((export / "merged" / "config.json").read_text())

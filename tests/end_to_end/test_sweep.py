@@ -45,7 +45,7 @@ def compilations_are_told():
 
 
 @pytest.fixture(scope="module")
-def arguments(finished, tables, tmp_path_factory):
+def arguments(finished, even, tmp_path_factory):
     """arguments(products, **options) of a study on the tiny table, over the weights of the finished run."""
 
     def function(products=PRODUCTS, **options):
@@ -53,15 +53,15 @@ def arguments(finished, tables, tmp_path_factory):
         path.write_text(CONFIG.format(products=products, baseline="head" if products is PRODUCTS else ""))
         options = (
             dict(
-                data__files__train=f"{tables}/train.csv",
-                data__files__dev=f"{tables}/dev.csv",
+                data__files__train=f"{even}/train.csv",
+                data__files__dev=f"{even}/dev.csv",
                 data__columns__id="key",
                 model__path=finished[0] / "export",
                 model__max_length=32,
                 train__batch_size=24,
                 train__steps=6,
                 mesh__data=1,
-                cache__dir=f"{tables}/cache",
+                cache__dir=f"{even}/cache",
             )
             | options
         )

@@ -97,11 +97,11 @@ def test_a_roberta_s_layout_changes_no_loss():
         layout = small.Layout(batch_size=8, one_a_row=alone)
         losses[alone], _, _ = small.train(
             layout, 4, model=Model(ROBERTA, 2), examples=EXAMPLES, params=params, seed=1, rates=np.full(4, 1e-3),
-            hyper=small.make_hyper(dropout=0.3),
+            hyper=small.make_hyper(dropout=0.3), most_shapes=1,
         )  # fmt: skip
     quiet, _, _ = small.train(
         small.Layout(batch_size=8), 4, model=Model(ROBERTA, 2), examples=EXAMPLES, params=params, seed=1,
-        rates=np.full(4, 1e-3), hyper=small.make_hyper(dropout=0.0),
+        rates=np.full(4, 1e-3), hyper=small.make_hyper(dropout=0.0), most_shapes=1,
     )  # fmt: skip
     np.testing.assert_allclose(losses[True], losses[False], rtol=2e-6)
     assert np.abs(np.subtract(losses[True], quiet)).max() > 1e-3

@@ -19,7 +19,7 @@ from fjt.training.optim import make_optimizer
 from fjt.training.step import init_state, train_step
 from fjt.tuning import partition
 
-CONFIG, BATCH = small.CONFIG, 32
+CONFIG, BATCH = dataclasses.replace(small.CONFIG, layers=1), 32  # a lane knows nothing of depth
 TOLERANCE = {np.float32: (20, 2e-6), np.float64: (60, 1e-12)}
 DTYPES = pytest.mark.parametrize("dtype", TOLERANCE, ids=["float32", "float64"])
 METHODS = {
@@ -47,6 +47,11 @@ EIGHT = tuple(Run(seed, rate, 1 + seed % 4, 4.0 * (1 + seed % 4)) for seed, rate
 
 
 @functools.cache
+def backbone():
+    return jax.tree.map(np.asarray, jax.jit(Model(CONFIG, 2).init)(make_key(0, "init")))
+
+
+@functools.cache
 def draw(methods):
     """key -> the head and the methods' new leaves."""
 
@@ -67,10 +72,8 @@ def prepare(method, run, dtype):
         tune = dataclasses.replace(tune, rank=run.rank, alpha=run.alpha)
     methods, steps = partition.find_methods(tune), TOLERANCE[dtype][0]
     with jax.enable_x64(False):  # the same draws for both types
-        new = draw(tuple((name, tuple(options.items())) for name, options in methods.items()))(
-            make_key(run.seed, "init")
-        )
-    flat = tree.flatten(small.base()) | tree.flatten(new)
+        drawn = draw(tuple((name, tuple(options.items())) for name, options in methods.items()))
+        flat = tree.flatten(backbone()) | tree.flatten(drawn(make_key(run.seed, "init")))
     params = tree.map_names(lambda _, leaf: np.asarray(leaf, dtype), tree.unflatten(flat))
     chosen = partition.trainable_names(params, CONFIG, tune, ())
     model = Model(
