@@ -1,4 +1,4 @@
-"""Settings of every test: four simulated CPU devices, no silent broadcasting, warnings are errors, no network."""
+"""Settings of every test: four simulated CPU devices, no silent broadcasting, types are checked, no network."""
 
 import gc
 import importlib.metadata
@@ -14,6 +14,9 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):  # an unknown flag 
 sys.path.insert(0, os.path.dirname(__file__))
 
 import jax
+import jaxtyping
+
+jaxtyping.install_import_hook("fjt", "typed.checked")  # types and shapes are checked at each call of fjt's functions
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -30,3 +33,4 @@ def pytest_collection_finish():
     """What the imports made stays: collections need not look through it again (a twentieth of the suite's time)."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(100_000, 50, 50)  # tracing makes many objects and few that are garbage

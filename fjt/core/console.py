@@ -4,7 +4,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -13,6 +13,7 @@ from rich.table import Table
 CONSOLE = Console(file=sys.stdout, highlight=False, soft_wrap=True)
 
 
+@runtime_checkable
 class View(Protocol):
     """The output of a run.  This module is one; `Silent` and a study's workers are others."""
 
@@ -25,6 +26,7 @@ class View(Protocol):
     ) -> contextlib.AbstractContextManager["BarView"]: ...
 
 
+@runtime_checkable
 class BarView(Protocol):
     """A progress bar."""
 

@@ -15,10 +15,12 @@ GOLDEN = np.uint32(0x9E3779B9)
 MULTIPLY_1 = np.uint32(0x7FEB352D)
 MULTIPLY_2 = np.uint32(0x846CA68B)
 
-Key = tuple[jax.Array, jax.Array]  # two u32 arrays of one shape: one key for each of their elements
+Array = jax.Array | np.ndarray  # what the functions of jax.numpy take
+Rate = Float[Array | np.number, ""]  # of dropout, in [0, 1)
+Key = tuple[Array, Array]  # two u32 arrays of one shape: one key for each of their elements
 
 
-def _mix(x: jax.Array) -> jax.Array:
+def _mix(x: Array) -> Array:
     x = (x ^ (x >> 16)) * MULTIPLY_1
     x = (x ^ (x >> 15)) * MULTIPLY_2
     return x ^ (x >> 16)
@@ -37,7 +39,7 @@ def fold(key: Key, word: ArrayLike) -> Key:
     return a, _mix(b + a ^ word)
 
 
-def uniform_bits(key: Key, feature: ArrayLike) -> UInt32[jax.Array, "... F"]:
+def uniform_bits(key: Key, feature: ArrayLike) -> UInt32[Array, "... F"]:
     """Uniform bits of a key at features.
 
     The second word of the key enters between the rounds. Keys whose first words agree, or differ by a multiple of the
@@ -55,7 +57,7 @@ def uniform_bits(key: Key, feature: ArrayLike) -> UInt32[jax.Array, "... F"]:
     return x ^ (x >> 16)
 
 
-def keep(key: Key, feature: ArrayLike, rate: Float[jax.Array, ""]) -> Bool[jax.Array, "... F"]:
+def keep(key: Key, feature: ArrayLike, rate: Rate) -> Bool[Array, "... F"]:
     """The dropout mask: True for entries that dropout with probability `rate` leaves.
 
     Args:
@@ -66,7 +68,7 @@ def keep(key: Key, feature: ArrayLike, rate: Float[jax.Array, ""]) -> Bool[jax.A
     return uniform_bits(key, feature) >= (rate * 4294967296.0).astype(jnp.uint32)
 
 
-def thin(x: Float[jax.Array, "*n"], kept: Bool[jax.Array, "*n"] | None, rate: Float[jax.Array, ""] | None) -> jax.Array:
+def thin(x: Float[Array, "*n"], kept: Bool[Array, "*#n"] | None, rate: Rate | None) -> Array:
     """x with entries outside the dropout mask zeroed and the others scaled by 1 / (1 - rate).
 
     Args:
@@ -79,9 +81,7 @@ def thin(x: Float[jax.Array, "*n"], kept: Bool[jax.Array, "*n"] | None, rate: Fl
     return jnp.where(kept, x * (1.0 / (1.0 - rate)).astype(x.dtype), jnp.zeros((), x.dtype))
 
 
-def dropout(
-    x: Float[jax.Array, "... F"], key: Key, feature: ArrayLike, rate: Float[jax.Array, ""]
-) -> Float[jax.Array, "... F"]:
+def dropout(x: Float[Array, "... F"], key: Key, feature: ArrayLike, rate: Rate) -> Float[Array, "... F"]:
     """x with entries zeroed with probability `rate` and the others scaled by 1 / (1 - rate).
 
     Args:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
@@ -124,7 +124,7 @@ def make_config(cls: type) -> ConfigDict:
     return config
 
 
-def build(cls: type[Section], mapping: Mapping[str, Any] | None, prefix: str = "", source: str = "base") -> Section:
+def build(cls: type[Section], mapping: Any, prefix: str = "", source: str = "base") -> Section:
     """The dataclass of options with the values of a config, each parsed.
 
     Args:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fjt.core import console, network
 from fjt.core.errors import UserError
-from fjt.core.options import ExecutionConfig, ExperimentConfig, ModelConfig, Settings
+from fjt.core.options import DropoutConfig, ExecutionConfig, ExperimentConfig, ModelConfig, Settings
 from fjt.data import sources, tokenization
 from fjt.data.batches import Examples
 from fjt.data.glue import Split, Task
@@ -80,7 +80,14 @@ def inputs_key(experiment: ExperimentConfig) -> tuple[Any, ...]:
 def _base_model(model: ModelConfig) -> ModelConfig:
     """The ModelConfig without the options that do not affect reading the base model."""
     return dataclasses.replace(
-        model, name="", adapter="", dtype=None, dropout=None, keep_head=False, frozen_dropout=False, reinit_layers=0
+        model,
+        name="",
+        adapter="",
+        dtype=None,
+        dropout=DropoutConfig(),
+        keep_head=False,
+        frozen_dropout=False,
+        reinit_layers=0,
     )
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from fjt.core import records, tree
 from fjt.core.options import EXPERIMENT, Settings, flatten
@@ -17,6 +17,7 @@ from fjt.tasks.problem import Problem
 from fjt.tuning import partition
 
 
+@runtime_checkable
 class Trained(Protocol):
     """The parts of a run that its exports need: `fjt.experiment.prepare.Experiment`, of a room above this one."""
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from pathlib import Path
 
 from fjt.core import records
 from fjt.core.errors import UserError
@@ -10,7 +11,7 @@ from fjt.interop.adapter import Adapter
 from fjt.models.encoder import EncoderConfig
 
 
-def read(directory: str, config: EncoderConfig) -> Adapter:
+def read(directory: str | Path, config: EncoderConfig) -> Adapter:
     """The Adapter of a directory, or of a run.
 
     Args:

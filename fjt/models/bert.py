@@ -5,8 +5,9 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
+from fjt.core.prng import Array
 from fjt.models import blocks
 from fjt.models.family import EncoderConfig, Family, Head, Site
 from fjt.models.heads import Batch, HeadNoise, drop_slots

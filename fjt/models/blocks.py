@@ -4,8 +4,9 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
+from fjt.core.prng import Array
 from fjt.models.family import EncoderConfig, Site
 from fjt.models.heads import Batch
 from fjt.models.layers import (

@@ -7,17 +7,17 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, UInt32
+from jaxtyping import Float, UInt32
 
 from fjt.core import prng
+from fjt.core.prng import Array
 from fjt.core.tree import Tree
 from fjt.models.families import find_family
 from fjt.models.family import EncoderConfig, Head
 from fjt.models.heads import Batch
 from fjt.models.layers import EMBEDDINGS, SITES, Hooks, Noise, Tokens, drop, take_tokens, token_keys
 
-EncoderNoise = tuple[prng.Key, Array, Array] | None  # (key pair u32[], hidden rate, attention rate) of dropout
+EncoderNoise = tuple[prng.Key, prng.Rate, prng.Rate] | None  # (key pair u32[], hidden rate, attention rate) of dropout
 
 
 class Encoder(nn.Module):
@@ -104,7 +104,7 @@ class Model:
     one_slot: bool = True
     head: str = "sequence"
 
-    def init(self, key: UInt32[Array | np.ndarray, "2"]) -> Tree:
+    def init(self, key: UInt32[Array, "2"]) -> Tree:
         """Base parameters {encoder, head} in float32.
 
         The part of the head that pretrained checkpoints have is drawn with the encoder's key, the rest with its own.

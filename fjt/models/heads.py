@@ -3,12 +3,13 @@
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from fjt.core import prng
+from fjt.core.prng import Array
 
 Batch = dict[str, Any]  # the arrays of `fjt.data.batches.build`
-HeadNoise = tuple[prng.Key, Float[Array, ""]] | None  # (key pair u32[], dropout rate), None without dropout
+HeadNoise = tuple[prng.Key, prng.Rate] | None  # (key pair u32[], dropout rate), None without dropout
 
 
 def drop_slots(h: Float[Array, "G S D"], batch: Batch, noise: HeadNoise) -> Float[Array, "G S D"]:

@@ -9,9 +9,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 from fjt.core import prng
+from fjt.core.prng import Array, Rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,8 +125,8 @@ class Noise:
 
     keys: prng.Key
     whole: prng.Key
-    hidden: Float[Array, ""]
-    attention: Float[Array, ""]
+    hidden: prng.Rate
+    attention: prng.Rate
 
     def at(self, site: int) -> prng.Key:
         """The keys of a site's tokens, a pair of u32[G, X, L]."""
@@ -158,7 +159,7 @@ def drop(x: Float[Array, "G X L D"], noise: Noise | None, site: int) -> Float[Ar
 
 
 def drop_at(
-    x: Float[Array, "*place D"], noise: Noise | None, site: int, first: int, rate: Float[Array, ""] | None
+    x: Float[Array, "*place D"], noise: Noise | None, site: int, first: int, rate: Rate | None
 ) -> Float[Array, "*place D"]:
     """x with dropout, or x itself without noise.
 
@@ -329,7 +330,7 @@ def weigh(
     scores: Float[Array, "*b Q L"],
     v: Float[Array, "*b L K"],
     keep: Bool[Array, "*b Q L"] | None,
-    rate: Float[Array, ""] | None,
+    rate: Rate | None,
 ) -> Float[Array, "*b Q K"]:
     """Values weighted by the softmax of scores, with dropout.
 

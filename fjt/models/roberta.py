@@ -9,9 +9,10 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from fjt.core import prng
+from fjt.core.prng import Array
 from fjt.models import blocks
 from fjt.models.family import EncoderConfig, Family, Head, Site
 from fjt.models.heads import Batch, HeadNoise, drop_slots

@@ -287,7 +287,9 @@ def seeds_of_tests(family: int, alpha: float) -> int:
     return math.ceil(math.log2(2 * family / alpha))
 
 
-def sign_flip_family(differences: Sequence[Scores], alpha: float = 0.05) -> Float[np.ndarray, " K"]:
+def sign_flip_family(
+    differences: Sequence[Scores] | Float[np.ndarray, "K n"], alpha: float = 0.05
+) -> Float[np.ndarray, " K"]:
     """The sign-flip p of each row of differences, adjusted over all K rows by Holm's method.
 
     Args:

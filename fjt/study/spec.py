@@ -111,7 +111,7 @@ def read(config: Any) -> tuple[StudyConfig, dict[str, Any]]:
     return study, _plain({key: config[key] for key in config if key != "study"})
 
 
-def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(config: Any) -> dict[str, Any]:
     return {key: _plain(value) if hasattr(value, "items") else value for key, value in config.items()}
 
 

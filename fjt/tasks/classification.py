@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.special
 import sklearn.metrics
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 from fjt.core.errors import UserError
 from fjt.core.options import LossConfig
+from fjt.core.prng import Array
 from fjt.data.glue import Cell, Task
 from fjt.tasks import jackknife
 from fjt.tasks.problem import Labels, Logits, Predictions, Problem
@@ -49,7 +50,7 @@ def class_counts(predicted: Ids, label: Ids) -> tuple[np.ndarray, np.ndarray, np
 
 def f1(predicted: Ids, label: Ids) -> float:
     """F1 of class 1, 0.0 when nothing is positive: GLUE's metric for MRPC and QQP.  Label ids are 0 and 1."""
-    return float(f1_of_counts(*(counts[1:2].sum() for counts in class_counts(predicted, label))))
+    return float(f1_of_counts(*(counts[1:2].sum(keepdims=True) for counts in class_counts(predicted, label)))[0])
 
 
 def macro_f1(predicted: Ids, label: Ids) -> float:

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 Predicted = Shaped[np.ndarray, "n m"]  # class ids or scores
 Label = Shaped[np.ndarray, " m"]
-Sums = Iterable[Float[np.ndarray, "n ..."]]  # of xx, xy and yy
+Sums = Iterable[Float[np.ndarray, "..."]]  # of xx, xy and yy: [n or 1, m or 1], yy of all examples without the n
 
 
 def of_classes(metric: str, predicted: ArrayLike, label: ArrayLike) -> Float[np.ndarray, "n m"]:

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.special
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 from fjt.core.errors import UserError
 from fjt.core.options import LossConfig
+from fjt.core.prng import Array
 from fjt.data.glue import Cell, Task
 from fjt.tasks import jackknife
 from fjt.tasks.classification import check_weights, f1_of_counts, sort_labels
@@ -26,7 +27,8 @@ YES, NO = ("1", "true", "yes"), ("0", "false", "no")  # cells where each label h
 
 def micro_f1(predicted: Sets, label: Sets) -> float:
     """F1 of all labels of all examples together, 0.0 when nothing is positive."""
-    return float(f1_of_counts((predicted & label).sum(), predicted.sum(), label.sum()))
+    counts = (sets.sum(keepdims=True).ravel() for sets in (predicted & label, predicted, label))
+    return float(f1_of_counts(*counts)[0])
 
 
 def macro_f1(predicted: Sets, label: Sets) -> float:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 
 from fjt.core.options import LossConfig
+from fjt.core.prng import Array
 from fjt.data.batches import Examples
 from fjt.data.glue import Cell, Split, Task
 

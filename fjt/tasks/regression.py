@@ -7,10 +7,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import scipy.stats
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 
 from fjt.core.errors import UserError
 from fjt.core.options import LossConfig
+from fjt.core.prng import Array
 from fjt.data.glue import Cell, Task
 from fjt.tasks import jackknife
 from fjt.tasks.problem import Labels, Logits, Predictions, Problem

@@ -9,15 +9,14 @@ from jaxtyping import Float, Int, Shaped
 
 from fjt.data import batches, packing
 from fjt.training import placement
+from fjt.training.step import Batch
 
 TOKENS = 8192  # about this many tokens per chunk
 VECTORS = 4096  # at most this many vectors per chunk, where an example is one
 
-Batch = dict[str, np.ndarray]
-
 
 @dataclasses.dataclass(frozen=True)
-class Chunks(Sequence[tuple[Batch, batches.Places]]):
+class Chunks(Sequence):
     """(batch arrays, places) of each chunk of a split, built when it is asked for.
 
     Attributes:

@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import no_type_check
 
 import jax
 import numpy as np
 from jax.typing import ArrayLike
 
 
+@no_type_check  # trees of shapes and of shardings are made of it as well
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Hyper:

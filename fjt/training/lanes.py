@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from fjt.training.hyper import Hyper
 from fjt.training.step import Batch, Model, TrainState, eval_step, train_step
 
 
+@no_type_check  # trees of shapes and of shardings are made of it as well
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Lanes:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from fjt.training.checkpoint import NotFinite
 
@@ -41,6 +41,7 @@ class EvaluationRow(NamedTuple):
     train_seconds: float
 
 
+@runtime_checkable
 class Stepper(Protocol):
     """J runs on the devices, with the programs that train and evaluate them.  A run is named by its index."""
 
@@ -81,6 +82,7 @@ class Stepper(Protocol):
         ...
 
 
+@runtime_checkable
 class Recorder(Protocol):
     """The files of one run."""
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, no_type_check, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +10,16 @@ import optax
 from jaxtyping import Float
 
 from fjt.core import prng, tree
+from fjt.core.prng import Array
 from fjt.training import optim
 from fjt.training.hyper import Hyper
 
-Batch = dict[str, jax.Array]  # the arrays of `fjt.data.batches.build`
-Loss = Callable[[jax.Array, Batch, Hyper], tuple[jax.Array, jax.Array]]  # `Problem.loss`
+Batch = dict[str, Array]  # the arrays of `fjt.data.batches.build`
+Loss = Callable[[Array, Batch, Hyper], tuple[Array, Array]]  # `Problem.loss`
 Sums = TypeVar("Sums")
 
 
+@runtime_checkable
 class Model(Protocol):
     """What the step needs of `fjt.models.encoder.Model`."""
 
@@ -26,6 +28,7 @@ class Model(Protocol):
         ...
 
 
+@no_type_check  # trees of shapes and of shardings are made of it as well
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
@@ -78,7 +81,7 @@ def train_step(
     """
     key = prng.fold((hyper.dropout_key[0], hyper.dropout_key[1]), state.step)
 
-    def sums(trainable: tree.Tree, part: Batch) -> tuple[jax.Array, jax.Array]:
+    def sums(trainable: tree.Tree, part: Batch) -> tuple[Array, Array]:
         logits = model.apply(tree.merge(trainable, frozen), part, hyper.methods, hyper, key)
         value, weight = loss(logits, part, hyper)
         return jnp.sum(value * part["weight"]), jnp.sum(weight * part["weight"])

@@ -10,10 +10,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from fjt.core import tree
 from fjt.core.errors import UserError, suggest
+from fjt.core.prng import Array
 from fjt.core.tree import Tree
 from fjt.models.encoder import EncoderConfig
 from fjt.models.layers import ACTIVATIONS, Hooks, product

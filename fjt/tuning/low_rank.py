@@ -13,10 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from fjt.core import tree
 from fjt.core.errors import UserError
+from fjt.core.prng import Array
 from fjt.core.tree import Tree
 from fjt.models import layers
 from fjt.models.family import EncoderConfig

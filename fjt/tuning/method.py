@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, UInt32
+from jaxtyping import Float, PRNGKeyArray, UInt32
 
 from fjt.core.errors import UserError, suggest
+from fjt.core.prng import Array
 from fjt.core.tree import Tree
 from fjt.models.families import find_family
 from fjt.models.family import EncoderConfig, Site
@@ -18,7 +19,7 @@ from fjt.models.layers import Hooks, Tokens, product, segment_mean
 from fjt.models.layers import Site as LayerSite
 from fjt.tuning.forms import HubForm, PeftForm
 
-Key = UInt32[Array | np.ndarray, "2"]  # raw data of a JAX key
+Key = UInt32[Array, "2"]  # raw data of a JAX key
 Options = dict[str, Any]  # {key of config.tune: value}
 Values = dict[str, Any]  # {name: f32[] or f32[7]} that the step receives as data
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from fjt.core.errors import UserError
+from fjt.core.prng import Array
 from fjt.core.tree import Tree
 from fjt.models.family import EncoderConfig
 from fjt.models.layers import Hooks, Tokens, product

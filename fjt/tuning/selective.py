@@ -10,10 +10,10 @@ import re
 from collections.abc import Collection, Sequence
 
 import jax.numpy as jnp
-from jaxtyping import Array
 
 from fjt.core import prng, tree
 from fjt.core.errors import UserError
+from fjt.core.prng import Array
 from fjt.core.tree import Tree
 from fjt.models.family import EncoderConfig
 from fjt.models.layers import Hooks, Site

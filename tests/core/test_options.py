@@ -7,6 +7,7 @@ import typing
 
 import ml_collections
 import pytest
+import small
 from configured import build, config
 
 from configs import base
@@ -218,7 +219,8 @@ def test_fingerprint_is_stable_and_over_contents():
         assert options.fingerprint(experiment, CONTENTS | {name: "x"}) != options.fingerprint(experiment, CONTENTS)
     read = options.from_config(json.loads(json.dumps(options.to_dict(build()))))
     assert options.fingerprint(read.experiment, CONTENTS) == options.fingerprint(experiment, CONTENTS)
-    unset = replaced(experiment, "tune.ranks", lambda value: None)  # as a config of a version without the option
+    tune = small.double(options.TuneConfig, **vars(experiment.tune) | {"ranks": None})
+    unset = replaced(experiment, "tune", lambda _: tune)  # as a config of a version without the option
     assert options.fingerprint(unset, CONTENTS) == options.fingerprint(experiment, CONTENTS)
     for changes in ({"mesh__data": 2}, {"checkpoint__keep": 3}, {"log__every_steps": 1}, {"cache__dir": "x"}):
         assert options.fingerprint(build(**changes).experiment, CONTENTS) == options.fingerprint(experiment, CONTENTS)

@@ -54,7 +54,7 @@ def words(seeds=1, steps=1, depth=0, examples=(0,), positions=(0,), heads=None, 
     key = jnp.stack([jnp.asarray(make_key(seed, "dropout")) for seed in range(seeds)])
     a, b = prng.fold((key[:, :1], key[:, 1:]), jnp.arange(steps)[None])  # as in train_step
     example, position = (jnp.asarray(x) for x in np.meshgrid(examples, positions, indexing="ij"))
-    tokens = Tokens(None, position[None], example[None])
+    tokens = Tokens(example[None], position[None], example[None])  # the segments are not read
     keys = jax.vmap(jax.vmap(lambda *key: layers.token_keys(key, tokens, depth)))(a, b)
     a, b = (k[:, :, :, :, 0, :, :, None] for k in keys)
     feature = jnp.arange(features)

@@ -53,4 +53,4 @@ def test_submission(tmp_path, name, split):
     assert path == str(tmp_path / "out" / file)
     lines = (tmp_path / "out" / file).read_text().splitlines()
     assert lines == ["index\tprediction", *[f"{i}\t{value}" for i, value in enumerate(written)]]
-    assert glue.write_submission(glue.TASKS[name], "dev", ("0",), [0], str(tmp_path)) is None
+    assert glue.write_submission(glue.TASKS[name], "dev", ("0",), np.array([0]), str(tmp_path)) is None

@@ -24,7 +24,7 @@ GOLDEN = {
 }
 
 
-class Script:
+class Script(synthetic.Draw):
     """Stands in for Draw: the given answers, in turn."""
 
     def __init__(self, *answers):

@@ -15,7 +15,9 @@ import small
 
 from fjt.core import console, seeds, tree
 from fjt.core.errors import UserError
+from fjt.core.options import CacheConfig, EvalConfig, ExecutionConfig, ExperimentConfig, ModelConfig, Settings
 from fjt.experiment import features
+from fjt.experiment.prepared import Experiment, Stage
 from fjt.models.encoder import Model
 from fjt.training import evaluate, placement
 from fjt.tuning import partition
@@ -72,17 +74,18 @@ def prepare(case, dtype):
 
 def states_of(case, folder, *, examples=None, devices=1, check=lambda: None, view=None, layer=None, compiled=None):
     """hidden.States of a case."""
-    cache = types.SimpleNamespace(dir=str(folder))
+    cache = small.double(CacheConfig, dir=str(folder))
     device_mesh = placement.make_mesh(devices)
-    experiment = types.SimpleNamespace(
-        settings=types.SimpleNamespace(execution=types.SimpleNamespace(cache=cache)),
+    experiment = small.double(
+        Experiment,
+        settings=small.double(Settings, execution=small.double(ExecutionConfig, cache=cache)),
         examples=examples or EXAMPLES,
         params=case.params,
         mesh=device_mesh,
         hyper=case.hyper,
     )
     model = dataclasses.replace(case.model, start=case.layer if layer is None else layer)
-    stage = types.SimpleNamespace(model=model)
+    stage = small.double(Stage, model=model)
     return features.States(experiment, stage, 8, check, {} if compiled is None else compiled, view or console.Silent())
 
 
@@ -352,17 +355,17 @@ def choose(name, epochs=3.0, frozen_dropout=False, **cache):
     plans = partition.stages(methods, trainable, (), 3, steps, 8)
     ends = [*(first for first, _, _ in plans[1:]), steps]
     stages = [
-        types.SimpleNamespace(first=first, last=last, trainable=names)
+        small.double(Stage, first=first, last=last, trainable=names)
         for (first, names, _), last in zip(plans, ends, strict=True)
     ]
-    made = types.SimpleNamespace(
-        experiment=types.SimpleNamespace(
-            model=types.SimpleNamespace(frozen_dropout=frozen_dropout),
-            eval=types.SimpleNamespace(test=False, official_dev=True),
+    made = small.double(
+        Settings,
+        experiment=small.double(
+            ExperimentConfig,
+            model=small.double(ModelConfig, frozen_dropout=frozen_dropout),
+            eval=small.double(EvalConfig, test=False, official_dev=True),
         ),
-        execution=types.SimpleNamespace(
-            cache=types.SimpleNamespace(**(dict(dir="", hidden=None, hidden_gib=4.0) | cache))
-        ),
+        execution=small.double(ExecutionConfig, cache=CacheConfig(**cache)),
     )
     return features.choose(made, case.model, EXAMPLES, stages, 8)
 

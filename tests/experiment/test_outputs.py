@@ -3,6 +3,7 @@
 import json
 import struct
 
+import numpy as np
 from tensorboardX.proto.event_pb2 import Event
 
 from fjt.experiment import outputs
@@ -27,7 +28,7 @@ def row(step):
 def test_tensorboard_holds_each_point_once_after_a_restart(tmp_path):
     (tmp_path / "eval.jsonl").write_text("")
     (tmp_path / "train.jsonl").write_text("")
-    rates = [0.5, 0.25, 0.125]
+    rates = np.float32([0.5, 0.25, 0.125])
     killed = outputs.TensorBoard(tmp_path, rates)
     killed.add_step(row(1))
     killed.add_step(row(2))  # the restart begins after step 1

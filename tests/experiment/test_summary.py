@@ -1,15 +1,15 @@
 """What a run says of its costs before it begins."""
 
-import types
-
 import jax
 import numpy as np
 import pytest
 import small
 
 from fjt.core import seeds, tree
+from fjt.core.options import ExperimentConfig, Settings
 from fjt.data import batches, packing
 from fjt.experiment import summary
+from fjt.experiment.prepared import Experiment, Stage
 from fjt.models.encoder import Model
 from fjt.tuning import partition
 
@@ -31,14 +31,15 @@ def experiment_of(tune, count=16, length=24):
     plan = packing.plan(
         batches.lengths_of(examples, np.arange(count)[None]), one_a_row=True, most_shapes=1, width=small.CONFIG.width
     )
-    return types.SimpleNamespace(
-        settings=types.SimpleNamespace(experiment=types.SimpleNamespace(tune=tune)),
+    return small.double(
+        Experiment,
+        settings=small.double(Settings, experiment=small.double(ExperimentConfig, tune=tune)),
         model=model,
         params=params,
         examples={"train": examples},
         plan=plan,
         trainable=partition.trainable_names(params, small.CONFIG, tune, ()),
-        stages=(types.SimpleNamespace(model=model),),
+        stages=(small.double(Stage, model=model),),
     )
 
 

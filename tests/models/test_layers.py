@@ -5,6 +5,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from scipy import special
@@ -129,3 +130,12 @@ def test_composed_hooks_both_enter_everywhere():
     }
     assert set(found) == {field.name for field in dataclasses.fields(layers.Hooks)}
     assert found == dict.fromkeys(found, 111) | {"key_value": (111, 111)}
+
+
+@pytest.mark.parametrize("scale", [np.ones(4, np.float32), np.ones(3, np.int32), [1.0, 1.0, 1.0]])
+def test_types_and_shapes_are_checked_at_each_call(scale):
+    """Which tests/conftest.py asks for: a scale of another length, of whole numbers, or none of an array's."""
+    x, bias = np.ones((2, 3), np.float32), np.zeros(3, np.float32)
+    assert layers.normalize(x, np.ones(3, np.float32), bias, 1e-6).shape == (2, 3)
+    with pytest.raises(jaxtyping.TypeCheckError, match="parameter 'scale'"):
+        layers.normalize(x, scale, bias, 1e-6)

@@ -233,9 +233,9 @@ def test_family_of_sign_flips():
 
 
 def test_probability_of_improvement_is_mann_whitneys():
-    assert inference.probability_of_improvement([3, 1], [1, 2, 0]) == (3 + 1.5) / 6
+    assert inference.probability_of_improvement(np.float64([3, 1]), np.float64([1, 2, 0])) == (3 + 1.5) / 6
     rng = np.random.default_rng(4)
-    first, second = rng.integers(0, 9, 12), rng.integers(0, 9, 15)
+    first, second = (rng.integers(0, 9, n).astype(np.float64) for n in (12, 15))
     wanted = scipy.stats.mannwhitneyu(first, second).statistic / (12 * 15)
     assert inference.probability_of_improvement(first, second) == pytest.approx(wanted)
 

@@ -80,7 +80,7 @@ def test_a_shard_waits_for_its_groups_and_no_others(tmp_path, monkeypatch):
     monkeypatch.setattr(worker._Worker, "_try_group", try_group)
     monkeypatch.setattr(worker, "POLL", 0.0)
     runs = {name: Run(name, "runs", name[-1], ()) for name in names}
-    assert not worker.work(str(tmp_path), {}, runs, groups, None, shard=(0, 2))
+    assert not worker.work(str(tmp_path), {}, runs, groups, planner.Shared(console.Silent()), shard=(0, 2))
     assert tried == ["0", "2", "0"]
 
 
@@ -118,7 +118,7 @@ def test_what_a_group_left_that_was_killed_at_its_very_end_goes_with_the_study(t
     kept = tmp_path / "groups" / "0" / "checkpoints"
     (kept / "12").mkdir(parents=True)
     runs = {name: Run(name, "runs", name[-1], ()) for name in names}
-    assert worker.work(str(tmp_path), {}, runs, groups, None, shard=(0, 2)) == others
+    assert worker.work(str(tmp_path), {}, runs, groups, planner.Shared(console.Silent()), shard=(0, 2)) == others
     assert kept.exists() != others
 
 

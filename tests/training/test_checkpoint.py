@@ -214,4 +214,6 @@ def test_better():
     assert checkpoint.better(0.5, None, False) and checkpoint.better(0.5, 0.4, False)
     assert not checkpoint.better(0.5, 0.5, False) and not checkpoint.better(0.4, 0.5, False)
     assert checkpoint.better(0.4, 0.5, True) and not checkpoint.better(0.5, 0.4, True)
-    assert not any(checkpoint.better(score, None, lower) for score in (None, math.nan, math.inf) for lower in (0, 1))
+    assert not any(
+        checkpoint.better(score, None, lower) for score in (None, math.nan, math.inf) for lower in (False, True)
+    )

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from fjt.training import placement
-from fjt.training.checkpoint import HostState, NotFinite
+from fjt.training.checkpoint import Checkpoints, HostState, NotFinite
 from fjt.training.loop import Loop
 from fjt.training.protocols import Count, Course, Events
 from fjt.training.stop import Stop, Stopped
 
 
-class Diary(Events):
+class Diary(Events, Checkpoints):
     """What happened, in order; it is also the stepper, the recorder of each run and the checkpoints."""
 
     def __init__(self, scores=(), losses=None):

@@ -155,7 +155,7 @@ def test_a_masked_update_is_not_freezing():
 
 
 def test_frozen_layers_have_no_dropout(params):
-    batch, key = make_batch(), tuple(make_key(0, "dropout"))
+    batch, key = make_batch(), tuple(jnp.asarray(make_key(0, "dropout")))
     loud = dataclasses.replace(small.make_hyper(dropout=0.5), dropout_classifier=np.float32(0))
 
     def logits(noisy_from, key):
