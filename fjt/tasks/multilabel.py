@@ -27,7 +27,7 @@ YES, NO = ("1", "true", "yes"), ("0", "false", "no")  # cells where each label h
 
 def micro_f1(predicted: Sets, label: Sets) -> float:
     """F1 of all labels of all examples together, 0.0 when nothing is positive."""
-    counts = (sets.sum(keepdims=True).ravel() for sets in (predicted & label, predicted, label))
+    counts = (sets.sum().reshape(1) for sets in (predicted & label, predicted, label))
     return float(f1_of_counts(*counts)[0])
 
 
