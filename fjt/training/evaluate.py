@@ -9,8 +9,8 @@ from jaxtyping import Float, Int, Shaped
 
 from fjt.data import batches, packing
 from fjt.training import placement
-from fjt.training.step import Batch
 
+Batch = dict[str, Any]  # the arrays of a chunk, on the host or on the devices
 TOKENS = 8192  # about this many tokens per chunk
 VECTORS = 4096  # at most this many vectors per chunk, where an example is one
 
