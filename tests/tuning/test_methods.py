@@ -269,13 +269,13 @@ def test_a_gate_is_the_mean_over_the_tokens_of_its_example():
 def test_mixout_puts_pretrained_entries_back():
     """A kernel of W0 + 1: its entries are W0, or W0 + 1 / (1 - rate), at the rate; other steps mix other ones."""
     adapt = partition.make_adapt(partition.find_methods(CASES["mixout"]))
-    old = np.zeros((200, 300), np.float32)
+    old, none = np.zeros((200, 300), np.float32), np.zeros((1, 1, 1), np.int32)
     leaves = {"mixout": {"layer_0": {"query": {"kernel": old}}}}
 
     def mixed(step):
         key = prng.fold((jnp.uint32(1), jnp.uint32(2)), step)
         noise = layers.Noise(key, key, np.float32(0), np.float32(0))
-        site = layers.Site("query", 0, old, old[0], noise, layers.Tokens(old, old, old))
+        site = layers.Site("query", 0, old, old[0], noise, layers.Tokens(none, none, none))
         return np.asarray(adapt(leaves, {"mixout": {"rate": np.float32(0.7)}}).kernel(site, old + 1))
 
     found = mixed(0)
