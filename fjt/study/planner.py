@@ -13,7 +13,8 @@ from jaxtyping import Int8
 
 from fjt.core import console, memory, records, tree
 from fjt.core.errors import UserError
-from fjt.core.options import ExperimentConfig, Settings, fingerprint, flatten, to_dict
+from fjt.core.options import ExperimentConfig, Settings, flatten
+from fjt.core.settings import fingerprint, to_dict
 from fjt.data import batches
 from fjt.data.packing import Shape
 from fjt.experiment import features, programs, summary
@@ -267,13 +268,12 @@ def _shapes(
     methods = partition.find_methods(experiment.tune)
     examples = batches.prepend(inputs.examples["train"], partition.prompt_length(methods))
     seeds, size = sorted(steps), experiment.train.batch_size
-    indices = [batches.Schedule(rows, size, seed).batches(0, max(steps[seed])) for seed in seeds]
-    lengths = batches.lengths_of(examples, np.concatenate(indices))
-    one_slot = find_problem(inputs.data[0].kind).one_slot
-    slots = None if one_slot else batches.slots_of(examples, np.concatenate(indices))
+    indices = np.concatenate([batches.Schedule(rows, size, seed).batches(0, max(steps[seed])) for seed in seeds])
+    lengths, one_slot = batches.lengths_of(examples, indices), find_problem(inputs.data[0].kind).one_slot
+    slots = None if one_slot else batches.slots_of(examples, indices)
     groups = make_mesh(settings.execution.mesh.data).size * experiment.train.accumulation
     plan = plan_shapes(lengths, experiment, groups, inputs.base[1].width, most, slots)
-    taken = np.split(plan.shape_of, np.cumsum([len(one) for one in indices])[:-1])
+    taken = np.split(plan.shape_of, np.cumsum([max(steps[seed]) for seed in seeds])[:-1])
     return plan.shapes, [shape_of[:k] for seed, shape_of in zip(seeds, taken, strict=True) for k in steps[seed]]
 
 
