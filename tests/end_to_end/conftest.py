@@ -1,5 +1,6 @@
 """What the end-to-end tests share: tables, compiled programs and one finished run."""
 
+import csv
 import os
 import pathlib
 import subprocess
@@ -32,6 +33,13 @@ def even(tmp_path_factory):
     folder = tmp_path_factory.mktemp("even")
     process.write_tables(folder, tokens=13)
     return folder
+
+
+@pytest.fixture(scope="session")
+def texts(even):
+    """The texts of dev in `even`."""
+    with open(even / "dev.csv", encoding="utf-8", newline="") as file:
+        return [row["text"] for row in csv.DictReader(file)]
 
 
 @pytest.fixture(scope="session")

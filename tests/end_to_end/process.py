@@ -195,6 +195,23 @@ def tiny(tables, **options):
     return ["--config", str(ROOT / "configs" / "classify.py"), *flags(**given)]
 
 
+def run(launch, tables, base, workdir, method, **options):
+    """Done of the tiny run of a method over a base model, at a rate that moves it."""
+    every = dict(tune__method=method, model__path=base, optim__learning_rate=1e-2, checkpoint__every_steps=None)
+    options = every | options
+    done = launch(*tiny(tables, **options), "--workdir", workdir)
+    assert done.code == 0, done.text
+    return done
+
+
+def predicts_as_it_was(workdir, texts):
+    """load_run's logits against those of the run itself."""
+    from fjt import load_run
+
+    with np.load(workdir / "predictions" / "dev.npz") as arrays:
+        np.testing.assert_allclose(load_run(workdir).predict(texts)["logits"], arrays["logits"], atol=2e-5)
+
+
 def read_rows(path):
     """The rows of a file of JSON lines, those of one being written included as far as they are whole."""
     with contextlib.suppress(FileNotFoundError):

@@ -1,17 +1,14 @@
 """Families of encoders from a directory to predictions and exports: RoBERTa, and a family from outside the package."""
 
-import csv
 import json
 import shutil
 
-import numpy as np
 import pytest
 import roberta_files
 import safetensors.numpy
 from outside_family import DISTILBERT, register_distilbert
-from process import tiny
+from process import predicts_as_it_was, tiny
 
-import fjt
 from fjt.data.synthetic import VOCAB
 from fjt.models import families
 
@@ -20,12 +17,6 @@ from fjt.models import families
 def roberta(tmp_path_factory):
     """A directory with a small pretrained RoBERTa."""
     return roberta_files.write(tmp_path_factory.mktemp("roberta") / "model")
-
-
-@pytest.fixture(scope="module")
-def texts(even):
-    with open(even / "dev.csv", encoding="utf-8", newline="") as file:
-        return [row["text"] for row in csv.DictReader(file)]
 
 
 def run(launch, even, base, workdir, method, **options):
@@ -37,8 +28,7 @@ def run(launch, even, base, workdir, method, **options):
 def check_run(workdir, texts):
     """The result of a run whose predictions can be made again from its export."""
     result = json.loads((workdir / "result.json").read_text())
-    with np.load(workdir / "predictions" / "dev.npz") as arrays:
-        np.testing.assert_allclose(fjt.load_run(workdir).predict(texts)["logits"], arrays["logits"], atol=2e-5)
+    predicts_as_it_was(workdir, texts)
     return result
 
 

@@ -1,0 +1,128 @@
+"""Gradual unfreezing across its stages: stopped, killed, in other layouts and on other devices, ended early."""
+
+import json
+import os
+import signal
+
+import numpy as np
+from process import SignalInStep, outcome, predicts_as_it_was, read_rows, run, tiny
+
+from fjt.training.protocols import Events
+
+
+def test_across_its_stages(finished, even, launch, tmp_path):
+    """Three stages of four steps: head and pooler, the layer, the embeddings.
+
+    Asked to stop on a boundary, killed in the stage after it, which begins again from the boundary, asked within it.
+    """
+    base, _ = finished
+    whole = run(launch, even, base, tmp_path / "whole", "gradual")
+    assert "stage 1, from step 4" in whole.text and "stage 2, from step 8" in whole.text
+    arguments = tiny(even, tune__method="gradual", model__path=base, optim__learning_rate=1e-2)
+    for number, in_step, code, steps in (
+        (signal.SIGTERM, 3, 143, 4),  # the last one of the first stage
+        (signal.SIGKILL, 5, -9, None),
+        (signal.SIGTERM, 5, 143, 6),
+    ):
+        half = launch(*arguments, "--workdir", tmp_path / "parts", events=SignalInStep(in_step, number))
+        assert half.code == code, half.text
+        assert steps is None or len((tmp_path / "parts" / "train.jsonl").read_text().splitlines()) == steps
+        assert "resuming after step 4 " in half.text or in_step == 3
+    last = run(launch, even, base, tmp_path / "parts", "gradual")
+    assert "resuming after step 6 " in last.text
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("parts", "whole")]
+    assert results[0]["flops_per_step"] == results[1]["flops_per_step"]
+    full = json.loads((base / "result.json").read_text())
+    assert results[1]["trainable_params"] == full["trainable_params"]
+    assert results[1]["flops_per_step"] < 0.9 * full["flops_per_step"]
+
+
+def test_stopped_early_and_killed_in_its_export(finished, even, launch, tmp_path):
+    """By patience, within stage 1: the same command ends with the stage's own leaves."""
+    options = dict(train__patience=4, eval__every_steps=1, eval__every_epochs=None, optim__learning_rate=3e-2)
+    arguments = tiny(even, tune__method="gradual", model__path=finished[0], **options)
+    for name, events in (("whole", None), ("killed", KillInTheExport())):
+        done = launch(*arguments, "--workdir", tmp_path / name, events=events)
+        assert done.code == (-9 if events else 0), done.text
+    assert launch(*arguments, "--workdir", tmp_path / "killed").code == 0
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+    result = json.loads((tmp_path / "whole" / "result.json").read_text())
+    assert 4 < result["steps"] < 12
+    assert result["head_params"] + result["pooler_params"] < result["trainable_params"]
+
+
+def test_that_ends_before_its_stages(finished, even, launch):
+    """A stage of many epochs: what never opens is told before the run."""
+    options = dict(tune__method="gradual", tune__stage_epochs=100.0, model__path=finished[0])
+    done = launch(*tiny(even, **options), "--plan")
+    assert done.code == 0 and "training ends before 21 leaves open, encoder/embeddings" in done.text
+    assert "training ends before" not in launch(*tiny(even, **options | {"tune__stage_epochs": 1.0}), "--plan").text
+
+
+def test_with_layers_that_start_anew(finished, even, launch, tmp_path):
+    """A stage that opens nothing, since all of it trains from the start."""
+    run(launch, even, finished[0], tmp_path / "run", "gradual", model__reinit_layers=1)
+
+
+def test_on_other_devices_in_between(finished, even, launch, tmp_path):
+    run(
+        launch,
+        even,
+        finished[0],
+        tmp_path / "run",
+        "gradual",
+        train__batch_size=22,
+        mesh__data=1,
+        train__epochs=2,
+    )
+    arguments = tiny(
+        even,
+        tune__method="gradual",
+        model__path=finished[0],
+        optim__learning_rate=1e-2,
+        train__batch_size=22,
+        train__epochs=2,
+    )
+    half = launch(*arguments, "--workdir", tmp_path / "parts", events=SignalInStep(6, signal.SIGTERM))
+    assert half.code == 143, half.text
+    run(
+        launch,
+        even,
+        finished[0],
+        tmp_path / "parts",
+        "gradual",
+        train__batch_size=22,
+        mesh__data=2,
+        train__epochs=2,
+    )
+    found, expected = ([row["loss"] for row in read_rows(tmp_path / name / "train.jsonl")] for name in ("parts", "run"))
+    np.testing.assert_allclose(found, expected, rtol=2e-6)
+
+
+def test_in_another_layout(finished, even, launch, tmp_path):
+    """One example a row in two accumulated parts: the same losses in all stages."""
+    base, _ = finished
+    run(launch, even, base, tmp_path / "packed", "gradual")
+    run(launch, even, base, tmp_path / "apart", "gradual", train__packing=False, train__accumulation=2)
+    found, expected = (
+        [row["loss"] for row in read_rows(tmp_path / name / "train.jsonl")] for name in ("apart", "packed")
+    )
+    assert len(expected) == 12
+    np.testing.assert_allclose(found, expected, rtol=2e-6)
+
+
+def test_selects_a_step_of_an_earlier_stage(finished, even, launch, texts, tmp_path):
+    """A rate of zero: the first stage ends with the best evaluation, and the result is about it."""
+    run(launch, even, finished[0], tmp_path / "run", "gradual", train__select="best", optim__learning_rate=0.0)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["selected_step"], result["steps"]) == (4, 12)
+    assert result["trainable_params"] == result["head_params"] + result["pooler_params"]
+    predicts_as_it_was(tmp_path / "run", texts)
+
+
+class KillInTheExport(Events):
+    """SIGKILL when the export begins."""
+
+    def export_begins(self):
+        os.kill(os.getpid(), signal.SIGKILL)
