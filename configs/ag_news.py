@@ -8,10 +8,12 @@ train.csv of the same layout or train_subset_description.jsonl (keys text, label
 twentieth of train is kept aside to choose by, and test.csv, which has labels, is scored at the end.
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 
 
-def get_config():
+def get_config() -> ConfigDict:
     config = base.get_config()
     config.task = "ag_news"
     config.data.source = "files"

@@ -5,8 +5,10 @@ A value of None is filled from a recipe for the method and the size of the train
 which values came from a recipe and which from you.
 """
 
-from fjt.core import options
+from ml_collections import ConfigDict
+
+from fjt.core import settings
 
 
-def get_config():
-    return options.make_config()
+def get_config() -> ConfigDict:
+    return settings.make_config()

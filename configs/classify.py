@@ -12,10 +12,12 @@ With `:multi_label` a row has any number of labels: a list, names with commas be
 label, `--config.data.columns.labels="('toxic','insult')"`.  A row without any label has the list [] or an empty text.
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 
 
-def get_config(arg="classification"):
+def get_config(arg: str = "classification") -> ConfigDict:
     config = base.get_config()
     config.task = "table"
     config.data.source = "files"

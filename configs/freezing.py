@@ -6,11 +6,13 @@
 The argument is the task.  What enters the lowest layer that trains is computed once for all epochs, seeds and rates.
 """
 
+from ml_collections import ConfigDict
+
 from configs import glue, study
 from fjt.study.spec import choose
 
 
-def get_config(task="rte"):
+def get_config(task: str = "rte") -> ConfigDict:
     config = study.get_config(glue.get_config(task))
     config.tune.train_pooler = True
     config.study.products = (

@@ -19,10 +19,12 @@ bert-base-uncased from the hub.  The argument is `task[,method...]`: `configs/gl
 The first metric of a task chooses the best step.
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 
 
-def get_config(arg="sst2"):
+def get_config(arg: str = "sst2") -> ConfigDict:
     config = base.get_config()
     config.task, *methods = arg.split(",")
     if methods:

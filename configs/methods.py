@@ -16,10 +16,12 @@ them, with F1, Spearman and costs: results/methods/table.md.
     top_k   73.5 ± 0.4   81.4 ± 0.2        head      69.2 ± 0.1   49.1 ± 0.4
 """
 
+from ml_collections import ConfigDict
+
 from configs import glue
 
 
-def get_config(arg="mrpc,lora"):
+def get_config(arg: str = "mrpc,lora") -> ConfigDict:
     config = glue.get_config(arg)
     config.tune.train_pooler = True
     if "pattern" in config.tune.method:

@@ -8,6 +8,8 @@ seeds are then scored on the dev set, once each, and compared with full tuning. 
 a sentence encoder's checkpoint has a pooler that never trained.
 """
 
+from ml_collections import ConfigDict
+
 from configs import glue, study
 from fjt.study.spec import choose
 
@@ -25,7 +27,7 @@ RATES = {
 }
 
 
-def get_config():
+def get_config() -> ConfigDict:
     config = study.get_config(glue.get_config(TASKS[0]))
     config.data.limit = 1_000
     config.tune.train_pooler = True

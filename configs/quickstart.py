@@ -8,10 +8,12 @@ is the subject.  A control, at chance by construction: `--config.data.shuffle_la
 language, by `--config configs/quickstart.py:TASK`: `sentiment`, `hearsay`, and `paraphrase`, which is the hardest.
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 
 
-def get_config(task="agreement"):
+def get_config(task: str = "agreement") -> ConfigDict:
     config = base.get_config()
     config.task = task
     config.data.source = "synthetic"

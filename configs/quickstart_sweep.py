@@ -9,10 +9,12 @@ on two cores (AMD EPYC) once the encoder is there, under four with it.  Accuracy
 (--config.study.seeds=7); five have intervals.
 """
 
+from ml_collections import ConfigDict
+
 from configs import quickstart, study
 
 
-def get_config():
+def get_config() -> ConfigDict:
     config = study.get_config(quickstart.get_config("hearsay"))
     config.data.limit = 600
     config.optim.learning_rate = None  # each method at its recipe

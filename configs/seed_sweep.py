@@ -7,12 +7,14 @@ The argument is `task,method[,method...]`.  Each of the 25 runs has dropout nois
 variance into that of the new weights, that of the order, and the rest.
 """
 
+from ml_collections import ConfigDict
+
 from configs import glue, study
 
 SEEDS = range(5)
 
 
-def get_config(arg="rte,lora"):
+def get_config(arg: str = "rte,lora") -> ConfigDict:
     config = study.get_config(glue.get_config(arg))
     config.study.products = tuple(
         {"seeds.init": (i,), "seeds.data": (j,), "seeds.dropout": (len(SEEDS) * i + j,)} for i in SEEDS for j in SEEDS

@@ -7,12 +7,14 @@ which the tuning runs choose one for each cell on held-out training rows.  The r
 came of it; `python -m fjt.report DIR` makes it again.  `python -m fjt.sweep --help` shows every option.
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 from fjt.core import schema
 from fjt.study.spec import StudyConfig
 
 
-def get_config(run=None):
+def get_config(run: ConfigDict | None = None) -> ConfigDict:
     """The config of a study over a run's, by default that of configs/base.py."""
     config = base.get_config() if run is None else run
     config.study = schema.make_config(StudyConfig)

@@ -21,7 +21,8 @@ from ml_collections import config_flags
 from fjt import flags
 from fjt.core import console
 from fjt.core.errors import UserError
-from fjt.core.options import TOGETHER, Settings, from_config
+from fjt.core.options import TOGETHER, Settings
+from fjt.core.settings import from_config
 from fjt.flags import ROOT
 
 if TYPE_CHECKING:

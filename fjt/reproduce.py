@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from fjt.core import console, records
 from fjt.core.errors import UserError
-from fjt.core.options import flatten, from_config
+from fjt.core.options import flatten
+from fjt.core.settings import from_config
 
 if TYPE_CHECKING:
     from fjt.experiment.prepared import Experiment

@@ -99,7 +99,7 @@ def sweep(
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from fjt import report
-    from fjt.core.options import from_config
+    from fjt.core.settings import from_config
     from fjt.experiment.programs import configure_jax
     from fjt.experiment.workdir import lock
     from fjt.reports import document, power
@@ -144,7 +144,7 @@ def make_base(name: str, base: Mapping[str, Any]) -> str:
         UserError: there is no such config, or it cannot be run.
     """
     from fjt.core.errors import suggest
-    from fjt.core.options import from_config
+    from fjt.core.settings import from_config
     from fjt.experiment.execute import run
     from fjt.experiment.inputs import cache_dir
     from fjt.experiment.prepare import prepare

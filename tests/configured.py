@@ -1,7 +1,7 @@
 """The default config with some values changed."""
 
 from configs import base
-from fjt.core import options
+from fjt.core import settings
 
 
 def config(**changes):
@@ -17,4 +17,4 @@ def config(**changes):
 
 
 def build(**changes):
-    return options.from_config(config(**changes))
+    return settings.from_config(config(**changes))

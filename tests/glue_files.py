@@ -4,7 +4,7 @@ import pytest
 
 from configs import classify, glue
 from fjt.core.errors import UserError
-from fjt.core.options import from_config
+from fjt.core.settings import from_config
 from fjt.data import sources
 from fjt.tasks.kinds import find_problem
 

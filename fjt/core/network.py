@@ -25,7 +25,7 @@ def within(seconds: float, function: Callable[[], Result]) -> Result:
     """
     results, errors = [], []
 
-    def call():
+    def call() -> None:
         try:
             results.append(function())
         except Exception as exception:

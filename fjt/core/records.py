@@ -94,7 +94,7 @@ def commit() -> str:
     """The git commit that fjt runs from, with "+changes" when the tree differs from it; "" outside a checkout."""
     folder = os.path.dirname(os.path.abspath(__file__))
 
-    def git(*arguments):
+    def git(*arguments: str) -> str:
         return subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, check=True).stdout
 
     try:

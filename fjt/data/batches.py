@@ -3,9 +3,11 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float, Int, Int8, Int32, Shaped
+from numpy.typing import DTypeLike
 
 from fjt.core import seeds
 from fjt.data import packing
@@ -225,10 +227,10 @@ def _numbers_in_group(group, counts, groups):
     return number, first_slot
 
 
-def _make_scatter(places, *sizes):
+def _make_scatter(places: Int[np.ndarray, " n"], *sizes: int) -> Callable[[np.ndarray, DTypeLike], np.ndarray]:
     """scatter(values [n, ...], dtype): the values at `places` in the flattened array of `sizes`, zeros elsewhere."""
 
-    def scatter(values, dtype):
+    def scatter(values: np.ndarray, dtype: DTypeLike) -> np.ndarray:
         array = np.zeros((math.prod(sizes), *values.shape[1:]), dtype)
         array[places] = values
         return array.reshape(*sizes, *values.shape[1:])

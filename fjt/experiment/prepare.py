@@ -11,8 +11,9 @@ from jaxtyping import Float32
 
 from fjt.core import console, tree
 from fjt.core.errors import UserError
-from fjt.core.options import ExperimentConfig, Settings, fingerprint, resolve_seeds
+from fjt.core.options import ExperimentConfig, Settings
 from fjt.core.seeds import make_key
+from fjt.core.settings import fingerprint, resolve_seeds
 from fjt.data import batches, packing
 from fjt.data.glue import Task
 from fjt.experiment import features, recipes

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from fjt.core.errors import UserError
-from fjt.core.options import ExperimentConfig, Settings, flatten, to_dict
+from fjt.core.options import ExperimentConfig, Settings, flatten
+from fjt.core.settings import to_dict
 from fjt.models.encoder import EncoderConfig
 from fjt.tuning.partition import METHODS, find_methods
 

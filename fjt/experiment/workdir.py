@@ -12,7 +12,8 @@ import jax
 
 from fjt.core import records
 from fjt.core.errors import UserError
-from fjt.core.options import flatten, to_dict
+from fjt.core.options import flatten
+from fjt.core.settings import to_dict
 from fjt.experiment.prepared import Experiment
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from fjt.core import options, schema
+from fjt.core import options, schema, settings
 from fjt.core.errors import UserError, suggest
 from fjt.core.options import EXPERIMENT, OTHER_UNIT, PATHS, TRACED, flatten
 from fjt.core.schema import option
@@ -285,7 +285,7 @@ def settings_of(run: Run, base: Mapping[str, Any], chosen: Iterable[tuple[str, A
         config["eval"] |= {"every_epochs": 0, "every_steps": None}
     if run.phase == "tuning":
         config["eval"] |= {"official_dev": False}
-    return options.from_config(config)
+    return settings.from_config(config)
 
 
 def _copy(config: Mapping[str, Any]) -> dict[str, Any]:

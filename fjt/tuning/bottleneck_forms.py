@@ -6,8 +6,9 @@ from collections.abc import Callable
 from fjt.core import tree
 from fjt.core.errors import UserError
 from fjt.models.families import find_family
+from fjt.models.family import EncoderConfig
 from fjt.models.pretrained import LEAVES
-from fjt.tuning.forms import HubForm, check_entries, no_place
+from fjt.tuning.forms import HubForm, Module, Tensors, check_entries, no_place
 
 DENSE = {"down": "adapter_down.0", "up": "adapter_up", "gate": "gate"}
 PHM = {"left": "W_left", "right": "W_right", "bias": "b"}  # Compacter's leaves
@@ -39,12 +40,12 @@ def hub_form(
     names = LEAVES if fixed is None else PHM
     expected = PLAIN | (fixed or {})
 
-    def accepts(own):
+    def accepts(own: dict) -> bool:
         return all(own.get(key, False) == value for key, value in facts.items()) and (
             scale or own.get("scaling", 1.0) == 1.0
         )
 
-    def write(leaves, options, config, module, name):
+    def write(leaves: dict, options: dict, config: EncoderConfig, module: Module, name: str) -> tuple[Tensors, dict]:
         tensors = {}
         for path, leaf in tree.flatten(leaves).items():
             if path == "rule":
@@ -63,7 +64,7 @@ def hub_form(
             "original_ln_before": options.get("adapter_norm", False),
         }
 
-    def read(own, tensors, config, module):
+    def read(own: dict, tensors: Tensors, config: EncoderConfig, module: Module) -> tuple[dict, Tensors]:
         check_entries(own, expected)
         blocks = [f"layer_{i}/{place}" for i in range(config.layers) for place in ("attention_output", "output")]
         leaves = _leaves(tensors, {_block(module, block): block for block in blocks})

@@ -48,7 +48,7 @@ def _ends(leaves):
 
 
 def _write_peft_lora(dora):
-    def write(leaves, options, config, module):
+    def write(leaves: dict, options: dict, config: EncoderConfig, module: Module) -> tuple[Tensors, dict]:
         ranks, tensors = site_ranks(options), {}
         highest = max(ranks.values())
         for path, leaf in tree.flatten(leaves).items():
@@ -155,7 +155,7 @@ def _read_peft_ia3(about, placed, whole, config):
 def _refuse_sites(method: str, allowed: tuple[str, ...]) -> Callable[[dict], str | None]:
     """refuse(options) for sites that AdapterHub's form of a method does not reach."""
 
-    def refuse(options):
+    def refuse(options: dict) -> str | None:
         others = [site for site in options.get("sites", ()) if site not in allowed]
         return f"AdapterHub's {method} does not reach {others[0]}" if others else None
 

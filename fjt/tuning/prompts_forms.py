@@ -12,7 +12,7 @@ from fjt.core.tree import Tree
 from fjt.models.families import find_family
 from fjt.models.family import EncoderConfig
 from fjt.models.pretrained import LEAVES
-from fjt.tuning.forms import PROMPT, HubForm, PeftForm, Tensors, no_place
+from fjt.tuning.forms import PROMPT, HubForm, Module, PeftForm, Tensors, no_place
 
 ROOT = "base_model."  # PEFT wraps the base model of a learned context only once
 
@@ -82,7 +82,7 @@ def _read_peft_prompt(about, placed, whole, config):
 def peft_prefix(prefixes: Callable[[Tree, int], Tree]) -> PeftForm:
     """PEFT's form of a prefix.  prefixes: (leaves, heads) -> {layer_i: {key, value: f32[P, H, K]}}."""
 
-    def write(leaves, options, config, module):
+    def write(leaves: dict, options: dict, config: EncoderConfig, module: Module) -> tuple[Tensors, dict]:
         del options, module
         flat = _flat(prefixes(leaves, config.heads), config)
         about = _peft_config(len(flat), config)
@@ -107,7 +107,7 @@ def peft_prompt(prompt_table: Callable[[Tree], Any], mlp: bool) -> PeftForm:
         mlp: whether it is written as P-tuning.
     """
 
-    def write(leaves, options, config, module):
+    def write(leaves: dict, options: dict, config: EncoderConfig, module: Module) -> tuple[Tensors, dict]:
         del module
         table = prompt_table(leaves)
         about = _peft_config(len(table), config)
@@ -115,7 +115,7 @@ def peft_prompt(prompt_table: Callable[[Tree], Any], mlp: bool) -> PeftForm:
             about |= {"encoder_reparameterization_type": "MLP", "encoder_hidden_size": options["projection"]}
         return {PROMPT: table}, about
 
-    def accepts(about):
+    def accepts(about: dict) -> bool:
         return not mlp and about["peft_type"] in ("PROMPT_TUNING", "P_TUNING")
 
     kind = "P_TUNING" if mlp else "PROMPT_TUNING"

@@ -12,7 +12,7 @@ from configured import build, config
 
 from configs import base
 from fjt import flags
-from fjt.core import options
+from fjt.core import options, settings
 from fjt.core.errors import UserError
 
 
@@ -34,7 +34,7 @@ def test_base_config_and_dataclasses_have_the_same_keys_values_and_types():
     made = base.get_config()
     flat = options.flatten(made)
     assert flat.keys() == FIELDS.keys()
-    assert options.flatten(options.to_dict(options.from_config(made))) == flat
+    assert options.flatten(settings.to_dict(settings.from_config(made))) == flat
     for key, kind in FIELDS.items():
         *parents, last = key.split(".")
         node = made
@@ -46,7 +46,7 @@ def test_base_config_and_dataclasses_have_the_same_keys_values_and_types():
 
 
 def test_settings_without_a_config_are_the_defaults():
-    assert options.Settings() == options.from_config(base.get_config())
+    assert options.Settings() == settings.from_config(base.get_config())
 
 
 def test_help_shows_every_option_with_its_default_meaning_and_allowed_values():
@@ -62,8 +62,8 @@ def test_help_shows_every_option_with_its_default_meaning_and_allowed_values():
 
 def test_config_json_reads_back():
     made = build(tune__method=("top_k",), tune__layers=1, optim__learning_rate=1e-3, loss__class_weights=(1, 2.5))
-    assert options.from_config(json.loads(json.dumps(options.to_dict(made)))) == made
-    assert options.from_config(ml_collections.ConfigDict(options.to_dict(made))) == made
+    assert settings.from_config(json.loads(json.dumps(settings.to_dict(made)))) == made
+    assert settings.from_config(ml_collections.ConfigDict(settings.to_dict(made))) == made
 
 
 def test_settings_cannot_be_changed():
@@ -85,19 +85,19 @@ def test_an_unknown_key_names_the_nearest(key):
 
 def test_an_unknown_table_names_the_nearest():
     with pytest.raises(UserError, match=r"config\.optm is not an option.*Did you mean.*\boptim\b"):
-        options.from_config(config() | {"optm": {"name": "adamw"}})
+        settings.from_config(config() | {"optm": {"name": "adamw"}})
 
 
 def test_a_missing_key_or_table_is_named():
     made = config()
     del made["optim"]["power"]
     with pytest.raises(UserError, match=r"config\.optim\.power is missing"):
-        options.from_config(made)
+        settings.from_config(made)
     for table in ("optim", "mesh"):
         made = config()
         del made[table]
         with pytest.raises(UserError, match=rf"config\.{table}\b.* is missing"):
-            options.from_config(made)
+            settings.from_config(made)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_seeds():
             with pytest.raises(UserError, match=rf"{value} should be between 0 and"):
                 build(**{key: value})
     build(seed=2**32 - 1)
-    seeds = options.resolve_seeds(build(seed=7, seeds__data=0)).experiment.seeds
+    seeds = settings.resolve_seeds(build(seed=7, seeds__data=0)).experiment.seeds
     assert (seeds.init, seeds.data, seeds.dropout, seeds.subset) == (7, 0, 7, 0)
 
 
@@ -196,34 +196,34 @@ def test_fingerprint_changes_exactly_when_the_experiment_does(key):
     experiment = build().experiment
     changed = replaced(experiment, key, lambda value: other(value, FIELDS[key]))
     assert changed != experiment
-    same = options.fingerprint(changed, CONTENTS) == options.fingerprint(experiment, CONTENTS)
+    same = settings.fingerprint(changed, CONTENTS) == settings.fingerprint(experiment, CONTENTS)
     assert same == (key in WITHOUT_EFFECT)
 
 
 def test_fingerprints_are_those_of_earlier_versions():
     """Or finished work directories would be refused."""
-    assert options.fingerprint(build().experiment, CONTENTS) == (
+    assert settings.fingerprint(build().experiment, CONTENTS) == (
         "4b5b014696cfb32d23dbc3a0c086e053b173db2daf77bf6b4ad99ad5ca5e1228"
     )
     changes = dict(tune__method=("lora",), optim__learning_rate=5e-4, tune__rank=4, data__limit=100, seed=3)
-    made = options.resolve_seeds(build(tune__sites=("query", "value"), eval__test=False, data__dir="x", **changes))
-    assert options.fingerprint(made.experiment, CONTENTS) == (
+    made = settings.resolve_seeds(build(tune__sites=("query", "value"), eval__test=False, data__dir="x", **changes))
+    assert settings.fingerprint(made.experiment, CONTENTS) == (
         "8bdd7841e489e9714eef85095ad5fc7950b95e7adebed7dad200d551e85ec5a0"
     )
 
 
 def test_fingerprint_is_stable_and_over_contents():
     experiment = build().experiment
-    assert options.fingerprint(experiment, CONTENTS) == options.fingerprint(build().experiment, dict(CONTENTS))
+    assert settings.fingerprint(experiment, CONTENTS) == settings.fingerprint(build().experiment, dict(CONTENTS))
     for name in CONTENTS:
-        assert options.fingerprint(experiment, CONTENTS | {name: "x"}) != options.fingerprint(experiment, CONTENTS)
-    read = options.from_config(json.loads(json.dumps(options.to_dict(build()))))
-    assert options.fingerprint(read.experiment, CONTENTS) == options.fingerprint(experiment, CONTENTS)
+        assert settings.fingerprint(experiment, CONTENTS | {name: "x"}) != settings.fingerprint(experiment, CONTENTS)
+    read = settings.from_config(json.loads(json.dumps(settings.to_dict(build()))))
+    assert settings.fingerprint(read.experiment, CONTENTS) == settings.fingerprint(experiment, CONTENTS)
     tune = small.double(options.TuneConfig, **vars(experiment.tune) | {"ranks": None})
     unset = replaced(experiment, "tune", lambda _: tune)  # as a config of a version without the option
-    assert options.fingerprint(unset, CONTENTS) == options.fingerprint(experiment, CONTENTS)
+    assert settings.fingerprint(unset, CONTENTS) == settings.fingerprint(experiment, CONTENTS)
     for changes in ({"mesh__data": 2}, {"checkpoint__keep": 3}, {"log__every_steps": 1}, {"cache__dir": "x"}):
-        assert options.fingerprint(build(**changes).experiment, CONTENTS) == options.fingerprint(experiment, CONTENTS)
+        assert settings.fingerprint(build(**changes).experiment, CONTENTS) == settings.fingerprint(experiment, CONTENTS)
 
 
 @pytest.mark.parametrize("name", ["sgd", "lamb", "optax:adagrad", "optax:adadelta"])

@@ -11,7 +11,7 @@ from glue_files import TAB, load, load_own, many, refusal, write, write_glue
 
 from configs import ag_news, base, classify
 from configs import glue as glue_config
-from fjt.core import options
+from fjt.core import settings
 from fjt.data import glue, sources
 from fjt.tasks.kinds import find_problem
 
@@ -185,7 +185,7 @@ def test_ag_news(tmp_path):
     write(tmp_path / "test.csv", *AG)
     config = ag_news.get_config()
     config.data.dir = str(tmp_path)
-    task, splits = sources.load(options.from_config(config).experiment, "unused", find_problem)
+    task, splits = sources.load(settings.from_config(config).experiment, "unused", find_problem)
     assert task.label_names == ("World", "Sports", "Business", "Sci/Tech")
     assert {name: len(split) for name, split in splits.items()} == {"train": 38, "dev": 2, "test": 2}
     assert splits["test"].text == ("Business text", 'World, "text"') and splits["test"].label.tolist() == [2, 0]
@@ -194,17 +194,17 @@ def test_ag_news(tmp_path):
     refusal(
         "ag_news",
         "data.holdout",
-        call=lambda: sources.load(options.from_config(config).experiment, "unused", find_problem),
+        call=lambda: sources.load(settings.from_config(config).experiment, "unused", find_problem),
     )
     write(tmp_path / "train.csv", *AG)  # the official file, where it is there
     config.data.holdout = 0.5
-    refusal("All 1", call=lambda: sources.load(options.from_config(config).experiment, "unused", find_problem))
+    refusal("All 1", call=lambda: sources.load(settings.from_config(config).experiment, "unused", find_problem))
 
 
 def test_synthetic_tasks_come_through_the_same_door():
     config = base.get_config()
     config.task, config.data.source, config.data.limit = "sentiment", "synthetic", 100
-    task, splits = sources.load(options.from_config(config).experiment, "unused", find_problem)
+    task, splits = sources.load(settings.from_config(config).experiment, "unused", find_problem)
     assert task.name == "sentiment" and len(splits["train"]) == 100 and list(splits)[:2] == ["train", "dev"]
 
 
@@ -213,7 +213,7 @@ def test_configs():
     assert (config.task, config.tune.method) == ("rte", ("head",))
     assert (glue_config.get_config().task, glue_config.get_config().tune.method) == ("sst2", ("full",))
     for made in (config, classify.get_config("regression"), ag_news.get_config()):
-        assert dataclasses.is_dataclass(options.from_config(made))
+        assert dataclasses.is_dataclass(settings.from_config(made))
 
 
 def test_what_a_table_can_be_mistaken_for(tmp_path, caplog):

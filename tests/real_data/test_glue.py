@@ -11,7 +11,7 @@ import transformers
 from configs import ag_news, glue
 from fjt import main
 from fjt.core import console
-from fjt.core.options import from_config
+from fjt.core.settings import from_config
 from fjt.experiment.prepare import prepare
 from fjt.tasks.classification import f1
 

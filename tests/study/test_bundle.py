@@ -17,7 +17,7 @@ from end_to_end.process import outcome, read_rows
 from configs import quickstart
 from fjt.core import console
 from fjt.core.errors import UserError
-from fjt.core.options import from_config
+from fjt.core.settings import from_config
 from fjt.experiment.execute import run
 from fjt.experiment.inputs import Inputs
 from fjt.experiment.prepare import prepare

@@ -12,7 +12,7 @@ from made_study import make
 from fjt.core import memory
 from fjt.core.console import Silent
 from fjt.core.errors import UserError
-from fjt.core.options import resolve_seeds
+from fjt.core.settings import resolve_seeds
 from fjt.data import batches
 from fjt.data.glue import Task
 from fjt.experiment.execute import run

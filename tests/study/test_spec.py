@@ -7,7 +7,8 @@ from ml_collections import ConfigDict
 from configs import quickstart
 from configs import study as study_config
 from fjt.core.errors import UserError
-from fjt.core.options import fingerprint, flatten, to_dict
+from fjt.core.options import flatten
+from fjt.core.settings import fingerprint, to_dict
 from fjt.study import spec
 from fjt.study.spec import choose
 

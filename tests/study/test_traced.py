@@ -7,7 +7,7 @@ import pytest
 from made_study import make
 
 from configs import quickstart
-from fjt.core import options
+from fjt.core import options, settings
 from fjt.core.console import Silent
 from fjt.experiment import programs
 from fjt.experiment.execute import run
@@ -92,10 +92,10 @@ def prepared(tmp_path_factory):
         if values["train.epochs"]:
             values["train.steps"] = None
         config.update_from_flattened_dict(values)
-        settings = options.from_config(config)
+        made = settings.from_config(config)
         if path and not inputs:
-            inputs.append(Inputs(settings, Silent()))
-        return prepare(settings, view=Silent(), inputs=inputs[0] if path else None)
+            inputs.append(Inputs(made, Silent()))
+        return prepare(made, view=Silent(), inputs=inputs[0] if path else None)
 
     (folder / "run").mkdir()
     run(experiment("full", (), ""), str(folder / "run"), view=Silent())
@@ -140,5 +140,5 @@ def test_a_static_option_changes_programs(key, values, method, prepared):
 def test_a_study_may_choose_among_values_of_a_traced_option(key):
     _, base, runs = make({"tune.method": (METHOD.get(key, "full"),), key: choose(*TRACED[key])}, seeds=1)
     trials = [run for run in runs if run.phase == "tuning"]
-    made = [options.flatten(options.to_dict(settings_of(run, base)))[key] for run in trials]
+    made = [options.flatten(settings.to_dict(settings_of(run, base)))[key] for run in trials]
     assert set(made) == set(TRACED[key])

@@ -14,8 +14,9 @@ from operations import ROW_LENGTH, ROWS, SLOTS, WIDE, lowered_flops, planned_flo
 from configs import quickstart
 from fjt.core import console, tree
 from fjt.core.errors import UserError
-from fjt.core.options import ScratchConfig, from_config
+from fjt.core.options import ScratchConfig
 from fjt.core.seeds import make_key
+from fjt.core.settings import from_config
 from fjt.data import batches, packing
 from fjt.data.glue import TASKS
 from fjt.experiment.prepare import make_hyper, prepare
