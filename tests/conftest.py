@@ -3,6 +3,7 @@
 import gc
 import importlib.metadata
 import os
+import random
 import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -15,10 +16,17 @@ sys.path.insert(0, os.path.dirname(__file__))
 
 import jax
 import jaxtyping
+import pytest
 
 jaxtyping.install_import_hook("fjt", "typed.checked")  # types and shapes are checked at each call of fjt's functions
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    """The checker looks at one random item of each list: the same one whenever the test runs."""
+    random.seed(0)
 
 
 SLOWEST = ("tuning", "end_to_end", "training", "experiment", "study", "models")  # folders of tests

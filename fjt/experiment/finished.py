@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import glob
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -174,8 +174,8 @@ def _roomy(packed: "Packed") -> "Packed":
     return dataclasses.replace(packed, shape=shape, chunks=dataclasses.replace(packed.chunks, shape=shape))
 
 
-def _checked(texts: Sequence[str], pairs: Sequence[str] | None, wanted: bool) -> Split:
-    """The unlabelled Split of texts.  Raises UserError unless they are lists of str that fit the run."""
+def _checked(texts: Iterable[Any], pairs: Iterable[Any] | None, wanted: bool) -> Split:
+    """The unlabelled Split of what the caller calls texts.  Raises UserError unless they are str that fit the run."""
     if wanted and pairs is None:
         raise UserError("The run reads pairs of texts, but the second texts are missing (`pairs`).")
     if pairs is not None and not wanted:

@@ -276,9 +276,9 @@ def test_an_export_that_finds_no_room_is_a_user_s_matter(tmp_path, params):
 
 def test_scratch_config_is_one_that_fjt_reads():
     from configs import base
-    from fjt.core import options
+    from fjt.core import settings
 
-    scratch = options.from_config(base.get_config()).experiment.model.scratch
+    scratch = settings.from_config(base.get_config()).experiment.model.scratch
     config = pretrained.parse_config(families.scratch_config(scratch, 1000, 64), "config.model.scratch")
     assert (config.layers, config.width, config.vocab, config.positions) == (2, 128, 1000, 64)
     assert config.epsilon == 1e-12
