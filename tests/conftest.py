@@ -17,8 +17,11 @@ sys.path.insert(0, os.path.dirname(__file__))
 import jax
 import jaxtyping
 import pytest
+import typed
 
-jaxtyping.install_import_hook("fjt", "typed.checked")  # types and shapes are checked at each call of fjt's functions
+jaxtyping.install_import_hook(
+    typed.MODULES, "typed.checked"
+)  # types and shapes are checked at each call of fjt's functions
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -33,7 +36,7 @@ SLOWEST = ("tuning", "end_to_end", "training", "experiment", "study", "models") 
 
 
 def pytest_collection_modifyitems(items):
-    """The slowest folders come first, so that the two workers end together."""
+    """The slowest folders come first, so that the workers end together."""
     items.sort(key=lambda item: SLOWEST.index(item.path.parent.name) if item.path.parent.name in SLOWEST else 9)
 
 

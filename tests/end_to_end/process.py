@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import gc
 import itertools
 import json
 import multiprocessing
@@ -69,6 +70,7 @@ def _child(program, arguments, output, cache, hook, events):
     for standard in (sys.stdout, sys.stderr):
         standard.flush()
         os.dup2(file, standard.fileno())
+    gc.set_threshold(100_000, 50, 50)  # as in the tests' own processes (see conftest.py)
     import importlib
 
     import jax
