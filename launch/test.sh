@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Lint, format, types and the whole default test suite, on the CPU and without a network; arguments go to pytest.
+# Lint, format, types and the default test suite, on the CPU and without a network; arguments go to pytest.
 #   bash launch/test.sh            bash launch/test.sh -n 0 tests/test_launch.py -k locks
+#   bash launch/test.sh -m thorough         the cases that the default suite leaves to CI
 set -euo pipefail
 # shellcheck source=launch/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
@@ -12,5 +13,8 @@ prepare_environment base test
 "$python" -m ruff format --check .
 # Types, before the whole suite alone: they take most of a minute.
 if [ "$#" -eq 0 ]; then "$python" -m basedpyright --pythonpath "$python" fjt; fi
-# Two workers; a file's tests stay together, since they share compiled programs. The slowest files come first.
-exec "$python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
+# One worker more than there are cores, since tests wait for processes and files; eight at most (2 GB each). A file's
+# tests stay together, since they share compiled programs. The slowest files come first.
+workers=$(($(getconf _NPROCESSORS_ONLN) + 1))
+if [ "$workers" -gt 8 ]; then workers=8; fi
+exec "$python" -m pytest -n "$workers" --dist loadfile --no-loadscope-reorder "$@"

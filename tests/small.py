@@ -5,6 +5,7 @@ import functools
 
 import jax
 import numpy as np
+import pytest
 
 from fjt.core import seeds, tree
 from fjt.core.options import OptimConfig, TuneConfig
@@ -25,6 +26,13 @@ ADAMW = OptimConfig(
     name="adamw", learning_rate=1e-3, multipliers=(), weight_decay=0.01, schedule="constant", warmup_fraction=0.0,
     final_fraction=0.0, power=1.0, cycles=1, clip_norm=1.0, b1=0.9, b2=0.999, eps=1e-8, momentum=0.9,
 )  # fmt: skip
+
+
+def tiers(cases, *first):
+    """The cases of a test, for parametrize: the default suite runs the first ones, the thorough tier the others."""
+    marks = [() if case in first else pytest.mark.thorough for case in cases]
+    values = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return [pytest.param(*value, marks=mark) for value, mark in zip(values, marks, strict=True)]
 
 
 def tune(*method, **options):

@@ -197,10 +197,11 @@ def test_test_script_lints_and_passes_arguments(launch):
     done, calls = launch("-k", "a or b", script="test.sh")
     assert done.returncode == 0, done.stderr
     assert installed(calls) == ["3.12/base.txt", "3.12/test.txt"]
+    workers = min(8, os.cpu_count() + 1)
     assert calls[-3:] == [
         "<-m><ruff><check><.>",
         "<-m><ruff><format><--check><.>",
-        "<-m><pytest><-n><2><--dist><loadfile><--no-loadscope-reorder><-k><a or b>",
+        f"<-m><pytest><-n><{workers}><--dist><loadfile><--no-loadscope-reorder><-k><a or b>",
     ]
 
 

@@ -8,6 +8,7 @@ import signal
 import numpy as np
 import pytest
 import safetensors.numpy
+import small
 from process import SignalInStep, outcome, predicts_as_it_was, run, tiny
 
 import fjt
@@ -15,7 +16,7 @@ from fjt.interop import adapter, formats
 from fjt.models import pretrained
 
 
-@pytest.mark.parametrize("method", ["lora", "('prompt','bitfit')"])
+@pytest.mark.parametrize("method", small.tiers(["lora", "('prompt','bitfit')"], "lora"))
 def test_exports_and_predictions(finished, even, launch, texts, tmp_path, method):
     base, _ = finished
     merged = method == "lora"
@@ -42,6 +43,7 @@ def test_exports_and_predictions(finished, even, launch, texts, tmp_path, method
         assert sum(leaf.size for leaf in whole.values()) == result["total_params"] - result["added_params"]
 
 
+@pytest.mark.thorough
 def test_new_leaves_that_never_train(finished, even, launch, texts, tmp_path):
     """VeRA's projections are kept, and a run that starts there has the same; mixout's copies of the kernels are not."""
     base, _ = finished
@@ -129,7 +131,7 @@ def test_other_formats_by_command(launch, tuned, finished, tmp_path):
     ("method", "file"),
     [
         ("pfeiffer", "adapter.safetensors"),
-        ("unipelt", "adapter.safetensors"),
+        pytest.param("unipelt", "adapter.safetensors", marks=pytest.mark.thorough),
         ("layernorm", "adapter_model.safetensors"),
     ],
 )
@@ -224,6 +226,7 @@ def test_an_adapter_of_another_shape(finished, even, launch, tuned, tmp_path):
     assert "compiling" not in done.text
 
 
+@pytest.mark.thorough
 def test_a_trained_pooler_goes_from_run_to_run(finished, even, launch, texts, tmp_path):
     """It is in the adapter that the second run starts from, which does not train it, and in that run's own."""
     base, _ = finished
@@ -301,6 +304,7 @@ def test_a_base_that_has_moved_is_found_where_it_is_said_to_be(finished, even, l
         np.testing.assert_allclose(moved, arrays["logits"][:2], atol=2e-5)
 
 
+@pytest.mark.thorough
 def test_a_run_stopped_and_resumed_ends_with_the_same_bits(finished, even, launch, tmp_path):
     """Stopped by an option, since a new leaf is a leaf like any other; kills have tests of their own."""
     base, _ = finished

@@ -5,6 +5,7 @@ import os
 import signal
 
 import numpy as np
+import pytest
 from process import SignalInStep, outcome, predicts_as_it_was, read_rows, run, tiny
 
 from fjt.training.protocols import Events
@@ -38,6 +39,7 @@ def test_across_its_stages(finished, even, launch, tmp_path):
     assert results[1]["flops_per_step"] < 0.9 * full["flops_per_step"]
 
 
+@pytest.mark.thorough
 def test_stopped_early_and_killed_in_its_export(finished, even, launch, tmp_path):
     """By patience, within stage 1: the same command ends with the stage's own leaves."""
     options = dict(train__patience=4, eval__every_steps=1, eval__every_epochs=None, optim__learning_rate=3e-2)
@@ -60,11 +62,13 @@ def test_that_ends_before_its_stages(finished, even, launch):
     assert "training ends before" not in launch(*tiny(even, **options | {"tune__stage_epochs": 1.0}), "--plan").text
 
 
+@pytest.mark.thorough
 def test_with_layers_that_start_anew(finished, even, launch, tmp_path):
     """A stage that opens nothing, since all of it trains from the start."""
     run(launch, even, finished[0], tmp_path / "run", "gradual", model__reinit_layers=1)
 
 
+@pytest.mark.thorough
 def test_on_other_devices_in_between(finished, even, launch, tmp_path):
     run(
         launch,
@@ -100,6 +104,7 @@ def test_on_other_devices_in_between(finished, even, launch, tmp_path):
     np.testing.assert_allclose(found, expected, rtol=2e-6)
 
 
+@pytest.mark.thorough
 def test_in_another_layout(finished, even, launch, tmp_path):
     """One example a row in two accumulated parts: the same losses in all stages."""
     base, _ = finished
@@ -112,6 +117,7 @@ def test_in_another_layout(finished, even, launch, tmp_path):
     np.testing.assert_allclose(found, expected, rtol=2e-6)
 
 
+@pytest.mark.thorough
 def test_selects_a_step_of_an_earlier_stage(finished, even, launch, texts, tmp_path):
     """A rate of zero: the first stage ends with the best evaluation, and the result is about it."""
     run(launch, even, finished[0], tmp_path / "run", "gradual", train__select="best", optim__learning_rate=0.0)

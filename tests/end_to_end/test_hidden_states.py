@@ -8,6 +8,7 @@ import signal
 
 import numpy as np
 import pytest
+import small
 from process import Slow, finish, outcome, read_rows, start, tiny, wait_for
 
 from fjt.training.protocols import Events
@@ -64,7 +65,7 @@ def losses(workdir):
     return np.array([row["loss"] for row in read_rows(workdir / "train.jsonl")])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", small.tiers(METHODS, "head"))
 def test_with_and_without(method, kept, arguments, launch, tmp_path):
     done = launch(*arguments(method, tmp_path, cache__hidden=False), "--workdir", tmp_path / "run")
     assert done.code == 0 and "is computed in each step: config.cache.hidden=False" in done.text, done.text
@@ -88,6 +89,7 @@ def test_with_and_without(method, kept, arguments, launch, tmp_path):
     assert len(os.listdir(one.parent / "hidden")) == splits
 
 
+@pytest.mark.thorough
 def test_stopped_and_resumed(kept, arguments, launch, cache, tmp_path):
     """SIGTERM in each stage that starts from hidden states; the second time they are gone when it goes on."""
     for step in (5, 10):
@@ -115,6 +117,7 @@ class StopInTheSecondStage(Events):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.thorough
 def test_stopped_while_they_are_made(arguments, launch, cache, tmp_path):
     """At the start of a stage, between two checkpoints: nothing is lost and nothing is half-written."""
     options = dict(tune__stage_epochs=1.25, train__epochs=2, checkpoint__every_steps=None, cache__hidden=True)
@@ -134,6 +137,7 @@ def test_stopped_while_they_are_made(arguments, launch, cache, tmp_path):
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 
 
+@pytest.mark.thorough
 def test_two_devices_in_two_parts_each(kept, arguments, launch, tmp_path):
     options = dict(mesh__data=2, train__accumulation=2)
     done = launch(*arguments("gradual", tmp_path, **options), "--workdir", tmp_path / "run")

@@ -93,6 +93,7 @@ def test_sets_of_labels_are_learned_predicted_and_exported(run, folder, launch, 
     assert set(rows[0]) == {"id", "text", "predicted", *(f"p({name})" for name in TOPICS)}
 
 
+@pytest.mark.thorough
 def test_one_column_per_label_is_the_same_experiment(run, folder, launch, tmp_path):
     columns = flags(folder, "csv", eval__threshold=0.4, data__columns__labels=str(TOPICS))
     assert launch(*columns, "--workdir", tmp_path / "run").code == 0

@@ -80,6 +80,7 @@ def test_three_kills(begin, finished, tmp_path):
     same(workdir, finished)
 
 
+@pytest.mark.thorough
 def test_asked_to_stop(begin, launch, tables, finished, tmp_path):
     """SIGTERM, then Ctrl-C, each with its exit code and nothing lost; another process is refused meanwhile."""
     workdir = tmp_path / "run"

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import roberta_files
 import safetensors.numpy
+import small
 from outside_family import DISTILBERT, register_distilbert
 from process import predicts_as_it_was, tiny
 
@@ -48,14 +49,14 @@ def test_a_roberta_is_tuned_in_full(roberta, even, launch, texts, tmp_path):
     assert again.code == 0, again.text
 
 
-@pytest.mark.parametrize(
-    ("method", "form", "tensor"),
-    [
-        ("lora", "peft", "base_model.model.classifier.out_proj.weight"),
-        ("pfeiffer", "adapterhub", "roberta.encoder.layer.0.output.adapters.fjt.adapter_down.0.weight"),
-        ("prompt", "peft", "prompt_embeddings"),
-    ],
-)
+ADAPTERS = [
+    ("lora", "peft", "base_model.model.classifier.out_proj.weight"),
+    ("pfeiffer", "adapterhub", "roberta.encoder.layer.0.output.adapters.fjt.adapter_down.0.weight"),
+    ("prompt", "peft", "prompt_embeddings"),
+]
+
+
+@pytest.mark.parametrize(("method", "form", "tensor"), small.tiers(ADAPTERS, ADAPTERS[0]))
 def test_a_roberta_s_adapters(method, form, tensor, roberta, even, launch, texts, tmp_path):
     done = run(launch, even, roberta, tmp_path / "run", method, model__max_length=24)
     assert done.code == 0, done.text

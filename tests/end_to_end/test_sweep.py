@@ -166,6 +166,7 @@ def test_a_run_of_a_study_is_the_run_alone(done, launch, name):
     assert ended.code == 0 and f"{name}: the same bits" in ended.text, ended.text
 
 
+@pytest.mark.thorough
 def test_full_tuning_and_prefixes_are_the_runs_alone(arguments, launch, tmp_path):
     """As LoRA and the head above: after another run of their method in the same process, at another rate."""
     products = """(
@@ -243,6 +244,7 @@ def same_outcomes(folder, wanted):
         assert outcome(path) == outcome(wanted / name), name
 
 
+@pytest.mark.thorough
 def test_two_processes_and_kills_end_as_one_undisturbed(done, arguments, cache, tmp_path):
     """Two share the study; one is killed in the middle of a run, comes again, and neither makes a run twice."""
     folder = tmp_path / "study"
@@ -270,6 +272,7 @@ GRID = """(
 )"""
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mode", ["loop", "vmap"])
 def test_a_grid_compiles_what_the_plan_says(launch, arguments, tmp_path, mode):
     """Five rates, three ranks and eight seeds: a program for each shape of steps and one for evaluation."""
@@ -324,6 +327,7 @@ def test_lanes_that_are_killed_end_as_undisturbed_ones(lanes, arguments, cache, 
     same_outcomes(folder, lanes[0])
 
 
+@pytest.mark.thorough
 def test_shards_divide_the_groups(done, launch, arguments, tmp_path):
     folder = tmp_path / "study"
     for shard in ("0/2", "1/2"):

@@ -121,8 +121,12 @@ def check(found, reference, dtype):
     np.testing.assert_allclose(found, reference[: len(found)], rtol=TOLERANCE[dtype][1], atol=0)
 
 
+DOUBLE = [(name, np.float64) for name in CASES]
+SINGLE = [("head", np.float32), ("top_k 2", np.float32)]
+
+
 @pytest.mark.parametrize(
-    ("name", "dtype"), [*((name, np.float64) for name in CASES), ("head", np.float32), ("top_k 2", np.float32)]
+    ("name", "dtype"), small.tiers([*DOUBLE, *SINGLE], ("top_k 2", np.float64), ("head", np.float64))
 )
 def test_from_hidden_states_is_from_tokens(name, dtype, tmp_path):
     """Dropout on above; tokens in packed rows, hidden states one a row, in two accumulated parts on two devices."""
@@ -142,7 +146,7 @@ def test_the_cases_start_where_they_should():
     assert tuple(prepare(name, np.float32).layer for name in CASES) == STARTS
 
 
-@pytest.mark.parametrize("name", ["head", "top_k 2"])
+@pytest.mark.parametrize("name", small.tiers(["head", "top_k 2"], "head"))
 def test_evaluation_and_packed_rows(name, tmp_path):
     """Logits of dev, and losses in the layout of the reference."""
     case = prepare(name, np.float32)

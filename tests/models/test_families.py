@@ -64,7 +64,7 @@ LABELS = {  # (labels of EXAMPLES, number of outputs)
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", small.tiers(METHODS, "full", "top_k", "lora", "pfeiffer", "prefix"))
 def test_every_method_trains_every_family_and_every_kind(method):
     """The step has a gradient for all that trains: the whole new head always, and no pooler where there is none."""
     assert set(LABELS) == set(PROBLEMS)

@@ -291,6 +291,7 @@ def test_shapes_of_another_number_of_devices_are_refused(folder, experiments):
         prepare(settings_of(folder, options), view=console.Silent(), shapes=experiments[0].plan.shapes)
 
 
+@pytest.mark.thorough
 def test_a_gradual_run_without_checkpoints_selects_its_best_step(folder, experiments, tmp_path):
     """Its best step may end a stage, whose state the next stage's is not."""
     results = []

@@ -49,14 +49,14 @@ def base_model(tmp_path_factory):
     return folder / "run" / "export"
 
 
-@pytest.mark.parametrize(
-    ("product", "groups"),
-    [
-        ({"tune.method": ("head",), "train.epochs": (1, 3)}, 2),  # one epoch does not pay for kept hidden states
-        ({"tune.method": ("bitfit",), "train.epochs": (1, 3)}, 1),  # nothing lies below what trains
-        ({"tune.method": ("bitfit",), "train.steps": (1, 12), "train.batch_size": (8,)}, 1),
-    ],
-)
+PRODUCTS = [
+    ({"tune.method": ("head",), "train.epochs": (1, 3)}, 2),  # one epoch does not pay for kept hidden states
+    ({"tune.method": ("bitfit",), "train.epochs": (1, 3)}, 1),  # nothing lies below what trains
+    ({"tune.method": ("bitfit",), "train.steps": (1, 12), "train.batch_size": (8,)}, 1),
+]
+
+
+@pytest.mark.parametrize(("product", "groups"), small.tiers(PRODUCTS, PRODUCTS[0]))
 def test_what_is_compiled_is_what_was_planned(tmp_path, base_model, product, groups):
     """Word for word, in runs of other lengths."""
     product = {"data.limit": (96,), "train.batch_size": (24,), "model.path": (str(base_model),)} | product
@@ -75,6 +75,7 @@ def seeds_of(group):
     return [name.rsplit("=", 1)[1] for name in group.runs]
 
 
+@pytest.mark.thorough
 def test_lanes_are_divided_evenly_and_share_their_batches_where_they_can(tmp_path):
     groups, made = plan(tmp_path, {"tune.method": ("full",)}, seeds=5, lanes=4)
     assert [seeds_of(group) for group in groups] == [["0", "0", "1"], ["1", "2", "2"], ["3", "3", "4", "4"]]

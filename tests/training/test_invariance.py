@@ -34,7 +34,7 @@ LAYOUTS = {
     "devices_and_accumulation": small.Layout(groups=4, accumulation=2, row_length=64, batch_size=BATCH),
 }
 TOLERANCE = {np.float32: (20, 2e-6), np.float64: (60, 1e-12)}
-DTYPES = pytest.mark.parametrize("dtype", TOLERANCE, ids=["float32", "float64"])
+DTYPES = pytest.mark.parametrize("dtype", small.tiers(TOLERANCE, np.float64), ids=["float32", "float64"])
 
 
 def hyper(dtype):

@@ -57,7 +57,8 @@ CASES = {
 }  # fmt: skip
 MERGED = [name for name in CASES if name.split()[0] in ("lora", "dora", "vera", "ia3") and "prefix" not in name]
 LIKE_BASE = [*MERGED, "houlsby", "pfeiffer", "parallel", "compacter", "top_k pfeiffer"]
-every = pytest.mark.parametrize("case", CASES)
+FIRST = ("top_k", "bitfit", "lora", "ia3", "pfeiffer", "prefix", "prompt")  # some from each file of methods
+every = pytest.mark.parametrize("case", small.tiers(CASES, *FIRST))
 
 
 @functools.cache
@@ -138,7 +139,7 @@ def run_in_double(model, params, chosen, hyper, examples, layout, steps, between
     return np.array(seen), jax.device_get(state), step
 
 
-STEPS, SOME = 60, 6
+STEPS, SOME = 20, 6
 PACKED = small.Layout(row_length=64)
 APART = small.Layout(groups=4, accumulation=2, one_a_row=True)  # on two devices
 
