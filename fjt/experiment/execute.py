@@ -10,8 +10,9 @@ import jax
 
 from fjt.core import console, tree
 from fjt.experiment import outcome, recipes
+from fjt.experiment.arguments import above, first_state
 from fjt.experiment.prepared import Experiment, Stage
-from fjt.experiment.programs import Compiled, above, first_state
+from fjt.experiment.programs import Compiled
 from fjt.experiment.solo import SoloRun, frozen_of
 from fjt.experiment.workdir import claim
 from fjt.tasks.kinds import lower_is_better

@@ -9,26 +9,21 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fjt.core import console, records, tree
 from fjt.core.options import Settings
-from fjt.data import batches, packing
-from fjt.experiment import features, recipes
+from fjt.data import packing
+from fjt.experiment.arguments import Shapes, abstract_batch, abstract_lanes, abstract_run, add_lane_axis, pack_evaluated
 from fjt.experiment.inputs import cache_dir
-from fjt.experiment.layout import row_grid
 from fjt.experiment.prepared import Experiment, Stage
-from fjt.models.encoder import Model
-from fjt.training import evaluate, placement
+from fjt.training import placement
 from fjt.training.hyper import Hyper
-from fjt.training.lanes import Lanes, lanes_eval, lanes_step, split_frozen
+from fjt.training.lanes import lanes_eval, lanes_step
 from fjt.training.optim import constants, make_optimizer
-from fjt.training.step import TrainState, eval_step, init_state, train_step
-from fjt.tuning import partition
+from fjt.training.step import TrainState, eval_step, train_step
 
 Compiled = dict[Any, Any]  # {key of a program: (executable, operations)}, and lowered programs of cached features
-Shapes = dict[str, jax.ShapeDtypeStruct]  # of the arrays of a batch
 
 
 def configure_jax(settings: Settings) -> None:
@@ -157,36 +152,6 @@ def _hidden_key(experiment: Experiment, stage: Stage) -> set[Any]:
     return {("hidden", *sorted(experiment.contents.items()), stage.model.start, stage.model.dtype)}
 
 
-def first_state(experiment: Experiment, stage: Stage, hyper: Hyper, params: tree.Tree | None = None) -> TrainState:
-    """The TrainState of a stage at step 0.
-
-    Args:
-        experiment: the run.
-        stage: the stage.
-        hyper: hyper-parameters.
-        params: all parameters; by default those of the experiment.
-    """
-    trainable = tree.split(experiment.params if params is None else params, stage.trainable)[0]
-    return init_state(trainable, hyper, make_optimizer(experiment.settings.experiment.optim, stage.groups))
-
-
-def above(stage: Stage, params: tree.Tree) -> tree.Tree:
-    """The parameters that a stage computes with: without layers below the cached features that it starts from."""
-    return partition.split_below(params, stage.model.start, stage.model.config.layers)[1]
-
-
-def pack_evaluated(experiment: Experiment, stage: Stage) -> dict[str, evaluate.Packed]:
-    """{name: chunks} of the splits that are evaluated, as a stage evaluates them."""
-    names = recipes.evaluated_splits(experiment.settings.experiment, experiment.examples)
-    splits = {name: experiment.examples[name] for name in names}
-    groups, config = experiment.mesh.size, stage.model.config
-    if stage.model.start == config.layers:
-        return evaluate.deal_splits(splits, groups=groups)
-    return evaluate.pack_splits(
-        splits, groups=groups, grid=row_grid(), width=config.width, one_slot=stage.model.one_slot
-    )
-
-
 def bytes_of(*executables: Any) -> int:
     """The device memory in bytes that the largest of these programs needs while it runs, including its arguments."""
     found = [executable.memory_analysis() for executable in executables]
@@ -267,7 +232,7 @@ def _wanted_lanes(
         (0,),
         train=_Function(
             functools.partial(lanes_step, one_batch=one_batch, **step.keywords),
-            lambda batch: (all_lanes, shared, batch if one_batch else _lead(batch, size, experiment.mesh)),
+            lambda batch: (all_lanes, shared, batch if one_batch else add_lane_axis(batch, size, experiment.mesh)),
         ),
         counted=_Function(alone, lambda batch: (state, frozen, batch, experiment.hyper)),
         evaluator=_Function(lanes_eval, lambda batch: (all_lanes, shared, batch)),
@@ -346,88 +311,3 @@ def _want_all(
     del batch["label"], batch["weight"]
     quiet = dataclasses.replace(stage.model, noisy_from=-1)
     return wanted | {"eval": want(make_eval, batch, evaluator, quiet)}
-
-
-def abstract_run(experiment: Experiment, stage: Stage) -> tuple[TrainState, tree.Tree]:
-    """The shapes of a stage's TrainState and of the frozen parameters that it computes with."""
-    state = jax.eval_shape(functools.partial(first_state, experiment, stage, experiment.hyper), experiment.params)
-    frozen = jax.eval_shape(lambda params: tree.split(params, stage.trainable)[1], experiment.params)
-    return state, above(stage, frozen)
-
-
-def abstract_lanes(experiment: Experiment, stage: Stage, size: int) -> tuple[Lanes, tree.Tree]:
-    """The shapes of the Lanes of several runs and of the frozen parameters that they share.
-
-    Args:
-        experiment: one of the runs.
-        stage: its only stage.
-        size: number of runs.
-    """
-    state, frozen = abstract_run(experiment, stage)
-    shared, (own,) = split_frozen([frozen])
-    hyper = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), experiment.hyper)
-    active: Any = jax.ShapeDtypeStruct((), np.bool_)
-    whole = placement.replicated(experiment.mesh)
-    shared = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shared)
-    return _lead(Lanes(state=state, frozen=own, hyper=hyper, active=active), size, experiment.mesh), shared
-
-
-def _lead(shapes: Any, size: int, mesh: jax.sharding.Mesh) -> Any:
-    """The shapes with a leading axis of lanes.  What was sharded by group is so on its second axis now."""
-
-    def lead(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        sharding = placement.replicated(mesh) if x.sharding is None else placement.lanes_by_group(mesh)
-        return jax.ShapeDtypeStruct((size, *x.shape), x.dtype, sharding=sharding)
-
-    return jax.tree.map(lead, shapes)
-
-
-def abstract_batch(shape: packing.Shape, label: np.ndarray, model: Model, mesh: jax.sharding.Mesh) -> Shapes:
-    """The shapes of the arrays of a batch, sharded by group.
-
-    Args:
-        shape: of the batch.
-        label: of any split.
-        model: says whether the batch holds tokens or cached features.
-        mesh: the devices.
-    """
-    tokens, slots = (shape.groups, shape.rows, shape.row_length), (shape.groups, shape.num_slots)
-    sizes: dict[str, tuple[tuple[int, ...], Any]] = {
-        "example": ((shape.groups, shape.examples), np.int32),
-        "slot_example": (slots, np.int32),
-        "slot_position": (slots, np.int32),
-        "label": ((*slots, *label.shape[1:]), label.dtype),
-        "weight": (slots, np.float32),
-    }
-    if shape.rows:
-        names = ("segment_ids", "position_ids")
-        sizes |= {"slot_token": (slots, np.int32)} | {name: (tokens, np.int32) for name in names}
-    if model.start < 0:
-        sizes |= {"token_ids": (tokens, np.int32), "type_ids": (tokens, np.int32)}
-    else:
-        places = tokens if shape.rows else slots
-        sizes |= {"hidden": ((*places, model.config.width), jnp.dtype(model.dtype))}
-    sharding = placement.by_group(mesh)
-    return {name: jax.ShapeDtypeStruct(size, dtype, sharding=sharding) for name, (size, dtype) in sizes.items()}
-
-
-def build_batch(
-    experiment: Experiment, shape: packing.Shape, cached: features.States, k: int
-) -> tuple[dict[str, np.ndarray], int, int]:
-    """The batch of step k.
-
-    Args:
-        experiment: the run.
-        shape: of the batch.
-        cached: the cached features of each split, if the run starts from any.
-        k: the step.
-
-    Returns:
-        batch: its arrays.
-        examples: number of examples.
-        tokens: number of their tokens.
-    """
-    indices, examples = experiment.schedule.batches(k, k + 1)[0], experiment.examples["train"]
-    one_a_row = not experiment.settings.experiment.train.packing
-    batch, _ = batches.build(examples, indices, shape, one_a_row, cached["train"])
-    return batch, int((indices >= 0).sum()), int(batches.lengths_of(examples, indices).sum())

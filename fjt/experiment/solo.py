@@ -11,9 +11,10 @@ from jaxtyping import Float
 
 from fjt.core import console, tree
 from fjt.experiment import features, outcome
+from fjt.experiment.arguments import above, build_batch, pack_evaluated
 from fjt.experiment.layout import row_grid
 from fjt.experiment.prepared import Experiment, Stage
-from fjt.experiment.programs import Compiled, Programs, above, build_batch, compile_programs, pack_evaluated
+from fjt.experiment.programs import Compiled, Programs, compile_programs
 from fjt.training import evaluate, placement
 from fjt.training.checkpoint import NotFinite
 from fjt.training.hyper import Hyper

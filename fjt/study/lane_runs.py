@@ -11,18 +11,10 @@ from jaxtyping import Array, Bool, Float
 
 from fjt.core import console, tree
 from fjt.experiment import features, outcome
+from fjt.experiment.arguments import above, abstract_lanes, build_batch, first_state, pack_evaluated
 from fjt.experiment.layout import row_grid
 from fjt.experiment.prepared import Experiment
-from fjt.experiment.programs import (
-    Compiled,
-    Programs,
-    above,
-    abstract_lanes,
-    build_batch,
-    compile_lanes,
-    first_state,
-    pack_evaluated,
-)
+from fjt.experiment.programs import Compiled, Programs, compile_lanes
 from fjt.training import evaluate, placement
 from fjt.training import lanes as lane_trees
 from fjt.training.checkpoint import NotFinite

@@ -17,7 +17,7 @@ from fjt.core.options import ExperimentConfig, Settings, flatten
 from fjt.core.settings import fingerprint, to_dict
 from fjt.data import batches
 from fjt.data.packing import Shape
-from fjt.experiment import features, programs, summary
+from fjt.experiment import arguments, features, programs, summary
 from fjt.experiment.inputs import Inputs, inputs_key
 from fjt.experiment.layout import plan_shapes
 from fjt.experiment.prepare import Experiment, prepare, resolve
@@ -235,7 +235,7 @@ def _fit_lanes(
     # The best parameters of each lane need memory besides the program, twice while they are updated.
     best = any(member.train.select == "best" for _, _, member in members)
     beside = 2 * best * sum(leaf.nbytes for leaf in jax.tree.leaves(tree.split(experiment.params, stage.trainable)[0]))
-    eval_shape = programs.pack_evaluated(experiment, stage)["dev"].shape
+    eval_shape = arguments.pack_evaluated(experiment, stage)["dev"].shape
     while True:
         parts, taken = _divide(members, most), 0
         try:

@@ -9,7 +9,7 @@ from made_study import make
 from configs import quickstart
 from fjt.core import options, settings
 from fjt.core.console import Silent
-from fjt.experiment import programs
+from fjt.experiment import arguments, programs
 from fjt.experiment.execute import run
 from fjt.experiment.inputs import Inputs
 from fjt.experiment.prepare import prepare
@@ -99,7 +99,7 @@ def prepared(tmp_path_factory):
 
     (folder / "run").mkdir()
     run(experiment("full", (), ""), str(folder / "run"), view=Silent())
-    packed = programs.pack_evaluated(experiment("full", ()), experiment("full", ()).stages[0])
+    packed = arguments.pack_evaluated(experiment("full", ()), experiment("full", ()).stages[0])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(programs, "pack_evaluated", lambda *_: packed)  # the same for all of these: packed once
         yield experiment
