@@ -5,7 +5,7 @@
   adapterhub  adapter_config.json, adapter.safetensors and the head for `adapters`
 
 The run itself writes one form to its export/; this command writes the others.  If a format cannot express the tuned
-parameters, the message says why.  Exit codes: 0 success, 2 a mistake in the arguments or files.
+parameters, the message says why.  Exit codes: 0 success, 2 a mistake in the arguments or files, 130 Ctrl-C.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from fjt.core import console, records
-from fjt.core.errors import UserError
+from fjt.core.errors import UserError, exit_code
 from fjt.experiment.finished import Run, load_run
 from fjt.interop import adapter, adapterhub, card, peft
 from fjt.interop.directory import replaced
@@ -50,13 +50,13 @@ def main(argv: Sequence[str]) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     output = os.path.join(options.run, f"export-{options.format}") if options.output is None else options.output
-    try:
+
+    def command() -> int:
         export(load_run(options.run, options.base), options.format, output)
-    except (UserError, OSError) as error:
-        print(f"fjt: {error}", file=sys.stderr)
-        return 2
-    console.say(f"{output}: {options.run} for {options.format}")
-    return 0
+        console.say(f"{output}: {options.run} for {options.format}")
+        return 0
+
+    return exit_code(command, lambda: output)
 
 
 def export(run: Run, form: str, output: str) -> None:

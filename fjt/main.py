@@ -20,7 +20,7 @@ from ml_collections import config_flags
 
 from fjt import flags
 from fjt.core import console
-from fjt.core.errors import UserError
+from fjt.core.errors import Ended, UserError, exit_code
 from fjt.core.options import TOGETHER, Settings
 from fjt.core.settings import from_config
 from fjt.flags import ROOT
@@ -44,33 +44,29 @@ def main(argv: list[str], events: "Events | None" = None) -> int:
         console.say(__doc__ or "")
         console.say(flags.keys_help())
         return 0
-    try:
-        config = flags.parse(argv, FLAGS, CONFIG)
-        if config is not None and "study" in config:
-            raise UserError("--config names a study: run it by python -m fjt.sweep, with the same flags.")
-        settings = None if config is None else from_config(config)
-        if LIST.value:
-            show_list()
-            return 0
-        if config is None or settings is None:
-            raise UserError("--config is missing, for example --config configs/glue.py:rte. --list prints all configs.")
-        if WORKDIR.value is None and not PLAN.value:
-            raise UserError(
-                "--workdir is missing: the folder to which this run is written, for example --workdir runs/first."
-            )
-        return execute(settings, WORKDIR.value or "", bool(PLAN.value), flags.given(config, argv), events)
-    except KeyboardInterrupt:  # before training: once it trains, the run saves first
-        print("fjt: stopped by SIGINT before training began; there was nothing to save", file=sys.stderr)
-        return 130
-    except OSError as error:
-        print(
-            f"fjt: {error.strerror or error}: {error.filename or WORKDIR.value}. Files saved earlier are kept.",
-            file=sys.stderr,
+    return exit_code(
+        lambda: _start(argv, events),
+        lambda: WORKDIR.value or "",
+        " before training began; there was nothing to save",  # once it trains, the run saves first
+        " Files saved earlier are kept.",
+    )
+
+
+def _start(argv: list[str], events: "Events | None") -> int:
+    config = flags.parse(argv, FLAGS, CONFIG)
+    if config is not None and "study" in config:
+        raise UserError("--config names a study: run it by python -m fjt.sweep, with the same flags.")
+    settings = None if config is None else from_config(config)
+    if LIST.value:
+        show_list()
+        return 0
+    if config is None or settings is None:
+        raise UserError("--config is missing, for example --config configs/glue.py:rte. --list prints all configs.")
+    if WORKDIR.value is None and not PLAN.value:
+        raise UserError(
+            "--workdir is missing: the folder to which this run is written, for example --workdir runs/first."
         )
-        return 2
-    except UserError as error:
-        print(f"fjt: {error}", file=sys.stderr)
-        return 2
+    return execute(settings, WORKDIR.value or "", bool(PLAN.value), flags.given(config, argv), events)
 
 
 def show_list() -> None:
@@ -126,7 +122,6 @@ def execute(
     from fjt.experiment.programs import configure_jax
     from fjt.experiment.workdir import check, finished, lock
     from fjt.training.checkpoint import NotFinite
-    from fjt.training.stop import Stopped
 
     configure_jax(settings)
     if plan_only:
@@ -143,16 +138,13 @@ def execute(
                 return 0
             summary.show_start(experiment, workdir)
             run(experiment, workdir, events=events)
-        except Stopped as stop:
-            console.warn(str(stop))
-            return 128 + stop.number
         except NotFinite as error:
-            console.warn(
+            raise Ended(
                 f"{error}. Stopped; checkpoints saved earlier are kept, and the same command would stop here again. "
                 "A lower --config.optim.learning_rate or a longer --config.optim.warmup_fraction, in another "
-                "--workdir, may help."
-            )
-            return 3
+                "--workdir, may help.",
+                error.code,
+            ) from None
         summary.show_result(workdir)
     return 0
 

@@ -4,7 +4,7 @@ The input has one text per line (.txt; `-` reads stdin), or is a .csv .tsv .json
 texts.  For a run on pairs, a line has both texts with a tab between them, and a table has two columns.  The output has
 the id, the text, the predicted label, its probability and the probability of every label (for a regression: the
 score), as .tsv .csv .jsonl or .npz (with logits); `-` writes TSV to stdout.  Exit codes: 0 success, 2 a mistake in the
-arguments or files.
+arguments or files, 130 Ctrl-C.
 
 From Python:  fjt.load_run("runs/first").predict(["one text", "another"])["labels"]
 """
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from fjt.core import console
-from fjt.core.errors import UserError, suggest
+from fjt.core.errors import UserError, exit_code, suggest
 from fjt.data import tables
 from fjt.experiment.finished import Run, load_run
 
@@ -50,15 +50,15 @@ def main(argv: Sequence[str]) -> int:
         options = parser.parse_args(argv[1:])
     except SystemExit as stop:
         return int(stop.code or 0)
-    try:
-        suffix = _output_suffix(options.output)
-        run = load_run(options.run, options.base)
-        ids, texts, pairs = read_texts(run, options)
-        predicted = run.predict(texts, pairs)
-        _write(options.output, suffix, run, ids, texts, pairs, predicted)
-    except UserError as error:
-        print(f"fjt: {error}", file=sys.stderr)
-        return 2
+    return exit_code(lambda: _predict(options), lambda: "stdout" if options.output == "-" else options.output)
+
+
+def _predict(options: argparse.Namespace) -> int:
+    suffix = _output_suffix(options.output)
+    run = load_run(options.run, options.base)
+    ids, texts, pairs = read_texts(run, options)
+    predicted = run.predict(texts, pairs)
+    _write(options.output, suffix, run, ids, texts, pairs, predicted)
     if options.output != "-":
         console.say(f"{options.output}: {len(texts):,} texts labelled")
     return 0

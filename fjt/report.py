@@ -9,7 +9,7 @@ files that a study commits, runs.csv and predictions.npz.  Both lead to the same
   runs.csv, predictions.npz              the records of every run and its predictions
 
 The report is written to DIR/report, or to DIR itself if DIR contains the two files.  Exit codes: 0 success, 2 a
-mistake in the arguments or files.
+mistake in the arguments or files, 130 Ctrl-C.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fjt.core import console
-from fjt.core.errors import UserError
+from fjt.core.errors import exit_code
 from fjt.reports import archive, cells, document, gather, pages, sections
 from fjt.reports.cells import Cell, counts, make_cells, summarize
 from fjt.reports.comparisons import Comparison, make_comparisons
@@ -40,15 +40,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("folder", metavar="DIR", help="the folder of a study, or of its two committed files")
     parser.add_argument("--output", metavar="DIR2", help="the folder to write the report to")
     options = parser.parse_args(argv[1:])
-    try:
+
+    def command() -> int:
         show(*report(options.folder, options.output))
-    except UserError as error:
-        print(f"fjt: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"fjt: {error.strerror or error}: {error.filename}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return exit_code(command, lambda: options.output or options.folder)
 
 
 def report(folder: str | os.PathLike[str], output: str | None = None) -> tuple[str, list[Cell]]:

@@ -3,7 +3,7 @@
 Prints one of three results: the same bits; the same within the tolerance of another layout or machine (the first 20
 losses within 2e-6); or different, with the first step that differs.  A run that failed should fail again at the same
 step.  The data and the base model are read from the paths of the original run.  Exit codes: 0 same, 1 different, 2 a
-mistake in the arguments or files.
+mistake in the arguments or files, 130 Ctrl-C, 143 SIGTERM.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fjt.core import console, records
-from fjt.core.errors import UserError
+from fjt.core.errors import Ended, UserError, exit_code
 from fjt.core.options import flatten
 from fjt.core.settings import from_config
 
@@ -36,14 +36,17 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--workdir", help="keep the new run in this folder; by default it is deleted")
     options = parser.parse_args(argv[1:])
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    try:
+
+    def command() -> int:
         if options.workdir:
             return reproduce(options.run, options.workdir)
         with tempfile.TemporaryDirectory() as folder:
-            return reproduce(options.run, folder)
-    except UserError as error:
-        print(f"fjt: {error}", file=sys.stderr)
-        return 2
+            try:
+                return reproduce(options.run, folder)
+            except Ended as ended:
+                raise Ended("stopped; the unfinished run is deleted (--workdir DIR keeps it)", ended.code) from None
+
+    return exit_code(command, lambda: options.workdir or tempfile.gettempdir())
 
 
 def reproduce(folder: str, workdir: str) -> int:

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict, config_flags
 
 from fjt import flags
 from fjt.core import console
-from fjt.core.errors import UserError
+from fjt.core.errors import UserError, exit_code
 from fjt.study.spec import OPTIONS
 
 if TYPE_CHECKING:
@@ -46,27 +46,23 @@ def main(argv: list[str], events: "Events | None" = None) -> int:
         console.say(__doc__ or "")
         console.say(flags.keys_help(OPTIONS))
         return 0
-    try:
-        config = flags.parse(argv, FLAGS, CONFIG, OPTIONS)
-        if config is None or WORKDIR.value is None:
-            raise UserError(
-                "--config and --workdir are needed, for example --config configs/quickstart_sweep.py "
-                "--workdir runs/quickstart_sweep."
-            )
-        command = shlex.join(["python", "-m", "fjt.sweep", *argv[1:]])
-        return sweep(config, WORKDIR.value, bool(PLAN.value), parse_shard(SHARD.value or ""), command, events)
-    except KeyboardInterrupt:
-        print("fjt: stopped by SIGINT; the same command continues from the saved state", file=sys.stderr)
-        return 130
-    except OSError as error:
-        print(
-            f"fjt: {error.strerror or error}: {error.filename or WORKDIR.value}. Files saved earlier are kept.",
-            file=sys.stderr,
+    return exit_code(
+        lambda: _start(argv, events),
+        lambda: WORKDIR.value or "",
+        "; the same command continues from the saved state",
+        " Files saved earlier are kept.",
+    )
+
+
+def _start(argv: list[str], events: "Events | None") -> int:
+    config = flags.parse(argv, FLAGS, CONFIG, OPTIONS)
+    if config is None or WORKDIR.value is None:
+        raise UserError(
+            "--config and --workdir are needed, for example --config configs/quickstart_sweep.py "
+            "--workdir runs/quickstart_sweep."
         )
-        return 2
-    except UserError as error:
-        print(f"fjt: {error}", file=sys.stderr)
-        return 2
+    command = shlex.join(["python", "-m", "fjt.sweep", *argv[1:]])
+    return sweep(config, WORKDIR.value, bool(PLAN.value), parse_shard(SHARD.value or ""), command, events)
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -104,7 +100,6 @@ def sweep(
     from fjt.experiment.workdir import lock
     from fjt.reports import document, power
     from fjt.study import planner, plans, spec, worker
-    from fjt.training.stop import Stopped
 
     options, base = spec.read(config)
     runs = spec.make_runs(options, base)
@@ -121,12 +116,7 @@ def sweep(
     show_plan(workdir, runs, groups, plan)
     if plan_only:
         return 0
-    try:
-        done = worker.work(workdir, base, runs, groups, shared, shard=shard, events=events)
-    except Stopped as stop:
-        console.warn(str(stop))
-        return 128 + stop.number
-    if not done:
+    if not worker.work(workdir, base, runs, groups, shared, shard=shard, events=events):
         console.say("runs of other shards are left; `python -m fjt.report` reports when they are done")
         return 0
     report.show(*report.report(workdir))

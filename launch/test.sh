@@ -11,7 +11,7 @@ export JAX_PLATFORMS=cpu HF_HUB_OFFLINE=1
 prepare_environment base test
 "$python" -m ruff check .
 "$python" -m ruff format --check .
-# Types, before the whole suite alone: they take most of a minute.
+# Types, when no argument is given: they take most of a minute.
 if [ "$#" -eq 0 ]; then "$python" -m basedpyright --pythonpath "$python" fjt; fi
 # One worker more than there are cores, since tests wait for processes and files; eight at most (2 GB each). A file's
 # tests stay together, since they share compiled programs. The slowest files come first.

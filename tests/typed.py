@@ -6,7 +6,7 @@ import pathlib
 import beartype
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
-# These hold no arrays, and their functions are called so often that the checker would take a minute of the suite.
+# No shape is declared in these, and they are called so often that the checker would take a minute of the suite.
 _OFTEN = {"fjt.core.schema", "fjt.data.synthetic", "fjt.reports.archive"}
 _NAMES = {".".join(path.relative_to(_ROOT).with_suffix("").parts) for path in (_ROOT / "fjt").rglob("*.py")}
 MODULES = sorted(name for name in _NAMES - _OFTEN if not name.endswith("__init__"))

@@ -1,4 +1,4 @@
-"""What the programs of a run are given: its first state, its batches, the chunks of an evaluation, and their shapes."""
+"""The arguments of a run's programs: its first state, its batches, the chunks of an evaluation, and their shapes."""
 
 import functools
 from typing import Any

@@ -14,12 +14,15 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from fjt.core import records, tree
-from fjt.core.errors import UserError
+from fjt.core.errors import Ended, UserError
 from fjt.training import placement
 
 
-class NotFinite(Exception):
+class NotFinite(Ended):
     """A loss or a parameter is not finite; its message says at which step. Exit code 3."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, 3)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,15 +5,16 @@ import signal
 from types import FrameType
 from typing import Any
 
+from fjt.core.errors import Ended
 from fjt.training import placement
 
 
-class Stopped(Exception):
+class Stopped(Ended):
     """The run was stopped by a signal after its state was saved.  The exit code is 128 + signal."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}; the same command goes on from here")
-        self.number = number
+        name = signal.Signals(number).name
+        super().__init__(f"stopped by {name}; the same command goes on from here", 128 + number)
 
 
 class Stop:

@@ -117,7 +117,6 @@ def test_in_another_layout(finished, even, launch, tmp_path):
     np.testing.assert_allclose(found, expected, rtol=2e-6)
 
 
-@pytest.mark.thorough
 def test_selects_a_step_of_an_earlier_stage(finished, even, launch, texts, tmp_path):
     """A rate of zero: the first stage ends with the best evaluation, and the result is about it."""
     run(launch, even, finished[0], tmp_path / "run", "gradual", train__select="best", optim__learning_rate=0.0)

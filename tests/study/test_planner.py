@@ -75,7 +75,6 @@ def seeds_of(group):
     return [name.rsplit("=", 1)[1] for name in group.runs]
 
 
-@pytest.mark.thorough
 def test_lanes_are_divided_evenly_and_share_their_batches_where_they_can(tmp_path):
     groups, made = plan(tmp_path, {"tune.method": ("full",)}, seeds=5, lanes=4)
     assert [seeds_of(group) for group in groups] == [["0", "0", "1"], ["1", "2", "2"], ["3", "3", "4", "4"]]

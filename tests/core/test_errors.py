@@ -1,0 +1,43 @@
+"""A command of fjt ends with one line and an exit code."""
+
+import signal
+
+import pytest
+
+from fjt import reproduce
+from fjt.core.errors import Ended, UserError, exit_code
+from fjt.training.stop import Stopped
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("no such task."), 2, "fjt: no such task."),
+        (FileNotFoundError(2, "No such file", "x.csv"), 2, "fjt: No such file: x.csv. Files are kept."),
+        (OSError(28, "No space left"), 2, "fjt: No space left: runs/a. Files are kept."),
+        (KeyboardInterrupt(), 130, "fjt: stopped by SIGINT; again"),
+        (Ended("the loss is not finite", 3), 3, "fjt: the loss is not finite"),
+        (Stopped(signal.SIGTERM), 143, "fjt: stopped by SIGTERM; the same command goes on from here"),
+    ],
+)
+def test_what_ends_a_command_is_one_line_and_a_code(error, code, line, capsys):
+    def command():
+        raise error
+
+    assert exit_code(command, lambda: "runs/a", "; again", " Files are kept.") == code
+    assert capsys.readouterr() == ("", f"{line}\n")
+
+
+def test_a_command_s_own_code_is_kept_and_a_fault_of_fjt_is_not_hidden():
+    assert exit_code(lambda: 3, str) == 3
+    with pytest.raises(ZeroDivisionError):
+        exit_code(lambda: 1 // 0, str)
+
+
+def test_a_repetition_that_is_stopped_says_that_it_is_deleted(monkeypatch, capsys):
+    def stopped(run, workdir):
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(reproduce, "reproduce", stopped)
+    assert reproduce.main(["fjt.reproduce", "runs/a"]) == 143
+    assert "deleted (--workdir DIR keeps it)" in capsys.readouterr().err
