@@ -73,6 +73,21 @@ detect_device() {
   fi
 }
 
+# Runs a command that ends when this script does: without this, a script that is stopped leaves pip running, and the
+# next one installs beside it.
+run() {
+  "$@" &
+  local child=$! number
+  for number in 1 2 15; do
+    # shellcheck disable=SC2064
+    trap "kill $child 2>/dev/null; wait $child; exit $((128 + number))" "$number"
+  done
+  local code=0
+  wait "$child" || code=$?
+  trap - 1 2 15
+  return "$code"
+}
+
 # Installs what differs from the copies of the lock files that the last installation left in the environment.
 install_locked() {
   local version=$1 part lock
@@ -87,7 +102,7 @@ install_locked() {
       say "installing locked dependencies: $part ..."
     fi
     # A lock is complete, so there is nothing to resolve. Compiling afterwards uses all cores; pip would use one.
-    "$python" -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes -r "$lock" ||
+    run "$python" -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes -r "$lock" ||
       stop "pip could not install $lock (its message is above). Check the network and the free disk space and run" \
         "the same command again; if that does not help, remove $venv first."
     "$python" -m compileall -q -j 0 "$venv/lib" >/dev/null 2>&1 || true
@@ -102,7 +117,7 @@ prepare_environment() {
   if [ ! -e "$venv/fjt-lock-base.txt" ]; then
     base=$(find_python)
     say "making the environment $venv ..."
-    "$base" -m venv "$venv" ||
+    run "$base" -m venv "$venv" ||
       stop "$base -m venv failed (its message is above); on Debian and Ubuntu: apt install python3-venv"
   fi
   version=$(python_version "$python") || stop "$venv is not an environment of Python $(locked_versions); remove it"

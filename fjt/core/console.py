@@ -1,6 +1,7 @@
 """Output for a person while a run goes on: rich progress in a terminal, plain lines when piped."""
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,7 +11,25 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-CONSOLE = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+
+class _Console(Console):
+    """A Console that falls silent when the reader of its pipe leaves.  rich itself would end the process there."""
+
+    reader_left = False
+
+    def on_broken_pipe(self) -> None:
+        self.reader_left = self.quiet = True
+        silence = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, sys.stdout.fileno())  # what is still buffered goes there at the end
+        os.close(silence)
+
+
+CONSOLE = _Console(file=sys.stdout, highlight=False, soft_wrap=True)
+
+
+def reader_left() -> bool:
+    """Whether the reader of this process's output has closed the pipe: a pager, `head`, a log collector."""
+    return CONSOLE.reader_left
 
 
 @runtime_checkable

@@ -1,8 +1,11 @@
 """The error of a user's mistake, the hint that goes into its message, and the exit code of a command."""
 
+import contextlib
 import difflib
+import signal
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 
@@ -40,7 +43,8 @@ def exit_code(command: Callable[[], int], place: Callable[[], str], interrupted:
         The code of the command or of Ended; 2 after a mistake or an error of the system, 130 after Ctrl-C.
     """
     try:
-        return command()
+        with _every_interrupt():
+            return command()
     except KeyboardInterrupt:
         line, code = f"stopped by SIGINT{interrupted}", 130
     except Ended as ended:
@@ -49,5 +53,29 @@ def exit_code(command: Callable[[], int], place: Callable[[], str], interrupted:
         line, code = str(error), 2
     except OSError as error:
         line, code = f"{error.strerror or error}: {error.filename or place()}.{kept}", 2
-    print(f"fjt: {line}", file=sys.stderr)
+    with contextlib.suppress(BrokenPipeError):  # of 2>&1 | head: nobody reads it
+        print(f"fjt: {line}", file=sys.stderr)
     return code
+
+
+@contextlib.contextmanager
+def _every_interrupt() -> Iterator[None]:
+    """A context in which no Ctrl-C is lost.
+
+    Python drops an exception that is raised inside a callback, and JAX has one in each garbage collection.  A Ctrl-C
+    that comes there is raised once more, a moment later.
+    """
+    before = sys.unraisablehook
+
+    def hook(dropped: Any) -> None:
+        if issubclass(dropped.exc_type, KeyboardInterrupt):
+            again = signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)
+            threading.Timer(0.01, *again).start()
+        else:
+            before(dropped)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before

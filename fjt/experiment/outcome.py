@@ -43,7 +43,9 @@ class Recorder:
         self._log = records.Log(os.path.join(workdir, "train.jsonl"), step)
         self._evaluations = records.Log(os.path.join(workdir, "eval.jsonl"), host.evaluated)
         execution = experiment.settings.execution
-        self._tensorboard = outputs.TensorBoard(workdir, experiment.rates) if execution.log.tensorboard else None
+        self._tensorboard = (
+            outputs.TensorBoard(workdir, experiment.rates, view.warn) if execution.log.tensorboard else None
+        )
         self._best, self._begin = host.best_metrics, host
         self._drawn, self._undrawn = -CURVE_SECONDS, execution.output.curve
         self._recent: collections.deque[float] = collections.deque(maxlen=execution.log.every_steps)
@@ -100,9 +102,7 @@ class Recorder:
         """Closes the files and writes the result of a run whose numbers are not finite."""
         self._undrawn = False
         self.close()
-        taken = len(records.read_lines(os.path.join(self._workdir, "train.jsonl")))
-        failed = identity(self._experiment, taken) | {"failed": str(error)}
-        records.write_json(os.path.join(self._workdir, "result.json"), failed)
+        write_failure(self._experiment, self._workdir, error)
 
     def _draw(self) -> None:
         outputs.draw_curve(self._workdir, self._experiment.task.metrics[0])
@@ -112,11 +112,25 @@ def _show(scores: dict[str, float]) -> str:
     return "".join(f"{name} {value:.4f}  " for name, value in scores.items())
 
 
-def score_dev(experiment: Experiment, logits: Float[np.ndarray, "M C"]) -> dict[str, float]:
-    """{metric: value} of dev, including its loss; {} if dev has no labels."""
+def write_failure(experiment: Experiment, workdir: str, error: NotFinite) -> None:
+    """Writes the result.json of a run whose numbers are not finite."""
+    taken = len(records.read_lines(os.path.join(workdir, "train.jsonl")))
+    records.write_json(os.path.join(workdir, "result.json"), identity(experiment, taken) | {"failed": str(error)})
+
+
+def score_dev(experiment: Experiment, logits: Float[np.ndarray, "M C"]) -> dict[str, float] | NotFinite:
+    """{metric: value} of dev, including its loss; {} if dev has no labels; NotFinite for logits that are not finite."""
+    if error := not_finite("dev", logits):
+        return error
     label, problem = experiment.examples["dev"].label, experiment.problem
     scores = problem.score(logits, label, experiment.task)
     return scores | {"loss": problem.dev_loss(logits, label)} if scores else scores
+
+
+def not_finite(split: str, logits: Float[np.ndarray, "M C"]) -> NotFinite | None:
+    """The NotFinite of a split, or None where all logits are finite: no metric of others means anything."""
+    wrong = int((~np.isfinite(logits).all(axis=1)).sum())
+    return NotFinite(f"{wrong:,} of the {len(logits):,} predictions of {split} are not finite") if wrong else None
 
 
 def finish(
@@ -143,7 +157,14 @@ def finish(
         frozen: the other parameters.
         logits: {split: logits of the selected step}, in the order in which the splits are listed.
         events: called before the export.
+
+    Raises:
+        NotFinite: a logit is not finite; result.json says so.
     """
+    for name, values in logits.items():
+        if error := not_finite(name, values):
+            write_failure(experiment, workdir, error)
+            raise error
     task, wanted = experiment.task, experiment.settings.execution.output
     trainable, frozen = placement.fetch((trainable, frozen))
     params = tree.merge(trainable, frozen)

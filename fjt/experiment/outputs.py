@@ -1,8 +1,10 @@
 """The files of a run for people: predictions, learning curve, TensorBoard events."""
 
+import contextlib
 import os
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -89,20 +91,24 @@ def draw_curve(workdir: str, metric: str) -> None:
 class TensorBoard:
     """Events for TensorBoard under Trainer's tags, in <workdir>/tensorboard.
 
-    The file starts with the rows of train.jsonl and eval.jsonl, so that a resumed run has no point twice.
+    The file starts with the rows of train.jsonl and eval.jsonl, so that a resumed run has no point twice.  Events are
+    written by the caller's own thread: a thread that writes, as tensorboardX's SummaryWriter has, would end at a full
+    disk, and the run would wait for it forever.  A file that cannot be written ends the events, not the run.
     """
 
-    def __init__(self, workdir: str, rates: Float[np.ndarray, " steps"]) -> None:
-        """workdir: the work directory.  rates: learning rate of each step."""
-        from tensorboardX import SummaryWriter
-        from tensorboardX.proto.summary_pb2 import (
-            Summary,  # pyright: ignore[reportAttributeAccessIssue]  # protobuf defines it at run time
-        )
+    def __init__(self, workdir: str, rates: Float[np.ndarray, " steps"], warn: Callable[[str], None]) -> None:
+        """workdir: the work directory.  rates: learning rate of each step.  warn: prints a warning."""
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2, summary_pb2
 
-        folder = os.path.join(workdir, "tensorboard")
-        shutil.rmtree(folder, ignore_errors=True)  # first, because two files of one second would have the same name
-        self._writer = SummaryWriter(folder, filename_suffix=".fjt", flush_secs=30)
-        self._rates, self._summary = rates, Summary
+        self._event: Any = event_pb2  # protobuf defines the classes of both at run time
+        self._summary: Any = summary_pb2
+        self._folder, self._rates, self._warn = os.path.join(workdir, "tensorboard"), rates, warn
+        shutil.rmtree(self._folder, ignore_errors=True)  # two files of one second would have the same name
+        os.makedirs(self._folder)
+        self._writer: EventsWriter | None = None
+        with self._writing():
+            self._writer = EventsWriter(os.path.join(self._folder, "events"), filename_suffix=".fjt")
         for row in records.read_lines(os.path.join(workdir, "train.jsonl")):
             self.add_step(row)
         for row in records.read_lines(os.path.join(workdir, "eval.jsonl")):
@@ -110,19 +116,36 @@ class TensorBoard:
 
     def add_step(self, row: Mapping[str, Any]) -> None:
         """Adds a row of train.jsonl."""
-        # One event with three values, because each event costs the loop a tenth of a millisecond.
         values = {"loss": row["loss"], "grad_norm": row["grad_norm"], "learning_rate": self._rates[row["step"] - 1]}
-        points = [self._summary.Value(tag=f"train/{name}", simple_value=float(x)) for name, x in values.items()]
-        assert self._writer.file_writer is not None, "the file is open"
-        self._writer.file_writer.add_summary(self._summary(value=points), row["step"])
+        self._add({f"train/{name}": float(x) for name, x in values.items()}, row["step"])
 
     def add_evaluation(self, row: Mapping[str, Any]) -> None:
         """Adds a row of eval.jsonl."""
-        for name, value in row.items():
-            if isinstance(value, float) and name != "train_seconds":
-                self._writer.add_scalar(f"eval/{name}", value, row["step"])
-        self._writer.flush()
+        values = {name: x for name, x in row.items() if isinstance(x, float) and name != "train_seconds"}
+        self._add({f"eval/{name}": x for name, x in values.items()}, row["step"])
+        with self._writing():
+            if self._writer:
+                self._writer.flush()
 
     def close(self) -> None:
         """Closes the file."""
-        self._writer.close()
+        with self._writing():
+            if self._writer:
+                self._writer.close()
+
+    def _add(self, values: Mapping[str, float], step: int) -> None:
+        if self._writer is None:
+            return
+        points = [self._summary.Summary.Value(tag=tag, simple_value=x) for tag, x in values.items()]
+        summary = self._summary.Summary(value=points)
+        event = self._event.Event(wall_time=time.time(), step=step, summary=summary)
+        with self._writing():
+            self._writer.write_event(event)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._writer = None
+            self._warn(f"{self._folder}: no more events for TensorBoard: {error.strerror or error}; training goes on")

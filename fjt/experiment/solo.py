@@ -74,7 +74,7 @@ class SoloRun:
         self.state, measured = self._programs.train[shape](self.state, self.frozen, batch, hyper)
         return measured, [Count(examples=examples, tokens=tokens, operations=self._programs.flops[shape])]
 
-    def evaluate(self, runs: Sequence[int]) -> list[dict[str, float]]:
+    def evaluate(self, runs: Sequence[int]) -> list[dict[str, float] | NotFinite]:
         del runs
         logits = self.logits(tree.merge(self.state.trainable, self.frozen), "dev")
         return [outcome.score_dev(self._experiment, logits)]

@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import fcntl
 import os
+import platform
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,16 +42,23 @@ def lock(workdir: str, wait: bool = False) -> Iterator[None]:
         os.makedirs(workdir, exist_ok=True)
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be created: {error.strerror}.") from None
-    with open(os.path.join(workdir, ".lock"), "w") as file:
+    with open(os.path.join(workdir, ".lock"), "a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise
+                raise UserError(
+                    f"--workdir={workdir} cannot be locked: {error.strerror}. Give one on a file system with locks."
+                ) from None
+            file.seek(0)
             raise InUse(
-                f"--workdir={workdir} is in use by another process. Wait for it or give another directory."
+                f"--workdir={workdir} is in use by another process{file.read(200)}. Wait for it or give another "
+                "directory."
             ) from None
         try:
+            file.truncate(0)
+            file.write(f" ({os.getpid()} on {platform.node()})")
+            file.flush()
             yield
         finally:
             if new and not wait and os.listdir(workdir) == [".lock"]:  # the run was refused before it wrote anything

@@ -20,7 +20,7 @@ from fjt.experiment.workdir import claim
 from fjt.study import spec
 from fjt.study.lane_runs import LaneRuns
 from fjt.training import lanes, placement
-from fjt.training.checkpoint import Checkpoints, HostState
+from fjt.training.checkpoint import Checkpoints, HostState, NotFinite
 from fjt.training.loop import Loop
 from fjt.training.protocols import Events
 from fjt.training.stop import Stop, Stopped
@@ -204,21 +204,25 @@ class _Group:
             if host.failed:
                 results[i] = records.read_json(os.path.join(workdir, "result.json"))
                 continue
-            result = outcome.finish(
-                experiment,
-                workdir,
-                host=host,
-                done=int(done[i]),
-                selected=host.best_step if selects[i] and host.best_step is not None else int(done[i]),
-                trainable=lanes.take(trainable, i),
-                frozen=stepper.frozen[i],
-                logits={split: values[:, i] for split, values in logits.items()},
-                events=self.events,
-            )
-            results[i] = result = result | {"lanes": len(self.experiments)}
             recorder = loop.runs[i].recorder
             assert recorder is not None
             recorder.close()
+            try:
+                result = outcome.finish(
+                    experiment,
+                    workdir,
+                    host=host,
+                    done=int(done[i]),
+                    selected=host.best_step if selects[i] and host.best_step is not None else int(done[i]),
+                    trainable=lanes.take(trainable, i),
+                    frozen=stepper.frozen[i],
+                    logits={split: values[:, i] for split, values in logits.items()},
+                    events=self.events,
+                )
+            except NotFinite:
+                results[i] = records.read_json(os.path.join(workdir, "result.json"))
+                continue
+            results[i] = result = result | {"lanes": len(self.experiments)}
             outcome.end(workdir, result)
         return results
 

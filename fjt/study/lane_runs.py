@@ -115,7 +115,7 @@ class LaneRuns:
         arrays = lane_trees.stack([made.get(i, first)[0] for i in range(self._size)])
         return placement.put_lanes(arrays, self._mesh), counts
 
-    def evaluate(self, runs: Sequence[int]) -> list[dict[str, float]]:
+    def evaluate(self, runs: Sequence[int]) -> list[dict[str, float] | NotFinite]:
         logits = self.logits("dev", self.lanes)
         return [outcome.score_dev(self._experiments[i], logits[:, i]) for i in runs]
 

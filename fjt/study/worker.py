@@ -141,6 +141,7 @@ class _Worker:
         self._folder, self._base, self._runs, self._shared = folder, base, runs, shared
         self._progress, self._events = progress, events
         self._warned: set[str] = set()
+        self._holders: dict[str, str] = {}  # of the groups that could not be locked
 
     def _all_ended(self, group: Group) -> bool:
         return all(ended(os.path.join(self._folder, name)) for name in group.runs)
@@ -151,7 +152,8 @@ class _Worker:
         while waiting := [group for group in groups if not self._all_ended(group)]:
             if not any([self._try_group(group) for group in waiting]):
                 if not announced:
-                    console.say(f"waiting for {len(waiting)} groups that other processes work on")
+                    first = self._holders[waiting[0].id].split(". ")[0]
+                    console.say(f"waiting for {len(waiting)} groups that other processes work on: {first}")
                     announced = True
                 time.sleep(POLL)
 
@@ -162,14 +164,15 @@ class _Worker:
         with contextlib.ExitStack() as held:
             try:
                 held.enter_context(lock(folder))
-            except InUse:
+                if not self._all_ended(group):  # the process that held the group a moment ago may have ended them
+                    self._run(group, folder)
+            except InUse as error:  # of the group, or of one of its runs, which somebody may train alone
+                self._holders[group.id] = str(error)
                 return False
-            if not self._all_ended(group):  # the process that held the group a moment ago may have ended them
-                self._run(group, folder)
         return True
 
     def _run(self, group: Group, folder: str) -> None:
-        """Runs the members of a group that this process holds."""
+        """Runs the members of a group that this process holds.  Raises InUse if another process holds one of them."""
         chosen: Chosen = {}
         if group.phase == "runs" and any(self._runs[name].open for name in group.runs):
             chosen = choose(self._folder, self._runs)
@@ -179,9 +182,15 @@ class _Worker:
         if group.mode == "vmap":
             _run_lanes(members, folder, self._shared, self._progress, self._warned, self._events)
             return
+        in_use = None
         for member in members:
             if not ended(member.workdir):
-                _run_member(member, self._shared, self._progress, self._warned, self._events)
+                try:
+                    _run_member(member, self._shared, self._progress, self._warned, self._events)
+                except InUse as error:  # by somebody who trains it alone: the other members go on
+                    in_use = error
+        if in_use:
+            raise in_use
 
 
 class _Member:

@@ -106,7 +106,13 @@ class Checkpoints:
         policy = checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(keep), self._best])
         self._manager = ocp.CheckpointManager(
             os.path.abspath(directory),
-            options=ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policy,
+                cleanup_tmp_directories=True,
+                # In a thread, a folder that cannot be created leaves another thread waiting for it for five minutes,
+                # in which the process does not end.
+                async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+            ),
             item_names=("state", "host"),
         )
 
@@ -262,9 +268,9 @@ def better(score: float | None, best: float | None, lower: bool) -> bool:
 
     Args:
         score: the new score; a score that is not finite is never better.
-        best: the best score so far, None if there is none.
+        best: the best score so far, None if there is none; any score is better than one that is not finite.
         lower: whether lower scores are better.
     """
     if score is None or not math.isfinite(score):
         return False
-    return best is None or (score < best if lower else score > best)
+    return best is None or not math.isfinite(best) or (score < best if lower else score > best)

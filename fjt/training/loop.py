@@ -131,9 +131,13 @@ class Loop:
             self.save_and_wait()
             raise
         for i, metrics in zip(due, metrics_of_runs, strict=True):
+            if isinstance(metrics, NotFinite):
+                self._fail(i, NotFinite(f"after step {self.step} {metrics}"))
+                continue
             self.hosts[i], row = update_best(self.step, metrics, self.hosts[i], self.runs[i])
             self._recorder(i).log_evaluation(row)
-        self.stepper.keep_best([i for i in due if self.hosts[i].best_step == self.step])
+        improved = [i for i in due if self.hosts[i].best_step == self.step and not self.hosts[i].failed]
+        self.stepper.keep_best(improved)
         self.events.evaluation_ends(self.step)
 
     def _save(self) -> None:

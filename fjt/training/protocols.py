@@ -61,8 +61,8 @@ class Stepper(Protocol):
         """
         ...
 
-    def evaluate(self, runs: Sequence[int]) -> list[dict[str, float]]:
-        """{metric: value} on dev of each of these runs.  Raises Stopped."""
+    def evaluate(self, runs: Sequence[int]) -> list[dict[str, float] | NotFinite]:
+        """For each of these runs {metric: value} on dev, or why it has none.  Raises Stopped."""
         ...
 
     def keep_best(self, improved: Sequence[int]) -> None:

@@ -1,12 +1,18 @@
 """Stopping at a signal: noted when it comes, acted on between two steps."""
 
+import contextlib
 import os
 import signal
+import threading
 from types import FrameType
 from typing import Any
 
+from fjt.core import console
 from fjt.core.errors import Ended
 from fjt.training import placement
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+NOTE = b"\nfjt: stopping at the next step, after saving; once more stops at once\n"
 
 
 class Stopped(Ended):
@@ -14,38 +20,66 @@ class Stopped(Ended):
 
     def __init__(self, number: int) -> None:
         name = signal.Signals(number).name
-        super().__init__(f"stopped by {name}; the same command goes on from here", 128 + number)
+        why = " (the reader of this output has left)" if number == signal.SIGPIPE else ""
+        super().__init__(f"stopped by {name}{why}; the same command goes on from here", 128 + number)
 
 
 class Stop:
-    """A context that notes SIGINT and SIGTERM: the loop then stops at the next step.  A second one exits at once."""
+    """A context that notes SIGINT, SIGTERM and SIGHUP: the loop then stops at the next step.
+
+    A reader of the output that leaves counts as SIGPIPE.  A second signal ends the process at once, even while a
+    program compiles: Python's own handlers wait for the compiler, so a thread watches the signals as they arrive.
+    Outside the main thread, where Python cannot set handlers, signals keep the meaning that they had.
+    """
 
     def __init__(self) -> None:
         self._number: int | None = None
         self._before: dict[int, Any] = {}
+        self._pipe: tuple[int, int] | None = None
 
     def __enter__(self) -> "Stop":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._note)
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        for number in SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
+                self._before[number] = signal.signal(number, self._note)
+        self._pipe = os.pipe()
+        os.set_blocking(self._pipe[1], False)
+        self._wakeup = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
+        threading.Thread(target=_watch, args=(self._pipe[0], set(self._before)), daemon=True).start()
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if self._pipe is None:
+            return
+        signal.set_wakeup_fd(self._wakeup)
+        os.close(self._pipe[1])  # ends the thread
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if self._number is not None:
-            raise SystemExit(128 + number)
-        self._number = number
-        os.write(2, b"\nfjt: stopping at the next step, after saving; once more stops at once\n")
+        self._number = self._number or number
 
     def wanted(self) -> int | None:
         """The signal at which all processes stop now, or None."""
-        return placement.agree_to_stop(self._number)
+        return placement.agree_to_stop(self._number or (signal.SIGPIPE if console.reader_left() else None))
 
     def check(self) -> None:
         """Raises Stopped if a stop is wanted."""
         number = self.wanted()
         if number is not None:
             raise Stopped(number)
+
+
+def _watch(pipe: int, numbers: set[int]) -> None:
+    """Says that the process will stop at the first signal that comes through a pipe, and ends it at the second."""
+    received = 0
+    while byte := os.read(pipe, 1):
+        if byte[0] in numbers:
+            received += 1
+            if received == 2:
+                os._exit(128 + byte[0])
+            with contextlib.suppress(OSError):  # nobody reads it
+                os.write(2, NOTE)
+    os.close(pipe)

@@ -1,6 +1,9 @@
 """A command of fjt ends with one line and an exit code."""
 
+import gc
 import signal
+import sys
+import time
 
 import pytest
 
@@ -41,3 +44,24 @@ def test_a_repetition_that_is_stopped_says_that_it_is_deleted(monkeypatch, capsy
     monkeypatch.setattr(reproduce, "reproduce", stopped)
     assert reproduce.main(["fjt.reproduce", "runs/a"]) == 143
     assert "deleted (--workdir DIR keeps it)" in capsys.readouterr().err
+
+
+def test_a_ctrl_c_inside_a_callback_that_drops_it_is_not_lost(capsys):
+    """As in JAX's callback of the garbage collector."""
+    before = sys.unraisablehook
+
+    def drop(phase, info):
+        if phase == "start":
+            signal.raise_signal(signal.SIGINT)
+
+    def command():
+        gc.callbacks.append(drop)
+        try:
+            gc.collect()
+        finally:
+            gc.callbacks.remove(drop)
+        time.sleep(10)
+        return 0
+
+    assert exit_code(command, str) == 130 and sys.unraisablehook is before
+    assert capsys.readouterr().err == "fjt: stopped by SIGINT\n"

@@ -4,6 +4,8 @@ import json
 import struct
 
 import numpy as np
+import pytest
+from tensorboardX import record_writer
 from tensorboardX.proto.event_pb2 import Event
 
 from fjt.experiment import outputs
@@ -29,11 +31,11 @@ def test_tensorboard_holds_each_point_once_after_a_restart(tmp_path):
     (tmp_path / "eval.jsonl").write_text("")
     (tmp_path / "train.jsonl").write_text("")
     rates = np.float32([0.5, 0.25, 0.125])
-    killed = outputs.TensorBoard(tmp_path, rates)
+    killed = outputs.TensorBoard(tmp_path, rates, print)
     killed.add_step(row(1))
     killed.add_step(row(2))  # the restart begins after step 1
     (tmp_path / "train.jsonl").write_text(json.dumps(row(1)) + "\n")
-    again = outputs.TensorBoard(tmp_path, rates)
+    again = outputs.TensorBoard(tmp_path, rates, print)
     again.add_step(row(2))
     again.add_evaluation({"step": 2, "accuracy": 0.75, "train_seconds": 9.0, "best": True})
     again.close()
@@ -46,3 +48,20 @@ def test_tensorboard_holds_each_point_once_after_a_restart(tmp_path):
         ("train/learning_rate", 2, 0.25),
         ("eval/accuracy", 2, 0.75),
     ]
+
+
+@pytest.mark.parametrize("first", ["write", "flush", "close"])
+def test_a_full_disk_ends_the_events_with_one_warning_and_not_the_run(tmp_path, monkeypatch, first):
+    def full(self, *data):
+        raise OSError(28, "No space left on device")
+
+    warned = []
+    for name in ("eval.jsonl", "train.jsonl"):
+        (tmp_path / name).write_text("")
+    board = outputs.TensorBoard(tmp_path, np.ones(9, np.float32), warned.append)
+    monkeypatch.setattr(record_writer.RecordWriter, first, full)
+    for step in range(1, 4):
+        board.add_step(row(step))
+        board.add_evaluation({"step": step, "accuracy": 0.5})
+    board.close()
+    assert len(warned) == 1 and "tensorboard: no more events" in warned[0] and "No space left" in warned[0]

@@ -1,14 +1,19 @@
 """A work directory is held by one process, and free as soon as that process is gone."""
 
 import concurrent.futures
+import errno
+import fcntl
 import multiprocessing
 import os
+import platform
+import re
 import signal
 import threading
 import time
 
 import pytest
 
+from fjt.core.errors import UserError
 from fjt.experiment.workdir import InUse, lock
 
 
@@ -46,9 +51,19 @@ def test_a_killed_holder_s_lock_passes_on_at_once(tmp_path):
     process = multiprocessing.get_context("forkserver").Process(target=hold, args=(tmp_path, there))
     process.start()
     assert here.recv()
-    with pytest.raises(InUse, match=r"in use by another process"), lock(tmp_path):
+    holder = rf"in use by another process \({process.pid} on {re.escape(platform.node())}\)"
+    with pytest.raises(InUse, match=holder), lock(tmp_path):
         pass
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     with lock(tmp_path):
+        pass
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def none(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with pytest.raises(UserError, match=r"cannot be locked: No locks available\. Give a folder"), lock(tmp_path):
         pass

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 
 import pytest
 
@@ -105,6 +106,29 @@ def test_a_group_that_another_process_holds_is_waited_for_and_run_when_that_proc
     monkeypatch.setattr(worker, "_run_member", lambda member, *_: end(member.name))
     assert worker.work(str(tmp_path), {}, runs, [group], planner.Shared(console.Silent()))
     assert told == ["runs/a", "released", "runs/b"]
+
+
+def test_a_run_that_somebody_trains_alone_keeps_no_other_waiting(tmp_path, monkeypatch):
+    """The other member of its group, and the group after it, come first; who holds it is said."""
+    groups = [
+        plans.Group("0", "runs", "loop", "", (), ("runs/a", "runs/b"), (), 1.0),
+        plans.Group("1", "runs", "loop", "", (), ("runs/c",), (), 1.0),
+    ]
+    runs, told = {name: Run(name, "runs", name[-1], ()) for group in groups for name in group.runs}, []
+    other = contextlib.ExitStack()
+    other.enter_context(workdir.lock(tmp_path / "runs" / "a"))
+
+    def run(member, *_):
+        with workdir.lock(member.workdir):
+            told.append(member.name)
+            (tmp_path / member.name / "DONE").write_text("")
+
+    monkeypatch.setattr(worker.time, "sleep", lambda seconds: other.close())
+    monkeypatch.setattr(worker.console, "say", told.append)
+    monkeypatch.setattr(worker, "_run_member", run)
+    assert worker.work(str(tmp_path), {}, runs, groups, planner.Shared(console.Silent()))
+    assert [*told[:2], told[3]] == ["runs/b", "runs/c", "runs/a"]
+    assert told[2].startswith("waiting for 1 groups that other processes work on: ") and f"({os.getpid()} on" in told[2]
 
 
 @pytest.mark.parametrize("others", [True, False])

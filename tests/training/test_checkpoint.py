@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import threading
 from pathlib import Path
 
 import jax
@@ -210,6 +211,18 @@ def test_a_save_that_was_cut_off_is_cleared_away(tmp_path):
     assert save(tmp_path, 5) == [5, 3]
 
 
+def test_a_folder_that_cannot_be_created_ends_the_save_at_once(tmp_path):
+    """No thread waits for it: such a thread would hold the process for minutes."""
+    before = set(threading.enumerate())
+    with pytest.raises(UserError, match=r"could not be written into .*The ones before it are kept"):
+        with checkpoint.Checkpoints(tmp_path / "checkpoints", 1) as checkpoints:
+            (tmp_path / "checkpoints").rmdir()
+            (tmp_path / "checkpoints").write_text("in the way")
+            checkpoints.save(3, make_state(3), [host(3)])
+            checkpoints.wait()
+    assert not [thread.name for thread in set(threading.enumerate()) - before if not thread.daemon and "asyncio" not in thread.name]
+
+
 def test_better():
     assert checkpoint.better(0.5, None, False) and checkpoint.better(0.5, 0.4, False)
     assert not checkpoint.better(0.5, 0.5, False) and not checkpoint.better(0.4, 0.5, False)
@@ -217,3 +230,5 @@ def test_better():
     assert not any(
         checkpoint.better(score, None, lower) for score in (None, math.nan, math.inf) for lower in (False, True)
     )
+    for best in (math.nan, math.inf, -math.inf):  # a first score that was not finite
+        assert checkpoint.better(0.5, best, False) and checkpoint.better(0.5, best, True)

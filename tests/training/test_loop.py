@@ -46,8 +46,8 @@ class Diary(Events, Checkpoints):
         return {"loss": loss, "grad_norm": np.ones_like(loss)}, [Count(10, 100, 1e3) for _ in moving]
 
     def evaluate(self, runs):
-        score = self.scores.pop(0)
-        return [{"accuracy": score} for _ in runs]
+        score, others = self.scores.pop(0), [{"accuracy": 0.4} for _ in runs[1:]]
+        return [NotFinite("1 of 9 predictions are not finite") if score is None else {"accuracy": score}, *others]
 
     def keep_best(self, improved):
         if improved:
@@ -165,6 +165,28 @@ def test_numbers_that_are_not_finite_end_their_run(lasts):
         assert loop.step == 4 and "run 1 read 4" in diary.happened and "run 0 read 3" not in diary.happened
     assert "run 0 failed: the loss of step 2 is inf, its gradient's norm 1.0" in diary.happened
     assert loop.hosts[0].failed
+
+
+@pytest.mark.parametrize("lasts", [(4,), (4, 4, 4)])
+def test_predictions_that_are_not_finite_end_their_run(lasts):
+    """Though its losses and its parameters are finite; such an evaluation is neither logged nor the best."""
+    diary = Diary(scores=[None, 0.4])
+    loop = make_loop(diary, lasts=lasts)
+    if len(lasts) == 1:
+        with pytest.raises(NotFinite, match="after step 2 1 of 9 predictions"):
+            loop.fit()
+        assert not [line for line in diary.happened if line.startswith("save")]
+    else:
+        loop.fit()
+        assert "best 1 2" in diary.happened and "run 1 read 4" in diary.happened
+    assert "run 0 failed: after step 2 1 of 9 predictions are not finite" in diary.happened
+    assert loop.hosts[0].failed and loop.hosts[0].best_step is None
+
+
+def test_any_finite_score_is_better_than_a_first_one_that_is_not():
+    loop = make_loop(Diary(scores=[math.nan, 0.5, 0.4]), lasts=(6,), evaluations=(2, 4, 6), patience=2)
+    loop.fit()
+    assert (loop.hosts[0].best_step, loop.hosts[0].stale) == (4, 1)
 
 
 class Deaf(Stop):

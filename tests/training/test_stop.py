@@ -1,0 +1,83 @@
+"""Signals are noted, acted on between two steps, and a second one ends the process whatever it computes."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from fjt.core import console
+from fjt.training.stop import Stop, Stopped
+
+# A second of compilation, as far as signals are concerned: a call of C that lets no handler of Python run.
+BUSY = """
+import hashlib, sys
+from fjt.training.stop import Stop
+with Stop() as stop:
+    print("ready", flush=True)
+    while not stop.wanted():
+        hashlib.pbkdf2_hmac("sha256", b"", b"", {rounds})
+print("stopped", stop.wanted(), flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_noted_and_its_handler_put_back(number):
+    before = signal.getsignal(number)
+    with Stop() as stop:
+        assert stop.wanted() is None
+        signal.raise_signal(number)
+        assert stop.wanted() == number
+        with pytest.raises(Stopped, match=f"stopped by {number.name}; the same command goes on") as stopped:
+            stop.check()
+    assert stopped.value.code == 128 + number and signal.getsignal(number) is before
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_nohup_stays_in_force():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Stop() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert stop.wanted() is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_reader_that_leaves_is_noted(monkeypatch):
+    monkeypatch.setattr(console.CONSOLE, "reader_left", True)
+    with Stop() as stop, pytest.raises(Stopped, match=r"SIGPIPE \(the reader of this output has left\)") as stopped:
+        stop.check()
+    assert stopped.value.code == 141
+
+
+def test_a_thread_without_signals_of_its_own_can_train():
+    found = []
+
+    def train():
+        with Stop() as stop:
+            found.append(stop.wanted())
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert found == [None]
+
+
+@pytest.mark.thorough
+def test_a_second_signal_ends_a_process_that_compiles():
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUSY.format(rounds=10**9)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ,
+    )  # fmt: skip
+    assert process.stdout.readline() == "ready\n"
+    for wanted in (None, 128 + signal.SIGTERM):
+        process.send_signal(signal.SIGTERM)
+        end = time.monotonic() + 2
+        while process.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        assert process.poll() == wanted
+    assert "stopping at the next step" in process.communicate()[1]
