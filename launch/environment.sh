@@ -80,7 +80,7 @@ run() {
   local child=$! number
   for number in 1 2 15; do
     # shellcheck disable=SC2064
-    trap "kill $child 2>/dev/null; wait $child; exit $((128 + number))" "$number"
+    trap "kill $child 2>/dev/null; wait $child || true; exit $((128 + number))" "$number"
   done
   local code=0
   wait "$child" || code=$?

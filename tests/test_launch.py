@@ -4,8 +4,10 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -25,7 +27,7 @@ case "$1 $2" in
   "-c import sys"*) echo "${FAKE_VERSION:-3.12}" ;;
   "-c import jax"*) exit "${FAKE_UNSEEN:-0}" ;;
   "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
-  "-m pip") exit "${FAKE_PIP_EXIT:-0}" ;;
+  "-m pip") [ -z "${FAKE_PIP_PID:-}" ] || { echo $$ >"$FAKE_PIP_PID"; exec sleep 60; }; exit "${FAKE_PIP_EXIT:-0}" ;;
   "-m fjt.main") echo "$GLIBC_TUNABLES" >"$FAKE_LOG.pages"; pwd >>"$FAKE_LOG"; exit "${FAKE_EXIT:-0}" ;;
 esac
 """
@@ -150,6 +152,22 @@ def test_a_failed_installation_says_so_and_is_tried_again(launch):
     assert done.returncode == 2 and "pip could not install" in done.stderr and "network" in done.stderr
     assert not any("fjt.main" in line for line in calls)
     assert installed(launch(JAX_PLATFORMS="cpu")[1]) == ["3.12/base.txt"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_an_installation_that_is_stopped_leaves_no_pip_behind(launch, tmp_path, number):
+    file = tmp_path / "pip"
+    environment = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "FAKE_LOG": str(tmp_path / "log")}
+    environment |= {"FAKE_PIP_PID": str(file), "JAX_PLATFORMS": "cpu"}
+    process = subprocess.Popen(
+        ["bash", launch.checkout / "launch" / "local.sh"], env=environment, stderr=subprocess.DEVNULL
+    )
+    while not file.exists() or not file.read_text():
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.wait(10) == 128 + number
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(file.read_text()), 0)
 
 
 def test_cuda_is_found_by_nvidia_smi(launch):

@@ -132,7 +132,7 @@ class Loop:
             raise
         for i, metrics in zip(due, metrics_of_runs, strict=True):
             if isinstance(metrics, NotFinite):
-                self._fail(i, NotFinite(f"after step {self.step} {metrics}"))
+                self._fail(i, NotFinite(f"{metrics} after step {self.step}"))
                 continue
             self.hosts[i], row = update_best(self.step, metrics, self.hosts[i], self.runs[i])
             self._recorder(i).log_evaluation(row)

@@ -82,9 +82,9 @@ def test_three_kills(begin, finished, tmp_path):
 
 @pytest.mark.thorough
 def test_asked_to_stop(begin, launch, tables, finished, tmp_path):
-    """SIGTERM, then Ctrl-C, each with its exit code and nothing lost; another process is refused meanwhile."""
+    """SIGTERM, Ctrl-C, a lost terminal, each with its code and nothing lost; another process is refused meanwhile."""
     workdir = tmp_path / "run"
-    for number, code, step in ((signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 5)):
+    for number, code, step in ((signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 5), (signal.SIGHUP, 129, 7)):
         process, output = begin(Slow(0.3))
         assert wait_for(lambda wanted=step: len(read_rows(workdir / "train.jsonl")) >= wanted, process)
         if step == 2:
@@ -103,6 +103,25 @@ def test_asked_to_stop(begin, launch, tables, finished, tmp_path):
     process, output = begin(events=None)
     done = finish(process, output)
     assert done.code == 0 and f"resuming after step {stopped}" in done.text
+    same(workdir, finished)
+
+
+@pytest.mark.thorough
+def test_a_reader_that_leaves_stops_the_run_as_a_signal_does(tables, cache, finished, tmp_path):
+    """As with `| head`: stdout and stderr lead to a pipe that is closed after the first lines."""
+    workdir, pipe = tmp_path / "run", tmp_path / "pipe"
+    os.mkfifo(pipe)
+    arguments = [*tiny(tables, log__every_steps=1), "--workdir", workdir]
+    process = start(arguments, pipe, cache=cache, events=SLOW)
+    with open(pipe) as reader:
+        while not reader.readline().startswith("training 3/12"):
+            pass
+    process.join(60)
+    assert process.exitcode == 128 + signal.SIGPIPE
+    last = read_rows(workdir / "train.jsonl")[-1]["step"]
+    assert 4 <= last < 12 and (workdir / "checkpoints" / str(last) / "state").is_dir()
+    done = finish(start(arguments, tmp_path / "output", cache=cache), tmp_path / "output")
+    assert done.code == 0 and f"resuming after step {last}" in done.text
     same(workdir, finished)
 
 

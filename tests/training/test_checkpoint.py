@@ -220,7 +220,11 @@ def test_a_folder_that_cannot_be_created_ends_the_save_at_once(tmp_path):
             (tmp_path / "checkpoints").write_text("in the way")
             checkpoints.save(3, make_state(3), [host(3)])
             checkpoints.wait()
-    assert not [thread.name for thread in set(threading.enumerate()) - before if not thread.daemon and "asyncio" not in thread.name]
+    assert not [
+        thread.name
+        for thread in set(threading.enumerate()) - before
+        if not thread.daemon and "asyncio" not in thread.name
+    ]
 
 
 def test_better():

@@ -173,13 +173,13 @@ def test_predictions_that_are_not_finite_end_their_run(lasts):
     diary = Diary(scores=[None, 0.4])
     loop = make_loop(diary, lasts=lasts)
     if len(lasts) == 1:
-        with pytest.raises(NotFinite, match="after step 2 1 of 9 predictions"):
+        with pytest.raises(NotFinite, match="1 of 9 predictions are not finite after step 2"):
             loop.fit()
         assert not [line for line in diary.happened if line.startswith("save")]
     else:
         loop.fit()
         assert "best 1 2" in diary.happened and "run 1 read 4" in diary.happened
-    assert "run 0 failed: after step 2 1 of 9 predictions are not finite" in diary.happened
+    assert "run 0 failed: 1 of 9 predictions are not finite after step 2" in diary.happened
     assert loop.hosts[0].failed and loop.hosts[0].best_step is None
 
 
