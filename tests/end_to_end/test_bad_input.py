@@ -282,6 +282,18 @@ def test_loss_not_finite(launch, tables, tmp_path):
     assert [row["step"] for row in read_rows(tmp_path / "train.jsonl")] == [1]
 
 
+@pytest.mark.thorough
+def test_predictions_not_finite(launch, tables, tmp_path):
+    """The one loss and all parameters are finite, what they predict is not: the run has failed, now and again."""
+    options = dict(optim__learning_rate=1e30, optim__schedule="constant", optim__warmup_fraction=0.0)
+    arguments = [*tiny(tables, **options, train__epochs=None, train__steps=1), "--workdir", tmp_path]
+    for _ in range(2):
+        done = launch(*arguments)
+        assert done.code == 3 and "90 of the 90 predictions of dev are not finite after step 1" in done.text, done.text
+        assert "metrics" not in json.loads((tmp_path / "result.json").read_text())
+        assert not (tmp_path / "DONE").exists() and "Traceback" not in done.text
+
+
 def test_loss_not_finite_later(finished, launch, tables, tmp_path):
     """The last good checkpoint stays, and a run that goes on from it says the same again."""
     arguments = [*tiny(tables, checkpoint__every_steps=3), "--workdir", tmp_path]

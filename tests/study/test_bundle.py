@@ -183,27 +183,44 @@ def test_runs_that_were_over_are_left_as_they_are(experiments, together, tmp_pat
 
 @dataclasses.dataclass
 class SpoilLane(Events):
-    """A part of lane 1's state is infinite after step 4."""
+    """A part of a lane's state is infinite after a step; after the last evaluation without one."""
 
+    lane: int
     part: str
+    after: int | None
 
     def evaluation_begins(self, step, stepper):
-        if step == 4:
-            state = stepper.lanes.state
-            leaves = jax.tree.map(
-                lambda x: x.at[1].set(jnp.inf) if jnp.issubdtype(x.dtype, jnp.floating) else x,
-                getattr(state, self.part),
-            )
-            stepper.lanes = dataclasses.replace(stepper.lanes, state=dataclasses.replace(state, **{self.part: leaves}))
+        if step == self.after:
+            self._spoil(stepper)
+
+    def stage_ends(self, stepper):
+        if self.after is None:
+            self._spoil(stepper)
+
+    def _spoil(self, stepper):
+        state = stepper.lanes.state
+        leaves = jax.tree.map(
+            lambda x: x.at[self.lane].set(jnp.inf) if jnp.issubdtype(x.dtype, jnp.floating) else x,
+            getattr(state, self.part),
+        )
+        stepper.lanes = dataclasses.replace(stepper.lanes, state=dataclasses.replace(state, **{self.part: leaves}))
 
 
-@pytest.mark.parametrize("where", ["trainable", "opt_state"])
-def test_numbers_that_only_a_save_sees_end_their_lane_alone(experiments, together, tmp_path, where):
-    """Lane 1, which keeps its best step, has infinite ones after step 4: its first evaluation, and so its best."""
-    found = make_group(experiments, tmp_path, events=SpoilLane(where))
-    assert f"{where}/" in result(found[1])["failed"] and "is not finite after step 4" in result(found[1])["failed"]
-    assert not (found[1] / "DONE").exists()
-    for i in (0, 2, 4):
+@pytest.mark.parametrize(
+    ("lane", "part", "after", "failed"),
+    [
+        (1, "trainable", 4, "1,000 of the 1,000 predictions of dev are not finite after step 4"),
+        (1, "opt_state", 4, "is not finite after step 4"),
+        (0, "trainable", None, "1,000 of the 1,000 predictions of dev are not finite"),
+    ],
+    ids=["evaluation", "save", "end"],
+)
+def test_numbers_that_no_loss_shows_end_their_lane_alone(experiments, together, tmp_path, lane, part, after, failed):
+    """Lane 1 keeps its best step; its infinite ones come before its first evaluation, and so its best."""
+    found = make_group(experiments, tmp_path, events=SpoilLane(lane, part, after))
+    assert failed in result(found[lane])["failed"] and "metrics" not in result(found[lane])
+    assert not (found[lane] / "DONE").exists()
+    for i in {0, 1, 2, 4} - {lane}:
         assert outcome(found[i]) == outcome(together[i])
 
 
