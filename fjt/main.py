@@ -119,7 +119,7 @@ def execute(
     from fjt.experiment import summary
     from fjt.experiment.execute import run
     from fjt.experiment.prepare import prepare
-    from fjt.experiment.programs import configure_jax
+    from fjt.experiment.program_cache import configure_jax
     from fjt.experiment.workdir import check, finished, lock
     from fjt.training.checkpoint import NotFinite
 

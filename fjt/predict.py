@@ -22,6 +22,7 @@ import numpy as np
 
 from fjt.core import console
 from fjt.core.errors import UserError, exit_code, suggest
+from fjt.core.options import ExecutionConfig
 from fjt.data import tables
 from fjt.experiment.finished import Run, load_run
 
@@ -54,9 +55,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    from fjt.experiment import program_cache
+
     suffix = _output_suffix(options.output)
     run = load_run(options.run, options.base)
     ids, texts, pairs = read_texts(run, options)
+    program_cache.keep_programs(ExecutionConfig())
     predicted = run.predict(texts, pairs)
     _write(options.output, suffix, run, ids, texts, pairs, predicted)
     if options.output != "-":

@@ -83,7 +83,7 @@ def _prepare(folder: str) -> "Experiment":
     """The Experiment of a run's config.json, without optional outputs."""
     from fjt.data.packing import Shape
     from fjt.experiment.prepare import prepare
-    from fjt.experiment.programs import configure_jax
+    from fjt.experiment.program_cache import configure_jax
 
     recorded = records.read_json(os.path.join(folder, "config.json"))
     settings = from_config(recorded["config"])

@@ -96,7 +96,7 @@ def sweep(
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from fjt import report
     from fjt.core.settings import from_config
-    from fjt.experiment.programs import configure_jax
+    from fjt.experiment.program_cache import configure_jax
     from fjt.experiment.workdir import lock
     from fjt.reports import document, power
     from fjt.study import planner, plans, spec, worker

@@ -299,7 +299,10 @@ class OutputConfig:
 @dataclasses.dataclass(frozen=True)
 class CacheConfig:
     dir: str = option("", "folder of cached data, archives and features; empty: $FJT_CACHE or ~/.cache/fjt")
-    compilation: bool | None = option(None, "whether JAX's compilation cache is used; None: except on a CPU")
+    compilation: bool | None = option(
+        None,
+        "whether compiled programs are kept between processes; None: yes, in JAX_COMPILATION_CACHE_DIR if that is set",
+    )
     hidden: bool | None = option(None, "whether the frozen layers' output is cached; None: where that saves time")
     hidden_gib: float = option(4.0, "largest size of a run's cached features in GiB", low=0.0)
 

@@ -113,9 +113,20 @@ def cores() -> int:
 
 def processor() -> str:
     """The processor's model name."""
+    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
+
+
+def instructions() -> str:
+    """The instruction set extensions of the processor, as the system names them; "" where it does not."""
+    about = _cpuinfo()
+    return about.get("flags") or about.get("Features") or ""
+
+
+def _cpuinfo() -> dict[str, str]:
+    """{name: value} of the first processor in /proc/cpuinfo; {} where there is no such file."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-        return names[0]
-    except (OSError, IndexError):
-        return platform.processor() or platform.machine()
+            first = file.read().split("\n\n")[0]
+    except OSError:
+        return {}
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}

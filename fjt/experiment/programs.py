@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import os
-import re
 import time
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
@@ -11,12 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from fjt.core import console, records, tree
-from fjt.core.options import Settings
+from fjt.core import console, tree
 from fjt.data import packing
 from fjt.experiment.arguments import Shapes, abstract_batch, abstract_lanes, abstract_run, add_lane_axis, pack_evaluated
-from fjt.experiment.inputs import cache_dir
 from fjt.experiment.prepared import Experiment, Stage
+from fjt.experiment.program_cache import damaged_removed
 from fjt.training import placement
 from fjt.training.hyper import Hyper
 from fjt.training.lanes import lanes_eval, lanes_step
@@ -24,20 +21,6 @@ from fjt.training.optim import constants, make_optimizer
 from fjt.training.step import TrainState, eval_step, train_step
 
 Compiled = dict[Any, Any]  # {key of a program: (executable, operations)}, and lowered programs of cached features
-
-
-def configure_jax(settings: Settings) -> None:
-    """Sets JAX's own configuration: the precision of matrix products and the compilation cache.
-
-    The cache is keyed by versions and processor.  It is off on a CPU unless asked for, because entries from another
-    processor type have been seen to fail.
-    """
-    jax.config.update("jax_default_matmul_precision", settings.experiment.model.matmul_precision)
-    wanted = settings.execution.cache.compilation
-    if wanted or (wanted is None and jax.default_backend() != "cpu"):
-        key = f"{jax.__version__}-{jax.default_backend()}-{records.processor()}"
-        folder = os.path.join(cache_dir(settings.execution), "compiled", re.sub(r"[^\w.-]+", "_", key))
-        jax.config.update("jax_compilation_cache_dir", folder)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +95,8 @@ def _compile(wanted: dict[Any, "_Wanted"], compiled: Compiled, view: console.Vie
     with view.bar("compiling", len(lacking), every=1) as bar:
         for i, program in wanted.items():
             if program.key not in compiled:
-                compiled[program.key] = program.make(program.batch)
+                with damaged_removed(view):
+                    compiled[program.key] = program.make(program.batch)
                 bar.update(1 + lacking.index(program.key))
             made[i] = compiled[program.key]
     evaluator, _ = made.pop("eval")
