@@ -13,12 +13,18 @@ from rich.table import Table
 
 
 class _Console(Console):
-    """A Console that falls silent when the reader of its pipe leaves.  rich itself would end the process there."""
+    """A Console that falls silent when its output cannot be written any more.
 
-    reader_left = False
+    lost: why, "" while it can be: a pipe whose reader has left (rich itself would end the process), a full disk.
+    """
+
+    lost = ""
 
     def on_broken_pipe(self) -> None:
-        self.reader_left = self.quiet = True
+        self.fall_silent("the reader of this output has left")
+
+    def fall_silent(self, why: str) -> None:
+        self.lost, self.quiet = why, True
         silence = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silence, sys.stdout.fileno())  # what is still buffered goes there at the end
         os.close(silence)
@@ -27,9 +33,16 @@ class _Console(Console):
 CONSOLE = _Console(file=sys.stdout, highlight=False, soft_wrap=True)
 
 
-def reader_left() -> bool:
-    """Whether the reader of this process's output has closed the pipe: a pager, `head`, a log collector."""
-    return CONSOLE.reader_left
+def lost() -> str:
+    """Why the output of this process cannot be written any more; "" while it can."""
+    return CONSOLE.lost
+
+
+def _print(*parts: Any, **options: Any) -> None:
+    try:
+        CONSOLE.print(*parts, **options)
+    except OSError as error:
+        CONSOLE.fall_silent(f"this output cannot be written: {error.strerror}")
 
 
 @runtime_checkable
@@ -54,12 +67,12 @@ class BarView(Protocol):
 
 def say(text: str) -> None:
     """Prints a line."""
-    CONSOLE.print(text, markup=False)
+    _print(text, markup=False)
 
 
 def warn(text: str) -> None:
     """Prints a warning, in yellow."""
-    CONSOLE.print(f"warning: {text}", style="yellow", markup=False)
+    _print(f"warning: {text}", style="yellow", markup=False)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -80,7 +93,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
         layout.add_column(name, justify="right" if is_right else "left")
     for row in texts:
         layout.add_row(*row)
-    CONSOLE.print(layout)
+    _print(layout)
 
 
 class Silent:

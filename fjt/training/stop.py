@@ -20,14 +20,14 @@ class Stopped(Ended):
 
     def __init__(self, number: int) -> None:
         name = signal.Signals(number).name
-        why = " (the reader of this output has left)" if number == signal.SIGPIPE else ""
+        why = f" ({console.lost()})" if number == signal.SIGPIPE else ""
         super().__init__(f"stopped by {name}{why}; the same command goes on from here", 128 + number)
 
 
 class Stop:
     """A context that notes SIGINT, SIGTERM and SIGHUP: the loop then stops at the next step.
 
-    A reader of the output that leaves counts as SIGPIPE.  A second signal ends the process at once, even while a
+    Output that cannot be written any more counts as SIGPIPE.  A second signal ends the process at once, even while a
     program compiles: Python's own handlers wait for the compiler, so a thread watches the signals as they arrive.
     Outside the main thread, where Python cannot set handlers, signals keep the meaning that they had.
     """
@@ -63,7 +63,7 @@ class Stop:
 
     def wanted(self) -> int | None:
         """The signal at which all processes stop now, or None."""
-        return placement.agree_to_stop(self._number or (signal.SIGPIPE if console.reader_left() else None))
+        return placement.agree_to_stop(self._number or (signal.SIGPIPE if console.lost() else None))
 
     def check(self) -> None:
         """Raises Stopped if a stop is wanted."""

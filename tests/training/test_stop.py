@@ -48,7 +48,7 @@ def test_nohup_stays_in_force():
 
 
 def test_a_reader_that_leaves_is_noted(monkeypatch):
-    monkeypatch.setattr(console.CONSOLE, "reader_left", True)
+    monkeypatch.setattr(console.CONSOLE, "lost", "the reader of this output has left")
     with Stop() as stop, pytest.raises(Stopped, match=r"SIGPIPE \(the reader of this output has left\)") as stopped:
         stop.check()
     assert stopped.value.code == 141
