@@ -116,11 +116,11 @@ def execute(
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from fjt.experiment import summary
+    from fjt.experiment import outcome, run_records, summary
     from fjt.experiment.execute import run
     from fjt.experiment.prepare import prepare
     from fjt.experiment.program_cache import configure_jax
-    from fjt.experiment.workdir import check, finished, lock
+    from fjt.experiment.workdir import check, lock
     from fjt.training.checkpoint import NotFinite
 
     configure_jax(settings)
@@ -131,8 +131,9 @@ def execute(
     with lock(workdir):
         try:
             experiment = prepare(settings, given=origins)
-            if finished(workdir):
+            if run_records.is_done(workdir):
                 check(experiment, workdir)
+                outcome.clean_up(workdir)
                 console.say(f"{workdir} is already finished; its result:")
                 summary.show_result(workdir)
                 return 0

@@ -17,19 +17,19 @@ import csv
 import dataclasses
 import io
 import os
-import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from fjt.core import console
-from fjt.core.errors import exit_code
+from fjt.core import console, files
+from fjt.core.errors import UserError, exit_code
 from fjt.reports import archive, cells, document, gather, pages, sections
 from fjt.reports.cells import Cell, counts, make_cells, summarize
 from fjt.reports.comparisons import Comparison, make_comparisons
 from fjt.reports.inference import Interval
 
 MARKDOWN, PAGE = "report.md", "report.html"
+MARKER = ".fjt"  # of a folder that was new or empty when a report was first written to it
 
 
 def main(argv: Sequence[str]) -> int:
@@ -42,7 +42,13 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv[1:])
 
     def command() -> int:
-        show(*report(options.folder, options.output))
+        folder, study_cells = report(options.folder, options.output)
+        show(folder, study_cells)
+        rows = archive.load(folder).rows
+        damaged = {row["run"]: row["failed"] for row in rows if row["state"] == archive.DAMAGED}
+        if damaged:
+            reasons = "".join(f"\n  {failed}" for failed in damaged.values())
+            raise UserError(f"the report is written without {len(damaged)} damaged runs:{reasons}")
         return 0
 
     return exit_code(command, lambda: options.output or options.folder)
@@ -56,21 +62,23 @@ def report(folder: str | os.PathLike[str], output: str | None = None) -> tuple[s
         output: the folder to write to; by default folder/report, or `folder` if it contains the two files.
 
     Raises:
-        UserError: the folder has no records of a study, or they do not belong together.
+        UserError: the folder has no records of a study, they do not belong together, or the output has other files.
     """
-    folder = os.fspath(folder)
+    folder = files.local_path(folder, "DIR")
+    output = files.local_path(output, "--output") if output is not None else None
     is_study = os.path.exists(os.path.join(folder, "plan.json"))
     if not is_study and any(os.path.exists(os.path.join(folder, name)) for name in archive.FILES):
         archive.load(folder)  # raises for damaged files before the output folder is created
         output = output or folder
-        os.makedirs(output, exist_ok=True)
+        own(output)
         for name in archive.FILES:
             if not os.path.samefile(folder, output):
-                shutil.copyfile(os.path.join(folder, name), os.path.join(output, name))
+                with open(os.path.join(folder, name), "rb") as file:
+                    files.write(os.path.join(output, name), file.read())
     else:
         study = gather.read(folder)
         output = output or os.path.join(folder, "report")
-        os.makedirs(output, exist_ok=True)
+        own(output)
         archive.save(study, output)
     # The report depends only on the two files, so that a study's folder and its committed files lead to equal reports.
     study = archive.load(output)
@@ -82,7 +90,7 @@ def report(folder: str | os.PathLike[str], output: str | None = None) -> tuple[s
     for block in blocks:
         if isinstance(block, pages.Picture):
             _write(output, f"figures/{block.name}.svg", block.svg)
-            archive.write(os.path.join(output, "figures", f"{block.name}.png"), block.png)
+            files.write(os.path.join(output, "figures", f"{block.name}.png"), block.png)
     _write(output, "cells.csv", table_of_cells(study_cells))
     if comparisons:
         _write(output, "comparisons.csv", table_of_comparisons(comparisons))
@@ -91,8 +99,37 @@ def report(folder: str | os.PathLike[str], output: str | None = None) -> tuple[s
     return output, study_cells
 
 
+def own(output: str) -> None:
+    """Makes a folder, new or empty, one to which reports are written.  Raises UserError for a folder of others."""
+    check_output(output)
+    os.makedirs(output, exist_ok=True)
+    if not os.listdir(output):
+        files.write(os.path.join(output, MARKER), b"the report of a study of fjt\n")
+
+
+def check_output(output: str) -> None:
+    """Nothing for a folder that is new, empty, or has a report.
+
+    Args:
+        output: the folder.
+
+    Raises:
+        UserError: it is a file, or has other files.
+    """
+    if not os.path.lexists(output):
+        return
+    if not os.path.isdir(output):
+        raise UserError(f"--output={output} is not a folder. Give a new folder.")
+    names = sorted(name for name in os.listdir(output) if not files.TEMPORARY.fullmatch(name))
+    if names and MARKER not in names and not all(name in names for name in archive.FILES):
+        raise UserError(
+            f"--output={output} is not empty and is not a report of fjt: it has {', '.join(names[:3])}. "
+            "Give a new folder."
+        )
+
+
 def _write(folder: str, name: str, text: str) -> None:
-    archive.write(os.path.join(folder, name), text.encode())
+    files.write(os.path.join(folder, name), text.encode())
 
 
 def show(folder: str, study_cells: Sequence[Cell]) -> None:

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fjt.core import console, records
+from fjt.core import console, files
 from fjt.core.errors import Ended, UserError, exit_code
 from fjt.core.options import flatten
 from fjt.core.settings import from_config
@@ -38,8 +38,9 @@ def main(argv: Sequence[str]) -> int:
     logging.getLogger("absl").setLevel(logging.CRITICAL)
 
     def command() -> int:
-        if options.workdir:
-            return reproduce(options.run, options.workdir)
+        options.run = files.local_path(options.run, "RUN")
+        if options.workdir is not None:
+            return reproduce(options.run, files.local_path(options.workdir, "--workdir"))
         with tempfile.TemporaryDirectory() as folder:
             try:
                 return reproduce(options.run, folder)
@@ -59,20 +60,25 @@ def reproduce(folder: str, workdir: str) -> int:
     Raises:
         UserError: the run has not ended, or its files, data or base model have changed.
     """
+    from fjt.experiment import run_records
     from fjt.experiment.execute import run
-    from fjt.experiment.workdir import lock
-    from fjt.study.plans import ended
+    from fjt.experiment.workdir import REPETITION, check_own, lock
     from fjt.training.checkpoint import NotFinite
 
     for name in ("config.json", "result.json"):
         if not os.path.exists(os.path.join(folder, name)):
             raise UserError(f"{folder} is not a run that has ended: it has no {name}. Give the --workdir of a run.")
-    if not ended(folder):
+    if not run_records.ended(folder):
         raise UserError(f"{folder} is not a run that has ended: it did not fail, and has no DONE. Let it finish first.")
+    if files.is_inside(workdir, folder):
+        raise UserError(f"--workdir={workdir} is within {folder}, the run that is repeated. Give a new folder.")
+    check_own(workdir, REPETITION)
+    if run_records.ended(workdir):
+        raise UserError(f"--workdir={workdir} has a repetition that has ended. Give a new folder.")
     experiment = _prepare(folder)
-    with lock(workdir), contextlib.suppress(NotFinite):  # result.json records the failure
+    with lock(workdir, kind=REPETITION), contextlib.suppress(NotFinite):  # result.json records the failure
         run(experiment, workdir)
-    results = [records.read_json(os.path.join(path, "result.json")) for path in (folder, workdir)]
+    results = [run_records.read_result(path) for path in (folder, workdir)]
     show_environment(folder, workdir)
     verdict, code = compare(results[0], results[1], losses(folder), losses(workdir))
     console.say(f"{folder}: {verdict}")
@@ -82,10 +88,11 @@ def reproduce(folder: str, workdir: str) -> int:
 def _prepare(folder: str) -> "Experiment":
     """The Experiment of a run's config.json, without optional outputs."""
     from fjt.data.packing import Shape
+    from fjt.experiment import run_records
     from fjt.experiment.prepare import prepare
     from fjt.experiment.program_cache import configure_jax
 
-    recorded = records.read_json(os.path.join(folder, "config.json"))
+    recorded = run_records.read_config(folder)
     settings = from_config(recorded["config"])
     execution = settings.execution
     quiet = dataclasses.replace(execution.output, export=False, tables=False, curve=False, checkpoints=False)
@@ -105,7 +112,9 @@ def _prepare(folder: str) -> "Experiment":
 
 def show_environment(folder: str, workdir: str) -> None:
     """Prints the differences between the environments of two runs."""
-    before, now = (flatten(records.read_json(os.path.join(path, "env.json"))) for path in (folder, workdir))
+    from fjt.experiment import run_records
+
+    before, now = (flatten(run_records.read_environment(path)) for path in (folder, workdir))
     for key in now:
         if before.get(key) != now[key]:
             console.say(f"  {key}: {before.get(key)} then, {now[key]} now")
@@ -113,7 +122,9 @@ def show_environment(folder: str, workdir: str) -> None:
 
 def losses(folder: str) -> list[float | None]:
     """The loss of each step of a run; None for a loss that was not finite."""
-    return [row["loss"] for row in records.read_lines(os.path.join(folder, "train.jsonl"))]
+    from fjt.experiment import run_records
+
+    return [row["loss"] for row in run_records.read_steps(folder)]
 
 
 def compare(

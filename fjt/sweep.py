@@ -97,17 +97,21 @@ def sweep(
     from fjt import report
     from fjt.core.settings import from_config
     from fjt.experiment.program_cache import configure_jax
-    from fjt.experiment.workdir import lock
+    from fjt.experiment.workdir import STUDY, lock, own
     from fjt.reports import document, power
     from fjt.study import planner, plans, spec, worker
 
+    own(workdir, STUDY)
+    report.check_output(os.path.join(workdir, "report"))
     options, base = spec.read(config)
     runs = spec.make_runs(options, base)
     configure_jax(from_config(base))
     if options.base:
         base["model"]["path"] = make_base(options.base, base)
     shared = planner.Shared()
-    with lock(os.path.join(workdir, "groups"), wait=True):  # one process plans; the others read its plan
+    with lock(os.path.join(workdir, "groups"), wait=True, kind=""):  # one process plans; the others read its plan
+        if not plan_only:
+            worker.put_aside_damaged(workdir)
         runs, groups, plan = planner.make_plan(workdir, options, base, runs, shared, command)
     document.check_baseline(options.baseline, list(dict.fromkeys(run.cell.split("/")[1] for run in runs.values())))
     changed = plans.changed(plan["study"], plan["declared"])
@@ -135,10 +139,11 @@ def make_base(name: str, base: Mapping[str, Any]) -> str:
     """
     from fjt.core.errors import suggest
     from fjt.core.settings import from_config
+    from fjt.experiment import run_records
     from fjt.experiment.execute import run
     from fjt.experiment.inputs import cache_dir
     from fjt.experiment.prepare import prepare
-    from fjt.experiment.workdir import finished, lock
+    from fjt.experiment.workdir import lock
 
     known = [path.stem for path in (flags.ROOT / "configs").glob("*.py")]
     module, _, argument = name.partition(":")
@@ -151,7 +156,7 @@ def make_base(name: str, base: Mapping[str, Any]) -> str:
     experiment = prepare(settings, view=console.Silent())
     folder = os.path.join(cache_dir(settings.execution), "bases", experiment.fingerprint[:16])
     with lock(folder, wait=True):
-        if not finished(folder):
+        if not run_records.is_done(folder):
             console.say(f"training the encoder of {name} first: {experiment.steps:,} steps on {experiment.task.name}")
             result = run(experiment, folder, view=console.Silent())
             scores = "  ".join(f"{metric} {value:.4f}" for metric, value in result["metrics"].items())
@@ -168,12 +173,15 @@ def show_plan(workdir: str, runs: "Mapping[str, Run]", groups: "Sequence[Group]"
         groups: the groups of runs.
         plan: the contents of plan.json.
     """
+    from fjt.experiment import run_records
     from fjt.experiment.features import gib
     from fjt.study import plans
 
     tuning = sum(run.phase == "tuning" for run in runs.values())
     counts = f"{len(runs)} runs" + (f", {tuning} of them to choose" if tuning else "")
-    lacking = {group.id: sum(not plans.ended(os.path.join(workdir, name)) for name in group.runs) for group in groups}
+    lacking = {
+        group.id: sum(not run_records.ended(os.path.join(workdir, name)) for name in group.runs) for group in groups
+    }
     left = [group for group in groups if lacking[group.id]]
     if not left:
         console.say(f"{counts}, all of them ended")

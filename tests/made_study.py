@@ -125,7 +125,8 @@ def write_run(
         "train": {"select": "last"},
         "tune": {"method": [method]},
     }
-    (path / "config.json").write_text(json.dumps({"config": config, "changes": []}))
+    about = {"config": config, "contents": {}, "fingerprint": "f" * 64, "changes": []}
+    (path / "config.json").write_text(json.dumps(about))
     environment = {"versions": {"fjt": "a" * 40, "jax": jax}, "platform": "cpu", "device": device, "devices": 1}
     (path / "env.json").write_text(json.dumps(environment))
     random = rng(path.parent.name, path.name, task, method)

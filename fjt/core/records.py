@@ -1,5 +1,6 @@
 """Files that a run writes: JSON, JSON lines, and the facts of the environment that it ran in."""
 
+import contextlib
 import functools
 import importlib.metadata
 import json
@@ -7,9 +8,22 @@ import math
 import os
 import platform
 import subprocess
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-Path = str | os.PathLike[str]
+import numpy as np
+
+from fjt.core import files
+from fjt.core.errors import UserError
+
+Path = files.Path
+Form = Mapping[str, type | tuple[type, ...]]  # {key: type or types of its value}
+
+REMEDY = "Restore the file, or write it again."
+
+
+class Damaged(UserError):
+    """A record is missing, cut off, or of another form."""
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -18,19 +32,72 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def replace(path: Path, text: str) -> None:
-    """Writes a text file atomically: to a temporary file in the same folder, then renamed to `path`."""
-    temporary = f"{path}.{os.getpid()}.tmp"  # two processes of a study may write one file
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Writes a text file atomically, in UTF-8."""
+    files.write(path, text.encode("utf-8"))
 
 
-def read_json(path: Path) -> Any:
-    """The value of a JSON file."""
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
+def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Writes arrays atomically as an .npz file."""
+    with files.written(path) as file:
+        np.savez(file, **arrays)
+
+
+def read_json(path: Path, form: Form | None = None, remedy: str = REMEDY) -> Any:
+    """The value of a JSON file: a dict.
+
+    Args:
+        path: the file.
+        form: {key: type or types} that the dict must have; other keys are allowed.
+        remedy: the last sentence of the message.
+
+    Raises:
+        Damaged: the file is missing, cut off, no JSON, or of another form.
+    """
+    with _reading(path, remedy), open(path, encoding="utf-8") as file:
+        value = json.load(file)
+        _check_form(value, form or {})
+        return value
+
+
+def read_npz(path: Path, names: Collection[str], remedy: str = REMEDY) -> dict[str, np.ndarray]:
+    """{name: array} of an .npz file.
+
+    Args:
+        path: the file.
+        names: the arrays that it must have; others may be there too.
+        remedy: the last sentence of the message.
+
+    Raises:
+        Damaged: the file is missing, cut off, or lacks an array.
+    """
+    with _reading(path, remedy), np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+        _check_form(arrays, dict.fromkeys(names, np.ndarray))
+        return arrays
+
+
+@contextlib.contextmanager
+def _reading(path: Path, remedy: str) -> Iterator[None]:
+    """A context that turns every exception into Damaged: damaged archives raise many types of exceptions."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise Damaged(f"{os.fspath(path)} is missing. {remedy}") from None
+    except (MemoryError, Damaged):
+        raise
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
+        raise Damaged(f"{os.fspath(path)} is damaged ({reason}). {remedy}") from None
+
+
+def _check_form(value: Any, form: Form) -> None:
+    if not isinstance(value, dict):
+        raise ValueError(f"a {type(value).__name__} instead of a table of keys")
+    for key, kinds in form.items():
+        if key not in value:
+            raise ValueError(f"it has no {key}")
+        if not isinstance(value[key], kinds) or (kinds is int and isinstance(value[key], bool)):
+            raise ValueError(f"{key} has the wrong type")
 
 
 def plain(value: Any) -> Any:
@@ -55,26 +122,40 @@ class Log:
     def __init__(self, path: Path, step: int) -> None:
         rows = [row for row in read_lines(path) if row["step"] <= step] if os.path.exists(path) else []
         replace(path, "".join(json.dumps(row) + "\n" for row in rows))
-        self._file = open(path, "a", encoding="utf-8")
+        self._path, self._file = path, open(path, "a", encoding="utf-8")
 
     def write(self, row: dict[str, Any]) -> None:
         """Appends a row; its key "step" is the step that it belongs to."""
-        self._file.write(json.dumps(plain(row), allow_nan=False) + "\n")
-        self._file.flush()
+        with files.naming(self._path):
+            self._file.write(json.dumps(plain(row), allow_nan=False) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file of JSON lines, without a last line that was cut off when the process was killed."""
+def read_lines(path: Path, form: Form | None = None, remedy: str = REMEDY) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines, without a last line that was cut off when the process was killed.
+
+    Args:
+        path: the file.
+        form: {key: type or types} that each row must have besides its "step".
+        remedy: the last sentence of the message.
+
+    Raises:
+        Damaged: the file is missing, or a line is no JSON or of another form.
+    """
     rows = []
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            if not line.endswith("\n"):
+    with _reading(path, remedy), open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
                 break
-            rows.append(json.loads(line))
+            try:
+                rows.append(json.loads(line))
+                _check_form(rows[-1], {"step": int} | dict(form or {}))
+            except (ValueError, RecursionError) as error:
+                raise Damaged(f"{os.fspath(path)} is damaged in line {number} ({error}). {remedy}") from None
     return rows
 
 
@@ -85,22 +166,40 @@ def versions() -> dict[str, str]:
     """{package: version} of all packages that a result may depend on, including Python and fjt."""
     version_of = {"fjt": commit(), "python": platform.python_version()}
     for package in PACKAGES:
-        version_of[package] = importlib.metadata.version(package)
+        version_of[package] = _version(package)
     return version_of
 
 
 @functools.cache  # the code that runs was loaded at the start: later changes of the checkout do not count
 def commit() -> str:
-    """The git commit that fjt runs from, with "+changes" when the tree differs from it; "" outside a checkout."""
-    folder = os.path.dirname(os.path.abspath(__file__))
+    """The git commit of the checkout that fjt runs from, with "+changes" when its files differ from it.
+
+    Outside a checkout of its own, such as an environment in another project's repository: the installed version, or "".
+    """
+    here = os.path.realpath(__file__)
+    root = os.path.dirname(os.path.dirname(os.path.dirname(here)))
+    # A hook of git sets GIT_DIR and others, which name the repository of the hook.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, check=True).stdout
+        command = ["git", "-C", root, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
 
     try:
-        changes = git("status", "--porcelain", "--untracked-files=no").strip()
-        return git("rev-parse", "HEAD").strip() + ("+changes" if changes else "")
-    except (OSError, subprocess.CalledProcessError):
+        git("ls-files", "--error-unmatch", here)
+        if os.path.realpath(git("rev-parse", "--show-toplevel").rstrip("\n")) == root:
+            changes = git("status", "--porcelain", "--untracked-files=no").strip()
+            return git("rev-parse", "HEAD").strip() + ("+changes" if changes else "")
+    except (OSError, ValueError, subprocess.CalledProcessError):
+        pass
+    return _version("fjt")
+
+
+def _version(package: str) -> str:
+    """The version of an installed package, "" for one that is not."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
         return ""
 
 

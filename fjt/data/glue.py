@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
+from fjt.core import files
 from fjt.core.errors import UserError
 
 LABELS_IN_MESSAGES = 20  # a message lists at most this many label names
@@ -294,7 +295,6 @@ def write_submission(
         values = [str(int(p)) if task.submission_ids else task.label_names[int(p)] for p in predictions]
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, file)
-    with open(path, "w", encoding="utf-8", newline="") as f:
-        f.write("index\tprediction\n")
-        f.writelines(f"{row}\t{value}\n" for row, value in zip(ids, values, strict=True))
+    rows = [f"{row}\t{value}\n" for row, value in zip(ids, values, strict=True)]
+    files.write(path, "".join(["index\tprediction\n", *rows]).encode())
     return path

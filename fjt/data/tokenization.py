@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fjt.core import records
 from fjt.core.errors import UserError
 from fjt.data.batches import Examples
 from fjt.data.glue import Split
@@ -16,6 +17,7 @@ Files = Sequence[Sequence[str]]  # alternatives, each a set of files from which 
 
 
 FILES = (("tokenizer.json",), ("vocab.txt",))
+CACHED = ("token_ids", "type_ids", "offsets", "truncated")
 CHUNK = 2000  # texts per call; a progress bar moves between calls
 
 
@@ -124,29 +126,36 @@ def tokenize(
             key.update(text.encode() + b"\0")
         key.update(b"\1")
     file = os.path.join(cache_dir, "tokens", f"{key.hexdigest()}.npz") if cache_dir else ""
-    if file and os.path.exists(file):
-        try:
-            with open(file, "rb") as handle, np.load(handle) as arrays:
-                return Examples(
-                    label=split.label,
-                    truncated=int(arrays["truncated"]),
-                    **{name: arrays[name] for name in ("token_ids", "type_ids", "offsets")},
-                )
-        except Exception:  # a damaged zip file raises many types of exceptions; the arrays are computed again
-            os.remove(file)
+    arrays = _read_cached(file) if file else {}
+    if arrays:
+        return Examples(
+            label=split.label,
+            truncated=int(arrays["truncated"]),
+            **{name: arrays[name] for name in ("token_ids", "type_ids", "offsets")},
+        )
     examples = _tokenize(split, tokenizer, max_length, progress)
     if file:
-        os.makedirs(os.path.dirname(file), exist_ok=True)
-        temporary = f"{file}.{os.getpid()}.tmp.npz"
-        np.savez(
-            temporary,
-            token_ids=examples.token_ids,
-            type_ids=examples.type_ids,
-            offsets=examples.offsets,
-            truncated=examples.truncated,
-        )
-        os.replace(temporary, file)
+        _write_cached(file, {name: getattr(examples, name) for name in CACHED})
     return examples
+
+
+def _read_cached(file: str) -> dict[str, np.ndarray]:
+    """The arrays of a cached file, {} if it is missing or damaged: they are computed again."""
+    try:
+        return records.read_npz(file, CACHED)
+    except records.Damaged:
+        return {}
+
+
+def _write_cached(file: str, arrays: Mapping[str, Any]) -> None:
+    try:
+        os.makedirs(os.path.dirname(file), exist_ok=True)
+        records.write_npz(file, arrays)
+    except OSError as error:
+        raise UserError(
+            f"the tokens cannot be cached in {os.path.dirname(file)}: {error.strerror or error}. Make room, or name "
+            "another folder by --config.cache.dir=DIR or FJT_CACHE=DIR."
+        ) from None
 
 
 def _tokenize(split: Split, tokenizer: Any, max_length: int, progress: Callable[[int], Any] | None) -> Examples:

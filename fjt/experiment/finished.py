@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from fjt.core import records
+from fjt.core import files
 from fjt.core.errors import UserError
 from fjt.data.glue import Split, Task
+from fjt.experiment import run_records
 from fjt.tasks.kinds import find_problem, task_of_record
 from fjt.tasks.problem import Problem
 
@@ -43,7 +44,7 @@ class Run:
     @functools.cached_property
     def records(self) -> dict[str, list[dict[str, Any]]]:
         """{"train": rows of train.jsonl, "eval": rows of eval.jsonl}."""
-        return {name: records.read_lines(os.path.join(self.path, f"{name}.jsonl")) for name in ("train", "eval")}
+        return {"train": run_records.read_steps(self.path), "eval": run_records.read_evaluations(self.path)}
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, Any]:
         """{labels, probabilities, logits} of texts, in their order.
@@ -207,13 +208,12 @@ def load_run(directory: str | os.PathLike[str], base: str | os.PathLike[str] = "
     Raises:
         UserError: the directory is not a run, or the run has not finished.
     """
-    directory = os.fspath(directory)
+    directory = files.local_path(directory, "the run's directory")
     if not os.path.exists(os.path.join(directory, "config.json")):
         raise UserError(f"{directory} is not a run: it has no config.json. Give the --workdir of a finished run.")
-    if not os.path.exists(os.path.join(directory, "DONE")):
-        path = os.path.join(directory, "result.json")
-        failed = os.path.exists(path) and records.read_json(path).get("failed")
-        if failed:
+    if not run_records.is_done(directory):
+        if run_records.ended(directory):
+            failed = run_records.read_result(directory)["failed"]
             raise UserError(f"The run in {directory} failed: {failed}. The same command would fail again.")
         raise UserError(f"The run in {directory} is not finished; run its command again to finish it.")
     folder = _exported_model(directory) or os.path.join(directory, "export", "adapter")
@@ -223,16 +223,14 @@ def load_run(directory: str | os.PathLike[str], base: str | os.PathLike[str] = "
                 f"{os.path.join(folder, file)} does not exist: the run's model is needed, which is written with "
                 "config.output.export=True."
             )
-    result = records.read_json(os.path.join(directory, "result.json"))
-    with np.load(os.path.join(directory, "predictions", "dev.npz")) as dev:
-        task, pairs = task_of_record(dev, result["task"]), bool(dev["pairs"])
+    result, dev = run_records.read_result(directory), run_records.read_predictions(directory, "dev")
     return Run(
         directory,
         result,
-        records.read_json(os.path.join(directory, "config.json"))["config"],
-        task,
-        pairs,
-        os.fspath(base),
+        run_records.read_config(directory)["config"],
+        task_of_record(dev, result["task"]),
+        bool(dev["pairs"]),
+        files.local_path(base, "--base") if base else "",
     )
 
 
@@ -258,12 +256,12 @@ def results(pattern: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Raises:
         UserError: the pattern matches no run.
     """
-    pattern = os.fspath(pattern)
+    pattern = files.local_path(pattern, "the pattern")
     found = []
     for folder in sorted(glob.glob(pattern, recursive=True)):
         result = os.path.join(folder, "result.json")
         if os.path.exists(result):
-            found.append({"workdir": folder} | records.read_json(result))
+            found.append({"workdir": folder} | run_records.read_result(folder))
         elif os.path.exists(os.path.join(folder, "config.json")) and os.path.exists(os.path.join(folder, "env.json")):
             found.append({"workdir": folder, "failed": "no result"})
     if not found:

@@ -4,7 +4,6 @@ import collections
 import contextlib
 import os
 import resource
-import shutil
 from typing import Any
 
 import jax
@@ -13,11 +12,11 @@ from jaxtyping import Float
 
 from fjt.core import console, records, tree
 from fjt.data import glue
-from fjt.experiment import outputs
+from fjt.experiment import outputs, run_records
 from fjt.experiment.prepared import Experiment
 from fjt.interop import card, exports
 from fjt.models.families import find_family
-from fjt.training import placement
+from fjt.training import checkpoint, placement
 from fjt.training.checkpoint import HostState, NotFinite
 from fjt.training.protocols import EvaluationRow, Events, StepRow
 from fjt.tuning import partition
@@ -114,7 +113,7 @@ def _show(scores: dict[str, float]) -> str:
 
 def write_failure(experiment: Experiment, workdir: str, error: NotFinite) -> None:
     """Writes the result.json of a run whose numbers are not finite."""
-    taken = len(records.read_lines(os.path.join(workdir, "train.jsonl")))
+    taken = len(run_records.read_steps(workdir))
     records.write_json(os.path.join(workdir, "result.json"), identity(experiment, taken) | {"failed": str(error)})
 
 
@@ -236,7 +235,9 @@ def _measured(experiment: Experiment, host: HostState, done: int) -> dict[str, A
 
 
 def end(workdir: str, result: dict[str, Any], *, keep_checkpoints: bool = True) -> None:
-    """Writes result.json and, at the very end, DONE.  With several processes, one of them writes.
+    """Writes result.json and DONE, and then removes the checkpoints.  With several processes, one of them writes.
+
+    A run that is killed after DONE is complete; `clean_up` removes the checkpoints that are left.
 
     Args:
         workdir: of the run.
@@ -246,9 +247,16 @@ def end(workdir: str, result: dict[str, Any], *, keep_checkpoints: bool = True) 
     if not placement.is_main():
         return
     records.write_json(os.path.join(workdir, "result.json"), result)
-    if not keep_checkpoints:
-        shutil.rmtree(os.path.join(workdir, "checkpoints"))
     records.replace(os.path.join(workdir, "DONE"), "")
+    if not keep_checkpoints:
+        checkpoint.remove(os.path.join(workdir, "checkpoints"))
+
+
+def clean_up(workdir: str) -> None:
+    """Removes the checkpoints of a run that has ended, where its config does not keep them."""
+    folder = os.path.join(workdir, "checkpoints")
+    if os.path.isdir(folder) and not run_records.read_config(workdir)["config"]["output"]["checkpoints"]:
+        checkpoint.remove(folder)
 
 
 def identity(experiment: Experiment, done: int) -> dict[str, Any]:

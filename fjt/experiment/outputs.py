@@ -1,8 +1,8 @@
 """The files of a run for people: predictions, learning curve, TensorBoard events."""
 
 import contextlib
+import glob
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from fjt.core import records
+from fjt.core import files, records
 from fjt.data import glue, tables
 from fjt.data.glue import Split, Task
+from fjt.experiment import run_records
 from fjt.tasks.kinds import find_problem
 
+SUFFIX = ".fjt"  # of the names of event files: a restart replaces those alone
 Logits = Float[np.ndarray, "N C"]  # in file order
 
 
@@ -33,9 +35,7 @@ def write_predictions(folder: str, name: str, task: Task, split: Split, logits: 
     arrays |= {"label_names": np.array(task.label_names, str), "pairs": split.text_pair is not None}
     arrays |= {"kind": np.array(task.kind), "threshold": np.array(task.threshold)}
     arrays |= {} if split.cluster is None else {"cluster": np.array(split.cluster)}
-    path = os.path.join(folder, f"{name}.npz")
-    np.savez(f"{path}.tmp.npz", **arrays)
-    os.replace(f"{path}.tmp.npz", path)
+    records.write_npz(os.path.join(folder, f"{name}.npz"), arrays)
 
 
 def write_tables(folder: str, name: str, task: Task, split: Split, logits: Logits) -> None:
@@ -68,8 +68,7 @@ def draw_curve(workdir: str, metric: str) -> None:
     """Draws curve.png from train.jsonl and eval.jsonl: loss (each step and smoothed) and the dev metric."""
     from matplotlib.figure import Figure
 
-    steps = records.read_lines(os.path.join(workdir, "train.jsonl"))
-    evaluations = records.read_lines(os.path.join(workdir, "eval.jsonl"))
+    steps, evaluations = run_records.read_steps(workdir), run_records.read_evaluations(workdir)
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     x, loss = np.array([row["step"] for row in steps]), np.array([row["loss"] for row in steps])
@@ -85,7 +84,8 @@ def draw_curve(workdir: str, metric: str) -> None:
     scored = [row for row in evaluations if row.get(metric) is not None]
     right.plot([r["step"] for r in scored], [r[metric] for r in scored], "o-", color="tab:orange", markersize=4)
     right.set_ylabel(f"dev {metric}", color="tab:orange")
-    figure.savefig(os.path.join(workdir, "curve.png"), dpi=120)
+    with files.written(os.path.join(workdir, "curve.png")) as file:
+        figure.savefig(file, format="png", dpi=120)
 
 
 class TensorBoard:
@@ -104,14 +104,15 @@ class TensorBoard:
         self._event: Any = event_pb2  # protobuf defines the classes of both at run time
         self._summary: Any = summary_pb2
         self._folder, self._rates, self._warn = os.path.join(workdir, "tensorboard"), rates, warn
-        shutil.rmtree(self._folder, ignore_errors=True)  # two files of one second would have the same name
-        os.makedirs(self._folder)
+        os.makedirs(self._folder, exist_ok=True)
+        for path in glob.glob(os.path.join(glob.escape(self._folder), f"events.out.tfevents.*{SUFFIX}")):
+            os.remove(path)  # first, because two files of one second would have the same name
         self._writer: EventsWriter | None = None
         with self._writing():
-            self._writer = EventsWriter(os.path.join(self._folder, "events"), filename_suffix=".fjt")
-        for row in records.read_lines(os.path.join(workdir, "train.jsonl")):
+            self._writer = EventsWriter(os.path.join(self._folder, "events"), filename_suffix=SUFFIX)
+        for row in run_records.read_steps(workdir):
             self.add_step(row)
-        for row in records.read_lines(os.path.join(workdir, "eval.jsonl")):
+        for row in run_records.read_evaluations(workdir):
             self.add_evaluation(row)
 
     def add_step(self, row: Mapping[str, Any]) -> None:

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fjt.core import console, records, tree
-from fjt.experiment import features, recipes
+from fjt.core import console, tree
+from fjt.experiment import features, recipes, run_records
 from fjt.experiment.prepared import Experiment
 from fjt.interop import exports
 from fjt.training import optim
@@ -243,7 +243,7 @@ def _activation_bytes(experiment: Experiment, tokens: int) -> int:
 
 def show_result(workdir: str) -> None:
     """Prints the final table of a finished run."""
-    result = records.read_json(os.path.join(workdir, "result.json"))
+    result = run_records.read_result(workdir)
     rows = [
         (split, name, f"{value:.4f}") for split, scores in result["splits"].items() for name, value in scores.items()
     ]

@@ -1,4 +1,4 @@
-"""A work directory: locked by one process, and claimed by one experiment."""
+"""A work directory: known by its marker, locked by one process, and claimed by one experiment."""
 
 import contextlib
 import dataclasses
@@ -11,19 +11,93 @@ from typing import Any
 
 import jax
 
-from fjt.core import records
+from fjt.core import files, records
 from fjt.core.errors import UserError
 from fjt.core.options import flatten
 from fjt.core.settings import to_dict
+from fjt.experiment import run_records
 from fjt.experiment.prepared import Experiment
+
+MARKER, LOCK = ".fjt", ".lock"
+# Kinds of folders, as the marker names them.
+RUN, STUDY, REPETITION = "the work directory of a run", "the folder of a study", "the repetition of a run"
+# Folders of versions without a marker are known by a record: {kind: (file, keys of its contents)}.
+KNOWN_BY = {
+    RUN: ("config.json", run_records.CONFIG),
+    STUDY: ("plan.json", {"config": dict, "study": dict, "runs": dict, "groups": list}),
+}
+FOLDERS = ("checkpoints", "export", "predictions", "tensorboard")  # of a run
+SHOWN = 4  # names in the message about a folder that is not fjt's
 
 
 class InUse(UserError):
     """Another process holds a directory."""
 
 
+def own(folder: str, kind: str = RUN, option: str = "--workdir") -> None:
+    """Makes a folder one of fjt's own, in which fjt may write, replace and remove files of the names that it uses.
+
+    It is created if necessary.  An empty folder gets a marker; any other must have one, or be of an earlier version.
+
+    Args:
+        folder: the folder.
+        kind: RUN, STUDY or REPETITION.
+        option: names the folder in messages.
+
+    Raises:
+        UserError: it has files of others, is of another kind, or cannot be created.
+    """
+    check_own(folder, kind, option)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{option}={folder} cannot be created: {error.strerror}.") from None
+    if _kind_of(folder) != kind or not os.path.exists(os.path.join(folder, MARKER)):
+        records.replace(os.path.join(folder, MARKER), f"{kind} of fjt\n")
+
+
+def check_own(folder: str, kind: str = RUN, option: str = "--workdir") -> None:
+    """Raises UserError for a folder that `own` would refuse.  See `own` for the arguments."""
+    if os.path.islink(folder) and not os.path.exists(folder):
+        raise UserError(f"{option}={folder} is a symbolic link to nothing. Create its target, or give another folder.")
+    if not os.path.lexists(folder):
+        return
+    if not os.path.isdir(folder):
+        raise UserError(f"{option}={folder} is a file. Give a folder.")
+    others = sorted(set(os.listdir(folder)) - {MARKER, LOCK})
+    others = [name for name in others if not files.TEMPORARY.fullmatch(name)]
+    for name in others:
+        if name in FOLDERS and kind != STUDY and os.path.islink(os.path.join(folder, name)):
+            raise UserError(
+                f"{option}={folder}: {name} in it is a symbolic link, but fjt writes and removes files only within the "
+                "folder. Put a folder in its place, or let the whole folder be a link."
+            )
+    found = _kind_of(folder)
+    if not others or found == kind:
+        return
+    if found:
+        raise UserError(f"{option}={folder} is {found}. Give a new folder.")
+    names = ", ".join(others[:SHOWN]) + (f" and {len(others) - SHOWN} more" if len(others) > SHOWN else "")
+    raise UserError(f"{option}={folder} is not empty and is not {kind} of fjt: it has {names}. Give a new folder.")
+
+
+def _kind_of(folder: str) -> str:
+    """The kind of a folder by its marker or, without one, by its record; "" for a folder of others."""
+    try:
+        with open(os.path.join(folder, MARKER), encoding="utf-8") as file:
+            text = file.read()
+        return next((kind for kind in (RUN, STUDY, REPETITION) if text == f"{kind} of fjt\n"), "")
+    except (OSError, ValueError):
+        pass
+    for kind, (name, form) in KNOWN_BY.items():
+        with contextlib.suppress(records.Damaged):
+            records.read_json(os.path.join(folder, name), form)
+            return kind
+    return ""
+
+
 @contextlib.contextmanager
-def lock(workdir: str, wait: bool = False) -> Iterator[None]:
+def lock(workdir: str, wait: bool = False, kind: str = RUN) -> Iterator[None]:
     """A context in which this process alone holds a work directory, which is created if necessary.
 
     The system releases the lock when its process ends in any way.  On a network file system that passes flock on to
@@ -32,17 +106,18 @@ def lock(workdir: str, wait: bool = False) -> Iterator[None]:
     Args:
         workdir: the directory.
         wait: whether to wait for another process that holds it.
+        kind: see `own`; "" for a folder within one of fjt's own.
 
     Raises:
         InUse: another process holds it and `wait` is False.
-        UserError: it cannot be created.
+        UserError: it is not fjt's, or cannot be created.
     """
     new = not os.path.exists(workdir)
-    try:
+    if kind:
+        own(workdir, kind)
+    else:
         os.makedirs(workdir, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be created: {error.strerror}.") from None
-    with open(os.path.join(workdir, ".lock"), "a+", encoding="utf-8") as file:
+    with open(os.path.join(workdir, LOCK), "a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
@@ -61,14 +136,10 @@ def lock(workdir: str, wait: bool = False) -> Iterator[None]:
             file.flush()
             yield
         finally:
-            if new and not wait and os.listdir(workdir) == [".lock"]:  # the run was refused before it wrote anything
-                os.remove(file.name)
+            if new and not wait and set(os.listdir(workdir)) <= {LOCK, MARKER}:  # refused before it wrote anything
+                for name in os.listdir(workdir):
+                    os.remove(os.path.join(workdir, name))
                 os.rmdir(workdir)
-
-
-def finished(workdir: str) -> bool:
-    """Whether the run of a work directory has finished."""
-    return os.path.exists(os.path.join(workdir, "DONE"))
 
 
 def check(experiment: Experiment, workdir: str) -> dict[str, Any]:
@@ -80,9 +151,7 @@ def check(experiment: Experiment, workdir: str) -> dict[str, Any]:
     path = os.path.join(workdir, "config.json")
     if not os.path.exists(path):
         return {}
-    old = records.read_json(path)
-    if not {"config", "fingerprint", "contents", "changes"} <= set(old):
-        raise UserError(f"--workdir={workdir} has a config.json that is not of a run. Give another directory.")
+    old = run_records.read_config(workdir)
     if old["fingerprint"] != experiment.fingerprint:
         before, now = flatten(old["config"]), flatten(_config(experiment))
         keys = dict.fromkeys([*now, *before])
@@ -114,7 +183,7 @@ def claim(experiment: Experiment, workdir: str) -> None:
     if old:
         changes += _changed(old["config"], config)
         if os.path.exists(path):
-            changes += _changed({"env": records.read_json(path)}, {"env": environment})
+            changes += _changed({"env": run_records.read_environment(workdir)}, {"env": environment})
     records.write_json(
         os.path.join(workdir, "config.json"),
         {

@@ -7,12 +7,15 @@ from collections.abc import Iterator
 
 import safetensors
 
+from fjt.core import files
 from fjt.core.errors import UserError
 
 
 @contextlib.contextmanager
 def replaced(directory: str) -> Iterator[str]:
-    """A context with a temporary folder, which replaces the directory at the end.
+    """A context with a temporary folder, which becomes the directory at the end.
+
+    Where the directory exists already, as after a kill, its files are replaced one by one, and other files in it stay.
 
     Args:
         directory: the directory.
@@ -20,28 +23,45 @@ def replaced(directory: str) -> Iterator[str]:
     Raises:
         UserError: the disk is full.
     """
-    temporary = f"{directory}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
+    folder = os.path.dirname(os.path.abspath(directory))
+    files.remove_leftovers(folder)
+    temporary = os.path.join(folder, files.temporary_name())
     os.makedirs(temporary)
+    descriptor = os.open(temporary, os.O_RDONLY)
     try:
-        yield temporary
+        files.hold(descriptor)
+        with files.naming(directory):
+            yield temporary
+        _open_to_all(temporary)
+        with files.naming(directory):
+            _move(temporary, directory)
     except safetensors.SafetensorError as error:  # it wraps the system's own errors
         raise UserError(
             f"{directory} cannot be written: {error}. The checkpoints are kept; make room, and run the same "
             "command to finish the run."
         ) from None
-    except BaseException:
+    finally:
+        os.close(descriptor)
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    _open_to_all(temporary)
-    shutil.rmtree(directory, ignore_errors=True)
-    os.rename(temporary, directory)
+
+
+def _move(source: str, target: str) -> None:
+    """Moves a folder to a place where there is none, or else its files one by one: what others put there stays."""
+    if not os.path.lexists(target):
+        os.rename(source, target)
+        return
+    for name in os.listdir(source):
+        path, place = os.path.join(source, name), os.path.join(target, name)
+        if os.path.isdir(path):
+            _move(path, place)
+        else:
+            os.replace(path, place)
 
 
 def _open_to_all(folder: str) -> None:
     """Gives the files the mode that the umask allows; safetensors makes its files readable for the owner alone."""
     mask = os.umask(0)
     os.umask(mask)
-    for place, _, files in os.walk(folder):
-        for name in files:
+    for place, _, names in os.walk(folder):
+        for name in names:
             os.chmod(os.path.join(place, name), 0o666 & ~mask)

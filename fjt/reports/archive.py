@@ -7,12 +7,12 @@ import io
 import json
 import os
 import re
-import uuid
 import zipfile
 from typing import Any
 
 import numpy as np
 
+from fjt.core import files
 from fjt.core.errors import UserError
 from fjt.study.spec import SEEDS, label
 from fjt.tasks.kinds import find_problem, task_of_record
@@ -31,6 +31,7 @@ ENVIRONMENT = ("platform", "device", "devices", "changes")
 TEXT = {"memory_kind", "failed", "data_sha256", "params_sha256", "frozen_sha256", "platform", "device"}
 NUMBERS = {*SEEDS, *RESULT, *ENVIRONMENT, "asked", "scored_examples"} - TEXT
 FINISHED, DIVERGED, BEGUN, MISSING = "finished", "diverged", "begun", "not begun"
+DAMAGED = "damaged"  # begun, and a record of it cannot be read
 
 Row = dict[str, Any]  # {column of runs.csv: value}, None where a run has no value
 Curve = tuple[np.ndarray, np.ndarray, np.ndarray]  # (rows, steps, values), one entry per point of a curve
@@ -79,16 +80,8 @@ def save(study: Records, folder: str) -> None:
         arrays |= {f"{name}/{part}": array for part, array in zip(("row", "step", "value"), parts, strict=True)}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType]  # no name is "allow_pickle"
-    write(os.path.join(folder, FILES[0]), table.encode())
-    write(os.path.join(folder, FILES[1]), buffer.getvalue())
-
-
-def write(path: str, content: bytes) -> None:
-    """Writes a file atomically, by a temporary file that no other process uses."""
-    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-    with open(temporary, "wb") as file:
-        file.write(content)
-    os.replace(temporary, path)
+    files.write(os.path.join(folder, FILES[0]), table.encode())
+    files.write(os.path.join(folder, FILES[1]), buffer.getvalue())
 
 
 def _columns(study: Records) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from fjt.core.errors import UserError, suggest
 from fjt.reports import sections
-from fjt.reports.archive import BEGUN, DIVERGED, FILES, FINISHED, MISSING, Records, Row
+from fjt.reports.archive import BEGUN, DAMAGED, DIVERGED, FILES, FINISHED, MISSING, Records, Row
 from fjt.reports.cells import Cell, counts
 from fjt.reports.comparisons import Comparison
 from fjt.reports.figures import Styles, draw_best, draw_costs, draw_curves, draw_rates, draw_scores, fewer, styles
@@ -53,7 +53,7 @@ def build(
         unpaired: cells without a cell of the baseline, of `make_comparisons`.
     """
     parts: list[Block] = []
-    warnings = progress(study) + disagreements(study) + chosen_on_dev(study) + fixed_seeds(study)
+    warnings = progress(study) + damaged(study) + disagreements(study) + chosen_on_dev(study) + fixed_seeds(study)
     for task in dict.fromkeys(cell.task for cell in cells):
         members = [cell for cell in cells if cell.task == task]
         task_blocks, task_warnings = task_section(task, members, comparisons, study)
@@ -148,7 +148,7 @@ def seeds_text(rows: Iterable[Row]) -> str:
 
 def progress(study: Records) -> list[str]:
     """A warning if runs of the latest config have not ended."""
-    waiting = [row for row in study.rows if row["asked"] and row["state"] not in (FINISHED, DIVERGED)]
+    waiting = [row for row in study.rows if row["asked"] and row["state"] not in (FINISHED, DIVERGED, DAMAGED)]
     if not waiting:
         return []
     tuning = sum(row["phase"] == "tuning" for row in waiting)
@@ -156,6 +156,16 @@ def progress(study: Records) -> list[str]:
     return [
         f"The study is not done: {len(waiting) - tuning} reported and {tuning} tuning runs have not ended, {begun} of "
         "these begun. This report is about the other runs."
+    ]
+
+
+def damaged(study: Records) -> list[str]:
+    """A warning for each run that could not be read."""
+    rows = [row for row in study.rows if row["state"] == DAMAGED]
+    return [
+        f"`{row['run']}` is damaged and not part of this report: {row['failed']} The same command of `fjt.sweep` moves "
+        "it away and runs it again."
+        for row in rows
     ]
 
 

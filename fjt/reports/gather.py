@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from fjt.core import records
 from fjt.core.errors import UserError
 from fjt.core.options import PATHS, flatten
+from fjt.core.records import Damaged
+from fjt.experiment import run_records
 from fjt.reports.archive import (
     BEGUN,
+    DAMAGED,
     DIVERGED,
     ENVIRONMENT,
     FILES,
@@ -55,20 +57,19 @@ def read(folder: str) -> Records:
         state = state_of(path)
         if state == MISSING and run["name"] not in asked:
             continue
-        row = names.row(run) | {"state": state, "asked": int(run["name"] in asked)} | _about(path, state, run["phase"])
+        row = names.row(run) | {"asked": int(run["name"] in asked)}
+        row |= _read_run(path, state, row, len(rows), dev, train, held_out)
         if row.get("model") and plan["study"].get("base"):
             row["model"] = f"the encoder of {plan['study']['base']}"
-        if state == FINISHED:
-            if run["phase"] == "runs":
-                row["dev"] = _add_predictions(path, _scored(path, run["phase"]), row["task"], len(rows), dev)
-                train.append((len(rows), _training(path, row["planned_steps"])))
-            else:
-                held_out.append((len(rows), _evaluations(path)))
-                row["scored_examples"] = _count(path)
+        if row["state"] == DAMAGED:
+            row["failed"] = row["failed"].replace(os.path.join(folder, ""), "")
         rows.append(row)
     ended = sum(row["state"] in (FINISHED, DIVERGED) for row in rows)
     if not ended:
-        raise UserError(f"{folder}: none of {len(rows)} runs has ended. Report the study when at least one has.")
+        damage = next((f" {row['run']}: {row['failed']}" for row in rows if row["state"] == DAMAGED), "")
+        raise UserError(
+            f"{folder}: none of {len(rows)} runs has ended.{damage} Report the study when at least one has."
+        )
     _check_data(rows)
     for parts in dev.values():
         parts["predicted"], parts["runs"] = np.stack(parts["predicted"]), np.array(parts["runs"], np.int32)
@@ -84,6 +85,42 @@ def read(folder: str) -> Records:
     return Records(tuple(rows), dev, {"train": _flat(train), "held_out": _flat(held_out)}, facts)
 
 
+def _read_run(
+    path: str,
+    state: str,
+    row: Row,
+    number: int,
+    dev: dict[str, dict[str, Any]],
+    train: list[tuple[int, Points]],
+    held_out: list[tuple[int, Points]],
+) -> Row:
+    """The columns of a run's files, after its predictions and curves were added; those of a damaged run say what is.
+
+    Args:
+        path: the work directory.
+        state: of the run.
+        row: the columns that the plan determines.
+        number: index of the run in Records.rows.
+        dev: as in Records, with lists of predictions and runs.
+        train: (number, curve of losses) of the runs so far.
+        held_out: (number, curve of scores) of the tuning runs so far.
+    """
+    try:
+        found = {"state": state} | _about(path, state, row["phase"])
+        if state != FINISHED:
+            return found
+        if row["phase"] == "tuning":
+            found["scored_examples"] = _count(path)
+            held_out.append((number, _evaluations(path)))
+            return found
+        curve = _training(path, found["planned_steps"])
+        found["dev"] = _add_predictions(path, _scored(path, row["phase"]), row["task"], number, dev)
+        train.append((number, curve))
+        return found
+    except Damaged as damaged:
+        return {"state": DAMAGED, "failed": str(damaged)}
+
+
 def _read_plan(folder: str) -> dict[str, Any]:
     path = os.path.join(folder, "plan.json")
     if not os.path.isdir(folder):
@@ -95,22 +132,13 @@ def _read_plan(folder: str) -> dict[str, Any]:
             f"{folder} is not a study: it contains neither plan.json nor {FILES[0]} and {FILES[1]}. Give the --workdir "
             "of `python -m fjt.sweep`."
         )
-    try:
-        plan = records.read_json(path)
-    except ValueError:
-        plan = None
-    if not isinstance(plan, dict) or not {"config", "study", "runs", "active"} <= set(plan):
-        raise UserError(f"{path} is not of a study. Give the --workdir of `python -m fjt.sweep`.")
-    return plan
+    return plans.read(folder)
 
 
 def state_of(path: str) -> str:
     """The state of a work directory's run: finished, diverged, begun or not begun."""
-    if os.path.exists(os.path.join(path, "DONE")):
-        return FINISHED
-    result = os.path.join(path, "result.json")
-    if os.path.exists(result) and records.read_json(result)["failed"]:
-        return DIVERGED
+    if run_records.ended(path):
+        return FINISHED if run_records.is_done(path) else DIVERGED
     return BEGUN if os.path.exists(os.path.join(path, "config.json")) else MISSING
 
 
@@ -187,7 +215,7 @@ def _about(path: str, state: str, phase: str) -> Row:
     row: Row = {}
     if state == MISSING:
         return row
-    record = records.read_json(os.path.join(path, "config.json"))
+    record = run_records.read_config(path)
     config = flatten(record["config"])
     model = config["model.name"] or config["model.path"]
     row |= {key: text(config[key]) for key in OPTIONS if key in config}
@@ -197,11 +225,11 @@ def _about(path: str, state: str, phase: str) -> Row:
     row["model"] = model or "random weights"
     environment = os.path.join(path, "env.json")
     if os.path.exists(environment):
-        facts = flatten(records.read_json(environment))
+        facts = flatten(run_records.read_environment(path))
         row |= {key: value for key, value in facts.items() if key in ENVIRONMENT or key.startswith("versions.")}
     scored = _scored(path, phase)
     if state in (FINISHED, DIVERGED):
-        result = records.read_json(os.path.join(path, "result.json"))
+        result = run_records.read_result(path)
         row |= {key: result.get(key) for key in RESULT if key != "looks"}
         splits = dict(result.get("splits", {}))
         row |= {f"metrics.{name}": value for name, value in splits.pop(scored, {}).items()}
@@ -221,13 +249,9 @@ def _add_predictions(path: str, split: str, task: str, row: int, dev: dict[str, 
         row: index of the run in Records.rows.
         dev: as in Records, with lists of predictions and runs.
     """
-    file = os.path.join(path, "predictions", f"{split}.npz")
-    if not os.path.exists(file):
-        raise UserError(f"{file} is missing, but a report needs the predictions of every run. Run it again.")
-    with np.load(file) as arrays:
-        logits, truth, ids, names = (arrays[name] for name in ("logits", "label", "id", "label_names"))
-        facts = task_of_record(arrays, task)
-        cluster = arrays["cluster"] if "cluster" in arrays else None
+    arrays = run_records.read_predictions(path, split)
+    logits, truth, ids, names = (arrays[name] for name in ("logits", "label", "id", "label_names"))
+    facts, cluster = task_of_record(arrays, task), arrays.get("cluster")
     problem = find_problem(facts.kind)
     labelled = problem.is_labelled(truth)
     if not labelled.any():
@@ -250,9 +274,9 @@ def _add_predictions(path: str, split: str, task: str, row: int, dev: dict[str, 
 
 def _count(path: str) -> int:
     """Number of labelled rows of a run's dev split."""
-    with np.load(os.path.join(path, "predictions", "dev.npz")) as arrays:
-        problem = find_problem(task_of_record(arrays).kind)
-        return int(problem.is_labelled(arrays["label"]).sum())
+    arrays = run_records.read_predictions(path, "dev")
+    problem = find_problem(task_of_record(arrays).kind)
+    return int(problem.is_labelled(arrays["label"]).sum())
 
 
 def _training(path: str, planned: int) -> Points:
@@ -262,7 +286,7 @@ def _training(path: str, planned: int) -> Points:
         path: the work directory.
         planned: number of planned steps, which decides the distance of points.
     """
-    rows = [row for row in records.read_lines(os.path.join(path, "train.jsonl")) if row["loss"] is not None]
+    rows = [row for row in run_records.read_steps(path) if row["loss"] is not None]
     width = -(-planned // POINTS)
     parts = [rows[start : start + width] for start in range(0, len(rows), width)] if width else []
     return [(part[-1]["step"], sum(row["loss"] for row in part) / len(part)) for part in parts]
@@ -270,10 +294,8 @@ def _training(path: str, planned: int) -> Points:
 
 def _evaluations(path: str) -> Points:
     """(step, first metric) of the evaluations during training."""
-    file = os.path.join(path, "eval.jsonl")
-    rows = records.read_lines(file) if os.path.exists(file) else []
-    result = records.read_json(os.path.join(path, "result.json"))
-    first = next(iter(result["metrics"]), "")
+    rows = run_records.read_evaluations(path) if os.path.exists(os.path.join(path, "eval.jsonl")) else []
+    first = next(iter(run_records.read_result(path)["metrics"]), "")
     return [(row["step"], row[first]) for row in rows if row.get(first) is not None]
 
 

@@ -3,23 +3,22 @@
 import contextlib
 import dataclasses
 import os
-import shutil
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from fjt.core import console, records
+from fjt.core import console
 from fjt.core.errors import UserError
-from fjt.experiment import outcome, recipes
+from fjt.experiment import outcome, recipes, run_records
 from fjt.experiment.execute import course, steps_to_save
 from fjt.experiment.prepared import Experiment
 from fjt.experiment.programs import Compiled, built_in
 from fjt.experiment.workdir import claim
 from fjt.study import spec
 from fjt.study.lane_runs import LaneRuns
-from fjt.training import lanes, placement
+from fjt.training import checkpoint, lanes, placement
 from fjt.training.checkpoint import Checkpoints, HostState, NotFinite
 from fjt.training.loop import Loop
 from fjt.training.protocols import Events
@@ -77,7 +76,7 @@ def run_group(
         stepper, loop = group.begin(stack)
         group.train(loop)
         results = group.finish(stepper, loop)
-    shutil.rmtree(saved, ignore_errors=True)
+    checkpoint.remove(saved)
     return results
 
 
@@ -202,7 +201,7 @@ class _Group:
             if self.already_done[i]:
                 continue
             if host.failed:
-                results[i] = records.read_json(os.path.join(workdir, "result.json"))
+                results[i] = run_records.read_result(workdir)
                 continue
             recorder = loop.runs[i].recorder
             assert recorder is not None
@@ -220,7 +219,7 @@ class _Group:
                     events=self.events,
                 )
             except NotFinite:
-                results[i] = records.read_json(os.path.join(workdir, "result.json"))
+                results[i] = run_records.read_result(workdir)
                 continue
             results[i] = result = result | {"lanes": len(self.experiments)}
             outcome.end(workdir, result)

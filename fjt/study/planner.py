@@ -17,7 +17,7 @@ from fjt.core.options import ExperimentConfig, Settings, flatten
 from fjt.core.settings import fingerprint, to_dict
 from fjt.data import batches
 from fjt.data.packing import Shape
-from fjt.experiment import arguments, features, programs, summary
+from fjt.experiment import arguments, features, programs, run_records, summary
 from fjt.experiment.inputs import Inputs, inputs_key
 from fjt.experiment.layout import plan_shapes
 from fjt.experiment.prepare import Experiment, prepare, resolve
@@ -86,7 +86,7 @@ def make_plan(
             raise UserError(f"{folder} has a run {run.name} with other values; use another --workdir.")
     prints = dict(plan.get("fingerprints", {}))
     options = {key: value for key, value in vars(study).items() if key not in ("products", "without")}
-    left = [run for run in runs if run.name not in known or not plans.ended(os.path.join(folder, run.name))]
+    left = [run for run in runs if run.name not in known or not run_records.ended(os.path.join(folder, run.name))]
     contents = _read_contents(folder, base, left, shared, plan.get("contents", {}))
     made, size = _make_groups(study, base, new, shared, plan, prints) if new else ((), plan.get("bytes", 0))
     plan = {

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,6 +19,16 @@ DATA_KEYS = ("data.", "seeds.subset", "model.path", "model.revision", "model.max
 SECTIONS = {"data": "data.", "weights": "model.", "tokenizer": "model."}  # prefixes of the keys that name the place
 BESIDE = 1.0  # seconds that a run takes in addition to its training
 DECLARED = ("baseline", "family", "alpha")  # of config.study: the hypotheses of the tests
+
+PLAN: records.Form = {
+    "config": dict, "study": dict, "declared": dict, "planned_seeds": dict, "active": list, "runs": dict,
+    "groups": list,
+}  # fmt: skip
+RUN: records.Form = {"name": str, "phase": str, "cell": str, "values": list, "open": list}
+GROUP: records.Form = {
+    "id": str, "phase": str, "mode": str, "program": str, "shapes": list, "runs": list, "programs": list,
+    "seconds": (int, float),
+}  # fmt: skip
 
 Row = dict[str, Any]  # a Run as plan.json stores it
 
@@ -56,11 +67,13 @@ def load(folder: str) -> tuple[dict[str, Run], list[Group], dict[str, Any]]:
     """({name: Run}, groups, contents of plan.json) of a study's folder, all empty without a plan.json.
 
     Runs of earlier configs that are not in the latest config appear only in the contents of plan.json.
+
+    Raises:
+        Damaged: plan.json cannot be read.
     """
-    path = os.path.join(folder, "plan.json")
-    if not os.path.exists(path):
+    if not os.path.exists(os.path.join(folder, "plan.json")):
         return {}, [], {}
-    plan = records.read_json(path)
+    plan = read(folder)
     runs = {name: to_run(name, plan["runs"][name]) for name in plan["active"]}
     groups = []
     for group in plan["groups"]:
@@ -72,6 +85,47 @@ def load(folder: str) -> tuple[dict[str, Run], list[Group], dict[str, Any]]:
             hashes, seconds = tuple(group["programs"]), group["seconds"] * len(active) / len(group["runs"])
             groups.append(Group(id_, group["phase"], group["mode"], group["program"], shapes, active, hashes, seconds))
     return runs, groups, plan
+
+
+def read(folder: str) -> dict[str, Any]:
+    """The contents of a study's plan.json, with its names checked: they lead to folders below the study.
+
+    Raises:
+        Damaged: it is missing, cut off, of another form, or names a run or group whose folder is not below the study.
+    """
+    path, remedy = os.path.join(folder, "plan.json"), "Restore the file, or give another --workdir."
+    plan = records.read_json(path, PLAN, remedy)
+    try:
+        for name, row in plan["runs"].items():
+            _check_form(row, RUN)
+            if name != row["name"] or not _is_plain(name) or not name.startswith(f"{row['phase']}/"):
+                raise ValueError(f"the run {name!r} is not a plain name below {row['phase']}/")
+            dict(row["values"]), dict(row["open"])
+        for group in plan["groups"]:
+            _check_form(group, GROUP)
+            if not _is_plain(group["id"]) or "/" in group["id"]:
+                raise ValueError(f"the group {group['id']!r} is not a plain name")
+            if not set(group["runs"]) <= set(plan["runs"]):
+                raise ValueError(f"the group {group['id']} has a run that is not in the plan")
+            [packing.Shape(*shape) for shape in group["shapes"]]
+        if not set(plan["active"]) <= set(plan["runs"]):
+            raise ValueError("an active run is not in the plan")
+        for declared in (plan["study"], plan["declared"]):
+            if not set(DECLARED) <= set(declared):
+                raise ValueError(f"it does not declare {', '.join(DECLARED)}")
+    except (TypeError, ValueError) as error:
+        raise records.Damaged(f"{path} is damaged ({error}). {remedy}") from None
+    return plan
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name leads to a folder below the one that it is joined to."""
+    return all(re.fullmatch(r"[\w.+,=-]+", part) and part.strip(".") for part in name.split("/"))
+
+
+def _check_form(row: Any, form: records.Form) -> None:
+    if not isinstance(row, dict) or not all(isinstance(row.get(key), kinds) for key, kinds in form.items()):
+        raise ValueError(f"a run or group lacks one of {', '.join(form)}, or it has another type")
 
 
 def to_run(name: str, row: Row) -> Run:
@@ -86,14 +140,6 @@ def to_run(name: str, row: Row) -> Run:
 def to_row(run: Run) -> Row:
     """The row of plan.json that describes a Run."""
     return records.plain(dataclasses.asdict(run))
-
-
-def ended(workdir: str) -> bool:
-    """Whether a run has finished, or has failed for good."""
-    if os.path.exists(os.path.join(workdir, "DONE")):
-        return True
-    result = os.path.join(workdir, "result.json")
-    return os.path.exists(result) and bool(records.read_json(result)["failed"])
 
 
 def has_result(folder: str, rows: Iterable[Row]) -> bool:

@@ -2,24 +2,28 @@
 
 import collections
 import contextlib
+import itertools
 import math
 import os
-import shutil
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fjt.core import console, records
+from fjt.core import console
+from fjt.experiment import outcome, run_records
 from fjt.experiment.execute import run as run_alone
 from fjt.experiment.prepare import prepare
 from fjt.experiment.prepared import Experiment
+from fjt.experiment.run_records import ended
 from fjt.experiment.workdir import InUse, lock
+from fjt.study import plans
 from fjt.study.bundle import run_group
 from fjt.study.planner import Shared
-from fjt.study.plans import BESIDE, Group, ended
+from fjt.study.plans import BESIDE, Group
 from fjt.study.spec import PHASES, Run, settings_of
 from fjt.tasks.kinds import lower_is_better
+from fjt.training import checkpoint
 from fjt.training.checkpoint import NotFinite
 from fjt.training.protocols import Events
 
@@ -121,9 +125,27 @@ def work(
             worker.wait(shard_groups)
     all_ended = all(ended(os.path.join(folder, name)) for name in names)
     if all_ended:
-        for group in groups:  # a process that was killed at the very end of a group leaves its checkpoints
-            shutil.rmtree(os.path.join(folder, "groups", group.id, "checkpoints"), ignore_errors=True)
+        for group in groups:  # a process that was killed at the very end of a group or a run leaves its checkpoints
+            checkpoint.remove(os.path.join(folder, "groups", group.id, "checkpoints"))
+        for name in names:
+            outcome.clean_up(os.path.join(folder, name))
     return all_ended
+
+
+def put_aside_damaged(folder: str) -> None:
+    """Moves runs with damaged records out of the way, with a warning each: they are made again, to the same bits.
+
+    Args:
+        folder: the study.
+    """
+    for name in plans.load(folder)[0]:
+        workdir = os.path.join(folder, name)
+        if damage := run_records.find_damage(workdir):
+            with contextlib.suppress(InUse), lock(workdir):
+                aside = f"{workdir}-damaged"
+                number = next(i for i in itertools.count(1) if not os.path.lexists(f"{aside}-{i}"))
+                os.rename(workdir, f"{aside}-{number}")
+                console.warn(f"{name} is moved to {aside}-{number} and made again: {damage}")
 
 
 class _Worker:
@@ -163,7 +185,7 @@ class _Worker:
         os.makedirs(folder, exist_ok=True)  # `lock` would remove a folder that it created and that stays empty
         with contextlib.ExitStack() as held:
             try:
-                held.enter_context(lock(folder))
+                held.enter_context(lock(folder, kind=""))
                 if not self._all_ended(group):  # the process that held the group a moment ago may have ended them
                     self._run(group, folder)
             except InUse as error:  # of the group, or of one of its runs, which somebody may train alone
@@ -232,8 +254,7 @@ def _run_member(member: _Member, shared: Shared, progress: Progress, warned: set
             result = run_alone(experiment, member.workdir, compiled=shared.compiled, view=view, events=events)
         except NotFinite as error:
             result = {"failed": str(error)}
-            if not experiment.settings.execution.output.checkpoints:
-                shutil.rmtree(os.path.join(member.workdir, "checkpoints"))
+            outcome.clean_up(member.workdir)
     _show_end(member, result, f"{time.perf_counter() - start:.1f} s", progress)
 
 
@@ -290,7 +311,7 @@ def choose(folder: str, runs: dict[str, Run]) -> Chosen:
 
 def _rank(folder: str, trial: Sequence[Run]) -> tuple[int, float]:
     """(minus the number of failed runs, mean score of the others): the larger, the better."""
-    scores = [_score(records.read_json(os.path.join(folder, run.name, "result.json"))) for run in trial]
+    scores = [_score(run_records.read_result(os.path.join(folder, run.name))) for run in trial]
     valid = [score for score in scores if score is not None]
     return len(valid) - len(scores), statistics.fmean(valid) if valid else -math.inf
 

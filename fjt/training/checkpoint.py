@@ -1,5 +1,6 @@
 """Checkpoints: trainable parameters, optimizer state, step and host state (Orbax, kept behind this file)."""
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -16,6 +17,8 @@ from orbax.checkpoint import checkpoint_managers
 from fjt.core import records, tree
 from fjt.core.errors import Ended, UserError
 from fjt.training import placement
+
+STEP = re.compile(r"\d+(\.orbax-checkpoint-tmp.*)?")  # the folder of a step, complete or not
 
 
 class NotFinite(Ended):
@@ -243,6 +246,21 @@ class Checkpoints:
             if tree.crc32(leaf) != restored.host["checksums"][name]:
                 raise ValueError(f"the bytes of {name} do not give its checksum")
         return restored.state, _from_json(restored.host["host"])
+
+
+def remove(directory: records.Path) -> None:
+    """Removes the checkpoints of a run that has ended, and their folder if it holds nothing else.
+
+    Only folders that `Checkpoints` names are removed.  A folder that is a symbolic link leads elsewhere, and is left.
+    """
+    if os.path.islink(directory) or not os.path.isdir(directory):
+        return
+    for name in os.listdir(directory):
+        path = os.path.join(directory, name)
+        if STEP.fullmatch(name) and os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+    with contextlib.suppress(OSError):  # it is not empty
+        os.rmdir(directory)
 
 
 def check_finite(step: int, state: Any) -> dict[str, np.ndarray]:

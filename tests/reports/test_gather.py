@@ -85,7 +85,7 @@ def broken(folder, change):
         ("baseline", "config.study.baseline='none' is not a method of this study"),
         ("predictions", "dev.npz is missing"),
         ("scores", "runs/choices/head/seed=1 has accuracy .* but its predictions score"),
-        ("plan", "plan.json is not of a study"),
+        ("plan", "plan.json is damaged"),
     ],
 )
 def test_refusals(tmp_path, capsys, change, message):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from fjt import sweep
-from fjt.core import console
+from fjt.core import console, records
 from fjt.core.errors import UserError
 from fjt.core.options import PATHS
 from fjt.study import plans
@@ -74,6 +74,63 @@ def test_tuning_and_reported_runs_read_other_data():
     assert plans.data_key("tuning", cells[0]) == "tuning/mrpc/data.limit=96"
 
 
+def whole_plan(**entries):
+    """plan.json of two runs in one group; entries: what differs."""
+    declared = {"baseline": "", "family": "task", "alpha": 0.05}
+    group = {"id": "000-ab", "phase": "runs", "mode": "loop", "program": "", "shapes": [[1, 2, 3, 4, 5]]}
+    group |= {"runs": [run.name for run in seeds_of(2)], "programs": [], "seconds": 1.0}
+    plan = plan_of(seeds_of(2), config={}, study=declared, declared=declared, planned_seeds={"t/head": 2})
+    return plan | {"active": group["runs"], "groups": [group]} | entries
+
+
+def changed_plan(path, value):
+    """A plan in which the entry at a path of keys is another."""
+    plan = json.loads(json.dumps(whole_plan()))
+    *keys, last = path
+    node = plan
+    for key in keys:
+        node = node[key]
+    node[last] = value
+    return plan
+
+
+FIRST = "runs/t/head/seed=0"
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        *(changed_plan(("groups", 0, "id"), id_) for id_ in ("..", ".", "", "a/b", "/tmp", "a\n", "a\0b", 7, None)),
+        *(
+            whole_plan(runs={name: plans.to_row(seeds_of(1)[0]) | {"name": name}}, active=[name], groups=[])
+            for name in ("/tmp/x", "runs/../../x", "../runs/x", "runs//x", "runs/./x", "tuning/x", "runs/a b", "runs/~")
+        ),
+        changed_plan(("runs", FIRST, "name"), "runs/t/head/seed=1"),
+        changed_plan(("runs", FIRST, "values"), [["seed"]]),
+        changed_plan(("runs", FIRST, "values"), 3),
+        changed_plan(("groups", 0, "runs"), ["runs/t/head/seed=7"]),
+        changed_plan(("groups", 0, "shapes"), [[1, 2]]),
+        changed_plan(("active",), [["a"]]),
+        changed_plan(("active",), ["runs/t/head/seed=7"]),
+        changed_plan(("groups",), ["x"]),
+        changed_plan(("declared",), {}),
+        {key: value for key, value in whole_plan().items() if key != "study"},
+        [],
+        "plan",
+    ],
+)
+def test_a_plan_with_another_form_or_with_names_that_lead_elsewhere_is_refused(tmp_path, plan):
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(records.Damaged, match=r"plan\.json is damaged \(.*\)\. Restore"):
+        plans.load(str(tmp_path))
+
+
+def test_a_sound_plan_is_read(tmp_path):
+    (tmp_path / "plan.json").write_text(json.dumps(whole_plan()))
+    runs, (group,), _ = plans.load(str(tmp_path))
+    assert list(runs) == list(group.runs) == [run.name for run in seeds_of(2)]
+
+
 def test_the_time_of_a_plan_is_that_of_what_is_left_and_more_than_its_training(tmp_path, monkeypatch):
     said, runs = [], {run.name: run for run in seeds_of(40)}
     monkeypatch.setattr(console, "say", said.append)
@@ -81,7 +138,7 @@ def test_the_time_of_a_plan_is_that_of_what_is_left_and_more_than_its_training(t
         plans.Group("0", "runs", "loop", "", (), tuple(list(runs)[:30]), ("a", "b"), 15.0),
         plans.Group("1", "runs", "loop", "", (), tuple(list(runs)[30:]), ("b", "c"), 90.0),
     ]
-    end(tmp_path, next(iter(runs.values())), failed="the loss of step 8 is nan")
+    end(tmp_path, next(iter(runs.values())), failed="the loss of step 8 is nan", task="t", method=["head"], steps=7)
     sweep.show_plan(str(tmp_path), runs, groups, {"bytes": 2**30})
     assert len(said) == 1 and said[0].startswith(
         "40 runs, 39 of them left -> 3 programs in 2 groups of up to 30 runs; about 2:24, if training reaches half"

@@ -1,0 +1,112 @@
+"""The record files of a run, read and checked: config, environment, result, logs and predictions.
+
+Every reader raises `records.Damaged` for a file that is missing, cut off, or of another form.
+"""
+
+import os
+from typing import Any
+
+import numpy as np
+
+from fjt.core import records
+from fjt.core.records import Damaged, Form
+
+CONFIG: Form = {"config": dict, "contents": dict, "fingerprint": str, "changes": list}
+RESULT: Form = {"task": str, "method": list, "steps": int, "failed": (str, type(None))}
+SCORES: Form = {"metrics": dict, "planned_steps": int, "params_sha256": str}  # unless it failed
+STEP: Form = {"loss": (int, float, type(None))}
+PREDICTIONS = ("id", "logits", "label", "label_names")
+
+
+def is_done(workdir: str) -> bool:
+    """Whether a run has finished."""
+    return os.path.exists(os.path.join(workdir, "DONE"))
+
+
+def ended(workdir: str) -> bool:
+    """Whether a run has finished, or has failed for good.
+
+    A result that cannot be read, of a run without DONE, is written again when the run goes on.
+    """
+    if is_done(workdir) or not os.path.exists(os.path.join(workdir, "result.json")):
+        return is_done(workdir)
+    try:
+        return bool(read_result(workdir)["failed"])
+    except Damaged:
+        return False
+
+
+def read_config(workdir: str) -> dict[str, Any]:
+    """The contents of config.json."""
+    return records.read_json(os.path.join(workdir, "config.json"), CONFIG, _remedy(workdir))
+
+
+def read_environment(workdir: str) -> dict[str, Any]:
+    """The contents of env.json."""
+    return records.read_json(os.path.join(workdir, "env.json"), {"versions": dict}, _remedy(workdir))
+
+
+def read_result(workdir: str) -> dict[str, Any]:
+    """The contents of result.json."""
+    path = os.path.join(workdir, "result.json")
+    result = records.read_json(path, RESULT, _remedy(workdir))
+    if result["failed"]:
+        return result
+    result = records.read_json(path, SCORES, _remedy(workdir))
+    for name, value in result["metrics"].items():
+        if not isinstance(value, (int, float, type(None))):
+            raise Damaged(f"{path} is damaged ({name} is {value!r}). {_remedy(workdir)}")
+    return result
+
+
+def read_steps(workdir: str) -> list[dict[str, Any]]:
+    """The rows of train.jsonl; of a run that has finished, one for each of its steps."""
+    path = os.path.join(workdir, "train.jsonl")
+    rows = records.read_lines(path, STEP, _remedy(workdir))
+    if is_done(workdir) and len(rows) != read_result(workdir)["steps"]:
+        raise Damaged(f"{path} is damaged ({len(rows)} of {read_result(workdir)['steps']} steps). {_remedy(workdir)}")
+    return rows
+
+
+def read_evaluations(workdir: str) -> list[dict[str, Any]]:
+    """The rows of eval.jsonl."""
+    return records.read_lines(os.path.join(workdir, "eval.jsonl"), remedy=_remedy(workdir))
+
+
+def read_predictions(workdir: str, split: str) -> dict[str, np.ndarray]:
+    """The arrays of predictions/<split>.npz."""
+    path = os.path.join(workdir, "predictions", f"{split}.npz")
+    arrays = records.read_npz(path, PREDICTIONS, _remedy(workdir))
+    if arrays["logits"].shape[:1] != arrays["label"].shape[:1]:
+        raise Damaged(f"{path} is damaged (logits and label do not have the same length). {_remedy(workdir)}")
+    return arrays
+
+
+def find_damage(workdir: str) -> str:
+    """What is wrong with the first record of a run that cannot be read, "" if all are sound.
+
+    A run that has not ended may lack every file but config.json, and one that has not begun lacks that too.
+    """
+    there = {name for name in ("config.json", "env.json", "train.jsonl", "eval.jsonl", "result.json")}
+    there = {name for name in there if os.path.exists(os.path.join(workdir, name))}
+    finished, has_ended = is_done(workdir), ended(workdir)
+    try:
+        if "config.json" in there or has_ended:
+            read_config(workdir)
+        if "env.json" in there:
+            read_environment(workdir)
+        if "train.jsonl" in there or finished:
+            read_steps(workdir)
+        if "eval.jsonl" in there:
+            read_evaluations(workdir)
+        if finished:
+            splits = read_result(workdir).get("splits", {})
+            for split in dict.fromkeys(["dev", *splits]):
+                read_predictions(workdir, split)
+    except Damaged as damaged:
+        return str(damaged)
+    return ""
+
+
+def _remedy(workdir: str) -> str:
+    return f"Restore the file, or move {workdir} away and run its command again."

@@ -1,0 +1,91 @@
+"""Damaged records of a run: one sentence with file and remedy, whatever the damage is."""
+
+import json
+import pathlib
+
+import made_study
+import pytest
+
+from fjt.core.records import Damaged
+from fjt.experiment import run_records
+
+READERS = {
+    "config.json": run_records.read_config,
+    "env.json": run_records.read_environment,
+    "result.json": run_records.read_result,
+    "train.jsonl": run_records.read_steps,
+    "eval.jsonl": run_records.read_evaluations,
+    "predictions/dev.npz": lambda workdir: run_records.read_predictions(workdir, "dev"),
+}
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    """A finished run."""
+    made_study.write_run(tmp_path, "runs", "choices", "full", made_study.predictions("choices", 0.9, 0), {})
+    return tmp_path
+
+
+def half(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] + b"\n")
+
+
+def zeros(path):
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[: size // 2] + bytes(size - size // 2) + b"\n")
+
+
+DAMAGES = {
+    "cut": half,
+    "half zeros": zeros,
+    "a line of another form": lambda path: path.write_text("[]\n"),
+    "a number": lambda path: path.write_text("7\n"),
+    "no text": lambda path: path.write_bytes(b"\xff\xfe\n"),
+    "deep": lambda path: path.write_text("[" * 100_000 + "\n"),
+    "missing": pathlib.Path.unlink,
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", READERS)
+def test_every_damage_of_every_record_is_one_sentence(workdir, name, damage):
+    assert run_records.find_damage(str(workdir)) == ""
+    DAMAGES[damage](workdir / name)
+    with pytest.raises(Damaged) as error:
+        READERS[name](str(workdir))
+    assert str(workdir / name) in str(error.value) and "\n" not in str(error.value)
+    assert str(error.value).endswith(f"move {workdir} away and run its command again.")
+    if damage != "missing" or name not in ("env.json", "eval.jsonl"):  # not every version and every run has these
+        assert run_records.find_damage(str(workdir)) == str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("config.json", {"config": []}),
+        ("config.json", {"fingerprint": None}),
+        ("result.json", {"metrics": [0.5]}),
+        ("result.json", {"metrics": {"accuracy": "0.5"}}),
+        ("result.json", {"failed": 1}),
+        ("result.json", {"planned_steps": True}),
+        ("result.json", {"steps": 3}),  # the log has more
+        ("env.json", {"versions": "1.0"}),
+    ],
+)
+def test_values_of_another_type_are_damage(workdir, name, change):
+    value = json.loads((workdir / name).read_text())
+    (workdir / name).write_text(json.dumps(value | change))
+    assert "is damaged" in run_records.find_damage(str(workdir))
+
+
+def test_a_run_on_its_way_is_not_damaged_by_what_it_lacks(workdir):
+    (workdir / "DONE").unlink()
+    (workdir / "result.json").write_text("{")  # written again when the run goes on
+    assert not run_records.ended(str(workdir))
+    assert run_records.find_damage(str(workdir)) == ""
+    with open(workdir / "train.jsonl", "a") as file:
+        file.write('{"step": 41, "lo')  # being written
+    for name in ("env.json", "eval.jsonl", "result.json", "train.jsonl", "config.json"):
+        assert run_records.find_damage(str(workdir)) == ""
+        (workdir / name).unlink()
