@@ -30,6 +30,7 @@ from fjt.reports.inference import Interval
 
 MARKDOWN, PAGE = "report.md", "report.html"
 MARKER = ".fjt"  # of a folder that was new or empty when a report was first written to it
+P = ("p", "p_examples", "smallest")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -179,7 +180,7 @@ def table_of_comparisons(comparisons: Iterable[Comparison]) -> str:
     for one in comparisons:
         row: dict[str, Any] = {"cell": one.cell.name, "baseline": one.base.name, "metric": one.metric, "n": one.n}
         row |= {"mean": one.mean, "sd": one.sd, "correlation": one.correlation, "improvement": one.improvement}
-        row |= {key: None if isinstance(getattr(one, key), str) else getattr(one, key) for key in ("p", "smallest")}
+        row |= {key: None if isinstance(getattr(one, key), str) else getattr(one, key) for key in P}
         for key in ("new_seeds", "new_examples", "needed"):
             row |= _ends(key, getattr(one, key))
         rows.append(row)

@@ -109,12 +109,13 @@ class Task:
         name: the value of config.task.
         kind: name of its Problem (`fjt.tasks.kinds`).
         label_names: names of the labels by id; () for scores.
-        metrics: names of metrics of the Problem; the first one selects the best step.
+        metrics: names of metrics of the Problem; the first one decides in reports.
         description: one line for `--list`.
         tables: its splits; () where no official layout exists.
         submission: ((split, file name), ...) for GLUE's server.
         submission_ids: whether labels are submitted as ids, not as names.
         threshold: the probability from which a label of a set is predicted.
+        selection: name of the metric that selects the best step and the best trial; empty: the first one.
     """
 
     name: str
@@ -126,6 +127,12 @@ class Task:
     submission: tuple[tuple[str, str], ...] = ()
     submission_ids: bool = True
     threshold: float = 0.5
+    selection: str = ""
+
+    @property
+    def selects_by(self) -> str:
+        """The name of the metric that selects the best step and the best trial."""
+        return self.selection or self.metrics[0]
 
 
 # The order in which splits are returned.
@@ -178,15 +185,18 @@ def _glue(
     tables: tuple[Table, ...],
     *submission: tuple[str, str],
     submission_ids: bool = True,
+    selection: str = "",
 ) -> Task:
-    return Task(name, kind, label_names, metrics, description, tables, submission, submission_ids)
+    return Task(name, kind, label_names, metrics, description, tables, submission, submission_ids, selection=selection)
 
 
 _SENTENCES = ("sentence1", "sentence2")
 _TRAIN = _mnli("train", "train")
 _CLASSES = "classification"
 
-# Two metrics of one task are in the order of GLUE's table (F1/accuracy, Pearson/Spearman); the first one selects.
+# Two metrics of one task are in the order of GLUE's table (F1/accuracy, Pearson/Spearman).  F1 alone would select a
+# step of MRPC or QQP that is always positive, so their mean selects, which is GLUE's score of the task.
+_F1_ACCURACY = ("f1", "accuracy", "f1_accuracy")
 GLUE = (
     _glue(
         "cola", "GLUE: is the sentence acceptable English", _CLASSES, ("unacceptable", "acceptable"), ("mcc",),
@@ -203,17 +213,18 @@ GLUE = (
     ),
     _glue(
         "mrpc", "GLUE: are two news sentences paraphrases", _CLASSES, ("not_equivalent", "equivalent"),
-        ("f1", "accuracy"), _tables("mrpc", "MRPC", "#1 String", "#2 String", "Quality", DIGITS), ("test", "MRPC.tsv"),
+        _F1_ACCURACY, _tables("mrpc", "MRPC", "#1 String", "#2 String", "Quality", DIGITS), ("test", "MRPC.tsv"),
+        selection="f1_accuracy",
     ),
     _glue(
         "stsb", "GLUE: similarity of two sentences, 0 to 5", "regression", (), ("pearson", "spearman"),
         _tables("stsb", "STS-B", *_SENTENCES, "score"), ("test", "STS-B.tsv"),
     ),
     _glue(
-        "qqp", "GLUE: do two questions ask the same", _CLASSES, ("not_duplicate", "duplicate"), ("f1", "accuracy"),
+        "qqp", "GLUE: do two questions ask the same", _CLASSES, ("not_duplicate", "duplicate"), _F1_ACCURACY,
         # Questions with line breaks are broken rows in the official files; TFDS and Hugging Face drop them too.
         _tables("qqp", "QQP", "question1", "question2", "is_duplicate", DIGITS, drop_labels=("",), drop_short=True),
-        ("test", "QQP.tsv"),
+        ("test", "QQP.tsv"), selection="f1_accuracy",
     ),
     _glue(
         "mnli", "GLUE: entailment in many genres; both dev sets, both test sets, diagnostics", _CLASSES, NLI,

@@ -199,7 +199,7 @@ class _Session:
 
 def course(experiment: Experiment, last: int, recorder: Recorder | None) -> Course:
     """The Course of a run until step `last`.  See `Course` for the recorder."""
-    metric = experiment.task.metrics[0]
+    metric = experiment.task.selects_by
     return Course(
         last=last,
         evaluations=frozenset(experiment.evaluations),

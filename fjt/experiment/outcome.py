@@ -118,12 +118,24 @@ def write_failure(experiment: Experiment, workdir: str, error: NotFinite) -> Non
 
 
 def score_dev(experiment: Experiment, logits: Float[np.ndarray, "M C"]) -> dict[str, float] | NotFinite:
-    """{metric: value} of dev, including its loss; {} if dev has no labels; NotFinite for logits that are not finite."""
+    """{metric: value} of dev, with its loss, and 1.0 as `collapsed` for predictions that are (nearly) one value.
+
+    {} if dev has no labels; NotFinite for logits that are not finite.
+    """
     if error := not_finite("dev", logits):
         return error
     label, problem = experiment.examples["dev"].label, experiment.problem
     scores = problem.score(logits, label, experiment.task)
-    return scores | {"loss": problem.dev_loss(logits, label)} if scores else scores
+    if not scores:
+        return scores
+    return scores | {"loss": problem.dev_loss(logits, label), "collapsed": float(_collapsed(experiment, logits))}
+
+
+def _collapsed(experiment: Experiment, logits: Float[np.ndarray, "M C"]) -> bool:
+    """Whether (nearly) all predictions for the labelled rows of dev are one value."""
+    label, problem = experiment.examples["dev"].label, experiment.problem
+    rows = problem.is_labelled(label)
+    return bool(rows.any()) and problem.collapsed(problem.decode(logits[rows], experiment.task).values, label[rows])
 
 
 def not_finite(split: str, logits: Float[np.ndarray, "M C"]) -> NotFinite | None:
@@ -182,6 +194,8 @@ def finish(
         | {
             "selected_step": selected,
             "split": "dev",
+            "selection": task.selects_by,
+            "collapsed": _collapsed(experiment, logits["dev"]),
             "metrics": splits.get("dev", {}),
             "splits": splits,
             "best": {"step": host.best_step, "metrics": host.best_metrics},

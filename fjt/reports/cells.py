@@ -68,10 +68,8 @@ class Cell:
 
     @functools.cached_property
     def collapsed(self) -> Bool[np.ndarray, " n"]:
-        """Finished runs that predict one value for every example."""
-        if not len(self.scored):
-            return np.zeros(0, bool)
-        return inference.collapsed(self.predicted) & ~self.constant
+        """Finished runs that predict (nearly) one value for every example (`Problem.collapsed`)."""
+        return np.array([self.problem.collapsed(run, self.truth) for run in self.predicted], bool) & ~self.constant
 
     @functools.cached_property
     def failed(self) -> Bool[np.ndarray, " n"]:

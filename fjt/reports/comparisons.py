@@ -38,7 +38,9 @@ class Comparison:
         improvement: of `inference.probability_of_improvement`, over all runs.
         needed: Interval of the number of seeds that find a difference of POINT.
         smallest: the difference that this dev set shows with any number of seeds.
-        p: adjusted p-value.
+        all_runs: as `new_examples`, over failed runs as well.  It takes part in the adjustment of p-values alone.
+        p: p-value of new seeds on this dev set, adjusted over the family.
+        p_examples: p-value of new seeds and new examples, adjusted likewise.
     """
 
     cell: Cell
@@ -56,7 +58,9 @@ class Comparison:
     improvement: float | None
     needed: inference.Interval | str
     smallest: float | str
+    all_runs: inference.Interval | str
     p: float | str = ""
+    p_examples: float | str = ""
 
 
 def make_comparisons(cells: Sequence[Cell], facts: Mapping[str, Any]) -> tuple[list[Comparison], list[Cell]]:
@@ -78,10 +82,12 @@ def make_comparisons(cells: Sequence[Cell], facts: Mapping[str, Any]) -> tuple[l
     families: dict[str, list[Comparison]] = {}
     for one in comparisons:
         families.setdefault(one.cell.task if facts["study"]["family"] == "task" else "", []).append(one)
-    p: dict[Comparison, float | str] = {}
+    tested: dict[Comparison, Comparison] = {}
     for family in families.values():
-        p |= zip(family, _adjusted(family, facts), strict=True)
-    return [dataclasses.replace(one, p=p[one]) for one in comparisons], unpaired
+        of_seeds, of_both = _adjusted(family, facts)
+        for one, p, p_examples in zip(family, of_seeds, of_both, strict=True):
+            tested[one] = dataclasses.replace(one, p=p, p_examples=p_examples)
+    return [tested[one] for one in comparisons], unpaired
 
 
 def compare(cell: Cell, base: Cell, metric: str) -> Comparison:
@@ -108,20 +114,30 @@ def compare(cell: Cell, base: Cell, metric: str) -> Comparison:
         else None,
     }
     if cell.crossed or base.crossed:
-        return Comparison(**common, new_seeds=CROSSED, new_examples=CROSSED, needed=CROSSED, smallest=CROSSED)
+        return _without_estimates(common, CROSSED)
     if not n:
         reason = f"No seed has ended in both {cell.name} and {base.name}."
-        return Comparison(**common, new_seeds=reason, new_examples=reason, needed=reason, smallest=reason)
-    new_examples = smallest = "The two cells are scored on different rows, so there is no estimate for new examples."
+        return _without_estimates(common, reason)
+    new_examples = smallest = all_runs = (
+        "The two cells are scored on different rows, so there is no estimate for new examples."
+    )
     if cell.dev == base.dev:
         tables = cell.pseudo_values(metric)[rows] - base.pseudo_values(metric)[base_rows]
         new_examples = attempt(inference.crossed_interval, differences, tables, failed, None, cell.cluster)
+        all_runs = attempt(inference.crossed_interval, differences, tables, failed & False, None, cell.cluster)
         smallest = attempt(inference.smallest_difference, tables, failed, cell.cluster)
     needed = f"{metric} has no bounds, and a point is a hundredth of a score between bounds."
     if bounds_of(metric):
         needed = attempt(inference.seeds_needed, differences, failed, POINT)
     new_seeds = attempt(inference.seed_interval, differences, failed)
-    return Comparison(**common, new_seeds=new_seeds, new_examples=new_examples, needed=needed, smallest=smallest)
+    return Comparison(
+        **common, new_seeds=new_seeds, new_examples=new_examples, needed=needed, smallest=smallest, all_runs=all_runs
+    )
+
+
+def _without_estimates(common: dict[str, Any], reason: str) -> Comparison:
+    names = ("new_seeds", "new_examples", "needed", "smallest", "all_runs")
+    return Comparison(**common, **dict.fromkeys(names, reason))
 
 
 def _mean(values: Float[np.ndarray, " n"]) -> float | None:
@@ -132,27 +148,50 @@ def _sd(values: Float[np.ndarray, " n"]) -> float | None:
     return float(values.std(ddof=1)) if len(values) > 1 else None
 
 
-def _adjusted(family: Sequence[Comparison], facts: Mapping[str, Any]) -> list[float | str]:
-    """The p of each Comparison of a family, or the reason why there is none.
+def _adjusted(family: Sequence[Comparison], facts: Mapping[str, Any]) -> tuple[list[float | str], list[float | str]]:
+    """(p of new seeds on this dev set, p of new seeds and new examples) of each Comparison, or reasons for none.
 
-    The test is by sign flips over all runs, with Holm's adjustment.
+    The first is an exact test by sign flips, the second Student's t of `crossed_interval`.  Each is adjusted over the
+    family by Holm's method.  No comparison leaves the family, because that would lower the p of the others: one that
+    cannot be tested stays as a tie, which no test rejects, and one with failed runs with its p over all runs, which
+    is not valid and not shown.
     """
     rows = [row for one in family for cell in (one.cell, one.base) for row in cell.rows]
     waiting = len({row["run"] for row in rows if row["state"] not in (FINISHED, DIVERGED)})
     if waiting:
         reason = f"{waiting} runs of these comparisons have not ended; the tests are computed once, when all have."
-        return [reason for _ in family]
+        return [reason for _ in family], [reason for _ in family]
     changed = plans.changed(facts["study"], facts["declared"])
     reasons = [changed or _no_test(one, facts["planned_seeds"]) for one in family]
     if all(reasons):
-        return [*reasons]
-    # A comparison without a test stays in the family as a tie, which no test rejects: otherwise leaving it out would
-    # lower the p of the others.
+        return [*reasons], [*reasons]
     tie = np.zeros(max(one.n for one, reason in zip(family, reasons, strict=True) if not reason))
     differences = [tie if reason else one.differences for one, reason in zip(family, reasons, strict=True)]
+    intervals = [reason or one.all_runs for one, reason in zip(family, reasons, strict=True)]
+    ties_as_none = [None if isinstance(interval, str) else interval for interval in intervals]
     p = attempt(inference.sign_flip_family, differences, facts["study"]["alpha"])
-    values = [p] * len(family) if isinstance(p, str) else [float(x) for x in p]
-    return [reason or value for reason, value in zip(reasons, values, strict=True)]
+    p_examples = p if isinstance(p, str) else attempt(inference.t_family, ties_as_none)
+    hidden = [reason or _failures(one) for one, reason in zip(family, reasons, strict=True)]
+    no_interval = [
+        why or (interval if isinstance(interval, str) else "") for why, interval in zip(hidden, intervals, strict=True)
+    ]
+    return _shown(p, hidden), _shown(p_examples, no_interval)
+
+
+def _shown(p: Float[np.ndarray, " K"] | str, hidden: Sequence[str]) -> list[float | str]:
+    """The p of each Comparison, or the reason why it is not shown.  hidden: reasons, "" for none."""
+    values = [p] * len(hidden) if isinstance(p, str) else [float(x) for x in p]
+    return [why or value for why, value in zip(hidden, values, strict=True)]
+
+
+def _failures(one: Comparison) -> str:
+    """The reason why a Comparison with failed runs has no p, or ""."""
+    if not one.failed.any():
+        return ""
+    return (
+        f"In {one.failed.sum()} of {one.n} pairs a run collapsed or diverged. A method that is often a little ahead "
+        "and sometimes fails can have the same mean as another, and then these tests err too often: there is no p."
+    )
 
 
 def _no_test(one: Comparison, planned: Mapping[str, int]) -> str:

@@ -4,7 +4,8 @@ A method has n runs that differ in their seed, and each predicts the same m exam
 a table is f64[n, m].  An Interval estimates one of two quantities and names it: the mean score of new seeds on this
 dev set (NEW_SEEDS), or of new seeds on new examples (NEW_EXAMPLES).  Both are about runs that do not collapse:
 all runs are a mixture of two kinds, and an interval from a few runs does not cover the mean of such a mixture.
-`failed` bool[n] marks runs that collapsed or diverged; a diverged run counts as one that predicts a constant.  Two
+`failed` bool[n] marks runs that collapsed (`Problem.collapsed`) or diverged; a diverged run counts as one that
+predicts a constant.  Two
 methods are compared by the same functions over differences of scores and of tables, paired by seed.  Pairing helps
 more the higher the scores correlate over seeds (`metrics.pearson`).  Higher scores are better; where lower ones are,
 pass the negative.
@@ -21,7 +22,7 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.special
 import scipy.stats
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 
 from fjt.core.errors import UserError
@@ -30,6 +31,7 @@ NEW_SEEDS = "new seeds, this dev set; runs that do not collapse"
 NEW_EXAMPLES = "new seeds, new examples; runs that do not collapse"
 LEAST = 5  # seeds, and seeds of each kind in a crossed table: with fewer, 95 % intervals cover as little as 87 %
 LEAST_EXAMPLES, LEAST_WRONG = 100, 2  # examples, and wrong (or right) ones: with fewer, intervals cover 86 %
+LEAST_T = 8  # seeds of a t test over new examples: with fewer, it errs in up to 6 % of studies at a level of 5 %
 MOST_FLIPS = 32  # seeds of an exact test, in two halves of 2^16 sums
 Z = scipy.stats.norm.ppf(0.975) + scipy.stats.norm.ppf(0.8)  # standard errors that 80 % power at 5 % needs
 
@@ -50,6 +52,7 @@ class Interval:
         df: degrees of freedom.
         estimand: the estimated quantity.
         n: number of runs that it is computed from.
+        error: standard error of the estimate of a mean, NaN for other quantities.
     """
 
     estimate: float
@@ -58,11 +61,7 @@ class Interval:
     df: float
     estimand: str
     n: int
-
-
-def collapsed(predicted: Shaped[np.ndarray, "n m ..."]) -> Failed:
-    """Whether each run predicts one value for every example."""
-    return (predicted == predicted[:, :1]).reshape(len(predicted), -1).all(axis=1)
+    error: float = math.nan
 
 
 def summarize(scores: ArrayLike, failed: ArrayLike, started: int, finished: int) -> dict[str, float]:
@@ -239,7 +238,20 @@ def _interval(
         scaled = (estimate - middle) / reach
         signs = np.array([-1.0, 1.0])
         low, high = middle + reach * np.tanh(np.arctanh(scaled) + signs * half / reach / (1 - scaled**2))
-    return Interval(float(estimate), float(low), float(high), float(df), estimand, n)
+    return Interval(float(estimate), float(low), float(high), float(df), estimand, n, float(error))
+
+
+def t_test(interval: Interval) -> float:
+    """The two-sided p of a mean difference of 0, by Student's t with the error and df of an Interval of the mean.
+
+    It is about the Interval's estimand, and assumes what the Interval assumes.
+    """
+    return float(2 * scipy.stats.t.sf(abs(interval.estimate) / interval.error, interval.df))
+
+
+def most_failures(n: int) -> float:
+    """The upper end of the one-sided 95 % interval of the chance of a failure, of which n runs show none."""
+    return 1 - 0.05 ** (1 / n)
 
 
 def _mean_squares(table: Table) -> tuple[float, float, float]:
@@ -253,8 +265,9 @@ def _mean_squares(table: Table) -> tuple[float, float, float]:
 def sign_flip(differences: ArrayLike) -> float:
     """The exact two-sided p of the mean difference among all 2^n assignments of signs (Fisher 1935, section 21).
 
-    It is valid for any distribution of scores if a seed's difference is as likely as its negative.  Include failed
-    runs.
+    Its null is symmetry: a seed is as likely to put one method ahead as to put the other ahead by the same amount.
+    Means that are equal because one method is usually a little better and sometimes fails are not symmetric; there it
+    errs in up to half of all studies (results/statistics/coverage.md).
 
     Args:
         differences: f64[n], paired by seed.
@@ -307,6 +320,24 @@ def sign_flip_family(
             f"at {alpha:g} needs {alpha / family:.2g}. Run {needed} seeds, or compare fewer methods."
         )
     return holm([sign_flip(d) for d in differences])
+
+
+def t_family(intervals: Sequence[Interval | None]) -> Float[np.ndarray, " K"]:
+    """The p of `t_test` of each Interval, adjusted over all K of them by Holm's method.
+
+    Args:
+        intervals: of mean differences over new seeds and new examples.  None for a tie, which no test rejects.
+
+    Raises:
+        UserError: an Interval is of fewer than LEAST_T seeds.
+    """
+    fewest = min((interval.n for interval in intervals if interval), default=LEAST_T)
+    if fewest < LEAST_T:
+        raise UserError(
+            f"{fewest} seeds: a test over new seeds and new examples needs {LEAST_T}, because with fewer it errs more "
+            f"often than its level. Run {LEAST_T} seeds."
+        )
+    return holm([t_test(interval) if interval else 1.0 for interval in intervals])
 
 
 def probability_of_improvement(scores: Scores, others: Float[np.ndarray, " k"]) -> float:

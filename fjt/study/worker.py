@@ -294,8 +294,9 @@ def _show_end(member: _Member, result: dict[str, Any], duration: str, progress: 
 def choose(folder: str, runs: dict[str, Run]) -> Chosen:
     """{cell: {key: value}} of the open keys of its runs, from the tuning trial with the best score.
 
-    All tuning runs must have ended.  A trial's score is the mean over its seeds of the first metric on the held-out
-    rows.  A trial with fewer failed runs ranks before one with more; among equal trials the first is used.
+    All tuning runs must have ended.  A trial's score is the mean over its seeds of the task's selecting metric on the
+    held-out rows.  A trial with fewer failed runs, those that diverged or collapsed, ranks before one with more; among
+    equal trials the first is used.
     """
     trials: dict[str, dict[str, list[Run]]] = collections.defaultdict(lambda: collections.defaultdict(list))
     for run in runs.values():
@@ -317,7 +318,8 @@ def _rank(folder: str, trial: Sequence[Run]) -> tuple[int, float]:
 
 
 def _score(result: dict[str, Any]) -> float | None:
-    """The first metric, negated if lower is better; None for a run that failed or has no score."""
-    for name, value in (result.get("metrics") or {}).items():
-        return None if value is None else -value if lower_is_better(name) else value
-    return None
+    """The selecting metric, negated if lower is better; None for a run that diverged, collapsed or has no score."""
+    metrics = result.get("metrics") or {}
+    name = result.get("selection") or next(iter(metrics), "")  # files of version 0.1.0 did not say
+    value = None if result.get("collapsed") else metrics.get(name)
+    return None if value is None else -value if lower_is_better(name) else value

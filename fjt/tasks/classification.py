@@ -53,6 +53,11 @@ def f1(predicted: Ids, label: Ids) -> float:
     return float(f1_of_counts(*(counts[1:2].sum(keepdims=True) for counts in class_counts(predicted, label)))[0])
 
 
+def f1_accuracy(predicted: Ids, label: Ids) -> float:
+    """The mean of F1 and accuracy, which GLUE's score of MRPC and QQP is."""
+    return (f1(predicted, label) + accuracy(predicted, label)) / 2
+
+
 def macro_f1(predicted: Ids, label: Ids) -> float:
     """Unweighted mean of F1 over the classes that are predicted or true."""
     hits, found, true = class_counts(predicted, label)
@@ -87,9 +92,9 @@ class Classification(Problem):
     """One of C labels per example.  Labels are i32[N], -1 where a row has none; metrics compare label ids."""
 
     name = "classification"
-    metrics = {f.__name__: f for f in (accuracy, f1, macro_f1, mcc)}
+    metrics = {f.__name__: f for f in (accuracy, f1, f1_accuracy, macro_f1, mcc)}
     table_metrics = ("accuracy", "macro_f1")
-    bounds = {"accuracy": (0, 1), "f1": (0, 1), "macro_f1": (0, 1), "mcc": (-1, 1)}
+    bounds = {"accuracy": (0, 1), "f1": (0, 1), "f1_accuracy": (0, 1), "macro_f1": (0, 1), "mcc": (-1, 1)}
     hub_type = "single_label_classification"
 
     def find_labels(self, cells: Sequence[Cell]) -> tuple[str, ...]:

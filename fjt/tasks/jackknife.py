@@ -18,13 +18,15 @@ def of_classes(metric: str, predicted: ArrayLike, label: ArrayLike) -> Float[np.
     For accuracy these are the values of the single examples.  Scores without an example are exact, from counts.
 
     Args:
-        metric: accuracy, f1, macro_f1 or mcc.
+        metric: accuracy, f1, f1_accuracy, macro_f1 or mcc.
         predicted: [n, m] label ids.
         label: [m], none missing.
     """
     predicted, label = np.asarray(predicted), np.asarray(label)
     if metric == "accuracy":
         return (predicted == label).astype(np.float64)
+    if metric == "f1_accuracy":
+        return (of_classes("f1", predicted, label) + of_classes("accuracy", predicted, label)) / 2
     return _pseudo(label, *(_score(metric, *counts) for counts in _count(predicted, label)))
 
 

@@ -16,6 +16,8 @@ from fjt.data.glue import Cell, Split, Task
 Labels = Shaped[np.ndarray, "M ..."]  # one per slot: ids, sets of labels, or scores
 Logits = Float[np.ndarray, "M C"]
 
+NEARLY = 0.1  # a run has collapsed if its predictions vary at most this much as often as the labels
+
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
@@ -30,6 +32,11 @@ class Predictions:
     values: Labels
     labels: Sequence[Any] | np.ndarray
     probabilities: Float[np.ndarray, "M C"] | None
+
+
+def share_of_others(values: Labels) -> float:
+    """The share of values that differ from the most frequent one."""
+    return 1 - float(np.unique(values, axis=0, return_counts=True)[1].max()) / len(values)
 
 
 class Problem(abc.ABC):
@@ -151,6 +158,20 @@ class Problem(abc.ABC):
     @abc.abstractmethod
     def constant(self, label: Labels) -> Labels:
         """The best prediction that ignores the text; runs that diverged count as this prediction."""
+
+    def collapsed(self, predicted: Labels, label: Labels) -> bool:
+        """Whether (nearly) all predictions of one run are one value, whatever the text.
+
+        True where at most NEARLY times as many predictions differ from the most frequent prediction as labels differ
+        from the most frequent label.  Such a run is wrong for at least nine in ten of the examples whose label is not
+        the value that it repeats.  Equality of all predictions would be too strict: a run with one odd example has a
+        correlation of its own, although it has learned no more than one with none.
+
+        Args:
+            predicted: decoded values of one run.
+            label: labels, none missing.
+        """
+        return share_of_others(predicted) <= NEARLY * share_of_others(label)
 
     def same_for_all(self, predicted: Labels, label: Labels) -> Labels:
         """Predictions of one run in which values that differ by rounding alone are equal."""

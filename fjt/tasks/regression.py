@@ -20,6 +20,7 @@ Scores = Float[np.ndarray, " N"]
 
 
 FLAT = 1e-3  # share of the labels' range; predicted scores within a smaller range are equal except for rounding
+NEARLY = 1e-2  # share of the labels' range; the middle nine tenths of predicted scores span more unless it collapsed
 
 
 def pearson(predicted: Scores, label: Scores) -> float:
@@ -116,6 +117,11 @@ class Regression(Problem):
 
     def constant(self, label: Labels) -> Labels:
         return np.full(len(label), label.mean())
+
+    def collapsed(self, predicted: Labels, label: Labels) -> bool:
+        """Whether the middle nine tenths of the scores span at most NEARLY of the labels' range."""
+        low, high = np.quantile(predicted, (0.05, 0.95))
+        return bool(high - low <= NEARLY * np.ptp(label))
 
     def same_for_all(self, predicted: Labels, label: Labels) -> Labels:
         if np.ptp(predicted) > FLAT * np.ptp(label):

@@ -219,11 +219,13 @@ def update_best(step: int, metrics: dict[str, float], host: HostState, run: Cour
 
     Args:
         step: number of steps taken.
-        metrics: {metric: value}; empty where dev has no labels.
+        metrics: {metric: value}, with a `collapsed` other than 0 for predictions that are (nearly) one value; empty
+            where dev has no labels.
         host: the host state before.
         run: the run, for its metric and its patience.
     """
-    score = metrics.get(run.metric)
+    # A step whose predictions are (nearly) one value has no score: F1 and accuracy may rate it above one that learns.
+    score = None if metrics.get("collapsed") else metrics.get(run.metric)
     improved = better(score, host.best_score, run.lower)
     stale = 0 if improved else host.stale + 1
     finished = host.finished or bool(run.patience and stale >= run.patience)

@@ -27,6 +27,7 @@ class Choices:
     noise: float = 0.3
     source: float = 0.0  # the part of `example` that the examples of a source share, six on average
     collapse: float = 0.0  # the share of runs that predict class 1 throughout
+    odd: int = 0  # examples for which these runs predict class 0
     metrics: tuple = ("accuracy", "mcc", "f1", "macro_f1")
 
     def draw_examples(self, rng, m):
@@ -43,7 +44,10 @@ class Choices:
         latent = (2 * label - 1) * margin + self.bias * over_seeds(rng, n) + effect
         latent = latent + math.sqrt(self.noise) * rng.standard_normal((2, n, len(label)))
         predicted = np.int64(latent > 0)
-        predicted[rng.random((2, n)) < self.collapse] = 1
+        gone = rng.random((2, n)) < self.collapse
+        predicted[gone] = 1
+        for method, run in zip(*np.nonzero(gone), strict=True):
+            predicted[method, run, rng.choice(len(label), self.odd, replace=False)] = 0
         return predicted
 
     def scores(self, predicted, label, metrics):
@@ -112,6 +116,14 @@ SHAPES = {
     "accuracy 0.90, equal seeds": (dataclasses.replace(EASY, seed=0.0, bias=0.0, **FEW), (277,)),
     "accuracy 0.70, equal examples": (Choices((0.524, 0.524), 0.5, example=0.0, method=0.0, noise=1.0, **FEW), (277,)),
     "accuracy 0.70, one run in ten collapses": (dataclasses.replace(HARD, collapse=0.1, **FEW), (277,)),
+    "accuracy 0.90, one run in twenty says one thing but once": (
+        dataclasses.replace(EASY, collapse=0.05, odd=1, **FEW),
+        (277,),
+    ),
+    "accuracy 0.70, one run in ten says one thing but three times": (
+        dataclasses.replace(HARD, collapse=0.1, odd=3, **FEW),
+        (277,),
+    ),
     "accuracy 0.70, six examples a source": (SOURCES, (1000,)),
     "correlation 0.88": (Scores(), (277, 1500)),
 }

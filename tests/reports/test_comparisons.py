@@ -4,6 +4,7 @@ import ast
 
 import numpy as np
 import pytest
+import scipy.stats
 from made_study import (
     DIVERGED,
     MadeStudy,
@@ -14,7 +15,7 @@ from made_study import (
     truth,
 )
 
-from fjt.reports import document, sections
+from fjt.reports import document, inference, sections
 from fjt.reports.cells import make_cells, summarize
 from fjt.reports.comparisons import make_comparisons
 from fjt.study import plans
@@ -35,7 +36,7 @@ def test_more_seeds_than_planned_have_no_p(tmp_path):
 
 
 def test_fewer_seeds_than_planned_have_no_p(tmp_path):
-    """Of either cell; a run that diverged has its seed's score."""
+    """Of either cell; a run that diverged has its seed's score, and the reason is then another."""
     made = make_pairs(tmp_path / "study", 7)
     made.cell("choices", "head", {7: DIVERGED})
     (one,) = comparisons_of(made.finish(), tmp_path)
@@ -49,7 +50,46 @@ def test_fewer_seeds_than_planned_have_no_p(tmp_path):
     )
     made.cell("choices", "full", {7: predictions("choices", 0.9, "full", 7)})
     (one,) = comparisons_of(made.finish(), tmp_path)
-    assert one.n == 8 and one.p < 0.05
+    assert one.n == 8 and "In 1 of 8 pairs a run collapsed or diverged" in one.p
+
+
+@pytest.mark.parametrize("failed", ["collapsed", "nearly collapsed", DIVERGED])
+@pytest.mark.parametrize("method", ["full", "head"])
+def test_a_pair_with_a_failed_run_leaves_no_p_and_stays_in_its_family(tmp_path, method, failed):
+    """Of either side; the other comparison's p is what it would be in a family of two."""
+    made = MadeStudy(tmp_path / "study")
+    odd = np.arange(120) == 7
+    outcome = failed if failed == DIVERGED else np.where(odd, failed == "nearly collapsed", 0)
+    for name, skill in (("full", 0.9), ("head", 0.7)):
+        outcomes = {seed: predictions("choices", skill, name, seed) for seed in SEEDS}
+        made.cell("choices", name, outcomes | ({3: outcome} if name == method else {}))
+    axes = {"tune.rank": 4}
+    made.cell("choices", "lora", {seed: predictions("choices", 0.6, "lora", seed) for seed in SEEDS}, axes)
+    head, lora = comparisons_of(made.finish(), tmp_path)
+    assert "1 of 8 pairs" in head.p and "1 of 8 pairs" in head.p_examples and head.new_seeds.n == 7
+    if method == "head":
+        assert lora.p == pytest.approx(2 * 2 / 2**8)
+        smaller = inference.t_test(lora.all_runs) < inference.t_test(head.all_runs)
+        assert lora.p_examples == pytest.approx((1 + smaller) * inference.t_test(lora.new_examples))
+    else:
+        assert "1 of 8 pairs" in lora.p
+
+
+def test_each_p_is_of_its_own_estimand(tmp_path):
+    """Signs of seeds for this dev set; the error and degrees of freedom of the interval for new examples."""
+    (one,) = comparisons_of(make_pairs(tmp_path / "study", 8).finish(), tmp_path)
+    found = one.new_examples
+    assert one.p == 2 / 2**8
+    assert one.p_examples == pytest.approx(2 * scipy.stats.t.sf(-one.mean / found.error, found.df))
+    half = scipy.stats.t.ppf(0.975, found.df) * found.error
+    assert (found.low, found.high) == pytest.approx((one.mean - half, one.mean + half))
+
+
+def test_seven_seeds_have_an_exact_p_and_none_of_new_examples(tmp_path):
+    made = make_pairs(tmp_path / "study", 7)
+    made.planned = 7
+    (one,) = comparisons_of(made.finish(), tmp_path)
+    assert one.p == 2 / 2**7 and "needs 8" in one.p_examples
 
 
 @pytest.mark.parametrize(("key", "before"), [("baseline", "''"), ("family", "'study'"), ("alpha", "0.01")])

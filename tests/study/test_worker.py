@@ -47,6 +47,29 @@ def test_the_trial_with_the_best_mean_is_chosen(tmp_path, scores, metric, value)
     assert chosen(tmp_path, scores, metric) == {"optim.learning_rate": value}
 
 
+@pytest.mark.parametrize(
+    ("trials", "value"),
+    [
+        # A trial that says one thing is behind one that does not, whatever its score; of failed ones the first is used.
+        ([{"f1": 0.78}, {"f1": 0.81, "collapsed": True}, {"f1": 0.5}], 1e-4),
+        ([{"f1": 0.78, "collapsed": True}, {"f1": 0.81, "collapsed": True}, {"failed": "not finite"}], 1e-4),
+        # The task's selecting metric decides where a result names it, not the first one.
+        ([{"f1": 0.80, "accuracy": 0.7}, {"f1": 0.79, "accuracy": 0.8}, {"f1": 0.81, "accuracy": 0.6}], 1e-3),
+    ],
+)
+def test_what_cannot_win_and_what_selects(tmp_path, trials, value):
+    ((key, values),) = OPEN
+    runs = {"runs/t/head/seed=0": Run("runs/t/head/seed=0", "runs", "t/head", (("seed", 0),), OPEN)}
+    for rate, facts in zip(values, trials, strict=True):
+        name = f"tuning/t/head/{key}={rate}/seed=0"
+        runs[name] = Run(name, "tuning", "t/head", ((key, rate), ("seed", 0)))
+        metrics = {name: score for name, score in facts.items() if name in ("f1", "accuracy")}
+        result = {"failed": None, "collapsed": False, "selection": list(metrics or ["f1"])[-1], "metrics": metrics}
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "result.json").write_text(json.dumps(result | facts))
+    assert worker.choose(tmp_path, runs)["t/head"] == {key: value}
+
+
 def test_the_time_left_is_by_what_the_plan_expects_and_whoever_ends_runs(tmp_path, monkeypatch):
     """Two runs of 99 seconds and two of 1: one of the former ends here, one of the latter elsewhere."""
     now, said = [0.0], []

@@ -8,8 +8,11 @@ import sklearn.metrics
 
 from fjt.data.glue import SPLIT_METRICS, TASKS, Task
 from fjt.tasks import classification, multilabel, regression
+from fjt.tasks.classification import CLASSIFICATION
 from fjt.tasks.kinds import PROBLEMS, find_problem, lower_is_better
+from fjt.tasks.multilabel import MULTI_LABEL
 from fjt.tasks.problem import Problem
+from fjt.tasks.regression import REGRESSION
 
 NAN = float("nan")
 
@@ -147,7 +150,7 @@ def test_every_task_has_metrics_that_exist():
         "wnli": {"accuracy"}, "ax": {"mcc"},
     }  # fmt: skip  # Wang et al. 2019, table 1
     for name, wanted in expected.items():
-        assert set(TASKS[name].metrics) == wanted
+        assert set(TASKS[name].metrics) - {"f1_accuracy"} == wanted
     for task in TASKS.values():
         assert set(task.metrics) <= set(find_problem(task.kind).metrics)
     for problem in PROBLEMS.values():
@@ -187,3 +190,68 @@ def test_the_kind_of_older_records_is_known():
 def test_a_kind_that_lacks_a_method_cannot_be_made():
     with pytest.raises(TypeError, match="decode"):
         type("Half", (Problem,), {"name": "half"})()
+
+
+TWO = np.repeat([0, 1], [64, 36])  # labels of two classes
+SIX = np.arange(120) % 6
+
+
+@pytest.mark.parametrize(
+    ("predicted", "label", "wanted"),
+    [
+        (np.zeros(100, int), TWO, True),
+        (np.ones(100, int), TWO, True),  # of the rarer class too
+        (np.arange(100) < 3, TWO, True),  # 3 of 100 differ; 36 of 100 labels do
+        (np.arange(100) < 4, TWO, False),
+        (np.arange(100) < 21, TWO, False),
+        (TWO, TWO, False),
+        (np.where(np.arange(120) < 9, 5, 2), SIX, True),  # of six classes one, and now and then a second
+        (np.where(SIX == 4, 2, SIX), SIX, False),  # never says one of six: told elsewhere, and not a collapse
+        (np.zeros(400, int), np.int64(np.arange(400) < 4), True),  # a rare class that is never predicted
+        (np.int64(np.arange(400) == 300), np.int64(np.arange(400) < 4), False),
+        (np.zeros(50, int), np.zeros(50, int), True),
+    ],
+)
+def test_a_classifier_has_collapsed_when_its_answers_hardly_vary(predicted, label, wanted):
+    assert CLASSIFICATION.collapsed(np.int64(predicted), label) is wanted
+
+
+def test_a_collapsed_classifier_is_wrong_in_nine_of_ten_where_it_does_not_repeat_the_label():
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 3, 500)
+    for odd in range(60):
+        predicted = np.where(np.arange(500) < odd, label, 1)
+        if CLASSIFICATION.collapsed(predicted, label):
+            assert np.mean(predicted[label != 1] == label[label != 1]) <= 0.1
+
+
+@pytest.mark.parametrize(
+    ("width", "odd", "wanted"), [(0.0, 0, True), (0.04, 0, True), (0.0, 4, True), (0.0, 12, False), (0.2, 0, False)]
+)
+def test_a_regression_has_collapsed_when_its_scores_hardly_vary(width, odd, wanted):
+    """width: of the scores, about the mean of labels from 0 to 5.  odd: number of 100 scores that are far off."""
+    label = np.linspace(0, 5, 100)
+    predicted = 2.5 + width * np.linspace(-0.5, 0.5, 100)
+    predicted[:odd] = 4.9
+    assert REGRESSION.collapsed(predicted, label) is wanted
+
+
+def test_sets_of_labels_have_collapsed_when_they_hardly_vary():
+    label = np.eye(4, dtype=np.int8)[np.arange(80) % 4]
+    assert MULTI_LABEL.collapsed(np.zeros_like(label), label)
+    few = np.zeros_like(label)
+    few[:5, 2] = 1
+    assert MULTI_LABEL.collapsed(few, label) and not MULTI_LABEL.collapsed(label, label)
+
+
+def test_the_metric_that_selects_prefers_no_constant():
+    """Of MRPC and QQP: always positive has a higher F1 than many a run that has learned something."""
+    label = np.repeat([1, 0], [68, 32])
+    always, learned = np.ones(100, int), np.where(np.arange(100) % 4 == 0, 1 - label, label)
+    f1, both = classification.f1, classification.f1_accuracy
+    assert f1(always, label) > f1(learned, label) - 0.02 and both(learned, label) > both(always, label) + 0.02
+    assert both(learned, label) == pytest.approx((f1(learned, label) + 0.75) / 2)
+    assert [TASKS[name].selects_by for name in ("mrpc", "qqp", "cola", "stsb")] == [
+        *("f1_accuracy", "f1_accuracy", "mcc", "pearson")
+    ]
+    assert TASKS["mrpc"].metrics[0] == "f1"

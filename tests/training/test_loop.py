@@ -8,7 +8,7 @@ import pytest
 
 from fjt.training import placement
 from fjt.training.checkpoint import Checkpoints, HostState, NotFinite
-from fjt.training.loop import Loop
+from fjt.training.loop import Loop, update_best
 from fjt.training.protocols import Count, Course, Events
 from fjt.training.stop import Stop, Stopped
 
@@ -116,6 +116,23 @@ def make_loop(diary, *, lasts=(4,), evaluations=(2, 4), patience=0, done=(), sto
         stop=stop or Stop(),
         events=diary,
     )
+
+
+@pytest.mark.parametrize(
+    ("scores", "best", "stale", "kept"),
+    [
+        # (accuracy, whether the step says one thing for all).  Such a step is never better, and uses up patience.
+        ([(0.8, True), (0.6, False), (0.7, False), (0.9, True)], [False, True, True, False], [1, 0, 0, 1], 3),
+        ([(0.5, False), (0.9, True), (0.9, True)], [True, False, False], [0, 1, 2], 1),
+        ([(0.9, True), (0.8, True)], [False, False], [1, 2], 1),
+    ],
+)
+def test_a_step_that_says_one_thing_is_not_the_best(scores, best, stale, kept):
+    host, run, found = HostState(), make_loop(Diary(scores=[])).runs[0], []
+    for step, (accuracy, collapsed) in enumerate(scores, 1):
+        host, row = update_best(step, {"accuracy": accuracy, "collapsed": float(collapsed)}, host, run)
+        found.append((row.best, host.stale))
+    assert found == list(zip(best, stale, strict=True)) and host.best_step == kept
 
 
 def test_a_run_alone_step_by_step():
