@@ -120,7 +120,7 @@ def sweep(
     show_plan(workdir, runs, groups, plan)
     if plan_only:
         return 0
-    if not worker.work(workdir, base, runs, groups, shared, shard=shard, events=events):
+    if not worker.work(workdir, base, runs, groups, shared, metric=options.metric, shard=shard, events=events):
         console.say("runs of other shards are left; `python -m fjt.report` reports when they are done")
         return 0
     report.show(*report.report(workdir))

@@ -17,7 +17,7 @@ LABELS = {"choices": ("no", "yes"), "marks": ()}
 METRICS = {"choices": ("accuracy", "f1"), "marks": ("pearson", "spearman"), "errors": ("mse",)}
 STUDY = {
     "seeds": 8, "first_seed": 0, "tuning_seeds": 2, "first_tuning_seed": 1000, "holdout": 0.1, "baseline": "full",
-    "alpha": 0.05, "family": "task", "lanes": 16,
+    "alpha": 0.05, "family": "task", "metric": "", "lanes": 16,
 }  # fmt: skip
 DIVERGED, BEGUN, MISSING = "diverged", "begun", "missing"
 STEPS = 40

@@ -30,7 +30,7 @@ class _Console(Console):
         os.close(silence)
 
 
-CONSOLE = _Console(file=sys.stdout, highlight=False, soft_wrap=True)
+CONSOLE = _Console(highlight=False, soft_wrap=True)  # of sys.stdout as it is at each line, in notebooks too
 
 
 def lost() -> str:

@@ -219,8 +219,18 @@ class TrainConfig:
     accumulation: int = option(1, "microbatches per batch; the result is that of the whole batch at once", low=1)
     packing: bool = option(True, "whether several examples share a row; False: one example per row")
     row_length: int = option(0, "number of tokens per packed row; 0: the planner searches for it", low=0)
-    select: str = option("last", "step whose weights are the result", choices=("last", "best"), traced=True)
-    patience: int = option(0, "evaluations without a better score before training stops; 0: never", low=0, traced=True)
+    select: str = option(
+        "last",
+        "step whose weights are the result: last; best, by the task's first metric; or the name of a metric of the "
+        "task, or loss, whose best value on dev decides",
+        traced=True,
+    )
+    patience: int = option(
+        0,
+        "evaluations without a better score, as train.select has it, before training stops; 0: never",
+        low=0,
+        traced=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,6 +246,12 @@ class EvalConfig:
     )
     every_steps: int | None = option(
         None, "steps between evaluations, or eval.every_epochs; 0: only at the end", low=0, traced=True
+    )
+    metrics: tuple = option(
+        (),
+        'metrics of your own, ("module:function",): functions (predictions, labels) -> float, more is better, of numpy '
+        "arrays over all rows: label ids, scores, or 0 and 1 per label; module.py is in the working directory, or the "
+        "module can be imported",
     )
     threshold: float | None = option(
         None,

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Shaped
@@ -101,6 +101,19 @@ class Table:
     drop_short: bool = False
 
 
+@runtime_checkable
+class Metric(Protocol):
+    """A score of predictions, for which higher is better."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+    def __call__(self, predicted: Shaped[np.ndarray, "M ..."], label: Shaped[np.ndarray, "M ..."]) -> float: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """A task.
@@ -116,6 +129,7 @@ class Task:
         submission_ids: whether labels are submitted as ids, not as names.
         threshold: the probability from which a label of a set is predicted.
         selection: name of the metric that selects the best step and the best trial; empty: the first one.
+        own_metrics: metrics of the user's own (`fjt.tasks.own_metrics`), whose names are the last ones of `metrics`.
     """
 
     name: str
@@ -133,6 +147,8 @@ class Task:
     def selects_by(self) -> str:
         """The name of the metric that selects the best step and the best trial."""
         return self.selection or self.metrics[0]
+
+    own_metrics: tuple[Metric, ...] = ()
 
 
 # The order in which splits are returned.

@@ -158,7 +158,7 @@ class _Session:
         """The result, after the selected step is evaluated on every split and its files are written."""
         experiment, options = self.experiment, self.experiment.settings.experiment
         selected, trainable, best = position.step, position.state.trainable, position.host.best_step
-        if options.train.select == "best" and best != selected:
+        if options.train.select != "last" and best != selected:
             restored = self.checkpoints.restore(self._abstract_state, best)
             assert restored is not None
             selected, trainable = restored[0], restored[1].trainable
@@ -199,12 +199,11 @@ class _Session:
 
 def course(experiment: Experiment, last: int, recorder: Recorder | None) -> Course:
     """The Course of a run until step `last`.  See `Course` for the recorder."""
-    metric = experiment.task.selects_by
     return Course(
         last=last,
         evaluations=frozenset(experiment.evaluations),
-        metric=metric,
-        lower=lower_is_better(metric),
+        metric=experiment.choice,
+        lower=lower_is_better(experiment.choice),
         patience=experiment.settings.experiment.train.patience,
         recorder=recorder,
     )

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from fjt.core import console, records, tree
 from fjt.data import glue
-from fjt.experiment import outputs, run_records
+from fjt.experiment import outputs, recipes, run_records
 from fjt.experiment.prepared import Experiment
 from fjt.interop import card, exports
 from fjt.models.families import find_family
@@ -45,7 +45,7 @@ class Recorder:
         self._tensorboard = (
             outputs.TensorBoard(workdir, experiment.rates, view.warn) if execution.log.tensorboard else None
         )
-        self._best, self._begin = host.best_metrics, host
+        self._shown, self._begin = self._dev_at(host.evaluated, host.metrics), host
         self._drawn, self._undrawn = -CURVE_SECONDS, execution.output.curve
         self._recent: collections.deque[float] = collections.deque(maxlen=execution.log.every_steps)
         self._open = contextlib.ExitStack()
@@ -80,22 +80,31 @@ class Recorder:
         rate = (row.examples - self._begin.examples) / max(row.seconds - self._begin.train_seconds, 1e-9)
         self._recent.append(row.loss)
         loss = sum(self._recent) / len(self._recent)
-        self._bar.update(row.step, f"loss {loss:.4f}  {_show(self._best)}{rate:.1f} examples/s")
+        self._bar.update(row.step, f"loss {loss:.4f}  {self._shown}{rate:.1f} examples/s")
 
     def log_evaluation(self, row: EvaluationRow) -> None:
         """Adds an evaluation."""
         flat = {"step": row.step, **row.metrics, "best": row.best, "train_seconds": row.train_seconds}
-        self._best = {name: row.metrics[name] for name in self._experiment.task.metrics if name in row.metrics}
+        self._shown = self._dev_at(row.step, row.metrics)
         self._evaluations.write(flat)
         epoch = row.step / self._experiment.schedule.steps_per_epoch
-        best = "best so far" if row.best else ""
-        self._view.say(f"step {row.step} (epoch {epoch:.1f})  dev {_show(self._best)}{best}")
+        best = f"best {self._experiment.choice} so far" if row.best else ""
+        self._view.say(f"step {row.step} (epoch {epoch:.1f})  {self._scores(row.metrics)}{best}".rstrip())
         self._undrawn = self._experiment.settings.execution.output.curve
         if self._undrawn and row.train_seconds - self._drawn >= CURVE_SECONDS:
             self._draw()
             self._drawn, self._undrawn = row.train_seconds, False
         if self._tensorboard:
             self._tensorboard.add_evaluation(flat)
+
+    def _scores(self, metrics: dict[str, float]) -> str:
+        """The scores on dev for people, "" where there are none."""
+        shown = "".join(f"{name} {metrics[name]:.4f}  " for name in self._experiment.task.metrics if name in metrics)
+        return shown and f"dev {shown}"
+
+    def _dev_at(self, step: int, metrics: dict[str, float]) -> str:
+        """The scores with the step that they belong to."""
+        return f"{self._scores(metrics).rstrip()} at step {step}  " if metrics else ""
 
     def fail(self, error: NotFinite) -> None:
         """Closes the files and writes the result of a run whose numbers are not finite."""
@@ -104,11 +113,7 @@ class Recorder:
         write_failure(self._experiment, self._workdir, error)
 
     def _draw(self) -> None:
-        outputs.draw_curve(self._workdir, self._experiment.task.metrics[0])
-
-
-def _show(scores: dict[str, float]) -> str:
-    return "".join(f"{name} {value:.4f}  " for name, value in scores.items())
+        outputs.draw_curve(self._workdir, self._experiment.choice)
 
 
 def write_failure(experiment: Experiment, workdir: str, error: NotFinite) -> None:
@@ -198,7 +203,8 @@ def finish(
             "collapsed": _collapsed(experiment, logits["dev"]),
             "metrics": splits.get("dev", {}),
             "splits": splits,
-            "best": {"step": host.best_step, "metrics": host.best_metrics},
+            "per_class": _per_class(experiment, logits["dev"]),
+            "best": {"step": host.best_step, "metric": experiment.choice, "metrics": host.best_metrics},
         }
         | _counts(experiment, params, trainable)
         | _measured(experiment, host, done)
@@ -213,6 +219,15 @@ def _write_split(experiment: Experiment, workdir: str, name: str, logits: Float[
     if experiment.settings.execution.output.tables:
         outputs.write_tables(folder, name, task, split, logits)
     return experiment.problem.score(logits, experiment.examples[name].label, task, glue.SPLIT_METRICS.get(name))
+
+
+def _per_class(experiment: Experiment, logits: Float[np.ndarray, "M C"]) -> list[dict[str, Any]]:
+    """The scores of each class over the labelled rows of dev, as `Problem.per_class` has them."""
+    task, problem, label = experiment.task, experiment.problem, experiment.examples["dev"].label
+    labelled = problem.is_labelled(label)
+    if not labelled.any():
+        return []
+    return problem.per_class(problem.decode(logits[labelled], task).values, label[labelled], task)
 
 
 def _counts(experiment: Experiment, params: tree.Tree, trainable: tree.Tree) -> dict[str, int]:
@@ -290,8 +305,20 @@ def identity(experiment: Experiment, done: int) -> dict[str, Any]:
         "planned_steps": experiment.steps,
         "epochs": done / experiment.schedule.steps_per_epoch,
         "data_sha256": experiment.contents["data"],
+        "constant": _constant_scores(experiment),
         "versions": records.versions(),
     }
+
+
+def _constant_scores(experiment: Experiment) -> dict[str, dict[str, float]]:
+    """{split: {metric: value}} of the best prediction that ignores the text, which a run that diverges counts as."""
+    task, problem, scores = experiment.task, experiment.problem, {}
+    for name in recipes.evaluated_splits(experiment.settings.experiment, experiment.splits):
+        label = experiment.examples[name].label
+        label = label[problem.is_labelled(label)]
+        if len(label):
+            scores[name] = problem.compare(problem.constant(label), label, task, glue.SPLIT_METRICS.get(name))
+    return scores
 
 
 def _peak_memory() -> tuple[int, str]:

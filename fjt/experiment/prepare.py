@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Float32
 
 from fjt.core import console, tree
-from fjt.core.errors import UserError
+from fjt.core.errors import UserError, suggest
 from fjt.core.options import ExperimentConfig, Settings
 from fjt.core.seeds import make_key
 from fjt.core.settings import fingerprint, resolve_seeds
 from fjt.data import batches, packing
-from fjt.data.glue import Task
+from fjt.data.glue import Split, Task
 from fjt.experiment import features, recipes
 from fjt.experiment.inputs import Inputs
 from fjt.experiment.layout import Layout, plan_layout
@@ -26,6 +26,7 @@ from fjt.interop import formats
 from fjt.models.encoder import Model
 from fjt.models.family import EncoderConfig
 from fjt.models.pretrained import Checkpoint
+from fjt.tasks import own_metrics
 from fjt.tasks.kinds import find_problem
 from fjt.training import placement
 from fjt.training.hyper import Hyper
@@ -61,13 +62,15 @@ def prepare(
     experiment = settings.experiment
     mesh = placement.make_mesh(settings.execution.mesh.data)
     task, splits = inputs.data
+    task = _add_metrics(experiment, task, splits["dev"])
     tokenizer, config, hf_config, _ = inputs.base
     examples = _read_examples(experiment, inputs)
     model = _build_model(experiment, config, task)
     parameters = build_parameters(experiment, inputs, model, adapter, view)
     layout = plan_layout(experiment, examples["train"], model, devices=mesh.size, shapes=shapes)
     stages, rates = _plan_stages(settings, model, parameters, layout, examples, view)
-    contents = inputs.sha256 | ({"adapter": tree.sha256(tree.unflatten(adapter.trained))} if adapter else {})
+    contents = inputs.sha256 | own_metrics.contents(task)
+    contents |= {"adapter": tree.sha256(tree.unflatten(adapter.trained))} if adapter else {}
     return Experiment(
         settings=settings,
         origins={**(given or {}), **origins},
@@ -93,6 +96,24 @@ def prepare(
         fingerprint=fingerprint(experiment, contents),
         adopted=frozenset(adapter.others() if adapter else ()),
     )
+
+
+def _add_metrics(experiment: ExperimentConfig, task: Task, dev: Split) -> Task:
+    """The task with the user's own metrics, after calls with the labels of dev, and with a constant, as predictions.
+
+    Raises:
+        UserError: such a metric cannot be computed, or config.train.select names no metric.
+    """
+    task = own_metrics.add(task, experiment.eval.metrics)
+    problem = find_problem(task.kind)
+    label = dev.label[problem.is_labelled(dev.label)]
+    for metric in task.own_metrics if len(label) else ():
+        metric(label, label)
+        metric(problem.constant(label), label)
+    select, valid = experiment.train.select, ("last", "best", *task.metrics, "loss")
+    if select not in valid:
+        raise UserError(f"config.train.select={select!r} is unknown.{suggest(select, valid)}")
+    return task
 
 
 def _read_examples(experiment: ExperimentConfig, inputs: Inputs) -> dict[str, batches.Examples]:

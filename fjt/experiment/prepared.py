@@ -97,3 +97,9 @@ class Experiment:
     def problem(self) -> Problem:
         """The Problem of the task."""
         return find_problem(self.task.kind)
+
+    @property
+    def choice(self) -> str:
+        """The name of the metric that chooses the best step."""
+        select = self.settings.experiment.train.select
+        return self.task.selects_by if select in ("last", "best") else select

@@ -17,6 +17,7 @@ from fjt.interop import exports
 from fjt.training import optim
 from fjt.tuning import cost, partition
 
+MANY_CLASSES = 20  # a table at the end of a run lists at most this many
 USUAL_SHARE = 0.5  # share of the matrix-product rate that a step reaches, for a rough estimate of its time
 
 Leaves = dict[str, Any]  # {name: array} of all parameters
@@ -241,6 +242,45 @@ def _activation_bytes(experiment: Experiment, tokens: int) -> int:
     return size * tokens * layers * (10 * config.width + 3 * config.inner + 3 * config.heads * row)
 
 
+def show_classes(result: dict[str, Any]) -> None:
+    """Prints the scores of each class on dev, and a warning about classes that are never predicted."""
+    rows = result.get("per_class") or []
+    if not rows:
+        return
+    shown = rows if len(rows) <= MANY_CLASSES else sorted(rows, key=lambda row: (row["f1"], -row["support"]))
+    cells = [
+        (row["label"], *(f"{row[key]:.4f}" for key in ("precision", "recall", "f1")), row["support"], row["predicted"])
+        for row in shown[:MANY_CLASSES]
+    ]
+    few = f": {MANY_CLASSES} of {len(rows):,}, lowest f1 first" if len(rows) > MANY_CLASSES else ""
+    columns = ("class", ">precision", ">recall", ">f1", ">examples", ">predicted")
+    console.table(f"Classes on {result['split']}{few}", columns, cells)
+    never = [f"{row['label']} ({row['support']:,} examples)" for row in rows if row["support"] and not row["predicted"]]
+    if never:
+        console.warn(f"never predicted on {result['split']}: {_some(never)}")
+
+
+def show_choice(result: dict[str, Any], evaluations: Sequence[dict[str, Any]]) -> None:
+    """Prints how the last step compares with the best one, and the option that keeps the best, where they differ.
+
+    Args:
+        result: of result.json.
+        evaluations: the rows of eval.jsonl.
+    """
+    best, metric = result["best"], result["best"].get("metric")
+    last = next((row for row in reversed(evaluations) if row.get(metric) is not None), None)
+    if last is None or best["step"] in (None, last["step"]):
+        return
+    compared = (
+        f"dev {metric} {best['metrics'][metric]:.4f} at step {best['step']}, the best, and {last[metric]:.4f} at step "
+        f"{last['step']}, the last"
+    )
+    if result["selected_step"] == best["step"]:
+        console.say(f"  {compared}; the best one is kept")
+    else:
+        console.say(f"  {compared}; the last one is kept: --config.train.select=best keeps the best")
+
+
 def show_result(workdir: str) -> None:
     """Prints the final table of a finished run."""
     result = run_records.read_result(workdir)
@@ -250,6 +290,8 @@ def show_result(workdir: str) -> None:
     console.table(
         f"{result['task']}, step {result['selected_step']} of {result['steps']}", ("split", "metric", ">score"), rows
     )
+    show_classes(result)
+    show_choice(result, run_records.read_evaluations(workdir))
     rate = result["examples_per_second"]
     console.say(
         f"  {result['trainable_params']:,} of {result['total_params']:,} parameters trained in "

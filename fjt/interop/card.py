@@ -1,5 +1,6 @@
 """A model card: the contents of a directory, its base model, data and recipe, and its scores with their intervals."""
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -29,13 +30,13 @@ def interval(
     Args:
         problem: the kind of problem.
         task: the task.
-        name: the metric.
+        name: the metric; NaN for a user's own.
         logits: of the rows.
         label: of the rows.
     """
     labelled = problem.is_labelled(label)
     predicted, label = problem.decode(logits[labelled], task).values, label[labelled]
-    if len(label) < 2:
+    if len(label) < 2 or name not in problem.metrics:  # a user's own metric may be undefined for a resample
         return float("nan"), float("nan")
     found = scipy.stats.bootstrap(
         (np.arange(len(label)),),
@@ -98,7 +99,7 @@ def write(
         f"| dev metric | score | {CONFIDENCE:.0%} interval over examples | n |",
         "| :-- | --: | --: | --: |",
         *[
-            f"| {name} | {value:.4f} | {low:.4f} to {high:.4f} | {examples['dev']:,} |"
+            f"| {name} | {value:.4f} | {_ends(low, high)} | {examples['dev']:,} |"
             for name, (value, low, high) in scores.items()
         ],
         "",
@@ -109,6 +110,10 @@ def write(
         *[f"| {key} | {value} |" for key, value in {**recipe, **options}.items()],
     ]
     records.replace(os.path.join(folder, "README.md"), "\n".join(lines) + "\n")
+
+
+def _ends(low: float, high: float) -> str:
+    return "-" if math.isnan(low) else f"{low:.4f} to {high:.4f}"
 
 
 def _metadata(form, title, task, base, methods, scores):

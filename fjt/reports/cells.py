@@ -20,7 +20,6 @@ from fjt.tasks.problem import Problem
 
 ADAM = ("adamw", "adam", "lamb")  # these have two float32 moments per trainable parameter
 CROSSED = "Its seeds are crossed, so its runs are not independent; see the effect of each seed."
-
 Result = TypeVar("Result")
 Seeds = tuple[tuple[str, int], ...]  # ((key, value), ...) of one run
 
@@ -93,12 +92,17 @@ class Cell:
         return _scores(self, metric)
 
     def pseudo_values(self, metric: str) -> Float[np.ndarray, "n m"]:
-        """The jackknife's pseudo-values of a metric."""
+        """The jackknife's pseudo-values of a metric.  Raises UserError for a user's own metric."""
+        if metric not in self.problem.metrics:
+            raise UserError(f"{metric} is a function of the user, which a report does not call on other examples.")
         return _pseudo_values(self, metric)
 
 
 @functools.cache
 def _scores(cell: Cell, metric: str) -> Float[np.ndarray, " n"]:
+    if metric not in cell.problem.metrics:  # a user's own, which a report does not call
+        names = [f"{'constant' if constant else 'metrics'}.{metric}" for constant in cell.constant]
+        return np.array([row[name] for row, name in zip(cell.scored, names, strict=True)], np.float64)
     scores = [
         cell.problem.metrics[metric](predicted, cell.truth) if failed else row[f"metrics.{metric}"]
         for row, predicted, failed in zip(cell.scored, cell.predicted, cell.failed, strict=True)
@@ -210,14 +214,11 @@ def summarize(cell: Cell, metric: str) -> dict[str, Any] | str:
     if cell.crossed:
         return summary | {"new_seeds": CROSSED, "new_examples": CROSSED}
     seeds = attempt(inference.seed_interval, scores, cell.failed)
-    examples = attempt(
-        inference.crossed_interval,
-        scores,
-        cell.pseudo_values(metric),
-        cell.failed,
-        bounds_of(metric),
-        cell.cluster,
-    )
+    table = attempt(cell.pseudo_values, metric)
+    examples = table
+    if not isinstance(table, str):
+        bounds = bounds_of(metric)
+        examples = attempt(inference.crossed_interval, scores, table, cell.failed, bounds, cell.cluster)
     return summary | {"new_seeds": seeds, "new_examples": examples}
 
 

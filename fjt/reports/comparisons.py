@@ -122,10 +122,11 @@ def compare(cell: Cell, base: Cell, metric: str) -> Comparison:
         "The two cells are scored on different rows, so there is no estimate for new examples."
     )
     if cell.dev == base.dev:
-        tables = cell.pseudo_values(metric)[rows] - base.pseudo_values(metric)[base_rows]
-        new_examples = attempt(inference.crossed_interval, differences, tables, failed, None, cell.cluster)
-        all_runs = attempt(inference.crossed_interval, differences, tables, failed & False, None, cell.cluster)
-        smallest = attempt(inference.smallest_difference, tables, failed, cell.cluster)
+        new_examples = smallest = all_runs = tables = attempt(lambda: _paired(cell, rows, base, base_rows, metric))
+        if not isinstance(tables, str):
+            new_examples = attempt(inference.crossed_interval, differences, tables, failed, None, cell.cluster)
+            all_runs = attempt(inference.crossed_interval, differences, tables, failed & False, None, cell.cluster)
+            smallest = attempt(inference.smallest_difference, tables, failed, cell.cluster)
     needed = f"{metric} has no bounds, and a point is a hundredth of a score between bounds."
     if bounds_of(metric):
         needed = attempt(inference.seeds_needed, differences, failed, POINT)
@@ -138,6 +139,13 @@ def compare(cell: Cell, base: Cell, metric: str) -> Comparison:
 def _without_estimates(common: dict[str, Any], reason: str) -> Comparison:
     names = ("new_seeds", "new_examples", "needed", "smallest", "all_runs")
     return Comparison(**common, **dict.fromkeys(names, reason))
+
+
+def _paired(
+    cell: Cell, rows: Sequence[int], base: Cell, base_rows: Sequence[int], metric: str
+) -> Float[np.ndarray, "n m"]:
+    """The differences of the pseudo-values of paired runs."""
+    return cell.pseudo_values(metric)[rows] - base.pseudo_values(metric)[base_rows]
 
 
 def _mean(values: Float[np.ndarray, " n"]) -> float | None:

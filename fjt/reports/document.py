@@ -192,7 +192,7 @@ def chosen_on_dev(study: Records) -> list[str]:
     rows = [
         row
         for row in study.rows
-        if row["phase"] == "runs" and row["train.select"] == "best" and (row["looks"] or 0) > 1
+        if row["phase"] == "runs" and row["train.select"] != "last" and (row["looks"] or 0) > 1
     ]
     if not rows:
         return []

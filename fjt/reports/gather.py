@@ -58,7 +58,7 @@ def read(folder: str) -> Records:
         if state == MISSING and run["name"] not in asked:
             continue
         row = names.row(run) | {"asked": int(run["name"] in asked)}
-        row |= _read_run(path, state, row, len(rows), dev, train, held_out)
+        row |= _read_run(path, state, row, len(rows), dev, train, held_out, plan["study"].get("metric", ""))
         if row.get("model") and plan["study"].get("base"):
             row["model"] = f"the encoder of {plan['study']['base']}"
         if row["state"] == DAMAGED:
@@ -78,7 +78,7 @@ def read(folder: str) -> Records:
         "study": plan["study"],
         "command": _without_paths(plan.get("command", "")),
         "open": {names.cell(run): names.open(run) for run in plan["runs"].values() if run["open"]},
-        "metrics": _metrics(rows),
+        "metrics": _metrics(rows, plan["study"].get("metric", "")),
         "declared": plan["declared"],
         "planned_seeds": {cells[cell]: count for cell, count in plan["planned_seeds"].items()},
     }
@@ -93,6 +93,7 @@ def _read_run(
     dev: dict[str, dict[str, Any]],
     train: list[tuple[int, Points]],
     held_out: list[tuple[int, Points]],
+    metric: str,
 ) -> Row:
     """The columns of a run's files, after its predictions and curves were added; those of a damaged run say what is.
 
@@ -104,6 +105,7 @@ def _read_run(
         dev: as in Records, with lists of predictions and runs.
         train: (number, curve of losses) of the runs so far.
         held_out: (number, curve of scores) of the tuning runs so far.
+        metric: that the study compares, "" for the task's first one.
     """
     try:
         found = {"state": state} | _about(path, state, row["phase"])
@@ -111,7 +113,7 @@ def _read_run(
             return found
         if row["phase"] == "tuning":
             found["scored_examples"] = _count(path)
-            held_out.append((number, _evaluations(path)))
+            held_out.append((number, _evaluations(path, metric)))
             return found
         curve = _training(path, found["planned_steps"])
         found["dev"] = _add_predictions(path, _scored(path, row["phase"]), row["task"], number, dev)
@@ -234,6 +236,10 @@ def _about(path: str, state: str, phase: str) -> Row:
         splits = dict(result.get("splits", {}))
         row |= {f"metrics.{name}": value for name, value in splits.pop(scored, {}).items()}
         row |= {f"splits.{key}": value for key, value in flatten(splits).items()}
+    if state == DIVERGED:
+        constant = result.get("constant", {})
+        constant = constant.get("official_dev", constant.get("dev", {}))
+        row |= {f"constant.{name}": value for name, value in constant.items()}
     if state == FINISHED:
         row["looks"] = 1 if scored == "official_dev" else max(1, len(_evaluations(path)))
     return row
@@ -292,10 +298,10 @@ def _training(path: str, planned: int) -> Points:
     return [(part[-1]["step"], sum(row["loss"] for row in part) / len(part)) for part in parts]
 
 
-def _evaluations(path: str) -> Points:
-    """(step, first metric) of the evaluations during training."""
+def _evaluations(path: str, metric: str = "") -> Points:
+    """(step, value of a metric, by default of the first one) of the evaluations during training."""
     rows = run_records.read_evaluations(path) if os.path.exists(os.path.join(path, "eval.jsonl")) else []
-    first = next(iter(run_records.read_result(path)["metrics"]), "")
+    first = metric or next(iter(run_records.read_result(path)["metrics"]), "")
     return [(row["step"], row[first]) for row in rows if row.get(first) is not None]
 
 
@@ -306,13 +312,13 @@ def _flat(curves: Iterable[tuple[int, Points]]) -> Curve:
     return np.array(rows, np.int32), np.array(steps, np.int32), np.array(values, np.float64)
 
 
-def _metrics(rows: Iterable[Row]) -> dict[str, list[str]]:
-    """{task: names of its metrics}; the first one decides."""
+def _metrics(rows: Iterable[Row], metric: str) -> dict[str, list[str]]:
+    """{task: names of its metrics}; the first one decides, which is config.study.metric if that is given."""
     names_of: dict[str, list[str]] = {}
     for row in rows:
         names = [key.split(".", 1)[1] for key in row if key.startswith("metrics.")]
         if names:
-            names_of.setdefault(row["task"], names)
+            names_of.setdefault(row["task"], sorted(names, key=lambda name: name != metric))
     return names_of
 
 

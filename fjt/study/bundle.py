@@ -190,7 +190,7 @@ class _Group:
         first = self.experiments[0]
         splits = recipes.evaluated_splits(first.settings.experiment, first.splits)
         self._prepare(stepper, loop, splits)
-        selects = [experiment.settings.experiment.train.select == "best" for experiment in self.experiments]
+        selects = [experiment.settings.experiment.train.select != "last" for experiment in self.experiments]
         selected = stepper.select(selects)
         logits = {split: stepper.logits(split, selected) for split in splits}
         stepper.check_frozen()

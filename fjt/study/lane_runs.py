@@ -51,7 +51,7 @@ class LaneRuns:
         self.steps = max(experiment.steps for experiment in experiments)
         rates = [np.pad(experiment.rates, (0, self.steps - experiment.steps)) for experiment in experiments]
         self._rates = np.stack(rates, axis=1)
-        self._selects = any(e.settings.experiment.train.select == "best" for e in experiments)
+        self._selects = any(e.settings.experiment.train.select != "last" for e in experiments)
         self._packed = pack_evaluated(first, self._stage)
         self.features = features.States(
             first, self._stage, grid=row_grid(), check=stop.check, compiled=compiled, view=view

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int8
 
 from fjt.core import console, memory, records, tree
-from fjt.core.errors import UserError
+from fjt.core.errors import UserError, suggest
 from fjt.core.options import ExperimentConfig, Settings, flatten
 from fjt.core.settings import fingerprint, to_dict
 from fjt.data import batches
@@ -24,6 +24,7 @@ from fjt.experiment.prepare import Experiment, prepare, resolve
 from fjt.experiment.recipes import total_steps
 from fjt.study import plans
 from fjt.study.spec import Run, StudyConfig, program_key, settings_of
+from fjt.tasks import own_metrics
 from fjt.tasks.kinds import find_problem
 from fjt.training.placement import make_mesh
 from fjt.tuning import partition
@@ -87,7 +88,7 @@ def make_plan(
     prints = dict(plan.get("fingerprints", {}))
     options = {key: value for key, value in vars(study).items() if key not in ("products", "without")}
     left = [run for run in runs if run.name not in known or not run_records.ended(os.path.join(folder, run.name))]
-    contents = _read_contents(folder, base, left, shared, plan.get("contents", {}))
+    contents = _read_contents(folder, base, left, shared, plan.get("contents", {}), study.metric)
     made, size = _make_groups(study, base, new, shared, plan, prints) if new else ((), plan.get("bytes", 0))
     plan = {
         "command": command,
@@ -107,16 +108,21 @@ def make_plan(
 
 
 def _read_contents(
-    folder: str, base: Mapping[str, Any], runs: Sequence[Run], shared: Shared, known: Mapping[str, Any]
+    folder: str, base: Mapping[str, Any], runs: Sequence[Run], shared: Shared, known: Mapping[str, Any], metric: str
 ) -> dict[str, Any]:
-    """{`plans.data_key`: sha256 of data, weights and tokenizer}: the known ones, and those of the runs that are left.
+    """{`plans.data_key`: {name: sha256}} of all that runs read: the known ones, and those of the runs that are left.
 
-    Raises UserError if a run would read other contents than the known ones.
+    Raises UserError if a run would read other contents than the known ones, or lacks config.study.metric.
     """
     found = dict(known)
     for name, run in {plans.data_key(run.phase, run.cell): run for run in runs}.items():
         settings = settings_of(run, base, [(key, values[0]) for key, values in run.open])
-        now = shared.inputs(settings).sha256
+        inputs = shared.inputs(settings)
+        task = own_metrics.add(inputs.data[0], settings.experiment.eval.metrics)
+        if metric not in ("", *task.metrics):
+            hint = suggest(metric, task.metrics)
+            raise UserError(f"config.study.metric={metric!r} is not a metric of the task {task.name}.{hint}")
+        now = inputs.sha256 | own_metrics.contents(task)
         plans.check_contents(folder, run, found.setdefault(name, now), now, flatten(to_dict(settings)))
     return found
 
@@ -233,7 +239,7 @@ def _fit_lanes(
     """
     (stage,), total = experiment.stages, memory.device_bytes()
     # The best parameters of each lane need memory besides the program, twice while they are updated.
-    best = any(member.train.select == "best" for _, _, member in members)
+    best = any(member.train.select != "last" for _, _, member in members)
     beside = 2 * best * sum(leaf.nbytes for leaf in jax.tree.leaves(tree.split(experiment.params, stage.trainable)[0]))
     eval_shape = arguments.pack_evaluated(experiment, stage)["dev"].shape
     while True:

@@ -15,10 +15,18 @@ from fjt.data import packing
 from fjt.study.spec import Run
 
 # These keys change the data or the base model, so that runs that differ in them may differ in their hashes.
-DATA_KEYS = ("data.", "seeds.subset", "model.path", "model.revision", "model.max_length", "model.scratch.")
+DATA_KEYS = (
+    "data.",
+    "seeds.subset",
+    "model.path",
+    "model.revision",
+    "model.max_length",
+    "model.scratch.",
+    "eval.metrics",
+)
 SECTIONS = {"data": "data.", "weights": "model.", "tokenizer": "model."}  # prefixes of the keys that name the place
 BESIDE = 1.0  # seconds that a run takes in addition to its training
-DECLARED = ("baseline", "family", "alpha")  # of config.study: the hypotheses of the tests
+DECLARED = ("baseline", "metric", "family", "alpha")  # of config.study: the hypotheses of the tests
 
 PLAN: records.Form = {
     "config": dict, "study": dict, "declared": dict, "planned_seeds": dict, "active": list, "runs": dict,
@@ -111,7 +119,7 @@ def read(folder: str) -> dict[str, Any]:
         if not set(plan["active"]) <= set(plan["runs"]):
             raise ValueError("an active run is not in the plan")
         for declared in (plan["study"], plan["declared"]):
-            if not set(DECLARED) <= set(declared):
+            if not set(DECLARED) - {"metric"} <= set(declared):  # version 0.1.0 had no metric
                 raise ValueError(f"it does not declare {', '.join(DECLARED)}")
     except (TypeError, ValueError) as error:
         raise records.Damaged(f"{path} is damaged ({error}). {remedy}") from None
@@ -180,7 +188,7 @@ def declared(folder: str, plan: Mapping[str, Any], study: Mapping[str, Any]) -> 
     """
     if has_result(folder, plan.get("runs", {}).values()):
         study = plan["declared"]
-    return {key: study[key] for key in DECLARED}
+    return {key: study.get(key, "") for key in DECLARED}
 
 
 def changed(study: Mapping[str, Any], before: Mapping[str, Any]) -> str:
@@ -191,7 +199,9 @@ def changed(study: Mapping[str, Any], before: Mapping[str, Any]) -> str:
         before: the declarations of `declared`.
     """
     differ = [
-        f"config.study.{key} was {before[key]!r} and is {study[key]!r}" for key in DECLARED if study[key] != before[key]
+        f"config.study.{key} was {before.get(key, '')!r} and is {study.get(key, '')!r}"
+        for key in DECLARED
+        if study.get(key, "") != before.get(key, "")  # studies of version 0.1.0 had no metric to name
     ]
     if not differ:
         return ""
@@ -230,15 +240,16 @@ def check_contents(
     Args:
         folder: the study.
         run: the run.
-        before: {"data", "weights", "tokenizer": sha256} at the time of planning.
+        before: {"data", "weights", "tokenizer", "metric ...": sha256} at the time of planning.
         now: the same hashes of the present files.
         flat: {key: value} of the run's config.
     """
-    differ = [name for name in now if now[name] != before[name]]
+    differ = [name for name in now if now[name] != before.get(name)]
     if not differ:
         return
-    sections = tuple(SECTIONS[name] for name in differ)
-    places = [f"config.{key}={flat[key]!r}" for key in PATHS if key.startswith(sections) and flat[key]]
+    sections = tuple(SECTIONS.get(name, "eval.metrics") for name in differ)
+    keys = [*PATHS, "eval.metrics"]
+    places = [f"config.{key}={flat[key]!r}" for key in keys if key.startswith(sections) and flat[key]]
     raise UserError(
         f"--workdir={folder} was planned over other contents: {run.name} would not read the same "
         f"{' and '.join(differ)}, with {', '.join(places)}. Restore the files that were read before, or give "

@@ -51,6 +51,11 @@ class StudyConfig:
     first_tuning_seed: int = option(1000, "seed of the first run of each trial; the others follow it", low=0)
     holdout: float = option(0.1, "share of the training rows that trials are scored on; more than 0, less than 1")
     baseline: str = option("", "method that the others are compared with, cell by cell; empty: no comparisons")
+    metric: str = option(
+        "",
+        "metric of every task by which values are chosen and methods are compared with the baseline; empty: the first "
+        "one of each task",
+    )
     alpha: float = option(0.05, "chance of a false difference among the comparisons; more than 0, less than 1")
     family: str = option("study", "comparisons that share this chance (Holm's correction)", choices=FAMILIES)
     base: str = option(

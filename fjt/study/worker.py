@@ -91,6 +91,7 @@ def work(
     groups: Sequence[Group],
     shared: Shared,
     *,
+    metric: str = "",
     shard: tuple[int, int] = (0, 1),
     events: Events | None = None,
 ) -> bool:
@@ -105,6 +106,7 @@ def work(
         runs: {name: Run}.
         groups: all groups of the plan.
         shared: inputs and compiled programs that runs share.
+        metric: by which values are chosen, by default the first one of each task.
         shard: (i, n): this process works on every n-th group, starting from the i-th.
         events: called at named moments of each run.
 
@@ -115,7 +117,7 @@ def work(
     with console.bar("runs", len(names)) as bar:
         progress = Progress(bar, folder, groups)
         progress.show("")
-        worker = _Worker(folder, base, runs, shared, progress, events)
+        worker = _Worker(folder, base, runs, shared, progress, events, metric)
         for phase in PHASES:
             shard_groups = [
                 group for i, group in enumerate(groups) if i % shard[1] == shard[0] and group.phase == phase
@@ -159,7 +161,9 @@ class _Worker:
         shared: Shared,
         progress: Progress,
         events: Events | None,
+        metric: str,
     ) -> None:
+        self._metric = metric
         self._folder, self._base, self._runs, self._shared = folder, base, runs, shared
         self._progress, self._events = progress, events
         self._warned: set[str] = set()
@@ -197,7 +201,7 @@ class _Worker:
         """Runs the members of a group that this process holds.  Raises InUse if another process holds one of them."""
         chosen: Chosen = {}
         if group.phase == "runs" and any(self._runs[name].open for name in group.runs):
-            chosen = choose(self._folder, self._runs)
+            chosen = choose(self._folder, self._runs, self._metric)
         members = [
             _Member(self._folder, self._runs[name], self._base, chosen, self._shared, group) for name in group.runs
         ]
@@ -291,12 +295,12 @@ def _show_end(member: _Member, result: dict[str, Any], duration: str, progress: 
     progress.end(member.name, f"{scores}  ({duration})")
 
 
-def choose(folder: str, runs: dict[str, Run]) -> Chosen:
+def choose(folder: str, runs: dict[str, Run], metric: str = "") -> Chosen:
     """{cell: {key: value}} of the open keys of its runs, from the tuning trial with the best score.
 
-    All tuning runs must have ended.  A trial's score is the mean over its seeds of the task's selecting metric on the
-    held-out rows.  A trial with fewer failed runs, those that diverged or collapsed, ranks before one with more; among
-    equal trials the first is used.
+    All tuning runs must have ended.  A trial's score is the mean over its seeds of the metric, by default the one that
+    the task selects by, on the held-out rows.  A trial with fewer failed runs, those that diverged or collapsed, ranks
+    before one with more; among equal trials the first is used.
     """
     trials: dict[str, dict[str, list[Run]]] = collections.defaultdict(lambda: collections.defaultdict(list))
     for run in runs.values():
@@ -305,21 +309,26 @@ def choose(folder: str, runs: dict[str, Run]) -> Chosen:
     chosen: Chosen = {}
     for run in runs.values():
         if run.phase == "runs" and run.open and run.cell not in chosen:
-            best = max(trials[run.cell].values(), key=lambda trial: _rank(folder, trial))
+            best = max(trials[run.cell].values(), key=lambda trial: _rank(folder, trial, metric))
             chosen[run.cell] = {key: dict(best[0].values)[key] for key, _ in run.open}
     return chosen
 
 
-def _rank(folder: str, trial: Sequence[Run]) -> tuple[int, float]:
+def _rank(folder: str, trial: Sequence[Run], metric: str) -> tuple[int, float]:
     """(minus the number of failed runs, mean score of the others): the larger, the better."""
-    scores = [_score(run_records.read_result(os.path.join(folder, run.name))) for run in trial]
+    scores = [score(run_records.read_result(os.path.join(folder, run.name)), metric) for run in trial]
     valid = [score for score in scores if score is not None]
     return len(valid) - len(scores), statistics.fmean(valid) if valid else -math.inf
 
 
-def _score(result: dict[str, Any]) -> float | None:
-    """The selecting metric, negated if lower is better; None for a run that diverged, collapsed or has no score."""
+def score(result: dict[str, Any], metric: str = "") -> float | None:
+    """A metric, negated if lower is better; None for a run that diverged, collapsed or has no score.
+
+    Args:
+        result: of the run.
+        metric: its name, "" for the one that the task selects by.
+    """
     metrics = result.get("metrics") or {}
-    name = result.get("selection") or next(iter(metrics), "")  # files of version 0.1.0 did not say
+    name = metric or result.get("selection") or next(iter(metrics), "")  # files of version 0.1.0 did not say
     value = None if result.get("collapsed") else metrics.get(name)
     return None if value is None else -value if lower_is_better(name) else value

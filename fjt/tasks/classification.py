@@ -41,9 +41,12 @@ def f1_of_counts(
     return 2.0 * hits / np.maximum(predicted + label, 1)
 
 
-def class_counts(predicted: Ids, label: Ids) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(hits, predicted, label): i64[C] each, the numbers of each class that `f1_of_counts` needs."""
-    size = max(predicted.max(initial=0), label.max(initial=0)) + 1
+def class_counts(predicted: Ids, label: Ids, size: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(hits, predicted, label): i64[C] each, the numbers of each class that `f1_of_counts` needs.
+
+    size: C; by default that of the classes that occur.
+    """
+    size = size or max(predicted.max(initial=0), label.max(initial=0)) + 1
     hits, found, true = (np.bincount(ids, minlength=size) for ids in (label[predicted == label], predicted, label))
     return hits, found, true
 
@@ -62,6 +65,28 @@ def macro_f1(predicted: Ids, label: Ids) -> float:
     """Unweighted mean of F1 over the classes that are predicted or true."""
     hits, found, true = class_counts(predicted, label)
     return float(np.mean(f1_of_counts(hits, found, true)[found + true > 0]))
+
+
+def class_rows(
+    names: Sequence[str], hits: Int[np.ndarray, " C"], predicted: Int[np.ndarray, " C"], label: Int[np.ndarray, " C"]
+) -> list[dict[str, Any]]:
+    """The rows of `Problem.per_class`; a ratio without a case is 0.0, as scikit-learn has it.
+
+    Args:
+        names: of the classes.
+        hits: how many positives of each class are predicted and true.
+        predicted: how many are predicted.
+        label: how many are true.
+    """
+    columns = {
+        "label": names,
+        "precision": (hits / np.maximum(predicted, 1)).tolist(),
+        "recall": (hits / np.maximum(label, 1)).tolist(),
+        "f1": f1_of_counts(hits, predicted, label).tolist(),
+        "support": label.tolist(),
+        "predicted": predicted.tolist(),
+    }
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def mcc(predicted: Ids, label: Ids) -> float:
@@ -146,6 +171,9 @@ class Classification(Problem):
         self, metric: str, predicted: Shaped[np.ndarray, "n M ..."], label: Labels
     ) -> Float[np.ndarray, "n M"]:
         return jackknife.of_classes(metric, predicted, label)
+
+    def per_class(self, predicted: Labels, label: Labels, task: Task) -> list[dict[str, Any]]:
+        return class_rows(task.label_names, *class_counts(predicted, label, len(task.label_names)))
 
     def constant(self, label: Labels) -> Labels:
         return np.full(len(label), np.bincount(label).argmax())

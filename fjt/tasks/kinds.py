@@ -31,8 +31,8 @@ def find_problem(kind: str) -> Problem:
 
 
 def lower_is_better(metric: str) -> bool:
-    """Whether a lower value of a metric is better."""
-    return any(metric in problem.lower_is_better for problem in PROBLEMS.values())
+    """Whether a lower value of a metric, or of the loss, is better."""
+    return metric == "loss" or any(metric in problem.lower_is_better for problem in PROBLEMS.values())
 
 
 def bounds_of(metric: str) -> tuple[float, float] | None:

@@ -15,7 +15,7 @@ from fjt.core.options import LossConfig
 from fjt.core.prng import Array
 from fjt.data.glue import Cell, Task
 from fjt.tasks import jackknife
-from fjt.tasks.classification import check_weights, f1_of_counts, sort_labels
+from fjt.tasks.classification import check_weights, class_rows, f1_of_counts, sort_labels
 from fjt.tasks.problem import Labels, Logits, Predictions, Problem
 
 Sets = Int[np.ndarray, "N C"]  # 1 for each label of an example's set, else 0
@@ -170,6 +170,10 @@ class MultiLabel(Problem):
         self, metric: str, predicted: Shaped[np.ndarray, "n M ..."], label: Labels
     ) -> Float[np.ndarray, "n M"]:
         return jackknife.of_label_sets(metric, predicted, label)
+
+    def per_class(self, predicted: Labels, label: Labels, task: Task) -> list[dict[str, Any]]:
+        counts = (sets.sum(axis=0, dtype=np.int64) for sets in (predicted & label, predicted, label))
+        return class_rows(task.label_names, *counts)
 
     def constant(self, label: Labels) -> Labels:
         sets, counts = np.unique(label, axis=0, return_counts=True)

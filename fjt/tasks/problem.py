@@ -173,6 +173,17 @@ class Problem(abc.ABC):
         """
         return share_of_others(predicted) <= NEARLY * share_of_others(label)
 
+    def per_class(self, predicted: Labels, label: Labels, task: Task) -> list[dict[str, Any]]:
+        """The scores of each class, rows {label, precision, recall, f1, support, predicted}; [] without classes.
+
+        Args:
+            predicted: decoded values.
+            label: labels, none missing.
+            task: the task, for the names of the classes.
+        """
+        del predicted, label, task
+        return []
+
     def same_for_all(self, predicted: Labels, label: Labels) -> Labels:
         """Predictions of one run in which values that differ by rounding alone are equal."""
         del label
@@ -206,5 +217,11 @@ class Problem(abc.ABC):
         labelled = self.is_labelled(label)
         if not labelled.any():
             return {}
-        predicted = self.decode(logits[labelled], task).values
-        return {name: self.metrics[name](predicted, label[labelled]) for name in names or task.metrics}
+        return self.compare(self.decode(logits[labelled], task).values, label[labelled], task, names)
+
+    def compare(
+        self, predicted: Labels, label: Labels, task: Task, names: Sequence[str] | None = None
+    ) -> dict[str, float]:
+        """{metric: value} of decoded values and labels, none missing; names: as for `score`."""
+        functions = {**self.metrics, **{metric.name: metric for metric in task.own_metrics}}
+        return {name: functions[name](predicted, label) for name in names or task.metrics}

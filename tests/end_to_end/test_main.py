@@ -89,6 +89,34 @@ def test_predictions_hold_every_example_once_in_file_order(finished, tables):
         assert {metric: last[metric] for metric in scores} == scores
 
 
+def test_the_scores_of_each_class_and_of_a_constant_stand_in_the_result(finished):
+    workdir, printed = finished
+    result = read_result(workdir)
+    with np.load(workdir / "predictions" / "dev.npz") as arrays:
+        label, predicted = arrays["label"], arrays["logits"].argmax(axis=-1)
+    rows = {row["label"]: row for row in result["per_class"]}
+    assert list(rows) == ["acceptable", "unacceptable"] and "Classes on dev" in printed
+    for i, row in enumerate(rows.values()):
+        assert (row["support"], row["predicted"]) == ((label == i).sum(), (predicted == i).sum())
+    assert result["metrics"]["macro_f1"] == pytest.approx(np.mean([row["f1"] for row in rows.values()]))
+    share = np.bincount(label).max() / len(label)
+    assert result["constant"] == {"dev": {"accuracy": share, "macro_f1": pytest.approx(share / (1 + share))}}
+
+
+@pytest.mark.thorough
+def test_a_metric_of_one_s_own_chooses_the_step(tables, launch, tmp_path, monkeypatch):
+    """The process imports it from the repository, its working directory, where this test file is."""
+    name = "tests.end_to_end.own_metric:minus_predicted"
+    done = launch(*tiny(tables, eval__metrics=name, train__select=name), "--workdir", tmp_path / "run")
+    assert done.code == 0, done.text
+    rows = {row["step"]: row[name] for row in read_rows(tmp_path / "run" / "eval.jsonl")}
+    result = read_result(tmp_path / "run")
+    assert result["metrics"][name] == max(rows.values()) == rows[result["selected_step"]]
+    assert result["best"]["metric"] == name and f"best {name} so far" in done.text
+    again = launch(*tiny(tables, eval__metrics=name), "--workdir", tmp_path / "run")
+    assert again.code == 2 and f"config.train.select: '{name}' there, 'last' now" in again.text
+
+
 def test_export_holds_the_selected_weights(finished):
     workdir, _ = finished
     config = json.loads((workdir / "export" / "config.json").read_text())

@@ -50,3 +50,54 @@ def test_full_tuning_beside_a_method_has_no_prompt(tune):
     base = {name for name in tree.flatten(made.params) if not name.startswith("adapters/")}
     assert base == full.trainable
     np.testing.assert_allclose(summary._full_flops(made, base), summary.step_flops(full), rtol=1e-6)
+
+
+def row(label, support, predicted, f1=0.5):
+    return {"label": label, "precision": 0.25, "recall": 0.75, "f1": f1, "support": support, "predicted": predicted}
+
+
+def test_each_class_has_its_line_and_those_never_predicted_a_warning(capsys):
+    rows = [row("sport", 7, 9), row("rare", 3, 0, 0.0), row("absent", 0, 0, 0.0)]
+    summary.show_classes({"split": "dev", "per_class": rows})
+    printed = capsys.readouterr().out
+    assert [line.split() for line in printed.splitlines()[2:5]] == [
+        ["sport", "0.2500", "0.7500", "0.5000", "7", "9"],
+        ["rare", "0.2500", "0.7500", "0.0000", "3", "0"],
+        ["absent", "0.2500", "0.7500", "0.0000", "0", "0"],
+    ]
+    assert "warning: never predicted on dev: rare (3 examples)\n" in printed
+    summary.show_classes({"split": "dev", "per_class": rows[:1]})
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_of_many_classes_the_worst_stand_first(capsys):
+    rows = [row(f"c{i:02}", 5, 5, f1=1 - i / 100) for i in range(30)]
+    summary.show_classes({"split": "dev", "per_class": rows})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Classes on dev: 20 of 30, lowest f1 first"
+    assert [line.split()[0] for line in lines[2:]] == [f"c{i:02}" for i in range(29, 9, -1)]
+    summary.show_classes({"split": "dev", "per_class": []})  # scores
+    summary.show_classes({"split": "dev"})  # of an earlier version
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("selected", "best", "kept"),
+    [(9, 3, "the last one is kept: --config.train.select=best keeps the best"), (3, 3, "the best one is kept")],
+)
+def test_the_last_step_is_compared_with_the_best(capsys, selected, best, kept):
+    result = {"selected_step": selected, "best": {"step": best, "metric": "mse", "metrics": {"mse": 0.25}}}
+    evaluations = [{"step": 3, "mse": 0.25}, {"step": 6, "mse": 0.75}, {"step": 9, "mse": 0.5}]
+    summary.show_choice(result, evaluations)
+    assert capsys.readouterr().out == (
+        f"  dev mse 0.2500 at step 3, the best, and 0.5000 at step 9, the last; {kept}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "best", [{"step": 9, "metric": "f1", "metrics": {"f1": 1.0}}, {"step": 9, "metrics": {}}, {"step": None}]
+)
+def test_where_the_last_step_is_the_best_or_none_is_known_nothing_is_said(capsys, best):
+    summary.show_choice({"selected_step": 9, "best": best}, [{"step": 9, "f1": 1.0}])
+    summary.show_choice({"selected_step": 9, "best": best}, [])
+    assert not capsys.readouterr().out

@@ -1,6 +1,7 @@
 """Cells of a study against a baseline: what has a p, and why another has none."""
 
 import ast
+import json
 
 import numpy as np
 import pytest
@@ -26,6 +27,35 @@ SEEDS = range(8)
 def comparisons_of(folder, tmp_path):
     found, cells = cells_of(folder, tmp_path)
     return make_comparisons(list(cells.values()), found.facts)[0]
+
+
+def test_the_study_s_metric_is_the_one_compared(tmp_path):
+    made = make_pairs(tmp_path / "study", 8, metric="f1")
+    found, cells = cells_of(made.finish(), tmp_path)
+    (one,) = make_comparisons(list(cells.values()), found.facts)[0]
+    assert {cell.metrics for cell in cells.values()} == {("f1", "accuracy")} and one.metric == "f1"
+    np.testing.assert_array_equal(one.differences, one.cell.scores("f1") - one.base.scores("f1"))
+
+
+def test_a_metric_of_one_s_own_is_compared_over_seeds_alone(tmp_path):
+    """Its values are those of the runs; a run that diverged has the recorded one of a constant."""
+    made = make_pairs(tmp_path / "study", 7, metric="mine:cost")
+    made.cell("choices", "head", {7: DIVERGED})
+    made.cell("choices", "full", {7: predictions("choices", 0.9, "full", 7)})
+    for path in made.folder.glob("runs/choices/*/seed=*/result.json"):
+        result, seed = json.loads(path.read_text()), int(path.parent.name.removeprefix("seed="))
+        if result["failed"]:
+            result["constant"] = {"dev": {"accuracy": 0.5, "f1": 0.0, "mine:cost": -9.0}}
+        else:
+            result["metrics"]["mine:cost"] = result["splits"]["dev"]["mine:cost"] = -seed / 4
+        path.write_text(json.dumps(result))
+    found, cells = cells_of(made.finish(), tmp_path)
+    (one,) = make_comparisons(list(cells.values()), found.facts)[0]
+    assert one.metric == "mine:cost" and one.differences.tolist() == [0.0] * 7 + [-9.0 + 7 / 4]
+    assert "mine:cost is a function of the user" in one.new_examples and "diverged" in one.p
+    summary = summarize(cells["choices/head"], "mine:cost")
+    assert summary["worst"] == -9.0 and "is a function of the user" in summary["new_examples"]
+    document.build(found, list(cells.values()), [one], [])
 
 
 def test_more_seeds_than_planned_have_no_p(tmp_path):
@@ -92,7 +122,9 @@ def test_seven_seeds_have_an_exact_p_and_none_of_new_examples(tmp_path):
     assert one.p == 2 / 2**7 and "needs 8" in one.p_examples
 
 
-@pytest.mark.parametrize(("key", "before"), [("baseline", "''"), ("family", "'study'"), ("alpha", "0.01")])
+@pytest.mark.parametrize(
+    ("key", "before"), [("baseline", "''"), ("family", "'study'"), ("alpha", "0.01"), ("metric", "'f1'")]
+)
 def test_what_is_declared_after_a_result_gives_no_p(tmp_path, key, before):
     made = make_pairs(tmp_path / "study", 8)
     declared = {name: made.study[name] for name in plans.DECLARED} | {key: ast.literal_eval(before)}

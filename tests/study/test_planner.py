@@ -150,6 +150,26 @@ def test_runs_of_other_contents_are_refused_before_any_is_made(tmp_path, base_mo
         plan_over(other, 3)
 
 
+def test_a_metric_of_the_study_is_one_of_every_task_and_stays_what_it_was(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("def cost(p, y): return -1.0\n")
+    product = {key: values[:1] for key, values in TINY.items()} | {"tune.method": ("full",)}
+    own = {"eval.metrics": (("mine:cost",),)}
+    with pytest.raises(UserError, match=r"'acuracy' is not a metric of the task agreement. Did you mean acc"):
+        plan(tmp_path, product, metric="acuracy")
+    shutil.rmtree(tmp_path / "study")
+    groups, made = plan(tmp_path, product | own, metric="mine:cost")
+    assert made["declared"]["metric"] == "mine:cost" and len(groups) == 1
+    (contents,) = made["contents"].values()
+    assert set(contents) == {"data", "weights", "tokenizer", "metric mine:cost"}
+    (tmp_path / "mine.py").write_text("def cost(p, y): return -2.0\n")
+    (tmp_path / "study").rename(tmp_path / "before")
+    study, base, runs = make(product | own | {k: v[:1] for k, v in TINY.items()}, mode="vmap", metric="mine:cost")
+    base["cache"]["dir"], base["mesh"]["data"] = str(tmp_path / "cache"), 1
+    with pytest.raises(UserError, match=r"would not read the same metric mine:cost, with config.eval.metrics"):
+        planner.make_plan(str(tmp_path / "before"), study, base, runs, planner.Shared(Silent()))
+
+
 def test_the_shapes_of_a_group_hold_every_slot(monkeypatch):
     """A kind whose examples have a slot per token, so that all batches have more slots than examples."""
     monkeypatch.setitem(kinds.PROBLEMS, "tags", small.double(Classification, one_slot=False))

@@ -40,11 +40,12 @@ def test_what_a_test_asks_is_that_of_the_config_until_a_reported_run_has_a_resul
     first = {"baseline": "full", "family": "study", "alpha": 0.05, "seeds": 5}
     second = first | {"alpha": 0.1, "family": "task", "seeds": 6}
     plan = plan_of(seeds_of(5), study=first, declared=plans.declared(tmp_path, {}, first))
-    assert plans.declared(tmp_path, plan, second) == {"baseline": "full", "family": "task", "alpha": 0.1}
+    assert plans.declared(tmp_path, plan, second) == {"baseline": "full", "metric": "", "family": "task", "alpha": 0.1}
     end(tmp_path, seeds_of(1)[0], failed=None)
     found = plans.declared(tmp_path, plan, second)
-    assert found == {"baseline": "full", "family": "study", "alpha": 0.05}
-    assert plans.changed(first, found) == ""
+    assert found == {"baseline": "full", "metric": "", "family": "study", "alpha": 0.05}
+    assert plans.changed(first, found) == plans.changed(first, {k: v for k, v in found.items() if v}) == ""
+    assert "config.study.metric was '' and is 'f1'" in plans.changed(first | {"metric": "f1"}, found)
     assert plans.changed(second, found).startswith(
         "config.study.family was 'study' and is 'task', config.study.alpha was 0.05 and is 0.1: the hypotheses"
     )
@@ -63,6 +64,9 @@ def test_other_contents_are_named_with_where_they_are(changed, message):
     now = before | dict.fromkeys(changed, "y")
     flat = dict.fromkeys(PATHS) | {"data.files.train": "a.csv", "model.path": "b"}
     plans.check_contents("runs", seeds_of(1)[0], before, before, flat)
+    own = before | {"metric mine:cost": "z"}
+    with pytest.raises(UserError, match=r"the same metric mine:cost, with config.eval.metrics=\('mine:cost',\)"):
+        plans.check_contents("runs", seeds_of(1)[0], before, own, flat | {"eval.metrics": ("mine:cost",)})
     with pytest.raises(UserError) as refused:
         plans.check_contents("runs", seeds_of(1)[0], before, now, flat)
     assert f"runs/t/head/seed=0 would not read the same {message}" in str(refused.value)

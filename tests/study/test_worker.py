@@ -12,10 +12,11 @@ from fjt.experiment import workdir
 from fjt.study import planner, plans, worker
 from fjt.study.spec import Run
 
+ABOUT = {"task": "t", "method": ["head"], "steps": 1, "planned_steps": 1, "params_sha256": "", "failed": None}
 OPEN = (("optim.learning_rate", (1e-4, 1e-3, 1e-2)),)
 
 
-def chosen(folder, scores, metric):
+def chosen(folder, scores, metric, by=""):
     """What is chosen in a cell whose trials, one for each rate, have these scores by seed; None: the run failed."""
     ((key, values),) = OPEN
     runs = {"runs/t/head/seed=0": Run("runs/t/head/seed=0", "runs", "t/head", (("seed", 0),), OPEN)}
@@ -23,12 +24,11 @@ def chosen(folder, scores, metric):
         for seed, score in enumerate(seeds, 1000):
             name = f"tuning/t/head/{key}={value}/seed={seed}"
             runs[name] = Run(name, "tuning", "t/head", ((key, value), ("seed", seed)))
-            result = (
-                {"failed": "not finite"} if score is None else {"failed": None, "metrics": {metric: score, "f1": 0.0}}
-            )
+            about = {"failed": "not finite"} if score is None else {"metrics": {metric: score, "f1": 0.0}}
+            result = ABOUT | about
             (folder / name).mkdir(parents=True)
             (folder / name / "result.json").write_text(json.dumps(result))
-    return worker.choose(folder, runs)["t/head"]
+    return worker.choose(folder, runs, by)["t/head"]
 
 
 @pytest.mark.parametrize(
@@ -64,10 +64,18 @@ def test_what_cannot_win_and_what_selects(tmp_path, trials, value):
         name = f"tuning/t/head/{key}={rate}/seed=0"
         runs[name] = Run(name, "tuning", "t/head", ((key, rate), ("seed", 0)))
         metrics = {name: score for name, score in facts.items() if name in ("f1", "accuracy")}
-        result = {"failed": None, "collapsed": False, "selection": list(metrics or ["f1"])[-1], "metrics": metrics}
+        result = ABOUT | {"collapsed": False, "selection": list(metrics or ["f1"])[-1], "metrics": metrics}
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "result.json").write_text(json.dumps(result | facts))
     assert worker.choose(tmp_path, runs)["t/head"] == {key: value}
+
+
+@pytest.mark.parametrize(
+    ("metric", "by", "value"), [("accuracy", "accuracy", 1e-2), ("accuracy", "f1", 1e-4), ("mse", "mse", 1e-4)]
+)
+def test_the_study_s_metric_chooses(tmp_path, metric, by, value):
+    """f1 is 0.0 everywhere: of equals the first."""
+    assert chosen(tmp_path, [(0.1, 0.2), (0.3, 0.4), (0.5, 0.6)], metric, by) == {"optim.learning_rate": value}
 
 
 def test_the_time_left_is_by_what_the_plan_expects_and_whoever_ends_runs(tmp_path, monkeypatch):

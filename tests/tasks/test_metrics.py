@@ -1,6 +1,7 @@
 """Metrics against published examples and hand counts, on whole predictions in float64."""
 
 import functools
+import json
 
 import numpy as np
 import pytest
@@ -141,6 +142,39 @@ def test_f1_of_sets_by_hand():
     assert multilabel.micro_f1(predicted, label) == pytest.approx(2 * 3 / (2 * 3 + 1 + 1))
     assert multilabel.macro_f1(predicted, label) == pytest.approx((4 / 5 + 2 / 3 + 0) / 3)
     assert multilabel.subset_accuracy(predicted, label) == 2 / 4
+
+
+def by_hand(names, predicted, label):
+    """The rows of `per_class` by counting.  predicted, label: one set of classes per example."""
+    rows = []
+    for i, name in enumerate(names):
+        hits = sum(i in one and i in other for one, other in zip(predicted, label, strict=True))
+        found, true = (sum(i in one for one in sets) for sets in (predicted, label))
+        p, r = hits / found if found else 0.0, hits / true if true else 0.0
+        row = {"label": name, "precision": p, "recall": r, "f1": 2 * p * r / (p + r) if hits else 0.0}
+        rows.append(row | {"support": true, "predicted": found})
+    return rows
+
+
+@pytest.mark.parametrize(("classes", "examples"), [(2, 40), (5, 60), (9, 3), (1, 6), (3, 1)])
+def test_scores_of_each_class_are_counts(classes, examples):
+    """Classes that are never predicted, or never true, among them; one class, and one example."""
+    rng = np.random.default_rng(classes)
+    names = tuple(f"class {i}" for i in range(classes))
+    predicted, label = rng.integers(0, max(1, classes - 1), examples), rng.integers(0, classes, examples)
+    task = Task("t", "classification", names, ())
+    found = find_problem("classification").per_class(predicted, label.astype(np.int32), task)
+    assert found == [pytest.approx(row) for row in by_hand(names, [{i} for i in predicted], [{i} for i in label])]
+    sets = (rng.random((2, examples, classes)) < 0.4).astype(np.int8)
+    sets[0, :, -1] = 0  # never predicted
+    found = find_problem("multi_label").per_class(*sets, Task("t", "multi_label", names, ()))
+    predicted, label = ([set(np.flatnonzero(row)) for row in one] for one in sets)
+    assert found == [pytest.approx(row) for row in by_hand(names, predicted, label)]
+    assert json.loads(json.dumps(found)) == found
+    if classes > 1:
+        scores = sklearn.metrics.precision_recall_fscore_support(*sets[::-1], average=None, zero_division=0.0)
+        assert [list(row.values())[1:5] for row in found] == [pytest.approx(row) for row in zip(*scores, strict=True)]
+    assert find_problem("regression").per_class(np.zeros(3), np.zeros(3), Task("t", "regression", (), ())) == []
 
 
 def test_every_task_has_metrics_that_exist():

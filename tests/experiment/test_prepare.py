@@ -1,0 +1,79 @@
+"""What a run is asked for is checked before anything is compiled: the metrics, and the one that chooses its step."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from small import double
+
+from fjt.core.errors import UserError
+from fjt.core.options import EvalConfig, ExperimentConfig, TrainConfig
+from fjt.data.glue import Split, Task
+from fjt.experiment import prepare
+from fjt.experiment.execute import course
+from fjt.experiment.prepared import Experiment
+from fjt.tasks.kinds import find_problem
+
+TASK = Task("table", "regression", (), ("pearson", "spearman", "mse"))
+DEV = Split(("0", "1", "2"), ("a", "b", "c"), None, np.float32([0.5, 1.5, np.nan]))
+
+
+def add_metrics(select="last", *metrics, dev=DEV):
+    experiment = ExperimentConfig(train=TrainConfig(select=select, patience=2), eval=EvalConfig(metrics=metrics))
+    return experiment, prepare._add_metrics(experiment, TASK, dev)
+
+
+@pytest.mark.parametrize(
+    ("select", "metric", "lower"),
+    [
+        ("last", "pearson", False),
+        ("best", "pearson", False),
+        ("spearman", "spearman", False),
+        ("mse", "mse", True),
+        ("loss", "loss", True),
+        ("mine:gain", "mine:gain", False),
+    ],
+)
+def test_any_metric_chooses_the_best_step(tmp_path, monkeypatch, select, metric, lower):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("def gain(predictions, labels): return 0.5\n")
+    options, task = add_metrics(select, "mine:gain")
+    settings = double(prepare.Settings, experiment=options)
+    found = course(double(Experiment, settings=settings, task=task, evaluations=(3,)), 3, None)
+    assert (found.metric, found.lower, found.patience) == (metric, lower, 2)
+
+
+@pytest.mark.parametrize(
+    ("select", "message"),
+    [
+        ("spearmen", r"config.train.select='spearmen' is unknown. Did you mean spearman"),
+        ("accuracy", r"'accuracy' is unknown. "),
+        ("", r"'' is unknown. Valid: best, last, loss, mse, pearson, spearman"),
+        ("mine:gain", r"is unknown"),
+    ],
+)
+def test_another_name_is_refused(select, message):
+    with pytest.raises(UserError, match=message):
+        add_metrics(select)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("np.ptp(p) and 1 / np.ptp(p) or np.nan", r"mine:score returned nan for 2 predictions"),  # of a constant
+        ("1 / (p - y).sum()", r"mine:score returned (inf|-inf)"),  # of the labels
+        ("p[2]", r"mine:score failed: IndexError"),
+    ],
+)
+def test_a_metric_is_called_before_a_run_trains(tmp_path, monkeypatch, body, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(f"import numpy as np\nnp.seterr(all='ignore')\ndef score(p, y): return {body}\n")
+    with np.errstate(all="ignore"), pytest.raises(UserError, match=message):
+        add_metrics("last", "mine:score")
+    without = dataclasses.replace(DEV, label=np.float32([np.nan] * 3))
+    assert add_metrics("last", "mine:score", dev=without)[1].metrics[-1] == "mine:score"
+
+
+def test_a_constant_is_scored_as_a_run_would_be():
+    problem, label = find_problem("regression"), np.float32([0.0, 1.0])
+    assert problem.compare(problem.constant(label), label, TASK) == {"pearson": 0.0, "spearman": 0.0, "mse": 0.25}
