@@ -5,12 +5,52 @@ import difflib
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Read = TypeVar("Read")
+MOST_ROWS = 20  # a message lists at most this many bad rows
 
 
 class UserError(Exception):
     """A mistake in the user's input.  Its message names the value, the place and the remedy.  Exit code 2."""
+
+
+class BadRows(UserError):
+    """The mistakes in the rows of a table, in one message.
+
+    Attributes:
+        faults: {number of the row: message, which begins with its place}.
+    """
+
+    def __init__(self, faults: Mapping[int, str]) -> None:
+        self.faults = dict(sorted(faults.items()))
+        texts = list(self.faults.values())
+        more = [f"and {len(texts) - MOST_ROWS:,} more bad rows."] if len(texts) > MOST_ROWS else []
+        lines = [f"{len(texts):,} bad rows:", *texts[:MOST_ROWS], *more]
+        super().__init__(texts[0] if len(texts) == 1 else "\n  ".join(lines))
+
+
+def read_rows(read: Callable[[Item], Read], rows: Iterable[Item]) -> list[Read]:
+    """The value of each row.
+
+    Args:
+        read: returns the value of a row, or raises UserError.
+        rows: the rows.
+
+    Raises:
+        BadRows: `read` raised UserError; the message lists all such rows.
+    """
+    values, faults = [], {}
+    for number, row in enumerate(rows):
+        try:
+            values.append(read(row))
+        except UserError as error:
+            faults[number] = str(error)
+    if faults:
+        raise BadRows(faults)
+    return values
 
 
 class Ended(Exception):
@@ -23,11 +63,11 @@ class Ended(Exception):
 
 def suggest(name: Any, valid: Iterable[Any]) -> str:
     """' Did you mean ...?' with the valid names nearest to `name`, or a list of all of them when none is near."""
-    names = [str(value) for value in valid]
+    names = sorted({str(value) for value in valid})
     near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
     if near:
         return f" Did you mean {' or '.join(near)}?"
-    return f" Valid: {', '.join(sorted(names))}."
+    return f" Valid: {', '.join(names)}."
 
 
 def exit_code(command: Callable[[], int], place: Callable[[], str], interrupted: str = "", kept: str = "") -> int:

@@ -1,7 +1,6 @@
 """The built-in tasks: kind, labels, metrics and files of each, as one table of facts (numpy only, no jax)."""
 
 import dataclasses
-import math
 import os
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -10,9 +9,6 @@ import numpy as np
 from jaxtyping import Shaped
 
 from fjt.core import files
-from fjt.core.errors import UserError
-
-LABELS_IN_MESSAGES = 20  # a message lists at most this many label names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,39 +31,6 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.text)
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """One cell of a label column.
-
-    Attributes:
-        value: the table's value: str, number, list, dict or None.
-        place: "file:line", for messages.
-        required: whether the row must have a label.
-    """
-
-    value: Any
-    place: str
-    required: bool
-
-    @property
-    def text(self) -> str:
-        """The value as a str without outer blanks, "" where it is missing; 2.0, as pandas writes it, is "2"."""
-        if self.value is None or (isinstance(self.value, float) and math.isnan(self.value)):
-            return ""
-        if isinstance(self.value, float) and self.value.is_integer():
-            return str(int(self.value))
-        return str(self.value).strip()
-
-    def unknown(self, label: str, known: Sequence[str]) -> UserError:
-        """The error for a label that is not among the known ones."""
-        listed = ", ".join(known[:LABELS_IN_MESSAGES]) + (", ..." if len(known) > LABELS_IN_MESSAGES else "")
-        return UserError(f"{self.place}: unknown label {label!r}; the labels are: {listed}. Correct or remove the row.")
-
-    def missing(self) -> UserError:
-        """The error for a row that needs a label and has none."""
-        return UserError(f"{self.place}: the row has no label; only test sets may lack labels. Correct or remove it.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The splits of an experiment from official files, an own table, TFDS or the synthetic language, with their checks."""
 
+import collections
 import dataclasses
 import logging
 import os
@@ -7,18 +8,20 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 
-from fjt.core.errors import UserError, suggest
+from fjt.core.errors import UserError, read_rows, suggest
 from fjt.core.options import DataConfig, ExperimentConfig
-from fjt.data import glue, synthetic, tables, tfds
-from fjt.data.glue import SPLITS, Cell, Split, Table, Task
+from fjt.data import glue, labels, synthetic, tables, tfds
+from fjt.data.glue import SPLITS, Split, Table, Task
+from fjt.data.labels import Cell
 from fjt.data.tables import Rows
 
 log = logging.getLogger(__name__)
 
-LABELS = "labels:"  # prefix of a label's name in the role of its own column
+LABEL_COLUMNS = "labels:"  # prefix of a label's name in the role of its own column
 MANY_LABELS = 20  # more labels than this, in fewer than twice as many rows, are probably scores
+USUAL_ROWS = 10  # where half of the labels have at least so many rows, a label with one row is probably a mistake
 
 
 @runtime_checkable
@@ -28,11 +31,13 @@ class LabelReader(Protocol):
     name: ClassVar[str]
     table_metrics: ClassVar[tuple[str, ...]]
 
-    def find_labels(self, cells: Sequence[Cell]) -> tuple[str, ...]: ...
+    def find_labels(self, cells: Sequence[Cell]) -> dict[str, str]: ...
 
     def read_labels(self, cells: Sequence[Cell], codes: Sequence[str]) -> Shaped[np.ndarray, "N ..."]: ...
 
     def describe_label(self, label: Any, task: Task) -> str: ...
+
+    def count_labels(self, label: Shaped[np.ndarray, "N ..."], task: Task) -> Int[np.ndarray, " C"]: ...
 
 
 FindProblem = Callable[[str], LabelReader]
@@ -70,11 +75,10 @@ def find_task(experiment: ExperimentConfig, find_problem: FindProblem) -> Task:
     if source == "synthetic":
         return synthetic.TASKS[name]
     if name == glue.OWN_TABLE:
-        names, problem = experiment.data.label_names, find_problem(experiment.data.kind)
-        _check_names("label_names", names)
-        _check_names("columns.labels", experiment.data.columns.labels)
+        names, problem = _named("label_names", experiment.data.label_names), find_problem(experiment.data.kind)
+        _named("columns.labels", experiment.data.columns.labels)
         threshold = 0.5 if experiment.eval.threshold is None else experiment.eval.threshold
-        return Task(name, problem.name, tuple(map(str, names)), problem.table_metrics, threshold=threshold)
+        return Task(name, problem.name, names, problem.table_metrics, threshold=threshold)
     return glue.TASKS[name]
 
 
@@ -130,14 +134,19 @@ def load(experiment: ExperimentConfig, cache_dir: str, find_problem: FindProblem
     return task, {name: splits[name] for name in SPLITS if name in splits}
 
 
-def _check_names(option: str, names: Sequence[Any]) -> None:
-    """Raises UserError for a label name that is empty or given twice, in which case one of two logits never learns."""
-    names = [str(name).strip() for name in names]
+def _named(option: str, given: Sequence[Any]) -> tuple[str, ...]:
+    """The canonical names of labels in an option.
+
+    Raises UserError for a name that is empty or given twice, in which case one of two logits never learns.
+    """
+    place = f"config.data.{option}"
+    names = tuple(labels.name_of(name, place) for name in given)
     if "" in names:
-        raise UserError(f"config.data.{option}={tuple(names)} holds an empty name. Remove it.")
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"config.data.{option}={tuple(names)} should hold {name!r} once.")
+        raise UserError(f"{place}=({labels.some(names)}) holds an empty name. Remove it.")
+    for name, count in collections.Counter(names).items():
+        if count > 1:
+            raise UserError(f"{place}=({labels.some(names)}) should hold {name!r} once, not {count} times.")
+    return names
 
 
 def _generator(seed: int, purpose: int) -> np.random.Generator:
@@ -220,26 +229,48 @@ def _without(rows: Rows, dropped: Collection[int]) -> Rows:
         return [value for row, value in enumerate(values) if row not in dropped]
 
     values = {role: keep(column) for role, column in rows.values.items()}
-    return tables.Rows(rows.path, values, keep(rows.numbers), keep(rows.lines))
+    return tables.Rows(rows.path, values, keep(rows.numbers), keep(rows.lines), rows.faults)
 
 
 def _load_own(task: Task, data: DataConfig, problem: LabelReader) -> tuple[Task, dict[str, Split]]:
     if not data.files.train:
         raise UserError(f"config.data.files.train is empty; give a file ({' '.join(tables.SUFFIXES)}).")
     files = {name: _read_own(name, path, data) for name, path in dataclasses.asdict(data.files).items() if path}
-    if not task.label_names:
-        task = dataclasses.replace(task, label_names=problem.find_labels(_cells(files["train"], required=True)))
-        labels, rows = len(task.label_names), len(files["train"].lines)
-        if labels > MANY_LABELS and 2 * labels > rows:
-            log.warning(
-                "%s: %d different labels in %d rows. If they are scores, this is a regression: configs/classify.py:"
-                "regression, or --config.data.kind=regression.",
-                data.files.train,
-                labels,
-                rows,
-            )
-    splits = {name: _split(rows, problem, task.label_names, required=name != "test") for name, rows in files.items()}
+    found = {} if task.label_names else problem.find_labels(_cells(files["train"], required=True))
+    task = dataclasses.replace(task, label_names=task.label_names or tuple(found))
+    splits = {name: _split(rows, problem, task.label_names, name != "test", False) for name, rows in files.items()}
+    labels.check_set(found)
+    _warn_of_counts(task, files["train"], problem.count_labels(splits["train"].label, task), found)
     return task, splits
+
+
+def _warn_of_counts(task: Task, rows: Rows, counts: Int[np.ndarray, " C"], found: Mapping[str, str]) -> None:
+    """Warns of labels that are probably scores, or probably mistakes.
+
+    Args:
+        task: with its label names.
+        rows: of the training file.
+        counts: number of training rows of each label.
+        found: {label: place of its first row} where the config names no labels.
+    """
+    if len(found) > MANY_LABELS and 2 * len(found) > len(rows.lines):
+        log.warning(
+            "%s: %d different labels in %d rows. If they are scores, this is a regression: configs/classify.py:"
+            "regression, or --config.data.kind=regression.",
+            rows.path,
+            len(found),
+            len(rows.lines),
+        )
+    elif len(counts) and np.median(counts) >= USUAL_ROWS:
+        for number in np.flatnonzero(counts < 2)[: labels.LABELS_IN_MESSAGES]:
+            name = task.label_names[number]
+            log.warning(
+                "%s: the label %r has %s, others have %d and more. Is it a mistake?",
+                found.get(name, rows.path),
+                name,
+                "one row" if counts[number] else "no row",
+                np.median(counts),
+            )
 
 
 def _read_own(name: str, path: str, data: DataConfig) -> Rows:
@@ -247,11 +278,11 @@ def _read_own(name: str, path: str, data: DataConfig) -> Rows:
         fault = "is a directory; name the file in it" if os.path.isdir(path) else "does not exist"
         raise UserError(f"config.data.files.{name}={path!r} {fault}.")
     columns = {role: column for role, column in dataclasses.asdict(data.columns).items() if column}
-    labels = columns.pop("labels", ())
-    if labels:
+    answers = columns.pop("labels", ())
+    if answers:
         columns.pop("label", None)
-        columns |= {f"{LABELS}{name}": str(name) for name in labels}
-    for role in ("text",) if labels else ("text", "label"):
+        columns |= {f"{LABEL_COLUMNS}{name}": str(name) for name in answers}
+    for role in ("text",) if answers else ("text", "label"):
         if role not in columns:
             raise UserError(f"config.data.columns.{role} is empty; it names a column of {path}.")
     if not data.header and path.lower().endswith((".csv", ".tsv")):
@@ -269,51 +300,52 @@ def _read_own(name: str, path: str, data: DataConfig) -> Rows:
         remedy="Name it with --config.data.columns.{role}=COLUMN; a file without a header is read with "
         "--config.data.header=False and columns by number.",
     )
-    if not rows.lines:
+    if not rows.lines and not rows.faults:
         raise UserError(f"{path} (config.data.files.{name}) has no rows.")
-    for row, text in enumerate(rows.values["text"]):
-        if isinstance(text, str) and not text.strip():
-            raise UserError(f"{rows.place(row)}: the text is empty. Correct or remove the row.")
     return rows
 
 
 def _optional(name: str, columns: Mapping[str, str]) -> tuple[str, ...]:
     """The roles of columns that a file may lack: labels in test, clusters in all but dev, which studies score."""
-    labels = [role for role in columns if role.startswith(("label", LABELS))]
-    return {"train": ("cluster",), "test": (*labels, "cluster")}.get(name, ())
+    answers = [role for role in columns if role.startswith(("label", LABEL_COLUMNS))]
+    return {"train": ("cluster",), "test": (*answers, "cluster")}.get(name, ())
 
 
 def _cells(rows: Rows, required: bool) -> list[Cell]:
     """The label Cell of each row; missing values where there is no label column."""
     values = rows.values.get("label", [None] * len(rows.lines))
-    columns = [role for role in rows.values if role.startswith(LABELS)]
+    columns = [role for role in rows.values if role.startswith(LABEL_COLUMNS)]
     if columns:
-        names = [role.removeprefix(LABELS) for role in columns]
+        names = [role.removeprefix(LABEL_COLUMNS) for role in columns]
         each = zip(*(rows.values[role] for role in columns), strict=True)
         values = [dict(zip(names, answers, strict=True)) for answers in each]
     return [Cell(value, rows.place(row), required) for row, value in enumerate(values)]
 
 
-def _split(rows: Rows, problem: LabelReader, codes: Sequence[str], required: bool) -> Split:
-    """The Split of rows.  required: whether each row must have its label."""
-    texts = {
-        role: tuple(_text(value, rows, row, role) for row, value in enumerate(rows.values[role]))
-        for role in ("text", "text_pair")
-        if role in rows.values
+def _split(rows: Rows, problem: LabelReader, codes: Sequence[str], required: bool, blank: bool = True) -> Split:
+    """The Split of rows.
+
+    Args:
+        rows: of a file.
+        problem: reads the labels.
+        codes: this file's spelling of each label, by id.
+        required: whether each row must have its label.
+        blank: whether a text may be empty.
+    """
+
+    def names(role: str, read: Callable[[Any, str], str]) -> tuple[str, ...]:
+        numbered = enumerate(rows.values[role])
+        return tuple(read_rows(lambda cell: read(cell[1], rows.place(cell[0])), numbered))
+
+    readers: dict[str, Callable[[], Any]] = {
+        "text": lambda: _texts(rows, "text", blank),
+        "text_pair": lambda: _texts(rows, "text_pair", True) if "text_pair" in rows.values else None,
+        "id": lambda: names("id", labels.id_of) if "id" in rows.values else tuple(map(str, rows.numbers)),
+        "cluster": lambda: names("cluster", labels.name_of) if "cluster" in rows.values else None,
+        "label": lambda: problem.read_labels(_cells(rows, required), codes),
     }
-    label = problem.read_labels(_cells(rows, required), codes)
-    ids = tuple(str(i) for i in rows.values.get("id", rows.numbers))
-    cluster = None
-    if "cluster" in rows.values:
-        cluster = tuple(Cell(value, rows.place(row), False).text for row, value in enumerate(rows.values["cluster"]))
-    return Split(ids, texts["text"], texts.get("text_pair"), label, cluster)
+    return Split(**rows.columns(readers))
 
 
-def _text(value: Any, rows: Rows, row: int, role: str) -> str:
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:  # JSON may contain half of a surrogate pair
-            raise UserError(f"{rows.place(row)}: the text is not valid Unicode: {value!r:.80}.") from None
-        return value
-    raise UserError(f"{rows.place(row)}: {value!r} is not text; config.data.columns.{role} should name a text column.")
+def _texts(rows: Rows, role: str, blank: bool) -> tuple[str, ...]:
+    return tuple(rows.texts(role, f"config.data.columns.{role} should name a text column.", blank))

@@ -1,16 +1,19 @@
 """Columns of tables on disk: .csv (quoted), .tsv (no quoting), .jsonl, .parquet.  Error messages name the line."""
 
+import collections
 import csv
 import dataclasses
 import itertools
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
-from fjt.core.errors import UserError, suggest
+from fjt.core.errors import BadRows, UserError, read_rows, suggest
+from fjt.data.labels import BYTE_ORDER_MARK
 
+Column = TypeVar("Column")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
@@ -23,16 +26,76 @@ class Rows:
         values: {role: values}, one value per row: str, or any value that JSON and Parquet can hold.
         numbers: the number of each row from 0, counting skipped rows.
         lines: the line of the file on which each row starts (Parquet: the row, from 1).
+        faults: {line: message} of malformed rows, which are absent from the other attributes; `columns` raises them.
     """
 
     path: str
     values: dict[str, list[Any]]
     numbers: list[int]
     lines: list[int]
+    faults: dict[int, str]
 
     def place(self, row: int) -> str:
         """'file:line' of a row, for messages."""
         return f"{self.path}:{self.lines[row]}"
+
+    def texts(self, role: str, remedy: str, blank: bool = True) -> list[str]:
+        """The texts of a column.
+
+        Args:
+            role: of the column.
+            remedy: ends the message about a cell that is not text.
+            blank: whether a text may be empty.
+
+        Raises:
+            BadRows: cells that are not text, or not valid Unicode, or empty.
+        """
+        numbered = enumerate(self.values[role])
+        return read_rows(lambda cell: text_of(cell[1], self.place(cell[0]), remedy, blank), numbered)
+
+    def columns(self, readers: Mapping[str, Callable[[], Column]]) -> dict[str, Column]:
+        """{name: the value of its reader}.
+
+        Args:
+            readers: {name: function that returns a column, or raises BadRows with rows counted from 0}.
+
+        Raises:
+            BadRows: all malformed rows of the file, and those of all readers.
+        """
+        found, faults = {}, dict(self.faults)
+        for name, read in readers.items():
+            try:
+                found[name] = read()
+            except BadRows as error:
+                for row, text in error.faults.items():
+                    faults.setdefault(self.lines[row], text)
+        if faults:
+            raise BadRows(faults)
+        return found
+
+
+def text_of(value: Any, place: str, remedy: str, blank: bool = True) -> str:
+    """The text of a cell, without byte-order marks.
+
+    Args:
+        value: of the cell.
+        place: for the message.
+        remedy: ends the message about a value that is not text.
+        blank: whether it may be empty.
+
+    Raises:
+        UserError: not text; halves of surrogate pairs, which JSON and Python allow; or an empty text.
+    """
+    if not isinstance(value, str):
+        raise UserError(f"{place}: {value!r:.80} is not text. {remedy}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{place}: the text is not valid Unicode: {value!r:.80}. Correct or remove it.") from None
+    value = value.replace(BYTE_ORDER_MARK, "")
+    if not blank and not value.strip():
+        raise UserError(f"{place}: the text is empty. Correct or remove the row.")
+    return value
 
 
 def read(
@@ -55,7 +118,7 @@ def read(
         remedy: what to do about a missing column, for the message; `{role}` is replaced by its role.
 
     Raises:
-        UserError: the file cannot be read, a row is malformed, or a column is missing.
+        UserError: the file cannot be read, or a column is missing.
     """
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in SUFFIXES:
@@ -70,7 +133,8 @@ def read(
             return _read_jsonl(path, find)
         # Universal newlines for TSV, as csv.reader under TFDS sees them; csv itself ends the lines of a CSV.
         with open(path, encoding="utf-8-sig", newline="" if suffix == ".csv" else None) as f:
-            records = _csv_records(path, f) if suffix == ".csv" else _tsv_records(f)
+            lines = (line.replace(BYTE_ORDER_MARK, "") for line in f)  # files that were joined have one in the middle
+            records = _csv_records(path, lines) if suffix == ".csv" else _tsv_records(lines)
             return _read_delimited(path, records, find, header, drop_short)
     except UnicodeDecodeError:
         raise _broken_utf8(path) from None
@@ -87,11 +151,11 @@ class _Finder:
 
     def among(self, names: list[str], line: int = 1) -> dict[str, str]:
         """{role: name} of the requested columns, without optional columns that are not among `names`."""
-        name_by_role = {}
+        name_by_role, count_of = {}, collections.Counter(names)
         for role, column in self.columns.items():
-            if names.count(column) > 1:
-                raise UserError(f"{self.path}:{line}: {names.count(column)} columns are called {column!r}; rename one.")
-            if column in names:
+            if count_of[column] > 1:
+                raise UserError(f"{self.path}:{line}: {count_of[column]} columns are called {column!r}; rename one.")
+            if column in count_of:
                 name_by_role[role] = column
             elif role not in self.optional:
                 there, remedy = ", ".join(names), self.remedy.format(role=role.partition(":")[0])
@@ -109,7 +173,7 @@ def tsv(rows: Iterable[Iterable[Any]]) -> str:
     return "".join("\t".join(" ".join(re.split(r"[\t\r\n]+", str(x))) for x in row) + "\n" for row in rows)
 
 
-Records = Iterator[tuple[int, list[str]]]  # (line on which a row starts, its fields)
+Records = Iterator[tuple[int, list[str] | UserError]]  # (line on which a row starts, its fields or its fault)
 
 
 def _tsv_records(lines: Iterable[str]) -> Records:
@@ -129,7 +193,7 @@ def _csv_records(path: str, lines: Iterable[str]) -> Records:
                 yield start, fields
             start = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(f"{path}:{start}: {error}. Write a quote inside a quoted field twice.") from None
+        yield start, UserError(f"{path}:{start}: {error}. Write a quote inside a quoted field twice.")
     finally:
         csv.field_size_limit(limit)
 
@@ -138,52 +202,79 @@ def _read_delimited(path: str, records: Records, find: _Finder, header: bool, dr
     first = next(records, None)
     if first is None:
         raise UserError(f"{path} is empty; it needs {'a header and ' if header else ''}at least one row.")
-    names = first[1]
+    line, names = first
+    if isinstance(names, UserError):
+        raise names
     if not header:
-        names = [str(number) for number in range(len(first[1]))]
+        names = [str(number) for number in range(len(names))]
         records = itertools.chain([first], records)
-    positions = {role: names.index(name) for role, name in find.among(names, first[0]).items()}
+    positions = {role: names.index(name) for role, name in find.among(names, line).items()}
     values: dict[str, list[Any]] = {role: [] for role in positions}
-    numbers, lines = [], []
+    numbers, lines, faults = [], [], {}
     for number, (line, fields) in enumerate(records):
-        if len(fields) != len(names):
-            if drop_short and len(fields) < len(names):
-                continue
-            raise UserError(
-                f"{path}:{line}: the row has {len(fields)} fields, but {'the header' if header else 'the first row'} "
-                f"has {len(names)}. Correct or remove the row. A CSV field with commas must be quoted; a TSV field "
-                "cannot contain a tab."
-            )
+        if drop_short and isinstance(fields, list) and len(fields) < len(names):
+            continue
+        fault = _fault(f"{path}:{line}", fields, names, header)
+        if isinstance(fields, UserError) or fault:
+            faults[line] = fault
+            continue
         for role, position in positions.items():
             values[role].append(fields[position])
         numbers.append(number)
         lines.append(line)
-    return Rows(path, values, numbers, lines)
+    return Rows(path, values, numbers, lines, faults)
+
+
+def _fault(place: str, fields: list[str] | UserError, names: Sequence[str], header: bool) -> str:
+    """The message about a malformed row, "" for a good one.  header: whether the first row names the columns."""
+    if isinstance(fields, UserError):
+        return str(fields)
+    if len(fields) != len(names):
+        return (
+            f"{place}: the row has {len(fields)} fields, but {'the header' if header else 'the first row'} has "
+            f"{len(names)}. Correct or remove the row. A CSV field with commas must be quoted; a TSV field cannot "
+            "contain a tab."
+        )
+    if header and sorted(map(_folded, fields)) == sorted(map(_folded, names)):
+        return f"{place}: the row repeats the header, as where two files were joined. Remove the row."
+    return ""
+
+
+def _folded(name: str) -> str:
+    return name.strip().casefold()
 
 
 def _read_jsonl(path: str, find: _Finder) -> Rows:
     records: list[dict[str, Any]] = []
-    lines, names = [], []
+    lines, faults, names = [], {}, {}
     with open(path, encoding="utf-8-sig") as f:
         for line, text in enumerate(f, 1):
-            if not text.strip():
+            if not (text := text.replace(BYTE_ORDER_MARK, "").strip()):
                 continue
             try:
-                record = json.loads(text)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}:{line}: not JSON: {error}. Write one object per line.") from None
-            if not isinstance(record, dict):
-                raise UserError(
-                    f"{path}:{line}: the line is of type {type(record).__name__}. Write one object {{...}} per line."
-                )
-            find.among(list(record), line)
-            names += [name for name in record if name not in names]
+                record = _read_object(text, f"{path}:{line}")
+                find.among(list(record), line)
+            except UserError as error:
+                faults[line] = str(error)
+                continue
+            names |= dict.fromkeys(record)
             records.append(record)
             lines.append(line)
     # A key that only some rows have is a column; the other rows are empty there.
-    name_by_role = find.among(names) if records else find.columns
+    name_by_role = find.among(list(names)) if records else find.columns
     values = {role: [record.get(name) for record in records] for role, name in name_by_role.items()}
-    return Rows(path, values, list(range(len(records))), lines)
+    return Rows(path, values, list(range(len(records))), lines, faults)
+
+
+def _read_object(text: str, place: str) -> dict[str, Any]:
+    """The object on a line of JSON."""
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: also for a number of more than 4,300 digits
+        raise UserError(f"{place}: not JSON: {error}. Write one object per line.") from None
+    if not isinstance(record, dict):
+        raise UserError(f"{place}: the line is of type {type(record).__name__}. Write one object {{...}} per line.")
+    return record
 
 
 def _read_parquet(path: str, find: _Finder) -> Rows:
@@ -196,8 +287,13 @@ def _read_parquet(path: str, find: _Finder) -> Rows:
             table = file.read(columns=list(name_by_role.values()))
     except pyarrow.ArrowException as error:
         raise UserError(f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}") from None
-    values = {role: table.column(name).to_pylist() for role, name in name_by_role.items()}
-    return Rows(path, values, list(range(table.num_rows)), list(range(1, table.num_rows + 1)))
+    values: dict[str, list[Any]] = {}
+    for role, name in name_by_role.items():
+        try:
+            values[role] = table.column(name).to_pylist()
+        except UnicodeDecodeError:
+            raise UserError(f"{path}: the column {name!r} has text that is not UTF-8. Write the file again.") from None
+    return Rows(path, values, list(range(table.num_rows)), list(range(1, table.num_rows + 1)), {})
 
 
 def _broken_utf8(path: str) -> UserError:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fjt.core import console, tree
+from fjt.data import labels
 from fjt.experiment import features, recipes, run_records
 from fjt.experiment.prepared import Experiment
 from fjt.interop import exports
@@ -26,11 +27,7 @@ Leaves = dict[str, Any]  # {name: array} of all parameters
 def show_start(experiment: Experiment, workdir: str) -> None:
     """Prints a few lines about the run that is about to start."""
     options = experiment.settings.experiment
-    console.say(
-        f"{experiment.task.name}: {', '.join(f'{len(s):,} {name}' for name, s in experiment.splits.items())}; "
-        f"{options.model.path or 'random weights'} ({experiment.model.config.layers} layers, width "
-        f"{experiment.model.config.width})"
-    )
+    show_data(experiment)
     for key, value, origin in recipes.describe(experiment.settings, experiment.origins):
         if origin:
             console.say(f"  {key} = {value}  ({origin})")
@@ -41,6 +38,28 @@ def show_start(experiment: Experiment, workdir: str) -> None:
         console.say(f"  new, not in the checkpoint: {_some(experiment.missing)}")
     show_shapes(experiment)
     console.say(f"  writing to {workdir}")
+
+
+def show_data(experiment: Experiment) -> None:
+    """Prints the splits, the base model and the classes."""
+    sizes = ", ".join(f"{len(split):,} {name}" for name, split in experiment.splits.items())
+    model, path = experiment.model.config, experiment.settings.experiment.model.path
+    console.say(
+        f"{experiment.task.name}: {sizes}; {path or 'random weights'} ({model.layers} layers, width {model.width})"
+    )
+    console.say(f"  {_classes(experiment)}")
+
+
+def _classes(experiment: Experiment) -> str:
+    """The labels of the training rows with their numbers of rows, or the range of scores."""
+    task, label = experiment.task, experiment.splits["train"].label
+    if not task.label_names:
+        return f"scores: {np.nanmin(label):g} to {np.nanmax(label):g}"
+    counts = experiment.problem.count_labels(label, task)
+    listed = labels.some([f"{name} {count:,}" for name, count in zip(task.label_names, counts, strict=True)])
+    if len(counts) <= labels.LABELS_IN_MESSAGES:
+        return f"classes: {listed}"
+    return f"{len(counts):,} classes of {counts.min():,} to {counts.max():,} training rows: {listed}"
 
 
 def _some(names: Sequence[str]) -> str:
@@ -159,7 +178,8 @@ def show_shapes(experiment: Experiment) -> None:
 
 
 def show_plan(experiment: Experiment) -> None:
-    """Prints the resolved config with origins, the trainable parameters, steps, shapes and costs."""
+    """Prints the data, the resolved config with origins, the trainable parameters, steps, shapes and costs."""
+    show_data(experiment)
     rows = [
         (key, repr(value), origin) for key, value, origin in recipes.describe(experiment.settings, experiment.origins)
     ]
@@ -184,10 +204,6 @@ def show_plan(experiment: Experiment) -> None:
         console.say(
             f"  {len(experiment.stages)} stages, one program each, from steps {firsts}; the costs are the last stage's"
         )
-    counts = ", ".join(f"{len(split):,} {name}" for name, split in experiment.splits.items())
-    names, label = experiment.task.label_names, experiment.splits["train"].label
-    labels = [f"{name} {np.sum(label == i):,}" for i, name in enumerate(names)]
-    console.say(f"  {experiment.task.name}: {counts}; in train {_some(labels) if labels else 'scores'}")
     console.say(f"  evaluations of dev after steps {_some([str(k) for k in experiment.evaluations])}")
 
 

@@ -1,6 +1,8 @@
 """Classification: one label per example, softmax cross-entropy."""
 
-from collections.abc import Collection, Mapping, Sequence
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,10 +12,11 @@ import scipy.special
 import sklearn.metrics
 from jaxtyping import Bool, Float, Int, Shaped
 
-from fjt.core.errors import UserError
+from fjt.core.errors import UserError, read_rows
 from fjt.core.options import LossConfig
 from fjt.core.prng import Array
-from fjt.data.glue import Cell, Task
+from fjt.data.glue import Task
+from fjt.data.labels import Cell
 from fjt.tasks import jackknife
 from fjt.tasks.problem import Labels, Logits, Predictions, Problem
 
@@ -122,18 +125,19 @@ class Classification(Problem):
     bounds = {"accuracy": (0, 1), "f1": (0, 1), "f1_accuracy": (0, 1), "macro_f1": (0, 1), "mcc": (-1, 1)}
     hub_type = "single_label_classification"
 
-    def find_labels(self, cells: Sequence[Cell]) -> tuple[str, ...]:
-        return sort_labels({cell.text for cell in cells} - {""})
+    def find_labels(self, cells: Sequence[Cell]) -> dict[str, str]:
+        return sort_labels(cells, lambda cell: (cell.text,))
 
     def read_labels(self, cells: Sequence[Cell], codes: Sequence[str]) -> Labels:
         ids = {code: number for number, code in enumerate(codes)}
-        return np.array([self._read(cell, ids) for cell in cells], np.int32)
+        return np.array(read_rows(lambda cell: self._read(cell, ids), cells), np.int32)
 
     def _read(self, cell: Cell, ids: dict[str, int]) -> int:
-        if cell.text in ids:
-            return ids[cell.text]
-        if cell.text:
-            raise cell.unknown(cell.text, list(ids))
+        name = cell.text
+        if name in ids:
+            return ids[name]
+        if name:
+            raise cell.unknown(name, ids)
         if cell.required:
             raise cell.missing()
         return -1
@@ -143,6 +147,9 @@ class Classification(Problem):
 
     def describe_label(self, label: Any, task: Task) -> str:
         return task.label_names[int(label)]
+
+    def count_labels(self, label: Labels, task: Task) -> Int[np.ndarray, " C"]:
+        return np.bincount(label[label >= 0], minlength=len(task.label_names))
 
     def label_weights(self, loss: LossConfig, label: Labels, task: Task) -> Float[np.ndarray, " C"]:
         classes = len(task.label_names)
@@ -189,12 +196,28 @@ class Classification(Problem):
         return ["" if i < 0 else task.label_names[i] for i in label]
 
 
-def sort_labels(names: Collection[str]) -> tuple[str, ...]:
-    """Label names in order: numerically where all of them are numbers, else alphabetically."""
+def sort_labels(cells: Iterable[Cell], names: Callable[[Cell], Iterable[str]]) -> dict[str, str]:
+    """{label name: place of its first row}, in order: numerically where all of them are numbers, else alphabetically.
+
+    Cells that cannot be read are left out; `read_labels` refuses them.
+
+    Args:
+        cells: of the training rows.
+        names: returns the names in a cell, "" for none.
+    """
+    place_of: dict[str, str] = {}
+    for cell in cells:
+        with contextlib.suppress(UserError):
+            for name in names(cell):
+                place_of.setdefault(name, cell.place)
+    place_of.pop("", None)
     try:
-        return tuple(sorted(names, key=lambda label: (float(label), label)))
+        values = {name: float(name) for name in place_of}
     except ValueError:
-        return tuple(sorted(names))
+        return dict(sorted(place_of.items()))
+    if not all(map(math.isfinite, values.values())):  # nan is neither above nor below a number
+        return dict(sorted(place_of.items()))
+    return {name: place_of[name] for name in sorted(place_of, key=lambda name: (values[name], name))}
 
 
 def check_weights(given: tuple[float, ...], count: int) -> Float[np.ndarray, " C"]:

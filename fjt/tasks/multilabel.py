@@ -10,10 +10,11 @@ import numpy as np
 import scipy.special
 from jaxtyping import Bool, Float, Int, Shaped
 
-from fjt.core.errors import UserError
+from fjt.core.errors import UserError, read_rows
 from fjt.core.options import LossConfig
 from fjt.core.prng import Array
-from fjt.data.glue import Cell, Task
+from fjt.data.glue import Task
+from fjt.data.labels import Cell
 from fjt.tasks import jackknife
 from fjt.tasks.classification import check_weights, class_rows, f1_of_counts, sort_labels
 from fjt.tasks.problem import Labels, Logits, Predictions, Problem
@@ -74,31 +75,31 @@ class MultiLabel(Problem):
     bounds = dict.fromkeys(table_metrics, (0, 1))
     hub_type = "multi_label_classification"
 
-    def find_labels(self, cells: Sequence[Cell]) -> tuple[str, ...]:
+    def find_labels(self, cells: Sequence[Cell]) -> dict[str, str]:
         if cells and isinstance(cells[0].value, dict):
-            return tuple(cells[0].value)
-        return sort_labels({name for cell in cells for name in self._names(cell) or ()})
+            return dict.fromkeys((Cell(name, cells[0].place, True).text for name in cells[0].value), cells[0].place)
+        return sort_labels(cells, lambda cell: self._names(cell) or ())
 
-    def _names(self, cell: Cell) -> list[str] | None:
-        """The names in a cell, None for a missing value.  Raises UserError for a value that is not a name."""
+    def _names(self, cell: Cell) -> dict[str, bool] | None:
+        """{name in a cell: True}, None for a missing value.  Raises UserError for a value that is not a name."""
         value = cell.value
         if isinstance(value, str) and value.strip().startswith("["):
             try:
                 value = json.loads(value)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 raise UserError(f"{cell.place}: {value!r:.80} is not a list of labels. Correct the row.") from None
         if isinstance(value, str):
-            return [name.strip() for name in value.split(SEPARATOR) if name.strip()]
+            value = [name for name in value.split(SEPARATOR) if name.strip()]
         if not isinstance(value, list | tuple | np.ndarray):
-            if not cell.text:
+            if value is None or value != value:  # NaN is a missing value too
                 return None
             value = [value]
-        names = [Cell(name, cell.place, cell.required).text for name in value]
-        for name, text in zip(value, names, strict=True):
-            if not text or isinstance(name, list | tuple | np.ndarray | dict):
-                raise UserError(
-                    f"{cell.place}: {name!r:.80} is not the name of a label. Write a list of names, or [] for none."
-                )
+        names = {}
+        for each in (Cell(name, cell.place, cell.required) for name in value):
+            if isinstance(each.value, list | tuple | np.ndarray | dict) or not each.text:
+                fault = f"{each.value!r:.80} is not the name of a label"
+                raise UserError(f"{cell.place}: {fault}. Write a list of names, or [] for none.")
+            names[each.text] = True
         return names
 
     def read_labels(self, cells: Sequence[Cell], codes: Sequence[str]) -> Labels:
@@ -108,41 +109,43 @@ class MultiLabel(Problem):
                 "config.data.columns.label, or give config.data.columns.labels, one column per label."
             )
         ids = {code: number for number, code in enumerate(codes)}
-        label = np.zeros((len(cells), len(codes)), np.int8)
-        for row, cell in zip(label, cells, strict=True):
-            self._read(cell, ids, row)
-        return label
+        read = self._answered if cells and isinstance(cells[0].value, dict) else self._names
+        rows = read_rows(lambda cell: self._read(cell, read(cell), ids), cells)
+        return np.array(rows, np.int8).reshape(len(cells), len(codes))
 
-    def _read(self, cell: Cell, ids: dict[str, int], row: np.ndarray) -> None:
-        """Fills one row of labels."""
-        if isinstance(cell.value, dict):
-            answers = {name: Cell(value, cell.place, cell.required).text.lower() for name, value in cell.value.items()}
-            for name, answer in answers.items():
-                if name not in ids:
-                    raise cell.unknown(name, list(ids))
-                if answer and answer not in (*YES, *NO):
-                    raise UserError(f"{cell.place}: {cell.value[name]!r} in the column {name!r} should be 0 or 1.")
-                row[ids[name]] = answer in YES
-            if all(answers.values()):
-                return
-            names = None
-        else:
-            names = self._names(cell)
+    def _read(self, cell: Cell, names: Mapping[str, bool] | None, ids: Mapping[str, int]) -> np.ndarray:
+        """One row of labels.  names: {name in the cell: whether it is in the set}, or None."""
+        row = np.zeros(len(ids), np.int8)
         if names is None:
             if cell.required:
                 raise cell.missing()
-            row[:] = -1
-            return
-        for name in names:
+            return row - 1
+        for name, chosen in names.items():
             if name not in ids:
-                raise cell.unknown(name, list(ids))
-            row[ids[name]] = 1
+                raise cell.unknown(name, ids)
+            row[ids[name]] = chosen
+        return row
+
+    def _answered(self, cell: Cell) -> dict[str, bool] | None:
+        """{name: whether its column says yes} of a dict, None if a column has no answer."""
+        if not isinstance(cell.value, dict):
+            raise UserError(f"{cell.place}: {cell.value!r:.80} is not an object as in the first row. Correct the row.")
+        answers = {}
+        for name, value in cell.value.items():
+            answer = Cell(value, cell.place, cell.required).text.lower()
+            if answer and answer not in (*YES, *NO):
+                raise UserError(f"{cell.place}: {value!r} in the column {name!r} should be 0 or 1.")
+            answers[Cell(name, cell.place, True).text] = answer
+        return {name: answer in YES for name, answer in answers.items()} if all(answers.values()) else None
 
     def is_labelled(self, label: Labels) -> Bool[np.ndarray, " M"]:
         return np.asarray((label >= 0).all(axis=-1))
 
     def describe_label(self, label: Any, task: Task) -> str:
         return self.label_column(np.asarray(label)[None], task)[0] or "no label"
+
+    def count_labels(self, label: Labels, task: Task) -> Int[np.ndarray, " C"]:
+        return (label > 0).sum(axis=0)
 
     def label_weights(self, loss: LossConfig, label: Labels, task: Task) -> Float[np.ndarray, " C"]:
         if loss.class_weights == ("balanced",):  # a rarer label counts more; the mean over all positives is 1

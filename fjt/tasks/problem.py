@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 from fjt.core.options import LossConfig
 from fjt.core.prng import Array
 from fjt.data.batches import Examples
-from fjt.data.glue import Cell, Split, Task
+from fjt.data.glue import Split, Task
+from fjt.data.labels import Cell
 
 Labels = Shaped[np.ndarray, "M ..."]  # one per slot: ids, sets of labels, or scores
 Logits = Float[np.ndarray, "M C"]
@@ -75,8 +76,8 @@ class Problem(abc.ABC):
     # Data.
 
     @abc.abstractmethod
-    def find_labels(self, cells: Sequence[Cell]) -> tuple[str, ...]:
-        """The label names of a user's own table whose config names none: those of its training rows, or ()."""
+    def find_labels(self, cells: Sequence[Cell]) -> dict[str, str]:
+        """{name of a label: place of its first row}, by id, of a user's own table whose config names none, or {}."""
 
     @abc.abstractmethod
     def read_labels(self, cells: Sequence[Cell], codes: Sequence[str]) -> Labels:
@@ -87,7 +88,7 @@ class Problem(abc.ABC):
             codes: this file's spelling of each label, by id.
 
         Raises:
-            UserError: a cell is not a label; the message has its place.
+            BadRows: cells that are not labels; the message has their places.
         """
 
     @abc.abstractmethod
@@ -102,6 +103,10 @@ class Problem(abc.ABC):
     def describe_label(self, label: Any, task: Task) -> str:
         """One label in words, for messages and reports."""
         return str(label)
+
+    @abc.abstractmethod
+    def count_labels(self, label: Labels, task: Task) -> Int[np.ndarray, " C"]:
+        """The number of rows of each label, of length 0 for scores."""
 
     # Training.
 

@@ -7,18 +7,20 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import scipy.stats
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
-from fjt.core.errors import UserError
+from fjt.core.errors import UserError, read_rows
 from fjt.core.options import LossConfig
 from fjt.core.prng import Array
-from fjt.data.glue import Cell, Task
+from fjt.data.glue import Task
+from fjt.data.labels import Cell
 from fjt.tasks import jackknife
 from fjt.tasks.problem import Labels, Logits, Predictions, Problem
 
 Scores = Float[np.ndarray, " N"]
 
 
+LARGEST = 1e19  # whose square is below the largest float32, 3.4e38
 FLAT = 1e-3  # share of the labels' range; predicted scores within a smaller range are equal except for rounding
 NEARLY = 1e-2  # share of the labels' range; the middle nine tenths of predicted scores span more unless it collapsed
 
@@ -67,21 +69,27 @@ class Regression(Problem):
     def num_outputs(self, task: Task) -> int:
         return 1
 
-    def find_labels(self, cells: Sequence[Cell]) -> tuple[str, ...]:
-        return ()
+    def find_labels(self, cells: Sequence[Cell]) -> dict[str, str]:
+        return {}
 
     def read_labels(self, cells: Sequence[Cell], codes: Sequence[str]) -> Labels:
-        return np.array([self._read(cell) for cell in cells], np.float32)
+        return np.array(read_rows(self._read, cells), np.float32)
 
     def _read(self, cell: Cell) -> float:
-        if not cell.text and not cell.required:
+        text = cell.text
+        if not text and not cell.required:
             return math.nan
         try:
-            score = float(cell.text)
+            score = float(text)
         except ValueError:
             score = math.nan
         if not math.isfinite(score):
             raise UserError(f"{cell.place}: {cell.value!r} is not a finite score. Correct or remove the row.")
+        if abs(score) > LARGEST:
+            raise UserError(
+                f"{cell.place}: the score {cell.value!r} is too large: squared errors are float32, which end at the "
+                f"square of {LARGEST:.1e}. Give scores in another unit, or correct the row."
+            )
         return score
 
     def is_labelled(self, label: Labels) -> Bool[np.ndarray, " M"]:
@@ -89,6 +97,9 @@ class Regression(Problem):
 
     def describe_label(self, label: Any, task: Task) -> str:
         return f"{label:g}"
+
+    def count_labels(self, label: Labels, task: Task) -> Int[np.ndarray, " C"]:
+        return np.zeros(0, int)
 
     def label_weights(self, loss: LossConfig, label: Labels, task: Task) -> Float[np.ndarray, " C"]:
         if loss.class_weights or loss.label_smoothing:

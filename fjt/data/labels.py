@@ -1,0 +1,140 @@
+"""Label cells: one spelling per label, whatever the format of the file, and sets of labels that look like a mistake."""
+
+import dataclasses
+import decimal
+import itertools
+import math
+import re
+import unicodedata
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from fjt.core.errors import BadRows, UserError
+
+LABELS_IN_MESSAGES = 20  # a message lists at most this many label names
+BYTE_ORDER_MARK = "\ufeff"
+# Control characters, line separators and halves of surrogate pairs: no table can hold them between its separators.
+_UNWRITABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0*")
+_TRUTH = {"true": decimal.Decimal(1), "false": decimal.Decimal(0)}
+_MISSING = ("nan", "<na>")  # what programs write for a missing value
+_MISSING_AMONG_NUMBERS = (*_MISSING, "na", "n/a", "nat", "null", "none", "inf", "-inf", "infinity", "-infinity")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One cell of a label column.
+
+    Attributes:
+        value: the table's value: str, number, list, dict or None.
+        place: "file:line", for messages.
+        required: whether the row must have a label.
+    """
+
+    value: Any
+    place: str
+    required: bool
+
+    @property
+    def text(self) -> str:
+        """The canonical name of the value, "" where it is missing.  Raises UserError for a value that names nothing."""
+        return name_of(self.value, self.place)
+
+    def unknown(self, label: str, known: Collection[str]) -> UserError:
+        """The error for a label that is not among the known ones."""
+        return UserError(f"{self.place}: unknown label {label!r}; the labels are: {some(known)}. Correct the row.")
+
+    def missing(self) -> UserError:
+        """The error for a row that needs a label and has none."""
+        return UserError(f"{self.place}: the row has no label; only test sets may lack labels. Correct or remove it.")
+
+
+def some(names: Collection[str], most: int = LABELS_IN_MESSAGES) -> str:
+    """The first names, separated by commas, and the number of the others.  most: how many are listed."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(itertools.islice(names, most)) + more
+
+
+def name_of(value: Any, place: str) -> str:
+    """The canonical name of a label of any format, "" for a missing one.
+
+    It has no outer blanks and no byte-order mark. 1, 1.0 and "1.0" are "1"; True, "True" and "TRUE" are "true".
+
+    Args:
+        value: of a cell or of an option.
+        place: for the message.
+
+    Raises:
+        UserError: a list, an object or another value that is not a name; or characters that a table cannot hold.
+    """
+    name = _checked(_spelled(value, place, "label").strip(), place, "label")
+    if whole := _WHOLE.fullmatch(name):
+        return whole.group(1)
+    return name.lower() if name.lower() in _TRUTH else name
+
+
+def id_of(value: Any, place: str) -> str:
+    """The identifier in a cell, as it is written, "" for a missing one.  Raises UserError as `name_of` does."""
+    return _checked(_spelled(value, place, "id"), place, "id")
+
+
+def _spelled(value: Any, place: str, kind: str) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, decimal.Decimal):
+        value = f"{value.normalize():f}"
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        value = int(value)
+    if not isinstance(value, str | int | float):
+        raise UserError(f"{place}: {value!r:.80} is not a {kind}. Write text, a number, true or false.")
+    return str(value).replace(BYTE_ORDER_MARK, "")
+
+
+def _checked(name: str, place: str, kind: str) -> str:
+    if _UNWRITABLE.search(name):
+        raise UserError(f"{place}: the {kind} {name!r:.80} has a control character or invalid Unicode. Correct it.")
+    return name
+
+
+def check_set(place_of: Mapping[str, str]) -> None:
+    """Nothing for a set of labels that were found in a table and look like what its author meant.
+
+    Args:
+        place_of: {name: place of its first row}.
+
+    Raises:
+        BadRows: a name looks like a missing value, or two names differ only in spelling.
+    """
+    faults, first_of, values = [], {}, {name: _number(name) for name in place_of}
+    others = [value for name, value in values.items() if name.lower() not in _MISSING_AMONG_NUMBERS]
+    missing = _MISSING_AMONG_NUMBERS if others and None not in others else _MISSING
+    for name, place in place_of.items():
+        other = first_of.setdefault(_likeness(name) if values[name] is None else values[name], name)
+        if name.lower() in missing:
+            faults.append(f"{place}: the label {name!r} looks like a missing value. Remove such rows; {_REMEDY}")
+        elif other != name:
+            show = ascii if unicodedata.normalize("NFKC", name) == unicodedata.normalize("NFKC", other) else repr
+            faults.append(
+                f"{place}: the labels {show(name)} and {show(other)} ({place_of[other]}) differ only in spelling. "
+                f"Correct the rows; {_REMEDY}"
+            )
+    if faults:
+        raise BadRows(dict(enumerate(faults)))
+
+
+_REMEDY = "if it is a class of its own, list all labels in --config.data.label_names."
+
+
+def _number(name: str) -> decimal.Decimal | None:
+    """The finite number that a name spells, None for another name; true is 1 and false is 0."""
+    try:
+        value = _TRUTH[name] if name in _TRUTH else decimal.Decimal(name)
+    except decimal.InvalidOperation:
+        return None
+    return value if value.is_finite() else None
+
+
+def _likeness(name: str) -> str:
+    """A text that is equal for names that differ only in case, blanks, invisible characters or Unicode form."""
+    name = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    return " ".join("".join(c for c in name if unicodedata.category(c) != "Cf").split())
