@@ -1,5 +1,6 @@
 """The flags of commands that take a config: their checks, with clearer errors than the parser's own, and their help."""
 
+import ast
 import os
 import pathlib
 import re
@@ -37,9 +38,9 @@ def parse(
     """
     _check_names(argv, values, options)
     _check_config_file(argv)
-    sys.argv = argv  # config_flags reads overrides from here, not from its argument
+    sys.argv = _quote_tuples(argv, options)  # config_flags reads overrides from here, not from its argument
     try:
-        rest = values(argv)
+        rest = values(sys.argv)
         config = holder.value
         if config is not None:
             config["task"]  # raises here if the file could not be read
@@ -72,6 +73,31 @@ def given(config: ConfigDict, argv: list[str]) -> dict[str, str]:
         elif key in OPTIONS and value != OPTIONS[key].default and value is not None:
             found[key] = path.removeprefix("--config=")
     return found
+
+
+def _quote_tuples(argv: Sequence[str], options: Mapping[str, Option]) -> list[str]:
+    """The command line with no,yes as ("no", "yes") for tuples: the parser would make one text of it."""
+    keys = [f"--config.{key}" for key, one in options.items() if one.kind is tuple]
+    quoted = list(argv)
+    for i, argument in enumerate(argv):
+        name, equals, text = argument.partition("=")
+        if name in keys and equals:
+            quoted[i] = f"{name}={_quote(text)}"
+        elif i and argv[i - 1] in keys:
+            quoted[i] = _quote(argument)
+    return quoted
+
+
+def _quote(text: str) -> str:
+    """The value as Python's literal: a literal stays, other text is split at its commas."""
+    if re.match(r"""[\[({'"]""", text):  # a wrong literal, if it is none: the parser says so
+        return text
+    try:
+        ast.literal_eval(text)
+        return text
+    except (ValueError, SyntaxError):
+        # A comma within braces belongs to a regular expression, such as layer_1{1,2}.
+        return repr(tuple(word.strip() for word in re.split(r",(?![^{]*\})", text)))
 
 
 def _replace_duration(config: ConfigDict, argv: Sequence[str], given: str, other: str) -> None:
