@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 
 class _Console(Console):
@@ -30,7 +31,9 @@ class _Console(Console):
         os.close(silence)
 
 
-CONSOLE = _Console(highlight=False, soft_wrap=True)  # of sys.stdout as it is at each line, in notebooks too
+# It prints to sys.stdout as it is at each line, in notebooks too.  Names of files and labels are shown as they are:
+# "[v2]" is not markup, ":bug:" is not a picture.
+CONSOLE = _Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def lost() -> str:
@@ -67,12 +70,12 @@ class BarView(Protocol):
 
 def say(text: str) -> None:
     """Prints a line."""
-    _print(text, markup=False)
+    _print(text)
 
 
 def warn(text: str) -> None:
     """Prints a warning, in yellow."""
-    _print(f"warning: {text}", style="yellow", markup=False)
+    _print(f"warning: {text}", style="yellow")
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -88,11 +91,13 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
             cells = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)]
             say("  " + "  ".join(cells).rstrip())
         return
-    layout = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
+    layout = Table(
+        title=Text(title), title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False
+    )
     for name, is_right in zip(names, right, strict=True):
-        layout.add_column(name, justify="right" if is_right else "left")
+        layout.add_column(Text(name), justify="right" if is_right else "left")
     for row in texts:
-        layout.add_row(*row)
+        layout.add_row(*map(Text, row))
     _print(layout)
 
 
@@ -145,10 +150,10 @@ def bar(label: str, total: int, done: int = 0, every: int = 0) -> Iterator[Bar]:
         yield Bar(None, label, total, done, every)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("ETA"),
         TimeRemainingColumn(),

@@ -1,10 +1,14 @@
-"""What is shown to a person, and what becomes of it when nobody can read it any more."""
+"""What is shown to a person, names as they are, and what becomes of it when nobody can read it any more."""
 
+import io
 import os
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console
+
+from fjt.core import console
 
 SAY = """
 import sys
@@ -13,6 +17,29 @@ for line in range(3):
     console.say("x" * 9000)
 print("lost:", console.lost(), file=sys.stderr)
 """
+NAMES = ["[/red]no", "x[/b].csv", "[v2] data", "[bold]", ":bug:", "a[link=http://x]b", "100 %", "{name}", "\\[x]", "字"]
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """What is shown in a terminal, without its colours."""
+    shown = io.StringIO()
+    made = Console(file=shown, force_terminal=True, width=200, _environ={"TERM": "xterm", "NO_COLOR": "1"})
+    for name in ("_markup", "_emoji", "_highlight"):
+        setattr(made, name, getattr(console.CONSOLE, name))
+    monkeypatch.setattr(console, "CONSOLE", made)
+    return shown
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_shown_as_they_are(name, terminal):
+    console.say(name)
+    console.warn(name)
+    console.table(name, [f">{name}", name], [(name, name)])
+    with console.bar(name, 2) as bar:
+        bar.update(1, name)
+    text = terminal.getvalue()
+    assert text.count(name) >= 8, text
 
 
 @pytest.mark.parametrize(
