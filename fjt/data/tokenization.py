@@ -29,7 +29,8 @@ def load_tokenizer(path: str, files: Files = FILES) -> Any:
         files: the alternative sets of files from which a tokenizer is built.
 
     Raises:
-        UserError: there is none, it is incomplete, or it lacks a token for start, end, padding or unknown words.
+        UserError: there is none, it is incomplete or not a fast one, or it lacks a token for start, end, padding or
+            unknown words.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its import warns if PyTorch is not installed
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -40,12 +41,17 @@ def load_tokenizer(path: str, files: Files = FILES) -> Any:
             tokenizer = transformers.BertTokenizer(vocab=path)
         else:
             _check_files(path, files)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # damaged files and lacking packages raise many types, the Rust library Exception itself
         raise UserError(
-            f"No tokenizer could be read from {path}: {str(error).splitlines()[0]} The directory should contain "
-            f"{' or '.join(map(' with '.join, files))} next to config.json."
+            f"No tokenizer could be read from {path}: {(str(error) or repr(error)).splitlines()[0]} The directory "
+            f"should contain {' or '.join(map(' with '.join, files))} next to config.json."
         ) from None
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"The tokenizer of {path} is a {type(tokenizer).__name__}, which is written in Python; fjt needs a fast "
+            "tokenizer. Save the model with one (tokenizer.json), or use another model."
+        )
     # Without added tokens: transformers adds ids for special tokens that the vocabulary lacks.
     vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
     pieces = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
@@ -120,11 +126,11 @@ def tokenize(
         cache_dir: folder where the arrays are cached; "" for no cache.
         progress: called with the number of texts that are done.
     """
-    key = hashlib.sha256(f"{tokenizer_sha256(tokenizer)} {max_length} 1".encode())
+    key = hashlib.sha256(f"{tokenizer_sha256(tokenizer)} {max_length} 2".encode())
     for texts in (split.text, split.text_pair or ()):
-        for text in texts:
-            key.update(text.encode() + b"\0")
-        key.update(b"\1")
+        key.update(f" {len(texts)}".encode())
+        for data in map(str.encode, texts):  # with lengths, because a text may have any byte between it and the next
+            key.update(f" {len(data)} ".encode() + data)
     file = os.path.join(cache_dir, "tokens", f"{key.hexdigest()}.npz") if cache_dir else ""
     arrays = _read_cached(file) if file else {}
     if arrays:

@@ -134,6 +134,9 @@ def _tokenize(
         if done.truncated:
             share = done.truncated / len(done)
             warn(f"{done.truncated:,} of {len(done):,} {name} examples ({share:.1%}) are cut to {max_length} tokens")
+        bare = int(np.sum(done.lengths <= tokenizer.num_special_tokens_to_add(splits[name].text_pair is not None)))
+        if bare:
+            warn(f"{bare:,} of {len(done):,} {name} examples have no token: the model cannot tell them apart")
         unknown = float(np.mean(done.token_ids == tokenizer.unk_token_id))
         if unknown > UNKNOWN:
             warn(f"{unknown:.0%} of the tokens of {name} are unknown to the tokenizer: does it fit the texts?")

@@ -126,6 +126,22 @@ def test_what_changes_tokens_misses(cached, tokenizer, tmp_path):
     assert len(cache_files(tmp_path)) == 1 + len(others) - (split.text[0] == "the")
 
 
+JOINED = {
+    "a NUL in a text": (["the\0a", "cat"], ["the", "a\0cat"], ["the", "a", "cat"]),
+    "a text for its bytes": (["the 1 a"], ["the", "a"], ["the 1 ", "a"]),
+    "control characters": (["the\1a"], ["the", "a"], ["the\1", "a"], ["", "the\1a"]),
+    "empty texts": (["", "the"], ["the", ""], ["the"], ["", "", "the"]),
+}
+
+
+@pytest.mark.parametrize("case", JOINED)
+def test_texts_that_join_to_the_same_bytes_are_cached_apart(case, tokenizer, tmp_path):
+    splits = [split_of(texts, pairs) for texts in JOINED[case] for pairs in (None, texts[::-1], [""] * len(texts))]
+    for split in splits * 2:  # misses, then hits
+        same(tokenization.tokenize(split, tokenizer, 8, str(tmp_path)), tokenization.tokenize(split, tokenizer, 8))
+    assert len(cache_files(tmp_path)) == len({(split.text, split.text_pair) for split in splits})
+
+
 def damage(data):
     """Ways in which a file goes wrong."""
     yield "empty", b""
@@ -206,3 +222,21 @@ def test_a_vocabulary_that_is_cut_off_is_refused():
     tokenization.check_vocabulary(tokenizer, len(tokenizer), "here")
     with pytest.raises(UserError, match="cut off"):
         tokenization.check_vocabulary(tokenizer, 3 * len(tokenizer), "here")
+
+
+@pytest.mark.parametrize("name", ["BertJapaneseTokenizer", "BertweetTokenizer", "TapasTokenizer"])
+def test_a_tokenizer_without_a_fast_one_is_refused(name, tmp_path):
+    """Whether it is written in Python or needs a package that is not installed: a sentence with the directory."""
+    Path(tmp_path / "vocab.txt").write_text(Path(VOCAB).read_text())
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "tokenizer_config.json").write_text(f'{{"tokenizer_class": "{name}", "word_tokenizer_type": "basic"}}')
+    with pytest.raises(UserError, match=f"tokenizer.*{tmp_path}"):
+        tokenization.load_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": "1.0"}', '{"model": {"type": "Magic"}}', "\0"])
+def test_a_damaged_tokenizer_is_refused(text, tmp_path):
+    (tmp_path / "tokenizer.json").write_text(text)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(UserError, match=f"tokenizer.*{tmp_path}"):
+        tokenization.load_tokenizer(str(tmp_path))
