@@ -10,7 +10,7 @@ From Python:  fjt.load_run("runs/first").predict(["one text", "another"])["label
 """
 
 import argparse
-import csv
+import functools
 import io
 import json
 import os
@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from fjt.core import console
-from fjt.core.errors import UserError, exit_code, suggest
+from fjt.core.errors import UserError, exit_code, read_rows, suggest
 from fjt.core.options import ExecutionConfig
-from fjt.data import tables
+from fjt.data import labels, tables
 from fjt.experiment.finished import Run, load_run
 
 Texts = tuple[list[str], list[str], list[str] | None]  # (ids, texts, second texts)
@@ -111,14 +111,14 @@ def read_texts(run: Run, options: argparse.Namespace) -> Texts:
         header=not options.no_header,
         remedy="Name it with --{role}=COLUMN; a file without a header is read with --no-header and columns by number.",
     )
-    for role in ("text", "text_pair"):
-        for i, value in enumerate(rows.values.get(role, ())):
-            if not isinstance(value, str):
-                raise UserError(f"{rows.place(i)}: {value!r} in the column {columns[role]!r} is not text.")
-    if not rows.lines:
+    if not rows.lines and not rows.faults:
         raise UserError(f"--input={path} has no rows.")
-    ids = [str(i) for i in rows.values.get("id", rows.numbers)]
-    return ids, rows.values["text"], rows.values.get("text_pair")
+    remedy = "--{role}=COLUMN should name a text column."
+    found = rows.columns(
+        {role: functools.partial(rows.texts, role, remedy.format(role=role)) for role in columns if role != "id"}
+        | ({"id": lambda: rows.read("id", labels.id_of)} if options.id else {})
+    )
+    return found.get("id", list(map(str, rows.numbers))), found["text"], found.get("text_pair")
 
 
 def _read_lines(path: str, pairs: bool) -> Texts:
@@ -130,27 +130,28 @@ def _read_lines(path: str, pairs: bool) -> Texts:
                 data = file.read()
     except OSError as error:
         raise UserError(f"--input={path} cannot be read: {error.strerror or error}.") from None
-    texts, seconds = [], []
-    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
-        try:
-            text = line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{path}:{number}: byte {error.start + 1} of the line (0x{line[error.start]:02x}) is not UTF-8. "
-                "Convert the file, for example: iconv -f latin1 -t utf-8."
-            ) from None
-        if pairs:
-            parts = text.split("\t")
-            if len(parts) != 2:
-                raise UserError(
-                    f"{path}:{number}: {len(parts)} texts, but the run reads pairs: two texts with a tab between them."
-                )
-            text = parts[0]
-            seconds.append(parts[1])
-        texts.append(text)
-    if not texts:
+    lines = data.splitlines()
+    if not lines:
         raise UserError(f"--input={path} has no lines.")
-    return [str(i) for i in range(len(texts))], texts, seconds if pairs else None
+    numbered = enumerate(lines, 1)
+    found = read_rows(lambda line: _read_line(line[1], f"{path}:{line[0]}", 2 if pairs else 1), numbered)
+    texts = [list(column) for column in zip(*found, strict=True)]
+    return [str(i) for i in range(len(lines))], texts[0], texts[1] if pairs else None
+
+
+def _read_line(line: bytes, place: str, count: int) -> list[str]:
+    """The texts of a line.  count: 2 for a run on pairs."""
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{place}: byte {error.start + 1} of the line (0x{line[error.start]:02x}) is not UTF-8. "
+            "Convert the file, for example: iconv -f latin1 -t utf-8."
+        ) from None
+    texts = text.split("\t") if count == 2 else [text]
+    if len(texts) != count:
+        raise UserError(f"{place}: {len(texts)} texts, but the run reads pairs: two texts with a tab between them.")
+    return [tables.text_of(text, place, "") for text in texts]
 
 
 def _write(
@@ -175,11 +176,7 @@ def _write(
         rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
         data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     elif suffix == ".csv":
-        file = io.StringIO(newline="")
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
-        data = file.getvalue().encode()
+        data = tables.csv_text([columns, *zip(*columns.values(), strict=True)]).encode()
     else:
         data = tables.tsv([columns, *zip(*columns.values(), strict=True)]).encode()
     if path == "-":

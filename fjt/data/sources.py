@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from fjt.core.errors import UserError, read_rows, suggest
+from fjt.core.errors import UserError, suggest
 from fjt.core.options import DataConfig, ExperimentConfig
 from fjt.data import glue, labels, synthetic, tables, tfds
 from fjt.data.glue import SPLITS, Split, Table, Task
@@ -333,15 +333,11 @@ def _split(rows: Rows, problem: LabelReader, codes: Sequence[str], required: boo
         blank: whether a text may be empty.
     """
 
-    def names(role: str, read: Callable[[Any, str], str]) -> tuple[str, ...]:
-        numbered = enumerate(rows.values[role])
-        return tuple(read_rows(lambda cell: read(cell[1], rows.place(cell[0])), numbered))
-
     readers: dict[str, Callable[[], Any]] = {
         "text": lambda: _texts(rows, "text", blank),
         "text_pair": lambda: _texts(rows, "text_pair", True) if "text_pair" in rows.values else None,
-        "id": lambda: names("id", labels.id_of) if "id" in rows.values else tuple(map(str, rows.numbers)),
-        "cluster": lambda: names("cluster", labels.name_of) if "cluster" in rows.values else None,
+        "id": lambda: tuple(rows.read("id", labels.id_of)) if "id" in rows.values else tuple(map(str, rows.numbers)),
+        "cluster": lambda: tuple(rows.read("cluster", labels.name_of)) if "cluster" in rows.values else None,
         "label": lambda: problem.read_labels(_cells(rows, required), codes),
     }
     return Split(**rows.columns(readers))

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from fjt.core.errors import BadRows, UserError, read_rows, suggest
 from fjt.data.labels import BYTE_ORDER_MARK
 
 Column = TypeVar("Column")
+Item = TypeVar("Item")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
@@ -50,8 +52,11 @@ class Rows:
         Raises:
             BadRows: cells that are not text, or not valid Unicode, or empty.
         """
-        numbered = enumerate(self.values[role])
-        return read_rows(lambda cell: text_of(cell[1], self.place(cell[0]), remedy, blank), numbered)
+        return self.read(role, lambda value, place: text_of(value, place, remedy, blank))
+
+    def read(self, role: str, read: Callable[[Any, str], Item]) -> list[Item]:
+        """A column's values as `read(value, place)` returns them.  Raises BadRows where it raises UserError."""
+        return read_rows(lambda cell: read(cell[1], self.place(cell[0])), enumerate(self.values[role]))
 
     def columns(self, readers: Mapping[str, Callable[[], Column]]) -> dict[str, Column]:
         """{name: the value of its reader}.
@@ -171,6 +176,14 @@ class _Finder:
 def tsv(rows: Iterable[Iterable[Any]]) -> str:
     """The text of a TSV that `read` can read.  It has no quotes: a tab or line break in a field becomes a blank."""
     return "".join("\t".join(" ".join(re.split(r"[\t\r\n]+", str(x))) for x in row) + "\n" for row in rows)
+
+
+def csv_text(rows: Iterable[Iterable[Any]]) -> str:
+    """The text of a CSV that `read` can read, with lines that end in a line feed."""
+    lines: list[str] = []
+    # Python quotes a field with a bare carriage return only if lines end in one.
+    csv.writer(types.SimpleNamespace(write=lines.append), lineterminator="\r\n").writerows(rows)
+    return "".join(line.removesuffix("\r\n") + "\n" for line in lines)
 
 
 Records = Iterator[tuple[int, list[str] | UserError]]  # (line on which a row starts, its fields or its fault)

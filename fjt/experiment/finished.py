@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Float
 
 from fjt.core import files
-from fjt.core.errors import UserError
+from fjt.core.errors import UserError, read_rows
 from fjt.data.glue import Split, Task
+from fjt.data.tables import text_of
 from fjt.experiment import run_records
 from fjt.tasks.kinds import find_problem, task_of_record
 from fjt.tasks.problem import Problem
@@ -185,10 +186,10 @@ def _checked(texts: Iterable[Any], pairs: Iterable[Any] | None, wanted: bool) ->
     for name, values in columns.items():
         if isinstance(values, str):
             raise UserError(f"`{name}` is one str; give a list of str.")
-        columns[name] = values = tuple(values)
-        for i, value in enumerate(values):
-            if not isinstance(value, str):
-                raise UserError(f"{name}[{i}] = {value!r} is not text.")
+        numbered = enumerate(values)
+        columns[name] = tuple(
+            read_rows(lambda cell, name=name: text_of(cell[1], f"{name}[{cell[0]}]", "Give a list of str."), numbered)
+        )
     count = len(columns["texts"])
     if not count:
         raise UserError("There are no texts to label.")

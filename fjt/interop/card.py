@@ -12,6 +12,8 @@ from huggingface_hub import EvalResult, ModelCardData
 from jaxtyping import Float, Shaped
 
 from fjt.core import records
+from fjt.core.markdown import escape
+from fjt.data import labels
 from fjt.data.glue import Task
 from fjt.tasks.problem import Problem
 
@@ -80,6 +82,7 @@ def write(
     contents = "an adapter: the trained parameters, without those of the base model"
     if form == "hf":
         contents = "the whole model" + (", with the trained adapter merged into it" if merged else "")
+    base = base.encode("utf-8", "backslashreplace").decode()  # a folder's name may be no valid Unicode
     title = f"{task.name}: {', '.join(methods)}{f' over {base}' if base else ''}"
     options = {f"{name}.{option}": value for name, found in methods.items() for option, value in found.items()}
     lines = [
@@ -87,19 +90,20 @@ def write(
         _metadata(form, title, task, base, methods, scores),
         "---",
         "",
-        f"# {title}",
+        f"# {escape(title)}",
         "",
         f"This directory contains {contents}.",
         "",
-        f"- Base model: {base or 'none, random weights'}{f', revision {revision}' if base and revision else ''}",
+        f"- Base model: {escape(base) or 'none, random weights'}"
+        + (f", revision {escape(revision)}" if base and revision else ""),
         f"- Data: {task.name}, {', '.join(f'{count:,} {split}' for split, count in examples.items())} examples",
-        f"- Labels: {', '.join(task.label_names) or 'a score'}",
+        f"- Labels: {labels.some([escape(name) for name in task.label_names]) or 'a score'}",
         "- Licence: those of the base model and of the data apply; training adds none",
         "",
         f"| dev metric | score | {CONFIDENCE:.0%} interval over examples | n |",
         "| :-- | --: | --: | --: |",
         *[
-            f"| {name} | {value:.4f} | {_ends(low, high)} | {examples['dev']:,} |"
+            f"| {escape(name)} | {value:.4f} | {_ends(low, high)} | {examples['dev']:,} |"
             for name, (value, low, high) in scores.items()
         ],
         "",
@@ -107,7 +111,7 @@ def write(
         "",
         "| recipe | |",
         "| :-- | --: |",
-        *[f"| {key} | {value} |" for key, value in {**recipe, **options}.items()],
+        *[f"| {escape(key)} | {escape(str(value))} |" for key, value in {**recipe, **options}.items()],
     ]
     records.replace(os.path.join(folder, "README.md"), "\n".join(lines) + "\n")
 
@@ -141,4 +145,6 @@ def convert(source: str, target: str, form: str) -> None:
     """
     with open(source, encoding="utf-8") as file:
         text = file.read()
-    records.replace(target, re.sub(r"^library_name: \w+$", f"library_name: {LIBRARIES[form]}", text, flags=re.M))
+    records.replace(
+        target, re.sub(r"^library_name: \w+$", f"library_name: {LIBRARIES[form]}", text, count=1, flags=re.M)
+    )

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import zipfile
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -129,6 +130,7 @@ def load(folder: str) -> Records:
         {key: _value(key, value) for key, value in row.items()}
         for row in csv.DictReader(io.StringIO(table.decode(), newline=""))
     )
+    _check_names(paths[0], rows)
     dev: dict[str, dict[str, np.ndarray]] = {}
     for key, array in arrays.items():
         if key.startswith("dev/"):
@@ -150,6 +152,17 @@ def _value(key: str, cell: str) -> str | int | float | None:
         return None
     number = key in NUMBERS or key.startswith(SCORES)
     return cell if not number else int(cell) if re.fullmatch(r"-?\d+", cell) else float(cell)
+
+
+def _check_names(path: str, rows: Sequence[Row]) -> None:
+    """Raises UserError for names that no study writes: they become paths of figures and parts of the page."""
+    for row in rows:
+        for key in ("run", "phase", "cell", "task", "method"):
+            parts = str(row[key]).split("/")[: None if key in ("run", "cell") else 1]
+            if "/".join(parts) != row[key] or not all(re.fullmatch(r"[\w+,=-][\w.+,=-]*", part) for part in parts):
+                raise UserError(
+                    f"{path}: the {key} {row[key]!r:.80} has characters that no study writes. Do not trust the file."
+                )
 
 
 def _check_scores(study: Records) -> None:

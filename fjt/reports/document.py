@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fjt.core.errors import UserError, suggest
+from fjt.core.markdown import code, escape
 from fjt.reports import sections
 from fjt.reports.archive import BEGUN, DAMAGED, DIVERGED, FILES, FINISHED, MISSING, Records, Row
 from fjt.reports.cells import Cell, counts
@@ -99,13 +100,15 @@ def run_facts(study: Records) -> list[str]:
     if extra:
         lines.append(f"Of these runs, {extra} are only in earlier configs of the study; all are reported.")
     begun = [row for row in study.rows if row["state"] != MISSING]
-    device = several(f"{row['devices']} x {row['device']} ({row['platform']})" for row in begun if row["device"])
+    device = several(
+        escape(f"{row['devices']} x {row['device']} ({row['platform']})") for row in begun if row["device"]
+    )
     versions = [key for key in study.rows[0] if key.startswith("versions.")]
-    used = "; ".join(f"{key[9:]} {several(short(row[key]) for row in begun if row[key])}" for key in versions)
-    lines.append(f"Base model: {several(row['model'] for row in begun if row['model'])}. Device: {device}.")
+    used = "; ".join(f"{key[9:]} {several(escape(short(row[key])) for row in begun if row[key])}" for key in versions)
+    lines.append(f"Base model: {several(escape(row['model']) for row in begun if row['model'])}. Device: {device}.")
     lines.append(f"Versions: {used}.")
     if study.facts["command"]:
-        lines.append(f"Command: `{study.facts['command']}`")
+        lines.append(f"Command: {code(study.facts['command'])}")
     lines.append(f"All numbers and figures are computed from `{FILES[0]}` and `{FILES[1]}` by `python -m fjt.report`.")
     return lines
 
@@ -173,7 +176,7 @@ def disagreements(study: Records) -> list[str]:
     """A warning for each fact of the environment in which runs differ."""
     begun, warnings = [row for row in study.rows if row["state"] != MISSING], []
     for key in ("device", "devices", *(key for key in study.rows[0] if key.startswith("versions."))):
-        texts = [short(str(row[key])) for row in begun if row[key] is not None]
+        texts = [escape(short(str(row[key]))) for row in begun if row[key] is not None]
         if len(set(texts)) > 1:
             effect = "times are not comparable" if key.startswith("device") else "scores may differ by more than seeds"
             name = {"device": "kinds of device", "devices": "numbers of devices"}.get(key, f"versions of {key[9:]}")

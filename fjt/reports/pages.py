@@ -155,5 +155,6 @@ def page(title: str, blocks: Iterable[Block]) -> str:
 def _inlined(picture: Picture) -> str:
     """The SVG of a picture for a page with several: with ids that are unique in the page, and a label."""
     svg = picture.svg[picture.svg.index("<svg") :]
-    svg = re.sub(r'(id="|href="#|url\(#)', rf"\1{picture.name}-", svg)
+    name = html.escape(picture.name)
+    svg = re.sub(r'(id="|href="#|url\(#)', lambda match: f"{match[0]}{name}-", svg)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(_bare(picture.caption))}" ', 1)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from fjt.core.markdown import code, escape
 from fjt.reports import cells as values
 from fjt.reports import figures
 from fjt.reports.archive import Records
@@ -115,7 +116,9 @@ def failures(cells: Iterable[Cell]) -> list[Text]:
         for i, row in enumerate(cell.scored):
             if cell.collapsed[i]:
                 collapsed.append(f"`{row['run']}` (always {_value(cell, cell.predicted[i, 0])})")
-        diverged += [f"`{row['run']}` ({row['failed']})" for row in cell.rows if row["state"] == values.DIVERGED]
+        diverged += [
+            f"`{row['run']}` ({escape(row['failed'])})" for row in cell.rows if row["state"] == values.DIVERGED
+        ]
     texts = []
     if collapsed:
         texts.append(Text(f"**Collapsed**, one prediction for every example of dev: {'; '.join(collapsed)}."))
@@ -133,7 +136,7 @@ def failures(cells: Iterable[Cell]) -> list[Text]:
 
 def _value(cell: Cell, predicted: Any) -> str:
     text = cell.problem.describe_label(predicted, cell.facts)
-    return f"`{text}`" if cell.facts.label_names else text
+    return code(text) if cell.facts.label_names else text
 
 
 def cost_table(cells: Sequence[Cell], name: Name) -> Table:
@@ -196,7 +199,7 @@ def size(count: int) -> str:
 def short_value(text: str) -> str:
     """The text of a value as printed: numbers without trailing zeros."""
     value = values.number(text)
-    return text if value is None else f"{value:g}"
+    return escape(text) if value is None else f"{value:g}"
 
 
 def _chosen(cell: Cell) -> str:

@@ -67,7 +67,7 @@ def test_refusals_from_python(run, finished, tmp_path):
     refused("one str", lambda: run.predict("a text"))
     refused("no texts", lambda: run.predict([]))
     predict = inspect.unwrap(type(run).predict)  # as a user calls it, without the checker of types
-    refused(r"texts\[1\] = 3", lambda: predict(run, ["a", 3]))
+    refused(r"texts\[1\]: 3", lambda: predict(run, ["a", 3]))
     refused("single texts", lambda: run.predict(["a"], ["b"]))
     refused("no config.json", lambda: fjt.load_run(tmp_path))
     refused("matches no run", lambda: fjt.results(tmp_path / "*"))
