@@ -181,8 +181,9 @@ def tsv(rows: Iterable[Iterable[Any]]) -> str:
 def csv_text(rows: Iterable[Iterable[Any]]) -> str:
     """The text of a CSV that `read` can read, with lines that end in a line feed."""
     lines: list[str] = []
+    file: Any = types.SimpleNamespace(write=lines.append)
     # Python quotes a field with a bare carriage return only if lines end in one.
-    csv.writer(types.SimpleNamespace(write=lines.append), lineterminator="\r\n").writerows(rows)
+    csv.writer(file, lineterminator="\r\n").writerows(rows)
     return "".join(line.removesuffix("\r\n") + "\n" for line in lines)
 
 

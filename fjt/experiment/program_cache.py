@@ -3,13 +3,13 @@
 import contextlib
 import glob
 import hashlib
+import importlib.metadata
 import os
 import re
 import warnings
 from collections.abc import Iterator
 
 import jax
-import jaxlib
 
 from fjt.core import console, records
 from fjt.core.options import ExecutionConfig, Settings
@@ -32,9 +32,9 @@ def keep_programs(execution: ExecutionConfig) -> None:
     """
     if execution.cache.compilation is False:
         jax.config.update("jax_compilation_cache_dir", None)
-    elif execution.cache.compilation or not jax.config.jax_compilation_cache_dir:
+    elif execution.cache.compilation or not jax.config.values["jax_compilation_cache_dir"]:
         host = (records.processor(), records.instructions(), records.cores(), os.environ.get("XLA_FLAGS"))
-        versions = (jax.__version__, jaxlib.__version__, jax.default_backend())
+        versions = (importlib.metadata.version("jaxlib"), jax.default_backend())
         key = hashlib.sha256(repr((host, versions)).encode()).hexdigest()[:16]
         folder = os.path.join(cache_dir(execution), "compiled", f"jax-{jax.__version__}-{key}")
         jax.config.update("jax_compilation_cache_dir", folder)
@@ -49,7 +49,7 @@ def damaged_removed(view: console.View) -> Iterator[None]:
         yield
     for warning in caught:
         found = re.match(r"Error (\w+) persistent compilation cache entry for '(\w+)': (.*)", str(warning.message))
-        folder = jax.config.jax_compilation_cache_dir
+        folder = jax.config.values["jax_compilation_cache_dir"]
         if not found or not folder:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
             continue

@@ -122,8 +122,10 @@ def compare(cell: Cell, base: Cell, metric: str) -> Comparison:
         "The two cells are scored on different rows, so there is no estimate for new examples."
     )
     if cell.dev == base.dev:
-        new_examples = smallest = all_runs = tables = attempt(lambda: _paired(cell, rows, base, base_rows, metric))
-        if not isinstance(tables, str):
+        tables = attempt(lambda: _paired(cell, rows, base, base_rows, metric))
+        if isinstance(tables, str):
+            new_examples = smallest = all_runs = tables
+        else:
             new_examples = attempt(inference.crossed_interval, differences, tables, failed, None, cell.cluster)
             all_runs = attempt(inference.crossed_interval, differences, tables, failed & False, None, cell.cluster)
             smallest = attempt(inference.smallest_difference, tables, failed, cell.cluster)

@@ -57,7 +57,7 @@ def read(folder: str) -> Records:
         state = state_of(path)
         if state == MISSING and run["name"] not in asked:
             continue
-        row = names.row(run) | {"asked": int(run["name"] in asked)}
+        row: Row = names.row(run) | {"asked": int(run["name"] in asked)}
         row |= _read_run(path, state, row, len(rows), dev, train, held_out, plan["study"].get("metric", ""))
         if row.get("model") and plan["study"].get("base"):
             row["model"] = f"the encoder of {plan['study']['base']}"
@@ -108,7 +108,7 @@ def _read_run(
         metric: that the study compares, "" for the task's first one.
     """
     try:
-        found = {"state": state} | _about(path, state, row["phase"])
+        found: Row = {"state": state} | _about(path, state, row["phase"])
         if state != FINISHED:
             return found
         if row["phase"] == "tuning":
