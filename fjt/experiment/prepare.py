@@ -90,7 +90,7 @@ def prepare(
         steps=layout.steps,
         evaluations=recipes.evaluation_steps(experiment, len(splits["train"])),
         rates=rates,
-        hyper=_build_hyper(experiment, task, examples["train"].label, parameters.trainable, config.layers),
+        hyper=_build_hyper(experiment, task, examples["train"].label, parameters, config),
         mesh=mesh,
         contents=contents,
         fingerprint=fingerprint(experiment, contents),
@@ -235,11 +235,14 @@ def _find_adapter(
 
 
 def _build_hyper(
-    experiment: ExperimentConfig, task: Task, labels: np.ndarray, trainable: frozenset[str], layers: int
+    experiment: ExperimentConfig, task: Task, labels: np.ndarray, parameters: Parameters, config: EncoderConfig
 ) -> Hyper:
     """The hyper-parameters of a run, see `make_hyper`, with the factors of its learning rate."""
     methods = partition.find_methods(experiment.tune)
-    factors = partition.multipliers(methods, experiment.optim.multipliers, trainable, layers)
+    given = experiment.optim.multipliers
+    patterns = [pair[0] for pair in given if isinstance(pair, tuple) and pair]
+    partition.check_patterns(patterns, tree.flatten(parameters.tree), config.family, "optim.multipliers")
+    factors = partition.multipliers(methods, given, parameters.trainable, config.layers)
     return dataclasses.replace(make_hyper(experiment, task, labels, methods), multipliers=factors)
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from fjt.core.tree import Tree
 from fjt.models.families import find_family
 from fjt.models.family import EncoderConfig
 from fjt.models.layers import Hooks, compose
+from fjt.models.pretrained import torch_name
 from fjt.tuning import cost
 from fjt.tuning.method import Key, Options, Stages, Values, add_nothing, base_module, places, sites_of
 from fjt.tuning.registry import METHODS
@@ -202,6 +203,45 @@ def _below(leaves: Tree, path: str) -> Any:
     return node
 
 
+def check_patterns(patterns: Iterable[Any], names: Collection[str], family: str, key: str) -> None:
+    """Nothing for patterns that are not written in PyTorch's names of parameters.
+
+    Args:
+        patterns: regular expressions.
+        names: of all parameters.
+        family: name of the family of the encoder.
+        key: the option that the patterns came from, for the message.
+
+    Raises:
+        UserError: a pattern matches names of PyTorch and none of fjt; the message has fjt's names.
+    """
+    torch = {name: torch_name(name, family) for name in names if not name.startswith("adapters/")}
+    for pattern in patterns:
+        for spelling in _spellings(pattern) if isinstance(pattern, str) and not _search(pattern, names) else ():
+            found = [name for name, other in torch.items() if _search(spelling, [other])]
+            if found:
+                more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+                raise UserError(
+                    f"config.{key}: the pattern {pattern!r} is written in PyTorch's names; here these parameters are "
+                    f"called {', '.join(found[:3])}{more}."
+                )
+
+
+def _spellings(pattern: str) -> Iterator[str]:
+    """A pattern, and without the prefixes that other models put before the names; both with today's leaf names."""
+    pattern = re.sub(r"\bgamma\b", "weight", re.sub(r"\bbeta\b", "bias", pattern.removeprefix("^")))
+    while pattern:
+        yield pattern
+        pattern = pattern.partition(".")[2].removeprefix("*")
+
+
+def _search(pattern: str, names: Iterable[str]) -> bool:
+    try:
+        return any(re.search(pattern, name) for name in names)
+    except re.error:
+        return False
+
+
 def multipliers(
     methods: Methods, given: Iterable[Any], trainable: Collection[str], layers: int
 ) -> dict[str, np.float32]:
@@ -304,6 +344,7 @@ def trainable_names(params: Tree, config: EncoderConfig, tune: TuneConfig, missi
             "its whole head is new and trains; leave the option out."
         )
     encoder = [name for name in names if name.startswith("encoder/")]
+    check_patterns(tune.train, names, config.family, "tune.train")
     chosen, trains_pooler = set(), tune.train_pooler
     for name, options in methods.items():
         given = [n for n in names if not n.startswith("adapters/")] if METHODS[name].chooses_all else encoder

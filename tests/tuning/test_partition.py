@@ -68,6 +68,35 @@ def test_pattern():
     assert trains("pattern", train=("layer_3/",), train_pooler=True) == under("encoder/layer_3/") | POOLER | HEAD
 
 
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [
+        ("encoder.layer.0.attention.self.query.weight", "encoder/layer_0/query/kernel"),
+        ("bert.encoder.layer.3.output.dense.bias", "encoder/layer_3/output/bias"),
+        ("^bert.encoder.layer.2.", "encoder/layer_2/"),
+        ("bert.*", "encoder/embeddings/"),
+        (r"bert\.pooler\.dense", "head/pooler/bias"),
+        ("roberta.encoder.layer.1.intermediate.dense.weight", "encoder/layer_1/intermediate/kernel"),
+        ("base_model.model.bert.embeddings.word_embeddings.weight", "encoder/embeddings/"),
+        ("encoder.layer.1.output.LayerNorm.gamma", "encoder/layer_1/output_norm/scale"),
+        (r"attention\.self\.(query|value)\.", "encoder/layer_0/query/bias"),
+    ],
+)
+def test_a_pattern_in_pytorch_s_names_gets_fjt_s(pattern, name):
+    with pytest.raises(
+        UserError, match=r"config\.tune\.train: the pattern .* written in PyTorch's names; here .* called"
+    ) as refused:
+        trains("pattern", train=("layer_0/", pattern))
+    assert name in str(refused.value)
+    with pytest.raises(UserError, match=r"config\.optim\.multipliers: the pattern"):
+        partition.check_patterns([pattern], NAMES, "bert", "optim.multipliers")
+
+
+def test_a_pattern_that_matches_is_one_of_fjt_s_names():
+    for pattern in ("classifier", "layer.0", "query", "(", 7, "no_such_thing.*", ""):
+        partition.check_patterns([pattern], NAMES, "bert", "tune.train")
+
+
 def test_a_pattern_must_match_something():
     with pytest.raises(UserError, match=r"config\.tune\.train.*'layer_7'.*matches no parameter.*encoder/"):
         trains("pattern", train=("layer_1", "layer_7"))
