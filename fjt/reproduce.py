@@ -1,6 +1,7 @@
 """Repeat a run from its own files, and compare:  python -m fjt.reproduce RUN
 
-Prints one of three results: the same bits; the same within the tolerance of another layout or machine (the first 20
+With --workdir DIR the repetition is kept, with its model: a study leaves none of its runs' models, and this makes the
+model of one of them.  Prints one of three results: the same bits; the same within the tolerance of another layout or machine (the first 20
 losses within 2e-6); or different, with the first step that differs.  A run that failed should fail again at the same
 step.  The data and the base model are read from the paths of the original run.  Exit codes: 0 same, 1 different, 2 a
 mistake in the arguments or files, 130 Ctrl-C, 143 SIGTERM.
@@ -33,14 +34,14 @@ def main(argv: Sequence[str]) -> int:
         prog="python -m fjt.reproduce", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", help="the work directory of a run that finished or failed, alone or of a study")
-    parser.add_argument("--workdir", help="keep the new run in this folder; by default it is deleted")
+    parser.add_argument("--workdir", help="keep the new run in this folder, with its model; by default it is deleted")
     options = parser.parse_args(argv[1:])
     logging.getLogger("absl").setLevel(logging.CRITICAL)
 
     def command() -> int:
         options.run = files.local_path(options.run, "RUN")
         if options.workdir is not None:
-            return reproduce(options.run, files.local_path(options.workdir, "--workdir"))
+            return reproduce(options.run, files.local_path(options.workdir, "--workdir"), keep=True)
         with tempfile.TemporaryDirectory() as folder:
             try:
                 return reproduce(options.run, folder)
@@ -50,17 +51,18 @@ def main(argv: Sequence[str]) -> int:
     return exit_code(command, lambda: options.workdir or tempfile.gettempdir())
 
 
-def reproduce(folder: str, workdir: str) -> int:
+def reproduce(folder: str, workdir: str, keep: bool = False) -> int:
     """The exit code of the comparison of a run with its repetition.
 
     Args:
         folder: the work directory of the run.
         workdir: the work directory of the repetition.
+        keep: whether the repetition is kept, and so exports its model and writes its tables, even if the run did not.
 
     Raises:
         UserError: the run has not ended, or its files, data or base model have changed.
     """
-    from fjt.experiment import run_records
+    from fjt.experiment import run_records, summary
     from fjt.experiment.execute import run
     from fjt.experiment.workdir import REPETITION, check_own, lock
     from fjt.training.checkpoint import NotFinite
@@ -75,18 +77,20 @@ def reproduce(folder: str, workdir: str) -> int:
     check_own(workdir, REPETITION)
     if run_records.ended(workdir):
         raise UserError(f"--workdir={workdir} has a repetition that has ended. Give a new folder.")
-    experiment = _prepare(folder)
+    experiment = _prepare(folder, keep)
     with lock(workdir, kind=REPETITION), contextlib.suppress(NotFinite):  # result.json records the failure
         run(experiment, workdir)
     results = [run_records.read_result(path) for path in (folder, workdir)]
     show_environment(folder, workdir)
     verdict, code = compare(results[0], results[1], losses(folder), losses(workdir))
     console.say(f"{folder}: {verdict}")
+    if keep and not results[1]["failed"]:
+        summary.show_result(workdir)
     return code
 
 
-def _prepare(folder: str) -> "Experiment":
-    """The Experiment of a run's config.json, without optional outputs."""
+def _prepare(folder: str, keep: bool) -> "Experiment":
+    """The Experiment of a run's config.json, with its model and tables if it is kept, and without other outputs."""
     from fjt.data.packing import Shape
     from fjt.experiment import run_records
     from fjt.experiment.prepare import prepare
@@ -95,8 +99,8 @@ def _prepare(folder: str) -> "Experiment":
     recorded = run_records.read_config(folder)
     settings = from_config(recorded["config"])
     execution = settings.execution
-    quiet = dataclasses.replace(execution.output, export=False, tables=False, curve=False, checkpoints=False)
-    execution = dataclasses.replace(execution, output=quiet, log=dataclasses.replace(execution.log, tensorboard=False))
+    output = dataclasses.replace(execution.output, export=keep, tables=keep, curve=False, checkpoints=False)
+    execution = dataclasses.replace(execution, output=output, log=dataclasses.replace(execution.log, tensorboard=False))
     configure_jax(settings)
     shapes = tuple(Shape(*shape) for shape in recorded["shapes"])
     experiment = prepare(dataclasses.replace(settings, execution=execution), shapes=shapes)

@@ -314,6 +314,23 @@ def choose(folder: str, runs: dict[str, Run], metric: str = "") -> Chosen:
     return chosen
 
 
+def best_runs(folder: str, runs: Mapping[str, Run], metric: str = "") -> dict[str, str]:
+    """{task: name of its reported run with the best score}; of equals the first.
+
+    Args:
+        folder: the study.
+        runs: {name: Run}; all have ended.
+        metric: that decides, by default the first one of each task.
+    """
+    best: dict[str, tuple[float, str]] = {}
+    for name in (name for name, run in runs.items() if run.phase == "runs"):
+        result = records.read_json(os.path.join(folder, name, "result.json"))
+        value = score(result, metric)
+        if value is not None and value > best.get(result["task"], (-math.inf, ""))[0]:
+            best[result["task"]] = value, name
+    return {task: name for task, (_, name) in best.items()}
+
+
 def _rank(folder: str, trial: Sequence[Run], metric: str) -> tuple[int, float]:
     """(minus the number of failed runs, mean score of the others): the larger, the better."""
     scores = [score(run_records.read_result(os.path.join(folder, run.name)), metric) for run in trial]

@@ -234,3 +234,17 @@ NAN, INF = ({"failed": f"the loss of step 3 is {loss}, its gradient's norm nan"}
 def test_what_a_run_that_failed_is_said_to_be(before, now, losses, words, code):
     said, found = reproduce.compare(before, now, [1.0, 0.5], losses)
     assert said.startswith(words) and found == code
+
+
+def test_the_best_reported_run_of_each_task_is_found(tmp_path):
+    scores = {"runs/a/head/seed=0": 0.5, "runs/a/full/seed=0": 0.75, "runs/a/full/seed=1": None, "tuning/a/x": 0.9}
+    scores |= {"runs/b/head/seed=0": 0.25, "runs/b/full/seed=0": 0.125}
+    for name, value in scores.items():
+        task = name.split("/")[1]
+        metric = "accuracy" if task == "a" else "mse"
+        result = {"task": task, "failed": None, "metrics": {metric: value, "other": -(value or 0)}}
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "result.json").write_text(json.dumps(result if value else {"task": task, "failed": "nan"}))
+    runs = {name: Run(name, name.split("/")[0], name, ()) for name in scores}
+    assert worker.best_runs(tmp_path, runs) == {"a": "runs/a/full/seed=0", "b": "runs/b/full/seed=0"}
+    assert worker.best_runs(tmp_path, runs, "other") == {"a": "runs/a/head/seed=0", "b": "runs/b/full/seed=0"}
