@@ -2,7 +2,6 @@
 
 import ast
 import os
-import pathlib
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,11 +11,11 @@ from absl import flags
 from absl.flags import FlagValues
 from ml_collections import ConfigDict
 
+from fjt import configs
+from fjt.configs import ARGUMENTS, ROOT
 from fjt.core.errors import UserError, suggest
-from fjt.core.options import OPTIONS, OTHER_UNIT, flatten
+from fjt.core.options import ALIASES, OPTIONS, OTHER_UNIT, unknown
 from fjt.core.schema import Option
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def parse(
@@ -37,17 +36,21 @@ def parse(
         UserError: for a flag, key, value or file that does not exist or cannot be read.
     """
     _check_names(argv, values, options)
-    _check_config_file(argv)
-    sys.argv = _quote_tuples(argv, options)  # config_flags reads overrides from here, not from its argument
+    file = _check_config_file(argv)
+    # config_flags reads overrides from sys.argv, not from its argument.
+    before, sys.argv = sys.argv, _quote_tuples(argv, options)
     try:
-        rest = values(sys.argv)
-        config = holder.value
-        if config is not None:
-            config["task"]  # raises here if the file could not be read
+        with configs.importable(file):
+            rest = values(sys.argv)
+            config = holder.value
+            if config is not None:
+                config["task"]  # raises here if the file could not be read
     except (flags.Error, ValueError, TypeError) as error:
         raise UserError(_readable(error, argv)) from None
     except OSError as error:
         raise UserError(f"--config cannot be read: {' '.join(str(error).split())}") from None
+    finally:
+        sys.argv = before
     if len(rest) > 1:
         raise UserError(f"{rest[1]!r} is not understood; options are given as --config.key=value.")
     if config is not None:
@@ -66,13 +69,7 @@ def given(config: ConfigDict, argv: list[str]) -> dict[str, str]:
     path = next((argument for argument in argv if "configs/" in argument), "the config file")
     named = {argument[len("--config.") :].partition("=")[0] for argument in argv if argument.startswith("--config.")}
     named |= {argument[len("--noconfig.") :] for argument in argv if argument.startswith("--noconfig.")}
-    found = {}
-    for key, value in flatten(config).items():
-        if key in named:
-            found[key] = "command line"
-        elif key in OPTIONS and value != OPTIONS[key].default and value is not None:
-            found[key] = path.removeprefix("--config=")
-    return found
+    return configs.origins(config, dict.fromkeys(named, "command line"), path.removeprefix("--config="))
 
 
 def _quote_tuples(argv: Sequence[str], options: Mapping[str, Option]) -> list[str]:
@@ -112,8 +109,8 @@ def _replace_duration(config: ConfigDict, argv: Sequence[str], given: str, other
         options[name] = None
 
 
-def _check_config_file(argv: Sequence[str]) -> None:
-    """Raises UserError for a config file that does not exist, with the nearest names of existing files."""
+def _check_config_file(argv: Sequence[str]) -> str:
+    """The config file, "" without one.  Raises UserError if it does not exist, with the nearest names of files."""
     for i, argument in enumerate(argv[1:], 1):
         name, _, value = argument.partition("=")
         if name in ("--config", "-config"):
@@ -121,6 +118,8 @@ def _check_config_file(argv: Sequence[str]) -> None:
             if path and not os.path.isfile(path):
                 known = sorted(f"configs/{file.name}" for file in (ROOT / "configs").glob("*.py"))
                 raise UserError(f"--config={path}: there is no such file.{suggest(path, known)}")
+            return path
+    return ""
 
 
 def _readable(error: Exception, argv: Sequence[str]) -> str:
@@ -153,10 +152,22 @@ def _check_names(argv: Sequence[str], values: FlagValues, valid: Mapping[str, Op
             if key in sections:
                 inside = [name for name in valid if name.startswith(key + ".")]
                 raise UserError(f"--config.{key} is a group of options: {', '.join(inside)}.")
-            raise UserError(f"--config.{key} is not an option.{suggest(key, valid)} --help shows all options.")
-        match = re.match(r"--?(?:no)?([^=.]+)(?:=|$)", argument)
-        if match and argument.startswith("-") and match.group(1) not in values and match.group(1) != "":
-            raise UserError(f"{argument.split('=')[0]} is not an option.{suggest(match.group(1), list(values))}")
+            hint = f" Did you mean --{ARGUMENTS[key]}?" if key in ARGUMENTS else unknown(key, valid)
+            raise UserError(f"--config.{key} is not an option.{hint} --help shows all options.")
+        match = re.match(r"--?(?!-|(?:no)?config\.)(?:no)?([^=]+)", argument)
+        if match and match.group(1) not in values:
+            raise UserError(f"{argument.split('=')[0]} is not an option.{_flag_hint(match.group(1), values, valid)}")
+
+
+def _flag_hint(name: str, values: FlagValues, valid: Mapping[str, Option]) -> str:
+    """' Did you mean ...?' for an unknown flag, which may be an option without its prefix."""
+    name = name.replace("-", "_")
+    if name in ARGUMENTS:
+        return f" Did you mean --{ARGUMENTS[name]}?"
+    last = name.rsplit(".", 1)[-1]
+    if last in ALIASES or last in {key.rsplit(".", 1)[-1] for key in valid}:
+        return unknown(name, valid, "--config.")
+    return suggest(name, list(values))
 
 
 def keys_help(options: Mapping[str, Option] = OPTIONS) -> str:

@@ -8,22 +8,19 @@ The same command on an unfinished work directory continues from the last checkpo
 Exit codes: 0 success, 2 a mistake in the arguments or files, 3 loss not finite, 130 Ctrl-C, 143 SIGTERM (state saved).
 """
 
-import logging
-import os
 import re
 import sys
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from absl import flags as absl_flags
 from ml_collections import config_flags
 
-from fjt import flags
+from fjt import api, flags
+from fjt.configs import ROOT
 from fjt.core import console
-from fjt.core.errors import Ended, UserError, exit_code
-from fjt.core.options import TOGETHER, Settings
+from fjt.core.errors import UserError, exit_code
+from fjt.core.options import TOGETHER
 from fjt.core.settings import from_config
-from fjt.flags import ROOT
 
 if TYPE_CHECKING:
     from fjt.training.protocols import Events
@@ -39,7 +36,6 @@ LIST = absl_flags.DEFINE_bool("list", False, "Print tasks, methods and configs."
 
 def main(argv: list[str], events: "Events | None" = None) -> int:
     """The exit code of a command line.  events: called at moments of the run, for tests and for watching a run."""
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
     if any(argument in ("--help", "-h", "--helpfull") for argument in argv[1:]):
         console.say(__doc__ or "")
         console.say(flags.keys_help())
@@ -66,7 +62,8 @@ def _start(argv: list[str], events: "Events | None") -> int:
         raise UserError(
             "--workdir is missing: the folder to which this run is written, for example --workdir runs/first."
         )
-    return execute(settings, WORKDIR.value or "", bool(PLAN.value), flags.given(config, argv), events)
+    api.execute(settings, WORKDIR.value or "", flags.given(config, argv), events, plan=bool(PLAN.value))
+    return 0
 
 
 def show_list() -> None:
@@ -95,59 +92,6 @@ def show_list() -> None:
         first = re.match(r'\s*"""(.*?)(?:\n|""")', path.read_text())
         rows.append((f"configs/{path.name}", first.group(1) if first else ""))
     console.table("Configs (--config)", ("file", "description"), rows)
-
-
-def execute(
-    settings: Settings,
-    workdir: str,
-    plan_only: bool,
-    origins: Mapping[str, str],
-    events: "Events | None" = None,
-) -> int:
-    """The exit code of a run.
-
-    Args:
-        settings: the options.
-        workdir: the work directory.
-        plan_only: whether to print the plan and stop.
-        origins: {key: origin of its value} of the options that were given.
-        events: of `main`.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from fjt.experiment import outcome, run_records, summary
-    from fjt.experiment.execute import run
-    from fjt.experiment.prepare import prepare
-    from fjt.experiment.program_cache import configure_jax
-    from fjt.experiment.workdir import check, lock
-    from fjt.training.checkpoint import NotFinite
-
-    configure_jax(settings)
-    if plan_only:
-        experiment = prepare(settings, given=origins)
-        summary.show_plan(experiment)
-        return 0
-    with lock(workdir):
-        try:
-            experiment = prepare(settings, given=origins)
-            if run_records.is_done(workdir):
-                check(experiment, workdir)
-                outcome.clean_up(workdir)
-                console.say(f"{workdir} is already finished; its result:")
-                summary.show_result(workdir)
-                return 0
-            summary.show_start(experiment, workdir)
-            run(experiment, workdir, events=events)
-        except NotFinite as error:
-            raise Ended(
-                f"{error}. Stopped; checkpoints saved earlier are kept, and the same command would stop here again. "
-                "A lower --config.optim.learning_rate or a longer --config.optim.warmup_fraction, in another "
-                "--workdir, may help.",
-                error.code,
-            ) from None
-        summary.show_result(workdir)
-    return 0
 
 
 if __name__ == "__main__":

@@ -10,24 +10,26 @@ reach across the machines, as they do on NFS.  `python -m fjt.report DIR` repeat
 Exit codes: 0 success, 2 a mistake in the arguments or files, 130 Ctrl-C, 143 SIGTERM (state saved).
 """
 
-import importlib
-import logging
+import glob
 import os
 import re
 import shlex
 import sys
+import types
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags as absl_flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
-from fjt import flags
+from fjt import api, configs, flags
 from fjt.core import console
 from fjt.core.errors import UserError, exit_code
+from fjt.experiment.process import undisturbed
 from fjt.study.spec import OPTIONS
 
 if TYPE_CHECKING:
+    from fjt.experiment.finished import Results
     from fjt.study.plans import Group
     from fjt.study.spec import Run
     from fjt.training.protocols import Events
@@ -41,7 +43,6 @@ SHARD = absl_flags.DEFINE_string("shard", "0/1", "i/n: every n-th group, from th
 
 def main(argv: list[str], events: "Events | None" = None) -> int:
     """The exit code of a command line.  events: called at moments of the runs, for tests and for watching them."""
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
     if any(argument in ("--help", "-h", "--helpfull") for argument in argv[1:]):
         console.say(__doc__ or "")
         console.say(flags.keys_help(OPTIONS))
@@ -62,7 +63,9 @@ def _start(argv: list[str], events: "Events | None") -> int:
             "--workdir runs/quickstart_sweep."
         )
     command = shlex.join(["python", "-m", "fjt.sweep", *argv[1:]])
-    return sweep(config, WORKDIR.value, bool(PLAN.value), parse_shard(SHARD.value or ""), command, events)
+    shard = parse_shard(SHARD.value or "")
+    execute(config, WORKDIR.value, command, plan=bool(PLAN.value), shard=shard, events=events)
+    return 0
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -73,27 +76,49 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(match.group(1)), int(match.group(2))
 
 
-def sweep(
-    config: ConfigDict,
+def sweep(config: Any, workdir: str | os.PathLike[str], **options: Any) -> "Results":
+    """The results of a study's reported runs, after those that were left have been run.  `fjt.sweep` is this function.
+
+    Args:
+        config: "configs/quickstart_sweep.py", "quickstart_sweep", a config file of your own, a ConfigDict or dict.
+        workdir: the study's folder; its report is in report/.
+        options: values of options, with `__` for the dot: `study__seeds=7`, `train__epochs=3`.
+
+    Raises:
+        UserError: a mistake in the arguments or files, with its remedy.
+        KeyboardInterrupt: Ctrl-C; the state is saved, and the same call continues from it.
+    """
+    folder = os.fspath(workdir)
+    with api.interruptible():
+        made, file = configs.load(config, options, OPTIONS)
+        given = [f"--config={file}"] if file else []
+        given += [f"--config.{key.replace('__', '.')}={value}" for key, value in options.items()]
+        execute(made, folder, shlex.join(["python", "-m", "fjt.sweep", *given]))
+    from fjt.experiment.finished import results
+
+    return results(os.path.join(glob.escape(folder), "runs", "**"))
+
+
+@undisturbed()
+def execute(
+    config: Any,
     workdir: str,
-    plan_only: bool,
-    shard: tuple[int, int],
     command: str,
+    *,
+    plan: bool = False,
+    shard: tuple[int, int] = (0, 1),
     events: "Events | None" = None,
-) -> int:
-    """The exit code of a study.
+) -> None:
+    """Runs the runs of a study that are left, and reports it when all have ended.
 
     Args:
         config: the config of the study.
         workdir: the study's folder.
-        plan_only: whether to print the plan and stop.
-        shard: (i, n) for every n-th group from the i-th on.
         command: the command line, for the report.
+        plan: whether to print the plan and stop.
+        shard: (i, n) for every n-th group from the i-th on.
         events: of `main`.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from fjt import report
     from fjt.core.settings import from_config
     from fjt.experiment.program_cache import configure_jax
@@ -110,21 +135,24 @@ def sweep(
         base["model"]["path"] = make_base(options.base, base)
     shared = planner.Shared()
     with lock(os.path.join(workdir, "groups"), wait=True, kind=""):  # one process plans; the others read its plan
-        if not plan_only:
+        if not plan:
             worker.put_aside_damaged(workdir)
-        runs, groups, plan = planner.make_plan(workdir, options, base, runs, shared, command)
+        runs, groups, planned = planner.make_plan(workdir, options, base, runs, shared, command)
     document.check_baseline(options.baseline, list(dict.fromkeys(run.cell.split("/")[1] for run in runs.values())))
-    changed = plans.changed(plan["study"], plan["declared"])
-    for text in [*power.too_few(plan["study"], runs.values()), *([changed] if changed else [])]:
+    changed = plans.changed(planned["study"], planned["declared"])
+    for text in [*power.too_few(planned["study"], runs.values()), *([changed] if changed else [])]:
         console.warn(text)
-    show_plan(workdir, runs, groups, plan)
-    if plan_only:
-        return 0
+    show_plan(workdir, runs, groups, planned)
+    if plan:
+        return
     if not worker.work(workdir, base, runs, groups, shared, metric=options.metric, shard=shard, events=events):
         console.say("runs of other shards are left; `python -m fjt.report` reports when they are done")
-        return 0
+        return
     report.show(*report.report(workdir))
-    return 0
+    if not base["output"]["export"]:
+        for task, name in worker.best_runs(workdir, runs, options.metric).items():
+            run = shlex.quote(os.path.join(workdir, name))
+            console.say(f"model of the best run on {task}: python -m fjt.reproduce {run} --workdir DIR makes it again")
 
 
 def make_base(name: str, base: Mapping[str, Any]) -> str:
@@ -145,13 +173,13 @@ def make_base(name: str, base: Mapping[str, Any]) -> str:
     from fjt.experiment.prepare import prepare
     from fjt.experiment.workdir import lock
 
-    known = [path.stem for path in (flags.ROOT / "configs").glob("*.py")]
-    module, _, argument = name.partition(":")
+    known = [path.stem for path in (configs.ROOT / "configs").glob("*.py")]
+    module = name.partition(":")[0]
     if module not in known:
         raise UserError(f"config.study.base={name!r}: there is no configs/{module}.py.{suggest(module, known)}")
-    config = importlib.import_module(f"configs.{module}").get_config(*[argument] if argument else [])
-    config.cache.dir, config.mesh.data = base["cache"]["dir"], base["mesh"]["data"]
-    config.output.curve = config.output.tables = config.output.checkpoints = config.log.tensorboard = False
+    changes = {"cache.dir": base["cache"]["dir"], "mesh.data": base["mesh"]["data"], "log.tensorboard": False}
+    changes |= {f"output.{kind}": False for kind in ("curve", "tables", "checkpoints")}
+    config, _ = configs.load(name, changes)
     settings = from_config(config)
     experiment = prepare(settings, view=console.Silent())
     folder = os.path.join(cache_dir(settings.execution), "bases", experiment.fingerprint[:16])
@@ -197,6 +225,15 @@ def show_plan(workdir: str, runs: "Mapping[str, Run]", groups: "Sequence[Group]"
         f"each run takes {plans.BESIDE:g} s besides; about {gib(plan['bytes'])}"
     )
 
+
+class _Callable(types.ModuleType):
+    """This module, which is also the function `fjt.sweep`: importing a module sets its name in its package."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> "Results":
+        return sweep(*arguments, **options)
+
+
+sys.modules[__name__].__class__ = _Callable
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv))

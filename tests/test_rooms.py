@@ -28,7 +28,7 @@ ROOMS = (
     "doors",
 )
 LEVEL = {room: level for level, room in enumerate(ROOMS)}
-DOORS = ("export", "flags", "main", "predict", "report", "reproduce", "sweep")
+DOORS = ("api", "configs", "export", "flags", "main", "predict", "report", "reproduce", "sweep")
 
 
 def modules():

@@ -7,9 +7,11 @@ run prints and records the origin of every such value.
 """
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 from fjt.core import schema
+from fjt.core.errors import suggest
 from fjt.core.schema import option
 
 SEED = {"low": 0, "high": 2**32 - 1}
@@ -357,6 +359,29 @@ OTHER_UNIT = {
     "eval.every_steps": "eval.every_epochs",
 }
 
+# Names of options in Trainer, PEFT and the usual scripts, for the message about an unknown option.
+ALIASES = {
+    "task_name": "task", "train_file": "data.files.train", "validation_file": "data.files.dev",
+    "test_file": "data.files.test", "max_train_samples": "data.limit", "model": "model.path",
+    "model_name": "model.path", "model_name_or_path": "model.path", "model_revision": "model.revision",
+    "max_len": "model.max_length", "max_seq_length": "model.max_length", "max_seq_len": "model.max_length",
+    "bf16": "model.dtype", "fp16": "model.dtype", "target_modules": "tune.sites", "r": "tune.rank",
+    "lora_r": "tune.rank", "lora_rank": "tune.rank", "lora_alpha": "tune.alpha", "lora_dropout": "tune.dropout",
+    "num_virtual_tokens": "tune.prompt_length", "optim": "optim.name", "optimizer": "optim.name",
+    "lr": "optim.learning_rate", "wd": "optim.weight_decay", "scheduler": "optim.schedule",
+    "lr_scheduler_type": "optim.schedule", "warmup": "optim.warmup_fraction", "warmup_ratio": "optim.warmup_fraction",
+    "warmup_steps": "optim.warmup_fraction", "max_grad_norm": "optim.clip_norm", "adam_beta1": "optim.b1",
+    "adam_beta2": "optim.b2", "adam_epsilon": "optim.eps", "num_train_epochs": "train.epochs",
+    "num_epochs": "train.epochs", "max_steps": "train.steps", "per_device_train_batch_size": "train.batch_size",
+    "per_device_eval_batch_size": "train.batch_size", "train_batch_size": "train.batch_size",
+    "gradient_accumulation_steps": "train.accumulation", "load_best_model_at_end": "train.select",
+    "metric_for_best_model": "train.select", "early_stopping_patience": "train.patience",
+    "label_smoothing_factor": "loss.label_smoothing", "eval_steps": "eval.every_steps",
+    "eval_strategy": "eval.every_epochs", "compute_metrics": "eval.metrics", "save_steps": "checkpoint.every_steps",
+    "save_total_limit": "checkpoint.keep", "logging_steps": "log.every_steps", "report_to": "log.tensorboard",
+    "cache_dir": "cache.dir", "data_seed": "seeds.data",
+}  # fmt: skip  # a table of constants
+
 # Names for several tuning methods at once, with options where they are left open: the mix-and-match adapter (He et al.
 # 2022, section 4.6), and UniPELT (Mao et al. 2022); their prefixes are AdapterHub's, which holds both.
 TOGETHER = {
@@ -366,6 +391,20 @@ TOGETHER = {
 
 # Optimizers whose updates are not of the size of the learning rate, unlike AdamW's.
 OTHER_SCALE = ("sgd", "lamb", *(f"optax:{name}" for name in OPTAX))
+
+
+def unknown(key: str, valid: Iterable[str], prefix: str = "") -> str:
+    """' Did you mean ...?' for a key that is not an option: what it is called here, else keys of near names.
+
+    Args:
+        key: what was given.
+        valid: the keys that exist.
+        prefix: of keys in the message.
+    """
+    last = key.rsplit(".", 1)[-1].replace("-", "_")
+    names = [ALIASES[last]] if last in ALIASES else [name for name in valid if name.rsplit(".", 1)[-1] == last]
+    names = [key] if key in names else names
+    return f" Did you mean {' or '.join(prefix + name for name in names)}?" if names else suggest(key, valid)
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

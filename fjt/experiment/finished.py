@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from fjt.core import files
 from fjt.core.errors import UserError, read_rows
+from fjt.core.options import flatten
 from fjt.data.glue import Split, Task
 from fjt.data.tables import text_of
 from fjt.experiment import run_records
@@ -61,9 +62,39 @@ class Run:
         Raises:
             UserError: the texts are not lists of str, do not fit the run, or the base model cannot be found.
         """
+        self._check_export()
         logits = self._logits(_checked(texts, pairs, self.pairs))
         predicted = self.problem.decode(logits, self.task)
         return {"labels": predicted.labels, "probabilities": predicted.probabilities, "logits": logits}
+
+    def export(self, path: str | os.PathLike[str], format: str = "hf") -> None:
+        """Writes the tuned model to a new directory.
+
+        Args:
+            path: the directory.
+            format: "hf" for a whole Hugging Face model, "peft" or "adapterhub" for an adapter.
+
+        Raises:
+            UserError: the directory exists, or the format cannot express the run.
+        """
+        from fjt.interop.conversion import convert
+
+        self._check_export()
+        convert(
+            format,
+            os.fspath(path),
+            model=self.model_directory(),
+            folder=os.path.join(self.path, "export", "adapter"),
+            base=self.base_directory,
+            method=" and ".join(self.result["method"]),
+            label_names=self.label_names,
+            head=self.problem.head,
+        )
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """{metric: value} on dev, of the selected step."""
+        return self.result["metrics"]
 
     @property
     def problem(self) -> Problem:
@@ -78,6 +109,16 @@ class Run:
     def model_directory(self) -> str:
         """The Hugging Face directory of the run, "" if its method cannot be merged."""
         return _exported_model(self.path)
+
+    def _check_export(self) -> None:
+        """Raises UserError if the run has left no model."""
+        folder = _exported_model(self.path) or os.path.join(self.path, "export", "adapter")
+        for file in ("config.json", "model.safetensors") if _exported_model(self.path) else ("fjt_adapter.json",):
+            if not os.path.exists(os.path.join(folder, file)):
+                raise UserError(
+                    f"{os.path.join(folder, file)} does not exist: the run's model is needed, which is written with "
+                    "config.output.export=True."
+                )
 
     def base_directory(self) -> str:
         """The directory of the model that the run started from.  Raises UserError if it cannot be found."""
@@ -200,15 +241,22 @@ def _checked(texts: Iterable[Any], pairs: Iterable[Any] | None, wanted: bool) ->
 
 
 def load_run(directory: str | os.PathLike[str], base: str | os.PathLike[str] = "") -> Run:
-    """The Run of a work directory.
+    """The Run of a work directory, with its model.
 
     Args:
         directory: the work directory.
         base: the base model, if the run's method cannot be merged and the model has moved.
 
     Raises:
-        UserError: the directory is not a run, or the run has not finished.
+        UserError: the directory is not a run, the run has not finished, or it has left no model.
     """
+    run = read_run(directory, base)
+    run._check_export()
+    return run
+
+
+def read_run(directory: str | os.PathLike[str], base: str | os.PathLike[str] = "") -> Run:
+    """As `load_run`, of a run that need not have left its model."""
     directory = files.local_path(directory, "the run's directory")
     if not os.path.exists(os.path.join(directory, "config.json")):
         raise UserError(f"{directory} is not a run: it has no config.json. Give the --workdir of a finished run.")
@@ -217,13 +265,6 @@ def load_run(directory: str | os.PathLike[str], base: str | os.PathLike[str] = "
             failed = run_records.read_result(directory)["failed"]
             raise UserError(f"The run in {directory} failed: {failed}. The same command would fail again.")
         raise UserError(f"The run in {directory} is not finished; run its command again to finish it.")
-    folder = _exported_model(directory) or os.path.join(directory, "export", "adapter")
-    for file in ("config.json", "model.safetensors") if _exported_model(directory) else ("fjt_adapter.json",):
-        if not os.path.exists(os.path.join(folder, file)):
-            raise UserError(
-                f"{os.path.join(folder, file)} does not exist: the run's model is needed, which is written with "
-                "config.output.export=True."
-            )
     result, dev = run_records.read_result(directory), run_records.read_predictions(directory, "dev")
     return Run(
         directory,
@@ -248,8 +289,24 @@ def _has_model(directory: str) -> bool:
     return os.path.exists(os.path.join(directory, "config.json"))
 
 
-def results(pattern: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The result.json of each run, with its "workdir", in the order of their names, for pandas or pyarrow.
+class Results(list[dict[str, Any]]):
+    """Results of runs: a list of dicts, and a table of them."""
+
+    def to_pandas(self) -> Any:
+        """A pandas.DataFrame, one row per run; {"metrics": {"accuracy": 1.0}} is in the column metrics.accuracy.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise UserError("A data frame needs pandas, which is not installed: pip install pandas.") from None
+        return pandas.DataFrame([flatten(row) for row in self])
+
+
+def results(pattern: str | os.PathLike[str]) -> Results:
+    """The result.json of each run, with its "workdir", in the order of their names; `.to_pandas()` is a data frame.
 
     Args:
         pattern: such as "runs/*"; folders that are not runs are skipped, and a run without a result has "failed".
@@ -258,7 +315,7 @@ def results(pattern: str | os.PathLike[str]) -> list[dict[str, Any]]:
         UserError: the pattern matches no run.
     """
     pattern = files.local_path(pattern, "the pattern")
-    found = []
+    found = Results()
     for folder in sorted(glob.glob(pattern, recursive=True)):
         result = os.path.join(folder, "result.json")
         if os.path.exists(result):

@@ -324,7 +324,7 @@ def best_runs(folder: str, runs: Mapping[str, Run], metric: str = "") -> dict[st
     """
     best: dict[str, tuple[float, str]] = {}
     for name in (name for name, run in runs.items() if run.phase == "runs"):
-        result = records.read_json(os.path.join(folder, name, "result.json"))
+        result = run_records.read_result(os.path.join(folder, name))
         value = score(result, metric)
         if value is not None and value > best.get(result["task"], (-math.inf, ""))[0]:
             best[result["task"]] = value, name

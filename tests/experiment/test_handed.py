@@ -1,0 +1,106 @@
+"""Data from a Python program: written as a table that the run reads, or refused by name."""
+
+import numpy as np
+import pyarrow
+import pytest
+
+from fjt import configs
+from fjt.core.errors import UserError
+from fjt.core.settings import from_config
+from fjt.data import sources
+from fjt.experiment import handed
+from fjt.tasks.kinds import find_problem
+
+TEXTS, PAIRS = ["a b", 'c, "d"', "e\nf\u2028"], ["x", "y", "z"]
+
+
+def read(workdir, kind="classification", options=None, **data):
+    """(Task, splits) that a run on the data would read."""
+    given = {"train": None, "dev": None, "test": None} | data
+    options = {"data__kind": kind, **(options or {}), **handed.write(str(workdir), given)}
+    made = from_config(configs.load(None, options)[0])
+    return sources.load(made.experiment, str(workdir), find_problem)
+
+
+def frame(columns):
+    return pytest.importorskip("pandas").DataFrame(columns, index=[7, 8, 9])
+
+
+TABLE = {"text": TEXTS, "label": ["no", "yes", "no"]}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda table: (table["text"], table["label"]),
+        lambda table: (tuple(table["text"]), np.array(table["label"])),
+        lambda table: table,
+        lambda table: [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)],
+        pyarrow.table,
+        frame,
+        lambda table: tuple(frame(table)[name] for name in table),
+    ],
+    ids=["lists", "tuple and array", "dict", "dicts", "pyarrow", "pandas", "series"],
+)
+def test_every_form_is_the_same_table(tmp_path, make):
+    task, splits = read(tmp_path, train=make(TABLE), dev=make(TABLE), test=TEXTS[:2])
+    assert task.label_names == ("no", "yes")
+    assert splits["train"].text == tuple(TEXTS) and splits["train"].label.tolist() == [0, 1, 0]
+    assert splits["train"].text_pair is None
+    assert splits["test"].text == tuple(TEXTS[:2]) and splits["test"].label.tolist() == [-1, -1]
+
+
+def test_pairs_scores_sets_and_columns_of_one_s_own(tmp_path):
+    _, splits = read(
+        tmp_path / "pairs", "regression", train=(TEXTS, PAIRS, [0.5, 1, 2]), dev=(TEXTS, PAIRS, np.ones(3))
+    )
+    assert splits["train"].text_pair == tuple(PAIRS) and splits["train"].label.tolist() == [0.5, 1.0, 2.0]
+    sets = (TEXTS, [["a"], [], ["b", "a"]])
+    _, splits = read(tmp_path / "sets", "multi_label", train=sets, dev=sets)
+    assert splits["train"].label.tolist() == [[1, 0], [0, 0], [1, 1]]
+    table = {"review": TEXTS, "stars": [1, 3, 1]}
+    names = {"data__columns__text": "review", "data__columns__label": "stars"}
+    task, splits = read(tmp_path / "names", options=names, train=table, dev=table)
+    assert task.label_names == ("1", "3") and splits["dev"].text == tuple(TEXTS)
+
+
+def test_a_file_is_read_where_it_is(tmp_path):
+    (tmp_path / "mine.csv").write_text("text,label\na,no\nb,yes\n")
+    _, splits = read(tmp_path / "run", train=tmp_path / "mine.csv", dev=(["a"], ["no"]))
+    assert len(splits["train"]) == 2 and not (tmp_path / "run" / "data" / "train.parquet").exists()
+    assert handed.write(str(tmp_path), {"train": None, "dev": None, "test": None}) == {}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ((TEXTS, [1, 2]), r"train: 3 of text, 2 of label; each row needs one of each"),
+        ((TEXTS,) * 4, r"train has 4 lists, and should be lists, \(texts, labels\) or"),
+        (("a text", "yes"), r"train is one text and should be lists"),
+        ({"text": "ab", "label": "yn"}, r"train is one text and should be lists"),
+        ((TEXTS, [1, "one", 2.5]), r"train is not a table: .*Give lists"),
+        ((["\ud800", "b", "c"], [1, 2, 1]), r"train is not a table"),
+        (7, r"train is not a table"),
+        ({"text": 7, "label": [1]}, r"train is not a table"),
+        ([1, 2, 3], r"train is not a table"),
+        (object(), r"train is not a table"),
+    ],
+    ids=str,
+)
+def test_what_is_no_table_is_named(tmp_path, data, message):
+    with pytest.raises(UserError, match=message):
+        handed.write(str(tmp_path), {"train": data, "dev": None, "test": None})
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_run_s_data_stay_what_they_were(tmp_path):
+    first, other = {"text": ["a", "b"], "label": [0, 1]}, {"text": ["a", "b"], "label": [1, 0]}
+    empty = {"dev": None, "test": None}
+    handed.write(str(tmp_path), {"train": other} | empty)  # a start that was refused
+    path = handed.write(str(tmp_path), {"train": first} | empty)["data.files.train"]
+    (tmp_path / "config.json").write_text("{}")
+    before = (tmp_path / "data" / "train.parquet").stat().st_mtime_ns
+    assert handed.write(str(tmp_path), {"train": first} | empty)["data.files.train"] == path
+    with pytest.raises(UserError, match=r"belongs to a run on other data than the given train"):
+        handed.write(str(tmp_path), {"train": other} | empty)
+    assert (tmp_path / "data" / "train.parquet").stat().st_mtime_ns == before
