@@ -15,7 +15,7 @@ import pyarrow.parquet
 import pytest
 import small
 from huggingface_hub import ModelCard
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -34,6 +34,7 @@ SPECIAL = [
     "", " ", "a", "\0", "\r", "\n", "\t", "\r\n", '"', "'", ",", "|", "`", "``", "$", r"\g<0>", "\\", "<b>", "&lt;",
     "#", "---", ":", "- ", "[x](y)", "[/red]", ":bug:", "{}", "%s", "\ufeff", "\u2028", "\x85", "\x1c", "é", "e\u0301",
     "字", "😀", "\ud83d", "nan", "null", "1.0", "true", "!", "*", "_", "~", "@", "=", "@x", "\x1b[31m", "\u202e",
+    "`a`", "*a*", "__a__", "$a$", "~~a~~",
 ]  # fmt: skip
 ANY = st.lists(st.one_of(st.sampled_from(SPECIAL), st.text(max_size=3)), min_size=1, max_size=4).map("".join)
 QUICK = settings(
@@ -65,6 +66,7 @@ def usable(read):
 
 IDS, NAMES = usable(labels.id_of), usable(labels.name_of)
 SHOWN = NAMES.map(lambda name: re.sub(r"\s+", " ", name))
+WHOLE = " ".join(word for word in SPECIAL if word.isprintable())  # one name with every special character
 
 
 def in_tsv(text):
@@ -204,10 +206,17 @@ CHECKS = {
     "page": (check_page, SHOWN),
     "terminal": (check_terminal, SHOWN),
 }  # fmt: skip
+EXAMPLES = {
+    "tables": ([(WHOLE, WHOLE), ("a\r", "1.0")],),
+    "predictions": ([WHOLE, "a\rb"], [WHOLE], [WHOLE, "a"]),
+    "card": (WHOLE, [WHOLE, "a"]),
+    "page": (WHOLE,),
+    "terminal": (WHOLE,),
+}
 
 
 @pytest.mark.parametrize("limits", [QUICK, pytest.param(MANY, marks=pytest.mark.thorough)], ids=["few", "many"])
 @pytest.mark.parametrize("name", CHECKS)
 def test_what_is_written_is_read_back(name, limits):
     check, *strategies = CHECKS[name]
-    limits(given(st.tuples(*strategies))(lambda values: check(*values)))()
+    limits(given(st.tuples(*strategies))(example(EXAMPLES[name])(lambda values: check(*values))))()

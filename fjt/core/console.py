@@ -10,7 +10,6 @@ from typing import Any, Protocol, runtime_checkable
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
-from rich.text import Text
 
 
 class _Console(Console):
@@ -91,13 +90,11 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
             cells = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)]
             say("  " + "  ".join(cells).rstrip())
         return
-    layout = Table(
-        title=Text(title), title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False
-    )
+    layout = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
     for name, is_right in zip(names, right, strict=True):
-        layout.add_column(Text(name), justify="right" if is_right else "left")
+        layout.add_column(name, justify="right" if is_right else "left")
     for row in texts:
-        layout.add_row(*map(Text, row))
+        layout.add_row(*row)
     _print(layout)
 
 
