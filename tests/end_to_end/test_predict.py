@@ -69,6 +69,10 @@ def test_refusals_from_python(run, finished, tmp_path):
     predict = inspect.unwrap(type(run).predict)  # as a user calls it, without the checker of types
     refused(r"texts\[1\]: 3", lambda: predict(run, ["a", 3]))
     refused("single texts", lambda: run.predict(["a"], ["b"]))
+    refused(
+        r"2 bad rows:\n  texts\[0\]: .*not valid Unicode.*\n  texts\[2\]",
+        lambda: run.predict(["\ud83d", "a", "\udc00b"]),
+    )
     refused("no config.json", lambda: fjt.load_run(tmp_path))
     refused("matches no run", lambda: fjt.results(tmp_path / "*"))
     shutil.copytree(finished[0], tmp_path / "half")
@@ -177,6 +181,9 @@ def test_refusals(finished, tables, launch, tmp_path):
 
     (tmp_path / "latin.txt").write_bytes(b"good\ncaf\xe9\n")
     (tmp_path / "empty.txt").write_bytes(b"")
+    half = ['{"text": "\\ud83d"}', '{"text": 1}', '{"text": "a"}', "{", '{"text": "a\\udc00"}']
+    (tmp_path / "half.jsonl").write_text("\n".join(half))
+    places = [f"half.jsonl:{line}: " for line in (1, 2, 4, 5)]
     for done, words in (
         (attempt(run=ROOT), ["is not a run", "config.json"]),
         (attempt(input=tmp_path / "gone.csv"), ["--input", "gone.csv", "does not exist"]),
@@ -184,6 +191,7 @@ def test_refusals(finished, tables, launch, tmp_path):
         (attempt(input=ROOT / "README.md"), ["'.md'", ".csv"]),
         (attempt(input=tmp_path / "latin.txt"), ["latin.txt:2", "0xe9"]),
         (attempt(input=tmp_path / "empty.txt"), ["empty.txt", "no lines"]),
+        (attempt(input=tmp_path / "half.jsonl"), ["4 bad rows", "not valid Unicode", "1 is not text", *places]),
         (attempt("--text", "review"), ["dev.csv:1", "'review'", "--text"]),
         (attempt("--text_pair", "text"), ["--text_pair", "single texts"]),
         (attempt(output=tmp_path / "o.xlsx"), ["--output", "'.xlsx'", ".tsv"]),

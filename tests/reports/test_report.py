@@ -1,6 +1,7 @@
 """A study's report: its numbers, the same bytes from either source, what it warns of."""
 
 import csv
+import dataclasses
 import html.parser
 import math
 
@@ -21,6 +22,7 @@ from made_study import (
 from scores import pseudo_values
 
 from fjt import report
+from fjt.core.errors import UserError
 from fjt.reports import archive, document, gather, inference, pages, sections
 from fjt.reports.cells import costs, edges, make_cells, make_trials, summarize
 from fjt.reports.comparisons import make_comparisons
@@ -269,6 +271,31 @@ def test_files_that_do_not_belong_together_are_refused(folder, written, tmp_path
     (other / "predictions.npz").write_bytes(whole)
     assert report.main(["report", str(other), "--output", str(tmp_path / "out")]) == 2
     assert "do not belong together" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_names_that_no_study_writes_are_refused():
+    """They would be paths of figures and parts of the page, and files of studies are given away."""
+    names = dict.fromkeys(("run", "phase", "cell", "task", "method"), "a")
+    archive._check_names("runs.csv", [names, names | {"run": "runs/a/é+0.1,b/seed=3", "cell": "a/b=1e-05"}])
+    for key in names:
+        for name in ('x"><img src=q>', "a|b", "`a`", r"\g<0>", "$a$", "../../a", "/a", "a b", "..", "", "a\n"):
+            with pytest.raises(UserError, match=f"runs.csv: the {key}"):
+                archive._check_names("runs.csv", [names, names | {key: name}])
+    with pytest.raises(UserError, match=r"runs\.csv: the task"):
+        archive._check_names("runs.csv", [names | {"task": "a/b"}])
+
+
+def test_texts_of_a_strangers_files_are_shown_as_they_are(folder, tmp_path):
+    """Models, devices, versions, the command and the reason of a failed run are text, not parts of a page."""
+    before, hostile = gather.read(folder), 'a"><img src=q> [x](javascript:y) `b` **c** |'
+    free = {"model": hostile, "device": hostile, "failed": hostile, "versions.jax": hostile}
+    rows = tuple(dict(row) | free for row in before.rows)
+    archive.save(dataclasses.replace(before, rows=rows, facts=before.facts | {"command": hostile}), tmp_path)
+    study = archive.load(tmp_path)
+    title, blocks = document.build(study, make_cells(study), [], [])
+    page = Page()
+    page.feed(text := pages.page(title, blocks))
+    assert not page.tags & {"img", "a", "script"} and text.count("[x](javascript:y) `b` **c** |") >= 4
 
 
 def test_rows_come_back_as_they_were(folder, tmp_path):
