@@ -69,12 +69,16 @@ def train(
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """A context that raises KeyboardInterrupt where a run was stopped by Ctrl-C after its state was saved."""
+    """A context that raises KeyboardInterrupt where a run was stopped by Ctrl-C, after its state was saved."""
     try:
         yield
     except Ended as ended:
         if ended.code == 128 + signal.SIGINT:
             raise KeyboardInterrupt(str(ended)) from None
+        raise
+    except SystemExit as ended:  # a second Ctrl-C, which does not wait for the end of the step
+        if ended.code == 128 + signal.SIGINT:
+            raise KeyboardInterrupt from None
         raise
 
 

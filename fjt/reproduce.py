@@ -1,10 +1,12 @@
 """Repeat a run from its own files, and compare:  python -m fjt.reproduce RUN
 
 With --workdir DIR the repetition is kept, with its model: a study leaves none of its runs' models, and this makes the
-model of one of them.  Prints one of three results: the same bits; the same within the tolerance of another layout or
-machine (the first 20 losses within 2e-6); or different, with the first step that differs.  A run that failed should
-fail again at the same step.  The data and the base model are read from the paths of the original run.  Exit codes: 0
-same, 1 different, 2 a mistake in the arguments or files, 130 Ctrl-C, 143 SIGTERM.
+model of one of them.
+
+Prints one of three results: the same bits; the same within the tolerance of another layout or machine (the first 20
+losses within 2e-6); or different, with the first step that differs.  A run that failed should fail again at the same
+step.  The data and the base model are read from the paths of the original run.  Exit codes: 0 same, 1 different, 2 a
+mistake in the arguments or files, 130 Ctrl-C, 143 SIGTERM.
 """
 
 import argparse

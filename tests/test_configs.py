@@ -85,12 +85,14 @@ def test_changes_take_the_place_of_values():
             r"train.learning_rate is not an option. Did you mean optim.learning_rate",
         ),
         (None, {"output_dir": "x"}, r"output_dir is not an option. Did you mean the argument workdir\?"),
+        ({**default(), "lr": 1e-3}, {}, r"config.lr is not an option. Did you mean optim.learning_rate\?"),
+        ({**default(), "train": default()["train"] | {"num_epochs": 3}}, {}, r"train.num_epochs is .* mean train.epochs\?"),
         (None, {"optim": {"lr": 1}}, r"optim is not an option. Did you mean optim.name"),
     ],
 )
 def test_what_is_not_there_is_named(config, changes, message):
     with pytest.raises(UserError, match=message):
-        configs.load(config, changes)
+        from_config(configs.load(config, changes)[0])
 
 
 def test_a_file_that_is_no_config_is_refused(tmp_path):

@@ -12,6 +12,7 @@ from fjt.core import schema
 from fjt.core.errors import UserError
 from fjt.core.options import (
     EXPERIMENT,
+    OPTIONS,
     OTHER_SCALE,
     OTHER_UNIT,
     TOGETHER,
@@ -19,6 +20,7 @@ from fjt.core.options import (
     ExperimentConfig,
     Settings,
     flatten,
+    unknown,
 )
 
 
@@ -42,7 +44,10 @@ def from_config(config: Any) -> Settings:
     experiment, execution = (
         [field.name for field in dataclasses.fields(c)] for c in (ExperimentConfig, ExecutionConfig)
     )
-    schema.check_keys(config, [*experiment, *execution])
+    schema.check_keys([name for name in config if hasattr(config[name], "items")], [*experiment, *execution])
+    for key in flatten(config):
+        if key not in OPTIONS:
+            raise UserError(f"config.{key} is not an option.{unknown(key, OPTIONS)}")
     settings = Settings(
         _split_methods(schema.build(ExperimentConfig, {key: config[key] for key in experiment if key in config})),
         schema.build(ExecutionConfig, {key: config[key] for key in execution if key in config}),

@@ -15,6 +15,9 @@ import pytest
 import fjt
 from configs import quickstart_sweep
 from fjt import reproduce
+from fjt.api import interruptible
+from fjt.training.checkpoint import NotFinite
+from fjt.training.stop import Stopped
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -73,6 +76,23 @@ def test_what_is_no_name_of_fjt_is_none():
     assert {"train", "sweep", "load_run", "results", "UserError"} <= set(dir(fjt))
     with pytest.raises(AttributeError, match="has no attribute 'trian'"):
         fjt.trian()
+
+
+@pytest.mark.parametrize(
+    ("raised", "seen"),
+    [
+        (Stopped(signal.SIGINT), KeyboardInterrupt),
+        (SystemExit(130), KeyboardInterrupt),
+        (Stopped(signal.SIGTERM), fjt.Ended),
+        (SystemExit(143), SystemExit),
+        (NotFinite("the loss is nan"), fjt.Ended),
+        (fjt.UserError("no"), fjt.UserError),
+    ],
+    ids=repr,
+)
+def test_ctrl_c_is_a_keyboard_interrupt_and_nothing_else_is(raised, seen):
+    with pytest.raises(seen), interruptible():
+        raise raised
 
 
 @pytest.fixture(scope="module")

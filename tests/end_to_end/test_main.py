@@ -4,6 +4,7 @@ import csv
 import fcntl
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -56,6 +57,10 @@ def test_files_of_a_run(finished):
     assert 0 < result["token_efficiency"] <= 1 and result["flops_per_step"] > 0 and result["examples_per_second"] > 0
     assert result["train_seconds"] > 0 and result["compile_seconds"] > 0 and result["peak_memory_bytes"] > 0
     assert "test" not in result["metrics"] and "accuracy" in printed
+    shown = re.findall(
+        r"training (\d+)/12  loss \S+  (?:dev accuracy \S+  macro_f1 \S+ (at step \d+)  )?\S+ examples/s", printed
+    )
+    assert shown == [("4", ""), ("8", "at step 4"), ("12", "at step 8")]
     config = json.loads((workdir / "config.json").read_text())
     assert config["config"]["train"]["batch_size"] == 24 and config["changes"] == []
     assert config["origins"]["optim.weight_decay"].startswith("recipe")
