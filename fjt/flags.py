@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from fjt import configs
 from fjt.configs import ARGUMENTS, ROOT
+from fjt.core import files
 from fjt.core.errors import UserError, suggest
 from fjt.core.options import ALIASES, OPTIONS, OTHER_UNIT, unknown
 from fjt.core.schema import Option
@@ -36,6 +37,7 @@ def parse(
         UserError: for a flag, key, value or file that does not exist or cannot be read.
     """
     _check_names(argv, values, options)
+    argv = [re.sub("^(--?config)=(~.*)$", _expand_home, argument) for argument in argv]
     file = _check_config_file(argv)
     # config_flags reads overrides from sys.argv, not from its argument.
     before, sys.argv = sys.argv, _quote_tuples(argv, options)
@@ -57,6 +59,11 @@ def parse(
         for one, other in OTHER_UNIT.items():
             _replace_duration(config, argv, one, other)
     return config
+
+
+def _expand_home(match: re.Match[str]) -> str:
+    """The flag of a config file whose path begins with ~, which a shell does not expand after an equals sign."""
+    return f"{match.group(1)}={files.local_path(match.group(2), match.group(1))}"
 
 
 def given(config: ConfigDict, argv: list[str]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from ml_collections import config_flags
 
 from fjt import api, flags
 from fjt.configs import ROOT
-from fjt.core import console
+from fjt.core import console, files
 from fjt.core.errors import UserError, exit_code
 from fjt.core.options import TOGETHER
 from fjt.core.settings import from_config
@@ -62,7 +62,8 @@ def _start(argv: list[str], events: "Events | None") -> int:
         raise UserError(
             "--workdir is missing: the folder to which this run is written, for example --workdir runs/first."
         )
-    api.execute(settings, WORKDIR.value or "", flags.given(config, argv), events, plan=bool(PLAN.value))
+    workdir = "" if PLAN.value else files.local_path(WORKDIR.value or "", "--workdir")
+    api.execute(settings, workdir, flags.given(config, argv), events, plan=bool(PLAN.value))
     return 0
 
 
@@ -89,7 +90,7 @@ def show_list() -> None:
     console.table("Methods (config.tune.method)", columns, rows)
     rows = []
     for path in sorted((ROOT / "configs").glob("*.py")):
-        first = re.match(r'\s*"""(.*?)(?:\n|""")', path.read_text())
+        first = re.match(r'\s*"""(.*?)(?:\n|""")', path.read_text(encoding="utf-8"))
         rows.append((f"configs/{path.name}", first.group(1) if first else ""))
     console.table("Configs (--config)", ("file", "description"), rows)
 

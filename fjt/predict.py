@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from fjt.core import console
+from fjt.core import console, files
 from fjt.core.errors import UserError, exit_code, read_rows, suggest
 from fjt.core.options import ExecutionConfig
 from fjt.data import labels, tables
+from fjt.experiment import run_records
 from fjt.experiment.finished import Run, load_run
 
 Texts = tuple[list[str], list[str], list[str] | None]  # (ids, texts, second texts)
@@ -57,8 +58,13 @@ def main(argv: Sequence[str]) -> int:
 def _predict(options: argparse.Namespace) -> int:
     from fjt.experiment import program_cache
 
+    for name in ("input", "output"):
+        if getattr(options, name) != "-":
+            setattr(options, name, files.local_path(getattr(options, name), f"--{name}"))
     suffix = _output_suffix(options.output)
     run = load_run(options.run, options.base)
+    if options.output != "-":
+        _check_output(options.output, options.input, run)
     ids, texts, pairs = read_texts(run, options)
     program_cache.keep_programs(ExecutionConfig())
     predicted = run.predict(texts, pairs)
@@ -74,9 +80,22 @@ def _output_suffix(path: str) -> str:
     suffix, folder = os.path.splitext(path)[1].lower(), os.path.dirname(path) or "."
     if suffix not in SUFFIXES:
         raise UserError(f"--output={path}: the suffix {suffix!r} is not a known format.{suggest(suffix, SUFFIXES)}")
+    if os.path.isdir(path):
+        raise UserError(f"--output={path} is a folder; give a file.")
     if not os.path.isdir(folder):
         raise UserError(f"--output={path}: the directory {folder} does not exist; create it first.")
     return suffix
+
+
+def _check_output(path: str, source: str, run: Run) -> None:
+    """Raises UserError for an output that would replace the input, or a file that belongs to the run."""
+    if run_records.is_own(run.path, path):
+        raise UserError(f"--output={path} is where the run in {run.path} has its own files. Give another file.")
+    given = run.config["data"]["files"]
+    read = {f"--input={source}": source} | {f"config.data.files.{name} of the run": given[name] for name in given}
+    for name, other in read.items():
+        if other and os.path.exists(other) and os.path.exists(path) and os.path.samefile(path, other):
+            raise UserError(f"--output={path} is also {name}, and would replace it. Give another file.")
 
 
 def read_texts(run: Run, options: argparse.Namespace) -> Texts:
@@ -184,9 +203,7 @@ def _write(
         sys.stdout.buffer.flush()
         return
     try:
-        with open(f"{path}.tmp", "wb") as file:
-            file.write(data)
-        os.replace(f"{path}.tmp", path)
+        files.write(path, data)
     except OSError as error:
         raise UserError(f"--output={path} cannot be written: {error.strerror or error}.") from None
 

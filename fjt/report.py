@@ -29,8 +29,8 @@ from fjt.reports.comparisons import Comparison, make_comparisons
 from fjt.reports.inference import Interval
 
 MARKDOWN, PAGE = "report.md", "report.html"
-MARKER = ".fjt"  # of a folder that was new or empty when a report was first written to it
 P = ("p", "p_examples", "smallest")
+MARKER = (".fjt", b"the report of a study of fjt\n")  # in a folder that was new or empty at its first report
 
 
 def main(argv: Sequence[str]) -> int:
@@ -105,7 +105,7 @@ def own(output: str) -> None:
     check_output(output)
     os.makedirs(output, exist_ok=True)
     if not os.listdir(output):
-        files.write(os.path.join(output, MARKER), b"the report of a study of fjt\n")
+        files.write(os.path.join(output, MARKER[0]), MARKER[1])
 
 
 def check_output(output: str) -> None:
@@ -122,11 +122,19 @@ def check_output(output: str) -> None:
     if not os.path.isdir(output):
         raise UserError(f"--output={output} is not a folder. Give a new folder.")
     names = sorted(name for name in os.listdir(output) if not files.TEMPORARY.fullmatch(name))
-    if names and MARKER not in names and not all(name in names for name in archive.FILES):
+    if names and not _has_marker(output) and not all(name in names for name in archive.FILES):
         raise UserError(
             f"--output={output} is not empty and is not a report of fjt: it has {', '.join(names[:3])}. "
             "Give a new folder."
         )
+
+
+def _has_marker(folder: str) -> bool:
+    try:
+        with open(os.path.join(folder, MARKER[0]), "rb") as file:
+            return file.read() == MARKER[1]
+    except OSError:
+        return False
 
 
 def _write(folder: str, name: str, text: str) -> None:

@@ -23,7 +23,7 @@ from absl import flags as absl_flags
 from ml_collections import config_flags
 
 from fjt import api, configs, flags
-from fjt.core import console
+from fjt.core import console, files
 from fjt.core.errors import UserError, exit_code
 from fjt.experiment.process import undisturbed
 from fjt.study.spec import OPTIONS
@@ -64,7 +64,8 @@ def _start(argv: list[str], events: "Events | None") -> int:
         )
     command = shlex.join(["python", "-m", "fjt.sweep", *argv[1:]])
     shard = parse_shard(SHARD.value or "")
-    execute(config, WORKDIR.value, command, plan=bool(PLAN.value), shard=shard, events=events)
+    workdir = files.local_path(WORKDIR.value, "--workdir")
+    execute(config, workdir, command, plan=bool(PLAN.value), shard=shard, events=events)
     return 0
 
 

@@ -86,7 +86,11 @@ def test_changes_take_the_place_of_values():
         ),
         (None, {"output_dir": "x"}, r"output_dir is not an option. Did you mean the argument workdir\?"),
         ({**default(), "lr": 1e-3}, {}, r"config.lr is not an option. Did you mean optim.learning_rate\?"),
-        ({**default(), "train": default()["train"] | {"num_epochs": 3}}, {}, r"train.num_epochs is .* mean train.epochs\?"),
+        (
+            {**default(), "train": default()["train"] | {"num_epochs": 3}},
+            {},
+            r"train.num_epochs is .* mean train.epochs\?",
+        ),
         (None, {"optim": {"lr": 1}}, r"optim is not an option. Did you mean optim.name"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import io
 import signal
 import sys
 import threading
@@ -82,6 +83,8 @@ def exit_code(command: Callable[[], int], place: Callable[[], str], interrupted:
     Returns:
         The code of the command or of Ended; 2 after a mistake or an error of the system, 130 after Ctrl-C.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without the character shows ? in its place
     try:
         with _every_interrupt():
             return command()

@@ -6,6 +6,8 @@ import os
 import re
 import secrets
 import shutil
+import struct
+import zlib
 from collections.abc import Iterator
 from typing import IO
 
@@ -15,6 +17,9 @@ Path = str | os.PathLike[str]
 
 # An incomplete file or folder.  Its writer holds a lock on it, which the system releases when the process ends.
 TEMPORARY = re.compile(r"\.fjt-[0-9a-f]{16}\.tmp")
+
+CHECKSUM = struct.Struct("<I")  # crc32
+READ = 1 << 24  # bytes that are read at once
 
 
 def local_path(given: Path, option: str) -> str:
@@ -92,7 +97,7 @@ def _create(folder: str) -> tuple[str, IO[bytes]]:
     """(path, open file) of a new temporary file that is locked."""
     while True:
         path = os.path.join(folder, temporary_name())
-        file = open(path, "xb")
+        file = open(path, "x+b")
         hold(file.fileno())
         if os.path.exists(path):  # another process may have taken it for a leftover before it was locked
             return path, file
@@ -132,3 +137,29 @@ def remove_leftovers(folder: Path) -> None:
                     shutil.rmtree(path) if is_folder else os.remove(path)
             finally:
                 os.close(descriptor)
+
+
+def add_checksum(file: IO[bytes]) -> None:
+    """Adds to a file the checksum of its bytes."""
+    file.flush()
+    file.seek(0)
+    checksum = _checksum(file, os.fstat(file.fileno()).st_size)
+    file.seek(0, os.SEEK_END)
+    file.write(checksum)
+
+
+def has_checksum(file: IO[bytes]) -> bool:
+    """Whether a file ends with the checksum of the bytes before."""
+    size = os.fstat(file.fileno()).st_size - CHECKSUM.size
+    return size > 0 and _checksum(file, size) == file.read()
+
+
+def _checksum(file: IO[bytes], size: int) -> bytes:
+    """The checksum of the next `size` bytes."""
+    value = 0
+    while size:
+        part = file.read(min(size, READ))
+        if not part:
+            break
+        value, size = zlib.crc32(part, value), size - len(part)
+    return CHECKSUM.pack(value)

@@ -34,9 +34,9 @@ class SeedsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class FilesConfig:
-    train: str = option("", "your own training table: a .csv, .tsv, .jsonl or .parquet file", place=True)
-    dev: str = option("", "your own table for evaluation during training", place=True)
-    test: str = option("", "your own table that is predicted at the end", place=True)
+    train: str = option("", "your own training table: a .csv, .tsv, .jsonl or .parquet file", place=True, path=True)
+    dev: str = option("", "your own table for evaluation during training", place=True, path=True)
+    test: str = option("", "your own table that is predicted at the end", place=True, path=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +60,11 @@ class DataConfig:
         place=True,
     )
     dir: str = option(
-        "", "files: folder in GLUE's official layout (DIR/SST-2/train.tsv); tfds: its data_dir", place=True
+        "", "files: folder in GLUE's official layout (DIR/SST-2/train.tsv); tfds: its data_dir", place=True, path=True
     )
-    manual_dir: str = option("", "tfds: a folder with the archives as downloaded (SST-2.zip, ...)", place=True)
+    manual_dir: str = option(
+        "", "tfds: a folder with the archives as downloaded (SST-2.zip, ...)", place=True, path=True
+    )
     files: FilesConfig = FilesConfig()
     columns: ColumnsConfig = ColumnsConfig()
     header: bool = option(True, "whether the first line of a CSV or TSV file names the columns")
@@ -79,7 +81,9 @@ class ScratchConfig:
     width: int = option(128, "model.path is empty: width of the hidden states")
     heads: int = option(4, "model.path is empty: number of attention heads")
     inner: int = option(512, "model.path is empty: width of the feed-forward layers")
-    vocab: str = option("", "model.path is empty: WordPiece vocabulary file; empty: the synthetic one", place=True)
+    vocab: str = option(
+        "", "model.path is empty: WordPiece vocabulary file; empty: the synthetic one", place=True, path=True
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,11 +99,14 @@ class ModelConfig:
         "bert-base-uncased",
         "pretrained model: a directory, hub name or fjt run; empty: random weights (model.scratch)",
         place=True,
+        path=True,
     )
     revision: str = option("main", "branch, tag or commit of a hub name", place=True)
     name: str = option("", "name of the base model in exports; empty: the name of hub or directory", place=True)
     keep_head: bool = option(False, "True starts from the checkpoint's own classifier (train.steps=0 evaluates it)")
-    adapter: str = option("", "an adapter over model.path to start from: of PEFT or fjt, or an fjt run", place=True)
+    adapter: str = option(
+        "", "an adapter over model.path to start from: of PEFT or fjt, or an fjt run", place=True, path=True
+    )
     scratch: ScratchConfig = ScratchConfig()
     max_length: int = option(
         128, "largest number of tokens per example, [CLS] and [SEP] included; longer ones are cut", low=3, in_card=True
@@ -316,7 +323,7 @@ class OutputConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CacheConfig:
-    dir: str = option("", "folder of cached data, archives and features; empty: $FJT_CACHE or ~/.cache/fjt")
+    dir: str = option("", "folder of cached data, archives and features; empty: $FJT_CACHE or ~/.cache/fjt", path=True)
     compilation: bool | None = option(
         None,
         "whether compiled programs are kept between processes; None: yes, in JAX_COMPILATION_CACHE_DIR if that is set",

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from fjt.core.errors import UserError, suggest
+from fjt.core.files import local_path
 
 Section = TypeVar("Section")
 
@@ -28,6 +29,7 @@ class Option:
         traced: whether runs that differ in it share their compiled programs, because the step receives it as data
             or the host alone reads it. Lanes may differ in it, and a study may choose among its values.
         place: whether it only says where data or weights are found; the fingerprint has the contents instead.
+        path: whether it names a file or folder, or "" for none; ~ stands for the home directory.
         fingerprinted: whether a different value is a different experiment.
         in_card: whether model cards list it.
         key: the dotted name below `config.`; `collect` sets it, and the next two, from the field.
@@ -42,6 +44,7 @@ class Option:
     choices: tuple[str, ...] = ()
     traced: bool = False
     place: bool = False
+    path: bool = False
     fingerprinted: bool = True
     in_card: bool = False
     key: str = ""
@@ -58,7 +61,7 @@ class Option:
         return "" if self.low is None else f"at least {self.low}"
 
     def parse(self, value: Any) -> Any:
-        """The value as this option's type: lists become tuples, and whole numbers become floats.
+        """The value as this option's type: lists become tuples, whole numbers floats, and ~ the home directory.
 
         Args:
             value: any value of a config.
@@ -82,7 +85,7 @@ class Option:
             raise UserError(f"{given} is unknown.{suggest(value, self.choices)}")
         if (self.low is not None and value < self.low) or (self.high is not None and value > self.high):
             raise UserError(f"{given} should be {self.allowed}.")
-        return value
+        return local_path(value, f"config.{self.key}") if self.path and value else value
 
 
 def option(default: Any, doc: str, **facts: Any) -> Any:

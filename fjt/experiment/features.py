@@ -3,11 +3,9 @@
 The layers below run without dropout, so their output is the same in every epoch, for every seed and learning rate.
 """
 
-import contextlib
 import dataclasses
 import errno
 import functools
-import glob
 import hashlib
 import math
 import os
@@ -21,7 +19,7 @@ import jax.numpy as jnp
 import jaxlib
 import numpy as np
 
-from fjt.core import console, records, tree
+from fjt.core import console, files, records, tree
 from fjt.core.errors import UserError
 from fjt.core.options import Settings
 from fjt.data import batches, packing
@@ -35,7 +33,6 @@ from fjt.tuning import cost, partition
 EPOCHS = 2  # in fewer epochs they save no more time than it costs to compute them
 CPU_TOKENS = 1024  # per chunk: a layer's activations then fit a CPU's cache, 1.4 times as fast as 8192
 TOLD = 100  # chunks between two lines of a piped run that computes them
-STALE = 3600  # seconds after which an incomplete file is from a killed run; a running one writes every few seconds
 
 Splits = Mapping[str, batches.Examples]
 
@@ -246,8 +243,11 @@ class States:
         return digest.hexdigest()
 
     def _open(self, path: str, split: str) -> np.ndarray | None:
-        """The array in a file, None if there is no complete one."""
+        """The array in a file, None if there is no complete one with its checksum."""
         try:
+            with open(path, "rb") as file:
+                if not files.has_checksum(file):
+                    return None
             array = np.load(path, mmap_mode="r")
         except (OSError, ValueError, EOFError):
             return None
@@ -258,16 +258,16 @@ class States:
     def _make(self, path: str, split: str) -> None:
         """Computes the features of a split into a file that appears when it is complete."""
         packed, shape, dtype = self._packed[split], self._shape_of(split), _raw(self._model.dtype)
-        size, temporary = math.prod(shape) * dtype.itemsize, f"{path}.{os.urandom(4).hex()}.tmp"
+        size = math.prod(shape) * dtype.itemsize
         params = placement.put_whole(self._params, self._mesh)
         of = "slots" if self._model.start == self._model.config.layers else "tokens"
         results = evaluate.results(self._program, params, packed, self._put, of, self._check)
         try:
             os.makedirs(self._folder, exist_ok=True)
-            _sweep(self._folder)
+            files.remove_leftovers(self._folder)  # before the room is measured
             if shutil.disk_usage(self._folder).free < size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            with open(temporary, "wb") as file:
+            with files.written(path) as file:
                 header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)
                 begin = file.tell()
@@ -277,18 +277,13 @@ class States:
                             file.seek(begin + int(rows[run[0]]) * shape[1] * dtype.itemsize)
                             file.write(values[run].view(dtype).data)
                         bar.update(done)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+                files.add_checksum(file)  # numpy reads what is before it: it knows the array's size
         except OSError as error:
             raise UserError(
                 f"the hidden states of {split}, {gib(size)}, cannot be written into {self._folder}: "
                 f"{error.strerror or error}. Make room, name another folder by --config.cache.dir=DIR, or do without: "
                 "--config.cache.hidden=False."
             ) from None
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(temporary)
 
 
 def _shape(model: Model, layer: int, examples: batches.Examples) -> tuple[int, int]:
@@ -309,14 +304,6 @@ def _environment() -> str:
     kind = records.processor() if device.platform == "cpu" else device.device_kind
     version = jaxlib.__version__  # pyright: ignore[reportPrivateImportUsage]
     return repr((jax.__version__, version, kind, records.cores(), os.environ.get("XLA_FLAGS", "")))
-
-
-def _sweep(folder: str) -> None:
-    """Removes the incomplete files of killed runs."""
-    for path in glob.glob(os.path.join(glob.escape(folder), "*.tmp")):
-        with contextlib.suppress(OSError):
-            if time.time() - os.path.getmtime(path) > STALE:
-                os.remove(path)
 
 
 def folder(settings: Settings) -> str:

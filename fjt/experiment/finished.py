@@ -22,6 +22,12 @@ from fjt.tasks.problem import Problem
 if TYPE_CHECKING:
     from fjt.training.evaluate import Packed
 
+# Options of a run that using it needs.
+USED = (
+    "data.columns.text", "data.columns.text_pair", "data.files.train", "model.dtype", "model.matmul_precision",
+    "model.max_length", "model.path", "model.revision",
+)  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -75,14 +81,17 @@ class Run:
             format: "hf" for a whole Hugging Face model, "peft" or "adapterhub" for an adapter.
 
         Raises:
-            UserError: the directory exists, or the format cannot express the run.
+            UserError: the directory exists, is among the run's own, or the format cannot express the run.
         """
         from fjt.interop.conversion import convert
 
+        output = os.path.normpath(files.local_path(path, "--output"))
+        if run_records.is_own(self.path, output):
+            raise UserError(f"--output={output} is where the run in {self.path} has its own files. Give another one.")
         self._check_export()
         convert(
             format,
-            os.fspath(path),
+            output,
             model=self.model_directory(),
             folder=os.path.join(self.path, "export", "adapter"),
             base=self.base_directory,
@@ -145,8 +154,10 @@ class Run:
         from fjt.models import pretrained
         from fjt.models.encoder import Model
         from fjt.models.families import find_family
+        from fjt.training import placement
         from fjt.tuning import partition
 
+        placement.find_devices()
         methods, trained = {}, {}
         folder = self.model_directory()
         if not folder:  # a method without a merged form: the base model, and the trained parameters
@@ -269,9 +280,9 @@ def read_run(directory: str | os.PathLike[str], base: str | os.PathLike[str] = "
     return Run(
         directory,
         result,
-        run_records.read_config(directory)["config"],
+        run_records.read_config(directory, USED)["config"],
         task_of_record(dev, result["task"]),
-        bool(dev["pairs"]),
+        bool(dev.get("pairs", False)),
         files.local_path(base, "--base") if base else "",
     )
 

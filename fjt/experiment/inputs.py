@@ -10,6 +10,7 @@ import numpy as np
 
 from fjt.core import console, network
 from fjt.core.errors import UserError
+from fjt.core.files import local_path
 from fjt.core.options import DropoutConfig, ExecutionConfig, ExperimentConfig, ModelConfig, Settings
 from fjt.data import sources, tokenization
 from fjt.data.batches import Examples
@@ -93,7 +94,7 @@ def _base_model(model: ModelConfig) -> ModelConfig:
 
 def cache_dir(execution: ExecutionConfig) -> str:
     """The folder for tokenized data and downloaded archives."""
-    return os.path.expanduser(execution.cache.dir or os.environ.get("FJT_CACHE", "") or "~/.cache/fjt")
+    return execution.cache.dir or local_path(os.environ.get("FJT_CACHE", "") or "~/.cache/fjt", "FJT_CACHE")
 
 
 def _load_data(experiment: ExperimentConfig, cache: str) -> tuple[Task, dict[str, Split]]:
@@ -102,7 +103,7 @@ def _load_data(experiment: ExperimentConfig, cache: str) -> tuple[Task, dict[str
         return sources.load(experiment, cache, find_problem)
     except network.Unreachable as error:
         path = experiment.model.path
-        if not path or os.path.exists(os.path.expanduser(path)):
+        if not path or os.path.exists(path):
             raise
         raise UserError(
             f"{error} The model {path} would be downloaded as well: --config.model.path=DIR names a local copy."

@@ -284,7 +284,9 @@ def end(workdir: str, result: dict[str, Any], *, keep_checkpoints: bool = True) 
 def clean_up(workdir: str) -> None:
     """Removes the checkpoints of a run that has ended, where its config does not keep them."""
     folder = os.path.join(workdir, "checkpoints")
-    if os.path.isdir(folder) and not run_records.read_config(workdir)["config"]["output"]["checkpoints"]:
+    if not os.path.isdir(folder):
+        return
+    if not run_records.read_config(workdir, ["output.checkpoints"])["config"]["output"]["checkpoints"]:
         checkpoint.remove(folder)
 
 

@@ -14,12 +14,18 @@ import jax
 from fjt.core import console, records
 from fjt.core.options import ExecutionConfig, Settings
 from fjt.experiment.inputs import cache_dir
+from fjt.training import placement
 
 KEPT_SECONDS = 0.1  # programs that take longer to compile are kept
 
 
 def configure_jax(settings: Settings) -> None:
-    """Sets JAX's own configuration: the precision of matrix products and the folder of compiled programs."""
+    """Sets JAX's own configuration: the precision of matrix products and the folder of compiled programs.
+
+    Raises:
+        UserError: JAX finds no device.
+    """
+    placement.find_devices()
     jax.config.update("jax_default_matmul_precision", settings.experiment.model.matmul_precision)
     keep_programs(settings.execution)
 

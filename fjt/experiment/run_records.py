@@ -4,11 +4,13 @@ Every reader raises `records.Damaged` for a file that is missing, cut off, or of
 """
 
 import os
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 
-from fjt.core import records
+from fjt.core import files, records
+from fjt.core.options import flatten
 from fjt.core.records import Damaged, Form
 
 CONFIG: Form = {"config": dict, "contents": dict, "fingerprint": str, "changes": list}
@@ -16,6 +18,17 @@ RESULT: Form = {"task": str, "method": list, "steps": int, "failed": (str, type(
 SCORES: Form = {"metrics": dict, "planned_steps": int, "params_sha256": str}  # unless it failed
 STEP: Form = {"loss": (int, float, type(None))}
 PREDICTIONS = ("id", "logits", "label", "label_names")
+
+# Names in a work directory that fjt writes, replaces and removes.
+OWN = (
+    "config.json", "env.json", "result.json", "train.jsonl", "eval.jsonl", "curve.png", "DONE", "predictions",
+    "export", "checkpoints", "checkpoints-unreadable", "tensorboard",
+)  # fmt: skip
+
+
+def is_own(workdir: str, path: str) -> bool:
+    """Whether a path is that of a file or folder that fjt itself writes in a work directory, or below one."""
+    return any(files.is_inside(path, os.path.join(workdir, name)) for name in OWN)
 
 
 def is_done(workdir: str) -> bool:
@@ -36,9 +49,13 @@ def ended(workdir: str) -> bool:
         return False
 
 
-def read_config(workdir: str) -> dict[str, Any]:
-    """The contents of config.json."""
-    return records.read_json(os.path.join(workdir, "config.json"), CONFIG, _remedy(workdir))
+def read_config(workdir: str, options: Collection[str] = ()) -> dict[str, Any]:
+    """The contents of config.json.  options: dotted keys that its config must have."""
+    path = os.path.join(workdir, "config.json")
+    contents = records.read_json(path, CONFIG, _remedy(workdir))
+    if missing := set(options) - set(flatten(contents["config"])):
+        raise Damaged(f"{path} is damaged (its config has no {min(missing)}). {_remedy(workdir)}")
+    return contents
 
 
 def read_environment(workdir: str) -> dict[str, Any]:

@@ -52,12 +52,8 @@ def convert(
     """
     if form not in FORMS:
         raise UserError(f"--format={form} is unknown.{suggest(form, FORMS)}")
-    if not output:
-        raise UserError("--output is empty; give a new directory.")
-    output = os.path.normpath(os.path.expanduser(output))
-    for path in (output, f"{output}.tmp"):
-        if os.path.lexists(path):
-            raise UserError(f"--output: {path} already exists; give a new directory, or move it away.")
+    if os.path.lexists(output):
+        raise UserError(f"--output: {output} already exists; give a new directory, or move it away.")
     if form == "hf":
         if not model:
             raise UserError(

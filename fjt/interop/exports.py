@@ -155,7 +155,7 @@ def describe(directory: str) -> list[tuple[str, str]]:
 def revision(experiment: Trained) -> str:
     """The commit or branch of the base model; "" for a directory, unless the config gives one."""
     model = experiment.settings.experiment.model
-    return "" if os.path.isdir(os.path.expanduser(model.path)) and model.revision == "main" else model.revision
+    return "" if os.path.isdir(model.path) and model.revision == "main" else model.revision
 
 
 def base_name(experiment: Trained) -> str:
@@ -164,6 +164,6 @@ def base_name(experiment: Trained) -> str:
     The `_name_or_path` of its config.json is not used, because it often names an ancestor of the model.
     """
     model = experiment.settings.experiment.model
-    if model.name or not os.path.isdir(os.path.expanduser(model.path)):
+    if model.name or not os.path.isdir(model.path):
         return model.name or model.path
     return os.path.basename(os.path.normpath(model.path))

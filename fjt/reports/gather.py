@@ -217,7 +217,7 @@ def _about(path: str, state: str, phase: str) -> Row:
     row: Row = {}
     if state == MISSING:
         return row
-    record = run_records.read_config(path)
+    record = run_records.read_config(path, ["model.name", "model.path"])
     config = flatten(record["config"])
     model = config["model.name"] or config["model.path"]
     row |= {key: text(config[key]) for key in OPTIONS if key in config}

@@ -3,6 +3,7 @@
 The mesh has one axis, `data`: the groups of a batch are spread over it, and every device holds all parameters.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -16,13 +17,30 @@ from fjt.core.errors import UserError
 Arrays = TypeVar("Arrays")  # a tree of arrays, on the host or on devices
 
 
+def find_devices() -> list[jax.Device]:
+    """The devices of JAX's platform.
+
+    Raises:
+        UserError: it has none, such as for a wrong JAX_PLATFORMS.
+    """
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:  # it asserts that the plugin of a known platform is installed
+        given = f"JAX_PLATFORMS={os.environ['JAX_PLATFORMS']}: " if os.environ.get("JAX_PLATFORMS") else ""
+        reason = f" ({str(error).splitlines()[0].rstrip('. ')})" if str(error) else ""
+        raise UserError(
+            f"{given}JAX finds no device{reason}. Set JAX_PLATFORMS to a platform of this machine, such as cpu, or "
+            "unset it."
+        ) from None
+
+
 def make_mesh(num: int) -> Mesh:
     """A mesh of `num` devices, or of all devices if `num` is 0.
 
     Raises:
         UserError: there are fewer devices.
     """
-    devices = jax.devices()
+    devices = find_devices()
     if num > len(devices):
         raise UserError(f"config.mesh.data={num}: there are {len(devices)} {devices[0].platform} devices here.")
     num = num or len(devices)

@@ -1,6 +1,7 @@
 """A command of fjt ends with one line and an exit code."""
 
 import gc
+import io
 import signal
 import sys
 import time
@@ -65,3 +66,17 @@ def test_a_ctrl_c_inside_a_callback_that_drops_it_is_not_lost(capsys):
 
     assert exit_code(command, str) == 130 and sys.unraisablehook is before
     assert capsys.readouterr().err == "fjt: stopped by SIGINT\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_without_a_character_does_not_end_a_command(monkeypatch, encoding):
+    data = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(data, encoding=encoding))
+
+    def command():
+        print("72.1 \u00b1 0.3 \u4f60 \ud800")
+        sys.stdout.flush()
+        return 0
+
+    assert exit_code(command, str) == 0
+    assert data.getvalue().startswith(b"72.1 ") and data.getvalue().endswith(b" ?\n")

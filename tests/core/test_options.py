@@ -231,3 +231,20 @@ def test_an_optimizer_of_another_scale_needs_its_rate(name):
     with pytest.raises(UserError, match=rf"optim\.name={name}.*give --config\.optim\.learning_rate"):
         build(optim__name=name)
     assert build(optim__name=name, optim__learning_rate=0.1).experiment.optim.learning_rate == 0.1
+
+
+NO_PATHS = {"data.source", "model.revision", "model.name"}  # places all the same
+
+
+@pytest.mark.parametrize("key", [key for key, one in options.OPTIONS.items() if one.path])
+def test_a_path_has_its_home_expanded_and_is_no_address(key, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert options.OPTIONS[key].parse("~/a b") == "/home/me/a b"
+    assert options.OPTIONS[key].parse("a/~b") == "a/~b"
+    assert options.OPTIONS[key].parse("") == ""
+    with pytest.raises(UserError, match=rf"config\.{key}=hdfs://a/b: fjt reads and writes files of this machine only"):
+        options.OPTIONS[key].parse("hdfs://a/b")
+
+
+def test_every_place_is_a_path_but_for_names():
+    assert {key for key, one in options.OPTIONS.items() if one.path} == (set(options.PATHS) - NO_PATHS) | {"cache.dir"}

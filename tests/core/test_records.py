@@ -2,6 +2,9 @@
 
 import json
 import os
+import pathlib
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -71,3 +74,57 @@ def test_versions_name_what_a_result_depends_on():
     assert {"fjt", "python", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers"} <= set(versions)
     assert all(versions[name] for name in versions if name != "fjt")
     assert records.processor()
+
+
+def commit_of(package, monkeypatch, **variables):
+    """What fjt records as its version when its package lies in this folder."""
+    monkeypatch.setattr(records, "__file__", str(package / "core" / "records.py"))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(value))
+    records.commit.cache_clear()
+    try:
+        return records.commit()
+    finally:
+        records.commit.cache_clear()
+
+
+def make_repository(folder, *files):
+    """A repository with these files committed, and the hash of its commit."""
+    folder.mkdir(exist_ok=True)
+    git = ["git", "-C", folder, "-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("")
+        subprocess.run([*git, "add", "-f", name], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "a"], check=True)
+    done = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def package(tmp_path):
+    """place(*parts) makes the package's file in a folder and returns the package."""
+
+    def place(*parts):
+        found = tmp_path.joinpath(*parts, "fjt")
+        (found / "core").mkdir(parents=True, exist_ok=True)
+        (found / "core" / "records.py").write_text("")
+        return found
+
+    return place
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_the_version_is_that_of_fjt_s_own_checkout(tmp_path, monkeypatch, package):
+    own = make_repository(tmp_path / "fjt", "fjt/core/records.py")
+    assert commit_of(package("fjt"), monkeypatch) == own
+    other = make_repository(tmp_path / "other", "a.py", "vendored/fjt/core/records.py")
+    assert commit_of(package("fjt"), monkeypatch, GIT_DIR=tmp_path / "other/.git") == own  # as within a hook
+    monkeypatch.delenv("GIT_DIR")
+    (tmp_path / "fjt/fjt/core/records.py").write_text("changed")
+    assert commit_of(tmp_path / "fjt/fjt", monkeypatch) == f"{own}+changes"
+    installed = records._version("fjt")
+    for parts in (("other",), ("other", ".venv/lib/site-packages"), ("other", "vendored"), ("nothing",)):
+        assert commit_of(package(*parts), monkeypatch) == installed != other, parts
+    assert pathlib.Path(records.__file__).name == "records.py"

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import os
 import re
-import time
 import types
 
 import jax
@@ -287,16 +286,46 @@ def test_bfloat16_keeps_its_bits(name, tmp_path):
     np.testing.assert_array_equal(found[rows], values.reshape(-1, 32)[spots])
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "another shape", "another type", "no array"])
-def test_what_is_not_whole_is_not_read(damage, tmp_path):
+def flipped(data, place):
+    """Bytes with one bit of the byte at a place changed."""
+    return data[:place] + bytes([data[place] ^ 0x40]) + data[place + 1 :]
+
+
+DAMAGES = {
+    "cut": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+    "a bit of the first value": lambda data: flipped(data, 131),
+    "a bit of the last value": lambda data: flipped(data, len(data) - 5),
+    "a bit of the header": lambda data: flipped(data, 20),
+    "a bit of the checksum": lambda data: flipped(data, len(data) - 1),
+    "a half of zeros": lambda data: data[: len(data) // 2] + bytes(len(data) - len(data) // 2),
+    "zeros": lambda data: bytes(len(data)),
+    "without a checksum": lambda data: data[:-4],
+    "longer": lambda data: data + b"x",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_made_again(damage, tmp_path):
     case = prepare("top_k 2", np.float32)
     first, _ = kept(case, tmp_path)
     path = tmp_path / "hidden" / files(tmp_path)[0]
-    data = path.read_bytes()
-    path.write_bytes({"cut": data[: len(data) // 2], "empty": b"", "no array": b"x" * 300}.get(damage, data))
-    if damage.startswith("another"):
-        with open(path, "wb") as file:
-            np.save(file, first[:-1] if damage == "another shape" else first.view(np.int32))
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    again, made = kept(case, tmp_path)
+    assert made and (again == first).all() and files(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("content", ["another shape", "another type", "no array"])
+def test_what_is_whole_and_another_array_is_not_read(content, tmp_path):
+    case = prepare("top_k 2", np.float32)
+    first, _ = kept(case, tmp_path)
+    path = tmp_path / "hidden" / files(tmp_path)[0]
+    with open(path, "w+b") as file:
+        if content == "no array":
+            file.write(b"x" * 300)
+        else:
+            np.save(file, first[:-1] if content == "another shape" else first.view(np.int32))
+        features.files.add_checksum(file)
     again, made = kept(case, tmp_path)
     assert made and (again == first).all() and files(tmp_path) == [path.name]
 
@@ -306,7 +335,7 @@ class Halt(Exception):
 
 
 def test_a_stopped_run_leaves_nothing(tmp_path, monkeypatch):
-    """Nor does one that was killed for longer than a while."""
+    """One that was killed leaves a file, which the next one removes."""
     monkeypatch.setattr(features, "CPU_TOKENS", 100)
     case, calls = prepare("top_k 2", np.float32), []
 
@@ -318,11 +347,10 @@ def test_a_stopped_run_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(Halt):
         kept(case, tmp_path, check=check)
     assert calls[-1] == 1 and files(tmp_path) == []
-    (tmp_path / "hidden" / "young.tmp").touch()
-    (tmp_path / "hidden" / "old.tmp").touch()
-    os.utime(tmp_path / "hidden" / "old.tmp", (time.time() - 2 * features.STALE,) * 2)
+    (tmp_path / "hidden" / "theirs.tmp").touch()
+    (tmp_path / "hidden" / features.files.temporary_name()).touch()
     kept(case, tmp_path)
-    assert len(files(tmp_path)) == 2 and "young.tmp" in files(tmp_path)
+    assert len(files(tmp_path)) == 2 and "theirs.tmp" in files(tmp_path)
 
 
 def test_two_at_once(tmp_path, monkeypatch):

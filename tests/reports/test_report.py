@@ -377,3 +377,48 @@ def test_the_front_is_what_nothing_beats_for_less():
     points = [(1, 0.5), (2, 0.4), (3, 0.7), (3, 0.6), (4, 0.7), (5, 0.9)]
     assert pareto(points, 1) == [(1, 0.5), (3, 0.7), (5, 0.9)]
     assert pareto(points, -1) == [(1, 0.5), (2, 0.4)]
+
+
+def test_a_report_is_written_over_a_report_alone(folder, written, tmp_path):
+    own = tmp_path / "new"
+    report.report(folder, str(own))
+    (own / "notes.txt").write_text("mine")
+    report.report(folder, str(own))  # it has the marker, and files of others stay
+    (own / ".fjt").unlink()
+    report.report(str(own), str(own))  # as a committed one, which has no marker
+    assert (own / "notes.txt").read_text() == "mine"
+    for name, content in (
+        ("report.html", "theirs"),
+        ("runs.csv", "theirs"),
+        (".fjt", "the folder of a study of fjt\n"),
+    ):
+        theirs = tmp_path / f"their {name}"
+        theirs.mkdir()
+        (theirs / name).write_text(content)
+        with pytest.raises(UserError, match="is not empty and is not a report of fjt: it has"):
+            report.report(folder, str(theirs))
+        assert every_file(theirs) == {name: content.encode()}
+    (tmp_path / "file").write_text("theirs")
+    with pytest.raises(UserError, match="is not a folder"):
+        report.report(folder, str(tmp_path / "file"))
+
+
+DAMAGES = {"result.json": b"{", "config.json": b"[]", "train.jsonl": b"{}\n", "predictions/dev.npz": b"PK"}
+
+
+def test_damaged_runs_are_named_and_the_others_are_reported(tmp_path, capsys):
+    study = make_pairs(tmp_path / "study", 8).finish()
+    for seed, (name, content) in enumerate(DAMAGES.items()):
+        (study / f"runs/choices/head/seed={seed}" / name).write_bytes(content)
+    assert report.main(["report", str(study)]) == 2
+    error, text = capsys.readouterr().err, (study / "report" / "report.md").read_text()
+    assert "the report is written without 4 damaged runs:\n" in error
+    assert "**12 of 16 reported runs finished**" in text and str(tmp_path) not in text
+    assert "have not ended; the tests are computed once, when all have" in text
+    for seed, name in enumerate(DAMAGES):
+        run = f"runs/choices/head/seed={seed}"
+        assert f"\n  {run}/{name} is damaged " in error
+        assert f"`{run}` is damaged and not part of this report: {run}/{name} is damaged " in text
+    first = every_file(study / "report")
+    assert report.main(["report", str(study / "report"), "--output", str(tmp_path / "again")]) == 2
+    assert every_file(tmp_path / "again") == first

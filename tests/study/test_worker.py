@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 
+import made_study
 import pytest
 
 from fjt import reproduce
@@ -242,9 +243,26 @@ def test_the_best_reported_run_of_each_task_is_found(tmp_path):
     for name, value in scores.items():
         task = name.split("/")[1]
         metric = "accuracy" if task == "a" else "mse"
-        result = {"task": task, "failed": None, "metrics": {metric: value, "other": -(value or 0)}}
+        result = ABOUT | {"task": task, "metrics": {metric: value, "other": -(value or 0)}}
         (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "result.json").write_text(json.dumps(result if value else {"task": task, "failed": "nan"}))
+        (tmp_path / name / "result.json").write_text(json.dumps(result if value else ABOUT | {"failed": "nan"}))
     runs = {name: Run(name, name.split("/")[0], name, ()) for name in scores}
     assert worker.best_runs(tmp_path, runs) == {"a": "runs/a/full/seed=0", "b": "runs/b/full/seed=0"}
     assert worker.best_runs(tmp_path, runs, "other") == {"a": "runs/a/head/seed=0", "b": "runs/b/full/seed=0"}
+
+
+def test_a_damaged_run_is_moved_away_to_be_made_again(tmp_path, monkeypatch):
+    warned = []
+    monkeypatch.setattr(worker.console, "warn", warned.append)
+    study = made_study.make_pairs(tmp_path, 3).finish()
+    cell = study / "runs/choices/head"
+    worker.put_aside_damaged(str(study))
+    assert not warned
+    (cell / "seed=1" / "result.json").write_text("{")
+    (cell / "seed=1-damaged-1").mkdir()  # of an earlier time
+    (cell / "seed=2" / "predictions" / "dev.npz").unlink()
+    with worker.lock(str(cell / "seed=2")):  # another process works on it
+        worker.put_aside_damaged(str(study))
+    assert sorted(os.listdir(cell)) == ["seed=0", "seed=1-damaged-1", "seed=1-damaged-2", "seed=2"]
+    assert len(warned) == 1 and "seed=1/result.json is damaged" in warned[0]
+    assert (cell / "seed=1-damaged-2" / "result.json").read_text() == "{"

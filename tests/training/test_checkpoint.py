@@ -236,3 +236,27 @@ def test_better():
     )
     for best in (math.nan, math.inf, -math.inf):  # a first score that was not finite
         assert checkpoint.better(0.5, best, False) and checkpoint.better(0.5, best, True)
+
+
+def test_removal_takes_the_folders_of_steps_alone(tmp_path):
+    folder = tmp_path / "checkpoints"
+    save(folder, 3, 6)
+    (folder / "9.orbax-checkpoint-tmp-1").mkdir()
+    checkpoint.remove(folder)
+    assert not folder.exists()
+    checkpoint.remove(folder)  # again, after a kill
+    save(folder, 3)
+    (folder / "model.pt").write_text("precious")
+    (folder / "7-best").mkdir()
+    (folder / "8").write_text("precious")
+    (tmp_path / "4").mkdir()
+    (folder / "4").symlink_to(tmp_path / "4")
+    checkpoint.remove(folder)
+    assert sorted(os.listdir(folder)) == ["4", "7-best", "8", "model.pt"]
+
+
+def test_a_folder_that_is_a_link_is_left(tmp_path):
+    save(tmp_path / "elsewhere", 3)
+    (tmp_path / "checkpoints").symlink_to(tmp_path / "elsewhere")
+    checkpoint.remove(tmp_path / "checkpoints")
+    assert os.listdir(tmp_path / "elsewhere") == ["3"]
