@@ -13,8 +13,13 @@ from fjt.reports import archive, gather
 from fjt.reports.cells import make_cells
 from fjt.study import plans, spec
 
-LABELS = {"choices": ("no", "yes"), "marks": ()}
-METRICS = {"choices": ("accuracy", "f1"), "marks": ("pearson", "spearman"), "errors": ("mse",)}
+LABELS = {"choices": ("no", "yes"), "topics": tuple("abcdef"), "marks": ()}
+METRICS = {
+    "choices": ("accuracy", "f1"),
+    "topics": ("accuracy", "macro_f1"),
+    "marks": ("pearson", "spearman"),
+    "errors": ("mse",),
+}
 STUDY = {
     "seeds": 8, "first_seed": 0, "tuning_seeds": 2, "first_tuning_seed": 1000, "holdout": 0.1, "baseline": "full",
     "alpha": 0.05, "family": "task", "metric": "", "lanes": 16,
@@ -31,6 +36,8 @@ def truth(task, count=120):
     """Labels of a task's dev set: class ids, of which 0 is the most frequent, or scores."""
     if task == "choices":
         return np.int32(np.arange(count) % 5 >= 3)
+    if task == "topics":
+        return np.int32(np.arange(count) % 6)
     return np.float32(rng(task).normal(size=count))
 
 
@@ -42,6 +49,8 @@ def predictions(task, skill, *words, count=120):
         hard = rng(task, "hard").uniform(size=count) > skill
         flip = np.where(hard, random.uniform(size=count) < 0.8, random.uniform(size=count) < 0.03)
         return np.where(flip, 1 - right, right)
+    if task == "topics":
+        return np.where(random.uniform(size=count) < skill, right, (right + 1) % 6)
     return skill * right + np.sqrt(1 - skill**2) * random.normal(size=count)
 
 
@@ -184,7 +193,11 @@ def write_run(
         for i in range(count_looks)
     ]
     (path / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    logits = np.float32(outcome)[:, None] if right.dtype.kind == "f" else np.eye(2, dtype=np.float32)[outcome]
+    logits = (
+        np.float32(outcome)[:, None]
+        if right.dtype.kind == "f"
+        else np.eye(max(2, len(names)), dtype=np.float32)[outcome]
+    )
     ids = np.array([f"row-{i}" for i in range(count)])
     np.savez(path / "predictions" / "dev.npz", id=ids, logits=logits, label=right, label_names=np.array(names, str))
     (path / "DONE").write_text("")

@@ -43,7 +43,7 @@ def resolve(
     """
     experiment = settings.experiment
     methods = find_methods(experiment.tune)
-    name = min(methods, key=lambda method: METHODS[method].learning_rate)
+    name = leading_method(methods)
     filled: Filled = {}
 
     def fill(section: str, key: str, value: Any, origin: str) -> None:
@@ -61,10 +61,7 @@ def resolve(
             if all(value == defaults[0] for value in defaults):  # otherwise each method uses its own default
                 fill("tune", option, defaults[0], f"recipe for {other}")
     if experiment.train.steps is None:
-        epochs = 3 if rows >= SMALL else min(20, max(5, math.ceil(EXAMPLES_TO_SEE / rows)))
-        if name != "full":
-            epochs = min(20, 2 * epochs)
-        fill("train", "epochs", epochs, f"recipe for {name} on {rows:,} rows")
+        fill("train", "epochs", recipe_epochs(name, rows), f"recipe for {name} on {rows:,} rows")
     if experiment.eval.every_epochs is None and experiment.eval.every_steps is None:
         if rows < LARGE:
             fill("eval", "every_epochs", 1, f"recipe under {LARGE:,} rows")
@@ -77,6 +74,17 @@ def resolve(
         fill("model.dropout", site, getattr(config, f"dropout_{site}"), source)
     experiment = _replace(experiment, filled)
     return dataclasses.replace(settings, experiment=experiment), {key: origin for key, (_, origin) in filled.items()}
+
+
+def leading_method(methods: Iterable[str]) -> str:
+    """The method whose recipe is used when several are combined: the one with the lowest learning rate."""
+    return min(methods, key=lambda method: METHODS[method].learning_rate)
+
+
+def recipe_epochs(method: str, rows: int) -> int:
+    """Number of epochs of a method's recipe on `rows` training examples."""
+    epochs = 3 if rows >= SMALL else min(20, max(5, math.ceil(EXAMPLES_TO_SEE / rows)))
+    return epochs if method == "full" else min(20, 2 * epochs)
 
 
 def _learning_rate(experiment: ExperimentConfig, name: str, width: int, scratch: bool) -> tuple[float, str]:

@@ -25,8 +25,8 @@ RESULT = (
     "steps", "planned_steps", "selected_step", "epochs", "looks", "trainable_params", "head_params", "pooler_params",
     "added_params", "total_params", "flops_per_step", "token_efficiency", "train_seconds", "hidden_seconds",
     "start_layer", "compile_seconds", "lanes",
-    "examples_per_second", "tokens_per_second", "peak_memory_bytes", "memory_kind", "failed", "data_sha256",
-    "params_sha256", "frozen_sha256",
+    "examples_per_second", "tokens_per_second", "peak_memory_bytes", "memory_kind", "failed", "collapsed",
+    "data_sha256", "params_sha256", "frozen_sha256",
 )  # fmt: skip
 ENVIRONMENT = ("platform", "device", "devices", "changes")
 TEXT = {"memory_kind", "failed", "data_sha256", "params_sha256", "frozen_sha256", "platform", "device"}
@@ -49,7 +49,9 @@ class Records:
             for the m labelled examples of a dev set and the n finished runs scored on it.  Labels and predictions are
             class ids or scores; `runs` are indices into `rows`.
         curves: {"train": curve of losses, "held_out": curve of scores}.
-        facts: the study's options and declarations, from its plan.
+        facts: the study's options and declarations, from its plan; and what its runs share: `metrics` of each task,
+            `selection`, the metric of each task that selects, `held_out`, the scores of a constant on the held-out rows
+            of each cell's trials, and `recipe`, a recipe's epochs for each cell.
     """
 
     rows: tuple[Row, ...]

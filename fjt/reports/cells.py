@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+import sklearn.metrics
 from jaxtyping import Bool, Float, Int32, Shaped
 
 from fjt.core.errors import UserError
@@ -35,6 +36,7 @@ class Cell:
         axes: {key: text} of the study's other axes.
         open: {key: texts} of the values that the tuning runs chose from.
         metrics: names; the first one decides.
+        selection: name of the metric that selected the best step and the best trial.
         rows: all its runs.
         scored: its n runs with a score, in the order of the arrays.
         dev: name of the dev set in Records, "" without one.
@@ -51,6 +53,7 @@ class Cell:
     axes: dict[str, str]
     open: dict[str, list[str]]
     metrics: tuple[str, ...]
+    selection: str
     rows: tuple[Row, ...]
     scored: tuple[Row, ...]
     dev: str
@@ -147,6 +150,7 @@ def _make_cell(study: Records, name: str, members: list[tuple[int, Row]], devs: 
     names = {row["dev"] for _, row in members if row["dev"]} or (of_task if len(of_task) == 1 else set())
     dev = min(names, default="")
     facts = Task(task, "", (), ())
+    metrics = tuple(study.facts["metrics"].get(task, ()))
     truth, predicted, scored, constant = np.zeros(0), [], [], []
     if dev:
         parts = study.dev[dev]
@@ -168,7 +172,8 @@ def _make_cell(study: Records, name: str, members: list[tuple[int, Row]], devs: 
         method=method,
         axes=dict(axis.split("=", 1) for axis in axes),
         open=study.facts["open"].get(name, {}),
-        metrics=tuple(study.facts["metrics"].get(task, ())),
+        metrics=metrics,
+        selection=study.facts.get("selection", {}).get(task, next(iter(metrics), "")),
         rows=tuple(row for _, row in members),
         scored=tuple(scored),
         dev=dev,
@@ -178,6 +183,31 @@ def _make_cell(study: Records, name: str, members: list[tuple[int, Row]], devs: 
         constant=np.array(constant, bool),
         cluster=study.dev[dev].get("cluster") if dev else None,
     )
+
+
+def class_counts(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
+    """(i64[C] examples of dev with each label, i64[n, C] how often each run predicts it); C is 0 without labels."""
+    size = len(cell.facts.label_names)
+
+    def count(labels: np.ndarray) -> np.ndarray:
+        return labels.sum(axis=0, dtype=np.int64) if labels.ndim > 1 else np.bincount(labels, minlength=size)
+
+    if not size:
+        return np.zeros(0, np.int64), np.zeros((len(cell.scored), 0), np.int64)
+    runs = [count(run) for run in cell.predicted]
+    return count(cell.truth), np.stack(runs) if runs else np.zeros((0, size), np.int64)
+
+
+def class_scores(cell: Cell) -> dict[str, Float[np.ndarray, "n C"]]:
+    """{"precision", "recall", "f1": the score of each run in each class}, 0.0 for a ratio without a case."""
+    labels = np.arange(len(cell.facts.label_names))
+    runs = [
+        sklearn.metrics.precision_recall_fscore_support(
+            cell.truth, run, labels=labels, average=None, zero_division=0.0
+        )[:3]
+        for run in cell.predicted
+    ]
+    return dict(zip(("precision", "recall", "f1"), np.array(runs, np.float64).transpose(1, 0, 2), strict=True))
 
 
 def attempt(function: Callable[..., Result], *arguments: Any) -> Result | str:
@@ -281,15 +311,18 @@ class Trial:
     Attributes:
         values: {key: text}.
         scores: of the runs that finished.
+        collapsed: whether each of these runs collapsed on the held-out rows.
         mean: mean score, NaN without one.
         sd: standard deviation, NaN with fewer than two scores.
         rows: all its runs.
         chosen: whether reported runs use its values.
-        best: whether it has the fewest failed runs and, among trials with as few, the best mean score (ties share it).
+        best: whether it has the fewest failed runs, collapsed ones among them, and, among trials with as few, the best
+            mean score of the others (ties share it).
     """
 
     values: dict[str, str]
     scores: tuple[float, ...]
+    collapsed: tuple[bool, ...]
     mean: float
     sd: float
     rows: tuple[Row, ...]
@@ -299,7 +332,7 @@ class Trial:
 
 def make_trials(cell: Cell, study: Records) -> list[Trial]:
     """The trials of a cell, [] for a cell without open keys."""
-    keys, first = tuple(cell.open), f"metrics.{cell.metrics[0]}" if cell.metrics else ""
+    keys, column = tuple(cell.open), f"metrics.{cell.selection}"
     reported = {tuple(row[key] for key in keys) for row in cell.rows} if keys else set()
     rows_of: dict[tuple[str, ...], list[Row]] = {}
     for row in study.rows:
@@ -307,12 +340,14 @@ def make_trials(cell: Cell, study: Records) -> list[Trial]:
             rows_of.setdefault(tuple(row[key] for key in keys), []).append(row)
     trials = []
     for values, rows in rows_of.items():
-        scores = tuple(row[first] for row in rows if row["state"] == FINISHED and row[first] is not None)
+        scored = [row for row in rows if row["state"] == FINISHED and row[column] is not None]
+        scores = tuple(row[column] for row in scored)
         mean = float(np.mean(scores)) if scores else math.nan
         sd = float(np.std(scores, ddof=1)) if len(scores) > 1 else math.nan
+        collapsed = tuple(_trial_collapsed(row, study) for row in scored)
         chosen = any(all(map(same, others, values)) for others in reported)
-        trials.append(Trial(dict(zip(keys, values, strict=True)), scores, mean, sd, tuple(rows), chosen))
-    ranks = [_rank(trial, cell.metrics[0]) if trial.scores else None for trial in trials]
+        trials.append(Trial(dict(zip(keys, values, strict=True)), scores, collapsed, mean, sd, tuple(rows), chosen))
+    ranks = [_rank(trial, cell.selection) if trial.scores else None for trial in trials]
     best = min((rank for rank in ranks if rank), default=None)
     return [
         dataclasses.replace(trial, best=rank is not None and rank == best)
@@ -320,9 +355,18 @@ def make_trials(cell: Cell, study: Records) -> list[Trial]:
     ]
 
 
+def _trial_collapsed(row: Row, study: Records) -> bool:
+    """Whether a tuning run collapsed.  Records of version 0.1.0 did not say; its scores are then the constant's."""
+    if row.get("collapsed") is not None:
+        return bool(row["collapsed"])
+    constant = study.facts.get("held_out", {}).get(row["cell"], {})
+    return bool(constant) and all(abs(row[f"metrics.{name}"] - score) < 1e-9 for name, score in constant.items())
+
+
 def _rank(trial: Trial, metric: str) -> tuple[int, float]:
-    """(number of failed runs, mean score): the lower, the better."""
-    return len(trial.rows) - len(trial.scores), -sign_of(metric) * trial.mean
+    """(number of failed runs, mean score of the others): the lower, the better."""
+    sound = [score for score, collapsed in zip(trial.scores, trial.collapsed, strict=True) if not collapsed]
+    return len(trial.rows) - len(sound), -sign_of(metric) * float(np.mean(sound)) if sound else math.inf
 
 
 def same(one: str | None, other: str | None) -> bool:

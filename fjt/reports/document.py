@@ -4,26 +4,31 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from fjt.core.errors import UserError, suggest
 from fjt.core.markdown import code, escape
-from fjt.reports import sections
+from fjt.reports import inference, sections, verdict
 from fjt.reports.archive import BEGUN, DAMAGED, DIVERGED, FILES, FINISHED, MISSING, Records, Row
 from fjt.reports.cells import Cell, counts
 from fjt.reports.comparisons import Comparison
 from fjt.reports.figures import Styles, draw_best, draw_costs, draw_curves, draw_rates, draw_scores, fewer, styles
-from fjt.reports.pages import Block, Heading, Items, Text
+from fjt.reports.pages import Block, Fold, Heading, Items, Text
 from fjt.study.spec import SEEDS
 
 READING = (
     "**Points** are hundredths of a score. **finished/started** counts runs. Mean, sd, best and worst are over "
     "finished and diverged runs; a diverged run counts as predicting a constant.",
     "**95 %: new seeds, this dev set** covers the mean score of other seeds on the same examples. **95 %: new seeds, "
-    "new examples** covers the mean score of other seeds on other examples of the same kind. Both are about runs that "
-    "neither collapse nor diverge.",
-    "**Differences** are paired by seed. **p, adjusted** is exact: it flips the signs of the differences of all seeds, "
-    "including collapsed and diverged runs, and is adjusted by Holm's method.",
+    "new examples** covers the mean score of other seeds on other examples of the same sources. Both are about runs "
+    "that neither collapse nor diverge, and are not adjusted for the number of comparisons.",
+    "**Collapsed** runs give (nearly) the same answer to every example: at most a tenth as many of their predictions "
+    "differ from the most frequent one as labels do; the middle nine tenths of predicted scores span at most 1 % of "
+    "the labels' range. The row *always ...* has the score of such an answer.",
+    "**Differences** are paired by seed. **p, adjusted: new seeds, this dev set** is exact: it flips the signs of the "
+    "differences of all seeds. Its null: a seed is as likely to put the method ahead as to put it behind by the same "
+    "amount. **p, adjusted: new seeds, new examples** is Student's t of the second interval. Both are adjusted by "
+    "Holm's method, and neither is shown where a run collapsed or diverged. They are about runs that do not fail: a "
+    f"method without a failure in 12 runs may still fail in up to {inference.most_failures(12):.0%} of runs (one-sided "
+    "95 %).",
     "**Probability of improvement** is the share of pairs of runs, one of each method, in which the method has the "
     "better score; a tie counts as half.",
     "**Seeds to see 1 point** is the number of seeds with which a paired t test at 5 % finds a difference of 1 point "
@@ -54,7 +59,8 @@ def build(
         unpaired: cells without a cell of the baseline, of `make_comparisons`.
     """
     parts: list[Block] = []
-    warnings = progress(study) + damaged(study) + disagreements(study) + chosen_on_dev(study) + fixed_seeds(study)
+    warnings = progress(study) + afterwards(study) + damaged(study) + disagreements(study)
+    warnings += chosen_on_dev(study) + fixed_seeds(study)
     for task in dict.fromkeys(cell.task for cell in cells):
         members = [cell for cell in cells if cell.task == task]
         task_blocks, task_warnings = task_section(task, members, comparisons, study)
@@ -66,8 +72,9 @@ def build(
             f"{cell.task}, {name(cell)}: no cell of the baseline agrees with it in all its axes." for cell in unpaired
         ]
     title = title_of(study)
-    blocks: list[Block] = [Heading(1, title), Items(tuple(run_facts(study)))]
+    blocks: list[Block] = [Heading(1, title), *verdict.build(study, cells, comparisons, name)]
     blocks += [Text(text, warning=True) for text in warnings]
+    blocks += [Fold("The runs, versions and command", (Items(tuple(run_facts(study))),))]
     if len({cell.task for cell in cells}) > 1:
         blocks += [Heading(2, "Overview"), sections.overview(cells, name)]
     return title, [*blocks, *parts, Heading(2, "How to read this"), Items(READING)]
@@ -172,6 +179,12 @@ def damaged(study: Records) -> list[str]:
     ]
 
 
+def afterwards(study: Records) -> list[str]:
+    """A warning if parts of the records were entered after the results."""
+    entered = study.facts.get("afterwards", {})
+    return [f"**{what} entered afterwards**, when the results were known: {why}." for what, why in entered.items()]
+
+
 def disagreements(study: Records) -> list[str]:
     """A warning for each fact of the environment in which runs differ."""
     begun, warnings = [row for row in study.rows if row["state"] != MISSING], []
@@ -253,14 +266,14 @@ def task_section(
         f"Mean {first} on dev against costs. Bars are one sd over seeds. The dashed line is the Pareto front: the best "
         "mean for at most that cost.",
     )
-    trials, warnings = sections.trial_table(cells, first, study, name)
+    trials, warnings = sections.trial_table(cells, study, name)
     if trials:
         blocks += [Heading(3, "Chosen values, on held-out training rows"), trials]
         blocks += sections.picture(
-            lambda: draw_rates(fewer(cells, first), first, style, name, study),
+            lambda: draw_rates(fewer(cells, first), cells[0].selection, style, name, study),
             f"{task}-rates",
-            f"Held-out {first} of the trials against their learning rates. Lines are means over seeds, dots are runs, "
-            f"and rings mark the chosen values.{few_text(cells, first)}",
+            f"Held-out {cells[0].selection} of the trials against their learning rates. Lines are means over seeds, "
+            f"dots are runs, and rings mark the chosen values.{few_text(cells, first)}",
         )
     parts = sections.parts_table(cells, first, name)
     if parts:
@@ -273,14 +286,10 @@ def _score_blocks(task: str, cells: Sequence[Cell], style: Styles, name: section
     """The blocks about a task's scores in each metric."""
     blocks: list[Block] = []
     first, *others = cells[0].metrics
-    sizes = sorted({len(cell.truth) for cell in cells if cell.dev})
-    if sizes:
-        sources = sorted({len(np.unique(cell.cluster)) for cell in cells if cell.cluster is not None})
-        shared = ""
-        if sources:
-            shared = f", from {' or '.join(f'{n:,}' for n in sources)} sources: new examples are from new sources"
-        examples = " or ".join(f"{size:,}" for size in sizes)
-        blocks.append(Text(f"Scores are computed on {examples} labelled dev examples{shared}."))
+    if any(cell.dev for cell in cells):
+        sources = any(cell.cluster is not None for cell in cells)
+        shared = "New examples are from new sources." if sources else ""
+        blocks.append(Text(f"Scores are computed on {sections.data_text(cells)}. {shared}".strip()))
     blocks += [Heading(3, f"Scores: {first}"), sections.score_table(cells, first, name), *sections.failures(cells)]
     blocks += sections.picture(
         lambda: draw_scores(cells, first, style, name),
@@ -290,6 +299,9 @@ def _score_blocks(task: str, cells: Sequence[Cell], style: Styles, name: section
     )
     for metric in others:
         blocks += [Heading(3, f"Scores: {metric}"), sections.score_table(cells, metric, name)]
+    classes = sections.class_table(cells, name)
+    if classes:
+        blocks.append(Fold("Each class: precision, recall, F1, support and predicted counts", (classes,)))
     return blocks
 
 

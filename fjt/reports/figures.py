@@ -21,6 +21,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 MARKERS = "osD^vP*X"
 LINES = ("-", "--", ":", "-.")
 MOST_LINES, MOST_NAMES = 9, 24  # cells in one figure
+BEST_OF = 6  # runs of a cell; with fewer, the best of n is of 2 at most
 WIDTH = 5.4  # inches; on a phone the text is still large enough to read
 STYLE = {
     "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
@@ -314,10 +315,10 @@ def draw_rates(
 
 
 def draw_best(cells: Sequence[Cell], metric: str, style: Styles, label: Callable[[Cell], str]) -> Figure | None:
-    """A Figure of the expected best dev score of n independent runs, or None if no cell has four runs."""
+    """A Figure of the expected best dev score of n independent runs, or None if no cell has BEST_OF runs."""
     factor, name = scale(metric)
     curve_of = {cell: best_of(cell, metric) for cell in cells if not cell.crossed}
-    curve_of = {cell: curve for cell, curve in curve_of.items() if len(curve) > 1}
+    curve_of = {cell: curve for cell, curve in curve_of.items() if len(cell.scored) >= BEST_OF}
     if not curve_of:
         return None
     figure, (axes,) = _figure(2.9 + 0.16 * min(len(curve_of), MOST_NAMES) / 2)

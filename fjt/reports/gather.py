@@ -15,7 +15,7 @@ import numpy as np
 from fjt.core.errors import UserError
 from fjt.core.options import PATHS, flatten
 from fjt.core.records import Damaged
-from fjt.experiment import run_records
+from fjt.experiment import recipes, run_records
 from fjt.reports.archive import (
     BEGUN,
     DAMAGED,
@@ -47,18 +47,18 @@ def read(folder: str) -> Records:
         UserError: the folder is not a study, no run has ended, or runs of a task did not read the same data.
     """
     plan = _read_plan(folder)
-    asked = set(plan["active"])
+    asked, metric = set(plan["active"]), plan["study"].get("metric", "")
     names = _Names(plan["runs"].values())
     rows: list[Row] = []
     dev: dict[str, dict[str, Any]] = {}
-    train, held_out = [], []
+    train, held_out, constants = [], [], {}
     for run in plan["runs"].values():
         path = os.path.join(folder, run["name"])
         state = state_of(path)
         if state == MISSING and run["name"] not in asked:
             continue
         row: Row = names.row(run) | {"asked": int(run["name"] in asked)}
-        row |= _read_run(path, state, row, len(rows), dev, train, held_out, plan["study"].get("metric", ""))
+        row |= _read_run(path, state, row, len(rows), dev, train, held_out, constants, metric)
         if row.get("model") and plan["study"].get("base"):
             row["model"] = f"the encoder of {plan['study']['base']}"
         if row["state"] == DAMAGED:
@@ -78,7 +78,10 @@ def read(folder: str) -> Records:
         "study": plan["study"],
         "command": _without_paths(plan.get("command", "")),
         "open": {names.cell(run): names.open(run) for run in plan["runs"].values() if run["open"]},
-        "metrics": _metrics(rows, plan["study"].get("metric", "")),
+        "metrics": _metrics(rows, metric),
+        "selection": {row["task"]: row["selection"] for row in rows if row.get("selection")},
+        "held_out": constants,
+        "runs": _training_facts(rows),
         "declared": plan["declared"],
         "planned_seeds": {cells[cell]: count for cell, count in plan["planned_seeds"].items()},
     }
@@ -93,6 +96,7 @@ def _read_run(
     dev: dict[str, dict[str, Any]],
     train: list[tuple[int, Points]],
     held_out: list[tuple[int, Points]],
+    constants: dict[str, dict[str, float]],
     metric: str,
 ) -> Row:
     """The columns of a run's files, after its predictions and curves were added; those of a damaged run say what is.
@@ -105,6 +109,7 @@ def _read_run(
         dev: as in Records, with lists of predictions and runs.
         train: (number, curve of losses) of the runs so far.
         held_out: (number, curve of scores) of the tuning runs so far.
+        constants: {cell: scores of a constant on the rows that its tuning runs hold out} so far.
         metric: that the study compares, "" for the task's first one.
     """
     try:
@@ -112,7 +117,7 @@ def _read_run(
         if state != FINISHED:
             return found
         if row["phase"] == "tuning":
-            found["scored_examples"] = _count(path)
+            found["scored_examples"], constants[row["cell"]] = _held_out(path)
             held_out.append((number, _evaluations(path, metric)))
             return found
         curve = _training(path, found["planned_steps"])
@@ -222,6 +227,7 @@ def _about(path: str, state: str, phase: str) -> Row:
     model = config["model.name"] or config["model.path"]
     row |= {key: text(config[key]) for key in OPTIONS if key in config}
     row |= {"options": config, "changes": len(record["changes"])}
+    row["rate_origin"] = record.get("origins", {}).get("optim.learning_rate", "")
     if model.startswith(("/", "~")):
         model = _tail(model.removesuffix("/").removesuffix("/merged").removesuffix("/export"), 1)
     row["model"] = model or "random weights"
@@ -232,7 +238,8 @@ def _about(path: str, state: str, phase: str) -> Row:
     scored = _scored(path, phase)
     if state in (FINISHED, DIVERGED):
         result = run_records.read_result(path)
-        row |= {key: result.get(key) for key in RESULT if key != "looks"}
+        row |= {key: result.get(key) for key in (*RESULT, "selection", "train_examples") if key != "looks"}
+        row["collapsed"] = None if row["collapsed"] is None else int(row["collapsed"])
         splits = dict(result.get("splits", {}))
         row |= {f"metrics.{name}": value for name, value in splits.pop(scored, {}).items()}
         row |= {f"splits.{key}": value for key, value in flatten(splits).items()}
@@ -278,11 +285,13 @@ def _add_predictions(path: str, split: str, task: str, row: int, dev: dict[str, 
     return name
 
 
-def _count(path: str) -> int:
-    """Number of labelled rows of a run's dev split."""
+def _held_out(path: str) -> tuple[int, dict[str, float]]:
+    """(number of labelled rows of a tuning run's dev split, {metric: score} of a constant on them)."""
     arrays = run_records.read_predictions(path, "dev")
     problem = find_problem(task_of_record(arrays).kind)
-    return int(problem.is_labelled(arrays["label"]).sum())
+    label = arrays["label"][problem.is_labelled(arrays["label"])]
+    metrics = run_records.read_result(path)["metrics"] if len(label) else {}
+    return len(label), problem.constant_scores(label, [name for name in metrics if name in problem.metrics])
 
 
 def _training(path: str, planned: int) -> Points:
@@ -320,6 +329,22 @@ def _metrics(rows: Iterable[Row], metric: str) -> dict[str, list[str]]:
         if names:
             names_of.setdefault(row["task"], sorted(names, key=lambda name: name != metric))
     return names_of
+
+
+def _training_facts(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
+    """{cell: what its reported runs were trained on}: number of examples, whether they are a draw, recipe's epochs."""
+    facts: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        count, config = row.get("train_examples"), row.get("options", {})
+        if row["phase"] != "runs" or not count:
+            continue
+        about = facts.setdefault(row["cell"], {"draws": []})
+        method = recipes.leading_method(config["tune.method"])
+        about |= {"train_examples": count, "batch_size": config["train.batch_size"]}
+        about |= {"recipe_epochs": recipes.recipe_epochs(method, count), "limit": config["data.limit"]}
+        about |= {"rate_origin": row["rate_origin"]}
+        about["draws"] = sorted({*about["draws"], config["seeds.subset"]})
+    return facts
 
 
 def _check_data(rows: Iterable[Row]) -> None:

@@ -180,6 +180,25 @@ def seeds_needed(differences: ArrayLike, failed: ArrayLike, size: float) -> Inte
     return Interval(estimate, fewest, most, n - 1, f"seeds to see a difference of {size:g} with 80 % power", n)
 
 
+def decide(mean: float, sd: float, smallest: float, level: float) -> tuple[int | None, float]:
+    """(number of seeds, factor of the number of examples) that show a difference for new seeds and new examples.
+
+    With as many seeds a test at the level has 80 % power (normal quantiles).  The number is None where no number of
+    seeds has it on this dev set; the factor is then the least by which the examples must increase.
+
+    Args:
+        mean: the difference.
+        sd: of differences over seeds.
+        smallest: of `smallest_difference`, for this dev set.
+        level: of the test.
+    """
+    of_level = scipy.stats.norm.isf(level / 2) + scipy.stats.norm.ppf(0.8)
+    allowed, examples = (mean / of_level) ** 2, (smallest / Z) ** 2  # variances of the mean
+    if examples >= allowed:
+        return None, float(examples / allowed)
+    return math.ceil(sd**2 / (allowed - examples)), 1.0
+
+
 def pairs_needed(effect: float) -> int:
     """The least number of pairs with which a two-sided t test at 5 % has 80 % power, by the noncentral t distribution.
 

@@ -3,7 +3,7 @@
 import dataclasses
 import html
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 import markdown_it
 
@@ -26,8 +26,10 @@ th:first-child, td:first-child { position: sticky; left: 0; background: #fff; }
   th[style$=right] { min-width: 4.2rem; }
   th:first-child, td:first-child { max-width: 7rem; white-space: normal; overflow-wrap: break-word; }
 }
-table + ul, figcaption { font-size: .85rem; color: #444; }
-table + ul { list-style: none; padding-left: 0; margin: .3rem 0; }
+table + ul, details + ul, figcaption, summary { font-size: .85rem; color: #444; }
+table + ul, details + ul { list-style: none; padding-left: 0; margin: .3rem 0; border-top: 1px solid #ddd; }
+table + ul, details + ul { width: fit-content; font-size: .78rem; }
+details { margin: .4rem 0; } summary { cursor: pointer; }
 blockquote { border-left: 4px solid #d55e00; background: #fdf3ec; padding: .4rem .8rem; margin: .5rem 0; }
 blockquote p { margin: 0; }
 figure { margin: 1rem 0; max-width: 40rem; } figure svg { width: 100%; height: auto; }
@@ -65,12 +67,22 @@ class Table:
     Attributes:
         columns: names; a column whose name starts with `>` is right-aligned.
         rows: one text per column.
-        notes: the footnotes [1], [2], ...
+        notes: the footnotes ¹, ², ...
+        more: the columns that few readers need; they stand in a second table, which is folded away.
     """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Fold:
+    """Blocks that are shown when the reader opens them.  summary: the line that is always shown."""
+
+    summary: str
+    blocks: "tuple[Block, ...]"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +95,7 @@ class Picture:
     png: bytes = dataclasses.field(repr=False)
 
 
-Block = Heading | Text | Items | Table | Picture
+Block = Heading | Text | Items | Table | Fold | Picture
 
 
 class Footnotes:
@@ -102,12 +114,36 @@ class Footnotes:
 
     def mark(self, reason: str) -> str:
         """The mark of a footnote."""
-        return f" [{self.reasons.setdefault(reason, len(self.reasons) + 1)}]"
+        return f" {raised(self.reasons.setdefault(reason, len(self.reasons) + 1))}"
+
+
+def raised(number: int) -> str:
+    """A number in superscript digits."""
+    return str(number).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def _parts(blocks: Iterable[Block]) -> Iterator[Block]:
+    """The blocks with each table as its main columns, its other columns folded away, and its footnotes."""
+    for block in blocks:
+        if not isinstance(block, Table):
+            yield block
+            continue
+        folded = [i for i, name in enumerate(block.columns) if name in block.more]
+        yield _columns(block, [i for i in range(len(block.columns)) if i not in folded])
+        if folded:
+            names = ", ".join(block.columns[i].lstrip(">") for i in folded)
+            yield Fold(f"More columns: {names}", (_columns(block, [0, *folded]),))
+        if block.notes:
+            yield Items(tuple(f"{raised(i)} {note}" for i, note in enumerate(block.notes, 1)))
+
+
+def _columns(table: Table, chosen: Sequence[int]) -> Table:
+    return Table(tuple(table.columns[i] for i in chosen), tuple(tuple(row[i] for i in chosen) for row in table.rows))
 
 
 def markdown(blocks: Iterable[Block]) -> str:
     """The text of a Markdown file."""
-    return "\n\n".join(_markdown(block) for block in blocks) + "\n"
+    return "\n\n".join(_markdown(block) for block in _parts(blocks)) + "\n"
 
 
 def _markdown(block: Block) -> str:
@@ -118,14 +154,15 @@ def _markdown(block: Block) -> str:
             return f"> **Warning.** {block.text}" if block.warning else block.text
         case Items():
             return "\n".join(f"- {text}" for text in block.texts)
+        case Fold():
+            summary = html.escape(_bare(block.summary))
+            return f"<details><summary>{summary}</summary>\n\n{markdown(block.blocks)}\n</details>"
         case Picture():
             return f"![{block.name}](figures/{block.name}.svg)\n\n{block.caption}"
     lines = [[_bar(name.lstrip(">")) for name in block.columns]]
     lines += [["--:" if name.startswith(">") else ":--" for name in block.columns]]
     lines += [[_bar(cell) for cell in row] for row in block.rows]
-    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    notes = "\n".join(f"- [{i}] {note}" for i, note in enumerate(block.notes, 1))
-    return f"{text}\n\n{notes}" if notes else text
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _bar(cell: str) -> str:
@@ -139,17 +176,22 @@ def _bare(text: str) -> str:
 def page(title: str, blocks: Iterable[Block]) -> str:
     """The text of an HTML page that needs no other file."""
     renderer = markdown_it.MarkdownIt("commonmark", {"html": False}).enable("table")
-    body = "".join(
-        f"<figure>{_inlined(block)}<figcaption>{renderer.renderInline(block.caption)}</figcaption></figure>\n"
-        if isinstance(block, Picture)
-        else renderer.render(_markdown(block))
-        for block in blocks
-    )
+    body = "".join(_html(block, renderer) for block in _parts(blocks))
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{html.escape(title)}</title>\n'
         f"<style>{CSS}</style>\n</head>\n<body>\n{body}</body>\n</html>\n"
     )
+
+
+def _html(block: Block, renderer: markdown_it.MarkdownIt) -> str:
+    if isinstance(block, Fold):
+        inner = "".join(_html(part, renderer) for part in _parts(block.blocks))
+        return f"<details><summary>{renderer.renderInline(block.summary)}</summary>\n{inner}</details>\n"
+    if isinstance(block, Picture):
+        caption = renderer.renderInline(block.caption)
+        return f"<figure>{_inlined(block)}<figcaption>{caption}</figcaption></figure>\n"
+    return renderer.render(_markdown(block))
 
 
 def _inlined(picture: Picture) -> str:

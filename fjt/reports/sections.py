@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from fjt.core.markdown import code, escape
 from fjt.reports import cells as values
-from fjt.reports import figures
+from fjt.reports import figures, inference
 from fjt.reports.archive import Records
 from fjt.reports.cells import Cell, counts, summarize
 from fjt.reports.comparisons import Comparison
@@ -27,6 +27,7 @@ HIDDEN = (
     "seconds do not include it."
 )
 LANES = "These runs were lanes of one program: each one's seconds are its share of the program's time."
+MOST_CLASSES = 12  # a table of classes, or a list of their counts, has at most as many
 SIZES = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 Name = Callable[[Cell], str]  # the name of a cell within its task
@@ -87,6 +88,9 @@ def score_table(cells: Sequence[Cell], metric: str, name: Name) -> Table:
         row += [limits(metric, summary[key], notes) for key in ("new_seeds", "new_examples")]
         row += [points(metric, summary[key]) for key in ("median", "best", "worst")]
         rows.append((*row, *[str(cell.collapsed.sum()), str(cell.constant.sum())] * any_failed))
+    for dev in {cell.dev: cell for cell in cells if cell.dev}.values():
+        constant = points(metric, dev.problem.constant_scores(dev.truth, [metric])[metric])
+        rows.append((always(dev), "", constant, *[""] * (5 + 3 * any_failed)))
     columns = (
         "method",
         ">finished/ started",
@@ -99,7 +103,7 @@ def score_table(cells: Sequence[Cell], metric: str, name: Name) -> Table:
         ">worst",
         *[">collapsed", ">diverged"] * any_failed,
     )
-    return Table(columns, tuple(rows), tuple(notes.reasons))
+    return Table(columns, tuple(rows), tuple(notes.reasons), (">median", ">best", ">worst"))
 
 
 def _without(metric: str, mean: float | None, sd: float | None, failed: np.ndarray, signed: bool = False) -> str:
@@ -109,19 +113,69 @@ def _without(metric: str, mean: float | None, sd: float | None, failed: np.ndarr
     return "none left" if failed.all() else f"{spread(metric, mean, sd, signed)}, n {np.sum(~failed)}"
 
 
-def failures(cells: Iterable[Cell]) -> list[Text]:
+def data_text(cells: Sequence[Cell]) -> str:
+    """ "408 dev examples: 129 not_equivalent, 279 equivalent", of the dev sets of a task."""
+    texts = []
+    for cell in {cell.dev: cell for cell in cells if cell.dev}.values():
+        support, _ = values.class_counts(cell)
+        text = f"{len(cell.truth):,} dev examples"
+        if 0 < len(support) <= MOST_CLASSES:
+            named = zip(support, cell.facts.label_names, strict=True)
+            text += ": " + ", ".join(f"{count:,} `{label}`" for count, label in named)
+        elif len(support):
+            text += f" of {len(support)} classes"
+        if cell.cluster is not None:
+            text += f", from {len(np.unique(cell.cluster)):,} sources"
+        texts.append(text)
+    return " or ".join(texts) or "no dev examples"
+
+
+def class_table(cells: Sequence[Cell], name: Name) -> Table | None:
+    """The Table of each class's scores and predicted counts, None for tasks without classes or with too many."""
+    classes = len(cells[0].facts.label_names)
+    if not 0 < classes <= MOST_CLASSES:
+        return None
+    rows, notes = [], Footnotes()
+    for cell in (cell for cell in cells if len(cell.scored)):
+        support, predicted = values.class_counts(cell)
+        scores = values.class_scores(cell)
+        for label, title in enumerate(cell.facts.label_names):
+            counts_ = predicted[:, label]
+            found = [_class_score(score[:, label], cell, notes) for score in scores.values()]
+            span = f"{counts_.mean():,.1f} ({counts_.min():,} to {counts_.max():,})"
+            rows.append((name(cell), f"`{title}`", *found, f"{support[label]:,}", span, str(np.sum(counts_ == 0))))
+    columns = ("method", "class", ">precision", ">recall", ">F1", ">support", ">predicted", ">runs that never do")
+    return Table(columns, tuple(rows), tuple(notes.reasons)) if rows else None
+
+
+def _class_score(scores: np.ndarray, cell: Cell, notes: Footnotes) -> str:
+    """ "84.1 (82.0 to 86.2)": the mean of a class's scores over all runs, with the 95 % interval for new seeds."""
+    mean = f"{100 * scores.mean():.1f}"
+    interval = values.CROSSED if cell.crossed else values.attempt(inference.seed_interval, scores, cell.failed)
+    if isinstance(interval, str):
+        return f"{mean}{notes.mark(interval)}"
+    return f"{mean} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
+
+
+def always(cell: Cell) -> str:
+    """The name of the row of a constant."""
+    constant = cell.problem.constant(cell.truth)[0]
+    return f"always {_value(cell, constant)}" if cell.facts.label_names else "always the mean"
+
+
+def failures(cells: Sequence[Cell]) -> list[Text]:
     """The texts that name the collapsed and diverged runs, or one that says that there are none."""
     collapsed, diverged = [], []
     for cell in cells:
         for i, row in enumerate(cell.scored):
             if cell.collapsed[i]:
-                collapsed.append(f"`{row['run']}` (always {_value(cell, cell.predicted[i, 0])})")
+                collapsed.append(f"`{row['run']}` ({_answers(cell, i)})")
         diverged += [
             f"`{row['run']}` ({escape(row['failed'])})" for row in cell.rows if row["state"] == values.DIVERGED
         ]
     texts = []
     if collapsed:
-        texts.append(Text(f"**Collapsed**, one prediction for every example of dev: {'; '.join(collapsed)}."))
+        texts.append(Text(f"**Collapsed**, (nearly) one prediction for every example of dev: {'; '.join(collapsed)}."))
     if diverged:
         constants = {
             f"always {_value(cell, cell.predicted[i, 0])}"
@@ -131,7 +185,41 @@ def failures(cells: Iterable[Cell]) -> list[Text]:
         }
         counted = f"; each counts as predicting dev's most frequent label or mean ({', '.join(sorted(constants))})"
         texts.append(Text(f"**Diverged**{counted if constants else ', without a score'}: {'; '.join(diverged)}."))
-    return texts or [Text("No run collapsed or diverged.")]
+    return texts or [Text(text) for text in failure_texts(cells, names_of(cells))]
+
+
+def failure_texts(cells: Sequence[Cell], name: Name) -> list[str]:
+    """The sentences about runs that collapsed, diverged or never predict a class, or one that says that none did."""
+    texts = []
+    for kind, runs_of in (("Collapsed", lambda cell: cell.collapsed), ("Diverged", lambda cell: cell.constant)):
+        failed = [(name(cell), int(runs_of(cell).sum()), len(cell.scored)) for cell in cells if runs_of(cell).any()]
+        if failed:
+            texts.append(f"**{kind}**: {', '.join(f'{cell} in {count} of {n} runs' for cell, count, n in failed)}.")
+    texts += never_predicted(cells, name)
+    return texts or ["No run collapsed or diverged."]
+
+
+def never_predicted(cells: Sequence[Cell], name: Name) -> list[str]:
+    """The sentences about classes of dev that runs never predict, runs that failed aside."""
+    found: dict[str, list[str]] = {}
+    for cell in cells:
+        support, predicted = values.class_counts(cell)
+        sound = predicted[~cell.failed]
+        for label, runs in enumerate((sound == 0).sum(axis=0)):
+            if runs and support[label]:
+                title = f"`{cell.facts.label_names[label]}` ({support[label]:,} of dev)"
+                found.setdefault(title, []).append(f"{name(cell)} in {runs} of {len(sound)} runs")
+    return [f"**Never predicted**: {label} by {', '.join(cells_)}." for label, cells_ in found.items()]
+
+
+def _answers(cell: Cell, run: int) -> str:
+    """ "always `no`", or "`no` for 118 of 120", of a run of a cell that collapsed."""
+    predicted = cell.predicted[run]
+    most = cell.problem.constant(predicted)[0]
+    count, text = int(np.sum((predicted == most).reshape(len(predicted), -1).all(axis=1))), _value(cell, most)
+    if count == len(predicted):
+        return f"always {text}"
+    return f"{text} for {count:,} of {len(predicted):,}" if cell.facts.label_names else f"nearly always {text}"
 
 
 def _value(cell: Cell, predicted: Any) -> str:
@@ -160,6 +248,7 @@ def cost_table(cells: Sequence[Cell], name: Name) -> Table:
         ),
         tuple(rows),
         tuple(notes.reasons),
+        (">n", ">added parameters", ">Adam's moments", ">seconds for hidden states, all runs", ">looks at dev per run"),
     )
 
 
@@ -210,44 +299,83 @@ def _chosen(cell: Cell) -> str:
     return ", ".join(texts)
 
 
-def trial_table(cells: Sequence[Cell], metric: str, study: Records, name: Name) -> tuple[Table | None, list[str]]:
+def trial_table(cells: Sequence[Cell], study: Records, name: Name) -> tuple[Table | None, list[str]]:
     """(Table of the cells' trials, warnings), or (None, []) for cells without trials."""
-    rows, edges, warnings, tried = [], [], [], {}
-    for cell in cells:
-        trials = values.make_trials(cell, study)
-        tried[name(cell)], ends = len(trials), values.edges(trials)
-        for trial in trials:
-            scores = trial.scores
-            rows.append(
-                (
-                    name(cell),
-                    ", ".join(f"{key.rsplit('.', 1)[-1]}={short_value(v)}" for key, v in trial.values.items()),
-                    f"{len(scores)}/{counts(trial.rows)['started']}",
-                    spread(metric, trial.mean, trial.sd),
-                    ", ".join(points(metric, score) for score in scores) or "-",
-                    ", ".join(["chosen", *(f"{end} {key.rsplit('.', 1)[-1]}" for key, _, end, _ in ends)])
-                    if trial.chosen
-                    else "",
-                )
-            )
-        chosen = [trial for trial in trials if trial.chosen]
-        if len(chosen) > 1 or any(not trial.best for trial in chosen):
-            warnings.append(f"{cell.task}: not all reported runs of {name(cell)} use the trial with the best score.")
-        edges += [f"{name(cell)} ({key} {short_value(value)}, the {end} of {n})" for key, value, end, n in ends]
+    metric, task = cells[0].selection, cells[0].task
+    trials_of = {cell: values.make_trials(cell, study) for cell in cells}
+    rows = [_trial_row(cell, trial, trials, name) for cell, trials in trials_of.items() for trial in trials]
     if not rows:
         return None, []
+    constants = {
+        study.facts.get("held_out", {}).get(cell.name, {}).get(metric) for cell, trials in trials_of.items() if trials
+    } - {None}
+    rows += [("a constant", "", "", points(metric, constant), "", "") for constant in sorted(constants)]
+    columns = ("method", "tried", ">finished/ started", f">held-out {unit(metric)}: mean ± sd", "each run", "chosen")
+    warnings = [
+        *(_choice_warning(cell, trials, name) for cell, trials in trials_of.items()),
+        _constant_warning(trials_of, study, name),
+    ]
+    edges = [
+        f"{name(cell)} ({key} {short_value(value)}, the {end} of {n})"
+        for cell, trials in trials_of.items()
+        for key, value, end, n in values.edges(trials)
+    ]
     if edges:
         warnings.append(
-            f"{cells[0].task}: some chosen values are at the end of the range that was tried, so better values may lie "
+            f"{task}: some chosen values are at the end of the range that was tried, so better values may lie "
             f"outside it: {'; '.join(edges)}."
         )
-    if len(set(tried.values())) > 1:
-        numbers = "; ".join(f"{count or 'none'} for {cell}" for cell, count in tried.items())
+    if len({len(trials) for trials in trials_of.values()}) > 1:
+        numbers = "; ".join(f"{len(trials) or 'none'} for {name(cell)}" for cell, trials in trials_of.items())
         warnings.append(
-            f"{cells[0].task}: the methods had unequal numbers of trials, which favours methods with more: {numbers}."
+            f"{task}: the methods had unequal numbers of trials, which favours methods with more: {numbers}."
         )
-    columns = ("method", "tried", ">finished/ started", f">held-out {unit(metric)}: mean ± sd", "each run", "chosen")
-    return Table(columns, tuple(rows)), warnings
+    return Table(columns, tuple(rows)), [warning for warning in warnings if warning]
+
+
+def _trial_row(cell: Cell, trial: values.Trial, trials: Sequence[values.Trial], name: Name) -> tuple[str, ...]:
+    """The columns of `trial_table` for a trial of a cell."""
+    metric = cell.selection
+    marks = ["chosen", *(f"{end} {key.rsplit('.', 1)[-1]}" for key, _, end, _ in values.edges(trials))] * trial.chosen
+    runs = zip(trial.scores, trial.collapsed, strict=True)
+    return (
+        name(cell),
+        ", ".join(f"{key.rsplit('.', 1)[-1]}={short_value(v)}" for key, v in trial.values.items()),
+        f"{len(trial.scores)}/{counts(trial.rows)['started']}",
+        spread(metric, trial.mean, trial.sd),
+        ", ".join(points(metric, score) + " (collapsed)" * collapsed for score, collapsed in runs) or "-",
+        ", ".join(marks),
+    )
+
+
+def _choice_warning(cell: Cell, trials: Sequence[values.Trial], name: Name) -> str:
+    """The warning about a chosen trial that is not the best or has a collapsed run, "" for neither."""
+    chosen = [trial for trial in trials if trial.chosen]
+    if any(any(trial.collapsed) for trial in chosen):
+        return (
+            f"{cell.task}: the chosen trial of {name(cell)} collapsed: its predictions for the held-out rows are "
+            "(nearly) all the same, so its score does not say that these values are good."
+        )
+    if len(chosen) > 1 or any(not trial.best for trial in chosen):
+        return f"{cell.task}: not all reported runs of {name(cell)} use the trial with the best score."
+    return ""
+
+
+def _constant_warning(trials_of: dict[Cell, list[values.Trial]], study: Records, name: Name) -> str:
+    """The warning about cells none of whose trials exceeds a constant, "" for none."""
+    below = []
+    for cell, trials in trials_of.items():
+        constant = study.facts.get("held_out", {}).get(cell.name, {}).get(cell.selection)
+        sign, means = values.sign_of(cell.selection), [trial.mean for trial in trials if trial.scores]
+        if constant is not None and means and all(sign * mean <= sign * constant for mean in means):
+            below.append(name(cell))
+    if not below:
+        return ""
+    metric = next(iter(trials_of)).selection
+    return (
+        f"{next(iter(trials_of)).task}: on the held-out rows no trial of these methods has a higher {metric} than a "
+        f"constant, so their choice is one among scores that say little: {', '.join(below)}."
+    )
 
 
 def comparison_table(comparisons: Sequence[Comparison], metric: str, name: Name) -> Table:
@@ -289,6 +417,12 @@ def comparison_table(comparisons: Sequence[Comparison], metric: str, name: Name)
         ),
         tuple(rows),
         tuple(notes.reasons),
+        (
+            ">probability of improvement",
+            ">correlation over seeds",
+            ">seeds to see 1 point (95 %)",
+            ">this dev set resolves",
+        ),
     )
 
 

@@ -204,6 +204,15 @@ class Problem(abc.ABC):
 
     # Derived from the methods above.
 
+    def constant_scores(self, label: Labels, names: Sequence[str]) -> dict[str, float]:
+        """{metric: score} of `constant`, which any method should exceed.
+
+        Args:
+            label: labels, none missing.
+            names: the metrics.
+        """
+        return {name: self.metrics[name](self.constant(label), label) for name in names}
+
     def score(
         self,
         logits: Logits,

@@ -119,8 +119,8 @@ def test_what_hidden_states_take_stands_apart(tmp_path):
     _, cells = cells_of(folder, tmp_path)
     table = sections.cost_table(list(cells.values()), lambda cell: cell.method)
     row = dict(zip(table.columns, table.rows[0], strict=True))
-    assert row[">seconds for hidden states, all runs"] == "15.0 [2]"
-    assert row[">training seconds: median (lowest to highest)"] == "10.0 (10.0 to 10.0) [1]"
+    assert row[">seconds for hidden states, all runs"] == "15.0 ²"
+    assert row[">training seconds: median (lowest to highest)"] == "10.0 (10.0 to 10.0) ¹"
     assert list(table.notes) == [sections.LANES, sections.HIDDEN]
 
 

@@ -1,0 +1,189 @@
+"""The verdict of a report: what it says first, who is ahead of whom and how sure that is, and what it does not hide."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+from made_study import MadeStudy, cells_of, make_pairs, predictions, truth
+
+from fjt.reports import document, inference, sections, verdict
+from fjt.reports.comparisons import make_comparisons
+from fjt.reports.pages import Items, Text
+
+SEEDS = range(8)
+
+
+def verdict_of(folder, tmp_path, **facts):
+    """(the texts of a verdict in order, the comparisons); facts: entries of the records."""
+    found, cells = cells_of(folder, tmp_path)
+    found = dataclasses.replace(found, facts=found.facts | facts)
+    comparisons, _ = make_comparisons(list(cells.values()), found.facts)
+    blocks = verdict.build(found, list(cells.values()), comparisons, sections.names_of(cells.values()))
+    texts = []
+    for block in blocks:
+        texts += block.texts if isinstance(block, Items) else [block.text] if isinstance(block, Text) else []
+    return texts, comparisons
+
+
+def topics(folder, lost, count=8):
+    """A study of six classes in which full tuning says class `lost` never, in `count` of eight seeds."""
+    made = MadeStudy(folder)
+    for seed in SEEDS:
+        outcome = predictions("topics", 0.9, "full", seed)
+        if seed < count:
+            outcome = np.where(outcome == lost, (lost + 1) % 6, outcome)
+        made.cell("topics", "full", {seed: outcome})
+        made.cell("topics", "lora", {seed: predictions("topics", 0.9, "lora", seed)})
+    return made.finish()
+
+
+@pytest.mark.parametrize(("lost", "count"), [(4, 8), (0, 3)])
+def test_a_class_that_is_never_predicted_is_told_and_no_run_is_said_to_be_sound(tmp_path, lost, count):
+    folder = topics(tmp_path / "study", lost, count)
+    texts, _ = verdict_of(folder, tmp_path)
+    wanted = f"**Never predicted**: `{'abcdef'[lost]}` (20 of dev) by full in {count} of 8 runs."
+    assert wanted in texts and "No run collapsed or diverged." not in texts
+    _, cells = cells_of(folder, tmp_path)
+    assert [block.text for block in sections.failures(list(cells.values()))] == [wanted]
+
+
+def test_where_each_class_is_predicted_nothing_is_told(tmp_path):
+    texts, _ = verdict_of(topics(tmp_path / "study", 0, 0), tmp_path)
+    assert "No run collapsed or diverged." in texts and "Never" not in "".join(texts)
+
+
+def test_each_class_has_its_scores_and_counts(tmp_path):
+    _, cells = cells_of(topics(tmp_path / "study", 4), tmp_path)
+    table = sections.class_table(list(cells.values()), lambda cell: cell.method)
+    rows = {row[:2]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert len(rows) == 12 and rows["full", "`e`"][">runs that never do"] == "8"
+    assert rows["full", "`e`"][">F1"] == "0.0 ¹" and "All 8 runs score 0" in table.notes[0]
+    hits = [np.mean(predictions("topics", 0.9, "lora", s)[truth("topics") == 2] == 2) for s in SEEDS]
+    found = inference.seed_interval(hits, np.zeros(8, bool))
+    wanted = f"{100 * np.mean(hits):.1f} ({100 * found.low:.1f} to {100 * found.high:.1f})"
+    assert rows["lora", "`c`"][">recall"] == wanted and rows["lora", "`c`"][">support"] == "20"
+    counts = [np.sum(predictions("topics", 0.9, "lora", s) == 2) for s in SEEDS]
+    assert rows["lora", "`c`"][">predicted"] == f"{np.mean(counts):.1f} ({min(counts)} to {max(counts)})"
+
+
+@pytest.mark.parametrize(
+    ("p", "p_examples", "mean", "group"),
+    [
+        (0.01, 0.02, -0.1, "behind"),
+        (0.01, 0.02, 0.1, "ahead"),
+        (0.01, 0.2, 0.1, "ahead here"),
+        (0.01, "7 seeds", -0.1, "behind here"),
+        (0.2, 0.06, 0.1, "undecided"),
+        (0.2, 0.02, 0.1, "ahead"),
+        ("All have not ended.", "All have not ended.", 0.1, "Not tested. All have not ended"),
+    ],
+)
+def test_who_is_ahead_is_by_the_p_of_new_examples_first(tmp_path, p, p_examples, mean, group):
+    _, (one,) = verdict_of(make_pairs(tmp_path / "study", 8).finish(), tmp_path)
+    assert verdict._kind(dataclasses.replace(one, p=p, p_examples=p_examples, mean=mean), 0.05) == group
+    lower = dataclasses.replace(one, p=p, p_examples=p_examples, mean=mean, metric="mse")
+    other = {"ahead": "behind", "behind": "ahead"}
+    side, *rest = group.split()
+    assert verdict._kind(lower, 0.05) == " ".join([other.get(side, side), *rest])
+
+
+@pytest.mark.parametrize("level", [0.05, 0.05 / 21])
+def test_the_seeds_that_would_decide_have_the_power(level):
+    """By the two quantiles of a normal test; a difference within what the examples leave is decided by no number."""
+    mean, sd, smallest = 0.03, 0.04, 0.02
+    seeds, times = inference.decide(mean, sd, smallest, level)
+
+    def power(n, factor=1.0):
+        error = math.sqrt(sd**2 / n + (smallest / inference.Z) ** 2 / factor)
+        return scipy.stats.norm.sf(scipy.stats.norm.isf(level / 2) - mean / error)
+
+    assert times == 1.0 and power(seeds) >= 0.8 > power(seeds - 1)
+    none, times = inference.decide(0.01, sd, smallest, level)
+    assert none is None and times > 1
+    scaled = 0.01 / math.sqrt((smallest / inference.Z) ** 2 / times)
+    assert scaled == pytest.approx(scipy.stats.norm.isf(level / 2) + scipy.stats.norm.ppf(0.8))
+
+
+def facts_of(**others):
+    about = {"train_examples": 1000, "batch_size": 32, "recipe_epochs": 1, "limit": 0, "draws": [0]}
+    about = about | {"rate_origin": "recipe for full"} | others
+    return {"choices/full": about, "choices/head": about}
+
+
+@pytest.mark.parametrize(
+    ("others", "told", "not_told"),
+    [
+        ({}, "Learning rates of full, head are fjt's recipes, not chosen on these data", "One draw"),
+        ({"rate_origin": "the study"}, "Learning rates of full, head are given, not chosen", "recipe"),
+        ({"rate_origin": ""}, "are recipes or given, not chosen", "fjt's recipe"),
+        ({"recipe_epochs": 20}, "**fjt's recipe has 20 epochs** for as many examples, so differences may be", "draw"),
+        ({"limit": 1000}, "**One draw of 1,000 training examples**", "20 epochs"),
+        ({"limit": 1000, "draws": [0, 1]}, "40 steps (1 epoch, 1,000 training examples, batches of 32)", "draw"),
+    ],
+)
+def test_the_first_lines_say_the_limits(tmp_path, others, told, not_told):
+    texts, _ = verdict_of(make_pairs(tmp_path / "study", 8).finish(), tmp_path, runs=facts_of(**others))
+    assert texts[0].startswith("**2 methods on 1 task, 8 seeds each**: 16 of 16 runs finished, from minilm.")
+    assert told in texts[0] and not_told not in texts[0]
+
+
+def test_what_is_no_better_than_a_constant_is_told(tmp_path):
+    made = MadeStudy(tmp_path / "study")
+    for method, skill in (("full", 0.9), ("head", 0.45)):
+        made.cell("choices", method, {seed: predictions("choices", skill, method, seed) for seed in SEEDS})
+    texts, _ = verdict_of(made.finish(), tmp_path)
+    assert "**No better than a constant** (always `no`, 60.00): head." in texts
+
+
+def test_without_a_baseline_nothing_is_said_to_be_tested(tmp_path):
+    made = make_pairs(tmp_path / "study", 8, baseline="")
+    found, cells = cells_of(made.finish(), tmp_path)
+    blocks = verdict.build(found, list(cells.values()), [], lambda cell: cell.method)
+    (items,) = (block for block in blocks if isinstance(block, Items))
+    assert items.texts[0].startswith("Means in order: full ") and "**No difference is tested**" in items.texts[0]
+
+
+def test_a_failed_run_leaves_a_difference_untested(tmp_path):
+    made = make_pairs(tmp_path / "study", 8)
+    made.cell("choices", "ia3", {s: predictions("choices", 0.8, "ia3", s) if s else np.zeros(120, int) for s in SEEDS})
+    texts, comparisons = verdict_of(made.finish(), tmp_path)
+    ia3 = comparisons[1]
+    assert any(text.startswith("**Not tested against full, because runs collapsed or diverged") for text in texts)
+    shown = next(text for text in texts if "ia3 -" in text)
+    assert f"ia3 {100 * ia3.sound[0]:+.2f}" in shown and "**Collapsed**: ia3 in 1 of 8 runs." in texts
+
+
+def test_what_was_entered_after_the_results_is_told(tmp_path):
+    found, _ = cells_of(make_pairs(tmp_path / "study", 8).finish(), tmp_path)
+    assert document.afterwards(found) == []
+    entered = dataclasses.replace(found, facts=found.facts | {"afterwards": {"The plan was": "its version kept none"}})
+    assert document.afterwards(entered) == [
+        "**The plan was entered afterwards**, when the results were known: its version kept none."
+    ]
+
+
+def test_a_choice_among_constants_is_told(tmp_path):
+    """The chosen trial says one thing for all held-out rows, and none is above such an answer."""
+    made, rates = MadeStudy(tmp_path / "study", baseline=""), (1e-3, 1e-2)
+    made.trials("choices", "full", "optim.learning_rate", {1e-3: {1000: 0.45}})
+    made._add(
+        "tuning",
+        "choices/full",
+        {"task": "choices", "tune.method": ["full"], "optim.learning_rate": 1e-2, "seed": 1000},
+        {"optim.learning_rate": 1e-2, "seed": 1000},
+        np.zeros(120, int),
+        {},
+        {"optim.learning_rate": 1e-2},
+        "choices",
+        "full",
+    )
+    right = predictions("choices", 0.8, 0)
+    made.cell("choices", "full", {0: right}, open_={"optim.learning_rate": rates}, chosen={"optim.learning_rate": 1e-2})
+    found, cells = cells_of(made.finish(), tmp_path)
+    table, warnings = sections.trial_table(list(cells.values()), found, lambda cell: cell.method)
+    assert [row[4] for row in table.rows[:2]] == [table.rows[0][3].split()[0], "60.00 (collapsed)"]
+    assert table.rows[2] == ("a constant", "", "", "60.00", "", "")
+    assert warnings[0].startswith("choices: the chosen trial of full collapsed: its predictions for the held-out rows")
+    assert "no trial of these methods has a higher accuracy than a constant" in warnings[1]
