@@ -49,6 +49,7 @@ class Table:
         optional: whether a run can do without the split.
         drop_labels: labels of rows that are left out, a known defect of the official file.
         drop_short: whether rows with too few fields are left out, another such defect.
+        cluster: columns that together name the source of a row.
     """
 
     split: str
@@ -62,6 +63,7 @@ class Table:
     optional: bool = False
     drop_labels: tuple[str, ...] = ()
     drop_short: bool = False
+    cluster: tuple[str, ...] = ()
 
 
 @runtime_checkable
@@ -124,13 +126,13 @@ NLI = ("entailment", "neutral", "contradiction")
 
 
 def _tables(
-    name: str, folder: str, text: str, text_pair: str, label: str, codes: tuple[str, ...] = (), **defects: Any
+    name: str, folder: str, text: str, text_pair: str, label: str, codes: tuple[str, ...] = (), **others: Any
 ) -> tuple[Table, ...]:
     """The three tables of a GLUE task whose files have a header and the given columns."""
     place = (text, text_pair)
     return (
-        Table("train", f"{folder}/train.tsv", *place, label, codes, f"{name}/train", **defects),
-        Table("dev", f"{folder}/dev.tsv", *place, label, codes, f"{name}/validation", **defects),
+        Table("train", f"{folder}/train.tsv", *place, label, codes, f"{name}/train", **others),
+        Table("dev", f"{folder}/dev.tsv", *place, label, codes, f"{name}/validation", **others),
         Table("test", f"{folder}/test.tsv", *place, "", codes, f"{name}/test", optional=True),
     )
 
@@ -180,8 +182,8 @@ GLUE = (
     _glue(
         "cola", "GLUE: is the sentence acceptable English", _CLASSES, ("unacceptable", "acceptable"), ("mcc",),
         (
-            Table("train", "CoLA/train.tsv", "3", "", "1", DIGITS, "cola/train", header=False),
-            Table("dev", "CoLA/dev.tsv", "3", "", "1", DIGITS, "cola/validation", header=False),
+            Table("train", "CoLA/train.tsv", "3", "", "1", DIGITS, "cola/train", header=False, cluster=("0",)),
+            Table("dev", "CoLA/dev.tsv", "3", "", "1", DIGITS, "cola/validation", header=False, cluster=("0",)),
             Table("test", "CoLA/test.tsv", "sentence", "", "", DIGITS, "cola/test", optional=True),
         ),
         ("test", "CoLA.tsv"),
@@ -197,7 +199,7 @@ GLUE = (
     ),
     _glue(
         "stsb", "GLUE: similarity of two sentences, 0 to 5", "regression", (), ("pearson", "spearman"),
-        _tables("stsb", "STS-B", *_SENTENCES, "score"), ("test", "STS-B.tsv"),
+        _tables("stsb", "STS-B", *_SENTENCES, "score", cluster=("genre", "filename", "year")), ("test", "STS-B.tsv"),
     ),
     _glue(
         "qqp", "GLUE: do two questions ask the same", _CLASSES, ("not_duplicate", "duplicate"), _F1_ACCURACY,

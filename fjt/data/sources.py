@@ -207,13 +207,18 @@ def _load_official(task: Task, data: DataConfig, problem: LabelReader) -> dict[s
 
 def _read_official(task: Task, table: Table, path: str, problem: LabelReader) -> Split:
     columns = {"text": table.text, "text_pair": table.text_pair, "label": table.label}
+    source = {f"cluster:{column}": column for column in table.cluster}
     rows = tables.read(
         path,
-        {role: column for role, column in columns.items() if column},
+        {role: column for role, column in (columns | source).items() if column},
         header=table.header,
+        optional=list(source),
         drop_short=table.drop_short,
         remedy="This is not the official file of the task; --config.task=table reads your own tables.",
     )
+    if source and set(source) <= set(rows.values):
+        parts = zip(*(rows.values[role] for role in source), strict=True)
+        rows = dataclasses.replace(rows, values=rows.values | {"cluster": ["/".join(map(str, part)) for part in parts]})
     dropped = [r for r, label in enumerate(rows.values.get("label", ())) if label in table.drop_labels]
     if dropped:
         log.warning("%s: %d rows without a gold label are left out.", path, len(dropped))

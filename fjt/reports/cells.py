@@ -203,7 +203,11 @@ def class_scores(cell: Cell) -> dict[str, Float[np.ndarray, "n C"]]:
     labels = np.arange(len(cell.facts.label_names))
     runs = [
         sklearn.metrics.precision_recall_fscore_support(
-            cell.truth, run, labels=labels, average=None, zero_division=0.0
+            cell.truth,
+            run,
+            labels=labels,
+            average=None,
+            zero_division=0.0,  # pyright: ignore[reportArgumentType]  # the stubs lack numbers
         )[:3]
         for run in cell.predicted
     ]

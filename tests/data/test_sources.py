@@ -59,6 +59,21 @@ def test_glue_layout(folder, name):
     assert np.isnan(test).all() if name == "stsb" else (test == -1).all()
 
 
+@pytest.mark.parametrize(("name", "source"), [("cola", "gj04"), ("stsb", "g/f/2012")])
+def test_rows_have_their_source_where_the_official_files_name_it(folder, name, source):
+    """CoLA's publication; STS-B's genre, file and year."""
+    splits = load(name, folder)[1]
+    assert [splits[split].cluster for split in ("train", "dev")] == [(source,) * 6, (source,) * 4]
+
+
+def test_rows_have_no_source_where_a_column_of_it_is_missing(folder):
+    path = folder / "STS-B" / "dev.tsv"
+    path.write_text(path.read_text().replace("genre", "kind"))
+    splits = load("stsb", folder)[1]
+    assert splits["dev"].cluster is None and splits["train"].cluster is not None
+    assert load("rte", folder)[1]["dev"].cluster is None
+
+
 def test_optional_files_may_be_absent(folder):
     (folder / "RTE/test.tsv").unlink()
     (folder / "diagnostic/diagnostic.tsv").unlink()
