@@ -3,8 +3,9 @@
     python -m fjt.sweep --config configs/quickstart_sweep.py --workdir runs/quickstart_sweep
 
 A product is a dict {config key: values}: all combinations of them.  `choose(...)` in place of values makes trials, of
-which the tuning runs choose one for each cell on held-out training rows.  The report in the study's folder says what
-came of it; `python -m fjt.report DIR` makes it again.  `python -m fjt.sweep --help` shows every option.
+which the tuning runs choose one for each cell on held-out training rows.  With config.data.limit all seeds train on
+one draw of rows; `"seeds.subset": (0, 1, 2)` in a product gives other draws.  The report in the study's folder opens
+with the verdict; `python -m fjt.report DIR` makes it again.  `python -m fjt.sweep --help` shows every option.
 """
 
 from ml_collections import ConfigDict

@@ -71,7 +71,9 @@ class DataConfig:
     kind: str = option("classification", "kind of problem of your own table: classification, regression, multi_label")
     label_names: tuple = option((), "your own table: the labels in the order of their ids; empty: sorted")
     holdout: float = option(0.0, "share of the training rows that is kept aside and used as dev", **RATE)
-    limit: int = option(0, "number of training examples, drawn with seeds.subset; 0: all", low=0)
+    limit: int = option(
+        0, "number of training examples, one draw by seeds.subset for all seeds of a study; 0: all", low=0
+    )
     shuffle_labels: bool = option(False, "True permutes the training labels: a control without anything to learn")
 
 

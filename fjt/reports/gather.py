@@ -332,7 +332,7 @@ def _metrics(rows: Iterable[Row], metric: str) -> dict[str, list[str]]:
 
 
 def _training_facts(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
-    """{cell: what its reported runs were trained on}: number of examples, whether they are a draw, recipe's epochs."""
+    """{cell: what its reported runs were trained on}: files, number of examples, draws of them, the recipe's epochs."""
     facts: dict[str, dict[str, Any]] = {}
     for row in rows:
         count, config = row.get("train_examples"), row.get("options", {})
@@ -342,7 +342,8 @@ def _training_facts(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
         method = recipes.leading_method(config["tune.method"])
         about |= {"train_examples": count, "batch_size": config["train.batch_size"]}
         about |= {"recipe_epochs": recipes.recipe_epochs(method, count), "limit": config["data.limit"]}
-        about |= {"rate_origin": row["rate_origin"]}
+        files = [config.get(f"data.files.{split}", "") for split in ("train", "dev")]
+        about |= {"rate_origin": row["rate_origin"], "files": [os.path.basename(path) for path in files if path]}
         about["draws"] = sorted({*about["draws"], config["seeds.subset"]})
     return facts
 

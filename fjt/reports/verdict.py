@@ -29,7 +29,7 @@ def build(study: Records, cells: Sequence[Cell], comparisons: Sequence[Compariso
         members = [cell for cell in cells if cell.task == task]
         of_task = [one for one in comparisons if one.cell.task == task]
         family = len(comparisons if study.facts["study"]["family"] == "study" else of_task)
-        blocks += [Text(_headline(members, name)), Items(tuple(_task(members, of_task, family, study, name)))]
+        blocks += [Text(_headline(members, study, name)), Items(tuple(_task(members, of_task, family, study, name)))]
     return [*blocks, *([Text(_how_to_read(comparisons, study))] if comparisons else [])]
 
 
@@ -112,8 +112,8 @@ def _rates(study: Records, cells: Sequence[Cell]) -> list[str]:
     return texts
 
 
-def _headline(cells: Sequence[Cell], name: Name) -> str:
-    """The line of a task: its dev set, and the cell with the highest mean."""
+def _headline(cells: Sequence[Cell], study: Records, name: Name) -> str:
+    """The line of a task: its files, its dev set, and the cell with the highest mean."""
     first = cells[0]
     scored = [cell for cell in cells if len(cell.scored)]
     if not first.metrics or not scored:
@@ -122,10 +122,10 @@ def _headline(cells: Sequence[Cell], name: Name) -> str:
     sign = values.sign_of(metric)
     best = max(scored, key=lambda cell: sign * cell.scores(metric).mean())
     mean = points(metric, float(best.scores(metric).mean()))
-    return (
-        f"**{first.task}** ({sections.unit(metric)}; {sections.data_text(cells)}): the best mean is {mean}, of "
-        f"{name(best)}."
-    )
+    facts = study.facts.get("runs", {})
+    files = {" and ".join(facts.get(cell.name, {}).get("files", [])): None for cell in cells}
+    about = "; ".join([sections.unit(metric), *(text for text in files if text), sections.data_text(cells)])
+    return f"**{first.task}** ({about}): the best mean is {mean}, of {name(best)}."
 
 
 def _task(

@@ -187,3 +187,10 @@ def test_a_choice_among_constants_is_told(tmp_path):
     assert table.rows[2] == ("a constant", "", "", "60.00", "", "")
     assert warnings[0].startswith("choices: the chosen trial of full collapsed: its predictions for the held-out rows")
     assert "no trial of these methods has a higher accuracy than a constant" in warnings[1]
+
+
+def test_the_line_of_a_task_names_its_files_and_classes(tmp_path):
+    texts, _ = verdict_of(
+        make_pairs(tmp_path / "study", 8).finish(), tmp_path, runs=facts_of(files=["mails.csv", "held.csv"])
+    )
+    assert "**choices** (accuracy, points; mails.csv and held.csv; 120 dev examples: 72 `no`, 48 `yes`)" in texts[1]
