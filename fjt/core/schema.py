@@ -85,7 +85,7 @@ class Option:
             raise UserError(f"{given} is unknown.{suggest(value, self.choices)}")
         if (self.low is not None and value < self.low) or (self.high is not None and value > self.high):
             raise UserError(f"{given} should be {self.allowed}.")
-        return local_path(value, f"config.{self.key}") if self.path and value else value
+        return local_path(str(value), f"config.{self.key}") if self.path and value else value
 
 
 def option(default: Any, doc: str, **facts: Any) -> Any:

@@ -89,6 +89,8 @@ def score_table(cells: Sequence[Cell], metric: str, name: Name) -> Table:
         row += [points(metric, summary[key]) for key in ("median", "best", "worst")]
         rows.append((*row, *[str(cell.collapsed.sum()), str(cell.constant.sum())] * any_failed))
     for dev in {cell.dev: cell for cell in cells if cell.dev}.values():
+        if metric not in dev.problem.metrics:  # the user's own, which a report does not call
+            continue
         constant = points(metric, dev.problem.constant_scores(dev.truth, [metric])[metric])
         rows.append((always(dev), "", constant, *[""] * (5 + 3 * any_failed)))
     columns = (

@@ -17,7 +17,7 @@ from fjt.core.errors import UserError
 Arrays = TypeVar("Arrays")  # a tree of arrays, on the host or on devices
 
 
-def find_devices() -> list[jax.Device]:
+def find_devices() -> list[Any]:
     """The devices of JAX's platform.
 
     Raises:
