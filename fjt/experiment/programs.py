@@ -242,7 +242,7 @@ def built_in(experiment: Experiment, stage: Stage) -> dict[str, Any]:
         "model": stage.model,
         "kind of task": experiment.task.kind,
         "optimizer": constants(options.optim),
-        "parameter groups": stage.groups,
+        "parameter groups": tuple(tuple(sorted(names)) for names in stage.groups),
         "accumulation": options.train.accumulation,
     }
 

@@ -4,6 +4,7 @@ import decimal
 import json
 import logging
 import time
+from itertools import permutations
 
 import numpy as np
 import pyarrow
@@ -13,6 +14,8 @@ from glue_files import load_own, refusal, write
 
 from fjt.core.errors import UserError
 from fjt.data import labels
+from fjt.data.labels import Cell
+from fjt.tasks.kinds import find_problem
 
 SPELLINGS = {
     7: "7", 9.0: "9", "7.0": "7", " 7.00 ": "7", "7.": "7", decimal.Decimal("7.0"): "7", "-3.0": "-3", "0.0": "0",
@@ -87,6 +90,14 @@ ASKED = {
     "not a number among words": ("yes", "no", "nan"),
     "a missing value of pandas": ("yes", "no", "<NA>"),
 }
+
+
+def test_the_order_of_labels_is_not_that_of_their_rows():
+    """Not a number is neither above nor below one: sorted as numbers, its neighbours would decide its place."""
+    for names in (("-3", "1", "nan", "x"), ("-3", "1", "nan"), ("-3", "1.5", "10")):
+        cells = [[Cell(name, f"t:{i}", True) for i, name in enumerate(order)] for order in permutations(names)]
+        for kind in ("classification", "multi_label"):
+            assert {tuple(find_problem(kind).find_labels(column)) for column in cells} == {names}
 
 
 @pytest.mark.parametrize("case", ASKED)
