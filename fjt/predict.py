@@ -2,9 +2,9 @@
 
 The input has one text per line (.txt; `-` reads stdin), or is a .csv .tsv .jsonl .parquet table with a column of
 texts.  For a run on pairs, a line has both texts with a tab between them, and a table has two columns.  The output has
-the id, the text, the predicted label, its probability and the probability of every label (for a regression: the
-score), as .tsv .csv .jsonl or .npz (with logits); `-` writes TSV to stdout.  Exit codes: 0 success, 2 a mistake in the
-arguments or files, 130 Ctrl-C.
+the id, the text, the predicted label, its probability and the probability of every label if there are at most 200 (for
+a regression: the score), as .tsv .csv .jsonl or .npz (with logits); `-` writes TSV to stdout.  Exit codes: 0 success,
+2 a mistake in the arguments or files, 130 Ctrl-C.
 
 From Python:  fjt.load_run("runs/first").predict(["one text", "another"])["labels"]
 """

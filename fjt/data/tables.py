@@ -3,11 +3,11 @@
 import collections
 import csv
 import dataclasses
+import io
 import itertools
 import json
 import os
 import re
-import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -180,11 +180,12 @@ def tsv(rows: Iterable[Iterable[Any]]) -> str:
 
 def csv_text(rows: Iterable[Iterable[Any]]) -> str:
     """The text of a CSV that `read` can read, with lines that end in a line feed."""
-    lines: list[str] = []
-    file: Any = types.SimpleNamespace(write=lines.append)
-    # Python quotes a field with a bare carriage return only if lines end in one.
-    csv.writer(file, lineterminator="\r\n").writerows(rows)
-    return "".join(line.removesuffix("\r\n") + "\n" for line in lines)
+    lines = []
+    for row in rows:
+        line = io.StringIO(newline="")
+        csv.writer(line, lineterminator="\r\n").writerow(row)  # quotes a bare carriage return only if lines end in one
+        lines.append(line.getvalue().removesuffix("\r\n") + "\n")
+    return "".join(lines)
 
 
 Records = Iterator[tuple[int, list[str] | UserError]]  # (line on which a row starts, its fields or its fault)

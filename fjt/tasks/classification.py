@@ -187,10 +187,8 @@ class Classification(Problem):
 
     def columns(self, logits: Logits, task: Task) -> Mapping[str, Sequence[Any] | np.ndarray]:
         predicted = self.decode(logits, task)
-        probabilities = np.asarray(predicted.probabilities)
-        columns = {"predicted": predicted.labels, "probability": probabilities.max(axis=-1)}
-        names = zip(task.label_names, probabilities.T, strict=True)
-        return columns | {f"p({name})": column for name, column in names}
+        best = np.asarray(predicted.probabilities).max(axis=-1)
+        return {"predicted": predicted.labels, "probability": best} | self.probability_columns(predicted, task)
 
     def label_column(self, label: Labels, task: Task) -> list[str]:
         return ["" if i < 0 else task.label_names[i] for i in label]

@@ -184,9 +184,8 @@ class MultiLabel(Problem):
 
     def columns(self, logits: Logits, task: Task) -> Mapping[str, Sequence[Any] | np.ndarray]:
         predicted = self.decode(logits, task)
-        columns = {"predicted": [SEPARATOR.join(names) for names in predicted.labels]}
-        names = zip(task.label_names, np.asarray(predicted.probabilities).T, strict=True)
-        return columns | {f"p({name})": column for name, column in names}
+        names = [SEPARATOR.join(names) for names in predicted.labels]
+        return {"predicted": names} | self.probability_columns(predicted, task)
 
     def label_column(self, label: Labels, task: Task) -> list[str]:
         return [SEPARATOR.join(task.label_names[i] for i in np.flatnonzero(row > 0)) for row in label]

@@ -14,6 +14,7 @@ from fjt.data.batches import Examples
 from fjt.data.glue import Split, Task
 from fjt.data.labels import Cell
 
+MOST_COLUMNS = 200  # labels whose probabilities a table of predictions lists; arrays have the logits of all
 Labels = Shaped[np.ndarray, "M ..."]  # one per slot: ids, sets of labels, or scores
 Logits = Float[np.ndarray, "M C"]
 
@@ -196,7 +197,7 @@ class Problem(abc.ABC):
 
     @abc.abstractmethod
     def columns(self, logits: Logits, task: Task) -> Mapping[str, Sequence[Any] | np.ndarray]:
-        """{column: values} of a table of predictions: the predicted label and its probabilities."""
+        """{column: values} of a table of predictions: the predicted label, and probabilities of up to MOST_COLUMNS."""
 
     @abc.abstractmethod
     def label_column(self, label: Labels, task: Task) -> list[str]:
@@ -212,6 +213,13 @@ class Problem(abc.ABC):
             names: the metrics.
         """
         return {name: self.metrics[name](self.constant(label), label) for name in names}
+
+    def probability_columns(self, predicted: Predictions, task: Task) -> dict[str, np.ndarray]:
+        """{"p(label)": probabilities} for a table of predictions, {} for more than MOST_COLUMNS labels."""
+        if len(task.label_names) > MOST_COLUMNS:
+            return {}
+        columns = np.asarray(predicted.probabilities).T
+        return {f"p({name})": column for name, column in zip(task.label_names, columns, strict=True)}
 
     def score(
         self,

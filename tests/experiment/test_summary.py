@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 import small
 
-from fjt.core import seeds, tree
-from fjt.core.options import ExperimentConfig, Settings
+from fjt.core import console, seeds, tree
+from fjt.core.options import ExperimentConfig, ModelConfig, Settings
 from fjt.data import batches, packing
+from fjt.data.glue import Split, Task
 from fjt.experiment import summary
 from fjt.experiment.prepared import Experiment, Stage
 from fjt.models.encoder import Model
+from fjt.tasks.kinds import find_problem
 from fjt.tuning import partition
 
 
@@ -101,3 +103,33 @@ def test_where_the_last_step_is_the_best_or_none_is_known_nothing_is_said(capsys
     summary.show_choice({"selected_step": 9, "best": best}, [{"step": 9, "f1": 1.0}])
     summary.show_choice({"selected_step": 9, "best": best}, [])
     assert not capsys.readouterr().out
+
+
+def first_lines(kind, label, names, monkeypatch):
+    """The lines about the data of a run with these training labels."""
+    task = Task("table", kind, names, ("accuracy",))
+    label = np.array(label)
+    split = Split(("",) * len(label), ("",) * len(label), None, label)
+    experiment = small.double(ExperimentConfig, model=small.double(ModelConfig, path=""))
+    made = small.double(
+        Experiment, task=task, problem=find_problem(kind), splits={"train": split, "dev": split},
+        model=Model(small.CONFIG, 2), settings=small.double(Settings, experiment=experiment),
+    )  # fmt: skip
+    lines = []
+    monkeypatch.setattr(console, "say", lines.append)
+    summary.show_data(made)
+    return lines
+
+
+def test_a_run_begins_with_its_classes_and_their_numbers_of_rows(monkeypatch):
+    first, second = first_lines("classification", np.int32([0, 1, 1, 1]), ("no", "[/red]"), monkeypatch)
+    assert first.startswith("table: 4 train, 4 dev") and second == "  classes: no 1, [/red] 3"
+    assert first_lines("multi_label", np.int8([[1, 1], [0, 1]]), ("a", "b"), monkeypatch)[1] == "  classes: a 1, b 2"
+    assert first_lines("regression", np.float32([0.5, -1, 4]), (), monkeypatch)[1] == "  scores: -1 to 4"
+
+
+def test_of_ten_thousand_classes_a_few_are_listed(monkeypatch):
+    names = tuple(f"class {i}" for i in range(10_000))
+    _, line = first_lines("classification", np.int32([*range(9_999), 0, 0]), names, monkeypatch)
+    assert line.startswith("  10,000 classes of 0 to 3 training rows: class 0 3, class 1 1, ")
+    assert line.endswith(" and 9,980 more") and len(line) < 500

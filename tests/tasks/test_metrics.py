@@ -289,3 +289,13 @@ def test_the_metric_that_selects_prefers_no_constant():
         *("f1_accuracy", "f1_accuracy", "mcc", "pearson")
     ]
     assert TASKS["mrpc"].metrics[0] == "f1"
+
+
+@pytest.mark.parametrize("kind", ["classification", "multi_label"])
+def test_a_table_lists_the_probabilities_of_up_to_two_hundred_labels(kind):
+    """A cell for each row and class would be gigabytes for 10,000 classes; arrays have the logits."""
+    for count in (200, 201):
+        task = Task("table", kind, tuple(map(str, range(count))), ("accuracy",))
+        columns = find_problem(kind).columns(np.eye(count, dtype=np.float32)[:3], task)
+        assert sum(name.startswith("p(") for name in columns) == (count if count == 200 else 0)
+        assert len(columns["predicted"]) == 3
