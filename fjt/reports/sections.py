@@ -89,10 +89,7 @@ def score_table(cells: Sequence[Cell], metric: str, name: Name) -> Table:
         row += [points(metric, summary[key]) for key in ("median", "best", "worst")]
         rows.append((*row, *[str(cell.collapsed.sum()), str(cell.constant.sum())] * any_failed))
     for dev in {cell.dev: cell for cell in cells if cell.dev}.values():
-        if metric not in dev.problem.metrics:  # the user's own, which a report does not call
-            continue
-        constant = points(metric, dev.problem.constant_scores(dev.truth, [metric])[metric])
-        rows.append((always(dev), "", constant, *[""] * (5 + 3 * any_failed)))
+        rows.append((always(dev), "", _constant(dev, metric), *[""] * (5 + 3 * any_failed)))
     columns = (
         "method",
         ">finished/ started",
@@ -157,6 +154,13 @@ def _class_score(scores: np.ndarray, cell: Cell, notes: Footnotes) -> str:
     if isinstance(interval, str):
         return f"{mean}{notes.mark(interval)}"
     return f"{mean} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
+
+
+def _constant(cell: Cell, metric: str) -> str:
+    """The score of a constant on the dev set of a cell, as printed; "-" for a metric that a report does not call."""
+    if metric not in cell.problem.metrics:
+        return "-"
+    return points(metric, cell.problem.constant_scores(cell.truth, [metric])[metric])
 
 
 def always(cell: Cell) -> str:
@@ -479,6 +483,8 @@ def overview(cells: Sequence[Cell], name: Name) -> Table:
         summary = summarize(cell, cell.metrics[0]) if cell.metrics else ""
         score = "-" if isinstance(summary, str) else spread(cell.metrics[0], summary["mean"], summary["sd"])
         rows.setdefault(name(cell), {})[cell.task] = f"{score} ({ended_of_started(cell)})"
+    constants = {cell.task: _constant(cell, cell.metrics[0]) for cell in cells if cell.dev and cell.metrics}
+    rows["a constant"] = constants
     metric = {cell.task: unit(cell.metrics[0]) if cell.metrics else "" for cell in cells}
     columns = ("method", *(f">{task}: {metric[task]}" for task in tasks))
     return Table(columns, tuple((row, *(scores.get(task, "") for task in tasks)) for row, scores in rows.items()))
