@@ -15,9 +15,15 @@ from fjt.reports.pages import Items, Text
 SEEDS = range(8)
 
 
-def verdict_of(folder, tmp_path, **facts):
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """(Records, cells) of two methods and eight seeds."""
+    folder = tmp_path_factory.mktemp("pairs")
+    return cells_of(make_pairs(folder / "study", 8).finish(), folder)
+
+
+def verdict_of(found, cells, **facts):
     """(the texts of a verdict in order, the comparisons); facts: entries of the records."""
-    found, cells = cells_of(folder, tmp_path)
     found = dataclasses.replace(found, facts=found.facts | facts)
     comparisons, _ = make_comparisons(list(cells.values()), found.facts)
     blocks = verdict.build(found, list(cells.values()), comparisons, sections.names_of(cells.values()))
@@ -27,35 +33,34 @@ def verdict_of(folder, tmp_path, **facts):
     return texts, comparisons
 
 
-def topics(folder, lost, count=8):
-    """A study of six classes in which full tuning says class `lost` never, in `count` of eight seeds."""
-    made = MadeStudy(folder)
+def topics(tmp_path, lost, count=8):
+    """(Records, cells) of a study of six classes in which full tuning says class `lost` never, in `count` of eight seeds."""
+    made = MadeStudy(tmp_path / "study")
     for seed in SEEDS:
         outcome = predictions("topics", 0.9, "full", seed)
         if seed < count:
             outcome = np.where(outcome == lost, (lost + 1) % 6, outcome)
         made.cell("topics", "full", {seed: outcome})
         made.cell("topics", "lora", {seed: predictions("topics", 0.9, "lora", seed)})
-    return made.finish()
+    return cells_of(made.finish(), tmp_path)
 
 
 @pytest.mark.parametrize(("lost", "count"), [(4, 8), (0, 3)])
 def test_a_class_that_is_never_predicted_is_told_and_no_run_is_said_to_be_sound(tmp_path, lost, count):
-    folder = topics(tmp_path / "study", lost, count)
-    texts, _ = verdict_of(folder, tmp_path)
+    found, cells = topics(tmp_path, lost, count)
+    texts, _ = verdict_of(found, cells)
     wanted = f"**Never predicted**: `{'abcdef'[lost]}` (20 of dev) by full in {count} of 8 runs."
     assert wanted in texts and "No run collapsed or diverged." not in texts
-    _, cells = cells_of(folder, tmp_path)
     assert [block.text for block in sections.failures(list(cells.values()))] == [wanted]
 
 
 def test_where_each_class_is_predicted_nothing_is_told(tmp_path):
-    texts, _ = verdict_of(topics(tmp_path / "study", 0, 0), tmp_path)
+    texts, _ = verdict_of(*topics(tmp_path, 0, 0))
     assert "No run collapsed or diverged." in texts and "Never" not in "".join(texts)
 
 
 def test_each_class_has_its_scores_and_counts(tmp_path):
-    _, cells = cells_of(topics(tmp_path / "study", 4), tmp_path)
+    _, cells = topics(tmp_path, 4)
     table = sections.class_table(list(cells.values()), lambda cell: cell.method)
     rows = {row[:2]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
     assert len(rows) == 12 and rows["full", "`e`"][">runs that never do"] == "8"
@@ -80,8 +85,8 @@ def test_each_class_has_its_scores_and_counts(tmp_path):
         ("All have not ended.", "All have not ended.", 0.1, "Not tested. All have not ended"),
     ],
 )
-def test_who_is_ahead_is_by_the_p_of_new_examples_first(tmp_path, p, p_examples, mean, group):
-    _, (one,) = verdict_of(make_pairs(tmp_path / "study", 8).finish(), tmp_path)
+def test_who_is_ahead_is_by_the_p_of_new_examples_first(pairs, p, p_examples, mean, group):
+    _, (one,) = verdict_of(*pairs)
     assert verdict._kind(dataclasses.replace(one, p=p, p_examples=p_examples, mean=mean), 0.05) == group
     lower = dataclasses.replace(one, p=p, p_examples=p_examples, mean=mean, metric="mse")
     other = {"ahead": "behind", "behind": "ahead"}
@@ -123,8 +128,8 @@ def facts_of(**others):
         ({"limit": 1000, "draws": [0, 1]}, "40 steps (1 epoch, 1,000 training examples, batches of 32)", "draw"),
     ],
 )
-def test_the_first_lines_say_the_limits(tmp_path, others, told, not_told):
-    texts, _ = verdict_of(make_pairs(tmp_path / "study", 8).finish(), tmp_path, runs=facts_of(**others))
+def test_the_first_lines_say_the_limits(pairs, others, told, not_told):
+    texts, _ = verdict_of(*pairs, runs=facts_of(**others))
     assert texts[0].startswith("**2 methods on 1 task, 8 seeds each**: 16 of 16 runs finished, from minilm.")
     assert told in texts[0] and not_told not in texts[0]
 
@@ -133,13 +138,14 @@ def test_what_is_no_better_than_a_constant_is_told(tmp_path):
     made = MadeStudy(tmp_path / "study")
     for method, skill in (("full", 0.9), ("head", 0.45)):
         made.cell("choices", method, {seed: predictions("choices", skill, method, seed) for seed in SEEDS})
-    texts, _ = verdict_of(made.finish(), tmp_path)
+    texts, _ = verdict_of(*cells_of(made.finish(), tmp_path))
     assert "**No better than a constant** (always `no`, 60.00): head." in texts
 
 
-def test_without_a_baseline_nothing_is_said_to_be_tested(tmp_path):
-    made = make_pairs(tmp_path / "study", 8, baseline="")
-    found, cells = cells_of(made.finish(), tmp_path)
+def test_without_a_baseline_nothing_is_said_to_be_tested(pairs):
+    found, cells = pairs
+    study = found.facts["study"] | {"baseline": ""}
+    found = dataclasses.replace(found, facts=found.facts | {"study": study})
     blocks = verdict.build(found, list(cells.values()), [], lambda cell: cell.method)
     (items,) = (block for block in blocks if isinstance(block, Items))
     assert items.texts[0].startswith("Means in order: full ") and "**No difference is tested**" in items.texts[0]
@@ -148,15 +154,15 @@ def test_without_a_baseline_nothing_is_said_to_be_tested(tmp_path):
 def test_a_failed_run_leaves_a_difference_untested(tmp_path):
     made = make_pairs(tmp_path / "study", 8)
     made.cell("choices", "ia3", {s: predictions("choices", 0.8, "ia3", s) if s else np.zeros(120, int) for s in SEEDS})
-    texts, comparisons = verdict_of(made.finish(), tmp_path)
+    texts, comparisons = verdict_of(*cells_of(made.finish(), tmp_path))
     ia3 = comparisons[1]
     assert any(text.startswith("**Not tested against full, because runs collapsed or diverged") for text in texts)
     shown = next(text for text in texts if "ia3 -" in text)
     assert f"ia3 {100 * ia3.sound[0]:+.2f}" in shown and "**Collapsed**: ia3 in 1 of 8 runs." in texts
 
 
-def test_what_was_entered_after_the_results_is_told(tmp_path):
-    found, _ = cells_of(make_pairs(tmp_path / "study", 8).finish(), tmp_path)
+def test_what_was_entered_after_the_results_is_told(pairs):
+    found, _ = pairs
     assert document.afterwards(found) == []
     entered = dataclasses.replace(found, facts=found.facts | {"afterwards": {"The plan was": "its version kept none"}})
     assert document.afterwards(entered) == [
@@ -189,8 +195,6 @@ def test_a_choice_among_constants_is_told(tmp_path):
     assert "no trial of these methods has a higher accuracy than a constant" in warnings[1]
 
 
-def test_the_line_of_a_task_names_its_files_and_classes(tmp_path):
-    texts, _ = verdict_of(
-        make_pairs(tmp_path / "study", 8).finish(), tmp_path, runs=facts_of(files=["mails.csv", "held.csv"])
-    )
+def test_the_line_of_a_task_names_its_files_and_classes(pairs):
+    texts, _ = verdict_of(*pairs, runs=facts_of(files=["mails.csv", "held.csv"]))
     assert "**choices** (accuracy, points; mails.csv and held.csv; 120 dev examples: 72 `no`, 48 `yes`)" in texts[1]
