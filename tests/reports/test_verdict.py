@@ -34,7 +34,7 @@ def verdict_of(found, cells, **facts):
 
 
 def topics(tmp_path, lost, count=8):
-    """(Records, cells) of a study of six classes in which full tuning says class `lost` never, in `count` of eight seeds."""
+    """(Records, cells) of a study in which full tuning never says class `lost` of six, in `count` of eight seeds."""
     made = MadeStudy(tmp_path / "study")
     for seed in SEEDS:
         outcome = predictions("topics", 0.9, "full", seed)
