@@ -149,11 +149,12 @@ def execute(
     if not worker.work(workdir, base, runs, groups, shared, metric=options.metric, shard=shard, events=events):
         console.say("runs of other shards are left; `python -m fjt.report` reports when they are done")
         return
-    report.show(*report.report(workdir))
+    made = report.report(workdir)
     if not base["output"]["export"]:
         for task, name in worker.best_runs(workdir, runs, options.metric).items():
             run = shlex.quote(os.path.join(workdir, name))
             console.say(f"model of the best run on {task}: python -m fjt.reproduce {run} --workdir DIR makes it again")
+    report.show(*made)
 
 
 def make_base(name: str, base: Mapping[str, Any]) -> str:

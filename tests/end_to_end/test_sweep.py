@@ -145,6 +145,9 @@ def test_a_study_ends_with_its_report(done, launch, tmp_path):
     shown = f"{scores.mean():.2f} ± {scores.std(ddof=1):.2f}"
     assert re.search(rf"^  table  head +accuracy, points +{shown} +2/2\b", text, re.M), text
     assert text.rstrip().endswith(f"report: {folder}/report/report.html, {folder}/report/report.md")
+    assert re.search(
+        rf"^model of the best run on table: python -m fjt.reproduce {folder}/runs/table/\S+ --workdir", text, re.M
+    )
     report = (folder / "report" / "report.md").read_text()
     assert "**10 of 10 reported runs finished**; seeds 0, 1." in report and "3 of 3 tuning runs finished" in report
     assert f"| head | 2/2 | {shown} |" in report and "Command: `python -m fjt.sweep --config own.py --config." in report

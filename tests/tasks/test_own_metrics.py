@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import statistics
 import sys
 
 import numpy as np
@@ -152,8 +153,6 @@ def test_the_contents_are_those_of_the_code_that_runs(here):
         task = load("statistics:score")
         assert task.own_metrics[0](np.array([0]), np.array([0])) == float(value)
         assert own_metrics.contents(task) == {"metric statistics:score": hashlib.sha256(place.read_bytes()).hexdigest()}
-    import statistics
-
     assert statistics.fmean([1, 2]) == 1.5 and sys.path == path
 
 
