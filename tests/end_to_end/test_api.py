@@ -1,5 +1,7 @@
 """The Python API: what the commands do, from a program or a notebook, which goes on as before."""
 
+import asyncio
+import concurrent.futures
 import logging
 import os
 import pathlib
@@ -145,14 +147,26 @@ def test_it_is_repeated_from_its_own_folder(trained, tmp_path, capsys):
     assert reproduce.main(["reproduce", str(run.path)]) == 0 and "the same bits" in capsys.readouterr().out
 
 
-@pytest.mark.thorough
-def test_a_thread_trains_too(trained, tmp_path):
+def in_a_thread(function):
     """Python gives signals to the main thread alone."""
-    found = []
-    thread = threading.Thread(target=lambda: found.append(train(tmp_path / "run", model__matmul_precision="highest")))
-    thread.start()
-    thread.join()
-    assert found[0].result["params_sha256"] == trained[0].result["params_sha256"]
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result()
+
+
+def in_a_loop(function):
+    """A notebook's cell runs inside an event loop."""
+
+    async def cell():
+        return function()
+
+    return asyncio.run(cell())
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("somewhere", [in_a_thread, in_a_loop])
+def test_a_run_elsewhere_in_a_program_is_the_same(trained, tmp_path, somewhere):
+    run = somewhere(lambda: train(tmp_path / "run", model__matmul_precision="highest"))
+    assert run.result["params_sha256"] == trained[0].result["params_sha256"]
 
 
 @pytest.mark.thorough
