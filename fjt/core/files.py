@@ -59,7 +59,9 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is None or TEMPORARY.fullmatch(os.path.basename(os.fsdecode(error.filename))):
+        if error.errno is None:
+            pass  # of a library, with a text of its own
+        elif error.filename is None or TEMPORARY.fullmatch(os.path.basename(os.fsdecode(error.filename))):
             error.filename = os.fspath(path)
         raise
 

@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import fcntl
 import os
+import pathlib
 import platform
 from collections.abc import Iterator
 from typing import Any
@@ -60,6 +61,9 @@ def check_own(folder: str, kind: str = RUN, option: str = "--workdir") -> None:
     """Raises UserError for a folder that `own` would refuse.  See `own` for the arguments."""
     if os.path.islink(folder) and not os.path.exists(folder):
         raise UserError(f"{option}={folder} is a symbolic link to nothing. Create its target, or give another folder.")
+    for parent in pathlib.Path(os.path.realpath(folder)).parents:
+        if _kind_of(str(parent)) in (RUN, REPETITION) and _kind_of(folder) != kind:
+            raise UserError(f"{option}={folder} is within {parent}, {_kind_of(str(parent))}. Give a new folder.")
     if not os.path.lexists(folder):
         return
     if not os.path.isdir(folder):

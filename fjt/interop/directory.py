@@ -35,10 +35,11 @@ def replaced(directory: str) -> Iterator[str]:
         _open_to_all(temporary)
         with files.naming(directory):
             _move(temporary, directory)
-    except safetensors.SafetensorError as error:  # it wraps the system's own errors
+    except (safetensors.SafetensorError, shutil.Error) as error:  # they wrap the system's own errors
+        reason = error.args[0][0][2].partition(": '")[0] if isinstance(error, shutil.Error) else error
         raise UserError(
-            f"{directory} cannot be written: {error}. The checkpoints are kept; make room, and run the same "
-            "command to finish the run."
+            f"{directory} cannot be written: {reason}. The checkpoints of a run are kept; make room, and give the same "
+            "command again."
         ) from None
     finally:
         os.close(descriptor)

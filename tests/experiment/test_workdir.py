@@ -116,6 +116,18 @@ def test_a_folder_with_the_marker_may_have_other_files_and_is_of_one_kind(tmp_pa
             own(str(folder), kind)
 
 
+def test_a_new_folder_lies_in_no_run_and_may_lie_in_a_study(tmp_path):
+    own(str(tmp_path / "run"))
+    own(str(tmp_path / "study"), STUDY)
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    for place in ("run/new", "run/checkpoints/9", "link/export/new"):
+        for kind in (RUN, STUDY, REPETITION):
+            with pytest.raises(UserError, match=r"is within .*run, the work directory of a run\. Give a new folder"):
+                own(str(tmp_path / place), kind)
+    own(str(tmp_path / "study" / "runs" / "seed=0"))
+    assert os.listdir(tmp_path / "run") == [".fjt"]
+
+
 def test_folders_of_versions_without_a_marker_are_known_by_their_records(tmp_path):
     made_study.write_run(tmp_path / "run", "runs", "choices", "full", made_study.BEGUN, {})
     made_study.MadeStudy(tmp_path).finish()

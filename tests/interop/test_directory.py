@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 
 import pytest
 import safetensors
@@ -44,6 +45,7 @@ def test_files_of_others_stay(tmp_path):
 FAILURES = (
     (OSError(errno.ENOSPC, "No space left on device"), OSError),
     (safetensors.SafetensorError("I/O error"), UserError),
+    (shutil.Error([("a", "b", "[Errno 28] No space left on device: 'b'")]), UserError),
     (KeyboardInterrupt(), KeyboardInterrupt),
 )
 
@@ -53,5 +55,7 @@ def test_a_failure_leaves_nothing_and_names_the_directory(tmp_path, error, kind)
     with pytest.raises(kind) as raised, replaced(str(tmp_path / "new")):
         raise error
     assert os.listdir(tmp_path) == []
+    if kind is UserError:
+        assert str(raised.value).startswith(f"{tmp_path / 'new'} cannot be written: ")
     if kind is OSError:
         assert raised.value.filename == str(tmp_path / "new")

@@ -383,14 +383,17 @@ def test_the_front_is_what_nothing_beats_for_less():
     assert pareto(points, -1) == [(1, 0.5), (2, 0.4)]
 
 
-def test_a_report_is_written_over_a_report_alone(folder, written, tmp_path):
-    own = tmp_path / "new"
-    report.report(folder, str(own))
-    (own / "notes.txt").write_text("mine")
-    report.report(folder, str(own))  # it has the marker, and files of others stay
-    (own / ".fjt").unlink()
-    report.report(str(own), str(own))  # as a committed one, which has no marker
-    assert (own / "notes.txt").read_text() == "mine"
+def test_a_report_is_written_over_a_report_alone(folder, tmp_path):
+    new = tmp_path / "new"
+    report.own(str(new))
+    (new / "notes.txt").write_text("mine")
+    report.own(str(new))  # it has the marker
+    (new / ".fjt").unlink()
+    with pytest.raises(UserError, match=r"new is not empty and is not a report of fjt: it has notes\.txt\. Give a new"):
+        report.own(str(new))
+    for name in archive.FILES:
+        (new / name).write_text("")
+    report.own(str(new))  # as a committed one, which has no marker
     for name, content in (
         ("report.html", "theirs"),
         ("runs.csv", "theirs"),
