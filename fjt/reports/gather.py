@@ -62,7 +62,7 @@ def read(folder: str) -> Records:
         if row.get("model") and plan["study"].get("base"):
             row["model"] = f"the encoder of {plan['study']['base']}"
         if row["state"] == DAMAGED:
-            row["failed"] = row["failed"].replace(os.path.join(folder, ""), "")
+            row["failed"] = str(row["failed"]).replace(os.path.join(folder, ""), "")
         rows.append(row)
     ended = sum(row["state"] in (FINISHED, DIVERGED) for row in rows)
     if not ended:

@@ -108,7 +108,8 @@ def read(folder: str) -> dict[str, Any]:
             _check_form(row, RUN)
             if name != row["name"] or not _is_plain(name) or not name.startswith(f"{row['phase']}/"):
                 raise ValueError(f"the run {name!r} is not a plain name below {row['phase']}/")
-            dict(row["values"]), dict(row["open"])
+            for pairs in (row["values"], row["open"]):
+                dict(pairs)
         for group in plan["groups"]:
             _check_form(group, GROUP)
             if not _is_plain(group["id"]) or "/" in group["id"]:
