@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fjt.core import network
+from fjt.core import files, network
 from fjt.core.errors import UserError
 from fjt.data.glue import Split, Task
 
@@ -143,30 +143,26 @@ def _download(url: str, info: Any, path: str, config: str) -> None:
     """Writes the file at `url` to `path`, only when it is complete and has the checksum that TFDS records."""
     import requests
 
-    partial = f"{path}.{os.getpid()}.partial"
     os.makedirs(os.path.dirname(path), exist_ok=True)
     print(f"fjt: downloading {info.filename} ({int(info.size) / 1e6:.0f} MB)", file=sys.stderr)
     try:
         response = _open(url)
         response.raise_for_status()
-        with open(partial, "wb") as f:
+        with files.written(path) as f:
             for chunk in response.iter_content(1 << 20):
                 f.write(chunk)
                 if sys.stderr.isatty():
                     print(f"\r{f.tell() / int(info.size):6.1%} of {info.filename}", end="", file=sys.stderr)
-        if _sha256(partial) != info.checksum:
-            raise UserError(
-                f"{url} returned a file whose sha256 differs from the one that TFDS records.{_ways(info, config)}"
-            )
-        os.replace(partial, path)
+            f.seek(0)
+            if hashlib.file_digest(f, "sha256").hexdigest() != info.checksum:
+                raise UserError(
+                    f"{url} returned a file whose sha256 differs from the one that TFDS records.{_ways(info, config)}"
+                )
     except requests.RequestException as error:
         answer = getattr(error, "response", None)
         reason = f"HTTP status {answer.status_code}" if answer is not None else f"{type(error).__name__}"
         server = urllib.parse.urlsplit(url).netloc
         raise network.Unreachable(f"{server} could not be reached for {url} ({reason}).{_ways(info, config)}") from None
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
 
 
 def _open(url: str) -> Any:
