@@ -1,4 +1,4 @@
-"""The commands refuse to write over what they read, and over the files of others, before any work; and read no damaged base."""
+"""The commands refuse to write over what they read and over files of others, and to read a damaged base."""
 
 import json
 import os
