@@ -18,6 +18,7 @@ import fjt
 from configs import quickstart_sweep
 from fjt import reproduce
 from fjt.api import interruptible
+from fjt.experiment.finished import Results
 from fjt.training.checkpoint import NotFinite
 from fjt.training.stop import Stopped
 
@@ -95,6 +96,17 @@ def test_what_is_no_name_of_fjt_is_none():
 def test_ctrl_c_is_a_keyboard_interrupt_and_nothing_else_is(raised, seen):
     with pytest.raises(seen), interruptible():
         raise raised
+
+
+def test_a_table_of_results_needs_pandas_and_says_so(monkeypatch):
+    rows = Results([{"workdir": "a", "metrics": {"accuracy": 0.5}, "failed": None}, {"workdir": "b", "failed": "nan"}])
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(fjt.UserError, match="pip install pandas"):
+        rows.to_pandas()
+    monkeypatch.undo()
+    pytest.importorskip("pandas")
+    table = rows.to_pandas()
+    assert table["metrics.accuracy"].isna().tolist() == [False, True] and table["workdir"].tolist() == ["a", "b"]
 
 
 @pytest.fixture(scope="module")
