@@ -6,10 +6,10 @@
 The columns are `text` and `label` unless `--config.data.columns.text=review` (text_pair, label, id) says otherwise;
 without a header line: `--config.data.header=False --config.data.columns.text=2 --config.data.columns.label=0`.
 Without a dev file, `--config.data.holdout=0.1` keeps a tenth of train aside.  Labels get their ids in sorted order, or
-in that of `--config.data.label_names="('bad','good')"`.  A .csv is quoted as usual, a .tsv not at all.
+in that of `--config.data.label_names=bad,good`.  A .csv is quoted as usual, a .tsv not at all.
 
 With `:multi_label` a row has any number of labels: a list, names with commas between them, or one column of 0 and 1 per
-label, `--config.data.columns.labels="('toxic','insult')"`.  A row without any label has the list [] or an empty text.
+label, `--config.data.columns.labels=toxic,insult`.  A row without any label has the list [] or an empty text.
 """
 
 from ml_collections import ConfigDict

@@ -72,7 +72,9 @@ def suggest(name: Any, valid: Iterable[Any]) -> str:
 
 
 def exit_code(command: Callable[[], int], place: Callable[[], str], interrupted: str = "", kept: str = "") -> int:
-    """The exit code of a command of fjt.  A user's mistake, an error of the system or Ctrl-C is one line on stderr.
+    """The exit code of a command of fjt.  An error of the system or Ctrl-C is one line on stderr.
+
+    So is a user's mistake, unless its message lists bad rows.
 
     Args:
         command: does the work and returns the exit code.

@@ -173,7 +173,7 @@ def _hold_out(splits: dict[str, Split], share: float, seed: int) -> dict[str, Sp
 
 
 def _check_variety(task: Task, train: Split, problem: LabelReader) -> None:
-    if len(np.unique(train.label, axis=0)) > 1:
+    if (train.label != train.label[0]).any():
         return
     raise UserError(
         f"All {len(train)} training examples have the label {problem.describe_label(train.label[0], task)!r}: there is "

@@ -284,11 +284,20 @@ def _read_jsonl(path: str, find: _Finder) -> Rows:
 def _read_object(text: str, place: str) -> dict[str, Any]:
     """The object on a line of JSON."""
     try:
-        record = json.loads(text)
+        record = json.loads(text, object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError) as error:  # ValueError: also for a number of more than 4,300 digits
         raise UserError(f"{place}: not JSON: {error}. Write one object per line.") from None
     if not isinstance(record, dict):
         raise UserError(f"{place}: the line is of type {type(record).__name__}. Write one object {{...}} per line.")
+    return record
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of the pairs.  Raises ValueError for a key that is there twice: the last value would win."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        key = next(key for key, count in collections.Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {key!r} is there twice")
     return record
 
 
@@ -306,8 +315,8 @@ def _read_parquet(path: str, find: _Finder) -> Rows:
     for role, name in name_by_role.items():
         try:
             values[role] = table.column(name).to_pylist()
-        except UnicodeDecodeError:
-            raise UserError(f"{path}: the column {name!r} has text that is not UTF-8. Write the file again.") from None
+        except (ValueError, pyarrow.ArrowException) as error:  # text that is not UTF-8; times that Python cannot hold
+            raise UserError(f"{path}: the column {name!r} cannot be read: {error}. Write it again as text.") from None
     return Rows(path, values, list(range(table.num_rows)), list(range(1, table.num_rows + 1)), {})
 
 

@@ -105,8 +105,22 @@ def test_own_table_faults(tmp_path):
     refusal("twice.csv:1", "2 columns", "'text'", call=bad("twice.csv", "text,text,label", "x,y,a"))
     refusal("norows.csv", "no rows", call=bad("norows.csv", "text,label"))
     refusal("json.jsonl:2", "not JSON", call=bad("json.jsonl", '{"text": "x", "label": "a"}', "{text: y}"))
+    refusal("again.jsonl:1", "'label'", "twice", call=bad("again.jsonl", '{"text": "x", "label": "a", "label": "b"}'))
+    refusal("deep.jsonl:1", "not JSON", call=bad("deep.jsonl", "[" * 100_000))
+    refusal("long.jsonl:1", "not JSON", call=bad("long.jsonl", '{"text": "x", "label": ' + "1" * 5000 + "}"))
     refusal("list.jsonl:1", "object", call=bad("list.jsonl", "[1]"))
     refusal("key.jsonl:2", "'label'", call=bad("key.jsonl", '{"text": "x", "label": "a"}', '{"text": "y"}'))
     refusal("null.jsonl:1", "None", "columns.text", call=bad("null.jsonl", '{"text": null, "label": "a"}'))
     refusal("fake.parquet", "Parquet", call=bad("fake.parquet", "text,label"))
     refusal("many.csv:2", "'a'", "score", call=lambda: load_own(good, good, kind="regression"))
+
+
+def test_parquet_columns_that_python_cannot_hold_are_refused(tmp_path):
+    times = pyarrow.array([1, 2], pyarrow.timestamp("ns"))
+    broken = pyarrow.Array.from_buffers(
+        pyarrow.string(), 1, [None, pyarrow.array([0, 1], pyarrow.int32()).buffers()[1], pyarrow.py_buffer(b"\xff")]
+    )
+    for name, column in (("times", times), ("broken", broken)):
+        path = tmp_path / f"{name}.parquet"
+        pyarrow.parquet.write_table(pyarrow.table({"text": ["x"] * len(column), "label": column}), path)
+        refusal(f"{name}.parquet", call=lambda path=path: load_own(path, path))
