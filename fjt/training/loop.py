@@ -225,8 +225,10 @@ def update_best(step: int, metrics: dict[str, float], host: HostState, run: Cour
         run: the run, for its metric and its patience.
     """
     # A step whose predictions are (nearly) one value has no score: F1 and accuracy may rate it above one that learns.
-    score = None if metrics.get("collapsed") else metrics.get(run.metric)
-    improved = better(score, host.best_score, run.lower)
+    # As the first evaluation it is the best so far, and any score is better: early steps often are so.
+    collapsed = bool(metrics.get("collapsed"))
+    score = None if collapsed else metrics.get(run.metric)
+    improved = better(score, host.best_score, run.lower) or (collapsed and host.best_step is None)
     stale = 0 if improved else host.stale + 1
     finished = host.finished or bool(run.patience and stale >= run.patience)
     host = dataclasses.replace(host, evaluated=step, metrics=metrics, stale=stale, finished=finished)

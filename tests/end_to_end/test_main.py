@@ -182,8 +182,10 @@ def test_best_step_and_early_stop(tables, launch, tmp_path):
     assert [row["best"] for row in read_rows(tmp_path / "eval.jsonl")] == [True, False]
     result = read_result(tmp_path)
     assert result["selected_step"] == result["best"]["step"] == 4
-    loss = read_rows(tmp_path / "eval.jsonl")[0]["loss"]
-    assert result["best"]["metrics"] == result["metrics"] | {"loss": loss} and 0 < loss < 2
+    first = read_rows(tmp_path / "eval.jsonl")[0]
+    loss, collapsed = first["loss"], first["collapsed"]
+    assert result["best"]["metrics"] == result["metrics"] | {"loss": loss, "collapsed": collapsed} and 0 < loss < 2
+    assert result["collapsed"] is bool(collapsed)
     assert (result["steps"], result["epochs"]) == (8, 2.0)  # what was done, not what was planned
     assert "4" in {path.name for path in (tmp_path / "checkpoints").iterdir()}
 

@@ -121,10 +121,10 @@ def make_loop(diary, *, lasts=(4,), evaluations=(2, 4), patience=0, done=(), sto
 @pytest.mark.parametrize(
     ("scores", "best", "stale", "kept"),
     [
-        # (accuracy, whether the step says one thing for all).  Such a step is never better, and uses up patience.
-        ([(0.8, True), (0.6, False), (0.7, False), (0.9, True)], [False, True, True, False], [1, 0, 0, 1], 3),
+        # (accuracy, whether the step says one thing for all).  Such a step is better than none, and uses up patience.
+        ([(0.8, True), (0.6, False), (0.7, False), (0.9, True)], [True, True, True, False], [0, 0, 0, 1], 3),
         ([(0.5, False), (0.9, True), (0.9, True)], [True, False, False], [0, 1, 2], 1),
-        ([(0.9, True), (0.8, True)], [False, False], [1, 2], 1),
+        ([(0.9, True), (0.95, True), (0.1, False)], [True, False, True], [0, 1, 0], 3),
     ],
 )
 def test_a_step_that_says_one_thing_is_not_the_best(scores, best, stale, kept):
