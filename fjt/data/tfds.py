@@ -148,13 +148,14 @@ def _download(url: str, info: Any, path: str, config: str) -> None:
     try:
         response = _open(url)
         response.raise_for_status()
+        digest = hashlib.sha256()
         with files.written(path) as f:
             for chunk in response.iter_content(1 << 20):
                 f.write(chunk)
+                digest.update(chunk)
                 if sys.stderr.isatty():
                     print(f"\r{f.tell() / int(info.size):6.1%} of {info.filename}", end="", file=sys.stderr)
-            f.seek(0)
-            if hashlib.file_digest(f, "sha256").hexdigest() != info.checksum:
+            if digest.hexdigest() != info.checksum:
                 raise UserError(
                     f"{url} returned a file whose sha256 differs from the one that TFDS records.{_ways(info, config)}"
                 )
