@@ -83,7 +83,7 @@ def test_a_file_is_read_where_it_is(tmp_path):
         (7, r"train is not a table"),
         ({"text": 7, "label": [1]}, r"train is not a table"),
         ([1, 2, 3], r"train is not a table"),
-        (object(), r"train is not a table"),
+        (len, r"train is not a table"),
     ],
     ids=str,
 )
