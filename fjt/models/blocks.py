@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
+from fjt.core.declared import flag, ignored, number, optional, text, unset, whole
 from fjt.core.prng import Array
 from fjt.models.family import EncoderConfig, Site
 from fjt.models.heads import Batch
@@ -40,6 +41,37 @@ MODULES = {
     "layer_{i}/intermediate": "encoder.layer.{i}.intermediate.dense",
     "layer_{i}/output": "encoder.layer.{i}.output.dense",
     "layer_{i}/output_norm": "encoder.layer.{i}.output.LayerNorm",
+}
+
+RATE = number(0.0, 0.99)  # of dropout, as in fjt's own options
+# The keys of a config.json with BERT's names that `parse` reads.
+ENTRIES = {
+    "num_hidden_layers": whole(1, 1000, needed=True),
+    "hidden_size": whole(1, 2**16, needed=True),
+    "num_attention_heads": whole(1, 2**16, needed=True),
+    "intermediate_size": whole(1, 2**20, needed=True),
+    "vocab_size": whole(1, 10**8, needed=True),
+    "max_position_embeddings": whole(1, 10**7, needed=True),
+    "type_vocab_size": whole(0, 10**4),
+    "layer_norm_eps": number(0.0, 1.0),
+    "hidden_act": text(),
+    "initializer_range": number(0.0, 100.0),
+    "hidden_dropout_prob": RATE,
+    "attention_probs_dropout_prob": RATE,
+    "classifier_dropout": optional(RATE),
+    "pad_token_id": optional(whole(0, 10**8)),
+    "add_cross_attention": unset("fjt fine-tunes encoders."),
+    "pruned_heads": unset("fjt has no pruned heads."),
+    "use_cache": flag(),
+    "chunk_size_feed_forward": ignored(),
+    "gradient_checkpointing": ignored(),
+    "tie_word_embeddings": ignored(),
+    "directionality": ignored(),  # these and the next ones are left in the configs of the first BERTs
+    "pooler_fc_size": ignored(),
+    "pooler_num_attention_heads": ignored(),
+    "pooler_num_fc_layers": ignored(),
+    "pooler_size_per_head": ignored(),
+    "pooler_type": ignored(),
 }
 
 

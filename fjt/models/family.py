@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 
+from fjt.core import declared
+
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
@@ -80,6 +82,7 @@ class Family:
     heads: {name: Head}; a Problem names the one that it needs.
     tokenizer: the alternatives of files from which a tokenizer is built, the first one that is there is read.
     renamed: {module: module} of names in files that earlier versions of fjt wrote.
+    entries: the keys of config.json that the family reads, besides those of `pretrained.ENTRIES`.
     """
 
     name: str
@@ -92,6 +95,7 @@ class Family:
     heads: Mapping[str, Head]
     tokenizer: tuple[tuple[str, ...], ...]
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    entries: declared.Table = dataclasses.field(default_factory=dict)
 
     def torch_module(self, module: str) -> str:
         """The PyTorch name of a module such as `encoder/layer_0/query` or `head/classifier`.
@@ -120,6 +124,10 @@ class Family:
         """The first parts of the PyTorch names below the prefix, which stand alone in a file of a bare encoder."""
         modules = [*self.modules.values(), *(self.torch_module(module) for module in self.pretrained_head())]
         return {module.removeprefix(f"{self.prefix}.").split(".")[0] for module in modules}
+
+    def whole_name(self, name: str) -> str:
+        """A PyTorch name with the prefix, which the names in a file of a bare encoder lack."""
+        return f"{self.prefix}.{name}" if name.split(".")[0] in self.torch_parts() else name
 
     def saved_module(self, module: str) -> str:
         """The part of the PyTorch model that holds a module of the head and is saved whole, such as `classifier`."""

@@ -11,11 +11,12 @@ import safetensors
 import safetensors.numpy
 from jaxtyping import Shaped
 
-from fjt.core import network, tree
+from fjt.core import declared, network, tree
 from fjt.core.errors import UserError, suggest
 from fjt.core.tree import Tree
+from fjt.models.config_entries import ENTRIES, QUANTIZED
 from fjt.models.families import FAMILIES, find_family, hub_files
-from fjt.models.family import EncoderConfig
+from fjt.models.family import EncoderConfig, Family
 from fjt.models.layers import ACTIVATIONS
 
 Tensor = Shaped[np.ndarray, "..."]
@@ -55,12 +56,14 @@ class Checkpoint:
         config: the EncoderConfig.
         hf_config: the contents of config.json.
         tensors: {PyTorch name with prefix: array}.
+        files: {PyTorch name with prefix: file that holds the tensor}.
         sha256: over the tensors.
     """
 
     config: EncoderConfig
     hf_config: dict[str, Any]
     tensors: dict[str, Tensor]
+    files: dict[str, str]
     sha256: str
 
 
@@ -81,12 +84,12 @@ def read_config(path: str) -> tuple[EncoderConfig, dict[str, Any]]:
         raise UserError(
             f"{file} does not exist: config.model.path should name a Hugging Face model directory."
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not JSON: {error}.") from None
     return parse_config(raw, file), raw
 
 
-def parse_config(raw: dict[str, Any], file: str) -> EncoderConfig:
+def parse_config(raw: Any, file: str) -> EncoderConfig:
     """The EncoderConfig of the contents of a config.json.
 
     Args:
@@ -96,17 +99,13 @@ def parse_config(raw: dict[str, Any], file: str) -> EncoderConfig:
     Raises:
         UserError: fjt does not support the model.
     """
+    declared.check(raw, {}, file)
     family = raw.get("model_type")
-    if family not in FAMILIES:
+    if type(family) is not str or family not in FAMILIES:
         raise UserError(
             f"{file}: model_type {family!r} is not supported, only {', '.join(FAMILIES)}.{suggest(family, FAMILIES)}"
         )
-    if raw.get("position_embedding_type", "absolute") != "absolute":
-        raise UserError(
-            f"{file}: position_embedding_type {raw['position_embedding_type']!r} is not supported, only absolute."
-        )
-    if raw.get("is_decoder"):
-        raise UserError(f"{file}: is_decoder is true; fjt fine-tunes encoders.")
+    declared.check(raw, ENTRIES | FAMILIES[family].entries, file)
     try:
         config = FAMILIES[family].parse(raw)
     except KeyError as error:
@@ -116,7 +115,23 @@ def parse_config(raw: dict[str, Any], file: str) -> EncoderConfig:
         raise UserError(f"{file}: hidden_act {config.activation!r} is not supported.{hint}")
     if config.width % config.heads:
         raise UserError(f"{file}: hidden_size {config.width} is not a multiple of num_attention_heads {config.heads}.")
+    if config.max_tokens < 3:
+        raise UserError(
+            f"{file}: max_position_embeddings {config.positions} is too small for a text: its first token is at "
+            f"position {config.first_position}."
+        )
     return config
+
+
+def unread_keys(raw: dict[str, Any], place: str) -> str:
+    """A sentence that lists the keys of a config.json that fjt does not read, "" without any.
+
+    Args:
+        raw: the contents of the config.json.
+        place: its directory.
+    """
+    entries = ENTRIES | find_family(raw["model_type"]).entries
+    return declared.undeclared(raw, entries, os.path.join(place, "config.json"))
 
 
 def read_checkpoint(path: str) -> Checkpoint:
@@ -129,11 +144,14 @@ def read_checkpoint(path: str) -> Checkpoint:
         UserError: a file is missing or broken.
     """
     config, raw = read_config(path)
-    tensors = {}
+    owner = find_family(config.family)
+    tensors, files = {}, {}
     for file in _weight_files(path):
         try:
             with safetensors.safe_open(file, framework="np") as handle:
-                tensors |= {name: handle.get_tensor(name) for name in handle.keys()}
+                found = {_modern_name(name, owner): handle.get_tensor(name) for name in handle.keys()}
+                tensors |= found
+                files |= dict.fromkeys(found, file)
         except FileNotFoundError:
             raise UserError(f"{file} is in the index but does not exist; download it again.") from None
         except (safetensors.SafetensorError, OSError, ValueError) as error:
@@ -141,8 +159,46 @@ def read_checkpoint(path: str) -> Checkpoint:
                 f"{file} ({os.path.getsize(file):,} bytes) cannot be read as safetensors: {error}. It may be cut off "
                 "or damaged; download it again."
             ) from None
-    tensors = {_modern_name(name, config.family): tensor for name, tensor in tensors.items()}
-    return Checkpoint(config, raw, tensors, tree.sha256(tensors))
+    _check_layers(tensors, config, path)
+    return Checkpoint(config, raw, tensors, files, tree.sha256(tensors))
+
+
+def _check_layers(tensors: dict[str, Tensor], config: EncoderConfig, path: str) -> None:
+    """Raises UserError where the weights have more or fewer layers than config.json says."""
+    owner = find_family(config.family)
+    starts = {f"{owner.prefix}.{module.split('{i}')[0]}" for module in owner.modules.values() if "{i}" in module}
+    layers = {name.removeprefix(start).split(".")[0] for name in tensors for start in starts if name.startswith(start)}
+    if layers and len(layers) != config.layers:
+        raise UserError(
+            f"{os.path.join(path, 'config.json')} says that the model has {config.layers} layers, but its weights have "
+            f"{len(layers)}. Save the model again with as many layers as it should have."
+        )
+
+
+def as_float32(tensor: Tensor, name: str, file: str) -> Tensor:
+    """The tensor in float32.
+
+    Args:
+        tensor: as read.
+        name: its name in the file.
+        file: the file, for messages.
+
+    Raises:
+        UserError: it does not hold floats, or holds NaN, infinity or a number beyond float32.
+    """
+    if tensor.dtype.name not in ("float64", "float32", "float16", "bfloat16"):
+        raise UserError(f"{file}: the tensor {name} is of type {tensor.dtype.name}. {QUANTIZED}")
+    with np.errstate(over="ignore"):
+        single = tensor.astype(np.float32)
+    wrong = ~np.isfinite(single)
+    if wrong.any():
+        first = np.asarray(tensor[wrong]).ravel()[0]
+        kind = "is beyond float32" if np.isfinite(first) else "is not a number to compute with"
+        raise UserError(
+            f"{file}: {int(wrong.sum()):,} of the {tensor.size:,} values of the tensor {name} cannot be used, for "
+            f"example {first}, which {kind}. The model that was saved is broken; use another one."
+        )
+    return single
 
 
 def _weight_files(path: str) -> list[str]:
@@ -168,12 +224,11 @@ def _weight_files(path: str) -> list[str]:
     raise UserError(f"{path} has no model.safetensors and no index of one.{hint}")
 
 
-def _modern_name(name: str, family: str) -> str:
+def _modern_name(name: str, owner: Family) -> str:
     for old, new in LEGACY.items():
         if name.endswith(old):
             name = name.removesuffix(old) + new
-    owner = find_family(family)
-    return f"{owner.prefix}.{name}" if name.split(".")[0] in owner.torch_parts() else name
+    return owner.whole_name(name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,9 +270,11 @@ def take(checkpoint: Checkpoint, abstract: Tree, path: str, keep_head: bool = Fa
         used.add(source)
         array = from_torch(name, checkpoint.tensors[source])
         if array.shape != leaf.shape:
+            if owner.is_new(name):
+                compare_classes(array.shape, leaf.shape, path)
             wrong.append(f"{source} has shape {checkpoint.tensors[source].shape}, {name} needs {leaf.shape}")
         else:
-            params[name] = array.astype(np.float32)
+            params[name] = as_float32(array, source, checkpoint.files[source])
     if wrong:
         raise UserError(f"The weights of {path} do not fit its config.json: {'; '.join(wrong[:4])}.")
     lost = [name for name in missing if not name.startswith("head/")]
@@ -237,8 +294,10 @@ def take(checkpoint: Checkpoint, abstract: Tree, path: str, keep_head: bool = Fa
 
 def check_labels(hf_config: dict[str, Any], label_names: Sequence[str], path: str) -> None:
     """Raises UserError when a classifier to keep has other labels, or the labels in another order."""
-    named = hf_config.get("id2label") or {}
-    compare_labels([str(named[key]) for key in sorted(named, key=int)], label_names, path)
+    named = {int(key): str(name) for key, name in (hf_config.get("id2label") or {}).items()}
+    if set(named) != set(range(len(named))):
+        raise UserError(f"{os.path.join(path, 'config.json')}: id2label={named} should have the ids from 0 on.")
+    compare_labels([named[i] for i in range(len(named))], label_names, path)
 
 
 def compare_labels(theirs: Sequence[str], label_names: Sequence[str], path: str) -> None:
@@ -254,10 +313,35 @@ def compare_labels(theirs: Sequence[str], label_names: Sequence[str], path: str)
     """
     if not theirs or theirs[0].startswith("LABEL_") or not label_names:
         return  # without label names only the number of labels can be compared, by the shapes of the weights
-    if [name.lower() for name in theirs] != [name.lower() for name in label_names]:
+    lower = [name.lower() for name in theirs]
+    if lower == [name.lower() for name in label_names]:
+        return
+    text = (
+        f"config.model.keep_head: the classifier of {path} has the labels {', '.join(theirs)}, in this order; the "
+        f"task has {', '.join(label_names)}."
+    )
+    ours = {name.lower(): name for name in label_names}
+    if len(ours) == len(label_names) and sorted(ours) == sorted(lower):
+        names = ",".join(repr(ours[name]) for name in lower)
+        raise UserError(f'{text} Give the task the same order by --config.data.label_names="({names})".')
+    raise UserError(f"{text} Only a classifier of the same labels can be kept.")
+
+
+def compare_classes(theirs: tuple[int, ...], ours: tuple[int, ...], path: str) -> None:
+    """Nothing unless the shapes of one leaf, in a classifier and in the model, differ in the number of classes alone.
+
+    Args:
+        theirs: the shape in the classifier, [..., classes].
+        ours: the shape in the model.
+        path: of the classifier, for the message.
+
+    Raises:
+        UserError: they do.
+    """
+    if theirs[:-1] == ours[:-1] and theirs[-1:] != ours[-1:]:
         raise UserError(
-            f"config.model.keep_head: the classifier of {path} has the labels {', '.join(theirs)}, in this order; the "
-            f"task has {', '.join(label_names)}. Only a classifier of the same labels can be kept."
+            f"config.model.keep_head: the classifier of {path} has {theirs[-1]} classes, but the task has {ours[-1]}. "
+            "Leave the option out for a new classifier, or train on data with the same classes."
         )
 
 

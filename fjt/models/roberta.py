@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from fjt.core import prng
+from fjt.core.declared import whole
 from fjt.core.prng import Array
 from fjt.models import blocks
 from fjt.models.family import EncoderConfig, Family, Head, Site
@@ -63,6 +64,7 @@ ROBERTA = Family(
         )
     },
     tokenizer=(("tokenizer.json",), ("vocab.json", "merges.txt")),
+    entries=blocks.ENTRIES | {"pad_token_id": whole(0, 10**8)},
 )
 
 XLM_ROBERTA = dataclasses.replace(

@@ -80,6 +80,103 @@ def test_a_config_that_cannot_be_run_is_refused(change, words):
     assert all(word in str(caught.value) for word in ("there/config.json", *words))
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model_type", ["bert"]), ("model_type", {}), ("model_type", 7),
+        ("num_hidden_layers", 10**9), ("num_hidden_layers", 0), ("num_hidden_layers", "2"), ("num_hidden_layers", 2.0),
+        ("num_hidden_layers", True), ("num_hidden_layers", None), ("num_hidden_layers", [2]),
+        ("hidden_size", "32"), ("hidden_size", -32), ("num_attention_heads", 0), ("num_attention_heads", {}),
+        ("intermediate_size", 2**40), ("vocab_size", 10**30), ("vocab_size", 0), ("max_position_embeddings", None),
+        ("max_position_embeddings", 2), ("type_vocab_size", -1), ("layer_norm_eps", "1e-12"), ("layer_norm_eps", -1),
+        ("layer_norm_eps", float("nan")), ("hidden_dropout_prob", 7), ("hidden_dropout_prob", None),
+        ("attention_probs_dropout_prob", float("inf")), ("classifier_dropout", "no"), ("classifier_dropout", 1.0),
+        ("initializer_range", False), ("hidden_act", ["gelu"]), ("hidden_act", None), ("pad_token_id", "0"),
+        ("id2label", ["no", "yes"]), ("id2label", {"no": 0}), ("id2label", "no"), ("label2id", [0]),
+        ("architectures", "BertModel"), ("problem_type", "both"), ("quantization_config", {"bits": 4}),
+        ("is_decoder", "yes"), ("add_cross_attention", True), ("pruned_heads", {"0": [1]}),
+        ("auto_map", {"AutoModel": "own.Own"}), ("position_embedding_type", ["absolute"]),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_type_or_out_of_range_is_refused_with_file_and_key(key, value):
+    with pytest.raises(UserError, match=rf"there/config\.json: {key}[ =]") as caught:
+        pretrained.parse_config(RAW | {key: value}, "there/config.json")
+    assert "Error" not in str(caught.value)
+
+
+@pytest.mark.parametrize("raw", [[1, 2], None, "bert", 5])
+def test_a_config_that_is_no_table_is_refused(raw):
+    with pytest.raises(UserError, match=r"there/config\.json should be a table"):
+        pretrained.parse_config(raw, "there/config.json")
+
+
+def test_roberta_s_positions_start_behind_its_padding():
+    raw = RAW | {"model_type": "roberta"}
+    for pad in (None, 62, -1):
+        with pytest.raises(UserError, match=r"c\.json"):
+            pretrained.parse_config(raw | {"pad_token_id": pad}, "c.json")
+    assert pretrained.parse_config(raw | {"pad_token_id": 60}, "c.json").max_tokens == 3
+    assert pretrained.parse_config(RAW | {"pad_token_id": None}, "c.json") == small.CONFIG  # BERT's is not read
+
+
+def test_keys_that_are_not_read_are_listed_once():
+    assert pretrained.unread_keys(RAW | {"transformers_version": "5", "hidden_norm": None}, "m") == ""
+    found = pretrained.unread_keys(RAW | {"rope_theta": 1e4, "adapters": {}}, "m")
+    assert found == "m/config.json has keys that fjt does not read: adapters, rope_theta"
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_weights_of_another_number_of_layers_are_refused(tmp_path, params, layers):
+    path = write(tmp_path / "m", torch_tensors(params), RAW | {"num_hidden_layers": layers})
+    with pytest.raises(UserError, match=rf"m/config\.json says .* {layers} layers, but its weights have 2"):
+        pretrained.read_checkpoint(path)
+
+
+QUERY = "bert.encoder.layer.1.attention.self.query.weight"
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8", "int64", "bool"])
+def test_weights_that_are_not_floats_are_refused(tmp_path, params, kind):
+    tensors = torch_tensors(params)
+    path = write(tmp_path / "m", tensors | {QUERY: tensors[QUERY].astype(kind)})
+    with pytest.raises(UserError, match=rf"m/model\.safetensors: the tensor {QUERY} is of type {kind}.*without quant"):
+        take(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(np.nan, "nan"), (-np.inf, "-inf"), (1e300, r"1e\+300, which is beyond float32")]
+)
+def test_weights_that_are_not_finite_are_refused_by_tensor_and_file(tmp_path, params, value, words):
+    tensors = torch_tensors(params)
+    broken = tensors[QUERY].astype(np.float64)
+    broken[3, 5] = value
+    path = write(tmp_path / "m", tensors | {QUERY: broken})
+    with pytest.raises(UserError, match=rf"m/model\.safetensors: 1 of the 1,024 values of the tensor {QUERY}.*{words}"):
+        take(path)
+
+
+def test_a_classifier_that_is_not_kept_may_hold_anything(tmp_path, params):
+    tensors = torch_tensors(params) | {"classifier.weight": np.full((2, 32), np.nan, np.float32)}
+    path = write(tmp_path / "m", tensors)
+    assert take(path, keep_head=False).missing
+    with pytest.raises(UserError, match=r"tensor classifier\.weight"):
+        take(path)
+
+
+def test_a_kept_classifier_of_other_labels_names_the_remedy(tmp_path, params):
+    """The order is an option; for another number of classes both numbers are named."""
+    found = {"id2label": {"0": "Down", "1": "up", "2": "flat"}}
+    with pytest.raises(UserError, match=r"""--config\.data\.label_names="\('down','up','flat'\)\""""):
+        pretrained.check_labels(found, ("up", "flat", "down"), "there")
+    with pytest.raises(UserError, match="Only a classifier of the same labels"):
+        pretrained.check_labels(found, ("up", "down"), "there")
+    with pytest.raises(UserError, match=r"config\.json: id2label"):
+        pretrained.check_labels({"id2label": {"1": "a", "2": "b"}}, ("a", "b"), "there")
+    head = {"classifier.weight": np.zeros((5, 32), np.float32), "classifier.bias": np.zeros(5, np.float32)}
+    with pytest.raises(UserError, match="has 5 classes, but the task has 2"):
+        take(write(tmp_path / "m", torch_tensors(params) | head))
+
+
 def test_a_classifier_is_kept_only_for_its_own_labels():
     """A model that numbers the classes otherwise would be scored wrongly, without a word."""
     names = ("entailment", "neutral", "contradiction")
@@ -191,7 +288,7 @@ def test_no_weights(tmp_path):
         ("bert.embeddings.word_embeddings.weight", (101, 32)),
         ("bert.encoder.layer.1.intermediate.dense.weight", (32, 64)),  # turned round
         ("bert.pooler.dense.bias", (1, 32)),
-        ("classifier.weight", (3, 32)),
+        ("classifier.weight", (2, 33)),
     ],
 )
 def test_a_wrong_shape(tmp_path, params, name, shape):
