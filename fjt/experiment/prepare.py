@@ -25,7 +25,7 @@ from fjt.interop import adapter as adapters
 from fjt.interop import formats
 from fjt.models.encoder import Model
 from fjt.models.family import EncoderConfig
-from fjt.models.pretrained import Checkpoint
+from fjt.models.pretrained import Checkpoint, unread_keys
 from fjt.tasks import own_metrics
 from fjt.tasks.kinds import find_problem
 from fjt.training import placement
@@ -195,7 +195,9 @@ def resolve(
     settings = resolve_seeds(settings)
     partition.find_methods(settings.experiment.tune)
     splits = inputs.data[1]
-    _, config, _, checkpoint = inputs.base
+    _, config, hf_config, checkpoint = inputs.base
+    if checkpoint and (unread := unread_keys(hf_config, inputs.path)):
+        view.warn(unread)
     settings, adapter, adopted = _find_adapter(settings, config, checkpoint, view)
     experiment = settings.experiment
     tune, solved = experiment.tune, ()
@@ -223,6 +225,8 @@ def _find_adapter(
     if not checkpoint:
         raise UserError("config.model.adapter needs the model that it was trained over: give config.model.path.")
     adapter = formats.read(experiment.model.adapter, config)
+    if adapter.unread:
+        view.warn(adapter.unread)
     tune, filled = adapters.adopt(experiment.tune, adapter)
     name = os.path.basename(os.path.normpath(experiment.model.path))
     other = adapter.base_sha256 != checkpoint.sha256 if adapter.base_sha256 else os.path.basename(adapter.base) != name

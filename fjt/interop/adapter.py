@@ -14,10 +14,11 @@ from fjt.core.errors import UserError, suggest
 from fjt.core.options import TuneConfig
 from fjt.core.tree import Tree
 from fjt.models.families import find_family, rename
-from fjt.models.pretrained import compare_labels
+from fjt.models.pretrained import as_float32, compare_classes, compare_labels
 from fjt.tuning.partition import METHODS, complete
 
 CONFIG, WEIGHTS = "fjt_adapter.json", "fjt_adapter.safetensors"
+RECORDED = ("methods", "base", "revision", "base_sha256", "label_names")  # the fields of an Adapter in CONFIG
 BASE = "fjt_base.json"  # next to another library's files, which have no field for it: {base_sha256}
 
 
@@ -32,6 +33,8 @@ class Adapter:
         revision: its commit or branch.
         base_sha256: of its weights, "" if unknown.
         label_names: by id, () for a regression and if unknown.
+        unread: a sentence about keys of its config that fjt does not read, "" without any; it is not written.
+        unread_head: why its head was left out, "" where it has none or it was read; it is not written.
     """
 
     methods: dict[str, dict[str, Any]]
@@ -40,6 +43,8 @@ class Adapter:
     revision: str
     base_sha256: str
     label_names: tuple[str, ...] = ()
+    unread: str = ""
+    unread_head: str = ""
 
     def leaves(self, method: str) -> Tree:
         """The nested new leaves of a method."""
@@ -53,8 +58,7 @@ class Adapter:
 
 def write(directory: str, adapter: Adapter) -> None:
     """Writes fjt's own files of an Adapter into a directory."""
-    about = dataclasses.asdict(adapter)
-    del about["trained"]
+    about = {name: getattr(adapter, name) for name in RECORDED}
     records.write_json(os.path.join(directory, CONFIG), records.plain(about))
     tensors = {name: np.ascontiguousarray(leaf) for name, leaf in adapter.trained.items()}
     safetensors.numpy.save_file(tensors, os.path.join(directory, WEIGHTS), metadata={"format": "np"})
@@ -128,7 +132,11 @@ def check_head(adapter: Adapter, label_names: Sequence[str], path: str, family: 
         UserError: the adapter has no head, or one for other labels.
     """
     if not any(find_family(family).is_new(name) for name in adapter.trained):
-        raise UserError(f"config.model.keep_head: the adapter {path} has no head; leave the option out for a new head.")
+        reason = adapter.unread_head or "it has none"
+        raise UserError(
+            f"config.model.keep_head: the adapter {path} has no head that can be kept: {reason}. Leave the option out "
+            "for a new head."
+        )
     compare_labels(adapter.label_names, label_names, path)
 
 
@@ -155,6 +163,8 @@ def put(adapter: Adapter, params: dict[str, Any], keep_head: bool, family: str) 
         if name not in flat:
             raise UserError(f"config.model.adapter has {name}, which this model does not have.")
         if flat[name].shape != leaf.shape:
+            if is_new(name):
+                compare_classes(leaf.shape, flat[name].shape, "config.model.adapter")
             hint = " Leave config.model.keep_head out for a new head." if is_new(name) else ""
             raise UserError(
                 f"config.model.adapter: {name} has shape {leaf.shape}; this model needs {flat[name].shape}.{hint}"
@@ -164,10 +174,11 @@ def put(adapter: Adapter, params: dict[str, Any], keep_head: bool, family: str) 
 
 
 def read_tensors(path: str) -> dict[str, np.ndarray]:
-    """{name: array} of a safetensors file.  Raises UserError if it cannot be read."""
+    """{name: f32 array} of a safetensors file.  Raises UserError if it cannot be read or holds no finite floats."""
     try:
-        return safetensors.numpy.load_file(path)
+        tensors = safetensors.numpy.load_file(path)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist.") from None
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as safetensors: {error}. It may be cut off or damaged.") from None
+    return {name: as_float32(tensor, name, path) for name, tensor in tensors.items()}

@@ -10,17 +10,18 @@ import re
 import numpy as np
 import safetensors.numpy
 
-from fjt.core import records
+from fjt.core import declared, records
 from fjt.core.errors import UserError
+from fjt.interop import adapterhub_entries
 from fjt.interop.adapter import Adapter, read_tensors
 from fjt.interop.peft import encoder_module
 from fjt.models.families import find_family
-from fjt.models.family import EncoderConfig
+from fjt.models.family import EncoderConfig, Family
 from fjt.models.pretrained import from_torch, to_torch, torch_name
 from fjt.tuning.partition import METHODS
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter.safetensors"
-HEAD_CONFIG, HEAD_WEIGHTS = "head_config.json", "model_head.safetensors"
+HEAD_CONFIG, HEAD_WEIGHTS, PICKLED_HEAD = "head_config.json", "model_head.safetensors", "pytorch_model_head.bin"
 VERSION = "adapters.1.3.0"
 NAME = "fjt"  # of the adapter in its directory; a name of the reader's own is given when loading
 
@@ -110,51 +111,102 @@ def read(directory: str | os.PathLike, config: EncoderConfig) -> Adapter:
     Raises:
         UserError: fjt has no method for the config, or tensors do not fit.
     """
-    about = records.read_json(os.path.join(directory, CONFIG))
+    path = os.path.join(directory, CONFIG)
+    about = declared.read(path, adapterhub_entries.OUTER)
     if not os.path.exists(os.path.join(directory, WEIGHTS)):
         raise UserError(f"{directory} holds no {WEIGHTS}; save the adapter again with use_safetensors=True.")
-    tensors = read_tensors(os.path.join(directory, WEIGHTS))
-    if about.get("hidden_size", config.width) != config.width:
+    family = find_family(config.family)
+    tensors = {_whole_name(key, family): x for key, x in read_tensors(os.path.join(directory, WEIGHTS)).items()}
+    if about.get("hidden_size") not in (None, config.width):
         raise UserError(
             f"{directory} was trained over an encoder of width {about['hidden_size']}; this model's is {config.width}."
         )
-    whole, methods, trained = about["config"], {}, {}
-    for own in whole["configs"] if whole.get("architecture") == "union" else [whole]:
-        name, options, leaves = _read_part(directory, own, tensors, config)
+    methods, trained, unread = {}, {}, [declared.undeclared(about, adapterhub_entries.OUTER, path)]
+    for own in _parts(about["config"], path):
+        unread.append(_check_part(own, path))
+        name, options, leaves = _read_part(directory, _as_trained(own, about.get("version") or ""), tensors, config)
         methods[name] = options
         trained |= {f"adapters/{name}/{path}": leaf for path, leaf in leaves.items()}
     if tensors:
         raise UserError(f"{directory}: the tensor {min(tensors)} has no place in this model.")
-    head = os.path.join(directory, HEAD_WEIGHTS)
-    if os.path.exists(head):
-        trained |= _read_head(head, config)
-    trained = {path: np.ascontiguousarray(x, np.float32) for path, x in trained.items()}
-    labels, config_path = (), os.path.join(directory, HEAD_CONFIG)
-    if os.path.exists(config_path):
-        ids: dict[str, int] = records.read_json(config_path).get("label2id") or {}
-        labels = tuple(sorted(ids, key=lambda name: ids[name]))
-    return Adapter(methods, trained, about.get("model_name") or "", "", "", labels)
+    head, reason, labels = _read_head(directory, config)
+    trained = {path: np.ascontiguousarray(x, np.float32) for path, x in (trained | head).items()}
+    return Adapter(
+        methods,
+        trained,
+        about.get("model_name") or "",
+        "",
+        "",
+        labels,
+        unread="; ".join(filter(None, dict.fromkeys(unread))),
+        unread_head=reason,
+    )
 
 
-def _read_head(file, config):
-    """{name: leaf} of a file that holds all that is new of one of the family's heads, and nothing else."""
-    family, found, expected = find_family(config.family), read_tensors(file), []
+def _whole_name(key: str, family: Family) -> str:
+    """A tensor's key with the family's prefix, which the adapter of a bare encoder lacks."""
+    shared = key.split(".")[0] in ("prefix_tuning", "shared_parameters")
+    return f"{family.prefix}.{key}" if shared else family.whole_name(key)
+
+
+def _parts(whole, path):
+    """The configs that an adapter consists of: itself, or those of a union."""
+    if whole.get("architecture") != "union":
+        return [whole]
+    declared.check(whole, adapterhub_entries.UNION, f"{path}, config")
+    return whole["configs"]
+
+
+def _architecture(own):
+    """A config without an architecture is a bottleneck's, as in AdapterHub's releases before 1.0."""
+    return own.get("architecture") or "bottleneck"
+
+
+def _check_part(own, path):
+    """A sentence about keys of a config that fjt does not read, or "".  Raises UserError for values that it refuses."""
+    place = f"{path}, config"
+    declared.check(own, adapterhub_entries.COMMON, place)
+    entries = adapterhub_entries.part_entries(_architecture(own))
+    declared.check(own, entries, place)
+    return declared.undeclared(own, entries, place) if _architecture(own) in adapterhub_entries.PARTS else ""
+
+
+def _as_trained(own, version):
+    """The config of a LoRA with the alpha that it was trained with: releases before 1.1 scaled by 1 whatever it was.
+
+    AdapterHub corrects such a config in the same way when it loads it (its pull request 770).
+    """
+    release = re.match(r"adapters\.(\d+)\.(\d+)", version)
+    old = release is not None and (int(release.group(1)), int(release.group(2))) < (1, 1)
+    return own | {"alpha": own["r"]} if old and _architecture(own) == "lora" else own
+
+
+def _read_head(directory, config):
+    """({name: leaf}, why there is none, its labels by id) of the head beside an adapter.
+
+    A head that is not one of the family's, such as those of AutoAdapterModel, is left: a run may have a new one.
+    """
+    file, labels = os.path.join(directory, HEAD_WEIGHTS), os.path.join(directory, HEAD_CONFIG)
+    if not os.path.exists(file):
+        pickled = os.path.exists(os.path.join(directory, PICKLED_HEAD))
+        return {}, f"it has {PICKLED_HEAD}; save it again with use_safetensors=True" if pickled else "", ()
+    family, found = find_family(config.family), read_tensors(file)
     for head in family.heads.values():
         modules = [f"head/{part}" for part in head.modules if part not in head.pretrained]
         names = [f"{module}/{leaf}" for module in modules for leaf in ("kernel", "bias")]
-        expected.append({torch_name(name, config.family): name for name in names})
-        if set(found) == set(expected[-1]):
-            return {expected[-1][key]: from_torch(expected[-1][key], tensor) for key, tensor in found.items()}
-    wanted = " or ".join(", ".join(sorted(names)) for names in expected)
-    raise UserError(f"{file} holds {', '.join(sorted(found))}; only {wanted} have a place.")
+        places = {torch_name(name, config.family): name for name in names}
+        if set(found) == set(places):
+            about = declared.read(labels, adapterhub_entries.HEAD) if os.path.exists(labels) else {}
+            ids: dict[str, int] = about.get("label2id") or {}
+            leaves = {places[key]: from_torch(places[key], tensor) for key, tensor in found.items()}
+            return leaves, "", tuple(sorted(ids, key=lambda name: ids[name]))
+    classes = " or ".join(head.architecture for head in family.heads.values())
+    return {}, f"{file} holds {', '.join(sorted(found))}, which is not the head of a {classes}", ()
 
 
 def _read_part(directory, own, tensors, config):
     """(method, options, leaves) of one config; its tensors are taken out of those of the file."""
-    if own.get("leave_out"):
-        raise UserError(f"{directory}: leave_out is not supported.")
-    # A config without an architecture is a bottleneck's, as in AdapterHub's releases before 1.0.
-    kind = own.get("architecture") or "bottleneck"
+    kind = _architecture(own)
     forms = {name: form for name, form in FORMS.items() if form.architecture == kind}
     name = next((name for name, form in forms.items() if form.accepts(own)), None)
     if name is None:

@@ -4,7 +4,7 @@ import dataclasses
 import os
 from pathlib import Path
 
-from fjt.core import records
+from fjt.core import declared, records
 from fjt.core.errors import UserError
 from fjt.interop import adapter, adapterhub, peft
 from fjt.interop.adapter import Adapter
@@ -38,8 +38,9 @@ def _read(directory: str, config: EncoderConfig) -> Adapter:
     if not os.path.exists(path):
         raise UserError(
             f"config.model.adapter={directory} is not an adapter: it has neither {adapter.CONFIG} nor {peft.CONFIG}."
+            f"{_below(directory)}"
         )
-    about = records.read_json(path)
+    about = declared.read(path, {})
     if "peft_type" in about:
         found = peft.read(directory, config)
     elif "config" in about:
@@ -48,3 +49,20 @@ def _read(directory: str, config: EncoderConfig) -> Adapter:
         raise UserError(f"{path} is neither PEFT's (peft_type) nor AdapterHub's (config).")
     base = os.path.join(directory, adapter.BASE)  # an fjt file, because the other forms have no field for it
     return dataclasses.replace(found, **records.read_json(base)) if os.path.exists(base) else found
+
+
+def _below(directory: str) -> str:
+    """A hint to the folders of a directory that hold adapters: PEFT makes one for each adapter with a name."""
+    if not os.path.isdir(directory):
+        return f" There is no directory {directory}."
+    files = (adapter.CONFIG, peft.CONFIG)
+    names = [
+        name
+        for name in sorted(os.listdir(directory))
+        for file in files
+        if os.path.exists(os.path.join(directory, name, file))
+    ]
+    if not names:
+        return ""
+    several = f" It holds several: {', '.join(names)}." if len(names) > 1 else ""
+    return f"{several} Give the folder below it: --config.model.adapter={os.path.join(directory, names[0])}."

@@ -10,8 +10,9 @@ import re
 import numpy as np
 import safetensors.numpy
 
-from fjt.core import records
+from fjt.core import declared, records
 from fjt.core.errors import UserError
+from fjt.interop import peft_entries
 from fjt.interop.adapter import Adapter, read_tensors
 from fjt.models.families import find_family
 from fjt.models.family import EncoderConfig
@@ -21,6 +22,7 @@ from fjt.tuning.method import base_module, places, sites_of
 from fjt.tuning.partition import METHODS
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PICKLED = "adapter_model.bin"
 FORMS = {name: method.peft for name, method in METHODS.items() if method.peft}
 
 
@@ -101,10 +103,19 @@ def read(directory: str | os.PathLike, config: EncoderConfig) -> Adapter:
     Raises:
         UserError: fjt has no method for the kind, or tensors do not fit.
     """
-    about = records.read_json(os.path.join(directory, CONFIG))
+    path = os.path.join(directory, CONFIG)
+    about = declared.read(path, {})
+    entries = peft_entries.entries(about.get("peft_type"))
+    declared.check(about, entries, path)
+    _check_shape(about, config, path)
+    if not os.path.exists(os.path.join(directory, WEIGHTS)) and os.path.exists(os.path.join(directory, PICKLED)):
+        raise UserError(
+            f"{directory} has {PICKLED}, which fjt does not read, and no {WEIGHTS}: load the adapter in peft and save "
+            "it again with save_pretrained(DIR, safe_serialization=True)."
+        )
     tensors = read_tensors(os.path.join(directory, WEIGHTS))
-    name = _method(directory, about)
-    form, placed, whole, trained = FORMS[name], {}, {}, {}
+    name = next(name for name, form in FORMS.items() if form.accepts(about))
+    form, family, placed, whole, trained = FORMS[name], find_family(config.family), {}, {}, {}
     module_of = encoder_module(config)
     names = {module_of(path): path for _, path in places(config, sites_of(config))}
     ends = "|".join([*map(re.escape, form.leaves), *([rf"{form.wrapped}\.\w+"] if form.wrapped else []), r"\w+"])
@@ -115,7 +126,7 @@ def read(directory: str | os.PathLike, config: EncoderConfig) -> Adapter:
         found = re.fullmatch(rf"base_model\.(?:model\.)?(.*?)\.({ends})", key)
         if not found:
             raise UserError(f"{directory}: {forms.no_place(key)}")
-        module, last = found.groups()
+        module, last = family.whole_name(found.group(1)), found.group(2)
         if module in names and last in form.leaves:
             placed[names[module], form.leaves[last]] = tensor
         else:
@@ -127,21 +138,21 @@ def read(directory: str | os.PathLike, config: EncoderConfig) -> Adapter:
     trained |= {f"adapters/{name}/{path}": leaf for path, leaf in leaves.items()}
     trained = {path: np.ascontiguousarray(x, np.float32) for path, x in trained.items()}
     return Adapter(
-        {name: options}, trained, about.get("base_model_name_or_path") or "", about.get("revision") or "", ""
+        {name: options},
+        trained,
+        about.get("base_model_name_or_path") or "",
+        about.get("revision") or "",
+        "",
+        unread=declared.undeclared(about, entries, path),
     )
 
 
-def _method(directory, about):
-    """The name of the method that an adapter_config.json is read as."""
-    kind, kinds = about.get("peft_type"), sorted({form.type for form in FORMS.values()})
-    if kind not in kinds:
-        raise UserError(f"{directory}: peft_type {kind!r} has no method here; {', '.join(kinds)}.")
-    for option in ("alpha_pattern", "fan_in_fan_out", "lora_bias", "layers_to_transform"):
-        if about.get(option):
-            raise UserError(f"{directory}: {option}={about[option]!r} is not supported.")
-    if about.get("bias", "none") != "none":
-        raise UserError(f"{directory}: bias={about['bias']!r} is not supported; only 'none'.")
-    return next(name for name, form in FORMS.items() if form.accepts(about))
+def _check_shape(about, config, path):
+    """Raises UserError where the config of a learned context is of an encoder of another shape."""
+    facts = {"token_dim": config.width, "num_layers": config.layers, "num_attention_heads": config.heads}
+    for key, value in facts.items():
+        if about.get(key) not in (None, value):
+            raise UserError(f"{path}: {key}={about[key]} is of another encoder; this model's is {value}.")
 
 
 def _base_leaf(directory, key, module, last, tensor, config):

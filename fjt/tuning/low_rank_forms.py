@@ -20,6 +20,7 @@ HUB_LEAVES = {"lora_A": "a", "lora_B": "b", "gate.weight": "gate/kernel", "gate.
 VERA_SHARED = {"a": "base_model.vera_A", "b": "base_model.vera_B"}
 VERA_SITE = {"inner": "vera_lambda_d", "outer": "vera_lambda_b"}
 LORA_SITE = {"a": "lora_A.weight", "b": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
+PEFT_DEFAULT = 8  # r and lora_alpha where an adapter_config.json has none
 
 
 def site_ranks(options: dict) -> dict[str, int]:
@@ -85,11 +86,14 @@ def _read_peft_lora(about, placed, whole, config):
             raise UserError(f"the layers of {site} have different ranks, {sorted(several)}; here a site has one.")
     sites = peft_sites(placed)
     ranks = [min(found[site]) for site in sites]
+    named = {about.get("r", PEFT_DEFAULT), *(about.get("rank_pattern") or {}).values()}
+    if others := sorted(set(ranks) - named):
+        raise UserError(f"its tensors are of rank {others[0]}, but its config says {sorted(named)} (r, rank_pattern).")
     return {
         "sites": sites,
         **({"rank": ranks[0], "ranks": ()} if len(set(ranks)) == 1 else {"ranks": tuple(ranks)}),
         "max_rank": 0,
-        "alpha": float(about["lora_alpha"]),
+        "alpha": float(about.get("lora_alpha", PEFT_DEFAULT)),
         "dropout": float(about.get("lora_dropout", 0.0)),
         "rank_stabilized": bool(about.get("use_rslora")),
     }, trained
