@@ -50,6 +50,24 @@ def parse(raw):
     )
 
 
+def describe(config):
+    """The entries of a config.json: the inverse of `parse`."""
+    return {
+        "model_type": config.family,
+        "n_layers": config.layers,
+        "dim": config.width,
+        "n_heads": config.heads,
+        "hidden_dim": config.inner,
+        "vocab_size": config.vocab,
+        "max_position_embeddings": config.positions,
+        "activation": config.activation,
+        "initializer_range": config.stddev,
+        "dropout": config.dropout_hidden,
+        "attention_dropout": config.dropout_attention,
+        "seq_classif_dropout": config.dropout_classifier,
+    }
+
+
 def sites(config):
     """{name: Site} of the layers and of the head's first dense layer."""
     return blocks.sites(config) | {"pre_classifier": Site(config.width, config.width, in_layers=False)}
@@ -63,6 +81,7 @@ LAYER = {
 DISTILBERT = Family(
     name="distilbert",
     parse=parse,
+    describe=describe,
     embeddings=blocks.Embeddings,
     block=blocks.PostNormLayer,
     sites=sites,

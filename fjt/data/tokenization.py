@@ -18,6 +18,7 @@ Files = Sequence[Sequence[str]]  # alternatives, each a set of files from which 
 
 FILES = (("tokenizer.json",), ("vocab.txt",))
 CACHED = ("token_ids", "type_ids", "offsets", "truncated")
+TYPES = "token_type_ids"
 CHUNK = 2000  # texts per call; a progress bar moves between calls
 
 
@@ -52,6 +53,8 @@ def load_tokenizer(path: str, files: Files = FILES) -> Any:
             f"The tokenizer of {path} is a {type(tokenizer).__name__}, which is written in Python; fjt needs a fast "
             "tokenizer. Save the model with one (tokenizer.json), or use another model."
         )
+    tokenizer.backend_tokenizer.no_truncation()  # as a tokenizer.json may ask for: the run decides
+    tokenizer.backend_tokenizer.no_padding()
     # Without added tokens: transformers adds ids for special tokens that the vocabulary lacks.
     vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
     pieces = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
@@ -102,11 +105,52 @@ def check_vocabulary(tokenizer: Any, vocab: int, path: str) -> None:
         )
 
 
+def fit_types(tokenizer: Any, types: int, path: str) -> None:
+    """Takes token types away from a tokenizer whose model has only one type.
+
+    Args:
+        tokenizer: the tokenizer.
+        types: the number of the model's token types.
+        path: of the tokenizer, for messages.
+
+    Raises:
+        UserError: the tokenizer gives a type that the model does not have.
+    """
+    if types < 2:
+        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != TYPES]
+    elif gives_types(tokenizer) and _largest_type(tokenizer) >= types:
+        raise UserError(
+            f"The tokenizer of {path} gives the token type {_largest_type(tokenizer)}, but the model's type_vocab_size "
+            f"is {types}: they do not belong together. Use the tokenizer that the model was trained with."
+        )
+
+
+def gives_types(tokenizer: Any) -> bool:
+    """Whether a tokenizer gives token types, as `model_input_names` says; otherwise all tokens have type 0."""
+    return TYPES in tokenizer.model_input_names
+
+
+def drops_types(tokenizer: Any) -> bool:
+    """Whether a tokenizer's pipeline tells the texts of a pair apart by types that the tokenizer does not give."""
+    return not gives_types(tokenizer) and _largest_type(tokenizer) > 0
+
+
+def _largest_type(tokenizer: Any) -> int:
+    backend = tokenizer.backend_tokenizer
+    return max(*backend.encode("a").type_ids, *backend.encode("a", "a").type_ids)
+
+
 def tokenizer_sha256(tokenizer: Any) -> str:
-    """sha256 of a tokenizer's behaviour: its serialised pipeline, without padding and truncation settings."""
+    """sha256 of a tokenizer's behaviour: its serialised pipeline, and what stands apart from it."""
     pipeline = json.loads(tokenizer.backend_tokenizer.to_str())
     pipeline.pop("truncation", None)
     pipeline.pop("padding", None)
+    if tokenizer.truncation_side != "right":
+        pipeline["truncation_side"] = tokenizer.truncation_side
+    if drops_types(tokenizer):
+        pipeline["token_types"] = 0
+    if tokenizer.backend_tokenizer.encode_special_tokens:
+        pipeline["split_special_tokens"] = True
     return hashlib.sha256(json.dumps(pipeline, sort_keys=True).encode()).hexdigest()
 
 
@@ -117,7 +161,7 @@ def tokenize(
     cache_dir: str = "",
     progress: Callable[[int], Any] | None = None,
 ) -> Examples:
-    """The Examples of a Split: [CLS] text [SEP] (text_pair [SEP]), the longest text cut first.
+    """The Examples of a Split: [CLS] text [SEP] (text_pair [SEP]), the longest text cut first, on the tokenizer's side.
 
     Args:
         split: the texts.
@@ -168,14 +212,14 @@ def _tokenize(split: Split, tokenizer: Any, max_length: int, progress: Callable[
     backend = tokenizer.backend_tokenizer
     texts = split.text if split.text_pair is None else tuple(zip(split.text, split.text_pair, strict=True))
     ids, types, lengths, truncated = [], [], [], 0
-    backend.no_padding()
-    backend.enable_truncation(max_length, strategy="longest_first")
+    given = int(gives_types(tokenizer))
+    backend.enable_truncation(max_length, strategy="longest_first", direction=tokenizer.truncation_side)
     try:
         for start in range(0, len(split), CHUNK):
             for encoding in backend.encode_batch_fast(list(texts[start : start + CHUNK])):
                 truncated += bool(encoding.overflowing)
                 ids.append(np.array(encoding.ids, np.int32))
-                types.append(np.array(encoding.type_ids, np.int8))
+                types.append(np.array(encoding.type_ids, np.int8) * np.int8(given))
                 lengths.append(len(encoding.ids))
             if progress:
                 progress(min(start + CHUNK, len(split)))

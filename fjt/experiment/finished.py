@@ -169,6 +169,7 @@ class Run:
             raise UserError(f"The weights of {folder} differ from those of the base model of the run in {self.path}.")
         tokenizer = tokenization.load_tokenizer(folder, find_family(checkpoint.config.family).tokenizer)
         tokenization.check_vocabulary(tokenizer, checkpoint.config.vocab, folder)
+        tokenization.fit_types(tokenizer, checkpoint.config.types, folder)
         made = Model(
             checkpoint.config,
             self.problem.num_outputs(self.task),

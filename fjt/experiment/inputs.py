@@ -117,6 +117,7 @@ def _load_model(model: ModelConfig, path: str) -> Base:
         checkpoint = pretrained.read_checkpoint(path)
         tokenizer = tokenization.load_tokenizer(path, find_family(checkpoint.config.family).tokenizer)
         tokenization.check_vocabulary(tokenizer, checkpoint.config.vocab, path)
+        tokenization.fit_types(tokenizer, checkpoint.config.types, path)
         return tokenizer, checkpoint.config, checkpoint.hf_config, checkpoint
     tokenizer = tokenization.load_tokenizer(model.scratch.vocab or VOCAB)
     raw = scratch_config(model.scratch, len(tokenizer), model.max_length)
@@ -131,6 +132,11 @@ def _tokenize(
     for name, split in splits.items():
         with view.bar(f"tokenizing {name}", len(split), every=EVERY) as bar:
             examples[name] = tokenization.tokenize(split, tokenizer, max_length, cache, bar.update)
+    if tokenization.drops_types(tokenizer) and any(split.text_pair for split in splits.values()):
+        warn(
+            "both texts of a pair have token type 0: the base model has one type (type_vocab_size), or its tokenizer "
+            "gives none (model_input_names in tokenizer_config.json)"
+        )
     for name, done in examples.items():
         if done.truncated:
             share = done.truncated / len(done)

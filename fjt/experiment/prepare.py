@@ -63,7 +63,7 @@ def prepare(
     mesh = placement.make_mesh(settings.execution.mesh.data)
     task, splits = inputs.data
     task = _add_metrics(experiment, task, splits["dev"])
-    tokenizer, config, hf_config, _ = inputs.base
+    tokenizer, config, _, _ = inputs.base
     examples = _read_examples(experiment, inputs)
     model = _build_model(experiment, config, task)
     parameters = build_parameters(experiment, inputs, model, adapter, view)
@@ -79,7 +79,6 @@ def prepare(
         examples=examples,
         tokenizer=tokenizer,
         model=model,
-        hf_config=hf_config,
         params=parameters.tree,
         trainable=parameters.trainable,
         stages=stages,

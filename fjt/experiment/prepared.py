@@ -51,7 +51,6 @@ class Experiment:
         examples: {name: tokens and slots}.
         tokenizer: of the base model.
         model: the Model of the last stage.
-        hf_config: config.json of the base model.
         params: all parameters, float32 on the host.
         trainable: the names that are trained, in the last stage at least.
         stages: its stages.
@@ -76,7 +75,6 @@ class Experiment:
     examples: dict[str, batches.Examples]
     tokenizer: Any
     model: Model
-    hf_config: dict[str, Any]
     params: tree.Tree
     trainable: frozenset[str]
     stages: tuple[Stage, ...]

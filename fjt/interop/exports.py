@@ -40,9 +40,6 @@ class Trained(Protocol):
     def model(self) -> Model: ...
 
     @property
-    def hf_config(self) -> dict[str, Any]: ...
-
-    @property
     def trainable(self) -> frozenset[str]: ...
 
     @property
@@ -95,7 +92,7 @@ def write(experiment: Trained, directory: str, params: Tree, scores: Mapping[str
             elif not adapterhub.refusal(trained, config):
                 form = "adapterhub"
                 adapterhub.write(folder, trained, config, experiment.task.label_names, experiment.problem.head)
-            experiment.tokenizer.save_pretrained(folder)
+            hf.save_tokenizer(folder, experiment.tokenizer, experiment.settings.experiment.model.max_length)
             _write_card(experiment, folder, form, scores)
 
 
@@ -106,9 +103,8 @@ def _write_model(
     scores: Mapping[str, tuple[float, float, float]],
     merged: bool = False,
 ) -> None:
-    hf.export(
-        directory, params, experiment.hf_config, experiment.task, experiment.tokenizer, experiment.model.config.family
-    )
+    config, length = experiment.model.config, experiment.settings.experiment.model.max_length
+    hf.export(directory, params, config, experiment.task, experiment.tokenizer, length)
     _write_card(experiment, directory, "hf", scores, merged)
 
 

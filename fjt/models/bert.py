@@ -39,6 +39,7 @@ def sites(config: EncoderConfig) -> dict[str, Site]:
 BERT = Family(
     name=NAME,
     parse=functools.partial(blocks.parse, family=NAME),
+    describe=blocks.describe,
     embeddings=blocks.Embeddings,
     block=blocks.PostNormLayer,
     sites=sites,

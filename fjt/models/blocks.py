@@ -111,6 +111,26 @@ def parse(raw: dict[str, Any], **others: Any) -> EncoderConfig:
     return EncoderConfig(**(fields | others))
 
 
+def describe(config: EncoderConfig) -> dict[str, Any]:
+    """The entries of a config.json for an EncoderConfig, under BERT's names: the inverse of `parse`."""
+    return {
+        "model_type": config.family,
+        "num_hidden_layers": config.layers,
+        "hidden_size": config.width,
+        "num_attention_heads": config.heads,
+        "intermediate_size": config.inner,
+        "vocab_size": config.vocab,
+        "max_position_embeddings": config.positions,
+        "type_vocab_size": config.types,
+        "layer_norm_eps": config.epsilon,
+        "hidden_act": config.activation,
+        "initializer_range": config.stddev,
+        "hidden_dropout_prob": config.dropout_hidden,
+        "attention_probs_dropout_prob": config.dropout_attention,
+        "classifier_dropout": config.dropout_classifier,
+    }
+
+
 class PostNormLayer(nn.Module):
     """One transformer layer, LayerNorm after each sublayer (Vaswani et al. 2017; Devlin et al. 2019)."""
 

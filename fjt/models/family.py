@@ -73,6 +73,7 @@ class Family:
 
     name: `model_type` in config.json.
     parse(raw) -> EncoderConfig of a config.json.  Raises KeyError for an entry that it lacks.
+    describe(config) -> the entries of a config.json from which `parse` makes it: an export has no others.
     embeddings: a Linen module with the fields `config` and `dtype`; called with (batch, hooks), it returns
     f[G, R, L, D].
     block: the Linen module of a layer, called as `blocks.PostNormLayer` is.
@@ -87,6 +88,7 @@ class Family:
 
     name: str
     parse: Callable[[dict[str, Any]], EncoderConfig]
+    describe: Callable[[EncoderConfig], dict[str, Any]]
     embeddings: type[nn.Module]
     block: type[nn.Module]
     sites: Callable[[EncoderConfig], dict[str, Site]]

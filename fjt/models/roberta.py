@@ -43,6 +43,11 @@ def parse(raw: dict[str, Any]) -> EncoderConfig:
     return blocks.parse({"type_vocab_size": 1} | raw, family=family, first_position=raw.get("pad_token_id", 1) + 1)
 
 
+def describe(config: EncoderConfig) -> dict[str, Any]:
+    """The entries of a config.json for an EncoderConfig: the inverse of `parse`."""
+    return blocks.describe(config) | {"pad_token_id": config.first_position - 1}
+
+
 def sites(config: EncoderConfig) -> dict[str, Site]:
     """{name: Site} of the layers and of the head's first dense layer."""
     return blocks.sites(config) | {"dense": Site(config.width, config.width, in_layers=False)}
@@ -51,6 +56,7 @@ def sites(config: EncoderConfig) -> dict[str, Site]:
 ROBERTA = Family(
     name="roberta",
     parse=parse,
+    describe=describe,
     embeddings=blocks.Embeddings,
     block=blocks.PostNormLayer,
     sites=sites,

@@ -204,7 +204,7 @@ def write_base(folder, path, tokenizer):
         }
     }
     params["head"]["pooler"]["bias"] = np.float32(rng.normal(0, 0.1, model.config.width))
-    hf.export(folder / "base", params, checkpoint.hf_config, common.GLUE["mrpc"][3], tokenizer, "bert")
+    hf.export(folder / "base", params, checkpoint.config, common.GLUE["mrpc"][3], tokenizer, 512)
     return model, params
 
 

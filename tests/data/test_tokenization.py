@@ -197,6 +197,37 @@ def test_the_tokenizer_s_hash_is_of_what_it_does(tokenizer, tmp_path):
     assert tokenization.tokenizer_sha256(tokenization.load_tokenizer(str(tmp_path / "vocab.txt"))) != sha
 
 
+def cut_left(tokenizer):
+    tokenizer.truncation_side = "left"
+
+
+def split_special(tokenizer):
+    tokenizer.backend_tokenizer.encode_special_tokens = True
+
+
+def one_type(tokenizer):
+    tokenization.fit_types(tokenizer, 1, "there")
+
+
+@pytest.mark.parametrize("change", [cut_left, split_special, one_type])
+def test_what_a_pipeline_does_not_hold_is_in_the_hash_and_in_the_cache_s_key(change, tokenizer, tmp_path):
+    split, other = split_of(["the [SEP] film and"], ["was not good at all"]), tokenization.load_tokenizer(VOCAB)
+    change(other)
+    assert tokenization.tokenizer_sha256(other) != tokenization.tokenizer_sha256(tokenizer)
+    first = tokenization.tokenize(split, tokenizer, 8, str(tmp_path))
+    second = tokenization.tokenize(split, other, 8, str(tmp_path))
+    same(second, tokenization.tokenize(split, other, 8))
+    assert (first.token_ids.tolist(), first.type_ids.tolist()) != (second.token_ids.tolist(), second.type_ids.tolist())
+
+
+def test_types_are_dropped_only_where_texts_differ_by_them(tokenizer):
+    assert tokenization.gives_types(tokenizer) and not tokenization.drops_types(tokenizer)
+    one = tokenization.load_tokenizer(VOCAB)
+    one_type(one)
+    assert tokenization.drops_types(one)
+    assert not tokenization.tokenize(split_of(["the"], ["the"]), one, 8).type_ids.any()
+
+
 def test_data_sha256_is_over_ids_and_labels(tokenizer):
     split = split_of(["the", "the the"])
     examples = {"dev": tokenization.tokenize(split, tokenizer, 8)}

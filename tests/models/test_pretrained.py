@@ -14,7 +14,9 @@ import small
 
 from fjt.core import network, seeds, tree
 from fjt.core.errors import UserError
+from fjt.data import tokenization
 from fjt.data.glue import TASKS
+from fjt.data.synthetic import VOCAB
 from fjt.interop import hf
 from fjt.models import families, pretrained
 from fjt.models.encoder import Model
@@ -365,7 +367,9 @@ def test_an_export_that_finds_no_room_is_a_user_s_matter(tmp_path, params):
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
         with pytest.raises(UserError, match=r"export cannot be written.*make room"):
-            hf.export(str(tmp_path / "export"), params, RAW, TASKS["sst2"], None, "bert")
+            hf.export(
+                str(tmp_path / "export"), params, small.CONFIG, TASKS["sst2"], tokenization.load_tokenizer(VOCAB), 32
+            )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not (tmp_path / "export").exists()

@@ -1,7 +1,6 @@
 """PEFT's adapters and fjt's, in both directions, and their training, on the same weights and texts."""
 
 import dataclasses
-import pathlib
 
 import numpy as np
 import peft
@@ -11,7 +10,6 @@ import torch
 import transformers
 from reference import FILES, encode, ours
 
-from fjt.core import records
 from fjt.data import batches, tokenization
 from fjt.data.glue import Task
 from fjt.interop import hf
@@ -97,10 +95,7 @@ def test_a_merged_model_in_theirs(case, reference, tmp_path):
     _, params, _ = adapted.over(model, base, adapter, examples_of(directory, texts[0])[0])
     merged = partition.merged(adapter.methods, params, model.config)
     task = Task("texts", "classification", ("no", "yes"), ("accuracy",))
-    raw = records.read_json(pathlib.Path(directory) / "config.json")
-    hf.export(
-        tmp_path / "merged", merged, raw, task, tokenization.load_tokenizer(directory, FILES), model.config.family
-    )
+    hf.export(tmp_path / "merged", merged, model.config, task, tokenization.load_tokenizer(directory, FILES), 64)
     loaded = classifier(tmp_path / "merged")
     for split in texts:
         examples, inputs = examples_of(directory, split)
