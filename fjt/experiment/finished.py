@@ -4,11 +4,10 @@ import dataclasses
 import functools
 import glob
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
 
 from fjt.core import files
 from fjt.core.errors import UserError, read_rows
@@ -20,7 +19,7 @@ from fjt.tasks.kinds import find_problem, task_of_record
 from fjt.tasks.problem import Problem
 
 if TYPE_CHECKING:
-    from fjt.training.evaluate import Packed
+    from fjt.experiment.predictor import Predictor
 
 # Options of a run that using it needs.
 USED = (
@@ -69,7 +68,8 @@ class Run:
             UserError: the texts are not lists of str, do not fit the run, or the base model cannot be found.
         """
         self._check_export()
-        logits = self._logits(_checked(texts, pairs, self.pairs))
+        split = _checked(texts, pairs, self.pairs)
+        logits = self._predictor.logits(self._predictor.tokenize(split))
         predicted = self.problem.decode(logits, self.task)
         return {"labels": predicted.labels, "probabilities": predicted.probabilities, "logits": logits}
 
@@ -143,90 +143,23 @@ class Run:
             ) from None
 
     @functools.cached_property
-    def _model(self) -> tuple[Any, dict[str, Any], Any, dict[str, Any]]:
-        """(Model, its parameters, tokenizer, the tuning methods {name: options}) of the run's export."""
-        import jax
-
-        from fjt.core import tree
-        from fjt.core.seeds import make_key
-        from fjt.data import tokenization
+    def _predictor(self) -> "Predictor":
+        """The Predictor of the run's export."""
+        from fjt.experiment import predictor
         from fjt.interop import adapter
         from fjt.models import pretrained
-        from fjt.models.encoder import Model
-        from fjt.models.families import find_family
         from fjt.training import placement
-        from fjt.tuning import partition
 
         placement.find_devices()
-        methods, trained = {}, {}
-        folder = self.model_directory()
-        if not folder:  # a method without a merged form: the base model, and the trained parameters
-            own = adapter.read(os.path.join(self.path, "export", "adapter"))
-            methods, trained = own.methods, own.trained
-            folder = self.base_directory()
-        checkpoint = pretrained.read_checkpoint(folder)
-        if trained and checkpoint.sha256 != own.base_sha256:
-            raise UserError(f"The weights of {folder} differ from those of the base model of the run in {self.path}.")
-        tokenizer = tokenization.load_tokenizer(folder, find_family(checkpoint.config.family).tokenizer)
-        tokenization.check_vocabulary(tokenizer, checkpoint.config.vocab, folder)
-        tokenization.fit_types(tokenizer, checkpoint.config.types, folder)
-        made = Model(
-            checkpoint.config,
-            self.problem.num_outputs(self.task),
-            dtype=self.config["model"]["dtype"],
-            adapt=partition.make_adapt(methods),
-            one_slot=self.problem.one_slot,
-            head=self.problem.head,
-        )
-        abstract = jax.eval_shape(made.init, make_key(0, "init"))
-        params = pretrained.take(checkpoint, abstract, folder, keep_head=not trained).params
-        return made, tree.unflatten(tree.flatten(params) | trained), tokenizer, methods
-
-    @functools.cached_property
-    def _program(self) -> tuple[Callable[..., Any], Any, Any]:
-        """(function(params, batch) that returns logits on every device, parameters on the devices, mesh)."""
-        import jax
-
-        from fjt.training import placement
-        from fjt.training.step import eval_step
-        from fjt.tuning import partition
-
-        model, params, _, methods = self._model
-        devices = placement.make_mesh(0)
-        function = jax.jit(
-            functools.partial(eval_step, model=model, values=partition.traced_values(methods)),
-            out_shardings=placement.replicated(devices),
-        )
-        return function, placement.put_whole(params, devices), devices
-
-    def _logits(self, split: Split) -> Float[np.ndarray, "N C"]:
-        import jax
-
-        from fjt.data import batches, tokenization
-        from fjt.experiment.layout import row_grid
-        from fjt.training import evaluate, placement
-        from fjt.tuning import partition
-
-        model, _, tokenizer, methods = self._model
-        function, params, devices = self._program
-        examples = tokenization.tokenize(split, tokenizer, self.config["model"]["max_length"])
-        examples = batches.prepend(examples, partition.prompt_length(methods))
-        packed = evaluate.pack_splits(
-            {"new": examples}, groups=devices.size, grid=max(32, row_grid()), width=model.config.width
-        )["new"]
-        with jax.default_matmul_precision(self.config["model"]["matmul_precision"]):
-            put = functools.partial(placement.put_batch, mesh=devices)
-            return evaluate.evaluate(function, params, _roomy(packed), put)
-
-
-def _roomy(packed: "Packed") -> "Packed":
-    """The chunks in a shape rounded up to powers of two, so that calls with other texts reuse a compiled program."""
-
-    def above(number: int) -> int:
-        return 1 << (number - 1).bit_length()
-
-    shape = dataclasses.replace(packed.shape, rows=above(packed.shape.rows), examples=above(packed.shape.examples))
-    return dataclasses.replace(packed, shape=shape, chunks=dataclasses.replace(packed.chunks, shape=shape))
+        options, folder = self.config["model"], self.model_directory()
+        if folder:
+            return predictor.read(folder, self.task, options)
+        folder, base = os.path.join(self.path, "export", "adapter"), self.base_directory()
+        own, checkpoint = adapter.read(folder), pretrained.read_checkpoint(base)
+        if checkpoint.sha256 != own.base_sha256:
+            raise UserError(f"The weights of {base} differ from those of the base model of the run in {self.path}.")
+        params = predictor.read_base(checkpoint, base, self.task)
+        return predictor.read_over(folder, own, params, checkpoint.config, self.task, options)
 
 
 def _checked(texts: Iterable[Any], pairs: Iterable[Any] | None, wanted: bool) -> Split:

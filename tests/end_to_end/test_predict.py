@@ -51,7 +51,7 @@ def test_from_python(run, dev, finished):
 
 def test_calls_share_programs(run, dev):
     texts, _ = dev
-    function = run._program[0]
+    function = run._predictor.program
     run.predict(texts[:5])
     before = function._cache_size()
     for start in range(0, 60, 5):

@@ -1,0 +1,161 @@
+"""An export as fjt reads it: the model, its parameters and its tokenizer, and the logits that they give to texts."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from fjt.core import tree
+from fjt.core.seeds import make_key
+from fjt.data import batches, tokenization
+from fjt.data.batches import Examples
+from fjt.data.glue import Split, Task
+from fjt.experiment.layout import row_grid
+from fjt.interop.adapter import Adapter
+from fjt.models import pretrained
+from fjt.models.encoder import Model
+from fjt.models.families import find_family
+from fjt.models.family import EncoderConfig
+from fjt.tasks.kinds import find_problem
+from fjt.training import evaluate, placement
+from fjt.training.step import eval_step
+from fjt.tuning import partition
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """A model with its tokenizer.
+
+    Attributes:
+        model: computes the logits.
+        params: its parameters, numpy arrays.
+        tokenizer: of its texts.
+        methods: {name: options} of its tuning methods.
+        options: "max_length", "dtype" and "matmul_precision" of the run.
+    """
+
+    model: Model
+    params: tree.Tree = dataclasses.field(repr=False)
+    tokenizer: Any = dataclasses.field(repr=False)
+    methods: dict[str, dict[str, Any]]
+    options: Mapping[str, Any]
+
+    def tokenize(self, split: Split) -> Examples:
+        """The Examples of a split, with room for the learned tokens of the tuning methods."""
+        examples = tokenization.tokenize(split, self.tokenizer, self.options["max_length"])
+        return batches.prepend(examples, partition.prompt_length(self.methods))
+
+    @functools.cached_property
+    def program(self) -> Callable[..., Any]:
+        """function(params, batch, values of the methods) that returns logits on every device."""
+        return _program(self.model, placement.make_mesh(0))
+
+    def logits(self, examples: Examples) -> Float[np.ndarray, "M C"]:
+        """The logits of the slots of Examples, float32 on the host, in file order."""
+        mesh, values = placement.make_mesh(0), partition.traced_values(self.methods)
+        packed = evaluate.pack_splits(
+            {"new": examples},
+            groups=mesh.size,
+            grid=max(32, row_grid()),
+            width=self.model.config.width,
+            one_slot=self.model.one_slot,
+        )["new"]
+        with jax.default_matmul_precision(self.options["matmul_precision"]):
+            put = functools.partial(placement.put_batch, mesh=mesh)
+
+            def function(params: tree.Tree, batch: evaluate.Batch) -> jax.Array:
+                return self.program(params, batch, values)
+
+            return evaluate.evaluate(function, self._placed, _roomy(packed), put)
+
+    @functools.cached_property
+    def _placed(self) -> tree.Tree:
+        return placement.put_whole(self.params, placement.make_mesh(0))
+
+
+@functools.lru_cache(maxsize=4)  # the models of one process: its programs are compiled once
+def _program(model: Model, mesh: jax.sharding.Mesh) -> Callable[..., Any]:
+    return jax.jit(functools.partial(eval_step, model=model), out_shardings=placement.replicated(mesh))
+
+
+def _roomy(packed: evaluate.Packed) -> evaluate.Packed:
+    """The chunks in a shape rounded up to powers of two, so that calls with other texts reuse a compiled program."""
+
+    def above(number: int) -> int:
+        return 1 << (number - 1).bit_length()
+
+    shape = dataclasses.replace(packed.shape, rows=above(packed.shape.rows), examples=above(packed.shape.examples))
+    return dataclasses.replace(packed, shape=shape, chunks=dataclasses.replace(packed.chunks, shape=shape))
+
+
+def read(folder: str, task: Task, options: Mapping[str, Any]) -> Predictor:
+    """The Predictor of a Hugging Face directory with a head for a task.
+
+    Args:
+        folder: the directory.
+        task: the task.
+        options: see `Predictor`.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    checkpoint = pretrained.read_checkpoint(folder)
+    model = _make_model(checkpoint.config, task, {}, options)
+    params = pretrained.take(checkpoint, _abstract(model), folder, keep_head=True).params
+    return Predictor(model, params, _read_tokenizer(folder, checkpoint.config), {}, options)
+
+
+def read_over(
+    folder: str, own: Adapter, base: tree.Tree, config: EncoderConfig, task: Task, options: Mapping[str, Any]
+) -> Predictor:
+    """The Predictor of an adapter over its base model.
+
+    Args:
+        folder: the adapter's directory.
+        own: its contents.
+        base: the parameters {encoder, head} of the base model.
+        config: of the base model.
+        task: the task.
+        options: see `Predictor`.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    model = _make_model(config, task, own.methods, options)
+    params = tree.unflatten(tree.flatten(base) | own.trained)
+    return Predictor(model, params, _read_tokenizer(folder, config), own.methods, options)
+
+
+def read_base(checkpoint: pretrained.Checkpoint, folder: str, task: Task) -> tree.Tree:
+    """The parameters {encoder, head} of a base model without a head for the task.  folder: its directory."""
+    model = _make_model(checkpoint.config, task, {}, {"dtype": "float32"})
+    return pretrained.take(checkpoint, _abstract(model), folder).params
+
+
+def _make_model(
+    config: EncoderConfig, task: Task, methods: dict[str, dict[str, Any]], options: Mapping[str, Any]
+) -> Model:
+    problem = find_problem(task.kind)
+    return Model(
+        config,
+        problem.num_outputs(task),
+        dtype=options["dtype"],
+        adapt=partition.make_adapt(methods),
+        one_slot=problem.one_slot,
+        head=problem.head,
+    )
+
+
+def _abstract(model: Model) -> tree.Tree:
+    return jax.eval_shape(model.init, make_key(0, "init"))
+
+
+def _read_tokenizer(folder: str, config: EncoderConfig) -> Any:
+    tokenizer = tokenization.load_tokenizer(folder, find_family(config.family).tokenizer)
+    tokenization.check_vocabulary(tokenizer, config.vocab, folder)
+    tokenization.fit_types(tokenizer, config.types, folder)
+    return tokenizer
