@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from jaxtyping import Float
 
 from fjt.core import console, tree
 from fjt.experiment import outcome, recipes
@@ -166,6 +168,11 @@ class _Session:
         position = self._prepare(stepper, splits, position)
         frozen = frozen_of(experiment, trainable)
         params = above(stepper.stage, tree.merge(trainable, placement.put_whole(frozen, experiment.mesh)))
+
+        def evaluate(exported: tree.Tree) -> Float[np.ndarray, "M C"]:
+            placed = placement.put_whole(above(stepper.stage, exported), experiment.mesh)
+            return stepper.logits(placed, "dev", chunks=1)
+
         return outcome.finish(
             experiment,
             self.workdir,
@@ -176,6 +183,7 @@ class _Session:
             frozen=frozen,
             logits={split: stepper.logits(params, split) for split in splits},
             events=self.events,
+            evaluate=evaluate,
         )
 
     def _prepare(self, stepper: SoloRun, splits: Sequence[str], position: _Position) -> _Position:

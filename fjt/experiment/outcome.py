@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from fjt.core import console, records, tree
 from fjt.data import glue
-from fjt.experiment import outputs, recipes, run_records
+from fjt.experiment import outputs, readback, recipes, run_records
 from fjt.experiment.prepared import Experiment
 from fjt.interop import card, exports
 from fjt.models.families import find_family
@@ -160,6 +160,7 @@ def finish(
     frozen: tree.Tree,
     logits: dict[str, Float[np.ndarray, "M C"]],
     events: Events,
+    evaluate: readback.Evaluate | None = None,
 ) -> dict[str, Any]:
     """The result of a run, after its predictions and its export are written.
 
@@ -173,8 +174,10 @@ def finish(
         frozen: the other parameters.
         logits: {split: logits of the selected step}, in the order in which the splits are listed.
         events: called before the export.
+        evaluate: computes logits of dev from the parameters of an export, see `readback.check`.
 
     Raises:
+        UserError: the export, read back, does not give the run's logits.
         NotFinite: a logit is not finite; result.json says so.
     """
     for name, values in logits.items():
@@ -193,7 +196,9 @@ def finish(
             metric: (value, *card.interval(experiment.problem, task, metric, logits["dev"], label))
             for metric, value in splits.get("dev", {}).items()
         }
-        exports.write(experiment, os.path.join(workdir, "export"), params, dev)
+        folder = os.path.join(workdir, "export")
+        exports.write(experiment, folder, params, dev)
+        readback.check(experiment, folder, params, logits["dev"], evaluate)
     return (
         identity(experiment, done)
         | {

@@ -79,13 +79,19 @@ class SoloRun:
         logits = self.logits(tree.merge(self.state.trainable, self.frozen), "dev")
         return [outcome.score_dev(self._experiment, logits)]
 
-    def logits(self, params: tree.Tree, split: str) -> Float[np.ndarray, "M C"]:
-        """The logits of a split under parameters on the devices.  Raises Stopped."""
+    def logits(self, params: tree.Tree, split: str, chunks: int | None = None) -> Float[np.ndarray, "M C"]:
+        """The logits of a split, or of so many of its chunks and NaN for the others.  Raises Stopped.
+
+        Args:
+            params: on the devices.
+            split: its name.
+            chunks: the number of its first chunks; None for all.
+        """
 
         def function(params: tree.Tree, batch: evaluate.Batch) -> jax.Array:
             return self._programs.eval(params, batch, self._hyper.methods)
 
-        packed = evaluate.with_hidden(self._packed[split], self.features[split])
+        packed = evaluate.with_hidden(evaluate.first(self._packed[split], chunks), self.features[split])
         put = functools.partial(placement.put_batch, mesh=self._experiment.mesh)
         return evaluate.evaluate(function, params, packed, put, before=self._stop.check)
 

@@ -26,7 +26,8 @@ def replaced(directory: str) -> Iterator[str]:
     folder = os.path.dirname(os.path.abspath(directory))
     files.remove_leftovers(folder)
     temporary = os.path.join(folder, files.temporary_name())
-    os.makedirs(temporary)
+    with files.naming(directory):
+        os.makedirs(temporary)
     descriptor = os.open(temporary, os.O_RDONLY)
     try:
         files.hold(descriptor)

@@ -107,6 +107,13 @@ def deal_splits(splits: Mapping[str, batches.Examples], *, groups: int) -> dict[
     return dealt
 
 
+def first(packed: Packed, chunks: int | None) -> Packed:
+    """The Packed with its first chunks alone; chunks: their number, None for all."""
+    return dataclasses.replace(
+        packed, chunks=dataclasses.replace(packed.chunks, indices=packed.chunks.indices[:chunks])
+    )
+
+
 def with_hidden(packed: Packed, hidden: np.ndarray | None) -> Packed:
     """The Packed with cached features in its batches, see `batches.build`."""
     return dataclasses.replace(packed, chunks=dataclasses.replace(packed.chunks, hidden=hidden))

@@ -1,0 +1,129 @@
+"""A run's export, read back by fjt's own reader before it is announced: its tokens and logits are the run's own."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from fjt.core import tree
+from fjt.core.errors import UserError
+from fjt.data.batches import Examples
+from fjt.data.glue import Split
+from fjt.experiment import predictor
+from fjt.experiment.predictor import Predictor
+from fjt.experiment.prepared import Experiment
+from fjt.interop import adapter
+
+ROWS = 8  # of dev, the longest one among them
+# Largest difference of two logits, as a share of the largest logit, or of 1: programs of other shapes, and merged
+# kernels, round otherwise.
+TOLERANCE = {"float32": 1e-2, "bfloat16": 1e-1}
+
+Logits = Float[np.ndarray, "M C"]
+# Parameters as numpy arrays -> logits of dev by the run's compiled program, NaN where they are not computed.
+Evaluate = Callable[[tree.Tree], Logits]
+
+
+def check(
+    experiment: Experiment, directory: str, params: tree.Tree, logits: Logits, evaluate: Evaluate | None = None
+) -> None:
+    """Nothing for exports that compute what the run computed.
+
+    Args:
+        experiment: the run.
+        directory: its `export/`.
+        params: all its parameters, numpy arrays.
+        logits: of dev.
+        evaluate: serves exports that have the run's own model and parameters; the others, or all without it, are
+            evaluated by a program of their own.
+
+    Raises:
+        UserError: an export differs.
+    """
+    rows = _choose(experiment.examples["dev"])
+    for folder, found in _read(experiment, directory):
+        _check_model(experiment, folder, found)
+        examples = _check_tokens(experiment, folder, found, rows)
+        if evaluate and _same(found.params, params):
+            computed = evaluate(found.params)
+            done = np.isfinite(computed).all(axis=1)  # the same bits as the run's parameters give no other NaN
+            computed, expected = computed[done], logits[done]
+        else:
+            computed, expected = found.logits(examples), logits[_slots(experiment.examples["dev"], rows)]
+        _check_logits(folder, computed, expected, experiment.model.dtype)
+
+
+def _choose(examples: Examples) -> Int[np.ndarray, " n"]:
+    """Rows of a split: the longest one and the first ones."""
+    return np.unique([int(np.argmax(examples.lengths)), *range(min(ROWS - 1, len(examples)))])
+
+
+def _slots(examples: Examples, rows: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
+    """The slots of rows."""
+    bounds = examples.slot_offsets
+    return np.concatenate([np.arange(int(bounds[row]), int(bounds[row + 1])) for row in rows])
+
+
+def _read(experiment: Experiment, directory: str) -> Iterator[tuple[str, Predictor]]:
+    """Yields (folder, Predictor) of each export, of an adapter over the run's own base model."""
+    options, task = dataclasses.asdict(experiment.settings.experiment.model), experiment.task
+    for folder in (directory, os.path.join(directory, "merged")):
+        if os.path.exists(os.path.join(folder, "config.json")):
+            yield folder, predictor.read(folder, task, options)
+    folder = os.path.join(directory, "adapter")
+    if os.path.exists(os.path.join(folder, adapter.CONFIG)):
+        base = {name: experiment.params[name] for name in ("encoder", "head")}
+        own, config = adapter.read(folder), experiment.model.config
+        yield folder, predictor.read_over(folder, own, base, config, task, options)
+
+
+def _check_model(experiment: Experiment, folder: str, found: Predictor) -> None:
+    theirs, ours = (dataclasses.asdict(config) for config in (found.model.config, experiment.model.config))
+    for name, value in ours.items():
+        if theirs[name] != value:
+            raise _differs(folder, f"its {name} is {theirs[name]!r}, but the run computed with {value!r}")
+
+
+def _check_tokens(experiment: Experiment, folder: str, found: Predictor, rows: Int[np.ndarray, " n"]) -> Examples:
+    """The Examples of rows of dev by an export's tokenizer.  Raises UserError where the run has others."""
+    split, wanted = experiment.splits["dev"], experiment.examples["dev"]
+
+    def some(texts: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(texts[row] for row in rows)
+
+    pair = None if split.text_pair is None else some(split.text_pair)
+    chosen = Split(some(split.id), some(split.text), pair, split.label[rows])
+    made = experiment.problem.targets(chosen, found.tokenize(chosen))
+    for i, row in enumerate(rows):
+        for name, what in (("token_ids", "tokens"), ("type_ids", "token types")):
+            here = getattr(made, name)[made.offsets[i] : made.offsets[i + 1]].tolist()
+            there = getattr(wanted, name)[wanted.offsets[row] : wanted.offsets[row + 1]].tolist()
+            if here != there:
+                raise _differs(
+                    folder,
+                    f"its tokenizer gives the {what} {here} to row {split.id[row]!r} of dev, the run had {there}",
+                )
+    return made
+
+
+def _same(one: tree.Tree, other: tree.Tree) -> bool:
+    """Whether two trees have the same leaves."""
+    one, other = tree.flatten(one), tree.flatten(other)
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def _check_logits(folder: str, found: Logits, expected: Logits, dtype: str) -> None:
+    scale = max(1.0, float(np.abs(expected).max()))
+    apart = np.abs(found - expected)
+    if not (apart <= TOLERANCE[dtype] * scale).all():  # NaN is not
+        place = np.unravel_index(int(np.argmax(apart)), apart.shape)
+        raise _differs(folder, f"it gives the logit {found[place]:.6f} where the run computed {expected[place]:.6f}")
+
+
+def _differs(folder: str, what: str) -> Exception:
+    return UserError(
+        f"The export {folder} is not the model of the run: {what}. The run's predictions are written; "
+        "--config.output.export=False finishes it without an export. Please report this."
+    )
