@@ -24,7 +24,7 @@ class Entry(NamedTuple):
     needed: bool = False
 
 
-Table = Mapping[str, Entry]
+Table = dict[str, Entry]
 
 
 def whole(low: int, high: int, needed: bool = False) -> Entry:

@@ -268,7 +268,7 @@ def test_a_head_for_other_labels(finished, even, launch, tuned, tmp_path):
     safetensors.numpy.save_file(own, broken / "fjt_adapter.safetensors")
     refused("keep_head", "has no head")
     path.write_text(path.read_text()[:50])
-    refused("cut off or broken", "JSONDecodeError")
+    refused("fjt_adapter.json is damaged", "write it again")
 
 
 def test_a_base_that_has_changed_is_refused(finished, even, launch, texts, tmp_path):

@@ -117,6 +117,7 @@ def test_every_run_ends_with_its_records_and_no_more(done):
             "result.json",
             "predictions",
             "DONE",
+            ".fjt",
             ".lock",
         }
     trial = json.loads((folder / names[-1] / "result.json").read_text())

@@ -59,3 +59,10 @@ def test_a_failure_leaves_nothing_and_names_the_directory(tmp_path, error, kind)
         assert str(raised.value).startswith(f"{tmp_path / 'new'} cannot be written: ")
     if kind is OSError:
         assert raised.value.filename == str(tmp_path / "new")
+
+
+def test_a_place_where_nothing_can_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="Not a directory") as raised, replaced(str(tmp_path / "file" / "new")):
+        pass
+    assert raised.value.filename == str(tmp_path / "file" / "new")
