@@ -367,10 +367,11 @@ def _trial_collapsed(row: Row, study: Records) -> bool:
     return bool(constant) and all(abs(row[f"metrics.{name}"] - score) < 1e-9 for name, score in constant.items())
 
 
-def _rank(trial: Trial, metric: str) -> tuple[int, float]:
-    """(number of failed runs, mean score of the others): the lower, the better."""
+def _rank(trial: Trial, metric: str) -> tuple[int, float, float]:
+    """(number of failed runs, mean score of the others, mean score of all): the lower, the better."""
     sound = [score for score, collapsed in zip(trial.scores, trial.collapsed, strict=True) if not collapsed]
-    return len(trial.rows) - len(sound), -sign_of(metric) * float(np.mean(sound)) if sound else math.inf
+    sign = sign_of(metric)
+    return len(trial.rows) - len(sound), -sign * float(np.mean(sound)) if sound else math.inf, -sign * trial.mean
 
 
 def same(one: str | None, other: str | None) -> bool:

@@ -331,11 +331,19 @@ def best_runs(folder: str, runs: Mapping[str, Run], metric: str = "") -> dict[st
     return {task: name for task, (_, name) in best.items()}
 
 
-def _rank(folder: str, trial: Sequence[Run], metric: str) -> tuple[int, float]:
-    """(minus the number of failed runs, mean score of the others): the larger, the better."""
-    scores = [score(run_records.read_result(os.path.join(folder, run.name)), metric) for run in trial]
-    valid = [score for score in scores if score is not None]
-    return len(valid) - len(scores), statistics.fmean(valid) if valid else -math.inf
+def _rank(folder: str, trial: Sequence[Run], metric: str) -> tuple[int, float, float]:
+    """(minus the number of failed runs, mean score of the others, mean score of all): the larger, the better.
+
+    The last one decides among trials whose runs all failed: those that collapsed have scores.
+    """
+    results = [run_records.read_result(os.path.join(folder, run.name)) for run in trial]
+    valid = [value for result in results if (value := score(result, metric)) is not None]
+    scored = [value for result in results if (value := score(result | {"collapsed": False}, metric)) is not None]
+    return len(valid) - len(results), _mean(valid), _mean(scored)
+
+
+def _mean(scores: Sequence[float]) -> float:
+    return statistics.fmean(scores) if scores else -math.inf
 
 
 def score(result: dict[str, Any], metric: str = "") -> float | None:
