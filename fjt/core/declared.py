@@ -1,7 +1,7 @@
 """Tables of the keys in other libraries' JSON files: the type and range of each, and which values fjt computes."""
 
+import json
 import os
-import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -101,14 +101,20 @@ def check(raw: Any, declared: Table, place: str) -> None:
         UserError: the contents are not an object, lack a key, or have a value that fjt does not compute.
     """
     if type(raw) is not dict:
-        raise UserError(f"{place} should be a table of keys (a JSON object), not {reprlib.repr(raw)}.")
+        raise UserError(f"{place} should be a table of keys (a JSON object), not {_shown(raw)}.")
     for key, entry in declared.items():
         if key not in raw:
             if entry.needed:
                 raise UserError(f"{place} lacks {key!r}; it should be {entry.should}.")
         elif not entry.accepts(raw[key]):
             reason = f" {entry.because}" if entry.because else ""
-            raise UserError(f"{place}: {key}={reprlib.repr(raw[key])} should be {entry.should}.{reason}")
+            raise UserError(f"{place}: {key}={_shown(raw[key])} should be {entry.should}.{reason}")
+
+
+def _shown(value: Any) -> str:
+    """The start of a value as it stands in a JSON file."""
+    whole_text = json.dumps(value)
+    return whole_text if len(whole_text) <= 60 else f"{whole_text[:57]}..."
 
 
 def undeclared(raw: Mapping[str, Any], declared: Table, place: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from fjt.core import records
 from fjt.core.errors import UserError
+from fjt.data import tokenizer_files
 from fjt.data.batches import Examples
 from fjt.data.glue import Split
 
@@ -37,6 +38,7 @@ def load_tokenizer(path: str, files: Files = FILES) -> Any:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     import transformers
 
+    tokenizer_files.check_files(path)
     try:
         if os.path.isfile(path):
             tokenizer = transformers.BertTokenizer(vocab=path)

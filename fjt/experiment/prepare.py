@@ -14,7 +14,7 @@ from fjt.core.errors import UserError, suggest
 from fjt.core.options import ExperimentConfig, Settings
 from fjt.core.seeds import make_key
 from fjt.core.settings import fingerprint, resolve_seeds
-from fjt.data import batches, packing
+from fjt.data import batches, packing, tokenizer_files
 from fjt.data.glue import Split, Task
 from fjt.experiment import features, recipes
 from fjt.experiment.inputs import Inputs
@@ -195,8 +195,10 @@ def resolve(
     partition.find_methods(settings.experiment.tune)
     splits = inputs.data[1]
     _, config, hf_config, checkpoint = inputs.base
-    if checkpoint and (unread := unread_keys(hf_config, inputs.path)):
-        view.warn(unread)
+    if checkpoint:
+        for unread in (unread_keys(hf_config, inputs.path), tokenizer_files.unread_keys(inputs.path)):
+            if unread:
+                view.warn(unread)
     settings, adapter, adopted = _find_adapter(settings, config, checkpoint, view)
     experiment = settings.experiment
     tune, solved = experiment.tune, ()
