@@ -6,7 +6,7 @@ import os
 import made_study
 import pytest
 
-from fjt import export, predict, reproduce, sweep
+from fjt import predict, reproduce, sweep
 from fjt.core import records
 from fjt.core.errors import UserError
 from fjt.data.glue import Task
@@ -68,7 +68,7 @@ def test_other_outputs_are_written(folder):
 def test_an_export_is_a_new_directory_outside_the_run_s_own(folder, output):
     before = tree(folder)
     with pytest.raises(UserError, match=r"has its own files|already exists|is empty"):
-        export.export(run_in(folder), "hf", str(folder / output) if output else "")
+        run_in(folder).export(str(folder / output) if output else "")
     assert tree(folder) == before
 
 
@@ -97,7 +97,7 @@ def test_a_repetition_may_start_in_a_new_folder_and_go_on(folder, monkeypatch):
     class Reached(Exception):
         pass
 
-    def reach(folder):
+    def reach(folder, keep):
         raise Reached
 
     monkeypatch.setattr(reproduce, "_prepare", reach)

@@ -88,6 +88,8 @@ class Run:
         output = os.path.normpath(files.local_path(path, "--output"))
         if run_records.is_own(self.path, output):
             raise UserError(f"--output={output} is where the run in {self.path} has its own files. Give another one.")
+        if os.path.lexists(output):
+            raise UserError(f"--output: {output} already exists; give a new directory, or move it away.")
         self._check_export()
         convert(
             format,

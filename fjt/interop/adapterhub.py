@@ -178,7 +178,7 @@ def _as_trained(own, version):
     """
     release = re.match(r"adapters\.(\d+)\.(\d+)", version)
     old = release is not None and (int(release.group(1)), int(release.group(2))) < (1, 1)
-    return own | {"alpha": own["r"]} if old and _architecture(own) == "lora" else own
+    return own | {"alpha": own["r"]} if old and "attn_matrices" in own else own
 
 
 def _read_head(directory, config):

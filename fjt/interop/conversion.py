@@ -48,12 +48,10 @@ def convert(
         head: the name of the head of the run's family.
 
     Raises:
-        UserError: the directory exists, or the form is unknown or cannot express the run.
+        UserError: the form is unknown or cannot express the run.
     """
     if form not in FORMS:
         raise UserError(f"--format={form} is unknown.{suggest(form, FORMS)}")
-    if os.path.lexists(output):
-        raise UserError(f"--output: {output} already exists; give a new directory, or move it away.")
     if form == "hf":
         if not model:
             raise UserError(

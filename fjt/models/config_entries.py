@@ -33,6 +33,6 @@ ENTRIES = dict.fromkeys(WITHOUT_EFFECT, ignored()) | {
     "id2label": optional(Entry(_is_label_table, LABELS)),
     "label2id": optional(declared.table()),
     "architectures": optional(texts()),
-    "problem_type": optional(one_of("single_label_classification", "multi_label_classification", "regression")),
+    "problem_type": optional(text()),
     "transformers_version": optional(text()),
 }

@@ -269,5 +269,5 @@ def test_a_tokenizer_without_a_fast_one_is_refused(name, tmp_path):
 def test_a_damaged_tokenizer_is_refused(text, tmp_path):
     (tmp_path / "tokenizer.json").write_text(text)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(UserError, match=f"tokenizer.*{tmp_path}"):
+    with pytest.raises(UserError, match=f"{tmp_path}/tokenizer.json"):
         tokenization.load_tokenizer(str(tmp_path))
