@@ -13,6 +13,7 @@ import safetensors.numpy
 from fjt.core import seeds, tree
 from fjt.core.errors import UserError
 from fjt.data import batches, packing
+from fjt.interop import adapter as adapters
 from fjt.interop import adapterhub, formats
 from fjt.models import pretrained
 from fjt.models.encoder import Model
@@ -122,6 +123,103 @@ def changed(tmp_path, case, **config):
 def test_what_has_no_method_here_is_refused(tmp_path, case, config, word):
     with pytest.raises(UserError, match=word):
         formats.read(changed(tmp_path, case, **config), base()[0].config)
+
+
+@pytest.mark.parametrize(
+    ("case", "key", "value"),
+    [
+        ("pfeiffer", "inv_adapter", "nice"),
+        ("pfeiffer", "leave_out", [1]),
+        ("pfeiffer", "leave_out", "1"),
+        ("pfeiffer", "scaling", "learned"),
+        ("pfeiffer", "use_gating", "no"),
+        ("pfeiffer", "mh_adapter", 1),
+        ("pfeiffer", "stochastic_depth", 0.1),
+        ("pfeiffer", "dropout", 0.1),
+        ("pfeiffer", "non_linearity", None),
+        ("pfeiffer", "reduction_factor", "16"),
+        ("pfeiffer", "architecture", ["lora"]),
+        ("compacter", "phm_dim", "4"),
+        ("lora", "r", None),
+        ("lora", "r", -1),
+        ("lora", "alpha", "8"),
+        ("lora", "alpha", [8]),
+        ("lora", "dropout", 7),
+        ("lora", "composition_mode", "multiply"),
+        ("lora", "attn_matrices", "q"),
+        ("prefix", "prefix_length", "3"),
+        ("prefix", "prefix_length", 10**9),
+        ("prefix", "flat", None),
+        ("prefix", "dropout", 0.5),
+    ],
+)
+def test_a_value_of_another_type_or_out_of_range_is_refused_with_file_and_key(tmp_path, case, key, value):
+    with pytest.raises(UserError, match=rf"{case}/adapter_config\.json, config: {key}=") as caught:
+        formats.read(changed(tmp_path, case, **{key: value}), base()[0].config)
+    assert "cut off" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("config", None), ("config", "pfeiffer"), ("hidden_size", "32"), ("version", 1), ("name", [])]
+)
+def test_the_outer_keys_are_checked_as_well(tmp_path, key, value):
+    folder = changed(tmp_path, "lora")
+    about = json.loads((folder / adapterhub.CONFIG).read_text())
+    (folder / adapterhub.CONFIG).write_text(json.dumps(about | {key: value}))
+    with pytest.raises(UserError, match=rf"lora/adapter_config\.json: {key}="):
+        formats.read(folder, base()[0].config)
+
+
+def test_keys_outside_the_table_are_listed(tmp_path):
+    folder = changed(tmp_path, "pfeiffer", new_in_adapters=1)
+    found = formats.read(folder, base()[0].config).unread
+    assert found.endswith("pfeiffer/adapter_config.json, config has keys that fjt does not read: new_in_adapters")
+    assert all(formats.read(case, base(case.parent)[0].config).unread == "" for case in CASES)
+
+
+@pytest.mark.parametrize(
+    ("version", "alpha"), [("adapters.1.0.1", 4.0), ("adapters.0.2.2", 4.0), ("adapters.1.1.0", 8.0)]
+)
+def test_a_lora_of_a_release_that_did_not_scale_is_read_as_it_was_trained(tmp_path, version, alpha):
+    folder = changed(tmp_path, "lora")
+    about = json.loads((folder / adapterhub.CONFIG).read_text())
+    assert (about["config"]["r"], about["config"]["alpha"]) == (4, 8)
+    (folder / adapterhub.CONFIG).write_text(json.dumps(about | {"version": version}))
+    assert formats.read(folder, base()[0].config).methods["lora"]["alpha"] == alpha
+
+
+@pytest.mark.parametrize("case", ["pfeiffer", "compacter", "lora_gated", "prefix_gated"])
+def test_keys_without_the_family_s_prefix_are_read_as_those_with_it(tmp_path, case):
+    folder, config = changed(tmp_path, case), base()[0].config
+    expected = formats.read(folder, config).trained
+    tensors = safetensors.numpy.load_file(folder / adapterhub.WEIGHTS)
+    bare = {key.removeprefix("bert."): tensor for key, tensor in tensors.items()}
+    assert set(bare).isdisjoint(tensors)
+    safetensors.numpy.save_file(bare, folder / adapterhub.WEIGHTS)
+    found = formats.read(folder, config).trained
+    assert {name: x.tobytes() for name, x in found.items()} == {name: x.tobytes() for name, x in expected.items()}
+
+
+def test_a_head_without_a_place_is_left_unless_it_is_to_be_kept(tmp_path):
+    """AutoAdapterModel's heads have other layers; without `keep_head` a run has a new head anyway."""
+    folder, config = changed(tmp_path, "pfeiffer"), base()[0].config
+    (folder / adapterhub.HEAD_CONFIG).write_text('{"config": {"head_type": "classification", "label2id": {"a": 0}}}')
+    safetensors.numpy.save_file({"heads.x.1.weight": np.eye(3, dtype=np.float32)}, folder / adapterhub.HEAD_WEIGHTS)
+    found = formats.read(folder, config)
+    assert not found.others() and found.label_names == ()
+    with pytest.raises(UserError, match=r"heads\.x\.1\.weight, which is not the head of a BertForSequ.*for a new head"):
+        adapters.check_head(found, ("a", "b"), str(folder), "bert")
+    (folder / adapterhub.HEAD_WEIGHTS).rename(folder / adapterhub.PICKLED_HEAD)
+    with pytest.raises(UserError, match=r"pytorch_model_head\.bin; save it again with use_safetensors=True"):
+        adapters.check_head(formats.read(folder, config), ("a", "b"), str(folder), "bert")
+
+
+def test_a_head_of_another_number_of_classes_names_both(tmp_path):
+    found = formats.read(GOLDEN / "lora", base()[0].config)
+    params = {name: np.zeros((*x.shape[:-1], 5), np.float32) for name, x in found.others().items()}
+    alone = dataclasses.replace(found, methods={}, trained=found.others())
+    with pytest.raises(UserError, match="has 2 classes, but the task has 5"):
+        adapters.put(alone, params, keep_head=True, family="bert")
 
 
 def test_broken_directories(tmp_path):
