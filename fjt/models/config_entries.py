@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from fjt.core import declared
-from fjt.core.declared import Entry, ignored, one_of, optional, text, texts, unset
+from fjt.core.declared import Entry, Table, ignored, one_of, optional, text, texts, unset
 
 QUANTIZED = "fjt reads float weights only: save the model again without quantization."
 # Keys whose values change nothing of what fjt computes.
@@ -22,7 +22,7 @@ def _is_label_table(value: Any) -> bool:
 
 
 LABELS = 'a table of ids and label names, such as {"0": "no", "1": "yes"}'
-ENTRIES = dict.fromkeys(WITHOUT_EFFECT, ignored()) | {
+ENTRIES: Table = dict.fromkeys(WITHOUT_EFFECT, ignored()) | {
     "model_type": ignored(),  # it names the family, whose own table is `Family.entries`
     "position_embedding_type": one_of("absolute"),
     "is_decoder": unset("fjt fine-tunes encoders."),
