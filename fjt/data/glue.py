@@ -264,7 +264,7 @@ def names() -> dict[str, str]:
 
 
 def write_submission(
-    task: Task, split: str, ids: Sequence[str], predictions: Shaped[np.ndarray, " N"], folder: str
+    task: Task, split: str, ids: Sequence[str], predictions: Shaped[np.ndarray, "N ..."], folder: str
 ) -> str | None:
     """Path of the written file for GLUE's server, or None where the server takes no file for the split.
 
