@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.special
-import sklearn.metrics
 from jaxtyping import Bool, Float, Int, Shaped
 
 from fjt.core.errors import UserError, read_rows
@@ -94,6 +93,8 @@ def class_rows(
 
 def mcc(predicted: Ids, label: Ids) -> float:
     """Matthews correlation, 0.0 when all predictions or all labels are equal: GLUE's metric for CoLA and AX."""
+    import sklearn.metrics  # here, because it takes a second, which a prediction can do without
+
     return float(sklearn.metrics.matthews_corrcoef(label, predicted))
 
 

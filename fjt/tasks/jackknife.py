@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 import numpy as np
-import scipy.stats
 from jaxtyping import Float, Int, Shaped
 from numpy.typing import ArrayLike
 
@@ -103,6 +102,8 @@ def _sums(predicted: Predicted, label: Label) -> tuple[Sums, Sums]:
 
 def _ranks(predicted: Predicted, label: Label) -> tuple[Sums, Sums]:
     """The sums of `_sums` for ranks about their mean.  Without e, all others move by a half towards e.  O(n m^2)."""
+    import scipy.stats
+
     x, y = (scipy.stats.rankdata(v, axis=-1) - (len(label) + 1) / 2 for v in (predicted, label))
     xx, xy, yy = (np.empty(x.shape) for _ in range(3))
     size = 1 + 2**17 // len(y)  # examples at a time, so that all others' ranks without them fit a cache

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 from jaxtyping import Bool, Float, Int, Shaped
 
 from fjt.core.errors import UserError, read_rows
@@ -27,11 +26,15 @@ NEARLY = 1e-2  # share of the labels' range; the middle nine tenths of predicted
 
 def pearson(predicted: Scores, label: Scores) -> float:
     """Pearson correlation, 0.0 when either side is constant."""
+    import scipy.stats  # here, because it takes a second, which a prediction can do without
+
     return _correlation(scipy.stats.pearsonr, predicted, label)
 
 
 def spearman(predicted: Scores, label: Scores) -> float:
     """Spearman rank correlation (ties share their mean rank), 0.0 when either side is constant."""
+    import scipy.stats
+
     return _correlation(scipy.stats.spearmanr, predicted, label)
 
 
