@@ -152,8 +152,7 @@ def test_no_other_framework(package):
 
 # Strings that are also something other than a method: the tree of the head, the recipe and the partner of full tuning.
 SHARED_WORDS = {"head", "full"}
-# Combinations under one name; AdapterHub's name of an architecture.
-KNOWS_METHODS = ("core/options.py", "interop/adapterhub_entries.py")
+KNOWS_METHODS = ("core/options.py",)  # combinations under one name
 
 
 def named_methods(source):

@@ -132,10 +132,9 @@ def check_head(adapter: Adapter, label_names: Sequence[str], path: str, family: 
         UserError: the adapter has no head, or one for other labels.
     """
     if not any(find_family(family).is_new(name) for name in adapter.trained):
-        reason = adapter.unread_head or "it has none"
+        reason = f" that can be kept: {adapter.unread_head}" if adapter.unread_head else ""
         raise UserError(
-            f"config.model.keep_head: the adapter {path} has no head that can be kept: {reason}. Leave the option out "
-            "for a new head."
+            f"config.model.keep_head: the adapter {path} has no head{reason}. Leave the option out for a new head."
         )
     compare_labels(adapter.label_names, label_names, path)
 

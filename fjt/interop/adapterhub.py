@@ -166,9 +166,12 @@ def _check_part(own, path):
     """A sentence about keys of a config that fjt does not read, or "".  Raises UserError for values that it refuses."""
     place = f"{path}, config"
     declared.check(own, adapterhub_entries.COMMON, place)
-    entries = adapterhub_entries.part_entries(_architecture(own))
+    form = next((form for form in FORMS.values() if form.architecture == _architecture(own)), None)
+    if form is None:
+        return ""  # _read_part refuses it
+    entries = adapterhub_entries.COMMON | form.entries
     declared.check(own, entries, place)
-    return declared.undeclared(own, entries, place) if _architecture(own) in adapterhub_entries.PARTS else ""
+    return declared.undeclared(own, entries, place)
 
 
 def _as_trained(own, version):
@@ -178,7 +181,7 @@ def _as_trained(own, version):
     """
     release = re.match(r"adapters\.(\d+)\.(\d+)", version)
     old = release is not None and (int(release.group(1)), int(release.group(2))) < (1, 1)
-    return own | {"alpha": own["r"]} if old and "attn_matrices" in own else own
+    return own | {"alpha": own["r"]} if old and "alpha" in own else own
 
 
 def _read_head(directory, config):

@@ -8,6 +8,7 @@ from fjt.core.errors import UserError
 from fjt.models.families import find_family
 from fjt.models.family import EncoderConfig
 from fjt.models.pretrained import LEAVES
+from fjt.tuning import hub_entries
 from fjt.tuning.forms import HubForm, Module, Tensors, check_entries, no_place
 
 DENSE = {"down": "adapter_down.0", "up": "adapter_up", "gate": "gate"}
@@ -75,7 +76,15 @@ def hub_form(
         options |= {"adapter_norm": bool(own.get("original_ln_before"))} if norm else {}
         return options | ({"adapter_scale": float(own["scaling"])} if scale else {}), leaves
 
-    return HubForm("bottleneck", r"\.(adapters|shared_parameters)\.", accepts, write, read, facts=FACTS)
+    return HubForm(
+        "bottleneck",
+        r"\.(adapters|shared_parameters)\.",
+        accepts,
+        write,
+        read,
+        facts=FACTS,
+        entries=hub_entries.BOTTLENECK,
+    )
 
 
 def _leaves(tensors, blocks):

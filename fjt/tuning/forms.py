@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
+from fjt.core.declared import Table
 from fjt.core.errors import UserError
 from fjt.models.encoder import EncoderConfig
 
@@ -64,6 +65,7 @@ class HubForm:
     """A method in an AdapterHub directory.
 
     architecture: the config's; one directory holds one method of each.
+    entries: the table of the architecture's config.
     pattern: a regular expression of the keys of the architecture's tensors.
     accepts(own) -> whether a config of the architecture is read as this method; own: its entries.
     facts: the entries by which the methods of an architecture are told apart, for messages.
@@ -81,6 +83,7 @@ class HubForm:
     read: Callable[[dict, Tensors, EncoderConfig, Module], tuple[dict, Tensors]]
     refuse: Callable[[dict], str | None] = hold_all
     facts: tuple[str, ...] = ()
+    entries: Table = dataclasses.field(default_factory=dict)
 
 
 def no_place(key: str) -> UserError:

@@ -10,6 +10,7 @@ from fjt.core import tree
 from fjt.core.errors import UserError
 from fjt.models.encoder import EncoderConfig
 from fjt.models.pretrained import LEAVES
+from fjt.tuning import hub_entries
 from fjt.tuning.forms import PEFT, HubForm, Module, PeftForm, Tensors, no_place
 from fjt.tuning.method import SITES, places, sites_of
 
@@ -290,7 +291,13 @@ PEFT_IA3 = PeftForm(
 )
 _KEYS = r"\.loras\."
 HUB_LORA = HubForm(
-    "lora", _KEYS, lambda own: not _is_scale(own), _write_hub_lora, _read_hub_lora, refuse=_refuse_hub_lora
+    "lora",
+    _KEYS,
+    lambda own: not _is_scale(own),
+    _write_hub_lora,
+    _read_hub_lora,
+    refuse=_refuse_hub_lora,
+    entries=hub_entries.LORA,
 )
 HUB_IA3 = HubForm(
     "lora",
@@ -299,4 +306,5 @@ HUB_IA3 = HubForm(
     _write_hub_ia3,
     _read_hub_ia3,
     refuse=_refuse_sites("ia3", ("query", "key", "value", "intermediate")),
+    entries=hub_entries.LORA,
 )

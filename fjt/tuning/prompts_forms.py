@@ -12,6 +12,7 @@ from fjt.core.tree import Tree
 from fjt.models.families import find_family
 from fjt.models.family import EncoderConfig
 from fjt.models.pretrained import LEAVES
+from fjt.tuning import hub_entries
 from fjt.tuning.forms import PROMPT, HubForm, Module, PeftForm, Tensors, no_place
 
 ROOT = "base_model."  # PEFT wraps the base model of a learned context only once
@@ -195,4 +196,5 @@ HUB_PREFIX = HubForm(
     _write_hub_prefix,
     _read_hub_prefix,
     refuse=_refuse_hub_prefix,
+    entries=hub_entries.PREFIX,
 )
