@@ -95,7 +95,7 @@ def test_a_config_that_cannot_be_run_is_refused(change, words):
         ("attention_probs_dropout_prob", float("inf")), ("classifier_dropout", "no"), ("classifier_dropout", 1.0),
         ("initializer_range", False), ("hidden_act", ["gelu"]), ("hidden_act", None), ("pad_token_id", "0"),
         ("id2label", ["no", "yes"]), ("id2label", {"no": 0}), ("id2label", "no"), ("label2id", [0]),
-        ("architectures", "BertModel"), ("problem_type", "both"), ("quantization_config", {"bits": 4}),
+        ("architectures", "BertModel"), ("problem_type", ["both"]), ("quantization_config", {"bits": 4}),
         ("is_decoder", "yes"), ("add_cross_attention", True), ("pruned_heads", {"0": [1]}),
         ("auto_map", {"AutoModel": "own.Own"}), ("position_embedding_type", ["absolute"]),
     ],
