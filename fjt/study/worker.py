@@ -315,19 +315,22 @@ def choose(folder: str, runs: dict[str, Run], metric: str = "") -> Chosen:
 
 
 def best_runs(folder: str, runs: Mapping[str, Run], metric: str = "") -> dict[str, str]:
-    """{task: name of its reported run with the best score}; of equals the first.
+    """{task: name of its reported run with the best score}; of equals the first.  Collapsed runs are behind the others.
 
     Args:
         folder: the study.
         runs: {name: Run}; all have ended.
         metric: that decides, by default the first one of each task.
     """
-    best: dict[str, tuple[float, str]] = {}
+    best: dict[str, tuple[tuple[bool, float], str]] = {}
     for name in (name for name, run in runs.items() if run.phase == "runs"):
         result = run_records.read_result(os.path.join(folder, name))
-        value = score(result, metric)
-        if value is not None and value > best.get(result["task"], (-math.inf, ""))[0]:
-            best[result["task"]] = value, name
+        value = score(result | {"collapsed": False}, metric)
+        if value is None:
+            continue
+        rank = not result.get("collapsed"), value
+        if result["task"] not in best or rank > best[result["task"]][0]:
+            best[result["task"]] = rank, name
     return {task: name for task, (_, name) in best.items()}
 
 

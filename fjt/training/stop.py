@@ -41,7 +41,7 @@ class Stop:
         if threading.current_thread() is not threading.main_thread():
             return self
         for number in SIGNALS:
-            if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # which nohup ignores
                 self._before[number] = signal.signal(number, self._note)
         self._pipe = os.pipe()
         os.set_blocking(self._pipe[1], False)

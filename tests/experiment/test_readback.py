@@ -89,7 +89,7 @@ CHANGES = {
     "another activation": (another("config.json", hidden_act="relu"), "its activation is 'relu'"),
     "another epsilon": (another("config.json", layer_norm_eps=0.1), "its epsilon is 0.1, but the run"),
     "the labels' vectors swapped": (swap_head, r"the logit -?\d+\.\d+ where the run computed -?\d"),
-    "not finite": (lose_finiteness, "the logit nan where"),
+    "not finite": (lose_finiteness, "classifier.bias cannot be used, for example nan"),
     "no types": (another("tokenizer_config.json", model_input_names=["input_ids"]), "gives the token types"),
     "another side": (another("tokenizer_config.json", truncation_side="left"), "gives the tokens"),
 }
