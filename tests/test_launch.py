@@ -154,13 +154,19 @@ def test_a_failed_installation_says_so_and_is_tried_again(launch):
     assert installed(launch(JAX_PLATFORMS="cpu")[1]) == ["3.12/base.txt"]
 
 
+# Becomes another program, which Ctrl-C reaches though the tests may run in the background.
+HEARS_ALL = "import os, signal, sys; signal.signal(2, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_an_installation_that_is_stopped_leaves_no_pip_behind(launch, tmp_path, number):
     file = tmp_path / "pip"
     environment = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "FAKE_LOG": str(tmp_path / "log")}
     environment |= {"FAKE_PIP_PID": str(file), "JAX_PLATFORMS": "cpu"}
     process = subprocess.Popen(
-        ["bash", launch.checkout / "launch" / "local.sh"], env=environment, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", HEARS_ALL, "bash", launch.checkout / "launch" / "local.sh"],
+        env=environment,
+        stderr=subprocess.DEVNULL,
     )
     while not file.exists() or not file.read_text():
         time.sleep(0.01)

@@ -1,5 +1,6 @@
 """A run's export, read back by fjt's own reader before it is announced: its tokens and logits are the run's own."""
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterator
@@ -71,12 +72,24 @@ def _read(experiment: Experiment, directory: str) -> Iterator[tuple[str, Predict
     options, task = dataclasses.asdict(experiment.settings.experiment.model), experiment.task
     for folder in (directory, os.path.join(directory, "merged")):
         if os.path.exists(os.path.join(folder, "config.json")):
-            yield folder, predictor.read(folder, task, options)
+            with _reading(folder):
+                found = predictor.read(folder, task, options)
+            yield folder, found
     folder = os.path.join(directory, "adapter")
     if os.path.exists(os.path.join(folder, adapter.CONFIG)):
         base = {name: experiment.params[name] for name in ("encoder", "head")}
-        own, config = adapter.read(folder), experiment.model.config
-        yield folder, predictor.read_over(folder, own, base, config, task, options)
+        with _reading(folder):
+            found = predictor.read_over(folder, adapter.read(folder), base, experiment.model.config, task, options)
+        yield folder, found
+
+
+@contextlib.contextmanager
+def _reading(folder: str) -> Iterator[None]:
+    """A context in which an export that fjt's own reader refuses is another model than the run's."""
+    try:
+        yield
+    except UserError as error:
+        raise _differs(folder, f"it cannot be read ({error})") from None
 
 
 def _check_model(experiment: Experiment, folder: str, found: Predictor) -> None:
