@@ -86,7 +86,8 @@ def exit_code(command: Callable[[], int], place: Callable[[], str], interrupted:
         The code of the command or of Ended; 2 after a mistake or an error of the system, 130 after Ctrl-C.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without the character shows ? in its place
+        with contextlib.suppress(OSError):  # where a pipe was put in the place of a file
+            sys.stdout.reconfigure(errors="replace")  # a terminal without the character shows ? in its place
     try:
         with _every_interrupt():
             return command()

@@ -114,8 +114,11 @@ def test_a_reader_that_leaves_stops_the_run_as_a_signal_does(tables, cache, fini
     arguments = [*tiny(tables, log__every_steps=1), "--workdir", workdir]
     process = start(arguments, pipe, cache=cache, events=SLOW)
     with open(pipe) as reader:
-        while not reader.readline().startswith("training 3/12"):
-            pass
+        said = ""
+        while not said.endswith("training 3/12"):
+            more = reader.read(1)
+            assert more, said
+            said += more
     process.join(60)
     assert process.exitcode == 128 + signal.SIGPIPE
     last = read_rows(workdir / "train.jsonl")[-1]["step"]
