@@ -53,7 +53,7 @@ def read_json(path: Path, form: Form | None = None, remedy: str = REMEDY) -> Any
     Raises:
         Damaged: the file is missing, cut off, no JSON, or of another form.
     """
-    with _reading(path, remedy), open(path, encoding="utf-8") as file:
+    with reading(path, remedy), open(path, encoding="utf-8") as file:
         value = json.load(file)
         _check_form(value, form or {})
         return value
@@ -70,20 +70,25 @@ def read_npz(path: Path, names: Collection[str], remedy: str = REMEDY) -> dict[s
     Raises:
         Damaged: the file is missing, cut off, or lacks an array.
     """
-    with _reading(path, remedy), np.load(path) as file:
+    with reading(path, remedy), np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
         _check_form(arrays, dict.fromkeys(names, np.ndarray))
         return arrays
 
 
 @contextlib.contextmanager
-def _reading(path: Path, remedy: str) -> Iterator[None]:
-    """A context that turns every exception into Damaged: damaged archives raise many types of exceptions."""
+def reading(path: Path, remedy: str) -> Iterator[None]:
+    """A context that turns every exception into Damaged: damaged files raise many types of exceptions.
+
+    Args:
+        path: the file that is read.
+        remedy: the last sentence of the message.
+    """
     try:
         yield
     except FileNotFoundError:
         raise Damaged(f"{os.fspath(path)} is missing. {remedy}") from None
-    except (MemoryError, Damaged):
+    except (MemoryError, UserError):
         raise
     except Exception as error:
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
@@ -147,7 +152,7 @@ def read_lines(path: Path, form: Form | None = None, remedy: str = REMEDY) -> li
         Damaged: the file is missing, or a line is no JSON or of another form.
     """
     rows = []
-    with _reading(path, remedy), open(path, "rb") as file:
+    with reading(path, remedy), open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
                 break

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fjt.core import files
+from fjt.core import files, records
 from fjt.core.errors import UserError
 from fjt.study.spec import SEEDS, label
 from fjt.tasks.kinds import find_problem, task_of_record
@@ -116,6 +116,12 @@ def load(folder: str) -> Records:
     for path, other in zip(paths, reversed(FILES), strict=True):
         if not os.path.exists(path):
             raise UserError(f"{path} is missing next to {other}: a report needs both. Add the missing file.")
+    with records.reading(folder, "Use the files that a report of fjt wrote."):
+        return _read(paths)
+
+
+def _read(paths: Sequence[str]) -> Records:
+    """The Records of runs.csv and predictions.npz.  A stranger's files raise whatever their form leads to."""
     with open(paths[0], "rb") as file:
         table = file.read()
     try:

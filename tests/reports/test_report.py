@@ -2,7 +2,9 @@
 
 import csv
 import dataclasses
+import hashlib
 import html.parser
+import json
 import math
 
 import numpy as np
@@ -429,3 +431,26 @@ def test_damaged_runs_are_named_and_the_others_are_reported(tmp_path, capsys):
     first = every_file(study / "report")
     assert report.main(["report", str(study / "report"), "--output", str(tmp_path / "again")]) == 2
     assert every_file(tmp_path / "again") == first
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace(",full,", ",full\r,", 1),
+        lambda text: text.replace("finished", "finished,,,,", 1),
+        lambda text: text.replace(",runs,", ",", 1),
+        lambda text: text.replace(",finished,1,", ",finished,one,", 1),
+        lambda text: text.split("\n")[0],
+    ],
+    ids=["a bare carriage return", "more fields", "fewer fields", "no number", "no rows"],
+)
+def test_a_table_of_another_form_is_a_sentence(written, tmp_path, change):
+    """Its hash is that of the other file: a stranger can do that."""
+    table = change((written[0] / "runs.csv").read_text())
+    (tmp_path / "runs.csv").write_text(table, newline="")
+    with np.load(written[0] / "predictions.npz") as arrays:
+        arrays = dict(arrays)
+    facts = json.loads(str(arrays["facts"])) | {"runs_sha256": hashlib.sha256(table.encode()).hexdigest()}
+    np.savez(tmp_path / "predictions.npz", **arrays | {"facts": np.array(json.dumps(facts))})
+    with pytest.raises(UserError, match=r"is damaged|has characters that no study writes"):
+        report.report(tmp_path)
