@@ -29,7 +29,7 @@ def load(config: Any, changes: Mapping[str, Any], options: Mapping[str, Option] 
         options: {key: Option} of such configs.
 
     Raises:
-        UserError: there is no such file, or no such key.
+        UserError: the file or a key does not exist.
     """
     if config is None or isinstance(config, str | os.PathLike):
         path, _, argument = os.fspath("base" if config is None else config).partition(":")
@@ -66,7 +66,7 @@ def find(name: str) -> str:
     """The path of a config file, given as a path, as a path from the folder of fjt, or as a name in configs/.
 
     Raises:
-        UserError: there is no such file.
+        UserError: the file does not exist.
     """
     for path in (name, ROOT / name, ROOT / "configs" / f"{name}.py"):
         if os.path.isfile(path):

@@ -43,7 +43,7 @@ def local_path(given: Path, option: str) -> str:
         )
     path = os.path.expanduser(text)
     if path.startswith("~") and not os.path.lexists(path):
-        raise UserError(f"{option}={text}: there is no home directory for it. Give the whole path.")
+        raise UserError(f"{option}={text} names no home directory. Give the whole path.")
     return path
 
 

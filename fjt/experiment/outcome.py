@@ -184,27 +184,21 @@ def finish(
         if error := not_finite(name, values):
             write_failure(experiment, workdir, error)
             raise error
-    task, wanted = experiment.task, experiment.settings.execution.output
     trainable, frozen = placement.fetch((trainable, frozen))
     params = tree.merge(trainable, frozen)
     splits = {name: _write_split(experiment, workdir, name, values) for name, values in logits.items()}
     splits = {name: scores for name, scores in splits.items() if scores}
     events.export_begins()
-    if wanted.export:
-        label = experiment.examples["dev"].label
-        dev = {
-            metric: (value, *card.interval(experiment.problem, task, metric, logits["dev"], label))
-            for metric, value in splits.get("dev", {}).items()
-        }
+    if experiment.settings.execution.output.export:
         folder = os.path.join(workdir, "export")
-        exports.write(experiment, folder, params, dev)
+        exports.write(experiment, folder, params, _with_intervals(experiment, splits.get("dev", {}), logits["dev"]))
         readback.check(experiment, folder, params, logits["dev"], evaluate)
     return (
         identity(experiment, done)
         | {
             "selected_step": selected,
             "split": "dev",
-            "selection": task.selects_by,
+            "selection": experiment.task.selects_by,
             "collapsed": _collapsed(experiment, logits["dev"]),
             "metrics": splits.get("dev", {}),
             "splits": splits,
@@ -215,6 +209,17 @@ def finish(
         | _measured(experiment, host, done)
         | {"params_sha256": tree.sha256(trainable), "frozen_sha256": tree.sha256(frozen), "failed": None}
     )
+
+
+def _with_intervals(
+    experiment: Experiment, scores: dict[str, float], logits: Float[np.ndarray, "M C"]
+) -> dict[str, tuple[float, float, float]]:
+    """{metric: (value, low, high)} of dev, for the card of an export."""
+    label, problem = experiment.examples["dev"].label, experiment.problem
+    return {
+        metric: (value, *card.interval(problem, experiment.task, metric, logits, label))
+        for metric, value in scores.items()
+    }
 
 
 def _write_split(experiment: Experiment, workdir: str, name: str, logits: Float[np.ndarray, "M C"]) -> dict[str, float]:
