@@ -12,6 +12,7 @@ import threading
 
 import jax
 import numpy as np
+import pandas
 import pytest
 
 import fjt
@@ -104,7 +105,6 @@ def test_a_table_of_results_needs_pandas_and_says_so(monkeypatch):
     with pytest.raises(fjt.UserError, match="pip install pandas"):
         rows.to_pandas()
     monkeypatch.undo()
-    pytest.importorskip("pandas")
     table = rows.to_pandas()
     assert table["metrics.accuracy"].isna().tolist() == [False, True] and table["workdir"].tolist() == ["a", "b"]
 
@@ -131,7 +131,6 @@ def test_a_run_gives_its_scores_its_predictions_and_its_model(trained, tmp_path)
         run.export(tmp_path / "other", format="onnx")
     rows = fjt.results(run.path)
     assert rows[0]["metrics"] == run.metrics
-    pandas = pytest.importorskip("pandas")
     table = rows.to_pandas()
     assert isinstance(table, pandas.DataFrame) and table["metrics.accuracy"].tolist() == [run.metrics["accuracy"]]
 

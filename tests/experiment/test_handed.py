@@ -1,6 +1,7 @@
 """Data from a Python program: written as a table that the run reads, or refused by name."""
 
 import numpy as np
+import pandas
 import pyarrow
 import pytest
 
@@ -23,7 +24,7 @@ def read(workdir, kind="classification", options=None, **data):
 
 
 def frame(columns):
-    return pytest.importorskip("pandas").DataFrame(columns, index=[7, 8, 9])
+    return pandas.DataFrame(columns, index=[7, 8, 9])
 
 
 TABLE = {"text": TEXTS, "label": ["no", "yes", "no"]}
