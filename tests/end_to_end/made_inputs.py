@@ -169,6 +169,8 @@ class Driver:
         finally:
             shutil.rmtree(folder)
         self.counts[kind][code] += 1
+        if (number := sum(codes.total() for codes in self.counts.values())) % 100 == 0:
+            print(f"{number} inputs", file=sys.stderr, flush=True)
         assert code in (0, 2, 3), (code, text)
         assert code == 0 or "fjt: " in text, text
 
