@@ -53,7 +53,7 @@ class Inputs:
     @functools.cached_property
     def base(self) -> Base:
         """(tokenizer, EncoderConfig, contents of config.json, Checkpoint or None for random weights)."""
-        return _load_model(_base_model(self._experiment.model), self.path)
+        return _load_model(_base_model(self._experiment.model), self.path, _stamp(self.path))
 
     @functools.cached_property
     def examples(self) -> dict[str, Examples]:
@@ -110,9 +110,15 @@ def _load_data(experiment: ExperimentConfig, cache: str) -> tuple[Task, dict[str
         ) from None
 
 
+def _stamp(path: str) -> tuple[tuple[str, int, int], ...]:
+    """((name, bytes, time of the last change), ...) of the files of a model directory; () for random weights."""
+    found = [(entry.name, entry.stat()) for entry in os.scandir(path) if entry.is_file()] if path else []
+    return tuple(sorted((name, about.st_size, about.st_mtime_ns) for name, about in found))
+
+
 @functools.lru_cache(maxsize=1)  # one base model for all tasks of a study
-def _load_model(model: ModelConfig, path: str) -> Base:
-    """(tokenizer, EncoderConfig, config.json, Checkpoint or None)."""
+def _load_model(model: ModelConfig, path: str, stamp: tuple[tuple[str, int, int], ...]) -> Base:
+    """(tokenizer, EncoderConfig, config.json, Checkpoint or None).  stamp: of the files, which may change."""
     if path:
         checkpoint = pretrained.read_checkpoint(path)
         tokenizer = tokenization.load_tokenizer(path, find_family(checkpoint.config.family).tokenizer)

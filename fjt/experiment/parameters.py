@@ -70,8 +70,11 @@ def build_parameters(
             f"{' and '.join(added)} tunes a model that was trained before."
         )
     trainable = _trainable(experiment, config, abstract | ({"adapters": added} if added else {}), loaded, adapter)
-    pooler = {f"{module}/kernel" for module in family.pretrained_head()}
-    if checkpoint and loaded.untrained_pooler and not pooler & {*trainable, *(adapter.trained if adapter else ())}:
+    pooler = {f"{module}/kernel" for module in family.pretrained_head()} - {
+        *trainable,
+        *(adapter.trained if adapter else ()),
+    }
+    if pooler and checkpoint and pretrained.untrained_pooler(checkpoint):
         view.warn(
             "the checkpoint's pooler looks untrained (its bias is zero) and stays frozen; "
             "--config.tune.train_pooler trains it"
@@ -92,7 +95,7 @@ def _load(
     _, config, hf_config, checkpoint = inputs.base
     names = tree.flatten(abstract)
     if not checkpoint:
-        return pretrained.Loaded(params={}, missing=tuple(names), unused=(), untrained_pooler=False)
+        return pretrained.Loaded(params={}, missing=tuple(names), unused=())
     keep_head = experiment.model.keep_head and not adapter
     loaded = pretrained.take(checkpoint, abstract, inputs.path, keep_head)
     again = partition.reinitialised(names, config, experiment.model.reinit_layers)

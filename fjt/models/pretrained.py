@@ -239,13 +239,11 @@ class Loaded:
         params: {encoder, head}.
         missing: names that the checkpoint lacks, which are initialised and trained.
         unused: its PyTorch tensors without a parameter.
-        untrained_pooler: whether its pooler has probably never been trained.
     """
 
     params: Tree
     missing: tuple[str, ...]
     unused: tuple[str, ...]
-    untrained_pooler: bool
 
 
 def take(checkpoint: Checkpoint, abstract: Tree, path: str, keep_head: bool = False) -> Loaded:
@@ -287,9 +285,17 @@ def take(checkpoint: Checkpoint, abstract: Tree, path: str, keep_head: bool = Fa
     if keep_head and any(owner.is_new(name) for name in missing):
         raise UserError(f"config.model.keep_head: the weights of {path} have no classifier; leave the option out.")
     unused = sorted(n for n in set(checkpoint.tensors) - used if not n.endswith(BUFFERS))
-    biases = [params[f"{module}/bias"] for module in owner.pretrained_head() if f"{module}/bias" in params]
-    untrained = any(not bias.any() for bias in biases)
-    return Loaded(tree.unflatten(params), tuple(missing), tuple(unused), untrained)
+    return Loaded(tree.unflatten(params), tuple(missing), tuple(unused))
+
+
+def untrained_pooler(checkpoint: Checkpoint) -> int:
+    """The number of parameters of a pooler that has probably never been trained, because its bias is zero; or 0."""
+    family, size = checkpoint.config.family, 0
+    for module in find_family(family).pretrained_head():
+        bias, kernel = (checkpoint.tensors.get(torch_name(f"{module}/{leaf}", family)) for leaf in ("bias", "kernel"))
+        if bias is not None and kernel is not None and not bias.any():
+            size += bias.size + kernel.size
+    return size
 
 
 def check_labels(hf_config: dict[str, Any], label_names: Sequence[str], path: str) -> None:

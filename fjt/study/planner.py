@@ -22,6 +22,7 @@ from fjt.experiment.inputs import Inputs, inputs_key
 from fjt.experiment.layout import plan_shapes
 from fjt.experiment.prepare import Experiment, prepare, resolve
 from fjt.experiment.recipes import total_steps
+from fjt.models import pretrained
 from fjt.study import plans
 from fjt.study.spec import Run, StudyConfig, program_key, settings_of
 from fjt.tasks import own_metrics
@@ -32,6 +33,7 @@ from fjt.tuning import partition
 Member = tuple[Run, Settings, ExperimentConfig]  # a run, its settings, and their experiment part, resolved
 
 
+POOLER = ("tune.train_pooler", True)
 MEMORY_SHARE = 0.9  # share of a device's memory that the program of a group may need
 
 
@@ -80,7 +82,7 @@ def make_plan(
     plan = plans.load(folder)[2]
     if plan:
         plans.check_config(folder, plan, base)
-    known = plan.get("runs", {})
+    known, runs = plan.get("runs", {}), _train_poolers(runs, base, shared)
     new = [run for run in runs if run.name not in known]
     for run in runs:
         if run.name in known and plans.to_run(run.name, known[run.name]) != plans.to_run(run.name, plans.to_row(run)):
@@ -105,6 +107,27 @@ def make_plan(
     }
     records.write_json(os.path.join(folder, "plan.json"), plan)
     return plans.load(folder)
+
+
+def _train_poolers(runs: Sequence[Run], base: Mapping[str, Any], shared: Shared) -> list[Run]:
+    """The runs of a study: all train a pooler that was never trained, unless config.tune.train_pooler is given.
+
+    Some methods train the pooler by themselves and others leave it frozen; above noise they would not be comparable.
+    """
+    made, sizes = [], {}
+    for run in runs:
+        settings = settings_of(run, base, [(key, values[0]) for key, values in run.open])
+        checkpoint = shared.inputs(settings).base[3]
+        size = pretrained.untrained_pooler(checkpoint) if checkpoint else 0
+        if size and settings.experiment.tune.train_pooler is None:
+            run, sizes[settings.experiment.model.path] = dataclasses.replace(run, values=(*run.values, POOLER)), size
+        made.append(run)
+    for path, size in sizes.items():
+        shared.view.warn(
+            f"the pooler of {path} looks untrained (its bias is zero), so it trains in every run of the study: "
+            f"{size:,} parameters; --config.tune.train_pooler=False freezes it in every run"
+        )
+    return made
 
 
 def _read_contents(

@@ -208,9 +208,13 @@ class Campaign:
 
 
 def _resize(disk, kib):
-    """Leaves some KiB of a file system."""
-    used = shutil.disk_usage(disk).used // 1024
-    subprocess.run(["mount", "-o", f"remount,size={used + kib + 4}k", str(disk)], check=True)
+    """Leaves some KiB of a file system, on which a process may be writing."""
+    for _ in range(100):
+        used = shutil.disk_usage(disk).used // 1024
+        size = f"remount,size={used + kib + 4}k"
+        if subprocess.run(["mount", "-o", size, str(disk)], stderr=subprocess.DEVNULL).returncode == 0:
+            return  # it fails when more than that is used by now
+    raise AssertionError(f"{disk} could not be made smaller")
 
 
 def _wait(process, condition):

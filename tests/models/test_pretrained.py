@@ -203,7 +203,7 @@ def test_a_config_that_is_missing_broken_or_incomplete(tmp_path):
 
 def test_every_tensor_comes_back_under_its_name(tmp_path, params):
     loaded = take(write(tmp_path / "m", torch_tensors(params)))
-    assert loaded.missing == () and loaded.unused == () and not loaded.untrained_pooler
+    assert loaded.missing == () and loaded.unused == ()
     assert tree.sha256(loaded.params) == tree.sha256(params)
 
 
@@ -328,7 +328,7 @@ def test_missing_pooler_and_unused_tensors(tmp_path, params):
     }
     loaded = take(write(tmp_path / "m", tensors | extra))
     assert set(loaded.missing) == {"head/pooler/kernel", "head/pooler/bias"}
-    assert loaded.unused == ("cls.predictions.bias",) and not loaded.untrained_pooler
+    assert loaded.unused == ("cls.predictions.bias",)
 
 
 def test_a_missing_encoder_tensor(tmp_path, params):
@@ -339,8 +339,13 @@ def test_a_missing_encoder_tensor(tmp_path, params):
 
 
 def test_a_pooler_that_was_never_trained(tmp_path, params):
-    tensors = torch_tensors(params) | {"bert.pooler.dense.bias": np.zeros(32, np.float32)}
-    assert take(write(tmp_path / "m", tensors)).untrained_pooler
+    def untrained(name, tensors):
+        return pretrained.untrained_pooler(pretrained.read_checkpoint(write(tmp_path / name, tensors)))
+
+    tensors = torch_tensors(params)
+    assert untrained("trained", tensors) == 0
+    assert untrained("none", {name: tensor for name, tensor in tensors.items() if "pooler" not in name}) == 0
+    assert untrained("zero", tensors | {"bert.pooler.dense.bias": np.zeros(32, np.float32)}) == 32 * 32 + 32
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float64", "bfloat16"])

@@ -29,6 +29,16 @@ TINY = {
 }  # fmt: skip
 
 
+class Said(Silent):
+    """Keeps what is warned of."""
+
+    def __init__(self):
+        self.warnings = []
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+
 def plan(folder, *products, **options):
     """(Groups, plan.json) of a study of tiny models."""
     study, base, runs = make(*(TINY | product for product in products), mode="vmap", **options)
@@ -117,6 +127,35 @@ def test_the_same_experiment_is_found_whatever_came_first(tmp_path):
     _, _, more = make(base | head, base | head | {"optim.b1": (config["optim"]["b1"],)}, seeds=1, mode="loop")
     with pytest.raises(UserError, match="are the same experiment"):
         planner.make_plan(str(tmp_path), study, config, more, planner.Shared(Silent()))
+
+
+def test_an_untrained_pooler_trains_in_every_run_of_a_study_unless_asked_otherwise(tmp_path, base_model):
+    model = tmp_path / "model"
+    shutil.copytree(base_model, model)
+
+    def plan_over(name, *products, train_pooler=None):
+        said = Said()
+        study, base, runs = make(*products, seeds=1, mode="loop")
+        base["cache"]["dir"], base["mesh"]["data"] = str(tmp_path / "cache"), 1
+        base["model"]["path"], base["tune"]["train_pooler"] = str(model), train_pooler
+        (tmp_path / name).mkdir()
+        runs, _, _ = planner.make_plan(str(tmp_path / name), study, base, runs, planner.Shared(said))
+        trained = [settings_of(run, base).experiment.tune.train_pooler for run in runs.values()]
+        assert trained == [
+            settings_of(run, base).experiment.tune.train_pooler for run in plans.load(str(tmp_path / name))[0].values()
+        ]
+        return trained, said.warnings
+
+    product = {"data.limit": (96,), "train.batch_size": (24,), "tune.method": ("full", "head")}
+    assert plan_over("trained", product) == ([None, None], [])
+    weights = safetensors.numpy.load_file(model / "model.safetensors")
+    weights["bert.pooler.dense.bias"] = np.zeros_like(weights["bert.pooler.dense.bias"])
+    safetensors.numpy.save_file(weights, model / "model.safetensors", {"format": "pt"})
+    trained, (warning,) = plan_over("untrained", product)  # the same path in the same process: it is read again
+    assert trained == [True, True] and f"{32 * 32 + 32:,} parameters" in warning and str(model) in warning
+    assert plan_over("asked", product, train_pooler=False) == ([False, False], [])
+    other = product | {"tune.method": ("head",), "tune.train_pooler": (False,)}
+    assert plan_over("some", product, other)[0] == [True, True, False]
 
 
 def test_runs_of_other_contents_are_refused_before_any_is_made(tmp_path, base_model):
