@@ -94,6 +94,7 @@ def test_a_config_that_cannot_be_run_is_refused(change, words):
         ("layer_norm_eps", float("nan")), ("hidden_dropout_prob", 7), ("hidden_dropout_prob", None),
         ("attention_probs_dropout_prob", float("inf")), ("classifier_dropout", "no"), ("classifier_dropout", 1.0),
         ("initializer_range", False), ("hidden_act", ["gelu"]), ("hidden_act", None), ("pad_token_id", "0"),
+        ("num_labels", 10**30), ("num_labels", "2"), ("_num_labels", -1),
         ("id2label", ["no", "yes"]), ("id2label", {"no": 0}), ("id2label", "no"), ("label2id", [0]),
         ("architectures", "BertModel"), ("problem_type", ["both"]), ("quantization_config", {"bits": 4}),
         ("is_decoder", "yes"), ("add_cross_attention", True), ("pruned_heads", {"0": [1]}),
