@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import io
+import logging
 import signal
 import sys
 import threading
@@ -99,6 +100,8 @@ def exit_code(command: Callable[[], int], place: Callable[[], str], interrupted:
         line, code = str(error), 2
     except OSError as error:
         line, code = f"{error.strerror or error}: {error.filename or place()}.{kept}", 2
+    # Orbax leaves futures behind that failed with the error: at the end of the process each would print a traceback.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     with contextlib.suppress(BrokenPipeError):  # of 2>&1 | head: nobody reads it
         print(f"fjt: {line}", file=sys.stderr)
     return code
