@@ -23,9 +23,10 @@ from typing import Any
 
 from fjt.core import console, files
 from fjt.core.errors import UserError, exit_code
-from fjt.reports import archive, cells, document, gather, pages, sections
+from fjt.reports import archive, cells, document, gather, pages
 from fjt.reports.cells import Cell, counts, make_cells, summarize
 from fjt.reports.comparisons import Comparison, make_comparisons
+from fjt.reports.formatting import ended_of_started, names_of, spread, unit
 from fjt.reports.inference import Interval
 
 MARKDOWN, PAGE = "report.md", "report.html"
@@ -148,14 +149,14 @@ def show(folder: str, study_cells: Sequence[Cell]) -> None:
         folder: the folder of the report.
         study_cells: the cells of the study.
     """
-    name = sections.names_of(study_cells)
+    name = names_of(study_cells)
     rows = []
     for cell in study_cells:
         for metric in cell.metrics:
             values = summarize(cell, metric)
-            score = "-" if isinstance(values, str) else sections.spread(metric, values["mean"], values["sd"])
+            score = "-" if isinstance(values, str) else spread(metric, values["mean"], values["sd"])
             failed = "" if isinstance(values, str) or not values["failed"] else str(values["failed"])
-            rows.append((cell.task, name(cell), sections.unit(metric), score, sections.ended_of_started(cell), failed))
+            rows.append((cell.task, name(cell), unit(metric), score, ended_of_started(cell), failed))
     columns = ("task", "method", "score", ">mean ± sd", ">finished/started", ">collapsed or diverged")
     console.table("Scores on dev", columns, rows)
     console.say(f"report: {os.path.join(folder, PAGE)}, {os.path.join(folder, MARKDOWN)}")

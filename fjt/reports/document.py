@@ -6,12 +6,15 @@ from typing import Any
 
 from fjt.core.errors import UserError, suggest
 from fjt.core.markdown import code, escape
-from fjt.reports import inference, sections, verdict
+from fjt.reports import failures, figures, inference, verdict
 from fjt.reports.archive import BEGUN, DAMAGED, DIVERGED, FILES, FINISHED, MISSING, Records, Row
 from fjt.reports.cells import Cell, counts
 from fjt.reports.comparisons import Comparison
-from fjt.reports.figures import Styles, draw_best, draw_costs, draw_curves, draw_rates, draw_scores, fewer, styles
+from fjt.reports.cost_tables import cost_table, trial_table
+from fjt.reports.figures import Styles, fewer, styles
+from fjt.reports.formatting import Name, names_of
 from fjt.reports.pages import Block, Fold, Heading, Items, Text
+from fjt.reports.score_tables import class_table, comparison_table, data_text, overview, parts_table, score_table
 from fjt.study.spec import SEEDS
 
 READING = (
@@ -66,7 +69,7 @@ def build(
         task_blocks, task_warnings = task_section(task, members, comparisons, study)
         parts += task_blocks
         warnings += task_warnings
-    name = sections.names_of(cells)
+    name = names_of(cells)
     if study.facts["study"]["baseline"]:
         warnings += [
             f"{cell.task}, {name(cell)}: no cell of the baseline agrees with it in all its axes." for cell in unpaired
@@ -76,7 +79,7 @@ def build(
     blocks += [Text(text, warning=True) for text in warnings]
     blocks += [Fold("The runs, versions and command", (Items(tuple(run_facts(study))),))]
     if len({cell.task for cell in cells}) > 1:
-        blocks += [Heading(2, "Overview"), sections.overview(cells, name)]
+        blocks += [Heading(2, "Overview"), overview(cells, name)]
     return title, [*blocks, *parts, Heading(2, "How to read this"), Items(READING)]
 
 
@@ -252,71 +255,71 @@ def task_section(
     blocks: list[Block] = [Heading(2, task)]
     if not cells[0].metrics:
         return [*blocks, Text("No run of this task has a score.")], []
-    name, style = sections.names_of(cells), styles(cells)
+    name, style = names_of(cells), styles(cells)
     first = cells[0].metrics[0]
     blocks += _score_blocks(task, cells, style, name)
     of_task = [one for one in comparisons if one.cell.task == task]
     if of_task:
         blocks += [Heading(3, f"Against {study.facts['study']['baseline']}"), family_text(of_task, study.facts)]
-        blocks.append(sections.comparison_table(of_task, first, name))
-    blocks += [Heading(3, "Costs"), sections.cost_table(cells, name)]
-    blocks += sections.picture(
-        lambda: draw_costs(cells, first, style, name),
+        blocks.append(comparison_table(of_task, first, name))
+    blocks += [Heading(3, "Costs"), cost_table(cells, name)]
+    blocks += figures.picture(
+        lambda: figures.draw_costs(cells, first, style, name),
         f"{task}-costs",
         f"Mean {first} on dev against costs. Bars are one sd over seeds. The dashed line is the Pareto front: the best "
         "mean for at most that cost.",
     )
-    trials, warnings = sections.trial_table(cells, study, name)
+    trials, warnings = trial_table(cells, study, name)
     if trials:
         blocks += [Heading(3, "Chosen values, on held-out training rows"), trials]
-        blocks += sections.picture(
-            lambda: draw_rates(fewer(cells, first), cells[0].selection, style, name, study),
+        blocks += figures.picture(
+            lambda: figures.draw_rates(fewer(cells, first), cells[0].selection, style, name, study),
             f"{task}-rates",
             f"Held-out {cells[0].selection} of the trials against their learning rates. Lines are means over seeds, "
             f"dots are runs, and rings mark the chosen values.{few_text(cells, first)}",
         )
-    parts = sections.parts_table(cells, first, name)
+    parts = parts_table(cells, first, name)
     if parts:
         blocks += [Heading(3, "Effect of each seed"), parts]
     blocks += _more_pictures(task, cells, first, style, name, study)
     return blocks, warnings
 
 
-def _score_blocks(task: str, cells: Sequence[Cell], style: Styles, name: sections.Name) -> list[Block]:
+def _score_blocks(task: str, cells: Sequence[Cell], style: Styles, name: Name) -> list[Block]:
     """The blocks about a task's scores in each metric."""
     blocks: list[Block] = []
     first, *others = cells[0].metrics
     if any(cell.dev for cell in cells):
         sources = any(cell.cluster is not None for cell in cells)
         shared = "New examples are from new sources." if sources else ""
-        blocks.append(Text(f"Scores are computed on {sections.data_text(cells)}. {shared}".strip()))
-    blocks += [Heading(3, f"Scores: {first}"), sections.score_table(cells, first, name), *sections.failures(cells)]
-    blocks += sections.picture(
-        lambda: draw_scores(cells, first, style, name),
+        blocks.append(Text(f"Scores are computed on {data_text(cells)}. {shared}".strip()))
+    blocks += [Heading(3, f"Scores: {first}"), score_table(cells, first, name), *failures.of_runs(cells)]
+    blocks += figures.picture(
+        lambda: figures.draw_scores(cells, first, style, name),
         f"{task}-scores",
         f"The {first} of each run on dev, with the mean of all runs, and 95 % intervals for runs that neither collapse "
         "nor diverge.",
     )
     for metric in others:
-        blocks += [Heading(3, f"Scores: {metric}"), sections.score_table(cells, metric, name)]
-    classes = sections.class_table(cells, name)
+        blocks += [Heading(3, f"Scores: {metric}"), score_table(cells, metric, name)]
+    classes = class_table(cells, name)
     if classes:
         blocks.append(Fold("Each class: precision, recall, F1, support and predicted counts", (classes,)))
     return blocks
 
 
 def _more_pictures(
-    task: str, cells: Sequence[Cell], metric: str, style: Styles, name: sections.Name, study: Records
+    task: str, cells: Sequence[Cell], metric: str, style: Styles, name: Name, study: Records
 ) -> list[Block]:
     """The blocks about training curves and about the best of n runs."""
-    curves = sections.picture(
-        lambda: draw_curves(fewer(cells, metric), metric, style, name, study),
+    curves = figures.picture(
+        lambda: figures.draw_curves(fewer(cells, metric), metric, style, name, study),
         f"{task}-curves",
         "Training loss of the reported runs, and the held-out score of the chosen trials if it was evaluated during "
         f"training. Lines are means over seeds; bands go from the lowest to the highest.{few_text(cells, metric)}",
     )
-    best = sections.picture(
-        lambda: draw_best(fewer(cells, metric), metric, style, name),
+    best = figures.picture(
+        lambda: figures.draw_best(fewer(cells, metric), metric, style, name),
         f"{task}-best",
         f"The expected {metric} on dev of the best of n runs: the score that a report of the best seed alone would "
         f"show.{few_text(cells, metric)}",

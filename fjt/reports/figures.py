@@ -15,6 +15,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatt
 
 from fjt.reports.archive import Curve, Records
 from fjt.reports.cells import Cell, Trial, best_of, costs, make_trials, number, sign_of, summarize
+from fjt.reports.pages import Picture
 from fjt.tasks.kinds import bounds_of
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito's, no yellow
@@ -332,19 +333,20 @@ def draw_best(cells: Sequence[Cell], metric: str, style: Styles, label: Callable
     return figure
 
 
-def render(draw: Callable[[], Figure | None], name: str) -> tuple[str, bytes] | None:
-    """(SVG text, PNG bytes) of the Figure that `draw` returns, None if it returns None.
+def picture(draw: Callable[[], Figure | None], name: str, caption: str) -> list[Picture]:
+    """The Picture of the Figure that `draw` returns in a list, [] if it returns None.
 
     Args:
         draw: returns the Figure.
-        name: decides the ids in the SVG.
+        name: of its files; it also decides the ids in the SVG.
+        caption: its caption.
     """
     settings: dict[Any, Any] = STYLE | {"svg.hashsalt": name}
     with matplotlib.rc_context(settings):
         figure = draw()
         if figure is None:
-            return None
+            return []
         svg, png = io.StringIO(), io.BytesIO()
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
         figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
-        return svg.getvalue(), png.getvalue()
+        return [Picture(name, caption, svg.getvalue(), png.getvalue())]

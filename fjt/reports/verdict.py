@@ -4,13 +4,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fjt.reports import cells as values
-from fjt.reports import inference, sections
+from fjt.reports import failures, formatting, inference
 from fjt.reports.archive import FINISHED, Records
 from fjt.reports.cells import Cell, counts
 from fjt.reports.comparisons import Comparison
+from fjt.reports.formatting import Name, p_value, points, unit
 from fjt.reports.inference import Interval
-from fjt.reports.pages import Block, Heading, Items, Text
-from fjt.reports.sections import Name, points
+from fjt.reports.pages import Block, Footnotes, Heading, Items, Text
+from fjt.reports.score_tables import data_text
 
 RATE = "optim.learning_rate"
 
@@ -124,7 +125,7 @@ def _headline(cells: Sequence[Cell], study: Records, name: Name) -> str:
     mean = points(metric, float(best.scores(metric).mean()))
     facts = study.facts.get("runs", {})
     files = {" and ".join(facts.get(cell.name, {}).get("files", [])): None for cell in cells}
-    about = "; ".join([sections.unit(metric), *(text for text in files if text), sections.data_text(cells)])
+    about = "; ".join([unit(metric), *(text for text in files if text), data_text(cells)])
     return f"**{first.task}** ({about}): the best mean is {mean}, of {name(best)}."
 
 
@@ -143,7 +144,7 @@ def _task(
     texts = [f"**{_KINDS.get(k, k).format(baseline)}**: {'; '.join(groups[k])}." for k in order if k in groups]
     if not comparisons:
         texts.append(_untested(cells, baseline, name))
-    return [*texts, *_no_better(cells, name), *sections.failure_texts(cells, name)]
+    return [*texts, *_no_better(cells, name), *failures.of_cells(cells, name)]
 
 
 _KINDS = {
@@ -170,8 +171,8 @@ def _difference(one: Comparison, alpha: float, family: int, name: Name) -> str:
     """ "lora +1.22 (-0.51 to +2.95; p 0.123 and 0.184)", and what would decide it where it is undecided."""
     facts = []
     if isinstance(one.new_examples, Interval):
-        facts.append(sections.limits(one.metric, one.new_examples, sections.Footnotes(), signed=True))
-    shown = [sections.p_value(p) for p in (one.p, one.p_examples) if isinstance(p, float)]
+        facts.append(formatting.limits(one.metric, one.new_examples, Footnotes(), signed=True))
+    shown = [p_value(p) for p in (one.p, one.p_examples) if isinstance(p, float)]
     facts += [f"p {' and '.join(shown)}"] if shown else []
     # The interval is of pairs without failed runs, and so is the mean beside it.
     mean = one.new_examples.estimate if isinstance(one.new_examples, Interval) else one.mean
@@ -209,7 +210,7 @@ def _no_better(cells: Sequence[Cell], name: Name) -> list[str]:
             continue
         constant = cell.problem.constant_scores(cell.truth, [metric])[metric]
         if sign * cell.scores(metric).mean() <= sign * constant:
-            below.setdefault(f"{sections.always(cell)}, {points(metric, constant)}", []).append(name(cell))
+            below.setdefault(f"{failures.always(cell)}, {points(metric, constant)}", []).append(name(cell))
     return [f"**No better than a constant** ({constant}): {', '.join(names)}." for constant, names in below.items()]
 
 

@@ -17,9 +17,10 @@ from made_study import (
 from scores import METRICS
 
 from configs import seed_sweep
-from fjt.reports import document, inference, sections
+from fjt.reports import document, failures, inference
 from fjt.reports.cells import CROSSED, summarize, variance_parts
 from fjt.reports.figures import draw_best, styles
+from fjt.reports.score_tables import parts_table
 from fjt.study import spec
 
 SEEDS = range(8)
@@ -43,7 +44,7 @@ def test_crossed_seeds_are_taken_apart(tmp_path):
     assert variance_parts(cell, "accuracy") == dict(zip(("seeds.init", "seeds.data", "rest"), wanted, strict=True))
     assert summarize(cell, "accuracy")["new_seeds"] == CROSSED
     assert document.fixed_seeds(found)[0].startswith("All reported runs have the same seeds.dropout: statements about")
-    shown = sections.parts_table([cell], "accuracy", lambda cell: cell.method).rows
+    shown = parts_table([cell], "accuracy", lambda cell: cell.method).rows
     assert shown[0][:4] == ("full", "25", "seeds.init", f"{100 * wanted[0].estimate ** 0.5:.2f}")
     assert document.seeds_text(found.rows) == "seeds.init 0 to 4 and seeds.data 10 to 14"
 
@@ -81,7 +82,7 @@ def test_scores_that_differ_by_rounding_alone_are_one_value(tmp_path):
     cell = cells["marks/full"]
     assert found.rows[3]["metrics.pearson"] > 0.99 and cell.scores("pearson")[3] == 0
     assert cell.collapsed.tolist() == [seed == 3 for seed in SEEDS] and cell.scores("pearson")[0] > 0.5
-    assert "runs/marks/full/seed=3` (always 0.25)" in sections.failures([cell])[0].text
+    assert "runs/marks/full/seed=3` (always 0.25)" in failures.of_runs([cell])[0].text
     assert summarize(cell, "pearson")["new_seeds"].n == 7
 
 
@@ -106,22 +107,6 @@ def test_what_held_out_rows_chose_is_scored_on_the_published_dev_set(tmp_path):
     assert found.rows[0]["splits.dev.accuracy"] == pytest.approx(
         np.mean(predictions("choices", 0.95, 0) == truth("choices"))
     )
-
-
-def test_what_hidden_states_take_stands_apart(tmp_path):
-    made = MadeStudy(tmp_path / "study")
-    made.cell("choices", "head", {seed: predictions("choices", 0.9, seed) for seed in SEEDS})
-    folder = made.finish()
-    for seed in SEEDS:
-        path = folder / f"runs/choices/head/seed={seed}/result.json"
-        more = {"hidden_seconds": 15.0 * (seed == 0), "start_layer": 6, "lanes": 4}
-        path.write_text(json.dumps(json.loads(path.read_text()) | more))
-    _, cells = cells_of(folder, tmp_path)
-    table = sections.cost_table(list(cells.values()), lambda cell: cell.method)
-    row = dict(zip(table.columns, table.rows[0], strict=True))
-    assert row[">seconds for hidden states, all runs"] == "15.0 ²"
-    assert row[">training seconds: median (lowest to highest)"] == "10.0 (10.0 to 10.0) ¹"
-    assert list(table.notes) == [sections.LANES, sections.HIDDEN]
 
 
 def test_regressions_that_diverge_correlate_with_nothing(tmp_path):

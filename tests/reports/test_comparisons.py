@@ -16,9 +16,10 @@ from made_study import (
     truth,
 )
 
-from fjt.reports import document, inference, sections
+from fjt.reports import document, inference
 from fjt.reports.cells import make_cells, summarize
 from fjt.reports.comparisons import make_comparisons
+from fjt.reports.score_tables import comparison_table, score_table
 from fjt.study import plans
 
 SEEDS = range(8)
@@ -148,9 +149,9 @@ def test_too_few_seeds_are_refused_once_with_what_is_needed(tmp_path):
     found = records_of(folder, tmp_path)
     cells = make_cells(found)
     comparisons, _ = make_comparisons(cells, found.facts)
-    table = sections.comparison_table(comparisons, "accuracy", lambda cell: cell.method)
+    table = comparison_table(comparisons, "accuracy", lambda cell: cell.method)
     assert [note for note in table.notes if "Run 6 seeds" in note] == [comparisons[0].p]
-    scores = sections.score_table(cells, "accuracy", lambda cell: cell.method)
+    scores = score_table(cells, "accuracy", lambda cell: cell.method)
     assert len(scores.notes) == 1 and "needs 5: run more seeds" in scores.notes[0]
     assert [row[3] for row in scores.rows] == ["- ¹", "- ¹", ""]
 
@@ -185,3 +186,21 @@ def test_a_baseline_agrees_in_all_axes_it_has(tmp_path):
     comparisons, alone = make_comparisons(list(cells.values()), found.facts)
     assert len(comparisons) == 4 and [cell.name for cell in alone] == ["choices/head"]
     assert all(one.base.axes == {"model.max_length": one.cell.axes["model.max_length"]} for one in comparisons)
+
+
+def test_a_family_is_one_task_or_the_study(folder, tmp_path):
+    found, cells = cells_of(folder, tmp_path)
+    for family, size in (("task", 3), ("study", 6)):
+        study = found.facts["study"] | {"family": family, "alpha": 0.5}
+        facts = found.facts | {"study": study, "declared": study}
+        comparisons, alone = make_comparisons(list(cells.values()), facts)
+        assert not alone and len(comparisons) == 6
+        least = min(one.p for one in comparisons if not isinstance(one.p, str))
+        assert least == pytest.approx(size * 2 / 256)
+        whole = [one for one in comparisons if family == "study" or one.cell.task == "marks"]
+        for name, wanted in (
+            ("p", inference.sign_flip_family([one.differences for one in whole], 0.5)),
+            ("p_examples", inference.t_family([one.all_runs for one in whole])),
+        ):
+            shown = [(getattr(one, name), p) for one, p in zip(whole, wanted, strict=True) if not one.failed.any()]
+            assert len(shown) in (3, 4) and [p for p, _ in shown] == pytest.approx([p for _, p in shown])

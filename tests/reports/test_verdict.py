@@ -8,9 +8,11 @@ import pytest
 import scipy.stats
 from made_study import MadeStudy, cells_of, make_pairs, predictions, truth
 
-from fjt.reports import document, inference, sections, verdict
+from fjt.reports import document, failures, inference, verdict
 from fjt.reports.comparisons import make_comparisons
+from fjt.reports.formatting import names_of
 from fjt.reports.pages import Items, Text
+from fjt.reports.score_tables import class_table
 
 SEEDS = range(8)
 
@@ -26,7 +28,7 @@ def verdict_of(found, cells, **facts):
     """(the texts of a verdict in order, the comparisons); facts: entries of the records."""
     found = dataclasses.replace(found, facts=found.facts | facts)
     comparisons, _ = make_comparisons(list(cells.values()), found.facts)
-    blocks = verdict.build(found, list(cells.values()), comparisons, sections.names_of(cells.values()))
+    blocks = verdict.build(found, list(cells.values()), comparisons, names_of(cells.values()))
     texts = []
     for block in blocks:
         texts += block.texts if isinstance(block, Items) else [block.text] if isinstance(block, Text) else []
@@ -51,7 +53,7 @@ def test_a_class_that_is_never_predicted_is_told_and_no_run_is_said_to_be_sound(
     texts, _ = verdict_of(found, cells)
     wanted = f"**Never predicted**: `{'abcdef'[lost]}` (20 of dev) by full in {count} of 8 runs."
     assert wanted in texts and "No run collapsed or diverged." not in texts
-    assert [block.text for block in sections.failures(list(cells.values()))] == [wanted]
+    assert [block.text for block in failures.of_runs(list(cells.values()))] == [wanted]
 
 
 def test_where_each_class_is_predicted_nothing_is_told(tmp_path):
@@ -61,7 +63,7 @@ def test_where_each_class_is_predicted_nothing_is_told(tmp_path):
 
 def test_each_class_has_its_scores_and_counts(tmp_path):
     _, cells = topics(tmp_path, 4)
-    table = sections.class_table(list(cells.values()), lambda cell: cell.method)
+    table = class_table(list(cells.values()), lambda cell: cell.method)
     rows = {row[:2]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
     assert len(rows) == 12 and rows["full", "`e`"][">runs that never do"] == "8"
     assert rows["full", "`e`"][">F1"] == "0.0 ¹" and "All 8 runs score 0" in table.notes[0]
@@ -168,31 +170,6 @@ def test_what_was_entered_after_the_results_is_told(pairs):
     assert document.afterwards(entered) == [
         "**The plan was entered afterwards**, when the results were known: its version kept none."
     ]
-
-
-def test_a_choice_among_constants_is_told(tmp_path):
-    """The chosen trial says one thing for all held-out rows, and none is above such an answer."""
-    made, rates = MadeStudy(tmp_path / "study", baseline=""), (1e-3, 1e-2)
-    made.trials("choices", "full", "optim.learning_rate", {1e-3: {1000: 0.45}})
-    made._add(
-        "tuning",
-        "choices/full",
-        {"task": "choices", "tune.method": ["full"], "optim.learning_rate": 1e-2, "seed": 1000},
-        {"optim.learning_rate": 1e-2, "seed": 1000},
-        np.zeros(120, int),
-        {},
-        {"optim.learning_rate": 1e-2},
-        "choices",
-        "full",
-    )
-    right = predictions("choices", 0.8, 0)
-    made.cell("choices", "full", {0: right}, open_={"optim.learning_rate": rates}, chosen={"optim.learning_rate": 1e-2})
-    found, cells = cells_of(made.finish(), tmp_path)
-    table, warnings = sections.trial_table(list(cells.values()), found, lambda cell: cell.method)
-    assert [row[4] for row in table.rows[:2]] == [table.rows[0][3].split()[0], "60.00 (collapsed)"]
-    assert table.rows[2] == ("a constant", "", "", "60.00", "", "")
-    assert warnings[0].startswith("choices: the chosen trial of full collapsed: its predictions for the held-out rows")
-    assert "no trial of these methods has a higher accuracy than a constant" in warnings[1]
 
 
 def test_the_line_of_a_task_names_its_files_and_classes(pairs):

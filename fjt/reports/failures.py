@@ -1,0 +1,82 @@
+"""The sentences about runs that collapsed, diverged or never predict a class, and the constant that they are like."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fjt.core.markdown import code, escape
+from fjt.reports import cells as values
+from fjt.reports.cells import Cell
+from fjt.reports.formatting import Name, names_of
+from fjt.reports.pages import Text
+
+
+def of_runs(cells: Sequence[Cell]) -> list[Text]:
+    """The texts that name the collapsed and diverged runs, or one that says that there are none."""
+    collapsed, diverged = [], []
+    for cell in cells:
+        for i, row in enumerate(cell.scored):
+            if cell.collapsed[i]:
+                collapsed.append(f"`{row['run']}` ({_answers(cell, i)})")
+        diverged += [
+            f"`{row['run']}` ({escape(row['failed'])})" for row in cell.rows if row["state"] == values.DIVERGED
+        ]
+    texts = []
+    if collapsed:
+        texts.append(Text(f"**Collapsed**, (nearly) one prediction for every example of dev: {'; '.join(collapsed)}."))
+    if diverged:
+        constants = {
+            f"always {_value(cell, cell.predicted[i, 0])}"
+            for cell in cells
+            for i in range(len(cell.scored))
+            if cell.constant[i]
+        }
+        counted = f"; each counts as predicting dev's most frequent label or mean ({', '.join(sorted(constants))})"
+        texts.append(Text(f"**Diverged**{counted if constants else ', without a score'}: {'; '.join(diverged)}."))
+    return texts or [Text(text) for text in of_cells(cells, names_of(cells))]
+
+
+def of_cells(cells: Sequence[Cell], name: Name) -> list[str]:
+    """The sentences about runs that collapsed, diverged or never predict a class, or one that says that none did."""
+    texts = []
+    for kind, runs_of in (("Collapsed", lambda cell: cell.collapsed), ("Diverged", lambda cell: cell.constant)):
+        failed = [(name(cell), int(runs_of(cell).sum()), len(cell.scored)) for cell in cells if runs_of(cell).any()]
+        if failed:
+            texts.append(f"**{kind}**: {', '.join(f'{cell} in {count} of {n} runs' for cell, count, n in failed)}.")
+    texts += never_predicted(cells, name)
+    return texts or ["No run collapsed or diverged."]
+
+
+def never_predicted(cells: Sequence[Cell], name: Name) -> list[str]:
+    """The sentences about classes of dev that runs never predict, runs that failed aside."""
+    found: dict[str, list[str]] = {}
+    for cell in cells:
+        support, predicted = values.class_counts(cell)
+        sound = predicted[~cell.failed]
+        for label, runs in enumerate((sound == 0).sum(axis=0)):
+            if runs and support[label]:
+                title = f"`{cell.facts.label_names[label]}` ({support[label]:,} of dev)"
+                found.setdefault(title, []).append(f"{name(cell)} in {runs} of {len(sound)} runs")
+    return [f"**Never predicted**: {label} by {', '.join(cells_)}." for label, cells_ in found.items()]
+
+
+def always(cell: Cell) -> str:
+    """The name of the row of a constant."""
+    constant = cell.problem.constant(cell.truth)[0]
+    return f"always {_value(cell, constant)}" if cell.facts.label_names else "always the mean"
+
+
+def _answers(cell: Cell, run: int) -> str:
+    """ "always `no`", or "`no` for 118 of 120", of a run of a cell that collapsed."""
+    predicted = cell.predicted[run]
+    most = cell.problem.constant(predicted)[0]
+    count, text = int(np.sum((predicted == most).reshape(len(predicted), -1).all(axis=1))), _value(cell, most)
+    if count == len(predicted):
+        return f"always {text}"
+    return f"{text} for {count:,} of {len(predicted):,}" if cell.facts.label_names else f"nearly always {text}"
+
+
+def _value(cell: Cell, predicted: Any) -> str:
+    text = cell.problem.describe_label(predicted, cell.facts)
+    return code(text) if cell.facts.label_names else text
