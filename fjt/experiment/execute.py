@@ -15,6 +15,7 @@ from fjt.experiment import outcome, recipes
 from fjt.experiment.arguments import above, first_state
 from fjt.experiment.prepared import Experiment, Stage
 from fjt.experiment.programs import Compiled
+from fjt.experiment.recorder import FileRecorder
 from fjt.experiment.solo import SoloRun, frozen_of
 from fjt.experiment.workdir import claim
 from fjt.tasks.kinds import lower_is_better
@@ -138,7 +139,7 @@ class _Session:
     def fit(self, stepper: SoloRun, position: _Position) -> _Position:
         """The position at the end of a stage."""
         output, last = self.experiment.settings.execution.output, stepper.stage.last
-        with outcome.Recorder(
+        with FileRecorder(
             self.experiment, self.workdir, step=position.step, host=position.host, view=self.view
         ) as recorder:
             loop = Loop(

@@ -15,6 +15,7 @@ from fjt.experiment import outcome, recipes, run_records
 from fjt.experiment.execute import course, steps_to_save
 from fjt.experiment.prepared import Experiment
 from fjt.experiment.programs import Compiled, built_in
+from fjt.experiment.recorder import FileRecorder
 from fjt.experiment.workdir import claim
 from fjt.study import spec
 from fjt.study.lane_runs import LaneRuns
@@ -149,7 +150,7 @@ class _Group:
         recorders = [
             None
             if done or host.failed
-            else stack.enter_context(outcome.Recorder(experiment, workdir, step=step, host=host, view=console.Silent()))
+            else stack.enter_context(FileRecorder(experiment, workdir, step=step, host=host, view=console.Silent()))
             for experiment, workdir, host, done in zip(
                 self.experiments, self.workdirs, hosts, self.already_done, strict=True
             )
