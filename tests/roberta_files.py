@@ -5,13 +5,14 @@ import pathlib
 
 import jax
 import numpy as np
+import safetensors.numpy
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from fjt.core import tree
 from fjt.core.seeds import make_key
 from fjt.data.synthetic import load
-from fjt.models import pretrained
+from fjt.models import config_json, torch_names
 from fjt.models.encoder import Model
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
@@ -65,11 +66,11 @@ def write(folder: pathlib.Path, raw=None, write_tokenizer=write_byte_level):
     raw = raw or config()
     write_tokenizer(folder)
     (folder / "config.json").write_text(json.dumps(raw))
-    made = Model(pretrained.parse_config(raw, "config.json"), 2)
+    made = Model(config_json.parse_config(raw, "config.json"), 2)
     params = jax.jit(made.init)(make_key(5, "init"))
     tensors = {
-        pretrained.torch_name(name, raw["model_type"]): pretrained.to_torch(name, np.asarray(leaf))
+        torch_names.torch_name(name, raw["model_type"]): torch_names.to_torch(name, np.asarray(leaf))
         for name, leaf in tree.flatten({"encoder": params["encoder"]}).items()
     }
-    pretrained.safetensors.numpy.save_file(tensors, folder / "model.safetensors")
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
     return folder

@@ -21,6 +21,12 @@ CONFIG = EncoderConfig(
     family="bert", layers=2, width=32, heads=4, inner=64, vocab=100, positions=64, types=2, epsilon=1e-12,
     activation="gelu", stddev=0.2, dropout_hidden=0.1, dropout_attention=0.1, dropout_classifier=0.1,
 )  # fmt: skip
+CONFIG_JSON = {  # the same model
+    "model_type": "bert", "num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4,
+    "intermediate_size": 64, "vocab_size": 100, "max_position_embeddings": 64, "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12, "hidden_act": "gelu", "initializer_range": 0.2, "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+}  # fmt: skip
 
 ADAMW = OptimConfig(
     name="adamw", learning_rate=1e-3, multipliers=(), weight_decay=0.01, schedule="constant", warmup_fraction=0.0,

@@ -133,11 +133,11 @@ class Run:
 
     def base_directory(self) -> str:
         """The directory of the model that the run started from.  Raises UserError if it cannot be found."""
-        from fjt.models import pretrained
+        from fjt.models import model_path
 
         model = self.config["model"]
         try:
-            return pretrained.resolve(self.base or model["path"], "" if self.base else model["revision"])
+            return model_path.resolve(self.base or model["path"], "" if self.base else model["revision"])
         except UserError as error:
             raise UserError(
                 f"{error} It is the base model of the run in {self.path}; give its present directory: "

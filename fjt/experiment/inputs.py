@@ -16,7 +16,7 @@ from fjt.data import sources, tokenization
 from fjt.data.batches import Examples
 from fjt.data.glue import Split, Task
 from fjt.data.synthetic import VOCAB
-from fjt.models import pretrained
+from fjt.models import config_json, model_path, pretrained
 from fjt.models.families import find_family, scratch_config
 from fjt.models.family import EncoderConfig
 from fjt.models.pretrained import Checkpoint
@@ -48,7 +48,7 @@ class Inputs:
     def path(self) -> str:
         """The directory of the base model; "" for random weights."""
         model = self._experiment.model
-        return pretrained.resolve(model.path, model.revision) if model.path else ""
+        return model_path.resolve(model.path, model.revision) if model.path else ""
 
     @functools.cached_property
     def base(self) -> Base:
@@ -127,7 +127,7 @@ def _load_model(model: ModelConfig, path: str, stamp: tuple[tuple[str, int, int]
         return tokenizer, checkpoint.config, checkpoint.hf_config, checkpoint
     tokenizer = tokenization.load_tokenizer(model.scratch.vocab or VOCAB)
     raw = scratch_config(model.scratch, len(tokenizer), model.max_length)
-    return tokenizer, pretrained.parse_config(raw, "config.model.scratch"), raw, None
+    return tokenizer, config_json.parse_config(raw, "config.model.scratch"), raw, None
 
 
 def _tokenize(

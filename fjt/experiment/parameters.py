@@ -13,7 +13,7 @@ from fjt.core.seeds import make_key
 from fjt.data.glue import Task
 from fjt.experiment.inputs import Inputs
 from fjt.interop import adapter as adapters
-from fjt.models import pretrained
+from fjt.models import kept_head, pretrained
 from fjt.models.encoder import Model
 from fjt.models.families import find_family
 from fjt.models.family import EncoderConfig
@@ -100,7 +100,7 @@ def _load(
     loaded = pretrained.take(checkpoint, abstract, inputs.path, keep_head)
     again = partition.reinitialised(names, config, experiment.model.reinit_layers)
     if keep_head:
-        pretrained.check_labels(hf_config, inputs.data[0].label_names, inputs.path)
+        kept_head.check_labels(hf_config, inputs.data[0].label_names, inputs.path)
     missing = tuple(sorted({*loaded.missing, *again}))
     return dataclasses.replace(loaded, params=tree.split(loaded.params, again)[1], missing=missing)
 

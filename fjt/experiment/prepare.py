@@ -23,9 +23,10 @@ from fjt.experiment.parameters import Parameters, build_parameters
 from fjt.experiment.prepared import Experiment, Stage
 from fjt.interop import adapter as adapters
 from fjt.interop import formats
+from fjt.models.config_json import unread_keys
 from fjt.models.encoder import Model
 from fjt.models.family import EncoderConfig
-from fjt.models.pretrained import Checkpoint, unread_keys
+from fjt.models.pretrained import Checkpoint
 from fjt.tasks import own_metrics
 from fjt.tasks.kinds import find_problem
 from fjt.training import placement

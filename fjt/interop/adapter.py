@@ -14,7 +14,8 @@ from fjt.core.errors import UserError, suggest
 from fjt.core.options import TuneConfig
 from fjt.core.tree import Tree
 from fjt.models.families import find_family, rename
-from fjt.models.pretrained import as_float32, compare_classes, compare_labels
+from fjt.models.kept_head import compare_classes, compare_labels
+from fjt.models.pretrained import as_float32
 from fjt.tuning.partition import METHODS, complete
 
 CONFIG, WEIGHTS = "fjt_adapter.json", "fjt_adapter.safetensors"

@@ -17,7 +17,7 @@ from fjt.interop.adapter import Adapter, read_tensors
 from fjt.interop.peft import encoder_module
 from fjt.models.families import find_family
 from fjt.models.family import EncoderConfig, Family
-from fjt.models.pretrained import from_torch, to_torch, torch_name
+from fjt.models.torch_names import from_torch, to_torch, torch_name
 from fjt.tuning.partition import METHODS
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter.safetensors"

@@ -8,7 +8,7 @@ from fjt.core import records
 from fjt.core.errors import UserError, suggest
 from fjt.interop import adapter, adapterhub, card, peft
 from fjt.interop.directory import replaced
-from fjt.models import pretrained
+from fjt.models import config_json
 
 FORMS = ("hf", "peft", "adapterhub")
 # Files of a directory with an adapter that only one of the forms has.
@@ -64,7 +64,7 @@ def convert(
     if not os.path.exists(os.path.join(folder, adapter.CONFIG)):
         raise UserError(f"--format={form}: {method} trains the model's own parameters, which only --format=hf has.")
     own = adapter.read(folder)
-    config, _ = pretrained.read_config(base())
+    config, _ = config_json.read_config(base())
     with replaced(output) as target:
         shutil.copytree(folder, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*OWN_FILES))
         records.write_json(os.path.join(target, adapter.BASE), {"base_sha256": own.base_sha256})

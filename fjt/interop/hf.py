@@ -16,7 +16,7 @@ from fjt.data.glue import Task
 from fjt.interop.directory import replaced
 from fjt.models.families import find_family
 from fjt.models.family import EncoderConfig
-from fjt.models.pretrained import to_torch, torch_name
+from fjt.models.torch_names import to_torch, torch_name
 from fjt.tasks.kinds import find_problem
 
 # The entries of tokenizer_config.json that a tokenizer's own class reads.  All others are set here or left out.

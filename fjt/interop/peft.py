@@ -16,7 +16,7 @@ from fjt.interop import peft_entries
 from fjt.interop.adapter import Adapter, read_tensors
 from fjt.models.families import find_family
 from fjt.models.family import EncoderConfig
-from fjt.models.pretrained import LEAVES, to_torch
+from fjt.models.torch_names import LEAVES, to_torch
 from fjt.tuning import forms
 from fjt.tuning.method import base_module, places, sites_of
 from fjt.tuning.partition import METHODS

@@ -24,7 +24,7 @@ def find_family(name: str) -> Family:
     """The Family of a `model_type`.
 
     Raises:
-        KeyError: it is unknown; `pretrained.parse_config` says so to users.
+        KeyError: it is unknown; `config_json.parse_config` says so to users.
     """
     return FAMILIES[name]
 

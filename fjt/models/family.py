@@ -83,7 +83,7 @@ class Family:
     heads: {name: Head}; a Problem names the one that it needs.
     tokenizer: the alternatives of files from which a tokenizer is built, the first one that is there is read.
     renamed: {module: module} of names in files that earlier versions of fjt wrote.
-    entries: the keys of config.json that the family reads, besides those of `pretrained.ENTRIES`.
+    entries: the keys of config.json that the family reads, besides those of `config_entries.ENTRIES`.
     """
 
     name: str

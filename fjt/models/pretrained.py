@@ -1,51 +1,26 @@
-"""Reading of Hugging Face checkpoints: config.json, safetensors in one or several files, old and new tensor names."""
+"""Reading of Hugging Face weights: safetensors in one or several files, old and new tensor names."""
 
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import safetensors
 import safetensors.numpy
-from jaxtyping import Shaped
 
-from fjt.core import declared, network, tree
-from fjt.core.errors import UserError, suggest
+from fjt.core import tree
+from fjt.core.errors import UserError
 from fjt.core.tree import Tree
-from fjt.models.config_entries import ENTRIES, QUANTIZED
-from fjt.models.families import FAMILIES, find_family, hub_files
+from fjt.models.config_entries import QUANTIZED
+from fjt.models.config_json import read_config
+from fjt.models.families import find_family
 from fjt.models.family import EncoderConfig, Family
-from fjt.models.layers import ACTIVATIONS
+from fjt.models.kept_head import compare_classes
+from fjt.models.torch_names import Tensor, from_torch, torch_name
 
-Tensor = Shaped[np.ndarray, "..."]
-
-
-LEAVES = {"kernel": "weight", "bias": "bias", "scale": "weight", "embedding": "weight"}
 LEGACY = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
-
-
-def torch_name(name: str, family: str) -> str:
-    """The PyTorch name of a base parameter, with the family's prefix for the encoder's parameters.
-
-    Args:
-        name: such as `encoder/layer_0/query/kernel`.
-        family: name of the family.
-    """
-    module, leaf = name.rsplit("/", 1)
-    return f"{find_family(family).torch_module(module)}.{LEAVES[leaf]}"
-
-
-def to_torch(name: str, leaf: Any) -> Tensor:
-    """A base parameter as PyTorch stores it: kernels [in, out] become weights [out, in]."""
-    return np.ascontiguousarray(leaf.T) if name.endswith("/kernel") else np.asarray(leaf)
-
-
-def from_torch(name: str, tensor: Tensor) -> Tensor:
-    """The base parameter of a tensor as PyTorch stores it: the inverse of `to_torch`."""
-    return np.ascontiguousarray(tensor.T if name.endswith("/kernel") else tensor)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,73 +40,6 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     files: dict[str, str]
     sha256: str
-
-
-def read_config(path: str) -> tuple[EncoderConfig, dict[str, Any]]:
-    """(EncoderConfig, contents of config.json) of a directory.
-
-    Args:
-        path: the directory.
-
-    Raises:
-        UserError: there is no config.json, or fjt does not support the model.
-    """
-    file = os.path.join(path, "config.json")
-    try:
-        with open(file, encoding="utf-8") as handle:
-            raw = json.load(handle)
-    except FileNotFoundError:
-        raise UserError(
-            f"{file} does not exist: config.model.path should name a Hugging Face model directory."
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not JSON: {error}.") from None
-    return parse_config(raw, file), raw
-
-
-def parse_config(raw: Any, file: str) -> EncoderConfig:
-    """The EncoderConfig of the contents of a config.json.
-
-    Args:
-        raw: the contents.
-        file: its name, for messages.
-
-    Raises:
-        UserError: fjt does not support the model.
-    """
-    declared.check(raw, {}, file)
-    family = raw.get("model_type")
-    if type(family) is not str or family not in FAMILIES:
-        raise UserError(
-            f"{file}: model_type {family!r} is not supported, only {', '.join(FAMILIES)}.{suggest(family, FAMILIES)}"
-        )
-    declared.check(raw, ENTRIES | FAMILIES[family].entries, file)
-    try:
-        config = FAMILIES[family].parse(raw)
-    except KeyError as error:
-        raise UserError(f"{file} lacks {error}.") from None
-    if config.activation not in ACTIVATIONS:
-        hint = suggest(config.activation, ACTIVATIONS)
-        raise UserError(f"{file}: hidden_act {config.activation!r} is not supported.{hint}")
-    if config.width % config.heads:
-        raise UserError(f"{file}: hidden_size {config.width} is not a multiple of num_attention_heads {config.heads}.")
-    if config.max_tokens < 3:
-        raise UserError(
-            f"{file}: max_position_embeddings {config.positions} is too small for a text: its first token is at "
-            f"position {config.first_position}."
-        )
-    return config
-
-
-def unread_keys(raw: dict[str, Any], place: str) -> str:
-    """A sentence that lists the keys of a config.json that fjt does not read, "" without any.
-
-    Args:
-        raw: the contents of the config.json.
-        place: its directory.
-    """
-    entries = ENTRIES | find_family(raw["model_type"]).entries
-    return declared.undeclared(raw, entries, os.path.join(place, "config.json"))
 
 
 def read_checkpoint(path: str) -> Checkpoint:
@@ -163,44 +71,6 @@ def read_checkpoint(path: str) -> Checkpoint:
     return Checkpoint(config, raw, tensors, files, tree.sha256(tensors))
 
 
-def _check_layers(tensors: dict[str, Tensor], config: EncoderConfig, path: str) -> None:
-    """Raises UserError where the weights have more or fewer layers than config.json says."""
-    owner = find_family(config.family)
-    starts = {f"{owner.prefix}.{module.split('{i}')[0]}" for module in owner.modules.values() if "{i}" in module}
-    layers = {name.removeprefix(start).split(".")[0] for name in tensors for start in starts if name.startswith(start)}
-    if layers and len(layers) != config.layers:
-        raise UserError(
-            f"{os.path.join(path, 'config.json')} says that the model has {config.layers} layers, but its weights have "
-            f"{len(layers)}. Save the model again with as many layers as it should have."
-        )
-
-
-def as_float32(tensor: Tensor, name: str, file: str) -> Tensor:
-    """The tensor in float32.
-
-    Args:
-        tensor: as read.
-        name: its name in the file.
-        file: the file, for messages.
-
-    Raises:
-        UserError: it does not hold floats, or holds NaN, infinity or a number beyond float32.
-    """
-    if tensor.dtype.name not in ("float64", "float32", "float16", "bfloat16"):
-        raise UserError(f"{file}: the tensor {name} is of type {tensor.dtype.name}. {QUANTIZED}")
-    with np.errstate(over="ignore"):
-        single = tensor.astype(np.float32)
-    wrong = ~np.isfinite(single)
-    if wrong.any():
-        first = np.asarray(tensor[wrong]).ravel()[0]
-        kind = "is beyond float32" if np.isfinite(first) else "is not a number to compute with"
-        raise UserError(
-            f"{file}: {int(wrong.sum()):,} of the {tensor.size:,} values of the tensor {name} cannot be used, for "
-            f"example {first}, which {kind}. The model that was saved is broken; use another one."
-        )
-    return single
-
-
 def _weight_files(path: str) -> list[str]:
     whole, index = os.path.join(path, "model.safetensors"), os.path.join(path, "model.safetensors.index.json")
     if os.path.exists(whole):
@@ -229,6 +99,18 @@ def _modern_name(name: str, owner: Family) -> str:
         if name.endswith(old):
             name = name.removesuffix(old) + new
     return owner.whole_name(name)
+
+
+def _check_layers(tensors: dict[str, Tensor], config: EncoderConfig, path: str) -> None:
+    """Raises UserError where the weights have more or fewer layers than config.json says."""
+    owner = find_family(config.family)
+    starts = {f"{owner.prefix}.{module.split('{i}')[0]}" for module in owner.modules.values() if "{i}" in module}
+    layers = {name.removeprefix(start).split(".")[0] for name in tensors for start in starts if name.startswith(start)}
+    if layers and len(layers) != config.layers:
+        raise UserError(
+            f"{os.path.join(path, 'config.json')} says that the model has {config.layers} layers, but its weights have "
+            f"{len(layers)}. Save the model again with as many layers as it should have."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -298,108 +180,27 @@ def untrained_pooler(checkpoint: Checkpoint) -> int:
     return size
 
 
-def check_labels(hf_config: dict[str, Any], label_names: Sequence[str], path: str) -> None:
-    """Raises UserError when a classifier to keep has other labels, or the labels in another order."""
-    named = {int(key): str(name) for key, name in (hf_config.get("id2label") or {}).items()}
-    if set(named) != set(range(len(named))):
-        raise UserError(f"{os.path.join(path, 'config.json')}: id2label={named} should have the ids from 0 on.")
-    compare_labels([named[i] for i in range(len(named))], label_names, path)
-
-
-def compare_labels(theirs: Sequence[str], label_names: Sequence[str], path: str) -> None:
-    """Nothing if the labels of a classifier are unknown or equal to those of the task.
+def as_float32(tensor: Tensor, name: str, file: str) -> Tensor:
+    """The tensor in float32.
 
     Args:
-        theirs: labels of the classifier, by id.
-        label_names: labels of the task, by id.
-        path: of the classifier, for the message.
+        tensor: as read.
+        name: its name in the file.
+        file: the file, for messages.
 
     Raises:
-        UserError: they differ.
+        UserError: it does not hold floats, or holds NaN, infinity or a number beyond float32.
     """
-    if not theirs or theirs[0].startswith("LABEL_") or not label_names:
-        return  # without label names only the number of labels can be compared, by the shapes of the weights
-    lower = [name.lower() for name in theirs]
-    if lower == [name.lower() for name in label_names]:
-        return
-    text = (
-        f"config.model.keep_head: the classifier of {path} has the labels {', '.join(theirs)}, in this order; the "
-        f"task has {', '.join(label_names)}."
-    )
-    ours = {name.lower(): name for name in label_names}
-    if len(ours) == len(label_names) and sorted(ours) == sorted(lower):
-        names = ",".join(repr(ours[name]) for name in lower)
-        raise UserError(f'{text} Give the task the same order by --config.data.label_names="({names})".')
-    raise UserError(f"{text} Only a classifier of the same labels can be kept.")
-
-
-def compare_classes(theirs: tuple[int, ...], ours: tuple[int, ...], path: str) -> None:
-    """Nothing unless the shapes of one leaf, in a classifier and in the model, differ in the number of classes alone.
-
-    Args:
-        theirs: the shape in the classifier, [..., classes].
-        ours: the shape in the model.
-        path: of the classifier, for the message.
-
-    Raises:
-        UserError: they do.
-    """
-    if theirs[:-1] == ours[:-1] and theirs[-1:] != ours[-1:]:
+    if tensor.dtype.name not in ("float64", "float32", "float16", "bfloat16"):
+        raise UserError(f"{file}: the tensor {name} is of type {tensor.dtype.name}. {QUANTIZED}")
+    with np.errstate(over="ignore"):
+        single = tensor.astype(np.float32)
+    wrong = ~np.isfinite(single)
+    if wrong.any():
+        first = np.asarray(tensor[wrong]).ravel()[0]
+        kind = "is beyond float32" if np.isfinite(first) else "is not a number to compute with"
         raise UserError(
-            f"config.model.keep_head: the classifier of {path} has {theirs[-1]} classes, but the task has {ours[-1]}. "
-            "Leave the option out for a new classifier, or train on data with the same classes."
+            f"{file}: {int(wrong.sum()):,} of the {tensor.size:,} values of the tensor {name} cannot be used, for "
+            f"example {first}, which {kind}. The model that was saved is broken; use another one."
         )
-
-
-HUB_SECONDS = 5  # time limit for the hub's answer
-
-
-def resolve(path: str, revision: str) -> str:
-    """The local directory of `model.path`: a directory, an fjt run (its export), or a hub name, downloaded once.
-
-    Args:
-        path: config.model.path.
-        revision: branch, tag or commit of a hub name.
-
-    Raises:
-        UserError: the path is not a model.
-        network.Unreachable: the hub does not answer within seconds, and there is no earlier download.
-    """
-    path = os.path.expanduser(path)
-    if os.path.isfile(path):
-        raise UserError(f"config.model.path={path} is a file; give its directory.")
-    if os.path.isdir(path):
-        if os.path.exists(os.path.join(path, "config.json")) and not os.path.exists(os.path.join(path, "train.jsonl")):
-            return path
-        if os.path.exists(os.path.join(path, "DONE")):
-            for export in (os.path.join(path, "export"), os.path.join(path, "export", "merged")):
-                if os.path.exists(os.path.join(export, "config.json")):
-                    return export
-            raise UserError(
-                f"config.model.path={path} is a run whose method cannot be merged into a model, so that no other run "
-                "can start from it. Give config.model.adapter instead."
-            )
-        if os.path.exists(os.path.join(path, "train.jsonl")):
-            raise UserError(f"config.model.path={path} is an fjt run that has not finished; finish it first.")
-        raise UserError(f"config.model.path={path} has no config.json, so it is not a model directory.")
-    if path.startswith((".", "/", "~")) or path.count("/") > 1:
-        raise UserError(f"config.model.path={path}: the directory does not exist.")
-    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "5")
-    import huggingface_hub
-
-    reason = None
-    try:
-        try:
-            network.within(HUB_SECONDS, lambda: huggingface_hub.HfApi().model_info(path, revision=revision, timeout=3))
-        except Exception as error:  # no network, or no such model: an earlier download is used
-            reason = error
-            return huggingface_hub.snapshot_download(
-                path, revision=revision, allow_patterns=hub_files(), local_files_only=True
-            )
-        return huggingface_hub.snapshot_download(path, revision=revision, allow_patterns=hub_files(), etag_timeout=5)
-    except Exception as error:
-        raise network.Unreachable(
-            f"config.model.path={path} is not a directory here, and its revision {revision} could not be downloaded "
-            f"from the model hub ({type(reason or error).__name__}). Give a local directory with config.json, "
-            "model.safetensors and tokenizer files by --config.model.path=DIR."
-        ) from None
+    return single

@@ -7,7 +7,7 @@ from fjt.core import tree
 from fjt.core.errors import UserError
 from fjt.models.families import find_family
 from fjt.models.family import EncoderConfig
-from fjt.models.pretrained import LEAVES
+from fjt.models.torch_names import LEAVES
 from fjt.tuning import hub_entries
 from fjt.tuning.forms import HubForm, Module, Tensors, check_entries, no_place
 

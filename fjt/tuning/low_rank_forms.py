@@ -9,7 +9,7 @@ import numpy as np
 from fjt.core import tree
 from fjt.core.errors import UserError
 from fjt.models.encoder import EncoderConfig
-from fjt.models.pretrained import LEAVES
+from fjt.models.torch_names import LEAVES
 from fjt.tuning import hub_entries
 from fjt.tuning.forms import PEFT, HubForm, Module, PeftForm, Tensors, no_place
 from fjt.tuning.method import SITES, places, sites_of

@@ -16,7 +16,7 @@ from fjt.core.tree import Tree
 from fjt.models.families import find_family
 from fjt.models.family import EncoderConfig
 from fjt.models.layers import Hooks, compose
-from fjt.models.pretrained import torch_name
+from fjt.models.torch_names import torch_name
 from fjt.tuning import cost
 from fjt.tuning.method import Key, Options, Stages, Values, add_nothing, base_module, places, sites_of
 from fjt.tuning.registry import METHODS

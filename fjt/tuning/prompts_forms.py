@@ -11,7 +11,7 @@ from fjt.core.errors import UserError
 from fjt.core.tree import Tree
 from fjt.models.families import find_family
 from fjt.models.family import EncoderConfig
-from fjt.models.pretrained import LEAVES
+from fjt.models.torch_names import LEAVES
 from fjt.tuning import hub_entries
 from fjt.tuning.forms import PROMPT, HubForm, Module, PeftForm, Tensors, no_place
 

@@ -13,7 +13,7 @@ from process import SignalInStep, outcome, predicts_as_it_was, run, tiny
 
 import fjt
 from fjt.interop import adapter, formats
-from fjt.models import pretrained
+from fjt.models import config_json, model_path
 
 
 @pytest.mark.parametrize("method", small.tiers(["lora", "('prompt','bitfit')"], "lora"))
@@ -105,7 +105,7 @@ def test_other_formats_by_command(launch, tuned, finished, tmp_path):
     assert export("peft").code == export("adapterhub").code == export("hf").code == 0
     for file in ("adapter_config.json", "adapter_model.safetensors"):
         assert (tmp_path / "peft" / file).read_bytes() == (tuned / "export" / "adapter" / file).read_bytes()
-    config = pretrained.read_config(str(tmp_path / "hf"))[0]
+    config = config_json.read_config(str(tmp_path / "hf"))[0]
     own = adapter.read(tuned / "export" / "adapter").trained
     for form in ("peft", "adapterhub"):
         found = formats.read(tmp_path / form, config).trained
@@ -187,7 +187,7 @@ def test_an_adapter_over_another_base_of_the_same_name_is_told(finished, even, l
     """The files of other libraries carry the hash of the base's weights."""
     done = launch("--run", tuned, "--format", form, "--output", tmp_path / form, program="fjt.export")
     assert done.code == 0, done.text
-    base = pathlib.Path(pretrained.resolve(str(finished[0]), ""))
+    base = pathlib.Path(model_path.resolve(str(finished[0]), ""))
     other = shutil.copytree(base, tmp_path / "other" / base.name)
     weights = safetensors.numpy.load_file(other / "model.safetensors")
     name = "bert.embeddings.word_embeddings.weight"

@@ -238,9 +238,9 @@ def test_no_hub_within_ten_seconds(tmp_path):
             "no_proxy": "*",
         }
         script = (
-            "import time, huggingface_hub\nfrom fjt.models import pretrained\nstart = time.monotonic()\n"
-            "try: pretrained.resolve('some-model', 'main')\n"
-            "except pretrained.UserError as error: print(error)\nprint(time.monotonic() - start)"
+            "import time, huggingface_hub\nfrom fjt.models import model_path\nstart = time.monotonic()\n"
+            "try: model_path.resolve('some-model', 'main')\n"
+            "except model_path.UserError as error: print(error)\nprint(time.monotonic() - start)"
         )
         done = subprocess.run(
             [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120

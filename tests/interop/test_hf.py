@@ -15,7 +15,7 @@ from fjt.data import tokenization
 from fjt.data.glue import Split, Task
 from fjt.data.synthetic import VOCAB
 from fjt.interop import hf
-from fjt.models import families, pretrained
+from fjt.models import config_json, families
 from fjt.models.families import find_family
 from fjt.models.family import EncoderConfig
 
@@ -40,7 +40,7 @@ PAIRS = ("the actors were bad and the story was slow", "the film was not good", 
 @pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "distilbert"])
 def test_every_entry_of_a_config_returns(family, monkeypatch):
     monkeypatch.setattr(families, "FAMILIES", dict(families.FAMILIES))
-    monkeypatch.setattr(pretrained, "FAMILIES", families.FAMILIES)
+    monkeypatch.setattr(config_json, "FAMILIES", families.FAMILIES)
     outside_family.register_distilbert()
     changes = {
         "bert": {},
@@ -50,7 +50,7 @@ def test_every_entry_of_a_config_returns(family, monkeypatch):
     }
     config = dataclasses.replace(UNUSUAL, family=family, **changes[family])
     raw = json.loads(json.dumps(find_family(family).describe(config)))
-    assert pretrained.parse_config(raw, "config.json") == config
+    assert config_json.parse_config(raw, "config.json") == config
 
 
 @pytest.mark.parametrize("kind", TASKS)

@@ -13,7 +13,7 @@ from outside_family import DISTILBERT
 from fjt.core import seeds, tree
 from fjt.core.errors import UserError
 from fjt.data import batches, packing
-from fjt.models import families, pretrained
+from fjt.models import config_json, families, torch_names
 from fjt.models.encoder import Model
 from fjt.tasks.kinds import PROBLEMS
 from fjt.training.optim import make_optimizer
@@ -21,7 +21,7 @@ from fjt.training.step import init_state, train_step
 from fjt.tuning import partition
 from fjt.tuning.registry import METHODS
 
-ROBERTA = pretrained.parse_config(roberta_files.config(), "config.json")
+ROBERTA = config_json.parse_config(roberta_files.config(), "config.json")
 OPTIONS = {"pattern": {"train": ("layer_1/",)}, "vera": {"rank": 8}, "compacter": {"reduction": 8.0}}
 EXAMPLES = small.make_examples(num=16, longest=12)
 
@@ -34,7 +34,7 @@ def abstract(config):
 def test_each_parameter_has_a_tensor_of_its_own(family, monkeypatch):
     monkeypatch.setitem(families.FAMILIES, DISTILBERT.name, DISTILBERT)
     names = list(tree.flatten(abstract(dataclasses.replace(ROBERTA, family=family, types=DISTILBERT.name != family))))
-    tensors = {pretrained.torch_name(name, family) for name in names}
+    tensors = {torch_names.torch_name(name, family) for name in names}
     assert len(tensors) == len(names) > 30
     head = {name for name in names if families.find_family(family).is_new(name)}
     assert {name.split("/")[0] for name in head} == {"head"}
@@ -46,7 +46,7 @@ def test_positions_start_behind_the_padding():
     partition.check({}, ROBERTA, 64)
     with pytest.raises(UserError, match="max_length=65 is above the model's 64 positions"):
         partition.check({}, ROBERTA, 65)
-    moved = pretrained.parse_config(roberta_files.config() | {"pad_token_id": 4}, "config.json")
+    moved = config_json.parse_config(roberta_files.config() | {"pad_token_id": 4}, "config.json")
     assert moved.first_position == 5
 
 

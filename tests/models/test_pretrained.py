@@ -3,30 +3,22 @@
 import json
 import os
 import resource
-import time
 
-import huggingface_hub
 import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 import small
 
-from fjt.core import network, seeds, tree
+from fjt.core import seeds, tree
 from fjt.core.errors import UserError
 from fjt.data import tokenization
 from fjt.data.glue import TASKS
 from fjt.data.synthetic import VOCAB
 from fjt.interop import hf
-from fjt.models import families, pretrained
+from fjt.models import kept_head, pretrained, torch_names
 from fjt.models.encoder import Model
 
-RAW = {
-    "model_type": "bert", "num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4,
-    "intermediate_size": 64, "vocab_size": 100, "max_position_embeddings": 64, "type_vocab_size": 2,
-    "layer_norm_eps": 1e-12, "hidden_act": "gelu", "initializer_range": 0.2, "hidden_dropout_prob": 0.1,
-    "attention_probs_dropout_prob": 0.1,
-}  # fmt: skip
 MODEL = Model(small.CONFIG, 2)
 ABSTRACT = jax.eval_shape(MODEL.init, seeds.make_key(0, "init"))
 
@@ -42,11 +34,11 @@ def torch_tensors(params, head=True):
     tensors = {}
     for name, leaf in tree.flatten(params).items():
         if head or not name.startswith("head/"):
-            tensors[pretrained.torch_name(name, "bert")] = pretrained.to_torch(name, leaf)
+            tensors[torch_names.torch_name(name, "bert")] = torch_names.to_torch(name, leaf)
     return tensors
 
 
-def write(folder, tensors, raw=RAW, file="model.safetensors"):
+def write(folder, tensors, raw=small.CONFIG_JSON, file="model.safetensors"):
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(raw))
     safetensors.numpy.save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, folder / file)
@@ -57,80 +49,9 @@ def take(path, keep_head=True):
     return pretrained.take(pretrained.read_checkpoint(path), ABSTRACT, path, keep_head=keep_head)
 
 
-def test_config():
-    assert pretrained.parse_config(RAW, "config.json") == small.CONFIG
-    config = pretrained.parse_config(RAW | {"classifier_dropout": 0.3}, "config.json")
-    assert config.dropout_classifier == 0.3
-    fewest = {key: RAW[key] for key in list(RAW)[:7]}
-    assert pretrained.parse_config(fewest, "config.json").epsilon == 1e-12  # BERT's, not the usual 1e-5
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"model_type": "brt"}, ("'brt'", "not supported", "bert")),
-        ({"model_type": None}, ("None", "bert")),
-        ({"position_embedding_type": "relative_key"}, ("relative_key", "absolute")),
-        ({"is_decoder": True}, ("is_decoder",)),
-        ({"hidden_size": 30}, ("hidden_size 30", "num_attention_heads 4")),
-        ({"hidden_act": "gelo"}, ("hidden_act 'gelo'", "Did you mean gelu")),
-    ],
-)
-def test_a_config_that_cannot_be_run_is_refused(change, words):
-    with pytest.raises(UserError) as caught:
-        pretrained.parse_config(RAW | change, "there/config.json")
-    assert all(word in str(caught.value) for word in ("there/config.json", *words))
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("model_type", ["bert"]), ("model_type", {}), ("model_type", 7),
-        ("num_hidden_layers", 10**9), ("num_hidden_layers", 0), ("num_hidden_layers", "2"), ("num_hidden_layers", 2.0),
-        ("num_hidden_layers", True), ("num_hidden_layers", None), ("num_hidden_layers", [2]),
-        ("hidden_size", "32"), ("hidden_size", -32), ("num_attention_heads", 0), ("num_attention_heads", {}),
-        ("intermediate_size", 2**40), ("vocab_size", 10**30), ("vocab_size", 0), ("max_position_embeddings", None),
-        ("max_position_embeddings", 2), ("type_vocab_size", -1), ("layer_norm_eps", "1e-12"), ("layer_norm_eps", -1),
-        ("layer_norm_eps", float("nan")), ("hidden_dropout_prob", 7), ("hidden_dropout_prob", None),
-        ("attention_probs_dropout_prob", float("inf")), ("classifier_dropout", "no"), ("classifier_dropout", 1.0),
-        ("initializer_range", False), ("hidden_act", ["gelu"]), ("hidden_act", None), ("pad_token_id", "0"),
-        ("num_labels", 10**30), ("num_labels", "2"), ("_num_labels", -1),
-        ("id2label", ["no", "yes"]), ("id2label", {"no": 0}), ("id2label", "no"), ("label2id", [0]),
-        ("architectures", "BertModel"), ("problem_type", ["both"]), ("quantization_config", {"bits": 4}),
-        ("is_decoder", "yes"), ("add_cross_attention", True), ("pruned_heads", {"0": [1]}),
-        ("auto_map", {"AutoModel": "own.Own"}), ("position_embedding_type", ["absolute"]),
-    ],
-)  # fmt: skip
-def test_a_value_of_another_type_or_out_of_range_is_refused_with_file_and_key(key, value):
-    with pytest.raises(UserError, match=rf"there/config\.json: {key}[ =]") as caught:
-        pretrained.parse_config(RAW | {key: value}, "there/config.json")
-    assert "Error" not in str(caught.value)
-
-
-@pytest.mark.parametrize("raw", [[1, 2], None, "bert", 5])
-def test_a_config_that_is_no_table_is_refused(raw):
-    with pytest.raises(UserError, match=r"there/config\.json should be a table"):
-        pretrained.parse_config(raw, "there/config.json")
-
-
-def test_roberta_s_positions_start_behind_its_padding():
-    raw = RAW | {"model_type": "roberta"}
-    for pad in (None, 62, -1):
-        with pytest.raises(UserError, match=r"c\.json"):
-            pretrained.parse_config(raw | {"pad_token_id": pad}, "c.json")
-    assert pretrained.parse_config(raw | {"pad_token_id": 60}, "c.json").max_tokens == 3
-    assert pretrained.parse_config(RAW | {"pad_token_id": None}, "c.json") == small.CONFIG  # BERT's is not read
-
-
-def test_keys_that_are_not_read_are_listed_once():
-    assert pretrained.unread_keys(RAW | {"transformers_version": "5", "hidden_norm": None}, "m") == ""
-    found = pretrained.unread_keys(RAW | {"rope_theta": 1e4, "adapters": {}}, "m")
-    assert found == "m/config.json has keys that fjt does not read: adapters, rope_theta"
-
-
 @pytest.mark.parametrize("layers", [1, 3])
 def test_weights_of_another_number_of_layers_are_refused(tmp_path, params, layers):
-    path = write(tmp_path / "m", torch_tensors(params), RAW | {"num_hidden_layers": layers})
+    path = write(tmp_path / "m", torch_tensors(params), small.CONFIG_JSON | {"num_hidden_layers": layers})
     with pytest.raises(UserError, match=rf"m/config\.json says .* {layers} layers, but its weights have 2"):
         pretrained.read_checkpoint(path)
 
@@ -170,36 +91,14 @@ def test_a_kept_classifier_of_other_labels_names_the_remedy(tmp_path, params):
     """The order is an option; for another number of classes both numbers are named."""
     found = {"id2label": {"0": "Down", "1": "up", "2": "flat"}}
     with pytest.raises(UserError, match=r"""--config\.data\.label_names="\('down','up','flat'\)\""""):
-        pretrained.check_labels(found, ("up", "flat", "down"), "there")
+        kept_head.check_labels(found, ("up", "flat", "down"), "there")
     with pytest.raises(UserError, match="Only a classifier of the same labels"):
-        pretrained.check_labels(found, ("up", "down"), "there")
+        kept_head.check_labels(found, ("up", "down"), "there")
     with pytest.raises(UserError, match=r"config\.json: id2label"):
-        pretrained.check_labels({"id2label": {"1": "a", "2": "b"}}, ("a", "b"), "there")
+        kept_head.check_labels({"id2label": {"1": "a", "2": "b"}}, ("a", "b"), "there")
     head = {"classifier.weight": np.zeros((5, 32), np.float32), "classifier.bias": np.zeros(5, np.float32)}
     with pytest.raises(UserError, match="has 5 classes, but the task has 2"):
         take(write(tmp_path / "m", torch_tensors(params) | head))
-
-
-def test_a_classifier_is_kept_only_for_its_own_labels():
-    """A model that numbers the classes otherwise would be scored wrongly, without a word."""
-    names = ("entailment", "neutral", "contradiction")
-    kept = ({"0": "Entailment", "1": "Neutral", "2": "Contradiction"}, {"0": "LABEL_0", "1": "LABEL_1"}, None)
-    for found in kept:
-        pretrained.check_labels({"id2label": found}, names, "there")
-    reverse = {"id2label": dict(zip("012", reversed(names), strict=True))}
-    with pytest.raises(UserError, match=r"there has the labels contradiction, neutral, entailment.*has entailment"):
-        pretrained.check_labels(reverse, names, "there")
-
-
-def test_a_config_that_is_missing_broken_or_incomplete(tmp_path):
-    with pytest.raises(UserError, match=r"config\.json does not exist"):
-        pretrained.read_config(str(tmp_path))
-    (tmp_path / "config.json").write_text('{"model_type": "bert",')
-    with pytest.raises(UserError, match=r"config\.json is not JSON"):
-        pretrained.read_config(str(tmp_path))
-    raw = {key: value for key, value in RAW.items() if key != "hidden_size"}
-    with pytest.raises(UserError, match="lacks 'hidden_size'"):
-        pretrained.parse_config(raw, "config.json")
 
 
 def test_every_tensor_comes_back_under_its_name(tmp_path, params):
@@ -209,7 +108,7 @@ def test_every_tensor_comes_back_under_its_name(tmp_path, params):
 
 
 def test_names_are_pytorch_s():
-    names = {pretrained.torch_name(name, "bert") for name in tree.flatten(ABSTRACT)}
+    names = {torch_names.torch_name(name, "bert") for name in tree.flatten(ABSTRACT)}
     assert len(names) == 5 + 16 * 2 + 2 + 2
     assert {
         "bert.embeddings.word_embeddings.weight",
@@ -222,8 +121,8 @@ def test_names_are_pytorch_s():
         "classifier.weight",
     } <= names
     kernel = np.arange(6.0).reshape(2, 3)
-    assert pretrained.to_torch("a/kernel", kernel).tolist() == kernel.T.tolist()
-    assert pretrained.to_torch("a/embedding", kernel).tolist() == kernel.tolist()
+    assert torch_names.to_torch("a/kernel", kernel).tolist() == kernel.T.tolist()
+    assert torch_names.to_torch("a/embedding", kernel).tolist() == kernel.tolist()
 
 
 def test_without_prefix_and_with_old_norm_names(tmp_path, params):
@@ -277,7 +176,7 @@ def test_a_truncated_file(tmp_path, params, kept):
 
 
 def test_no_weights(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps(RAW))
+    (tmp_path / "config.json").write_text(json.dumps(small.CONFIG_JSON))
     with pytest.raises(UserError, match=r"has no model\.safetensors"):
         pretrained.read_checkpoint(str(tmp_path))
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
@@ -379,44 +278,3 @@ def test_an_export_that_finds_no_room_is_a_user_s_matter(tmp_path, params):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not (tmp_path / "export").exists()
-
-
-def test_scratch_config_is_one_that_fjt_reads():
-    from configs import base
-    from fjt.core import settings
-
-    scratch = settings.from_config(base.get_config()).experiment.model.scratch
-    config = pretrained.parse_config(families.scratch_config(scratch, 1000, 64), "config.model.scratch")
-    assert (config.layers, config.width, config.vocab, config.positions) == (2, 128, 1000, 64)
-    assert config.epsilon == 1e-12
-
-
-def test_resolve_takes_directories_and_finished_runs(tmp_path):
-    model = tmp_path / "model"
-    (model / "export").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"has no config\.json"):
-        pretrained.resolve(str(model), "main")
-    (model / "config.json").write_text("{}")
-    assert pretrained.resolve(str(model), "main") == str(model)
-    (model / "train.jsonl").write_text("")
-    with pytest.raises(UserError, match="not finished"):
-        pretrained.resolve(str(model), "main")
-    (model / "export" / "config.json").write_text("{}")
-    with pytest.raises(UserError, match="not finished"):
-        pretrained.resolve(str(model), "main")
-    (model / "DONE").write_text("")
-    assert pretrained.resolve(str(model), "main") == str(model / "export")
-    with pytest.raises(UserError, match="the directory does not exist"):
-        pretrained.resolve(str(tmp_path / "nowhere"), "main")
-    with pytest.raises(UserError, match=r"model hub.*--config\.model\.path=DIR"):
-        pretrained.resolve("no-such-name", "main")
-
-
-def test_a_hub_whose_name_is_never_found_is_not_waited_for(tmp_path, monkeypatch):
-    assert pretrained.HUB_SECONDS <= 5  # the promise is ten seconds for the whole command
-    monkeypatch.setattr(pretrained, "HUB_SECONDS", 0.3)
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *args, **kwargs: time.sleep(5))
-    start = time.monotonic()
-    with pytest.raises(network.Unreachable, match=r"TimeoutError.*--config\.model\.path=DIR"):
-        pretrained.resolve("no-such-name", "main")
-    assert time.monotonic() - start < 3

@@ -13,7 +13,7 @@ from reference import encode, ours
 
 from fjt.core import tree
 from fjt.data import batches
-from fjt.models import pretrained
+from fjt.models import torch_names
 from fjt.models.encoder import Model
 from fjt.models.layers import Hooks
 from fjt.tasks.classification import CLASSIFICATION
@@ -67,8 +67,8 @@ def test_gradients(reference):
     whole = np.sqrt(sum(np.sum(np.square(g)) for g in expected.values()))
     assert len(grads) == len(expected)
     for name, gradient in grads.items():
-        reference_gradient = expected[pretrained.torch_name(name, model.config.family)]
-        difference = np.linalg.norm(pretrained.to_torch(name, np.asarray(gradient)) - reference_gradient)
+        reference_gradient = expected[torch_names.torch_name(name, model.config.family)]
+        difference = np.linalg.norm(torch_names.to_torch(name, np.asarray(gradient)) - reference_gradient)
         assert difference <= 1e-3 * np.linalg.norm(reference_gradient) + 1e-7 * whole, name
 
 

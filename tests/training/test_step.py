@@ -243,7 +243,7 @@ def prepared(tmp_path_factory):
 
     from fjt.data import tokenization
     from fjt.data.synthetic import VOCAB
-    from fjt.models import families, pretrained
+    from fjt.models import config_json, families, torch_names
 
     folder = tmp_path_factory.mktemp("model")
     tokenizer = tokenization.load_tokenizer(VOCAB)
@@ -251,9 +251,9 @@ def prepared(tmp_path_factory):
     scratch = ScratchConfig(layers=1, width=16, heads=2, inner=16, vocab="")
     raw = families.scratch_config(scratch, len(tokenizer), 64)
     (folder / "config.json").write_text(json.dumps(raw))
-    encoder = jax.jit(Model(pretrained.parse_config(raw, ""), 2).init)(make_key(9, "init"))["encoder"]
+    encoder = jax.jit(Model(config_json.parse_config(raw, ""), 2).init)(make_key(9, "init"))["encoder"]
     tensors = {
-        pretrained.torch_name(name, "bert"): pretrained.to_torch(name, np.asarray(leaf))
+        torch_names.torch_name(name, "bert"): torch_names.to_torch(name, np.asarray(leaf))
         for name, leaf in tree.flatten({"encoder": encoder}).items()
     }
     safetensors.numpy.save_file(tensors, folder / "model.safetensors")
