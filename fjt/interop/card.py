@@ -79,9 +79,6 @@ def write(
         examples: {split: number of examples}.
         merged: whether new parameters were merged into the model.
     """
-    contents = "an adapter: the trained parameters, without those of the base model"
-    if form == "hf":
-        contents = "the whole model" + (", with the trained adapter merged into it" if merged else "")
     base = base.encode("utf-8", "backslashreplace").decode()  # a folder's name may be no valid Unicode
     title = f"{task.name}: {', '.join(methods)}{f' over {base}' if base else ''}"
     options = {f"{name}.{option}": value for name, found in methods.items() for option, value in found.items()}
@@ -92,20 +89,11 @@ def write(
         "",
         f"# {escape(title)}",
         "",
-        f"This directory contains {contents}.",
+        f"This directory contains {_contents(form, merged)}.",
         "",
-        f"- Base model: {escape(base) or 'none, random weights'}"
-        + (f", revision {escape(revision)}" if base and revision else ""),
-        f"- Data: {task.name}, {', '.join(f'{count:,} {split}' for split, count in examples.items())} examples",
-        f"- Labels: {labels.some([escape(name) for name in task.label_names]) or 'a score'}",
-        "- Licence: those of the base model and of the data apply; training adds none",
+        *_facts(task, base, revision, examples),
         "",
-        f"| dev metric | score | {CONFIDENCE:.0%} interval over examples | n |",
-        "| :-- | --: | --: | --: |",
-        *[
-            f"| {escape(name)} | {value:.4f} | {_ends(low, high)} | {examples['dev']:,} |"
-            for name, (value, low, high) in scores.items()
-        ],
+        *_score_rows(scores, examples),
         "",
         "One run with one seed: the interval does not cover the variation between seeds.",
         "",
@@ -114,6 +102,36 @@ def write(
         *[f"| {escape(key)} | {escape(str(value))} |" for key, value in {**recipe, **options}.items()],
     ]
     records.replace(os.path.join(folder, "README.md"), "\n".join(lines) + "\n")
+
+
+def _contents(form: str, merged: bool) -> str:
+    if form != "hf":
+        return "an adapter: the trained parameters, without those of the base model"
+    return "the whole model" + (", with the trained adapter merged into it" if merged else "")
+
+
+def _facts(task: Task, base: str, revision: str, examples: Mapping[str, int]) -> list[str]:
+    """The items about the base model, the data, the labels and the licence.  For the arguments see `write`."""
+    counts = ", ".join(f"{count:,} {split}" for split, count in examples.items())
+    commit = f", revision {escape(revision)}" if base and revision else ""
+    return [
+        f"- Base model: {escape(base) or 'none, random weights'}{commit}",
+        f"- Data: {task.name}, {counts} examples",
+        f"- Labels: {labels.some([escape(name) for name in task.label_names]) or 'a score'}",
+        "- Licence: those of the base model and of the data apply; training adds none",
+    ]
+
+
+def _score_rows(scores: Mapping[str, tuple[float, float, float]], examples: Mapping[str, int]) -> list[str]:
+    """The table of the scores on dev.  For the arguments see `write`."""
+    return [
+        f"| dev metric | score | {CONFIDENCE:.0%} interval over examples | n |",
+        "| :-- | --: | --: | --: |",
+        *[
+            f"| {escape(name)} | {value:.4f} | {_ends(low, high)} | {examples['dev']:,} |"
+            for name, (value, low, high) in scores.items()
+        ],
+    ]
 
 
 def _ends(low: float, high: float) -> str:
