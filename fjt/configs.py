@@ -10,7 +10,7 @@ from typing import Any
 
 from fjt.core.errors import UserError, suggest
 from fjt.core.options import OPTIONS, OTHER_UNIT, flatten, unknown
-from fjt.core.schema import Option
+from fjt.core.schema import Option, to_dicts
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -37,7 +37,7 @@ def load(config: Any, changes: Mapping[str, Any], options: Mapping[str, Option] 
         made = run(path, *[argument] if argument else [])
     else:
         path, made = "", config
-    whole = _plain(made)
+    whole = to_dicts(made)
     for key, value in changes.items():
         _change(whole, key.replace("__", "."), value, options)
     for key, other in OTHER_UNIT.items():  # a duration in another unit than the file's takes its place
@@ -45,11 +45,6 @@ def load(config: Any, changes: Mapping[str, Any], options: Mapping[str, Option] 
         if key in given and other not in given:
             _change(whole, other, None, options)
     return whole, path
-
-
-def _plain(config: Any) -> Config:
-    """A copy whose sections are dicts."""
-    return {key: _plain(config[key]) if hasattr(config[key], "items") else config[key] for key in config}
 
 
 def _change(config: Config, key: str, value: Any, options: Mapping[str, Option]) -> None:

@@ -127,6 +127,11 @@ def make_config(cls: type) -> ConfigDict:
     return config
 
 
+def to_dicts(config: Any) -> dict[str, Any]:
+    """A copy of a config, a ConfigDict or a dict, whose sections are dicts."""
+    return {key: to_dicts(config[key]) if hasattr(config[key], "items") else config[key] for key in config}
+
+
 def build(cls: type[Section], mapping: Any, prefix: str = "", source: str = "base") -> Section:
     """The dataclass of options with the values of a config, each parsed.
 

@@ -32,6 +32,15 @@ class Split:
     def __len__(self) -> int:
         return len(self.text)
 
+    def take(self, rows: Sequence[int] | np.ndarray) -> "Split":
+        """The Split of some of the rows, in the order given.  rows: their numbers."""
+
+        def pick(values: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(values[row] for row in rows)
+
+        pair, cluster = (None if values is None else pick(values) for values in (self.text_pair, self.cluster))
+        return Split(pick(self.id), pick(self.text), pair, self.label[rows], cluster)
+
 
 @dataclasses.dataclass(frozen=True)
 class Table:

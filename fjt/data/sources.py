@@ -126,7 +126,7 @@ def load(experiment: ExperimentConfig, cache_dir: str, find_problem: FindProblem
             raise UserError(
                 f"config.data.limit={data.limit} is more than the {len(train)} training examples; 0 uses all."
             )
-        train = _take(train, np.sort(_generator(subset, 1).permutation(len(train))[: data.limit]))
+        train = train.take(np.sort(_generator(subset, 1).permutation(len(train))[: data.limit]))
     if data.shuffle_labels:
         train = dataclasses.replace(train, label=_generator(subset, 2).permutation(train.label))
     _check_variety(task, train, problem)
@@ -153,14 +153,6 @@ def _generator(seed: int, purpose: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64([seed, purpose]))
 
 
-def _take(split: Split, rows: Sequence[int] | np.ndarray) -> Split:
-    def pick(values: Sequence[Any]) -> tuple[Any, ...]:
-        return tuple(values[row] for row in rows)
-
-    pair, cluster = (None if values is None else pick(values) for values in (split.text_pair, split.cluster))
-    return Split(pick(split.id), pick(split.text), pair, split.label[rows], cluster)
-
-
 def _hold_out(splits: dict[str, Split], share: float, seed: int) -> dict[str, Split]:
     train = splits["train"]
     if len(train) < 2:
@@ -168,7 +160,7 @@ def _hold_out(splits: dict[str, Split], share: float, seed: int) -> dict[str, Sp
     kept = min(max(round(share * len(train)), 1), len(train) - 1)
     order = _generator(seed, 0).permutation(len(train))
     official = {"official_dev": splits["dev"]} if "dev" in splits else {}
-    parts = {"train": _take(train, np.sort(order[kept:])), "dev": _take(train, np.sort(order[:kept]))}
+    parts = {"train": train.take(np.sort(order[kept:])), "dev": train.take(np.sort(order[:kept]))}
     return splits | official | parts
 
 

@@ -102,13 +102,8 @@ class Verdict:
     negated: bool
 
 
-def polarity(verdict: Verdict) -> int:
-    """1 for praise, 0 for blame: the polarity of the word, turned by a negation."""
-    return (verdict.word in PRAISE or verdict.word in LIKE) ^ verdict.negated
-
-
 def draw_verdict(draw: Draw, label: int) -> Verdict:
-    """A Verdict whose polarity is `label`."""
+    """A Verdict whose polarity is `label`: 1 for praise, 0 for blame; a negation turns that of the word."""
     negated = draw.chance(25)
     words = draw.pick(((BLAME, PRAISE), (BLAME, PRAISE), (DISLIKE, LIKE)))[label ^ negated]
     return Verdict(draw.pick(words), negated)

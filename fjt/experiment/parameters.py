@@ -14,7 +14,7 @@ from fjt.data.glue import Task
 from fjt.experiment.inputs import Inputs
 from fjt.interop import adapter as adapters
 from fjt.models import kept_head, pretrained
-from fjt.models.encoder import Model
+from fjt.models.encoder import Model, abstract_params
 from fjt.models.families import find_family
 from fjt.models.family import EncoderConfig
 from fjt.training import placement
@@ -61,7 +61,7 @@ def build_parameters(
     family = find_family(config.family)
     methods = partition.find_methods(experiment.tune)
     assert experiment.seeds.init is not None, "seeds are resolved"
-    key, abstract = make_key(experiment.seeds.init, "init"), _abstract(model)
+    key, abstract = make_key(experiment.seeds.init, "init"), abstract_params(model)
     loaded = _load(experiment, inputs, abstract, adapter)
     added = partition.abstract_leaves(methods, abstract, config)
     if added and not checkpoint:
@@ -126,12 +126,6 @@ def _put_adapter(
     if experiment.model.keep_head:
         adapters.check_head(adapter, task.label_names, experiment.model.adapter, family)
     return tree.unflatten(adapters.put(adapter, tree.flatten(params), experiment.model.keep_head, family))
-
-
-@functools.cache
-def _abstract(model: Model) -> tree.Tree:
-    """The shapes of a Model's parameters."""
-    return jax.eval_shape(model.init, make_key(0, "init"))
 
 
 # Compiled once for all runs of a process that differ in nothing but the key.

@@ -10,14 +10,13 @@ import numpy as np
 from jaxtyping import Float
 
 from fjt.core import tree
-from fjt.core.seeds import make_key
 from fjt.data import batches, tokenization
 from fjt.data.batches import Examples
 from fjt.data.glue import Split, Task
 from fjt.experiment.layout import row_grid
 from fjt.interop.adapter import Adapter
 from fjt.models import pretrained
-from fjt.models.encoder import Model
+from fjt.models.encoder import Model, abstract_params
 from fjt.models.families import find_family
 from fjt.models.family import EncoderConfig
 from fjt.tasks.kinds import find_problem
@@ -105,7 +104,7 @@ def read(folder: str, task: Task, options: Mapping[str, Any]) -> Predictor:
     """
     checkpoint = pretrained.read_checkpoint(folder)
     model = _make_model(checkpoint.config, task, {}, options)
-    params = pretrained.take(checkpoint, _abstract(model), folder, keep_head=True).params
+    params = pretrained.take(checkpoint, abstract_params(model), folder, keep_head=True).params
     return Predictor(model, params, _read_tokenizer(folder, checkpoint.config), {}, options)
 
 
@@ -133,7 +132,7 @@ def read_over(
 def read_base(checkpoint: pretrained.Checkpoint, folder: str, task: Task) -> tree.Tree:
     """The parameters {encoder, head} of a base model without a head for the task.  folder: its directory."""
     model = _make_model(checkpoint.config, task, {}, {"dtype": "float32"})
-    return pretrained.take(checkpoint, _abstract(model), folder).params
+    return pretrained.take(checkpoint, abstract_params(model), folder).params
 
 
 def _make_model(
@@ -148,10 +147,6 @@ def _make_model(
         one_slot=problem.one_slot,
         head=problem.head,
     )
-
-
-def _abstract(model: Model) -> tree.Tree:
-    return jax.eval_shape(model.init, make_key(0, "init"))
 
 
 def _read_tokenizer(folder: str, config: EncoderConfig) -> Any:

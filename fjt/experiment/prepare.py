@@ -24,7 +24,7 @@ from fjt.experiment.prepared import Experiment, Stage
 from fjt.interop import adapter as adapters
 from fjt.interop import formats
 from fjt.models.config_json import unread_keys
-from fjt.models.encoder import Model
+from fjt.models.encoder import Model, abstract_params
 from fjt.models.family import EncoderConfig
 from fjt.models.pretrained import Checkpoint
 from fjt.tasks import own_metrics
@@ -204,7 +204,7 @@ def resolve(
     experiment = settings.experiment
     tune, solved = experiment.tune, ()
     if tune.budget:
-        shapes = jax.eval_shape(Model(config, 1).init, make_key(0, "init"))
+        shapes = abstract_params(Model(config, 1))
         tune, solved = solve_budget(tune, shapes, config, experiment.model.max_length)
     settings = dataclasses.replace(settings, experiment=dataclasses.replace(experiment, tune=tune))
     settings, origins = recipes.resolve(

@@ -11,7 +11,6 @@ from jaxtyping import Float, Int
 from fjt.core import tree
 from fjt.core.errors import UserError
 from fjt.data.batches import Examples
-from fjt.data.glue import Split
 from fjt.experiment import predictor
 from fjt.experiment.predictor import Predictor
 from fjt.experiment.prepared import Experiment
@@ -102,12 +101,7 @@ def _check_model(experiment: Experiment, folder: str, found: Predictor) -> None:
 def _check_tokens(experiment: Experiment, folder: str, found: Predictor, rows: Int[np.ndarray, " n"]) -> Examples:
     """The Examples of rows of dev by an export's tokenizer.  Raises UserError where the run has others."""
     split, wanted = experiment.splits["dev"], experiment.examples["dev"]
-
-    def some(texts: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(texts[row] for row in rows)
-
-    pair = None if split.text_pair is None else some(split.text_pair)
-    chosen = Split(some(split.id), some(split.text), pair, split.label[rows])
+    chosen = split.take(rows)
     made = experiment.problem.targets(chosen, found.tokenize(chosen))
     for i, row in enumerate(rows):
         for name, what in (("token_ids", "tokens"), ("type_ids", "token types")):

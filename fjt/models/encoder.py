@@ -1,6 +1,7 @@
 """The encoder and its head, and the seam through which all other code uses them: `init`, `apply` and `hidden`."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from jaxtyping import Float, UInt32
 
 from fjt.core import prng
 from fjt.core.prng import Array
+from fjt.core.seeds import make_key
 from fjt.core.tree import Tree
 from fjt.models.families import find_family
 from fjt.models.family import EncoderConfig, Head
@@ -174,3 +176,9 @@ class Model:
 
     def _head(self) -> nn.Module:
         return self._head_spec().module(self.classes, self.config, jnp.dtype(self.dtype))
+
+
+@functools.cache
+def abstract_params(model: Model) -> Tree:
+    """The shapes and types of a Model's base parameters {encoder, head}, without their values."""
+    return jax.eval_shape(model.init, make_key(0, "init"))

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.special
 import scipy.stats
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
 from fjt.core.errors import UserError
@@ -37,7 +37,6 @@ Z = scipy.stats.norm.ppf(0.975) + scipy.stats.norm.ppf(0.8)  # standard errors t
 
 Scores = Float[np.ndarray, " n"]
 Table = Float[np.ndarray, "n m"]
-Failed = Bool[np.ndarray, " n"]
 Cluster = Int[np.ndarray, " m"]
 
 

@@ -44,14 +44,14 @@ def limits(study: Records, cells: Sequence[Cell]) -> str:
     parts = [
         f"**{_plural(methods, 'method')} on {_plural(tasks, 'task')}, {seeds} seeds each**: "
         f"{count['finished']} of {count['started']} runs finished, from {' and '.join(models) or 'an unknown model'}.",
-        _training(reported, study, cells),
+        _training(reported, study),
         *_draws(study),
         *_rates(study, cells),
     ]
     return " ".join(part for part in parts if part)
 
 
-def _training(reported: Sequence[Mapping[str, Any]], study: Records, cells: Sequence[Cell]) -> str:
+def _training(reported: Sequence[Mapping[str, Any]], study: Records) -> str:
     """The sentences about steps, and about a recipe that has more or fewer."""
     done = [row for row in reported if row["state"] == FINISHED]
     if not done:

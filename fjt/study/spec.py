@@ -113,11 +113,7 @@ def read(config: Any) -> tuple[StudyConfig, dict[str, Any]]:
     study = schema.build(StudyConfig, config["study"], "study.", "study")
     if not 0 < study.alpha < 1 or not 0 < study.holdout < 1:
         raise UserError(f"config.study.alpha={study.alpha} and .holdout={study.holdout} should be between 0 and 1.")
-    return study, _plain({key: config[key] for key in config if key != "study"})
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    return {key: _plain(value) if hasattr(value, "items") else value for key, value in config.items()}
+    return study, schema.to_dicts({key: config[key] for key in config if key != "study"})
 
 
 def make_runs(study: StudyConfig, base: Mapping[str, Any]) -> tuple[Run, ...]:

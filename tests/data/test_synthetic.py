@@ -112,6 +112,11 @@ def test_no_text_needs_unknown_and_words_split(name):
     assert {p for ps in pieces.values() for p in ps if re.fullmatch(r"(##)?[a-z]", p)} <= {"a", "i", "##s", "##d"}
 
 
+def polarity(verdict):
+    """1 for praise, 0 for blame, read off the word and the negation."""
+    return (verdict.word in synthetic.PRAISE or verdict.word in synthetic.LIKE) ^ verdict.negated
+
+
 @pytest.mark.parametrize(
     "word, negated, wanted",
     [
@@ -120,13 +125,13 @@ def test_no_text_needs_unknown_and_words_split(name):
     ],
 )  # fmt: skip
 def test_negation_turns_polarity(word, negated, wanted):
-    assert synthetic.polarity(Verdict(word, negated)) == wanted
+    assert polarity(Verdict(word, negated)) == wanted
 
 
 @pytest.mark.parametrize("wanted", [0, 1])
 def test_drawn_verdict_has_wanted_polarity(wanted):
     draw = synthetic.Draw(5)
-    assert all(synthetic.polarity(synthetic.draw_verdict(draw, wanted)) == wanted for _ in range(500))
+    assert all(polarity(synthetic.draw_verdict(draw, wanted)) == wanted for _ in range(500))
 
 
 def test_verdict_is_worded_as_meant():
