@@ -72,10 +72,10 @@ def unset(because: str) -> Entry:
     return Entry(lambda x: x is None or x is False or x in ("", [], {}), "null, false or left out", because)
 
 
-def fixed(value: Any, because: str = "") -> Entry:
+def fixed(value: Any) -> Entry:
     """The Entry of a key of which fjt computes a single value."""
     kinds = (int, float) if type(value) is float else (type(value),)
-    return Entry(lambda x: type(x) in kinds and x == value, f"{value!r}: no other value is supported here", because)
+    return Entry(lambda x: type(x) in kinds and x == value, f"{value!r}: no other value is supported here")
 
 
 def either(*entries: Entry) -> Entry:

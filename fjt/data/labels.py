@@ -49,10 +49,10 @@ class Cell:
         return UserError(f"{self.place}: the row has no label; only test sets may lack labels. Correct or remove it.")
 
 
-def some(names: Collection[str], most: int = LABELS_IN_MESSAGES) -> str:
-    """The first names, separated by commas, and the number of the others.  most: how many are listed."""
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(itertools.islice(names, most)) + more
+def some(names: Collection[str]) -> str:
+    """The first names, separated by commas, and the number of the others."""
+    others = len(names) - LABELS_IN_MESSAGES
+    return ", ".join(itertools.islice(names, LABELS_IN_MESSAGES)) + (f" and {others:,} more" if others > 0 else "")
 
 
 def name_of(value: Any, place: str) -> str:

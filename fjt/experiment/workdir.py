@@ -35,7 +35,7 @@ class InUse(UserError):
     """Another process holds a directory."""
 
 
-def own(folder: str, kind: str = RUN, option: str = "--workdir") -> None:
+def own(folder: str, kind: str = RUN) -> None:
     """Makes a folder one of fjt's own, in which fjt may write, replace and remove files of the names that it uses.
 
     It is created if necessary.  An empty folder gets a marker; any other must have one, or be of an earlier version.
@@ -43,46 +43,45 @@ def own(folder: str, kind: str = RUN, option: str = "--workdir") -> None:
     Args:
         folder: the folder.
         kind: RUN, STUDY or REPETITION.
-        option: names the folder in messages.
 
     Raises:
         UserError: it has files of others, is of another kind, or cannot be created.
     """
-    check_own(folder, kind, option)
+    check_own(folder, kind)
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{option}={folder} cannot be created: {error.strerror}.") from None
+        raise UserError(f"--workdir={folder} cannot be created: {error.strerror}.") from None
     if _kind_of(folder) != kind or not os.path.exists(os.path.join(folder, MARKER)):
         records.replace(os.path.join(folder, MARKER), f"{kind} of fjt\n")
 
 
-def check_own(folder: str, kind: str = RUN, option: str = "--workdir") -> None:
+def check_own(folder: str, kind: str = RUN) -> None:
     """Raises UserError for a folder that `own` would refuse.  See `own` for the arguments."""
     if os.path.islink(folder) and not os.path.exists(folder):
-        raise UserError(f"{option}={folder} is a symbolic link to nothing. Create its target, or give another folder.")
+        raise UserError(f"--workdir={folder} is a symbolic link to nothing. Create its target, or give another folder.")
     for parent in pathlib.Path(os.path.realpath(folder)).parents:
         if _kind_of(str(parent)) in (RUN, REPETITION) and _kind_of(folder) != kind:
-            raise UserError(f"{option}={folder} is within {parent}, {_kind_of(str(parent))}. Give a new folder.")
+            raise UserError(f"--workdir={folder} is within {parent}, {_kind_of(str(parent))}. Give a new folder.")
     if not os.path.lexists(folder):
         return
     if not os.path.isdir(folder):
-        raise UserError(f"{option}={folder} is a file. Give a folder.")
+        raise UserError(f"--workdir={folder} is a file. Give a folder.")
     others = sorted(set(os.listdir(folder)) - {MARKER, LOCK})
     others = [name for name in others if not files.TEMPORARY.fullmatch(name)]
     for name in others:
         if name in FOLDERS and kind != STUDY and os.path.islink(os.path.join(folder, name)):
             raise UserError(
-                f"{option}={folder}: {name} in it is a symbolic link, but fjt writes and removes files only within the "
-                "folder. Put a folder in its place, or let the whole folder be a link."
+                f"--workdir={folder}: {name} in it is a symbolic link, but fjt writes and removes files only within "
+                "the folder. Put a folder in its place, or let the whole folder be a link."
             )
     found = _kind_of(folder)
     if not others or found == kind:
         return
     if found:
-        raise UserError(f"{option}={folder} is {found}. Give a new folder.")
+        raise UserError(f"--workdir={folder} is {found}. Give a new folder.")
     names = ", ".join(others[:SHOWN]) + (f" and {len(others) - SHOWN} more" if len(others) > SHOWN else "")
-    raise UserError(f"{option}={folder} is not empty and is not {kind} of fjt: it has {names}. Give a new folder.")
+    raise UserError(f"--workdir={folder} is not empty and is not {kind} of fjt: it has {names}. Give a new folder.")
 
 
 def _kind_of(folder: str) -> str:
