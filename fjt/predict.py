@@ -23,7 +23,7 @@ import numpy as np
 from fjt.core import console, files
 from fjt.core.errors import UserError, exit_code, read_rows, suggest
 from fjt.core.options import ExecutionConfig
-from fjt.data import labels, tables
+from fjt.data import encoding, labels, tables
 from fjt.experiment import run_records
 from fjt.experiment.finished import Run, load_run
 
@@ -149,6 +149,7 @@ def _read_lines(path: str, pairs: bool) -> Texts:
                 data = file.read()
     except OSError as error:
         raise UserError(f"--input={path} cannot be read: {error.strerror or error}.") from None
+    encoding.check(path, data[: encoding.START])
     lines = data.splitlines()
     if not lines:
         raise UserError(f"--input={path} has no lines.")
@@ -160,13 +161,7 @@ def _read_lines(path: str, pairs: bool) -> Texts:
 
 def _read_line(line: bytes, place: str, count: int) -> list[str]:
     """The texts of a line.  count: 2 for a run on pairs."""
-    try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{place}: byte {error.start + 1} of the line (0x{line[error.start]:02x}) is not UTF-8. "
-            "Convert the file, for example: iconv -f latin1 -t utf-8."
-        ) from None
+    text = encoding.decode(line, place)
     texts = text.split("\t") if count == 2 else [text]
     if len(texts) != count:
         raise UserError(f"{place}: {len(texts)} texts, but the run reads pairs: two texts with a tab between them.")

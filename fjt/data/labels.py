@@ -17,8 +17,19 @@ BYTE_ORDER_MARK = "\ufeff"
 _UNWRITABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0*")
 _TRUTH = {"true": decimal.Decimal(1), "false": decimal.Decimal(0)}
-_MISSING = ("nan", "<na>")  # what programs write for a missing value
-_MISSING_AMONG_NUMBERS = (*_MISSING, "na", "n/a", "nat", "null", "none", "inf", "-inf", "infinity", "-infinity")
+# Missing values and faults as programs write them: pandas, databases, spreadsheets.
+_MISSING = (
+    "nan", "<na>", "n/a", "nat", "null", "\\n", "undefined", "#n/a", "#na", "#null!", "#name?", "#ref!", "#value!",
+)  # fmt: skip
+_MISSING_AMONG_NUMBERS = (
+    *_MISSING, "na", "none", "inf", "-inf", "infinity", "-infinity", "-", "--", "?", ".", "#div/0!", "#num!",
+)  # fmt: skip
+# Characters without a picture: Unicode's Default_Ignorable_Code_Point; those of category Cf are found by category.
+_UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+# Cyrillic letters and the Greek omicron, one for one with the Latin letters that look like them.
+_ALIKE = str.maketrans("авекмнорстухіјѕοАВЕКМНОРСТУХІЈЅΟ", "abekmhopctyxijsoABEKMHOPCTYXIJSO")
+_QUOTES = str.maketrans("\u2018\u2019\u201a\u201b`\u201c\u201d\u201e\u201f", "'" * 5 + '"' * 4)
+LONGEST = 1000  # characters of a label; a longer one is a text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +104,8 @@ def _spelled(value: Any, place: str, kind: str) -> str:
 def _checked(name: str, place: str, kind: str) -> str:
     if _UNWRITABLE.search(name):
         raise UserError(f"{place}: the {kind} {name!r:.80} has a control character or invalid Unicode. Correct it.")
+    if kind == "label" and len(name) > LONGEST:
+        raise UserError(f"{place}: the label {name!r:.80} has {len(name):,} characters. Name the column of the labels.")
     return name
 
 
@@ -113,7 +126,7 @@ def check_set(place_of: Mapping[str, str]) -> None:
         if name.lower() in missing:
             faults.append(f"{place}: the label {name!r} looks like a missing value. Remove such rows; {_REMEDY}")
         elif other != name:
-            show = ascii if unicodedata.normalize("NFKC", name) == unicodedata.normalize("NFKC", other) else repr
+            show = ascii if _look(name) == _look(other) else repr
             faults.append(
                 f"{place}: the labels {show(name)} and {show(other)} ({place_of[other]}) differ only in spelling. "
                 f"Correct the rows; {_REMEDY}"
@@ -134,7 +147,16 @@ def _number(name: str) -> decimal.Decimal | None:
     return value if value.is_finite() else None
 
 
+def _look(name: str) -> str:
+    """A text that is equal for names that look the same in print."""
+    name = unicodedata.normalize("NFKC", name)
+    return _UNSEEN.sub("", "".join(c for c in name if unicodedata.category(c) != "Cf")).translate(_ALIKE)
+
+
 def _likeness(name: str) -> str:
-    """A text that is equal for names that differ only in case, blanks, invisible characters or Unicode form."""
-    name = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-    return " ".join("".join(c for c in name if unicodedata.category(c) != "Cf").split())
+    """A text that is equal for names that look the same, but for case, quotes, a final stop, or blanks and dashes."""
+    name = unicodedata.normalize("NFKC", _look(name).casefold()).translate(_QUOTES)
+    name = re.sub(r"(?<=[^\W_])[\s_\u2010-\u2015\u2212-]+(?=[^\W_])", " ", " ".join(name.split()))
+    for quote in ("'", '"'):
+        name = re.sub(f"^{quote}(.+){quote}$", r"\1", name)
+    return name.rstrip(".,;:") or name

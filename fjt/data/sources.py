@@ -282,6 +282,13 @@ def _read_own(name: str, path: str, data: DataConfig) -> Rows:
     for role in ("text",) if answers else ("text", "label"):
         if role not in columns:
             raise UserError(f"config.data.columns.{role} is empty; it names a column of {path}.")
+    for role, column in columns.items():
+        other = next((name for name in columns if name != role and columns[name] == column), "")
+        if other in ("text", "text_pair"):
+            raise UserError(
+                f"config.data.columns: {column!r} is the column of {role.partition(':')[0]} and of {other}. Each has "
+                "a column of its own."
+            )
     if not data.header and path.lower().endswith((".csv", ".tsv")):
         for role, column in columns.items():
             if not column.isdecimal():

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any, TypeVar
 
 from fjt.core.errors import BadRows, UserError, read_rows, suggest
+from fjt.data import encoding
 from fjt.data.labels import BYTE_ORDER_MARK
 
 Column = TypeVar("Column")
@@ -134,6 +135,8 @@ def read(
     try:
         if suffix == ".parquet":
             return _read_parquet(path, find)
+        with open(path, "rb") as f:
+            encoding.check(path, f.read(encoding.START))
         if suffix == ".jsonl":
             return _read_jsonl(path, find)
         # Universal newlines for TSV, as csv.reader under TFDS sees them; csv itself ends the lines of a CSV.
@@ -142,7 +145,7 @@ def read(
             records = _csv_records(path, lines) if suffix == ".csv" else _tsv_records(lines)
             return _read_delimited(path, records, find, header, drop_short)
     except UnicodeDecodeError:
-        raise _broken_utf8(path) from None
+        raise encoding.broken(path) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
 
@@ -154,8 +157,14 @@ class _Finder:
     optional: Collection[str]
     remedy: str
 
-    def among(self, names: list[str], line: int = 1) -> dict[str, str]:
-        """{role: name} of the requested columns, without optional columns that are not among `names`."""
+    def among(self, names: list[str], line: int = 1, fields: Sequence[str] = ()) -> dict[str, str]:
+        """{role: name} of the requested columns, without optional columns that are not among `names`.
+
+        Args:
+            names: of the columns.
+            line: where they are, for messages.
+            fields: of the first row, if it has others than the names.
+        """
         name_by_role, count_of = {}, collections.Counter(names)
         for role, column in self.columns.items():
             if count_of[column] > 1:
@@ -164,7 +173,7 @@ class _Finder:
                 name_by_role[role] = column
             elif role not in self.optional:
                 there, remedy = ", ".join(names), self.remedy.format(role=role.partition(":")[0])
-                if len(names) == 1 and re.search(r"[;\t|]", names[0]):
+                if len(names) == 1 and re.search(r"[;\t|,]", (fields or names)[0]):
                     remedy = (
                         "The separator does not match the suffix: fields of .csv are separated by commas, of .tsv by "
                         "tabs."
@@ -208,7 +217,8 @@ def _csv_records(path: str, lines: Iterable[str]) -> Records:
                 yield start, fields
             start = reader.line_num + 1
     except csv.Error as error:
-        yield start, UserError(f"{path}:{start}: {error}. Write a quote inside a quoted field twice.")
+        remedy = "Write a quote inside a quoted field twice, and separate the fields by commas."
+        yield start, UserError(f"{path}:{start}: {error}. {remedy}")
     finally:
         csv.field_size_limit(limit)
 
@@ -220,10 +230,11 @@ def _read_delimited(path: str, records: Records, find: _Finder, header: bool, dr
     line, names = first
     if isinstance(names, UserError):
         raise names
+    fields = names
     if not header:
-        names = [str(number) for number in range(len(names))]
+        names = [str(number) for number in range(len(fields))]
         records = itertools.chain([first], records)
-    positions = {role: names.index(name) for role, name in find.among(names, line).items()}
+    positions = {role: names.index(name) for role, name in find.among(names, line, fields).items()}
     values: dict[str, list[Any]] = {role: [] for role in positions}
     numbers, lines, faults = [], [], {}
     for number, (line, fields) in enumerate(records):
@@ -315,22 +326,10 @@ def _read_parquet(path: str, find: _Finder) -> Rows:
     for role, name in name_by_role.items():
         try:
             values[role] = table.column(name).to_pylist()
+            kind = table.schema.field(name).type
+            if pyarrow.types.is_floating(kind):  # 0.1 of 32 bits is the text 0.1, not 0.10000000149011612
+                number = kind.to_pandas_dtype()
+                values[role] = [None if x is None else float(str(number(x))) for x in values[role]]
         except (ValueError, pyarrow.ArrowException) as error:  # text that is not UTF-8; times that Python cannot hold
             raise UserError(f"{path}: the column {name!r} cannot be read: {error}. Write it again as text.") from None
     return Rows(path, values, list(range(table.num_rows)), list(range(1, table.num_rows + 1)), {})
-
-
-def _broken_utf8(path: str) -> UserError:
-    """The UserError that names the first line and byte of the file that are not UTF-8."""
-    with open(path, "rb") as f:
-        for number, line in enumerate(f, 1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                if number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
-                    return UserError(f"{path} is UTF-16. Convert the file: iconv -f utf-16 -t utf-8.")
-                return UserError(
-                    f"{path}:{number}: byte {error.start + 1} of the line (0x{line[error.start]:02x}) is not UTF-8. "
-                    "Convert the file, for example: iconv -f latin1 -t utf-8."
-                )
-    return UserError(f"{path} is not UTF-8.")

@@ -13,7 +13,7 @@ import pytest
 from glue_files import load_own, refusal, write
 
 from fjt.core.errors import UserError
-from fjt.data import labels
+from fjt.data import labels, tables
 from fjt.data.labels import Cell
 from fjt.tasks.kinds import find_problem
 
@@ -41,6 +41,10 @@ def test_truth_is_no_number():
 def test_what_names_nothing_is_refused_with_its_place(value):
     refusal("t.csv:2", call=lambda: labels.name_of(value, "t.csv:2"))
     refusal("t.csv:2", call=lambda: labels.id_of(value, "t.csv:2"))
+
+
+def test_a_text_is_no_label():
+    refusal("t.csv:2", "1,001 characters", call=lambda: labels.name_of("a" * 1001, "t.csv:2"))
 
 
 def test_an_id_stays_as_it_is_written():
@@ -71,6 +75,16 @@ def test_each_format_gives_the_same_classes(suffix, values, tmp_path):
     np.testing.assert_array_equal(splits["train"].label, splits["dev"].label)
 
 
+@pytest.mark.parametrize("bits", [16, 32, 64])
+def test_a_number_of_few_bits_is_the_text_of_those_bits(bits, tmp_path):
+    values = pyarrow.array(
+        np.array([0.1, 2.75, np.nan, 0.1], f"f{bits // 8}"), mask=np.array([False, False, False, True])
+    )
+    pyarrow.parquet.write_table(pyarrow.table({"text": list("abcd"), "label": values}), tmp_path / "t.parquet")
+    rows = tables.read(tmp_path / "t.parquet", {"label": "label"})
+    assert [labels.name_of(value, "") for value in rows.values["label"]] == ["0.1", "2.75", "", ""]
+
+
 ASKED = {
     "case": ("Spam", "spam", "ham"),
     "inner blanks": ("new  york", "new york"),
@@ -89,6 +103,17 @@ ASKED = {
     "n/a among numbers": ("1", "0", "N/A"),
     "not a number among words": ("yes", "no", "nan"),
     "a missing value of pandas": ("yes", "no", "<NA>"),
+    "a missing value of a database": ("yes", "no", "\\N"),
+    "null among words": ("yes", "no", "NULL"),
+    "a fault of a spreadsheet": ("yes", "no", "#REF!"),
+    "a dash among numbers": ("1", "0", "-"),
+    "dashes and blanks": ("hard-news", "hard_news", "hard\u2013news", "hard news"),
+    "quotes around": ('"ham"', "ham"),
+    "another apostrophe": ("can't", "can\u2019t"),
+    "a final stop": ("ham.", "ham"),
+    "a Cyrillic letter": ("h\u0430m", "ham"),
+    "an emoji's variation": ("\u2600\ufe0f", "\u2600"),
+    "an unseen joiner": ("ha\u034fm", "ham"),
 }
 
 
@@ -112,8 +137,13 @@ def test_suspicious_labels_are_asked_about(case, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "names", [("none", "favor"), ("1.1", "1.10.2"), ("b", "a"), ("newyork", "new york"), ("10", "9"), ("e\u0301", "e")]
-)
+    "names",
+    [
+        ("none", "favor"), ("1.1", "1.10.2"), ("b", "a"), ("newyork", "new york"), ("10", "9"), ("e\u0301", "e"),
+        ("C", "C#", "C++"), ("A", "A-", "A+"), (".", ",", "?"), (":)", ":-)", ":("), ("-1", "1"), ("no", "no!"),
+        ("\u043f\u043b\u044e\u0441", "\u043c\u0438\u043d\u0443\u0441", "plus"), ("'", '"'), ("1-2", "12"),
+    ],
+)  # fmt: skip
 def test_other_labels_are_not_asked_about(names, tmp_path):
     path = save(tmp_path / "t.jsonl", names)
     assert set(load_own(path, path)[0].label_names) == set(names)

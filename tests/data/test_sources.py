@@ -252,9 +252,14 @@ def test_what_a_table_can_be_mistaken_for(tmp_path, caplog):
         "separator does not match the suffix",
         call=lambda: own("other.csv", "text;label", "first;a"),
     )
-    excel = tmp_path / "excel.csv"
-    excel.write_bytes("text,label\nfirst,a\n".encode("utf-16"))
-    refusal("UTF-16", "iconv -f utf-16", call=lambda: load_own(excel, data__holdout=0.5))
+    for name, rows in {"other.csv": ("first;a", "second;b"), "other.tsv": ("first,a", "second,b")}.items():
+        path, options = write(tmp_path / name, *rows), {"data__columns__text": "0", "data__columns__label": "1"}
+        refusal(
+            "separator does not match the suffix",
+            call=lambda path=path, options=options: load_own(path, data__header=False, data__holdout=0.5, **options),
+        )
+    refusal("separate the fields by commas", call=lambda: own("quoted.csv", '"text";"label"', '"first";"a"'))
+    refusal("'label' is the column of label and of text", call=lambda: load_own(path, data__columns__text="label"))
 
 
 def own_sets(tmp_path, *labels):

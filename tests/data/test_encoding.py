@@ -1,0 +1,50 @@
+"""Files that are not text in UTF-8 are called what they are."""
+
+import bz2
+import gzip
+import io
+import lzma
+import zipfile
+
+import pytest
+from glue_files import load_own, refusal
+
+from fjt import predict
+
+TABLE = "text,label\nfirst,a\nsecond,b\n"
+
+
+def zipped():
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("table.csv", TABLE)
+    return file.getvalue()
+
+
+FORMS = {
+    "UTF-16. Convert the file: iconv -f utf-16 ": TABLE.encode("utf-16"),
+    "UTF-16. Convert the file: iconv -f utf-16le ": TABLE.encode("utf-16-le"),
+    "UTF-16. Convert the file: iconv -f utf-16be ": TABLE.encode("utf-16-be"),
+    "UTF-32. Convert the file: iconv -f utf-32 ": TABLE.encode("utf-32"),
+    "compressed by gzip": gzip.compress(TABLE.encode()),
+    "compressed by bzip2": bz2.compress(TABLE.encode()),
+    "compressed by xz": lzma.compress(TABLE.encode()),
+    "a workbook or a ZIP archive": zipped(),
+    "a pointer of Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 30\n",
+    "byte 4 of the line (0xe9) is not UTF-8": "text,label\ncaf\u00e9,a\n".encode("latin1"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
+def test_a_file_of_another_form_is_called_by_its_name(form, suffix, tmp_path):
+    path = tmp_path / f"table.{suffix}"
+    path.write_bytes(FORMS[form])
+    refusal(str(path), form, call=lambda: load_own(path, data__holdout=0.5))
+    refusal(str(path), form, call=lambda: predict._read_lines(str(path), pairs=False))
+
+
+def test_a_text_that_holds_null_bytes_is_text(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_bytes(b"text,label\n\0\0\0,a\n\0,b\n")
+    assert load_own(path, path)[1]["train"].text == ("\0\0\0", "\0")
