@@ -66,6 +66,13 @@ def write_table(path: str, task: Task, split: Split, logits: Logits) -> None:
 
 def draw_curve(workdir: str, metric: str) -> None:
     """Draws curve.png from train.jsonl and eval.jsonl: loss (each step and smoothed) and the dev metric."""
+    import matplotlib.style
+
+    with matplotlib.style.context("default"):  # whatever the user's matplotlibrc has, such as LaTeX
+        _draw_curve(workdir, metric)
+
+
+def _draw_curve(workdir: str, metric: str) -> None:
     from matplotlib.figure import Figure
 
     steps, evaluations = run_records.read_steps(workdir), run_records.read_evaluations(workdir)

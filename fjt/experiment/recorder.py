@@ -102,4 +102,7 @@ class FileRecorder:
         outcome.write_failure(self._experiment, self._workdir, error)
 
     def _draw(self) -> None:
-        outputs.draw_curve(self._workdir, self._experiment.choice)
+        try:
+            outputs.draw_curve(self._workdir, self._experiment.choice)
+        except (ValueError, RuntimeError) as error:  # of matplotlib, such as for an MPLBACKEND that it does not know
+            self._view.warn(f"{os.path.join(self._workdir, 'curve.png')} is not drawn: {error!s:.200}")

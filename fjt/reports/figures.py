@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import matplotlib
+import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -342,7 +342,7 @@ def picture(draw: Callable[[], Figure | None], name: str, caption: str) -> list[
         caption: its caption.
     """
     settings: dict[Any, Any] = STYLE | {"svg.hashsalt": name}
-    with matplotlib.rc_context(settings):
+    with matplotlib.style.context(["default", settings]):  # not the user's matplotlibrc
         figure = draw()
         if figure is None:
             return []

@@ -3,6 +3,7 @@
 import json
 import struct
 
+import matplotlib
 import numpy as np
 import pytest
 from tensorboardX import record_writer
@@ -65,3 +66,14 @@ def test_a_full_disk_ends_the_events_with_one_warning_and_not_the_run(tmp_path, 
         board.add_evaluation({"step": step, "accuracy": 0.5})
     board.close()
     assert len(warned) == 1 and "tensorboard: no more events" in warned[0] and "No space left" in warned[0]
+
+
+def test_the_curve_does_not_depend_on_the_users_settings_of_matplotlib(tmp_path):
+    curves = []
+    for name, value in {"font.size": 10.0, "lines.linewidth": 9.0, "savefig.dpi": 10, "text.usetex": True}.items():
+        (tmp_path / "train.jsonl").write_text("".join(json.dumps(row(step)) + "\n" for step in (1, 2)))
+        (tmp_path / "eval.jsonl").write_text(json.dumps({"step": 2, "accuracy": 0.5}) + "\n")
+        with matplotlib.rc_context({name: value}):
+            outputs.draw_curve(tmp_path, "accuracy")
+        curves.append((tmp_path / "curve.png").read_bytes())
+    assert curves[0].startswith(b"\x89PNG") and len(set(curves)) == 1
