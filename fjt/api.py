@@ -46,7 +46,7 @@ def train(
         KeyboardInterrupt: Ctrl-C; the state is saved, and the same call continues from it.
         Ended: the loss is not finite, or SIGTERM came.
     """
-    if not os.fspath(workdir):
+    if workdir in ("", None):
         raise UserError("workdir is missing: the folder to which this run is written, such as workdir='runs/first'.")
     folder = files.local_path(workdir, "workdir")
     with undisturbed(), interruptible():
@@ -60,7 +60,7 @@ def train(
         data = {"train": train, "dev": dev, "test": test}
         if any(value is not None for value in data.values()):
             with lock(folder):
-                options = {**handed.write(folder, data), **options}
+                options = {**handed.write(folder, data, handed.columns_of(made)), **options}
             made, _ = configs.load(made, options)
         given = {key.replace("__", "."): ORIGIN for key in options}
         execute(from_config(made), folder, configs.origins(made, given, file))

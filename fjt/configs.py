@@ -8,6 +8,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+from ml_collections import ConfigDict
+
 from fjt.core.errors import UserError, suggest
 from fjt.core.options import OPTIONS, OTHER_UNIT, flatten, unknown
 from fjt.core.schema import Option, to_dicts
@@ -37,9 +40,13 @@ def load(config: Any, changes: Mapping[str, Any], options: Mapping[str, Option] 
         made = run(path, *[argument] if argument else [])
     else:
         path, made = "", config
+    if not isinstance(made, Mapping | ConfigDict):
+        raise UserError(
+            f"{path or 'config'} is {made!r:.80}, not options. Give a ConfigDict, a dict, or a config file."
+        )
     whole = to_dicts(made)
     for key, value in changes.items():
-        _change(whole, key.replace("__", "."), value, options)
+        _change(whole, key.replace("__", "."), value.item() if isinstance(value, np.generic) else value, options)
     for key, other in OTHER_UNIT.items():  # a duration in another unit than the file's takes its place
         given = {name.replace("__", ".") for name in changes}
         if key in given and other not in given:

@@ -23,6 +23,7 @@ from fjt.core import console, files
 from fjt.core.errors import Ended, UserError, exit_code
 from fjt.core.options import flatten
 from fjt.core.settings import from_config
+from fjt.experiment.process import undisturbed
 
 if TYPE_CHECKING:
     from fjt.experiment.prepared import Experiment
@@ -53,6 +54,7 @@ def main(argv: Sequence[str]) -> int:
     return exit_code(command, lambda: options.workdir or tempfile.gettempdir())
 
 
+@undisturbed()
 def reproduce(folder: str, workdir: str, keep: bool = False) -> int:
     """The exit code of the comparison of a run with its repetition.
 

@@ -90,7 +90,7 @@ def sweep(config: Any, workdir: str | os.PathLike[str], **options: Any) -> "Resu
         UserError: a mistake in the arguments or files, with its remedy.
         KeyboardInterrupt: Ctrl-C; the state is saved, and the same call continues from it.
     """
-    folder = os.fspath(workdir)
+    folder = files.local_path(workdir, "workdir")
     with api.interruptible():
         made, file = configs.load(config, options, OPTIONS)
         given = [f"--config={file}"] if file else []

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from configured import config as default
 
@@ -59,6 +60,12 @@ def test_the_command_reads_it_from_another_folder(own, tmp_path):
     code += f"sys.exit(main.main(['main', '--config', {str(own)!r}, '--list']))"
     done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_numbers_of_numpy_are_numbers():
+    changes = {"seed": np.int64(3), "optim__learning_rate": np.float32(0.5), "model__frozen_dropout": np.bool_(True)}
+    made = from_config(configs.load(None, changes)[0]).experiment
+    assert (made.seed, made.optim.learning_rate, made.model.frozen_dropout) == (3, 0.5, True)
 
 
 def test_changes_take_the_place_of_values():

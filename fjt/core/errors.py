@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import io
 import logging
+import os
 import signal
 import sys
 import threading
@@ -91,6 +92,7 @@ def exit_code(command: Callable[[], int], place: Callable[[], str], interrupted:
             sys.stdout.reconfigure(errors="replace")  # a terminal without the character shows ? in its place
     try:
         with _every_interrupt():
+            _check_directory()
             return command()
     except KeyboardInterrupt:
         line, code = f"stopped by SIGINT{interrupted}", 130
@@ -105,6 +107,14 @@ def exit_code(command: Callable[[], int], place: Callable[[], str], interrupted:
     with contextlib.suppress(BrokenPipeError):  # of 2>&1 | head: nobody reads it
         print(f"fjt: {line}", file=sys.stderr)
     return code
+
+
+def _check_directory() -> None:
+    """Raises UserError where the current directory was removed: no relative path would lead anywhere."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("the current directory was removed. Change to another one, and start again.") from None
 
 
 @contextlib.contextmanager

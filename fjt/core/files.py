@@ -9,7 +9,7 @@ import shutil
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
 from fjt.core.errors import UserError
 
@@ -22,7 +22,7 @@ CHECKSUM = struct.Struct("<I")  # crc32
 READ = 1 << 24  # bytes that are read at once
 
 
-def local_path(given: Path, option: str) -> str:
+def local_path(given: Any, option: str) -> str:
     """A path on this machine, with ~ expanded.
 
     Args:
@@ -30,9 +30,12 @@ def local_path(given: Path, option: str) -> str:
         option: the option or argument that has it, for messages.
 
     Raises:
-        UserError: it is empty, names a remote store or the home of an unknown user, or has control characters.
+        UserError: it is not a path, is empty, names a remote store or the home of an unknown user, or has control
+            characters.
     """
-    text = os.fspath(given)
+    if not isinstance(given, str | bytes | os.PathLike):
+        raise UserError(f"{option}={given!r:.80} is not a path. Give one as text or as a pathlib.Path.")
+    text = os.fsdecode(given)
     if not text:
         raise UserError(f"{option} is empty; give a path.")
     if re.search(r"[\x00-\x1f\x7f]", text):

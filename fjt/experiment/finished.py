@@ -15,6 +15,7 @@ from fjt.core.options import flatten
 from fjt.data.glue import Split, Task
 from fjt.data.tables import text_of
 from fjt.experiment import run_records
+from fjt.experiment.process import undisturbed
 from fjt.tasks.kinds import find_problem, task_of_record
 from fjt.tasks.problem import Problem
 
@@ -69,7 +70,8 @@ class Run:
         """
         self._check_export()
         split = _checked(texts, pairs, self.pairs)
-        logits = self._predictor.logits(self._predictor.tokenize(split))
+        with undisturbed():
+            logits = self._predictor.logits(self._predictor.tokenize(split))
         predicted = self.problem.decode(logits, self.task)
         return {"labels": predicted.labels, "probabilities": predicted.probabilities, "logits": logits}
 

@@ -1,10 +1,13 @@
 """Data that a Python program hands over, written to the work directory, so that the run is repeated from there."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from fjt.core.errors import UserError
+from fjt.core.options import flatten
 
 SPLITS = ("train", "dev", "test")
 COLUMNS = {1: ("text",), 2: ("text", "label"), 3: ("text", "text_pair", "label")}  # of that many lists
@@ -12,13 +15,14 @@ COLUMNS = {1: ("text",), 2: ("text", "label"), 3: ("text", "text_pair", "label")
 LISTS = "lists, (texts, labels) or (texts, second texts, labels)"
 
 
-def write(workdir: str, data: Mapping[str, Any]) -> dict[str, Any]:
+def write(workdir: str, data: Mapping[str, Any], needed: Collection[str] = ()) -> dict[str, Any]:
     """{key: value} of the options that read the data.
 
     Args:
         workdir: the work directory, which this process has locked.
         data: {split: texts, (texts, labels) or (texts, second texts, labels) as lists, a table of pandas or pyarrow, a
             dict of columns, or the path of a file}; None for no such split.
+        needed: the columns that the run reads; others of a data frame may hold anything.
 
     Raises:
         UserError: the data are not one of these, or a run in the work directory has read others.
@@ -31,7 +35,7 @@ def write(workdir: str, data: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, str | os.PathLike):
             options[f"data.files.{name}"] = os.fspath(value)
             continue
-        table = _table(name, value)
+        table = _table(name, value, needed)
         options[f"data.files.{name}"] = _write_table(workdir, name, table)
         if isinstance(value, tuple):  # lists have no names of columns
             pair = options.get("data.columns.text_pair") or ("text_pair" if "text_pair" in table.column_names else "")
@@ -40,8 +44,14 @@ def write(workdir: str, data: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _table(name: str, value: Any) -> Any:
-    """The pyarrow.Table of a split."""
+def columns_of(config: Mapping[str, Any]) -> list[str]:
+    """The names of the columns that a config reads.  config: nested, of which options may be missing."""
+    given = [value for key, value in flatten(config).items() if key.startswith("data.columns.") and value]
+    return [str(name) for value in given for name in ((value,) if isinstance(value, str) else value)]
+
+
+def _table(name: str, value: Any, needed: Collection[str]) -> Any:
+    """The pyarrow.Table of a split.  needed: the columns of a data frame that must be there; see `write`."""
     import pyarrow
 
     if isinstance(value, list) and all(isinstance(text, str) for text in value):
@@ -52,20 +62,49 @@ def _table(name: str, value: Any) -> Any:
         value = dict(zip(COLUMNS[len(value)], value, strict=True))
     if isinstance(value, Mapping) and any(isinstance(column, str) for column in value.values()):
         raise UserError(f"{name} is one text and should be {LISTS}.")
+    is_frame = hasattr(value, "iloc") and value.columns.is_unique
+    place = ""
     try:
-        if isinstance(value, Mapping):
-            value = {
-                key: column.tolist() if hasattr(column, "tolist") else list(column) for key, column in value.items()
-            }
-            if len({len(column) for column in value.values()}) > 1:
-                counts = ", ".join(f"{len(column)} of {key}" for key, column in value.items())
-                raise UserError(f"{name}: {counts}; each row needs one of each.")
-        return pyarrow.Table.from_pylist(value) if isinstance(value, list) else pyarrow.table(value)
+        if not is_frame and not isinstance(value, Mapping):
+            rows = isinstance(value, Iterable) and not hasattr(value, "__arrow_c_stream__") and _rows(name, value)
+            return pyarrow.Table.from_pylist(rows) if rows else pyarrow.table(value)
+        arrays = {}
+        for key in value if is_frame else dict(value):
+            place = f"column {key}: "
+            try:
+                arrays[str(key)] = pyarrow.array(_column(value[key]))
+            except (pyarrow.ArrowException, TypeError, ValueError):
+                if not is_frame or str(key) in needed:  # such as pictures in a data frame, which no run reads
+                    raise
     except (pyarrow.ArrowException, AttributeError, TypeError, ValueError) as error:
         text = " ".join(str(error).split())
         raise UserError(
-            f"{name} is not a table: {text}. Give {LISTS}, a table of pandas or pyarrow, or a file."
+            f"{name} is not a table: {place}{text}. Give {LISTS}, a table of pandas or pyarrow, or a file."
         ) from None
+    if len({len(column) for column in arrays.values()}) > 1:
+        counts = ", ".join(f"{len(column)} of {key}" for key, column in arrays.items())
+        raise UserError(f"{name}: {counts}; each row needs one of each.")
+    return pyarrow.table(arrays)
+
+
+def _rows(name: str, value: Iterable[Any]) -> list[dict[str, Any]]:
+    """The rows of what yields dicts, such as a list of them or a data set of Hugging Face."""
+    rows = list(value)
+    if rows and all(isinstance(row, list | tuple) for row in rows):
+        raise UserError(f"{name} has rows of {type(rows[0]).__name__} and should be {LISTS}: tuple(zip(*rows)).")
+    return rows
+
+
+def _column(values: Iterable[Any]) -> Any:
+    """The values in a form that pyarrow reads, with the type of an array's elements.
+
+    Raises TypeError for a set, whose order changes from one process to the next.
+    """
+    if isinstance(values, set | frozenset):
+        raise TypeError("a set has no order")
+    if hasattr(values, "iloc") or (isinstance(values, np.ndarray) and values.ndim == 1):
+        return values
+    return values.tolist() if hasattr(values, "tolist") else list(values)
 
 
 def _write_table(workdir: str, name: str, table: Any) -> str:

@@ -6,28 +6,53 @@ import os
 import sys
 from collections.abc import Iterator
 
+from fjt.core.errors import UserError
+
 QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "2",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
 
+# JAX's options that change the numbers of a run or the programs that can be compiled, by the names of their contexts,
+# with JAX's own defaults.  JAX_ENABLE_X64=1 or a notebook's jax.config would otherwise lead to other bits under the
+# same fingerprint.
+JAX_OPTIONS = {
+    "enable_x64": False,
+    "default_prng_impl": "threefry2x32",
+    "threefry_partitionable": True,
+    "enable_custom_prng": False,
+    "numpy_dtype_promotion": "standard",
+    "softmax_custom_jvp": False,
+    "disable_jit": False,
+    "debug_nans": False,  # fjt has its own check, which records the run as failed
+    "debug_infs": False,
+}
+
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """A context in which libraries are quiet and JAX may be configured.
+    """A context in which libraries are quiet, and JAX has the options of JAX_OPTIONS and may be configured.
 
     Afterwards Python's path, absl's log level, JAX's configuration and the variables of QUIET are as before.
+
+    Raises:
+        UserError: JAX refuses one of its variables in the environment.
     """
     log, path = logging.getLogger("absl"), list(sys.path)
     level, added = log.level, [name for name in QUIET if name not in os.environ]
     os.environ.update({name: QUIET[name] for name in added})
     log.setLevel(logging.CRITICAL)
-    import jax
-
+    try:
+        import jax
+    except ValueError as error:
+        raise UserError(f"JAX cannot start: {error}. Correct or unset the variable of the environment.") from None
     options = dict(jax.config.values)
     try:
-        yield
+        with contextlib.ExitStack() as stack:
+            for name, value in JAX_OPTIONS.items():
+                stack.enter_context(getattr(jax, name)(value))
+            yield
     finally:
         for name, value in options.items():
             if jax.config.values[name] != value:

@@ -3,7 +3,11 @@
 The mesh has one axis, `data`: the groups of a batch are spread over it, and every device holds all parameters.
 """
 
+import functools
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -23,6 +27,7 @@ def find_devices() -> list[Any]:
     Raises:
         UserError: it has none, such as for a wrong JAX_PLATFORMS.
     """
+    _check_flags(os.environ.get("XLA_FLAGS", ""))
     try:
         return jax.devices()
     except (RuntimeError, AssertionError) as error:  # it asserts that the plugin of a known platform is installed
@@ -32,6 +37,18 @@ def find_devices() -> list[Any]:
             f"{given}JAX finds no device{reason}. Set JAX_PLATFORMS to a platform of this machine, such as cpu, or "
             "unset it."
         ) from None
+
+
+@functools.cache
+def _check_flags(flags: str) -> None:
+    """Raises UserError for XLA_FLAGS that XLA refuses: it would end the process, so another process tries them."""
+    if not flags:
+        return
+    program = "import jaxlib.xla_client; jaxlib.xla_client.CompileOptions()"
+    tried = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    fault = re.search(r"^[EF]\d{4} [^\]]*\] (.*)", tried.stderr, re.MULTILINE)
+    if tried.returncode and fault:
+        raise UserError(f"XLA_FLAGS={flags}: {fault[1].rstrip('. ')}. Correct or unset the variable.")
 
 
 def make_mesh(num: int) -> Mesh:

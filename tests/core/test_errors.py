@@ -83,3 +83,13 @@ def test_a_terminal_without_a_character_does_not_end_a_command(monkeypatch, enco
 
     assert exit_code(command, str) == 0
     assert data.getvalue().startswith(b"72.1 ") and data.getvalue().endswith(b" ?\n")
+
+
+def test_a_current_directory_that_was_removed_is_a_sentence(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert exit_code(lambda: 0, str) == 2
+    assert capsys.readouterr().err == (
+        "fjt: the current directory was removed. Change to another one, and start again.\n"
+    )

@@ -121,11 +121,18 @@ def test_a_home_is_expanded_and_other_paths_are_as_they_are(monkeypatch, given, 
         ("a\nb", r"control character"),
         ("a\0b", r"control character"),
         ("a\x1b[31m", r"control character"),
+        (5, "--x=5 is not a path"),
+        (None, "--x=None is not a path"),
+        (["a"], r"--x=\['a'\] is not a path"),
     ],
 )
 def test_paths_that_no_file_has_are_refused(given, message):
     with pytest.raises(UserError, match=message):
         files.local_path(given, "--x")
+
+
+def test_a_path_of_bytes_is_that_path():
+    assert files.local_path(b"runs/caf\xc3\xa9", "--x") == "runs/caf\u00e9"
 
 
 def test_a_folder_is_inside_itself_and_links_are_followed(tmp_path):

@@ -27,6 +27,16 @@ def frame(columns):
     return pandas.DataFrame(columns, index=[7, 8, 9])
 
 
+class Exporting:
+    """A table that others know by the Arrow interface alone, such as one of polars."""
+
+    def __init__(self, table):
+        self._table = table
+
+    def __arrow_c_stream__(self, requested_schema=None):
+        return self._table.__arrow_c_stream__(requested_schema)
+
+
 TABLE = {"text": TEXTS, "label": ["no", "yes", "no"]}
 
 
@@ -40,8 +50,26 @@ TABLE = {"text": TEXTS, "label": ["no", "yes", "no"]}
         pyarrow.table,
         frame,
         lambda table: tuple(frame(table)[name] for name in table),
+        lambda table: tuple(iter(column) for column in table.values()),
+        lambda table: ({"text": text, "label": label} for text, label in zip(*table.values(), strict=True)),
+        lambda table: Exporting(pyarrow.table(table)),
+        lambda table: frame(table).astype({"label": "category"}),
+        lambda table: frame(table | {"picture": [object()] * 3, "mixed": ["a", 1, None]}),
     ],
-    ids=["lists", "tuple and array", "dict", "dicts", "pyarrow", "pandas", "series"],
+    ids=[
+        "lists",
+        "tuple and array",
+        "dict",
+        "dicts",
+        "pyarrow",
+        "pandas",
+        "series",
+        "generators",
+        "rows",
+        "polars",
+        "categories",
+        "other columns",
+    ],
 )
 def test_every_form_is_the_same_table(tmp_path, make):
     task, splits = read(tmp_path, train=make(TABLE), dev=make(TABLE), test=TEXTS[:2])
@@ -85,12 +113,16 @@ def test_a_file_is_read_where_it_is(tmp_path):
         ({"text": 7, "label": [1]}, r"train is not a table"),
         ([1, 2, 3], r"train is not a table"),
         (len, r"train is not a table"),
+        ([("a", 1), ("b", 2)], r"train has rows of tuple and should be .*: tuple\(zip\(\*rows\)\)"),
+        (({"b", "a"}, [1, 2]), r"train is not a table: column text: a set has no order"),
+        ({"text": TEXTS, "label": [1, 2, object()]}, r"train is not a table: column label: "),
+        (frame({"text": TEXTS, "label": [1, 2, object()]}), r"train is not a table: column label: "),
     ],
     ids=str,
 )
 def test_what_is_no_table_is_named(tmp_path, data, message):
     with pytest.raises(UserError, match=message):
-        handed.write(str(tmp_path), {"train": data, "dev": None, "test": None})
+        handed.write(str(tmp_path), {"train": data, "dev": None, "test": None}, handed.columns_of({}) or ["label"])
     assert not (tmp_path / "data").exists()
 
 
