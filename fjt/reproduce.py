@@ -81,14 +81,15 @@ def reproduce(folder: str, workdir: str, keep: bool = False) -> int:
     check_own(workdir, REPETITION)
     if run_records.ended(workdir):
         raise UserError(f"--workdir={workdir} has a repetition that has ended. Give a new folder.")
+    before = run_records.read_result(folder), losses(folder)  # first: training is lost if one cannot be read
     experiment = _prepare(folder, keep)
     with lock(workdir, kind=REPETITION), contextlib.suppress(NotFinite):  # result.json records the failure
         run(experiment, workdir)
-    results = [run_records.read_result(path) for path in (folder, workdir)]
+    now = run_records.read_result(workdir)
     show_environment(folder, workdir)
-    verdict, code = compare(results[0], results[1], losses(folder), losses(workdir))
+    verdict, code = compare(before[0], now, before[1], losses(workdir))
     console.say(f"{folder}: {verdict}")
-    if keep and not results[1]["failed"]:
+    if keep and not now["failed"]:
         summary.show_result(workdir)
     return code
 

@@ -103,8 +103,7 @@ def _create(folder: str) -> tuple[str, IO[bytes]]:
     while True:
         path = os.path.join(folder, temporary_name())
         file = open(path, "x+b")
-        hold(file.fileno())
-        if os.path.exists(path):  # another process may have taken it for a leftover before it was locked
+        if keep(file.fileno(), path):
             return path, file
         file.close()
 
@@ -112,6 +111,16 @@ def _create(folder: str) -> tuple[str, IO[bytes]]:
 def temporary_name() -> str:
     """A new name of the form TEMPORARY."""
     return f".fjt-{secrets.token_hex(8)}.tmp"
+
+
+def keep(descriptor: int, path: Path) -> bool:
+    """Whether a new temporary file or folder is this process's, which locks it.
+
+    Another process may have taken it for a leftover before it was locked; it is removed by the time of the answer.
+    """
+    with contextlib.suppress(OSError):  # a file system without locks, where nothing is ever removed
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return os.path.exists(path)
 
 
 def hold(descriptor: int) -> bool:

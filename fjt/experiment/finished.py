@@ -93,6 +93,7 @@ class Run:
         if os.path.lexists(output):
             raise UserError(f"--output: {output} already exists; give a new directory, or move it away.")
         self._check_export()
+        run_records.check_export(self.path, self.result)
         convert(
             format,
             output,
@@ -155,6 +156,7 @@ class Run:
         from fjt.training import placement
 
         placement.find_devices()
+        run_records.check_export(self.path, self.result)
         options, folder = self.config["model"], self.model_directory()
         if folder:
             return predictor.read(folder, self.task, options)

@@ -111,7 +111,8 @@ def finish(
         }
         | _counts(experiment, params, trainable)
         | _measured(experiment, host, done)
-        | {"params_sha256": tree.sha256(trainable), "frozen_sha256": tree.sha256(frozen), "failed": None}
+        | {"params_sha256": tree.sha256(trainable), "frozen_sha256": tree.sha256(frozen)}
+        | {"export_sha256": run_records.export_sha256(workdir), "failed": None}
     )
 
 

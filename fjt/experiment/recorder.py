@@ -5,7 +5,7 @@ import contextlib
 import os
 
 from fjt.core import console, records
-from fjt.experiment import outcome, outputs
+from fjt.experiment import outcome, outputs, run_records
 from fjt.experiment.prepared import Experiment
 from fjt.training.checkpoint import HostState, NotFinite
 from fjt.training.protocols import EvaluationRow, StepRow
@@ -28,6 +28,7 @@ class FileRecorder:
 
     def __init__(self, experiment: Experiment, workdir: str, *, step: int, host: HostState, view: console.View) -> None:
         self._experiment, self._workdir, self._view = experiment, workdir, view
+        run_records.check_resumable(workdir, step, host.evaluated)
         self._log = records.Log(os.path.join(workdir, "train.jsonl"), step)
         self._evaluations = records.Log(os.path.join(workdir, "eval.jsonl"), host.evaluated)
         execution = experiment.settings.execution

@@ -3,8 +3,10 @@
 Every reader raises `records.Damaged` for a file that is missing, cut off, or of another form.
 """
 
+import glob
+import hashlib
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -85,6 +87,24 @@ def read_steps(workdir: str) -> list[dict[str, Any]]:
     return rows
 
 
+def check_resumable(workdir: str, step: int, evaluated: int) -> None:
+    """Nothing if the logs hold what went before a checkpoint: a run that goes on without it would end with half a log.
+
+    Args:
+        workdir: of the run.
+        step: number of steps that the checkpoint has taken.
+        evaluated: the step of its last evaluation; not above 0 for none.
+
+    Raises:
+        Damaged: rows are missing, or a log cannot be read.
+    """
+    for name, needed in (("train.jsonl", range(1, step + 1)), ("eval.jsonl", [evaluated] if evaluated > 0 else [])):
+        path = os.path.join(workdir, name)
+        there = {row["step"] for row in records.read_lines(path, remedy=_remedy(workdir))} if needed else set()
+        if missing := set(needed) - there:
+            raise Damaged(f"{path} is damaged (the row of step {min(missing)} is missing). {_remedy(workdir)}")
+
+
 def read_evaluations(workdir: str) -> list[dict[str, Any]]:
     """The rows of eval.jsonl."""
     return records.read_lines(os.path.join(workdir, "eval.jsonl"), remedy=_remedy(workdir))
@@ -97,6 +117,29 @@ def read_predictions(workdir: str, split: str) -> dict[str, np.ndarray]:
     if arrays["logits"].shape[:1] != arrays["label"].shape[:1]:
         raise Damaged(f"{path} is damaged (logits and label do not have the same length). {_remedy(workdir)}")
     return arrays
+
+
+def export_sha256(workdir: str) -> dict[str, str]:
+    """{path from the work directory: sha256} of the files of weights in a run's export."""
+    found = {}
+    for path in sorted(glob.glob(os.path.join(glob.escape(workdir), "export", "**", "*.safetensors"), recursive=True)):
+        with open(path, "rb") as file:
+            found[os.path.relpath(path, workdir)] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def check_export(workdir: str, result: Mapping[str, Any]) -> None:
+    """Raises Damaged for weights in a run's export that are not those that the run wrote.
+
+    Args:
+        workdir: of the run.
+        result: its result.json; without the sums, in one of an earlier version, nothing is checked.
+    """
+    written = result.get("export_sha256", {})
+    for path, digest in export_sha256(workdir).items():
+        if written.get(path, digest) != digest:
+            path = os.path.join(workdir, path)
+            raise Damaged(f"{path} is damaged (it is not the file that the run wrote). {_remedy(workdir)}")
 
 
 def find_damage(workdir: str) -> str:

@@ -14,7 +14,7 @@ import jax
 
 from fjt.core import files, records
 from fjt.core.errors import UserError
-from fjt.core.options import flatten
+from fjt.core.options import EXPERIMENT, flatten
 from fjt.core.settings import to_dict
 from fjt.experiment import run_records
 from fjt.experiment.prepared import Experiment
@@ -155,8 +155,10 @@ def check(experiment: Experiment, workdir: str) -> dict[str, Any]:
     if not os.path.exists(path):
         return {}
     old = run_records.read_config(workdir)
-    if old["fingerprint"] != experiment.fingerprint:
-        before, now = flatten(old["config"]), flatten(_config(experiment))
+    before, now = flatten(old["config"]), flatten(_config(experiment))
+    if old["fingerprint"] == experiment.fingerprint:
+        _check_unedited(path, before, now)
+    else:
         keys = dict.fromkeys([*now, *before])
         differ = [
             f"config.{k}: {before.get(k)!r} there, {now.get(k)!r} now" for k in keys if before.get(k) != now.get(k)
@@ -169,6 +171,24 @@ def check(experiment: Experiment, workdir: str) -> dict[str, Any]:
             + "\n  ".join(differ)
         )
     return old
+
+
+def _check_unedited(path: str, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raises Damaged for a config.json whose options are not those of its fingerprint.
+
+    Args:
+        path: of the config.json.
+        before: its options, flat; those that a later version added are missing.
+        now: the options that have the fingerprint.
+    """
+    for key, option in EXPERIMENT.items():
+        if not option.fingerprinted or option.place or key not in before or not (before[key] or now[key]):
+            continue
+        if before[key] != now[key]:
+            raise records.Damaged(
+                f"{path} is damaged (config.{key} is {before[key]!r}, but its fingerprint is that of {now[key]!r}). "
+                "Restore the file."
+            )
 
 
 def claim(experiment: Experiment, workdir: str) -> None:

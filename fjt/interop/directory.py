@@ -25,12 +25,9 @@ def replaced(directory: str) -> Iterator[str]:
     """
     folder = os.path.dirname(os.path.abspath(directory))
     files.remove_leftovers(folder)
-    temporary = os.path.join(folder, files.temporary_name())
     with files.naming(directory):
-        os.makedirs(temporary)
-    descriptor = os.open(temporary, os.O_RDONLY)
+        temporary, descriptor = _create(folder)
     try:
-        files.hold(descriptor)
         with files.naming(directory):
             yield temporary
         _open_to_all(temporary)
@@ -45,6 +42,18 @@ def replaced(directory: str) -> Iterator[str]:
     finally:
         os.close(descriptor)
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _create(folder: str) -> tuple[str, int]:
+    """(path, descriptor) of a new temporary folder that is locked."""
+    while True:
+        path = os.path.join(folder, files.temporary_name())
+        os.makedirs(path)
+        with contextlib.suppress(FileNotFoundError):  # another process may take it for a leftover
+            descriptor = os.open(path, os.O_RDONLY)
+            if files.keep(descriptor, path):
+                return path, descriptor
+            os.close(descriptor)
 
 
 def _move(source: str, target: str) -> None:

@@ -3,11 +3,13 @@
 import errno
 import fcntl
 import os
+import threading
 
 import pytest
 
 from fjt.core import files, records
 from fjt.core.errors import UserError
+from fjt.interop.directory import replaced
 
 
 def leftover(folder, name=None):
@@ -78,18 +80,28 @@ def test_a_link_with_the_name_of_a_leftover_is_not_followed(tmp_path):
     assert (precious / "a").read_text() == "precious"
 
 
-def test_a_writer_that_is_taken_for_a_leftover_starts_again(tmp_path, monkeypatch):
-    hold, taken = files.hold, []
+def write_folder(path):
+    with replaced(path) as folder:
+        files.write(os.path.join(folder, "a"), b"whole")
 
-    def late(descriptor):  # another process comes between the creation of the file and its lock
+
+@pytest.mark.parametrize("kind", [*WRITERS, "folder"])
+def test_a_writer_that_is_taken_for_a_leftover_starts_again(tmp_path, monkeypatch, kind):
+    """Another process locks the new file between its creation and its lock, and removes it a moment later."""
+    keep, taken = files.keep, []
+
+    def late(descriptor, path):
         if not taken:
-            taken.extend(os.listdir(tmp_path))
-            os.remove(tmp_path / taken[0])
-        return hold(descriptor)
+            taken.append(other := os.open(path, os.O_RDONLY))
+            fcntl.flock(other, fcntl.LOCK_EX)
+            threading.Timer(
+                0.05, lambda: (os.rmdir if kind == "folder" else os.remove)(path) or os.close(other)
+            ).start()
+        return keep(descriptor, path)
 
-    monkeypatch.setattr(files, "hold", late)
-    files.write(tmp_path / "a", b"whole")
-    assert taken and (tmp_path / "a").read_bytes() == b"whole"
+    monkeypatch.setattr(files, "keep", late)
+    (WRITERS | {"folder": write_folder})[kind](tmp_path / "a")
+    assert taken and os.listdir(tmp_path) == ["a"]
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,23 @@ def test_from_python(run, dev, finished):
     assert [row["step"] for row in run.records["eval"]] == [4, 8, 12] and len(run.records["train"]) == 12
 
 
+def test_weights_that_are_not_those_of_the_run_are_refused(finished, tmp_path):
+    """One bit of a weight is a finite number and gives a prediction: only a sum can tell."""
+    copy = shutil.copytree(finished[0], tmp_path / "copy", ignore=shutil.ignore_patterns("checkpoints"))
+    path = next(copy.glob("export/**/*.safetensors"))
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 4
+    path.write_bytes(data)
+    changed = fjt.load_run(copy)
+    for call in (lambda: changed.predict(["a text"]), lambda: changed.export(tmp_path / "export")):
+        with pytest.raises(UserError, match=rf"{path.name} is damaged \(it is not the file that the run wrote\)"):
+            call()
+    result = json.loads((copy / "result.json").read_text())
+    del result["export_sha256"]  # of an earlier version
+    (copy / "result.json").write_text(json.dumps(result))
+    assert len(fjt.load_run(copy).predict(["a text"])["labels"]) == 1
+
+
 def test_calls_share_programs(run, dev):
     texts, _ = dev
     function = run._predictor.program

@@ -89,3 +89,22 @@ def test_a_run_on_its_way_is_not_damaged_by_what_it_lacks(workdir):
     for name in ("env.json", "eval.jsonl", "result.json", "train.jsonl", "config.json"):
         assert run_records.find_damage(str(workdir)) == ""
         (workdir / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("name", "keep", "missing"),
+    [("train.jsonl", 0, 1), ("train.jsonl", 7, 8), ("train.jsonl", None, 1), ("eval.jsonl", 0, 10)],
+)
+def test_a_run_does_not_go_on_without_the_rows_before_its_checkpoint(tmp_path, name, keep, missing):
+    for file, steps in (("train.jsonl", range(1, 13)), ("eval.jsonl", (5, 10))):
+        (tmp_path / file).write_text("".join(json.dumps({"step": step}) + "\n" for step in steps))
+    run_records.check_resumable(str(tmp_path), 10, 10)
+    run_records.check_resumable(str(tmp_path), 12, 5)
+    path = tmp_path / name
+    if keep is None:
+        path.unlink()
+    else:
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:keep]))
+    with pytest.raises(Damaged, match=rf"{name} is (missing|damaged \(the row of step {missing} is missing\))\. .*"):
+        run_records.check_resumable(str(tmp_path), 10, 10)
+    run_records.check_resumable(str(tmp_path), 0, -1)
