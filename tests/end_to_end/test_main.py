@@ -142,6 +142,16 @@ def test_again_on_a_finished_run(finished, tables, launch):
     assert after == before  # they describe what made the result, not this start
 
 
+def test_a_config_that_was_edited_afterwards_is_damaged(finished, tables, launch, tmp_path):
+    """Its options would be read as those of the result."""
+    copy = shutil.copytree(finished[0], tmp_path / "copy", ignore=shutil.ignore_patterns("checkpoints"))
+    recorded = json.loads((copy / "config.json").read_text())
+    recorded["config"]["optim"]["learning_rate"] = 0.5
+    (copy / "config.json").write_text(json.dumps(recorded))
+    done = launch(*tiny(tables), "--workdir", copy)
+    assert done.code == 2 and f"{copy}/config.json is damaged (config.optim.learning_rate is 0.5, but" in done.text
+
+
 def test_another_experiment_in_the_same_directory(finished, tables, launch):
     workdir, _ = finished
     before = (workdir / "config.json").read_bytes()
