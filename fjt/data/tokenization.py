@@ -178,7 +178,7 @@ def tokenize(
         for data in map(str.encode, texts):  # with lengths, because a text may have any byte between it and the next
             key.update(f" {len(data)} ".encode() + data)
     file = os.path.join(cache_dir, "tokens", f"{key.hexdigest()}.npz") if cache_dir else ""
-    arrays = _read_cached(file) if file else {}
+    arrays = _read_cached(file, len(split)) if file else {}
     if arrays:
         return Examples(
             label=split.label,
@@ -191,12 +191,14 @@ def tokenize(
     return examples
 
 
-def _read_cached(file: str) -> dict[str, np.ndarray]:
-    """The arrays of a cached file, {} if it is missing or damaged: they are computed again."""
+def _read_cached(file: str, num: int) -> dict[str, np.ndarray]:
+    """The arrays of a cached file, {} if it is missing or damaged: they are computed again.  num: of its texts."""
     try:
-        return records.read_npz(file, CACHED)
+        arrays = records.read_npz(file, CACHED)
     except records.Damaged:
         return {}
+    offsets, sizes = arrays["offsets"], {len(arrays[name]) for name in ("token_ids", "type_ids")}
+    return arrays if len(offsets) == num + 1 and sizes == {offsets[-1]} else {}
 
 
 def _write_cached(file: str, arrays: Mapping[str, Any]) -> None:

@@ -62,7 +62,8 @@ def _table(name: str, value: Any, needed: Collection[str]) -> Any:
         value = dict(zip(COLUMNS[len(value)], value, strict=True))
     if isinstance(value, Mapping) and any(isinstance(column, str) for column in value.values()):
         raise UserError(f"{name} is one text and should be {LISTS}.")
-    is_frame = hasattr(value, "iloc") and value.columns.is_unique
+    frame: Any = value
+    is_frame = hasattr(frame, "iloc") and frame.columns.is_unique
     place = ""
     try:
         if not is_frame and not isinstance(value, Mapping):
@@ -95,7 +96,7 @@ def _rows(name: str, value: Iterable[Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _column(values: Iterable[Any]) -> Any:
+def _column(values: Any) -> Any:
     """The values in a form that pyarrow reads, with the type of an array's elements.
 
     Raises TypeError for a set, whose order changes from one process to the next.

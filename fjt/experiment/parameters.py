@@ -12,6 +12,7 @@ from fjt.core.options import ExperimentConfig
 from fjt.core.seeds import make_key
 from fjt.data.glue import Task
 from fjt.experiment.inputs import Inputs
+from fjt.experiment.program_cache import damaged_removed
 from fjt.interop import adapter as adapters
 from fjt.models import kept_head, pretrained
 from fjt.models.encoder import Model, abstract_params
@@ -79,10 +80,11 @@ def build_parameters(
             "the checkpoint's pooler looks untrained (its bias is zero) and stays frozen; "
             "--config.tune.train_pooler trains it"
         )
-    drawn = placement.fetch(_init_missing(key, model=model, missing=frozenset(loaded.missing)))
-    params = tree.merge(loaded.params, drawn)
-    if added:
-        params["adapters"] = placement.fetch(_init_added(key, params, methods=_hashable(methods), config=config))
+    with damaged_removed(view):
+        drawn = placement.fetch(_init_missing(key, model=model, missing=frozenset(loaded.missing)))
+        params = tree.merge(loaded.params, drawn)
+        if added:
+            params["adapters"] = placement.fetch(_init_added(key, params, methods=_hashable(methods), config=config))
     if adapter:
         params = _put_adapter(experiment, inputs.data[0], params, adapter, config.family)
     return Parameters(tree=params, trainable=trainable, missing=loaded.missing, unused=loaded.unused)

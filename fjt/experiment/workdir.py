@@ -16,6 +16,7 @@ from fjt.core import files, records
 from fjt.core.errors import UserError
 from fjt.core.options import EXPERIMENT, flatten
 from fjt.core.settings import to_dict
+from fjt.data import labels
 from fjt.experiment import run_records
 from fjt.experiment.prepared import Experiment
 
@@ -156,6 +157,12 @@ def check(experiment: Experiment, workdir: str) -> dict[str, Any]:
         return {}
     old = run_records.read_config(workdir)
     before, now = flatten(old["config"]), flatten(_config(experiment))
+    names = list(experiment.task.label_names)
+    if old.get("label_names", names) != names:  # the fingerprint has their numbers alone
+        raise UserError(
+            f"--workdir={workdir} belongs to a run on other labels: {labels.some(old['label_names'])} there, "
+            f"{labels.some(names)} now. Give another directory, or the same data."
+        )
     if old["fingerprint"] == experiment.fingerprint:
         _check_unedited(path, before, now)
     else:
@@ -215,6 +222,7 @@ def claim(experiment: Experiment, workdir: str) -> None:
             "contents": experiment.contents,
             "shapes": [dataclasses.astuple(shape) for shape in experiment.plan.shapes],
             "fingerprint": experiment.fingerprint,
+            "label_names": list(experiment.task.label_names),
             "changes": changes,
         },
     )

@@ -155,6 +155,14 @@ def damage(data):
         yield f"byte {place}", bytes(flipped)
 
 
+@pytest.mark.parametrize("name", ["token_ids", "type_ids", "offsets"])
+def test_a_whole_cache_file_whose_arrays_do_not_fit_is_made_anew(cached, tokenizer, tmp_path, name):
+    split, first, file = cached
+    arrays = dict(np.load(file))
+    np.savez(file, **(arrays | {name: arrays[name][:-1]}))
+    same(tokenization.tokenize(split, tokenizer, 8, str(tmp_path)), first)
+
+
 def test_a_damaged_cache_file_is_made_anew(cached, tokenizer, tmp_path):
     split, first, file = cached
     with open(file, "rb") as f:

@@ -152,6 +152,15 @@ def test_a_config_that_was_edited_afterwards_is_damaged(finished, tables, launch
     assert done.code == 2 and f"{copy}/config.json is damaged (config.optim.learning_rate is 0.5, but" in done.text
 
 
+def test_a_table_with_other_names_of_its_labels_is_another_one(finished, tables, launch, tmp_path):
+    """Their numbers, and so all bits of the run, are the same."""
+    for path in tables.glob("*.csv"):
+        text = path.read_text().replace("unacceptable", "wrong").replace("acceptable", "right")
+        (tmp_path / path.name).write_text(text.replace("right", "a right one"))
+    done = launch(*tiny(tmp_path), "--workdir", finished[0])
+    assert done.code == 2 and "other labels: acceptable, unacceptable there, a right one, wrong now" in done.text
+
+
 def test_another_experiment_in_the_same_directory(finished, tables, launch):
     workdir, _ = finished
     before = (workdir / "config.json").read_bytes()
