@@ -118,7 +118,7 @@ def test_a_file_is_read_where_it_is(tmp_path):
         ({"text": TEXTS, "label": [1, 2, object()]}, r"train is not a table: column label: "),
         (frame({"text": TEXTS, "label": [1, 2, object()]}), r"train is not a table: column label: "),
     ],
-    ids=str,
+    ids=lambda part: part if isinstance(part, str) else type(part).__name__,  # the same in every process
 )
 def test_what_is_no_table_is_named(tmp_path, data, message):
     with pytest.raises(UserError, match=message):

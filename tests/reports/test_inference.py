@@ -88,7 +88,7 @@ def test_crossed_interval_by_hand():
     table = hand_table()
     found = inference.crossed_interval(table.mean(axis=1), table, sound(5))
     total = 2.5 + 5 / 11 - 1 / 99
-    df = total**2 / (2.5**2 / 4 + (5 / 11) ** 2 / 99 + (1 / 99) ** 2 / 396)
+    df = (4 + total**2 / (2.5**2 / 4 + (5 / 11) ** 2 / 99 + (1 / 99) ** 2 / 396)) / 2
     half = scipy.stats.t.ppf(0.975, df) * math.sqrt(total / 500)
     assert (found.estimate, found.df) == (pytest.approx(0.7), pytest.approx(df))
     assert (found.low, found.high) == pytest.approx((0.7 - half, 0.7 + half), abs=1e-12)
