@@ -126,7 +126,8 @@ def made_key(draw):
 @st.composite
 def made_names(draw):
     """{task, labels}: names in the files that a study commits."""
-    return {"task": draw(TEXT), "labels": draw(st.lists(TEXT, min_size=2, max_size=2))}
+    task = st.one_of(st.from_regex(r"[\w.+,-]{1,12}", fullmatch=True), TEXT)  # names of folders, and others
+    return {"task": draw(task), "labels": draw(st.lists(TEXT, min_size=2, max_size=2))}
 
 
 STRATEGIES = {"table": made_table(), "key": made_key(), "names": made_names()}
