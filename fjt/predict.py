@@ -3,8 +3,8 @@
 The input has one text per line (.txt; `-` reads stdin), or is a .csv .tsv .jsonl .parquet table with a column of
 texts.  For a run on pairs, a line has both texts with a tab between them, and a table has two columns.  The output has
 the id, the text, the predicted label, its probability and the probability of every label if there are at most 200 (for
-a regression: the score), as .tsv .csv .jsonl or .npz (with logits); `-` writes TSV to stdout.  Exit codes: 0 success,
-2 a mistake in the arguments or files, 130 Ctrl-C.
+a regression: the score), as .tsv .csv .jsonl or .npz (with logits); `-` writes TSV to stdout.  A file that exists is
+replaced with --overwrite only.  Exit codes: 0 success, 2 a mistake in the arguments or files, 130 Ctrl-C.
 
 From Python:  fjt.load_run("runs/first").predict(["one text", "another"])["labels"]
 """
@@ -24,7 +24,6 @@ from fjt.core import console, files
 from fjt.core.errors import UserError, exit_code, read_rows, suggest
 from fjt.core.options import ExecutionConfig
 from fjt.data import encoding, labels, tables
-from fjt.experiment import run_records
 from fjt.experiment.finished import Run, load_run
 
 Texts = tuple[list[str], list[str], list[str] | None]  # (ids, texts, second texts)
@@ -41,7 +40,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--run", required=True, metavar="DIR", help="the work directory of a finished run")
     parser.add_argument("--base", default="", metavar="DIR", help="the run's base model, if it has moved")
     parser.add_argument("--input", required=True, metavar="FILE", help=".txt .csv .tsv .jsonl .parquet, or -")
-    parser.add_argument("--output", required=True, metavar="FILE", help=f"{' '.join(SUFFIXES)}, or -")
+    parser.add_argument("--output", required=True, metavar="FILE", help=f"a new file, {' '.join(SUFFIXES)}, or -")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     parser.add_argument(
         "--text", metavar="COLUMN", help="the column of the texts (default: that of the run's own table, or `text`)"
     )
@@ -64,7 +64,7 @@ def _predict(options: argparse.Namespace) -> int:
     suffix = _output_suffix(options.output)
     run = load_run(options.run, options.base)
     if options.output != "-":
-        _check_output(options.output, options.input, run)
+        _check_output(options.output, options.input, run, options.overwrite)
     ids, texts, pairs = read_texts(run, options)
     program_cache.keep_programs(ExecutionConfig())
     predicted = run.predict(texts, pairs)
@@ -87,15 +87,18 @@ def _output_suffix(path: str) -> str:
     return suffix
 
 
-def _check_output(path: str, source: str, run: Run) -> None:
-    """Raises UserError for an output that would replace the input, or a file that belongs to the run."""
-    if run_records.is_own(run.path, path):
-        raise UserError(f"--output={path} is where the run in {run.path} has its own files. Give another file.")
+def _check_output(path: str, source: str, run: Run, overwrite: bool) -> None:
+    """Raises UserError for an output that would replace the input, a file of fjt's own or, unasked, any other."""
+    from fjt.experiment import workdir
+
+    workdir.check_output(path, "--output")
     given = run.config["data"]["files"]
     read = {f"--input={source}": source} | {f"config.data.files.{name} of the run": given[name] for name in given}
     for name, other in read.items():
         if other and os.path.exists(other) and os.path.exists(path) and os.path.samefile(path, other):
             raise UserError(f"--output={path} is also {name}, and would replace it. Give another file.")
+    if os.path.lexists(path) and not overwrite:
+        raise UserError(f"--output={path} already exists. Give a new file, or --overwrite to replace it.")
 
 
 def read_texts(run: Run, options: argparse.Namespace) -> Texts:

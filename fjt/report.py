@@ -123,11 +123,13 @@ def check_output(output: str) -> None:
     if not os.path.isdir(output):
         raise UserError(f"--output={output} is not a folder. Give a new folder.")
     names = sorted(name for name in os.listdir(output) if not files.TEMPORARY.fullmatch(name))
-    if names and not _has_marker(output) and not all(name in names for name in archive.FILES):
+    if names and not _has_marker(output) and not _is_archive(output):
         raise UserError(
             f"--output={output} is not empty and is not a report of fjt: it has {', '.join(names[:3])}. "
             "Give a new folder."
         )
+    if os.path.islink(os.path.join(output, "figures")):
+        raise UserError(f"--output={output}: figures in it is a symbolic link, which leads out of it. Remove the link.")
 
 
 def _has_marker(folder: str) -> bool:
@@ -136,6 +138,15 @@ def _has_marker(folder: str) -> bool:
             return file.read() == MARKER[1]
     except OSError:
         return False
+
+
+def _is_archive(folder: str) -> bool:
+    """Whether a folder has the two files of a study, as a committed one without a marker has."""
+    try:
+        archive.load(folder)
+    except UserError:
+        return False
+    return True
 
 
 def _write(folder: str, name: str, text: str) -> None:

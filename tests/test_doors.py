@@ -24,6 +24,11 @@ def folder(tmp_path):
         (tmp_path / name).write_text("text\nprecious\n")
     (tmp_path / "link.tsv").symlink_to(tmp_path / "new.tsv")
     os.link(tmp_path / "new.tsv", tmp_path / "hard.tsv")
+    (tmp_path / "hanging.tsv").symlink_to(tmp_path / "nothing.tsv")
+    for name, kind in (("second", workdir.RUN), ("study", workdir.STUDY)):
+        workdir.own(str(tmp_path / name), kind)
+    for name in ("second/predictions", "study/report"):
+        (tmp_path / name).mkdir()
     (tmp_path / "folder.tsv").mkdir()
     return tmp_path
 
@@ -40,13 +45,18 @@ def run_in(folder):
 @pytest.mark.parametrize(
     ("output", "message"),
     [
+        ("other.tsv", "already exists. Give a new file, or --overwrite"),
+        ("hanging.tsv", "already exists"),
+        ("second/train.jsonl", "among fjt's own files"),
+        ("second/predictions/new.tsv", "among fjt's own files"),
+        ("study/report/new.tsv", "among fjt's own files"),
         ("new.tsv", "is also --input="),
         ("link.tsv", "is also --input="),
         ("hard.tsv", "is also --input="),
         ("train.tsv", "is also config.data.files.train of the run"),
-        ("run/eval.jsonl", "has its own files"),
-        ("run/predictions/dev.npz", "has its own files"),
-        ("run/../run/predictions/mine.tsv", "has its own files"),
+        ("run/eval.jsonl", "among fjt's own files"),
+        ("run/predictions/dev.npz", "among fjt's own files"),
+        ("run/../run/predictions/mine.tsv", "among fjt's own files"),
         ("folder.tsv", "is a folder"),
     ],
 )
@@ -60,14 +70,21 @@ def test_predictions_never_replace_what_a_run_or_a_prediction_reads(folder, monk
 
 
 def test_other_outputs_are_written(folder):
-    for output in ("other.tsv", "run/mine.tsv", "no.tsv"):
-        predict._check_output(str(folder / output), str(folder / "new.tsv"), run_in(folder))
+    for output in ("fresh.tsv", "run/mine.tsv", "no.tsv", "study/mine.tsv"):
+        predict._check_output(str(folder / output), str(folder / "new.tsv"), run_in(folder), False)
+    predict._check_output(str(folder / "other.tsv"), str(folder / "new.tsv"), run_in(folder), True)
+    for output in ("link.tsv", "train.tsv", "second/eval.jsonl"):  # whatever the user asks for
+        with pytest.raises(UserError, match=r"is also|own files"):
+            predict._check_output(str(folder / output), str(folder / "new.tsv"), run_in(folder), True)
 
 
-@pytest.mark.parametrize("output", ["run/export/more", "run/checkpoints/new", "run/tensorboard", "run", ""])
+@pytest.mark.parametrize(
+    "output",
+    ["run/export/more", "run/checkpoints/new", "run/tensorboard", "run", "second/data", "study/report/new", ""],
+)
 def test_an_export_is_a_new_directory_outside_the_run_s_own(folder, output):
     before = tree(folder)
-    with pytest.raises(UserError, match=r"has its own files|already exists|is empty"):
+    with pytest.raises(UserError, match=r"among fjt's own files|already exists|is empty"):
         run_in(folder).export(str(folder / output) if output else "")
     assert tree(folder) == before
 

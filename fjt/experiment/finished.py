@@ -85,11 +85,11 @@ class Run:
         Raises:
             UserError: the directory exists, is among the run's own, or the format cannot express the run.
         """
+        from fjt.experiment import workdir
         from fjt.interop.conversion import convert
 
         output = os.path.normpath(files.local_path(path, "--output"))
-        if run_records.is_own(self.path, output):
-            raise UserError(f"--output={output} is where the run in {self.path} has its own files. Give another one.")
+        workdir.check_output(output, "--output")
         if os.path.lexists(output):
             raise UserError(f"--output: {output} already exists; give a new directory, or move it away.")
         self._check_export()

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fjt.core import files, records
+from fjt.core import records
 from fjt.core.options import flatten
 from fjt.core.records import Damaged, Form
 
@@ -24,13 +24,8 @@ PREDICTIONS = ("id", "logits", "label", "label_names")
 # Names in a work directory that fjt writes, replaces and removes.
 OWN = (
     "config.json", "env.json", "result.json", "train.jsonl", "eval.jsonl", "curve.png", "DONE", "predictions",
-    "export", "checkpoints", "checkpoints-unreadable", "tensorboard",
+    "export", "checkpoints", "checkpoints-unreadable", "data", "tensorboard",
 )  # fmt: skip
-
-
-def is_own(workdir: str, path: str) -> bool:
-    """Whether a path is that of a file or folder that fjt itself writes in a work directory, or below one."""
-    return any(files.is_inside(path, os.path.join(workdir, name)) for name in OWN)
 
 
 def is_done(workdir: str) -> bool:

@@ -7,6 +7,7 @@ import fcntl
 import os
 import pathlib
 import platform
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,7 +29,9 @@ KNOWN_BY = {
     RUN: ("config.json", run_records.CONFIG),
     STUDY: ("plan.json", {"config": dict, "study": dict, "runs": dict, "groups": list}),
 }
-FOLDERS = ("checkpoints", "export", "predictions", "tensorboard")  # of a run
+HOLDER = re.compile(r"( \(\d+ on .*\))?")  # the text in LOCK
+# The names that fjt writes, replaces and removes in folders of a kind.
+OWN = {RUN: run_records.OWN, REPETITION: run_records.OWN, STUDY: ("plan.json", "runs", "groups", "report")}
 SHOWN = 4  # names in the message about a folder that is not fjt's
 
 
@@ -68,14 +71,12 @@ def check_own(folder: str, kind: str = RUN) -> None:
         return
     if not os.path.isdir(folder):
         raise UserError(f"--workdir={folder} is a file. Give a folder.")
-    others = sorted(set(os.listdir(folder)) - {MARKER, LOCK})
-    others = [name for name in others if not files.TEMPORARY.fullmatch(name)]
-    for name in others:
-        if name in FOLDERS and kind != STUDY and os.path.islink(os.path.join(folder, name)):
-            raise UserError(
-                f"--workdir={folder}: {name} in it is a symbolic link, but fjt writes and removes files only within "
-                "the folder. Put a folder in its place, or let the whole folder be a link."
-            )
+    if kind != STUDY and (link := _find_link(folder)):
+        raise UserError(
+            f"--workdir={folder}: {link} in it is a symbolic link, but fjt writes and removes files only within the "
+            "folder. Put a folder in its place, or let the whole folder be a link."
+        )
+    others = sorted(name for name in os.listdir(folder) if not _is_trace(folder, name))
     found = _kind_of(folder)
     if not others or found == kind:
         return
@@ -85,14 +86,55 @@ def check_own(folder: str, kind: str = RUN) -> None:
     raise UserError(f"--workdir={folder} is not empty and is not {kind} of fjt: it has {names}. Give a new folder.")
 
 
+def check_output(path: str, option: str) -> None:
+    """Nothing for a place where a command may put an output of the user's.
+
+    Args:
+        path: the place, which need not exist.
+        option: names it in messages.
+
+    Raises:
+        UserError: it is among the names that fjt itself writes in a folder of its own.
+    """
+    for parent in map(str, pathlib.Path(os.path.realpath(path)).parents):
+        if kind := _kind_of(parent):  # of the innermost one: a run of a study is a folder by itself
+            if any(files.is_inside(path, os.path.join(parent, name)) for name in OWN[kind]):
+                raise UserError(f"{option}={path} is among fjt's own files in {parent}, {kind}. Give another place.")
+            return
+
+
+def _find_link(folder: str) -> str:
+    """The first of a run's own folders, or of those below, that is a symbolic link, or LOCK if it is one; else ""."""
+    for name in run_records.OWN:
+        path = os.path.join(folder, name)
+        for place, folders, _ in [(folder, [name] if os.path.isdir(path) else [], []), *os.walk(path)]:
+            for one in folders:
+                if os.path.islink(os.path.join(place, one)):
+                    return os.path.relpath(os.path.join(place, one), folder)
+    return LOCK if os.path.islink(os.path.join(folder, LOCK)) else ""
+
+
+def _is_trace(folder: str, name: str) -> bool:
+    """Whether a file is of the kind that fjt leaves in a folder that it has not used yet."""
+    if name == LOCK:
+        return HOLDER.fullmatch(_text(os.path.join(folder, name))) is not None
+    return files.TEMPORARY.fullmatch(name) is not None or (name == MARKER and bool(_kind_of(folder)))
+
+
+def _text(path: str) -> str:
+    """The text of a small file; a NUL, which none of fjt's has, for one that cannot be read."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read(1000)
+    except (OSError, ValueError):
+        return "\0"
+
+
 def _kind_of(folder: str) -> str:
     """The kind of a folder by its marker or, without one, by its record; "" for a folder of others."""
-    try:
-        with open(os.path.join(folder, MARKER), encoding="utf-8") as file:
-            text = file.read()
+    text = _text(os.path.join(folder, MARKER))
+    if text != "\0":
         return next((kind for kind in (RUN, STUDY, REPETITION) if text == f"{kind} of fjt\n"), "")
-    except (OSError, ValueError):
-        pass
     for kind, (name, form) in KNOWN_BY.items():
         with contextlib.suppress(records.Damaged):
             records.read_json(os.path.join(folder, name), form)

@@ -72,8 +72,8 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
 
 
 def tree(folder):
-    """{path: text} of all files below a folder."""
-    return {path: path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """{path: bytes} of all files below a folder."""
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def checkpoints_only(folder):
@@ -88,6 +88,9 @@ FOREIGN = {
     "a model": lambda folder: (folder / "config.json").write_text('{"model_type": "bert"}'),
     "a damaged config": lambda folder: (folder / "config.json").write_text('{"config": {'),
     "a plan of others": lambda folder: (folder / "plan.json").write_text('{"runs": []}'),
+    "a marker alone": lambda folder: (folder / ".fjt").write_text("mine"),
+    "a lock alone": lambda folder: (folder / ".lock").write_text("mine"),
+    "a lock of bytes": lambda folder: (folder / ".lock").write_bytes(b"\xff"),
     "another marker": lambda folder: (folder / ".fjt").write_text("mine") and (folder / "a").write_text("precious"),
 }
 
@@ -137,10 +140,14 @@ def test_folders_of_versions_without_a_marker_are_known_by_their_records(tmp_pat
         own(str(tmp_path), RUN)
 
 
-@pytest.mark.parametrize("name", ["checkpoints", "export", "predictions", "tensorboard"])
+@pytest.mark.parametrize(
+    "name",
+    ["checkpoints", "export", "predictions", "tensorboard", "data", "export/merged", "predictions/submission", ".lock"],
+)
 def test_a_link_that_leads_out_of_a_run_is_refused(tmp_path, name):
     own(str(tmp_path / "run"))
     (tmp_path / "precious").mkdir()
+    (tmp_path / "run" / name).parent.mkdir(exist_ok=True)
     (tmp_path / "run" / name).symlink_to(tmp_path / "precious")
     with pytest.raises(UserError, match=f"{name} in it is a symbolic link"):
         own(str(tmp_path / "run"))

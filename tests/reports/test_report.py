@@ -55,9 +55,16 @@ def test_a_report_is_written_over_a_report_alone(folder, tmp_path):
     (new / ".fjt").unlink()
     with pytest.raises(UserError, match=r"new is not empty and is not a report of fjt: it has notes\.txt\. Give a new"):
         report.own(str(new))
-    for name in archive.FILES:
-        (new / name).write_text("")
+    archive.save(gather.read(folder), str(new))
     report.own(str(new))  # as a committed one, which has no marker
+    (new / "figures").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="figures in it is a symbolic link"):
+        report.own(str(new))
+    (tmp_path / "of a stranger").mkdir()
+    for name in archive.FILES:  # the names alone do not make a report
+        (tmp_path / "of a stranger" / name).write_text("theirs")
+    with pytest.raises(UserError, match="is not a report of fjt"):
+        report.own(str(tmp_path / "of a stranger"))
     for name, content in (
         ("report.html", "theirs"),
         ("runs.csv", "theirs"),
