@@ -102,6 +102,8 @@ def exit_code(command: Callable[[], int], place: Callable[[], str], interrupted:
         line, code = str(error), 2
     except OSError as error:
         line, code = f"{error.strerror or error}: {error.filename or place()}.{kept}", 2
+    except MemoryError as error:
+        line, code = f"there is not enough memory{f' ({error})' if str(error) else ''}; a smaller batch needs less.", 2
     # Orbax leaves futures behind that failed with the error: at the end of the process each would print a traceback.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     with contextlib.suppress(BrokenPipeError):  # of 2>&1 | head: nobody reads it

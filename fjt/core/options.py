@@ -214,9 +214,9 @@ class OptimConfig:
     power: float = option(2.0, "polynomial: the exponent", traced=True)
     cycles: int = option(2, "cosine_restarts: the number of cycles", low=1, traced=True)
     clip_norm: float = option(1.0, "largest norm of the gradient; 0: no clipping", low=0.0, traced=True, in_card=True)
-    b1: float = option(0.9, "adamw, adam, lamb, lion: decay of the first moment")
-    b2: float = option(0.999, "adamw, adam, lamb: decay of the second moment")
-    eps: float = option(1e-8, "adamw, adam, lamb: added to the denominator")
+    b1: float = option(0.9, "adamw, adam, lamb, lion: decay of the first moment", low=0.0, high=0.999999)
+    b2: float = option(0.999, "adamw, adam, lamb: decay of the second moment", low=0.0, high=0.999999)
+    eps: float = option(1e-8, "adamw, adam, lamb: added to the denominator", low=0.0)
     momentum: float = option(0.9, "sgd: factor of the previous update")
 
 

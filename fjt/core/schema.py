@@ -4,9 +4,10 @@ import dataclasses
 import functools
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
+import numpy as np
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
@@ -14,6 +15,7 @@ from fjt.core.errors import UserError, suggest
 from fjt.core.files import local_path
 
 Section = TypeVar("Section")
+LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,13 +81,22 @@ class Option:
             given = f"config.{self.key}={value!r}"
         if not isinstance(value, self.kind) or (self.kind is int and isinstance(value, bool)):
             raise UserError(f"{given} should be of type {self.kind.__name__}.")
-        if value != value:
-            raise UserError(f"{given} should be a number.")
+        if not all(abs(number) <= LARGEST for number in _floats(value)):  # NaN is not
+            raise UserError(f"{given} should be finite: numbers are computed in float32, up to {LARGEST:.1e}.")
         if self.choices and value not in self.choices:
             raise UserError(f"{given} is unknown.{suggest(value, self.choices)}")
         if (self.low is not None and value < self.low) or (self.high is not None and value > self.high):
             raise UserError(f"{given} should be {self.allowed}.")
         return local_path(str(value), f"config.{self.key}") if self.path and value else value
+
+
+def _floats(value: Any) -> Iterator[float]:
+    """Yields the floats of a value, those within tuples included."""
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _floats(part)
 
 
 def option(default: Any, doc: str, **facts: Any) -> Any:

@@ -36,6 +36,7 @@ ENTRIES = (
         "trim_offsets": MAYBE,
         "errors": optional(text()),
         "never_split": optional(texts()),
+        "split_special_tokens": MAYBE,
         "added_tokens_decoder": optional(table()),
     }
 )

@@ -192,6 +192,10 @@ class Embeddings(nn.Module):
     config: EncoderConfig
     dtype: jnp.dtype
 
+    def rows(self, batch: Batch, hooks: Hooks) -> Int[Array, "G R L"]:
+        """The row of each token in the table of positions."""
+        return batch["position_ids"] + self.config.first_position + hooks.first_position
+
     @nn.compact
     def __call__(self, batch: Batch, hooks: Hooks) -> Float[Array, "G R L D"]:
         config = self.config
@@ -200,8 +204,7 @@ class Embeddings(nn.Module):
             return Embedding(rows, config.width, config.stddev, self.dtype, name=name)
 
         words = hooks.embed(table(config.vocab, "word")(batch["token_ids"]), batch)
-        first = config.first_position + hooks.first_position
-        h = words + table(config.positions, "position")(batch["position_ids"] + first)
+        h = words + table(config.positions, "position")(self.rows(batch, hooks))
         if config.types:
             types = batch["type_ids"] if config.types > 1 else jnp.zeros_like(batch["type_ids"])
             h = h + table(config.types, "type")(types)

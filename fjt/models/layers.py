@@ -81,10 +81,17 @@ def compose(*hooks: Hooks) -> Hooks:
         block=lambda name, layer, h, residual, norm, tokens: two.block(
             name, layer, one.block(name, layer, h, residual, norm, tokens), residual, norm, tokens
         ),
-        embed=lambda words, batch: two.embed(one.embed(words, batch), batch),
+        embed=_embed(one, two),
         first_position=one.first_position + two.first_position,
         every_token=one.every_token or two.every_token,
     )
+
+
+def _embed(one: Hooks, two: Hooks) -> Callable[[Array, dict[str, Array]], Array]:
+    """The `embed` of two Hooks, the default one where both have it: a model may ask whether it is."""
+    if Hooks.embed in (one.embed, two.embed):
+        return two.embed if one.embed is Hooks.embed else one.embed
+    return lambda words, batch: two.embed(one.embed(words, batch), batch)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -138,7 +139,7 @@ def take(checkpoint: Checkpoint, abstract: Tree, path: str, keep_head: bool = Fa
         keep_head: whether the head is the checkpoint's; otherwise it is new.
 
     Raises:
-        UserError: a tensor has another shape, or a parameter of the encoder is missing.
+        UserError: a tensor has another shape, a parameter of the encoder is missing, or the encoder has others.
     """
     family, owner = checkpoint.config.family, find_family(checkpoint.config.family)
     params, missing, wrong, used = {}, [], [], set()
@@ -164,9 +165,10 @@ def take(checkpoint: Checkpoint, abstract: Tree, path: str, keep_head: bool = Fa
             f"{', '.join(torch_name(name, family) for name in lost[:3])}. It has "
             f"{len(checkpoint.tensors)}, for example {', '.join(sorted(checkpoint.tensors)[:3])}."
         )
+    unused = sorted(n for n in set(checkpoint.tensors) - used if not n.endswith(BUFFERS))
+    _check_unused(unused, owner, path)
     if keep_head and any(owner.is_new(name) for name in missing):
         raise UserError(f"config.model.keep_head: the weights of {path} have no classifier; leave the option out.")
-    unused = sorted(n for n in set(checkpoint.tensors) - used if not n.endswith(BUFFERS))
     return Loaded(tree.unflatten(params), tuple(missing), tuple(unused))
 
 
@@ -178,6 +180,17 @@ def untrained_pooler(checkpoint: Checkpoint) -> int:
         if bias is not None and kernel is not None and not bias.any():
             size += bias.size + kernel.size
     return size
+
+
+def _check_unused(unused: Sequence[str], owner: Family, path: str) -> None:
+    """Raises UserError for a tensor within the encoder that has no parameter: the model computes more than fjt does."""
+    inside = tuple({f"{owner.prefix}.{module.split('.')[0]}." for module in owner.modules.values()})
+    if found := [name for name in unused if name.startswith(inside)]:
+        raise UserError(
+            f"The weights of {path} have {len(found)} tensors in the encoder that a {owner.name} does not have, for "
+            f"example {', '.join(found[:3])}: another model was trained than its config.json says. fjt would leave "
+            "them out; merge adapters into the weights, or use another model."
+        )
 
 
 def as_float32(tensor: Tensor, name: str, file: str) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from fjt.core import prng
 from fjt.core.declared import whole
@@ -37,6 +37,22 @@ class DenseHead(nn.Module):
         return dense(self.classes, "out_proj")(drop_slots(h, batch, again), Hooks())
 
 
+class Embeddings(blocks.Embeddings):
+    """BERT's, but a token of a text that is the padding's own, such as a literal `<pad>`, has no position."""
+
+    def rows(self, batch: Batch, hooks: Hooks) -> Int[Array, "G R L"]:
+        """The row of each token in the table of positions: PyTorch's `create_position_ids_from_input_ids`."""
+        rows = super().rows(batch, hooks)
+        if hooks.embed is not Hooks.embed:  # PyTorch has word embeddings then and no ids, and counts every token
+            return rows
+        pad = self.config.first_position - 1
+        is_pad = (batch["token_ids"] == pad) & (batch["segment_ids"] > 0)
+        count = jnp.cumsum(is_pad, axis=-1, dtype=rows.dtype)
+        begin = jnp.arange(rows.shape[-1], dtype=rows.dtype)[None, None] - batch["position_ids"]
+        before = jnp.take_along_axis(count - is_pad, begin, axis=-1)  # in the row, before the example
+        return jnp.where(is_pad, pad, rows - (count - before))
+
+
 def parse(raw: dict[str, Any]) -> EncoderConfig:
     """EncoderConfig of a config.json: the first token is at position pad_token_id + 1."""
     family = raw["model_type"]
@@ -57,7 +73,7 @@ ROBERTA = Family(
     name="roberta",
     parse=parse,
     describe=describe,
-    embeddings=blocks.Embeddings,
+    embeddings=Embeddings,
     block=blocks.PostNormLayer,
     sites=sites,
     prefix="roberta",

@@ -231,9 +231,10 @@ def check_weights(given: tuple[float, ...], count: int) -> Float[np.ndarray, " C
     """
     if not given:
         return np.ones(count)
-    if len(given) != count or not all(isinstance(x, int | float) and x >= 0 for x in given):
+    if len(given) != count or not all(isinstance(x, int | float) and x >= 0 for x in given) or not any(given):
         raise UserError(
-            f"config.loss.class_weights={given} should be {count} numbers, one per label, or ('balanced',)."
+            f"config.loss.class_weights={given} should be {count} numbers, one per label and not all 0, or "
+            "('balanced',)."
         )
     return np.array(given)
 

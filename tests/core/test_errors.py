@@ -19,6 +19,7 @@ from fjt.training.stop import Stopped
         (UserError("no such task."), 2, "fjt: no such task."),
         (FileNotFoundError(2, "No such file", "x.csv"), 2, "fjt: No such file: x.csv. Files are kept."),
         (OSError(28, "No space left"), 2, "fjt: No space left: runs/a. Files are kept."),
+        (MemoryError("8 TiB"), 2, "fjt: there is not enough memory (8 TiB); a smaller batch needs less."),
         (KeyboardInterrupt(), 130, "fjt: stopped by SIGINT; again"),
         (Ended("the loss is not finite", 3), 3, "fjt: the loss is not finite"),
         (Stopped(signal.SIGTERM), 143, "fjt: stopped by SIGTERM; the same command goes on from here"),

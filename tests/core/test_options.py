@@ -149,6 +149,18 @@ def test_ranges(key):
             build(**{key.replace(".", "__"): value})
 
 
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 1e39])
+def test_a_number_that_float32_does_not_hold_is_refused(value):
+    real = [key for key, kind in FIELDS.items() if float in (kind, *typing.get_args(kind))]
+    assert "tune.alpha" in real and "optim.weight_decay" in real
+    for key in real:
+        with pytest.raises(UserError, match=rf"config\.{key}=.* should be finite"):
+            build(**{key.replace(".", "__"): value})
+    for key, whole in (("optim__multipliers", (("head/", value),)), ("loss__class_weights", (1.0, value))):
+        with pytest.raises(UserError, match="should be finite"):
+            build(**{key: whole})
+
+
 def test_durations_are_given_once():
     with pytest.raises(UserError, match=r"config\.train\.epochs and config\.train\.steps are both set"):
         build(train__epochs=1, train__steps=5)

@@ -13,8 +13,9 @@ from outside_family import DISTILBERT
 from fjt.core import seeds, tree
 from fjt.core.errors import UserError
 from fjt.data import batches, packing
-from fjt.models import config_json, families, torch_names
+from fjt.models import config_json, families, roberta, torch_names
 from fjt.models.encoder import Model
+from fjt.models.layers import Hooks, compose
 from fjt.tasks.kinds import PROBLEMS
 from fjt.training.optim import make_optimizer
 from fjt.training.step import init_state, train_step
@@ -48,6 +49,23 @@ def test_positions_start_behind_the_padding():
         partition.check({}, ROBERTA, 65)
     moved = config_json.parse_config(roberta_files.config() | {"pad_token_id": 4}, "config.json")
     assert moved.first_position == 5
+
+
+def test_a_literal_padding_token_in_a_text_has_no_position():
+    token_ids = np.int32([[[0, 1, 7, 1, 1, 2, 0, 7, 1, 2, 1, 1]]])  # two examples and two places of padding
+    segments = np.int32([[[1] * 6 + [2] * 4 + [0] * 2]])
+    positions = np.int32([[[0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 0, 0]]])
+    batch = {"token_ids": token_ids, "segment_ids": segments, "position_ids": positions}
+    made = roberta.Embeddings(ROBERTA, np.dtype("float32"))
+    rows = made.rows(batch, Hooks(first_position=5))[0, 0, :10]
+    assert rows.tolist() == [7, 1, 8, 1, 1, 9, 7, 8, 1, 9]  # as create_position_ids_from_input_ids of PyTorch has them
+    embedded = compose(Hooks(embed=lambda words, batch: words), Hooks())
+    assert made.rows(batch, embedded)[0, 0, :10].tolist() == [2, 3, 4, 5, 6, 7, 2, 3, 4, 5]
+    assert made.rows(batch, compose(Hooks(), Hooks()))[0, 0, 1] == 1
+    first = dataclasses.replace(ROBERTA, first_position=1)  # the padding has id 0, as places without a token have
+    batch["token_ids"] = np.int32([[[3, 0, 7, 2, 3, 7, 7, 7, 0, 2, 0, 0]]])
+    rows = roberta.Embeddings(first, np.dtype("float32")).rows(batch, Hooks())[0, 0, :10]
+    assert rows.tolist() == [1, 0, 2, 3, 4, 5, 1, 2, 0, 3]
 
 
 def batch_of(methods, config, label=EXAMPLES.label):

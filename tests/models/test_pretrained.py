@@ -231,6 +231,34 @@ def test_missing_pooler_and_unused_tensors(tmp_path, params):
     assert loaded.unused == ("cls.predictions.bias",)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "encoder.layer.0.attention.self.distance_embedding.weight",
+        "encoder.layer.1.crossattention.self.query.weight",
+        "encoder.layer.0.output.adapters.a.adapter_down.0.weight",
+        "encoder.layer.0.attention.self.query.lora_A.default.weight",
+        "embeddings.projection.weight",
+        "encoder.final_norm.weight",
+    ],
+)
+def test_an_encoder_of_more_parts_is_refused(tmp_path, params, name):
+    tensors = torch_tensors(params) | {f"bert.{name}": np.ones((2, 2), np.float32)}
+    bare = {key.removeprefix("bert."): tensor for key, tensor in tensors.items()}
+    for folder, written in (("whole", tensors), ("bare", bare)):
+        with pytest.raises(UserError, match=rf"have 1 tensors in the encoder that a bert does not have.*bert\.{name}"):
+            take(write(tmp_path / folder, written))
+
+
+def test_a_table_of_types_that_the_config_denies_is_refused(tmp_path, params):
+    path = write(tmp_path / "m", torch_tensors(params))
+    raw = json.loads((tmp_path / "m" / "config.json").read_text()) | {"type_vocab_size": 0}
+    (tmp_path / "m" / "config.json").write_text(json.dumps(raw))
+    abstract = jax.eval_shape(Model(pretrained.read_config(path)[0], 2).init, seeds.make_key(0, "init"))
+    with pytest.raises(UserError, match=r"for example bert\.embeddings\.token_type_embeddings"):
+        pretrained.take(pretrained.read_checkpoint(path), abstract, path)
+
+
 def test_a_missing_encoder_tensor(tmp_path, params):
     tensors = torch_tensors(params)
     del tensors["bert.encoder.layer.1.attention.self.key.bias"]

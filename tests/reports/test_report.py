@@ -7,7 +7,7 @@ from read_report import rows_of
 
 from fjt import report
 from fjt.core.errors import UserError
-from fjt.reports import archive
+from fjt.reports import archive, gather
 
 
 def every_file(folder):

@@ -5,8 +5,10 @@ import math
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import small
 
+from fjt.core.errors import UserError
 from fjt.tasks import classification, multilabel, regression
 
 
@@ -42,6 +44,13 @@ def test_label_smoothing_by_hand():
     expected = -(0.1 * math.log(1 / 8) + 0.8 * math.log(2 / 8) + 0.1 * math.log(5 / 8))
     np.testing.assert_allclose(value, [expected], rtol=1e-6)
     np.testing.assert_array_equal(weight, [1.0])
+
+
+def test_class_weights_that_leave_nothing_to_learn_are_refused():
+    for given in ((0.0, 0), (1.0, -1.0), (1.0,)):
+        with pytest.raises(UserError, match="2 numbers, one per label and not all 0"):
+            classification.check_weights(given, 2)
+    assert classification.check_weights((0.0, 2), 2).tolist() == [0, 2]
 
 
 def test_class_weights_by_hand():
