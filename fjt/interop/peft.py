@@ -116,6 +116,7 @@ def read(directory: str | os.PathLike, config: EncoderConfig) -> Adapter:
     tensors = read_tensors(os.path.join(directory, WEIGHTS))
     name = next(name for name, form in FORMS.items() if form.accepts(about))
     form, family, placed, whole, trained = FORMS[name], find_family(config.family), {}, {}, {}
+    targets = set()
     module_of = encoder_module(config)
     names = {module_of(path): path for _, path in places(config, sites_of(config))}
     ends = "|".join([*map(re.escape, form.leaves), *([rf"{form.wrapped}\.\w+"] if form.wrapped else []), r"\w+"])
@@ -129,8 +130,10 @@ def read(directory: str | os.PathLike, config: EncoderConfig) -> Adapter:
         module, last = family.whole_name(found.group(1)), found.group(2)
         if module in names and last in form.leaves:
             placed[names[module], form.leaves[last]] = tensor
+            targets.add(found.group(1))
         else:
             trained |= _base_leaf(directory, key, module, last, tensor, config)
+    _check_targets(about, targets, path)
     try:
         options, leaves = form.read(about, placed, whole, config)
     except UserError as error:
@@ -145,6 +148,28 @@ def read(directory: str | os.PathLike, config: EncoderConfig) -> Adapter:
         "",
         unread=declared.undeclared(about, entries, path),
     )
+
+
+def _check_targets(about, modules, path):
+    """Raises UserError where the config leaves out a module that has tensors.  modules: PyTorch's names."""
+    targets, excluded = about.get("target_modules"), about.get("exclude_modules")
+    for module in sorted(modules):
+        for key, wrong in (
+            ("target_modules", bool(targets) and targets != "all-linear" and not _names(targets, module)),
+            ("exclude_modules", bool(excluded) and _names(excluded, module)),
+        ):
+            if wrong:
+                raise UserError(
+                    f"{path}: {key}={about[key]!r:.200} leaves out {module}, for which {WEIGHTS} has tensors: peft "
+                    "would not load them. Restore the config with which the adapter was trained."
+                )
+
+
+def _names(patterns, module):
+    """Whether PEFT's names of modules, a regular expression or a list of ends of names, name one."""
+    if isinstance(patterns, str):
+        return re.fullmatch(patterns, module) is not None
+    return any(module == name or module.endswith(f".{name}") for name in patterns)
 
 
 def _check_shape(about, config, path):

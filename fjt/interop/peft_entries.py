@@ -1,5 +1,6 @@
 """The keys of PEFT's adapter_config.json (peft 0.21): the type of each, and the values that fjt computes."""
 
+import re
 from typing import Any
 
 from fjt.core.declared import (
@@ -28,7 +29,14 @@ def _leaves_base(start: Any) -> bool:
     return type(start) is bool or (type(start) is str and start.lower() in STARTS)
 
 
-NAMES = optional(either(text(), texts()))
+def _is_pattern(value: Any) -> bool:
+    try:
+        return type(value) is str and re.compile(value) is not None
+    except re.error:
+        return False
+
+
+NAMES = optional(either(Entry(_is_pattern, "a regular expression"), texts()))
 WEIGHTS_TELL = ignored()  # the file's tensors tell; one without a place in the model is refused
 COMMON = {
     "peft_type": one_of(*TYPES),
@@ -59,7 +67,10 @@ LORA = {
     "use_rslora": flag(),
     "use_dora": flag(),
     "rank_pattern": Entry(
-        lambda x: x is None or (type(x) is dict and all(type(rank) is int and rank > 0 for rank in x.values())),
+        lambda x: (
+            x is None
+            or (type(x) is dict and all(_is_pattern(k) and type(rank) is int and rank > 0 for k, rank in x.items()))
+        ),
         "a table of module names and ranks",
     ),
     "init_lora_weights": Entry(

@@ -1,7 +1,9 @@
 """Bottleneck adapters in AdapterHub's directories; PEFT has none."""
 
+import math
 import re
 from collections.abc import Callable
+from typing import Any
 
 from fjt.core import tree
 from fjt.core.errors import UserError
@@ -57,7 +59,7 @@ def hub_form(
             key = f"{_block(module, f'{layer}/{block}')}.adapters.{name}.{DENSE[part]}"
             tensors[f"{key}.{names[last]}"] = leaf.T if fixed is None else leaf
         return tensors, facts | expected | {
-            "reduction_factor": config.width / inner_width(config, options),
+            "reduction_factor": _factor(config.width, inner_width(config, options)),
             "non_linearity": options["activation"],
             "scaling": options.get("adapter_scale", 1.0),
             "init_weights": "bert",
@@ -72,6 +74,7 @@ def hub_form(
         width = next((len(leaf) for path, leaf in leaves.items() if path.endswith("down/bias")), 0)
         if not width or (fixed is not None) != ("rule" in leaves):
             raise UserError("its tensors are not a whole adapter.")
+        _check_factor(own.get("reduction_factor"), config.width, width)
         options = {"reduction": config.width / width, "bottleneck_width": 0, "activation": own["non_linearity"]}
         options |= {"adapter_norm": bool(own.get("original_ln_before"))} if norm else {}
         return options | ({"adapter_scale": float(own["scaling"])} if scale else {}), leaves
@@ -85,6 +88,18 @@ def hub_form(
         facts=FACTS,
         entries=hub_entries.BOTTLENECK,
     )
+
+
+def _factor(width: int, inner: int) -> float:
+    """The largest factor for which AdapterHub's `int(width // factor)` is the bottleneck's width."""
+    factor = width / inner
+    return factor if width // factor == inner else math.nextafter(factor, 0.0)
+
+
+def _check_factor(factor: Any, width: int, inner: int) -> None:
+    """Raises UserError where a reduction_factor gives no bottleneck of this width; one per layer is not compared."""
+    if isinstance(factor, int | float) and inner not in (width // factor, round(width / factor)):
+        raise UserError(f"reduction_factor={factor} of {width} is not the width of its tensors, {inner}.")
 
 
 def _leaves(tensors, blocks):

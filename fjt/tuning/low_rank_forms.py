@@ -9,10 +9,11 @@ import numpy as np
 from fjt.core import tree
 from fjt.core.errors import UserError
 from fjt.models.encoder import EncoderConfig
+from fjt.models.families import find_family
 from fjt.models.torch_names import LEAVES
 from fjt.tuning import hub_entries
 from fjt.tuning.forms import PEFT, HubForm, Module, PeftForm, Tensors, no_place
-from fjt.tuning.method import SITES, places, sites_of
+from fjt.tuning.method import SITES, base_module, places, sites_of
 
 # Sites whose input IA3 scales; it scales the output of the others.
 IA3_INPUTS = ("output", "attention_output")
@@ -74,22 +75,32 @@ def _write_peft_lora(dora):
     return write
 
 
+def _peft_rank(about: dict, module: str) -> int:
+    """The rank of a module by PEFT's rule: the first pattern that matches the end of its name, or r."""
+    patterns = (about.get("rank_pattern") or {}).items()
+    found = (rank for pattern, rank in patterns if re.fullmatch(rf"(.*\.)?({pattern})", module))
+    return next(found, about.get("r", PEFT_DEFAULT))
+
+
 def _read_peft_lora(about, placed, whole, config):
-    del whole, config
+    del whole
     found, trained = {}, {}
     for (path, last), tensor in placed.items():
         leaf = tensor.T if last in ("a", "b") else tensor.reshape(-1)
         trained[f"{path}/{last}"] = leaf
         if last == "a":
+            module = find_family(config.family).torch_module(base_module(path))
+            if leaf.shape[1] != (rank := _peft_rank(about, module)):
+                raise UserError(
+                    f"the tensors of {module} are of rank {leaf.shape[1]}, but its config says {rank} (r and "
+                    "rank_pattern)."
+                )
             found.setdefault(path.rsplit("/", 1)[-1], set()).add(leaf.shape[1])
     for site, several in found.items():
         if len(several) > 1:
             raise UserError(f"the layers of {site} have different ranks, {sorted(several)}; here a site has one.")
     sites = peft_sites(placed)
     ranks = [min(found[site]) for site in sites]
-    named = {about.get("r", PEFT_DEFAULT), *(about.get("rank_pattern") or {}).values()}
-    if others := sorted(set(ranks) - named):
-        raise UserError(f"its tensors are of rank {others[0]}, but its config says {sorted(named)} (r, rank_pattern).")
     return {
         "sites": sites,
         **({"rank": ranks[0], "ranks": ()} if len(set(ranks)) == 1 else {"ranks": tuple(ranks)}),
@@ -227,15 +238,25 @@ def _write_hub_ia3(leaves, options, config, module, name):
     return tensors, _hub_config(options, 1, "scale", "ia3")
 
 
+def _hub_sites(own: dict) -> set[str]:
+    """The sites that the config of AdapterHub's LoRA names; a key that is left out has AdapterHub's default."""
+    attention = own.get("attn_matrices", ["q", "v"]) if own.get("selfattn_lora", True) else []
+    others = {site for site in ("intermediate", "output") if own.get(f"{site}_lora", False)}
+    return others | {ATTENTION.get(key, "") for key in attention}
+
+
 def _hub_tensors(own: dict, tensors: Tensors, config: EncoderConfig, module: Module) -> dict:
     """{(path, leaf's name in HUB_LEAVES): tensor} of AdapterHub's LoRA.  Raises UserError."""
     if own.get("use_dora") or own.get("vera_d") or own.get("vera_b"):
         raise UserError("AdapterHub's DoRA and VeRA are not supported.")
     modules, placed = {module(path): path for _, path in places(config, sites_of(config))}, {}
+    sites = _hub_sites(own)
     for key, tensor in tensors.items():
         found = re.fullmatch(r"(.*)\.loras\.[^.]+\.(lora_[AB]|gate\.weight|gate\.bias)", key)
         if not found or found.group(1) not in modules:
             raise no_place(key)
+        if (site := modules[found.group(1)].rsplit("/", 1)[-1]) not in sites:
+            raise UserError(f"it has the tensor {key}, but its config leaves out {site}: AdapterHub would not load it.")
         placed[modules[found.group(1)], HUB_LEAVES[found.group(2)]] = tensor
     return placed
 

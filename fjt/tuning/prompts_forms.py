@@ -48,10 +48,15 @@ def _split(flat: np.ndarray, length: int, config: EncoderConfig) -> Tensors:
     return {f"layer_{i}/{kind}": split[:, i, k] for i in range(config.layers) for k, kind in enumerate(kinds)}
 
 
-def _table(whole):
+def _table(whole, about):
     """f32[P, ...], the tensor of a learned context."""
     if PROMPT not in whole:
         raise UserError(f"its tensors hold no {PROMPT}.")
+    if about.get("num_virtual_tokens") not in (None, len(whole[PROMPT])):
+        raise UserError(
+            f"{PROMPT} has {len(whole[PROMPT])} rows, but its config says num_virtual_tokens="
+            f"{about['num_virtual_tokens']}."
+        )
     return whole[PROMPT]
 
 
@@ -62,8 +67,8 @@ def _refuse_peft_prefix(options):
 
 
 def _read_peft_prefix(about, placed, whole, config):
-    del about, placed
-    flat = _table(whole)
+    del placed
+    flat = _table(whole, about)
     length, wanted = len(flat), 2 * config.layers * config.width
     if flat.shape[1] != wanted:
         raise UserError(
@@ -75,8 +80,8 @@ def _read_peft_prefix(about, placed, whole, config):
 
 def _read_peft_prompt(about, placed, whole, config):
     """A saved P-tuning is its prompt: PEFT does not keep the MLP that made it."""
-    del about, placed, config
-    table = _table(whole)
+    del placed, config
+    table = _table(whole, about)
     return {"prompt_length": len(table)}, {"embedding": table}
 
 

@@ -17,7 +17,7 @@ from fjt.interop import adapter as adapters
 from fjt.interop import adapterhub, formats
 from fjt.models import pretrained
 from fjt.models.encoder import Model
-from fjt.tuning import partition
+from fjt.tuning import bottleneck_forms, partition
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "adapterhub"
 ROBERTA = GOLDEN.with_name("adapterhub_roberta")
@@ -98,6 +98,15 @@ def test_written_is_what_was_read(case, tmp_path):
     assert about[0]["model_type"] == about[1]["model_type"] and about[0]["model_class"] == about[1]["model_class"]
 
 
+def test_a_bottleneck_of_every_width_is_that_of_its_reduction_factor():
+    for width in (32, 128, 312, 768, 1024):
+        for inner in range(1, width + 1):
+            factor = bottleneck_forms._factor(width, inner)
+            assert int(width // factor) == inner  # as AdapterHub computes it
+            bottleneck_forms._check_factor(factor, width, inner)
+            bottleneck_forms._check_factor(width / inner, width, inner)  # of fjt 0.1
+
+
 def changed(tmp_path, case, **config):
     """A copy of a golden directory with another config."""
     folder = shutil.copytree(GOLDEN / case, tmp_path / case)
@@ -116,6 +125,10 @@ def changed(tmp_path, case, **config):
         ("compacter", {"original_ln_before": True}, "no method here"),
         ("compacter", {"use_gating": True}, "use_gating"),
         ("lora", {"leave_out": [0]}, "leave_out"),
+        ("lora", {"attn_matrices": ["q"]}, "its config leaves out value"),
+        ("lora", {"selfattn_lora": False}, "its config leaves out (query|value)"),
+        ("ia3", {"intermediate_lora": False}, "its config leaves out intermediate"),
+        ("pfeiffer", {"reduction_factor": 3.0}, "reduction_factor=3.0 of 32 is not the width of its tensors"),
         ("lora", {"use_dora": True}, "DoRA"),
         ("prefix_projected", {"non_linearity": "relu"}, "non_linearity='relu'"),
     ],

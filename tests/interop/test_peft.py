@@ -77,6 +77,9 @@ def read(folder):
         ("use_dora", 1),
         ("rank_pattern", ["query"]),
         ("rank_pattern", {"query": "2"}),
+        ("rank_pattern", {"*query": 2}),
+        ("target_modules", "*query"),
+        ("exclude_modules", "("),
         ("base_model_name_or_path", ["m"]),
         ("revision", 5),
         ("peft_type", ["LORA"]),
@@ -109,6 +112,11 @@ def test_what_fjt_does_not_compute_is_refused_with_file_and_key(tmp_path, key, v
         {"init_lora_weights": "Gaussian"},
         {"init_lora_weights": "eva", "eva_config": {"rho": 2.0}},
         {"rank_pattern": {"query": 2}, "r": 16},
+        {"rank_pattern": {"key": 5, r".*self\.query": 2, "query": 9}, "r": 16},
+        {"target_modules": "all-linear"},
+        {"target_modules": None, "exclude_modules": ["key", "uery"]},
+        {"target_modules": r"bert\..*(query|key)"},
+        {"target_modules": ["key", "self.query"], "exclude_modules": "query"},
     ],
 )
 def test_what_changes_nothing_is_read(tmp_path, about):
@@ -119,8 +127,34 @@ def test_what_changes_nothing_is_read(tmp_path, about):
 
 
 def test_a_rank_that_the_config_does_not_name_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"of rank 2, but its config says \[4\]"):
-        read(write(tmp_path / "a", r=4))
+    for i, about in enumerate(({"r": 4}, {"rank_pattern": {"query": 4}}, {"rank_pattern": {"y": 2}, "r": 4})):
+        with pytest.raises(UserError, match=r"layer\.0\.attention\.self\.query are of rank 2, but its config says 4"):
+            read(write(tmp_path / str(i), **about))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("target_modules", ["value", "uery"]),
+        ("target_modules", "query"),  # a string is a regular expression of whole names
+        ("target_modules", r".*layer\.1.*query"),
+        ("exclude_modules", ["query"]),
+        ("exclude_modules", r".*layer\.0.*"),
+    ],
+)
+def test_a_config_that_leaves_out_modules_of_its_tensors_is_refused(tmp_path, key, value):
+    with pytest.raises(UserError, match=rf"{key}=.* leaves out bert\.encoder\.layer\.0\.attention\.self\.query"):
+        read(write(tmp_path / "a", **{key: value}))
+
+
+@pytest.mark.parametrize("kind", ["PREFIX_TUNING", "PROMPT_TUNING"])
+def test_a_context_of_another_length_than_its_config_s_is_refused(tmp_path, kind):
+    width = small.CONFIG.width * (2 * small.CONFIG.layers if kind == "PREFIX_TUNING" else 1)
+    about = {"peft_type": kind, "r": ..., "lora_alpha": ..., "target_modules": ...}
+    tensors = {"prompt_embeddings": np.ones((3, width), np.float32)}
+    read(write(tmp_path / "a", tensors, **about, num_virtual_tokens=3))
+    with pytest.raises(UserError, match="has 3 rows, but its config says num_virtual_tokens=20"):
+        read(write(tmp_path / "b", tensors, **about, num_virtual_tokens=20))
 
 
 def test_keys_of_later_versions_are_listed(tmp_path):
