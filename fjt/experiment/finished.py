@@ -85,7 +85,7 @@ class Run:
         Raises:
             UserError: the directory exists, is among the run's own, or the format cannot express the run.
         """
-        from fjt.experiment import workdir
+        from fjt.experiment import readback, workdir
         from fjt.interop.conversion import convert
 
         output = os.path.normpath(files.local_path(path, "--output"))
@@ -103,7 +103,25 @@ class Run:
             method=" and ".join(self.result["method"]),
             label_names=self.label_names,
             head=self.problem.head,
+            check=lambda folder: readback.check_conversion(
+                output, lambda: self._read_export(folder), self._predictor, self.pairs
+            ),
         )
+
+    def _read_export(self, folder: str) -> "Predictor":
+        """The Predictor of an export of this run, or of an adapter in another library's form over the base model."""
+        from fjt.experiment import predictor
+        from fjt.interop import formats
+        from fjt.models import pretrained
+
+        options = self.config["model"]
+        if os.path.exists(os.path.join(folder, "config.json")):
+            return predictor.read(folder, self.task, options)
+        base = self.base_directory()
+        checkpoint = pretrained.read_checkpoint(base)
+        params = predictor.read_base(checkpoint, base, self.task)
+        found = formats.read_other(folder, checkpoint.config)
+        return predictor.read_over(folder, found, params, checkpoint.config, self.task, options)
 
     @property
     def metrics(self) -> dict[str, float]:

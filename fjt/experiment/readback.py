@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterator
 
@@ -14,8 +15,11 @@ from fjt.data.batches import Examples
 from fjt.experiment import predictor
 from fjt.experiment.predictor import Predictor
 from fjt.experiment.prepared import Experiment
-from fjt.interop import adapter
+from fjt.interop import adapter, formats, peft
+from fjt.tuning import partition
 
+TEXTS = ("A", "an ordinary sentence, with a comma.", "Three (3) more words: why?", "the end " * 20)
+NO_LABELS = np.full(len(TEXTS), -1, np.int32)
 ROWS = 8  # of dev, the longest one among them
 # Largest difference of two logits, as a share of the largest logit, or of 1: programs of other shapes, and merged
 # kernels, round otherwise.
@@ -46,7 +50,7 @@ def check(
     for folder, found in _read(experiment, directory):
         _check_model(experiment, folder, found)
         examples = _check_tokens(experiment, folder, found, rows)
-        if evaluate and _same(found.params, params):
+        if evaluate and _same(found.params, params) and _same_options(experiment, found):
             computed = evaluate(found.params)
             done = np.isfinite(computed).all(axis=1)  # the same bits as the run's parameters give no other NaN
             computed, expected = computed[done], logits[done]
@@ -77,9 +81,13 @@ def _read(experiment: Experiment, directory: str) -> Iterator[tuple[str, Predict
     folder = os.path.join(directory, "adapter")
     if os.path.exists(os.path.join(folder, adapter.CONFIG)):
         base = {name: experiment.params[name] for name in ("encoder", "head")}
-        with _reading(folder):
-            found = predictor.read_over(folder, adapter.read(folder), base, experiment.model.config, task, options)
-        yield folder, found
+        config, readers = experiment.model.config, [adapter.read]
+        if os.path.exists(os.path.join(folder, peft.CONFIG)):  # PEFT's or AdapterHub's files, next to fjt's own
+            readers.append(functools.partial(formats.read_other, config=config))
+        for read in readers:
+            with _reading(folder):
+                found = predictor.read_over(folder, read(folder), base, config, task, options)
+            yield folder, found
 
 
 @contextlib.contextmanager
@@ -121,6 +129,34 @@ def _same(one: tree.Tree, other: tree.Tree) -> bool:
     return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
 
 
+def _same_options(experiment: Experiment, found: Predictor) -> bool:
+    """Whether the methods of an export have the run's options, which the run's program computes with."""
+    methods = partition.find_methods(experiment.settings.experiment.tune)
+    return all(methods.get(name) == partition.complete(name, options) for name, options in found.methods.items())
+
+
+def check_conversion(name: str, read: Callable[[], Predictor], run: Predictor, pairs: bool) -> None:
+    """Nothing for an export in another form that gives the tokens and logits of the run's own export.
+
+    Args:
+        name: of the new export, for messages.
+        read: reads it.
+        run: the Predictor of the run's own export.
+        pairs: whether the run reads pairs.
+
+    Raises:
+        UserError: it gives others, or cannot be read.
+    """
+    with _reading(name):
+        found = read()
+    split = Split(tuple(map(str, range(len(TEXTS)))), TEXTS, TEXTS[::-1] if pairs else None, NO_LABELS)
+    made, wanted = found.tokenize(split), run.tokenize(split)
+    for field in ("token_ids", "type_ids", "offsets"):
+        if getattr(made, field).tolist() != getattr(wanted, field).tolist():
+            raise _differs(name, "its tokenizer gives other tokens")
+    _check_logits(name, found.logits(made), run.logits(wanted), found.model.dtype)
+
+
 def _check_logits(folder: str, found: Logits, expected: Logits, dtype: str) -> None:
     scale = max(1.0, float(np.abs(expected).max()))
     apart = np.abs(found - expected)
@@ -131,6 +167,6 @@ def _check_logits(folder: str, found: Logits, expected: Logits, dtype: str) -> N
 
 def _differs(folder: str, what: str) -> Exception:
     return UserError(
-        f"The export {folder} is not the model of the run: {what}. The run's predictions are written; "
-        "--config.output.export=False finishes it without an export. Please report this."
+        f"The export {folder} is not the model of the run: {what}. Please report this. The run's predictions are "
+        "written; an unfinished run ends without an export by --config.output.export=False."
     )

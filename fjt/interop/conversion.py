@@ -34,6 +34,7 @@ def convert(
     method: str,
     label_names: tuple[str, ...],
     head: str,
+    check: Callable[[str], None],
 ) -> None:
     """Writes a run in a form to a new directory.
 
@@ -46,6 +47,7 @@ def convert(
         method: the names of the run's methods.
         label_names: names of the labels by id.
         head: the name of the head of the run's family.
+        check: called with the directory when it is whole and not yet in its place; raises for another model.
 
     Raises:
         UserError: the form is unknown or cannot express the run.
@@ -60,6 +62,7 @@ def convert(
             )
         with replaced(output) as target:
             shutil.copytree(model, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("adapter", "merged"))
+            check(target)
         return
     if not os.path.exists(os.path.join(folder, adapter.CONFIG)):
         raise UserError(f"--format={form}: {method} trains the model's own parameters, which only --format=hf has.")
@@ -73,3 +76,4 @@ def convert(
             peft.write(target, own, config)
         else:
             adapterhub.write(target, own, config, label_names, head)
+        check(target)

@@ -34,21 +34,33 @@ def read(directory: str | Path, config: EncoderConfig) -> Adapter:
 def _read(directory: str, config: EncoderConfig) -> Adapter:
     if os.path.exists(os.path.join(directory, adapter.CONFIG)):
         return adapter.read(directory)
-    path = os.path.join(directory, peft.CONFIG)
-    if not os.path.exists(path):
+    if not os.path.exists(os.path.join(directory, peft.CONFIG)):
         raise UserError(
             f"config.model.adapter={directory} is not an adapter: it has neither {adapter.CONFIG} nor {peft.CONFIG}."
             f"{_below(directory)}"
         )
-    about = declared.read(path, {})
-    if "peft_type" in about:
-        found = peft.read(directory, config)
-    elif "config" in about:
-        found = adapterhub.read(directory, config)
-    else:
-        raise UserError(f"{path} is neither PEFT's (peft_type) nor AdapterHub's (config).")
+    found = read_other(directory, config)
     base = os.path.join(directory, adapter.BASE)  # an fjt file, because the other forms have no field for it
     return dataclasses.replace(found, **records.read_json(base)) if os.path.exists(base) else found
+
+
+def read_other(directory: str, config: EncoderConfig) -> Adapter:
+    """The Adapter of the files of PEFT or AdapterHub in a directory, whatever fjt's own files next to them say.
+
+    Args:
+        directory: with an adapter_config.json.
+        config: of the base model.
+
+    Raises:
+        UserError: the files are damaged, of an unknown form, or not of this model.
+    """
+    path = os.path.join(directory, peft.CONFIG)
+    about = declared.read(path, {})
+    if "peft_type" in about:
+        return peft.read(directory, config)
+    if "config" in about:
+        return adapterhub.read(directory, config)
+    raise UserError(f"{path} is neither PEFT's (peft_type) nor AdapterHub's (config).")
 
 
 def _below(directory: str) -> str:

@@ -16,7 +16,7 @@ from fjt.core.errors import UserError
 from fjt.data.synthetic import VOCAB
 from fjt.experiment import predictor, readback
 from fjt.experiment.prepare import prepare
-from fjt.interop import exports
+from fjt.interop import adapter, exports, formats
 from fjt.tuning import partition
 
 BERT = {
@@ -139,7 +139,55 @@ def test_the_run_s_own_program_serves_an_export_with_its_parameters(run, tmp_pat
         return np.where(np.arange(len(logits))[:, None] < 5, logits, np.nan)
 
     readback.check(experiment, str(tmp_path), params, logits, evaluate)
-    assert len(given) == 1  # of a full model, or of the adapter; merged parameters are others
+    assert len(given) == (1 if method == "full" else 2)  # of the adapter in both forms; merged parameters are others
     if method == "full":
         with pytest.raises(UserError, match="where the run computed"):
             readback.check(experiment, str(tmp_path), params, logits, lambda exported: evaluate(exported) + 1)
+
+
+def other_tensors(folder):
+    file = folder / "adapter_model.safetensors"
+    tensors = safetensors.numpy.load_file(file)
+    safetensors.numpy.save_file({name: x + 0.5 if "classifier" in name else x for name, x in tensors.items()}, file)
+
+
+PEFT_CHANGES = {
+    "another alpha": (another("adapter_config.json", lora_alpha=500), "the logit .* where the run computed"),
+    "another scale": (another("adapter_config.json", use_rslora=True, lora_alpha=300), "where the run computed"),
+    "other tensors": (other_tensors, "where the run computed"),
+    "fewer targets": (another("adapter_config.json", target_modules=["query"]), "leaves out .*value"),
+    "not JSON": (lambda folder: (folder / "adapter_config.json").write_text("{"), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("run", ["lora"], indirect=True)
+@pytest.mark.parametrize("change", PEFT_CHANGES)
+def test_peft_s_files_next_to_fjt_s_own_are_read_back_as_well(run, change, tmp_path):
+    _, experiment, params, logits = run
+    write(run, tmp_path)
+    make, message = PEFT_CHANGES[change]
+    make(tmp_path / "adapter")
+    with pytest.raises(UserError, match=message) as refused:
+        readback.check(experiment, str(tmp_path), params, logits, lambda exported: logits)
+    assert str(tmp_path / "adapter") in str(refused.value)
+
+
+@pytest.mark.parametrize("run", ["lora", "prefix"], indirect=True)
+def test_an_export_in_another_form_is_read_back(run, tmp_path):
+    _, experiment, _, _ = run
+    write(run, tmp_path)
+    task, options = experiment.task, {"max_length": 12, "dtype": "float32", "matmul_precision": "highest"}
+    base, config = {name: experiment.params[name] for name in ("encoder", "head")}, experiment.model.config
+    folder = str(tmp_path / "adapter")
+
+    def read(reader):
+        return lambda: predictor.read_over(folder, reader(), base, config, task, options)
+
+    own = read(lambda: adapter.read(folder))()
+    readback.check_conversion("new", read(lambda: formats.read_other(folder, config)), own, True)
+    other_tensors(tmp_path / "adapter")
+    with pytest.raises(UserError, match=r"The export new is not the model of the run: it gives the logit"):
+        readback.check_conversion("new", read(lambda: formats.read_other(folder, config)), own, True)
+    (tmp_path / "adapter" / "adapter_config.json").unlink()
+    with pytest.raises(UserError, match=r"The export new .* cannot be read"):
+        readback.check_conversion("new", read(lambda: formats.read_other(folder, config)), own, True)
