@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from fjt.core import tree
 from fjt.core.errors import UserError
 from fjt.data.batches import Examples
+from fjt.data.glue import Split
 from fjt.experiment import predictor
 from fjt.experiment.predictor import Predictor
 from fjt.experiment.prepared import Experiment
