@@ -46,7 +46,7 @@ class OwnMetric:
         arrays = [np.array(x, np.float64 if x.dtype.kind == "f" else None) for x in (predicted, label)]
         try:
             value = np.asarray(self.function(*arrays))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(f"config.eval.metrics: {self.name} failed: {_describe(error)}.") from error
         if value.ndim or value.dtype.kind not in "iuf" or not np.isfinite(value):
             raise UserError(
