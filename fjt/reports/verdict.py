@@ -152,6 +152,8 @@ _KINDS = {
     "behind": "Behind {} for new seeds and new examples",
     "ahead here": "Ahead of {} with new seeds on this dev set; undecided for new examples",
     "behind here": "Behind {} with new seeds on this dev set; undecided for new examples",
+    "ahead untested": "Ahead of {} with new seeds on this dev set; not tested for new examples",
+    "behind untested": "Behind {} with new seeds on this dev set; not tested for new examples",
     "undecided": "Undecided",
     "failed": "Not tested against {}, because runs collapsed or diverged (intervals are without these runs)",
 }
@@ -164,7 +166,9 @@ def _kind(one: Comparison, alpha: float) -> str:
     side = "ahead" if values.sign_of(one.metric) * (one.mean or 0.0) > 0 else "behind"
     if isinstance(one.p_examples, float) and one.p_examples <= alpha:
         return side
-    return f"{side} here" if one.p <= alpha else "undecided"
+    if one.p > alpha:
+        return "undecided"
+    return f"{side} {'untested' if isinstance(one.p_examples, str) else 'here'}"
 
 
 def _difference(one: Comparison, alpha: float, family: int, name: Name) -> str:
@@ -183,6 +187,8 @@ def _difference(one: Comparison, alpha: float, family: int, name: Name) -> str:
 def _decider(one: Comparison, alpha: float, family: int) -> str:
     """What would show a difference of the size that was seen, "" where it is decided or unknown."""
     p, (mean, sd) = one.p_examples, one.sound
+    if isinstance(p, str) and one.n < inference.LEAST_T:
+        return f"; a test for new examples needs {inference.LEAST_T} seeds"
     if isinstance(p, str) or isinstance(one.smallest, str) or p <= alpha or not mean or not sd:
         return ""
     seeds, times = inference.decide(mean, sd, one.smallest, alpha / family)

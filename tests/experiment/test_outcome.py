@@ -2,10 +2,8 @@
 
 import json
 import os
-import types
 
 import pytest
-import small
 
 from fjt.experiment import outcome
 
@@ -45,16 +43,3 @@ def test_a_clean_up_leaves_what_fjt_did_not_write(tmp_path):
     (tmp_path / "checkpoints/notes.txt").write_text("precious")
     outcome.clean_up(str(tmp_path))
     assert os.listdir(tmp_path / "checkpoints") == ["notes.txt"]
-
-
-def test_a_curve_that_cannot_be_drawn_is_a_warning(monkeypatch):
-    """Matplotlib refuses to be imported with an MPLBACKEND that it does not know."""
-
-    def refuse(workdir, metric):
-        raise ValueError("no backend is called so")
-
-    warned = []
-    experiment, view = types.SimpleNamespace(choice="accuracy"), types.SimpleNamespace(warn=warned.append)
-    monkeypatch.setattr(outcome.outputs, "draw_curve", refuse)
-    small.double(outcome.Recorder, _workdir="runs/a", _experiment=experiment, _view=view)._draw()
-    assert warned == ["runs/a/curve.png is not drawn: no backend is called so"]

@@ -47,6 +47,21 @@ def topics(tmp_path, lost, count=8):
     return cells_of(made.finish(), tmp_path)
 
 
+def test_what_is_not_tested_for_new_examples_is_not_called_undecided(tmp_path):
+    texts, (one,) = verdict_of(*cells_with(tmp_path, 7))
+    assert one.n == 7 and isinstance(one.p, float) and one.p <= 0.05 and isinstance(one.p_examples, str)
+    (text,) = [text for text in texts if "new seeds on this dev set" in text and text.startswith("**")]
+    assert "not tested for new examples" in text and "a test for new examples needs 8 seeds" in text
+
+
+def cells_with(tmp_path, seeds):
+    """(Records, cells) of two methods of which one is plainly better."""
+    made = MadeStudy(tmp_path / "study", seeds=seeds)
+    for method, skill in (("full", 0.7), ("lora", 0.9)):
+        made.cell("topics", method, {seed: predictions("topics", skill, method, seed) for seed in range(seeds)})
+    return cells_of(made.finish(), tmp_path)
+
+
 @pytest.mark.parametrize(("lost", "count"), [(4, 8), (0, 3)])
 def test_a_class_that_is_never_predicted_is_told_and_no_run_is_said_to_be_sound(tmp_path, lost, count):
     found, cells = topics(tmp_path, lost, count)
@@ -81,7 +96,8 @@ def test_each_class_has_its_scores_and_counts(tmp_path):
         (0.01, 0.02, -0.1, "behind"),
         (0.01, 0.02, 0.1, "ahead"),
         (0.01, 0.2, 0.1, "ahead here"),
-        (0.01, "7 seeds", -0.1, "behind here"),
+        (0.01, "7 seeds", -0.1, "behind untested"),
+        (0.2, "7 seeds", -0.1, "undecided"),
         (0.2, 0.06, 0.1, "undecided"),
         (0.2, 0.02, 0.1, "ahead"),
         ("All have not ended.", "All have not ended.", 0.1, "Not tested. All have not ended"),
