@@ -35,10 +35,7 @@ def text(predictions, labels): return "0.5"
 def nothing(predictions, labels): pass
 def yes(predictions, labels): return True
 def imaginary(predictions, labels): return 1j
-def leaves(predictions, labels):
-    raise SystemExit(3)
-
-
+def quits(predictions, labels): raise SystemExit(3)
 def fails(predictions, labels): return labels[10_000]
 def spoils(predictions, labels):
     predictions[:] = labels[:] = 0
@@ -133,7 +130,7 @@ def test_a_metric_is_given_once(here):
         ("nothing", "returned None"),
         ("yes", "returned True"),
         ("imaginary", "returned 1j"),
-        ("leaves", "costs:leaves failed: SystemExit: 3"),
+        ("quits", "costs:quits failed: SystemExit: 3"),
         ("fails", r"costs:fails failed: IndexError: .*\(line \d+ of .*costs.py\)"),
     ],
 )
