@@ -32,6 +32,7 @@ SERVER.set_forkserver_preload(
         "matplotlib.figure",
         "sklearn.metrics",
         "scipy.stats",
+        "tests.end_to_end.tried_flags",
     ]
 )
 
