@@ -45,7 +45,7 @@ def write(workdir: str, data: Mapping[str, Any], needed: Collection[str] = ()) -
 
 
 def columns_of(config: Mapping[str, Any]) -> list[str]:
-    """The names of the columns that a config reads.  config: nested, of which options may be missing."""
+    """The names of the columns that a config reads.  config: a nested dict, which may lack options."""
     given = [value for key, value in flatten(config).items() if key.startswith("data.columns.") and value]
     return [str(name) for value in given for name in ((value,) if isinstance(value, str) else value)]
 

@@ -53,6 +53,14 @@ def not_finite(split: str, logits: Float[np.ndarray, "M C"]) -> NotFinite | None
     return NotFinite(f"{wrong:,} of the {len(logits):,} predictions of {split} are not finite") if wrong else None
 
 
+def _check_finite(experiment: Experiment, workdir: str, logits: dict[str, Float[np.ndarray, "M C"]]) -> None:
+    """Raises NotFinite, after result.json is written, where a logit is not finite."""
+    for name, values in logits.items():
+        if error := not_finite(name, values):
+            write_failure(experiment, workdir, error)
+            raise error
+
+
 def finish(
     experiment: Experiment,
     workdir: str,
@@ -84,10 +92,7 @@ def finish(
         UserError: the export, read back, does not give the run's logits.
         NotFinite: a logit is not finite; result.json says so.
     """
-    for name, values in logits.items():
-        if error := not_finite(name, values):
-            write_failure(experiment, workdir, error)
-            raise error
+    _check_finite(experiment, workdir, logits)
     trainable, frozen = placement.fetch((trainable, frozen))
     params = tree.merge(trainable, frozen)
     splits = {name: _write_split(experiment, workdir, name, values) for name, values in logits.items()}
