@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 Item = TypeVar("Item")
 Read = TypeVar("Read")
@@ -106,9 +106,18 @@ def exit_code(command: Callable[[], int], place: Callable[[], str], interrupted:
         line, code = f"there is not enough memory{f' ({error})' if str(error) else ''}; a smaller batch needs less.", 2
     # Orbax leaves futures behind that failed with the error: at the end of the process each would print a traceback.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    with contextlib.suppress(BrokenPipeError):  # of 2>&1 | head: nobody reads it
+    try:
         print(f"fjt: {line}", file=sys.stderr)
+    except BrokenPipeError:  # of 2>&1 | head: nobody reads it
+        discard(sys.stderr)
     return code
+
+
+def discard(stream: TextIO) -> None:
+    """Leads a standard stream to nowhere, with what it still buffers: the end of the process would flush it."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def _check_directory() -> None:

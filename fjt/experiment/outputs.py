@@ -66,9 +66,9 @@ def write_table(path: str, task: Task, split: Split, logits: Logits) -> None:
 
 def draw_curve(workdir: str, metric: str) -> None:
     """Draws curve.png from train.jsonl and eval.jsonl: loss (each step and smoothed) and the dev metric."""
-    import matplotlib.style
+    from fjt.core import drawing  # Matplotlib takes a while to import
 
-    with matplotlib.style.context("default"):  # whatever the user's matplotlibrc has, such as LaTeX
+    with drawing.style():
         _draw_curve(workdir, metric)
 
 

@@ -105,5 +105,5 @@ class FileRecorder:
     def _draw(self) -> None:
         try:
             outputs.draw_curve(self._workdir, self._experiment.choice)
-        except (ValueError, RuntimeError) as error:  # of matplotlib, such as for an MPLBACKEND that it does not know
+        except (ValueError, RuntimeError) as error:  # of Matplotlib
             self._view.warn(f"{os.path.join(self._workdir, 'curve.png')} is not drawn: {error!s:.200}")

@@ -1,11 +1,13 @@
 """The figures of a study, one task each, and their bytes, which are the same for the same records."""
 
+from fjt.core import drawing  # before anything of Matplotlib
+
+# isort: split
 import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -341,8 +343,7 @@ def picture(draw: Callable[[], Figure | None], name: str, caption: str) -> list[
         name: of its files; it also decides the ids in the SVG.
         caption: its caption.
     """
-    settings: dict[Any, Any] = STYLE | {"svg.hashsalt": name}
-    with matplotlib.style.context(["default", settings]):  # not the user's matplotlibrc
+    with drawing.style(STYLE | {"svg.hashsalt": name}):
         figure = draw()
         if figure is None:
             return []

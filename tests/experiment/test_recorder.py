@@ -8,8 +8,6 @@ from fjt.experiment import recorder
 
 
 def test_a_curve_that_cannot_be_drawn_is_a_warning(monkeypatch):
-    """Matplotlib refuses to be imported with an MPLBACKEND that it does not know."""
-
     def refuse(workdir, metric):
         raise ValueError("no backend is called so")
 
