@@ -41,9 +41,8 @@ def load(config: Any, changes: Mapping[str, Any], options: Mapping[str, Option] 
     else:
         path, made = "", config
     if not isinstance(made, Mapping | ConfigDict):
-        raise UserError(
-            f"{path or 'config'} is {made!r:.80}, not options. Give a ConfigDict, a dict, or a config file."
-        )
+        given = f"get_config of {path} returned {made!r:.80}" if path else f"config is {made!r:.80}"
+        raise UserError(f"{given}. It should be a ConfigDict or a dict.")
     whole = to_dicts(made)
     for key, value in changes.items():
         _change(whole, key.replace("__", "."), value.item() if isinstance(value, np.generic) else value, options)

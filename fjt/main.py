@@ -5,7 +5,8 @@
   --help   print this text and every config key with its default
 
 The same command on an unfinished work directory continues from the last checkpoint, to the same bits.
-Exit codes: 0 success, 2 a mistake in the arguments or files, 3 loss not finite, 130 Ctrl-C, 143 SIGTERM (state saved).
+Exit codes: 0 success, 2 a mistake in the arguments or files, 3 numbers not finite; after a signal the state is saved:
+129 SIGHUP, 130 Ctrl-C, 141 nobody reads the output, 143 SIGTERM.
 """
 
 import re

@@ -11,7 +11,6 @@ Exit codes: 0 success, 2 a mistake in the arguments or files, 130 Ctrl-C, 143 SI
 """
 
 import glob
-import hashlib
 import os
 import re
 import shlex
@@ -192,31 +191,8 @@ def make_base(name: str, base: Mapping[str, Any]) -> str:
             result = run(experiment, folder, view=console.Silent())
             scores = "  ".join(f"{metric} {value:.4f}" for metric, value in result["metrics"].items())
             console.say(f"  dev {scores}; saved in {folder}")
-        check_base(folder)
+        run_records.check_export(folder, run_records.read_result(folder))
     return os.path.join(folder, "export")
-
-
-def check_base(folder: str) -> None:
-    """Nothing for a cached base whose weights have the checksum that was recorded when they were first used.
-
-    Args:
-        folder: its work directory, which this process has locked.
-
-    Raises:
-        UserError: the weights are damaged.
-    """
-    from fjt.core import records
-
-    weights, record = os.path.join(folder, "export", "model.safetensors"), os.path.join(folder, "base.json")
-    with open(weights, "rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    if not os.path.exists(record):
-        records.write_json(record, {"sha256": sha256})
-    elif records.read_json(record, {"sha256": str})["sha256"] != sha256:
-        raise UserError(
-            f"{weights} is damaged: its checksum is not the recorded one. Move {folder} away, and the same command "
-            "trains this encoder again."
-        )
 
 
 def show_plan(workdir: str, runs: "Mapping[str, Run]", groups: "Sequence[Group]", plan: Mapping[str, Any]) -> None:

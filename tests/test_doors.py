@@ -6,8 +6,7 @@ import os
 import made_study
 import pytest
 
-from fjt import predict, reproduce, sweep
-from fjt.core import records
+from fjt import predict, reproduce
 from fjt.core.errors import UserError
 from fjt.data.glue import Task
 from fjt.experiment import workdir
@@ -124,17 +123,3 @@ def test_a_repetition_may_start_in_a_new_folder_and_go_on(folder, monkeypatch):
     for place in ("new", "empty", "stopped"):
         with pytest.raises(Reached):
             reproduce.reproduce(str(folder / "run"), str(folder / place))
-
-
-def test_a_cached_base_with_a_changed_bit_is_refused(tmp_path):
-    weights = tmp_path / "export" / "model.safetensors"
-    weights.parent.mkdir()
-    weights.write_bytes(bytes(range(200)))
-    sweep.check_base(str(tmp_path))
-    sweep.check_base(str(tmp_path))
-    weights.write_bytes(bytes([*range(100), 101 ^ 4, *range(101, 200)]))
-    with pytest.raises(UserError, match=r"model\.safetensors is damaged: .* Move .* away"):
-        sweep.check_base(str(tmp_path))
-    (tmp_path / "base.json").write_text("{")
-    with pytest.raises(records.Damaged, match=r"base\.json is damaged"):
-        sweep.check_base(str(tmp_path))

@@ -1,5 +1,6 @@
 """The error of a user's mistake, the hint that goes into its message, and the exit code of a command."""
 
+import atexit
 import contextlib
 import difflib
 import io
@@ -13,6 +14,8 @@ from typing import Any, TextIO, TypeVar
 
 Item = TypeVar("Item")
 Read = TypeVar("Read")
+OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # begins the message of JAX's error where a device has too little memory
+MEMORY_REMEDY = "In training, a smaller config.train.batch_size or a larger config.train.accumulation needs less."
 MOST_ROWS = 20  # a message lists at most this many bad rows
 
 
@@ -102,10 +105,13 @@ def exit_code(command: Callable[[], int], place: Callable[[], str], interrupted:
         line, code = str(error), 2
     except OSError as error:
         line, code = f"{error.strerror or error}: {error.filename or place()}.{kept}", 2
-    except MemoryError as error:
-        line, code = f"there is not enough memory{f' ({error})' if str(error) else ''}; a smaller batch needs less.", 2
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and OUT_OF_MEMORY not in str(error):
+            raise
+        why = next(iter(str(error).splitlines()), "")
+        line, code = f"there is not enough memory{f' ({why:.200})' if why else ''}. {MEMORY_REMEDY}", 2
     # Orbax leaves futures behind that failed with the error: at the end of the process each would print a traceback.
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    atexit.register(logging.getLogger("asyncio").setLevel, logging.CRITICAL)
     try:
         print(f"fjt: {line}", file=sys.stderr)
     except BrokenPipeError:  # of 2>&1 | head: nobody reads it

@@ -46,7 +46,7 @@ def local_path(given: Any, option: str) -> str:
         )
     path = os.path.expanduser(text)
     if path.startswith("~") and not os.path.lexists(path):
-        raise UserError(f"{option}={text} names no home directory. Give the whole path.")
+        raise UserError(f"{option}={text}: this user has no home directory here. Give an absolute path.")
     return path
 
 
@@ -114,9 +114,9 @@ def temporary_name() -> str:
 
 
 def keep(descriptor: int, path: Path) -> bool:
-    """Whether a new temporary file or folder is this process's, which locks it.
+    """Whether a new temporary file or folder still exists after this process has locked it.
 
-    Another process may have taken it for a leftover before it was locked; it is removed by the time of the answer.
+    Another process may have removed it as a leftover before the lock.
     """
     with contextlib.suppress(OSError):  # a file system without locks, where nothing is ever removed
         fcntl.flock(descriptor, fcntl.LOCK_EX)

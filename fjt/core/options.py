@@ -133,7 +133,7 @@ class TuneConfig:
     method: tuple = option(("full",), "names of the tuning methods, which are combined; `--list` shows them")
     train_pooler: bool | None = option(
         None,
-        "whether the pooler trains; None: by method, or if the checkpoint lacks it or, in studies, never trained it",
+        "whether the pooler trains; None: by method, and if the checkpoint has none or, in studies, never trained it",
     )
     train_head: bool | None = option(None, "False freezes a head that model.keep_head kept; None: the head trains")
     budget: int = option(0, "largest number of added parameters, which sets rank, width or length; 0: no budget", low=0)

@@ -135,6 +135,11 @@ class Log:
             self._file.write(json.dumps(plain(row), allow_nan=False) + "\n")
             self._file.flush()
 
+    def sync(self) -> None:
+        """Brings the rows to the disk, where a power cut leaves them."""
+        with files.naming(self._path):
+            os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """Closes the file."""
         self._file.close()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import types
 import typing
 from collections.abc import Iterable, Iterator
@@ -77,7 +78,7 @@ class Option:
         if self.kind is tuple and isinstance(value, list):
             return tuple(value)
         if self.kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+            value = float(value) if abs(value) <= LARGEST else math.copysign(math.inf, value)
             given = f"config.{self.key}={value!r}"
         if not isinstance(value, self.kind) or (self.kind is int and isinstance(value, bool)):
             raise UserError(f"{given} should be of type {self.kind.__name__}.")

@@ -11,20 +11,20 @@ _FORMS = {
     b"\xff\xfe": ("UTF-16", _CONVERT.format("utf-16")),
     b"\xfe\xff": ("UTF-16", _CONVERT.format("utf-16")),
     b"\x1f\x8b": ("compressed by gzip", "Unpack it."),
-    b"BZh": ("compressed by bzip2", "Unpack it."),
+    b"BZh91AY&SY": ("compressed by bzip2", "Unpack it."),
     b"\xfd7zXZ": ("compressed by xz", "Unpack it."),
     b"\x28\xb5\x2f\xfd": ("compressed by zstd", "Unpack it."),
     b"PK\x03\x04": ("a workbook or a ZIP archive", "Save its table as CSV in UTF-8, or unpack it."),
     b"\xd0\xcf\x11\xe0": ("a workbook", "Save its table as CSV in UTF-8."),
-    b"PAR1": ("a Parquet file", "Give it the suffix .parquet."),
-    b"ARROW1": ("an Arrow file", "Write its table as Parquet."),
-    b"SQLite format": ("a database", "Write its table as CSV."),
-    b"version https://git-lfs": ("a pointer of Git LFS", "Fetch the file: git lfs pull."),
+    b"PAR1\x15": ("a Parquet file", "Give it the suffix .parquet."),
+    b"ARROW1\0\0": ("an Arrow file", "Write its table as Parquet."),
+    b"SQLite format 3\0": ("a database", "Write its table as CSV."),
+    b"version https://git-lfs.github.com/spec/": ("a pointer of Git LFS", "Fetch the file: git lfs pull."),
 }
 
 
 def check(path: str, start: bytes) -> None:
-    """Nothing for a file that may be text in UTF-8.
+    """Raises UserError for a file that cannot be text in UTF-8.
 
     Args:
         path: the file, for messages.

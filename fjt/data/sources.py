@@ -286,8 +286,8 @@ def _read_own(name: str, path: str, data: DataConfig) -> Rows:
         other = next((name for name in columns if name != role and columns[name] == column), "")
         if other in ("text", "text_pair"):
             raise UserError(
-                f"config.data.columns: {column!r} is the column of {role.partition(':')[0]} and of {other}. Each has "
-                "a column of its own."
+                f"config.data.columns: {column!r} is the column of {role.partition(':')[0]} and of {other}. Give "
+                "each its own column."
             )
     if not data.header and path.lower().endswith((".csv", ".tsv")):
         for role, column in columns.items():

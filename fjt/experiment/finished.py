@@ -75,6 +75,7 @@ class Run:
         predicted = self.problem.decode(logits, self.task)
         return {"labels": predicted.labels, "probabilities": predicted.probabilities, "logits": logits}
 
+    @undisturbed()
     def export(self, path: str | os.PathLike[str], format: str = "hf") -> None:
         """Writes the tuned model to a new directory.
 
@@ -83,7 +84,8 @@ class Run:
             format: "hf" for a whole Hugging Face model, "peft" or "adapterhub" for an adapter.
 
         Raises:
-            UserError: the directory exists, is among the run's own, or the format cannot express the run.
+            UserError: the directory exists, is among the run's own, the format cannot express the run, or what was
+                written gives other tokens or logits than the run.
         """
         from fjt.experiment import readback, workdir
         from fjt.interop.conversion import convert

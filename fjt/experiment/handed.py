@@ -15,7 +15,7 @@ COLUMNS = {1: ("text",), 2: ("text", "label"), 3: ("text", "text_pair", "label")
 LISTS = "lists, (texts, labels) or (texts, second texts, labels)"
 
 
-def write(workdir: str, data: Mapping[str, Any], needed: Collection[str] = ()) -> dict[str, Any]:
+def write(workdir: str, data: Mapping[str, Any], needed: Collection[str]) -> dict[str, Any]:
     """{key: value} of the options that read the data.
 
     Args:
@@ -63,7 +63,7 @@ def _table(name: str, value: Any, needed: Collection[str]) -> Any:
     if isinstance(value, Mapping) and any(isinstance(column, str) for column in value.values()):
         raise UserError(f"{name} is one text and should be {LISTS}.")
     frame: Any = value
-    is_frame = hasattr(frame, "iloc") and frame.columns.is_unique
+    is_frame = hasattr(frame, "iloc") and hasattr(frame, "columns") and frame.columns.is_unique
     place = ""
     try:
         if not is_frame and not isinstance(value, Mapping):
@@ -74,10 +74,10 @@ def _table(name: str, value: Any, needed: Collection[str]) -> Any:
             place = f"column {key}: "
             try:
                 arrays[str(key)] = pyarrow.array(_column(value[key]))
-            except (pyarrow.ArrowException, TypeError, ValueError):
+            except (pyarrow.ArrowException, TypeError, ValueError, OverflowError):
                 if not is_frame or str(key) in needed:  # such as pictures in a data frame, which no run reads
                     raise
-    except (pyarrow.ArrowException, AttributeError, TypeError, ValueError) as error:
+    except (pyarrow.ArrowException, AttributeError, TypeError, ValueError, OverflowError) as error:
         text = " ".join(str(error).split())
         raise UserError(
             f"{name} is not a table: {place}{text}. Give {LISTS}, a table of pandas or pyarrow, or a file."
@@ -89,10 +89,10 @@ def _table(name: str, value: Any, needed: Collection[str]) -> Any:
 
 
 def _rows(name: str, value: Iterable[Any]) -> list[dict[str, Any]]:
-    """The rows of what yields dicts, such as a list of them or a data set of Hugging Face."""
+    """The rows of an iterable of dicts, such as a list of them or a data set of Hugging Face."""
     rows = list(value)
     if rows and all(isinstance(row, list | tuple) for row in rows):
-        raise UserError(f"{name} has rows of {type(rows[0]).__name__} and should be {LISTS}: tuple(zip(*rows)).")
+        raise UserError(f"{name} is a list of rows. Give its columns, {LISTS}: tuple(zip(*rows)).")
     return rows
 
 
@@ -110,17 +110,22 @@ def _column(values: Any) -> Any:
 
 def _write_table(workdir: str, name: str, table: Any) -> str:
     """The path of data/<name>.parquet with these rows."""
+    import pyarrow
     from pyarrow import parquet
 
     path = os.path.abspath(os.path.join(workdir, "data", f"{name}.parquet"))
     if os.path.exists(path) and os.path.exists(os.path.join(workdir, "config.json")):
-        if parquet.read_table(path).equals(table):
+        # as Python's values: of a category or of seconds Parquet has another type, and NaN is not equal to itself
+        if repr(parquet.read_table(path).to_pylist()) == repr(table.to_pylist()):
             return path
         raise UserError(
             f"--workdir={workdir} belongs to a run on other data than the given {name}. Give another directory, or the "
             "same data."
         )
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    parquet.write_table(table, f"{path}.tmp")
+    try:
+        parquet.write_table(table, f"{path}.tmp")
+    except pyarrow.ArrowException as error:  # such as for empty dicts
+        raise UserError(f"{name} cannot be written as Parquet: {error}. Leave out the column.") from None
     os.replace(f"{path}.tmp", path)
     return path

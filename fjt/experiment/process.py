@@ -44,19 +44,21 @@ def undisturbed() -> Iterator[None]:
     os.environ.update({name: QUIET[name] for name in added})
     log.setLevel(logging.CRITICAL)
     try:
-        import jax
-    except ValueError as error:
-        raise UserError(f"JAX cannot start: {error}. Correct or unset the variable of the environment.") from None
-    options = dict(jax.config.values)
-    try:
-        with contextlib.ExitStack() as stack:
-            for name, value in JAX_OPTIONS.items():
-                stack.enter_context(getattr(jax, name)(value))
-            yield
+        try:
+            import jax
+        except ValueError as error:
+            raise UserError(f"JAX cannot start: {error}. Correct or unset the variable of the environment.") from None
+        options = dict(jax.config.values)
+        try:
+            with contextlib.ExitStack() as stack:
+                for name, value in JAX_OPTIONS.items():
+                    stack.enter_context(getattr(jax, name)(value))
+                yield
+        finally:
+            for name, value in options.items():
+                if jax.config.values[name] != value:
+                    jax.config.update(name, value)
     finally:
-        for name, value in options.items():
-            if jax.config.values[name] != value:
-                jax.config.update(name, value)
         log.setLevel(level)
         sys.path[:] = path
         for name in added:

@@ -34,7 +34,7 @@ Evaluate = Callable[[tree.Tree], Logits]
 def check(
     experiment: Experiment, directory: str, params: tree.Tree, logits: Logits, evaluate: Evaluate | None = None
 ) -> None:
-    """Nothing for exports that compute what the run computed.
+    """Raises UserError for exports that do not compute what the run computed.
 
     Args:
         experiment: the run.
@@ -137,7 +137,7 @@ def _same_options(experiment: Experiment, found: Predictor) -> bool:
 
 
 def check_conversion(name: str, read: Callable[[], Predictor], run: Predictor, pairs: bool) -> None:
-    """Nothing for an export in another form that gives the tokens and logits of the run's own export.
+    """Raises UserError for an export in another form that does not give the tokens and logits of the run's own.
 
     Args:
         name: of the new export, for messages.
@@ -168,6 +168,7 @@ def _check_logits(folder: str, found: Logits, expected: Logits, dtype: str) -> N
 
 def _differs(folder: str, what: str) -> Exception:
     return UserError(
-        f"The export {folder} is not the model of the run: {what}. Please report this. The run's predictions are "
-        "written; an unfinished run ends without an export by --config.output.export=False."
+        f"The export {folder} does not give the run's predictions: {what}. This is a fault of fjt; please report it. "
+        "The run's own predictions are written; a run that has not finished does so without an export by "
+        "--config.output.export=False."
     )

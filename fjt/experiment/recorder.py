@@ -28,7 +28,8 @@ class FileRecorder:
 
     def __init__(self, experiment: Experiment, workdir: str, *, step: int, host: HostState, view: console.View) -> None:
         self._experiment, self._workdir, self._view = experiment, workdir, view
-        run_records.check_resumable(workdir, step, host.evaluated)
+        taken = host.evaluated if host.finished else min(step, experiment.steps)  # of lanes some end before others
+        run_records.check_resumable(workdir, taken, host.evaluated)
         self._log = records.Log(os.path.join(workdir, "train.jsonl"), step)
         self._evaluations = records.Log(os.path.join(workdir, "eval.jsonl"), host.evaluated)
         execution = experiment.settings.execution
@@ -56,6 +57,11 @@ class FileRecorder:
             if self._undrawn:
                 self._draw()
                 self._undrawn = False
+
+    def sync(self) -> None:
+        """Brings the logs to the disk: a checkpoint without the rows before it could not be continued."""
+        self._log.sync()
+        self._evaluations.sync()
 
     def log_step(self, row: StepRow) -> None:
         """Adds a step."""

@@ -77,13 +77,15 @@ def read_steps(workdir: str) -> list[dict[str, Any]]:
     """The rows of train.jsonl; of a run that has finished, one for each of its steps."""
     path = os.path.join(workdir, "train.jsonl")
     rows = records.read_lines(path, STEP, _remedy(workdir))
+    if missing := set(range(1, len(rows) + 1)) - {row["step"] for row in rows}:
+        raise Damaged(f"{path} is damaged (the row of step {min(missing)} is missing). {_remedy(workdir)}")
     if is_done(workdir) and len(rows) != read_result(workdir)["steps"]:
         raise Damaged(f"{path} is damaged ({len(rows)} of {read_result(workdir)['steps']} steps). {_remedy(workdir)}")
     return rows
 
 
 def check_resumable(workdir: str, step: int, evaluated: int) -> None:
-    """Nothing if the logs hold what went before a checkpoint: a run that goes on without it would end with half a log.
+    """Raises Damaged if a log lacks rows of the steps before a checkpoint: the run would end with half a log.
 
     Args:
         workdir: of the run.

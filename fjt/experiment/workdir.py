@@ -71,14 +71,14 @@ def check_own(folder: str, kind: str = RUN) -> None:
         return
     if not os.path.isdir(folder):
         raise UserError(f"--workdir={folder} is a file. Give a folder.")
-    if kind != STUDY and (link := _find_link(folder)):
-        raise UserError(
-            f"--workdir={folder}: {link} in it is a symbolic link, but fjt writes and removes files only within the "
-            "folder. Put a folder in its place, or let the whole folder be a link."
-        )
     others = sorted(name for name in os.listdir(folder) if not _is_trace(folder, name))
     found = _kind_of(folder)
     if not others or found == kind:
+        if kind != STUDY and (link := _find_link(folder)):
+            raise UserError(
+                f"--workdir={folder}: {link} in it is a symbolic link, but fjt writes and removes files only within "
+                "the folder. Put a folder in its place, or let the whole folder be a link."
+            )
         return
     if found:
         raise UserError(f"--workdir={folder} is {found}. Give a new folder.")
@@ -87,7 +87,7 @@ def check_own(folder: str, kind: str = RUN) -> None:
 
 
 def check_output(path: str, option: str) -> None:
-    """Nothing for a place where a command may put an output of the user's.
+    """Raises UserError for an output among the names that fjt itself writes.
 
     Args:
         path: the place, which need not exist.
@@ -202,8 +202,8 @@ def check(experiment: Experiment, workdir: str) -> dict[str, Any]:
     names = list(experiment.task.label_names)
     if old.get("label_names", names) != names:  # the fingerprint has their numbers alone
         raise UserError(
-            f"--workdir={workdir} belongs to a run on other labels: {labels.some(old['label_names'])} there, "
-            f"{labels.some(names)} now. Give another directory, or the same data."
+            f"--workdir={workdir} has a run with the labels {labels.some(old['label_names'])}, but the data now have "
+            f"{labels.some(names)}. Give another directory, or the same data."
         )
     if old["fingerprint"] == experiment.fingerprint:
         _check_unedited(path, before, now)
@@ -235,7 +235,8 @@ def _check_unedited(path: str, before: dict[str, Any], now: dict[str, Any]) -> N
             continue
         if before[key] != now[key]:
             raise records.Damaged(
-                f"{path} is damaged (config.{key} is {before[key]!r}, but its fingerprint is that of {now[key]!r}). "
+                f"{path} is damaged (it says config.{key}={before[key]!r}, but its fingerprint was computed with "
+                f"{now[key]!r}). "
                 "Restore the file."
             )
 

@@ -181,7 +181,7 @@ def _as_trained(own, version):
     """
     release = re.match(r"adapters\.(\d+)\.(\d+)", version)
     old = release is not None and (int(release.group(1)), int(release.group(2))) < (1, 1)
-    return own | {"alpha": own["r"]} if old and "alpha" in own else own
+    return own | {"alpha": own["r"]} if old and {"alpha", "r"} <= own.keys() else own
 
 
 def _read_head(directory, config):

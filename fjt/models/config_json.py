@@ -1,10 +1,9 @@
 """Reading of config.json: the EncoderConfig of a Hugging Face directory, and the keys that fjt does not read."""
 
-import json
 import os
 from typing import Any
 
-from fjt.core import declared
+from fjt.core import declared, records
 from fjt.core.errors import UserError, suggest
 from fjt.models.config_entries import ENTRIES
 from fjt.models.families import FAMILIES, find_family
@@ -22,15 +21,7 @@ def read_config(path: str) -> tuple[EncoderConfig, dict[str, Any]]:
         UserError: there is no config.json, or fjt does not support the model.
     """
     file = os.path.join(path, "config.json")
-    try:
-        with open(file, encoding="utf-8") as handle:
-            raw = json.load(handle)
-    except FileNotFoundError:
-        raise UserError(
-            f"{file} does not exist: config.model.path should name a Hugging Face model directory."
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not JSON: {error}.") from None
+    raw = records.read_json(file, remedy="config.model.path should name a Hugging Face model directory.")
     return parse_config(raw, file), raw
 
 

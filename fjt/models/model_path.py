@@ -39,7 +39,6 @@ def resolve(path: str, revision: str) -> str:
         raise UserError(f"config.model.path={path} has no config.json, so it is not a model directory.")
     if path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise UserError(f"config.model.path={path}: the directory does not exist.")
-    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "5")
     import huggingface_hub
 
     reason = None

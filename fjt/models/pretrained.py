@@ -188,8 +188,8 @@ def _check_unused(unused: Sequence[str], owner: Family, path: str) -> None:
     if found := [name for name in unused if name.startswith(inside)]:
         raise UserError(
             f"The weights of {path} have {len(found)} tensors in the encoder that a {owner.name} does not have, for "
-            f"example {', '.join(found[:3])}: another model was trained than its config.json says. fjt would leave "
-            "them out; merge adapters into the weights, or use another model."
+            f"example {', '.join(found[:3])}: config.json does not describe this model, and fjt would ignore "
+            "these tensors. Merge adapters into the weights, or use another model."
         )
 
 

@@ -38,7 +38,7 @@ class DenseHead(nn.Module):
 
 
 class Embeddings(blocks.Embeddings):
-    """BERT's, but a token of a text that is the padding's own, such as a literal `<pad>`, has no position."""
+    """BERT's embeddings, but a padding token within a text, such as a literal `<pad>`, has the padding's position."""
 
     def rows(self, batch: Batch, hooks: Hooks) -> Int[Array, "G R L"]:
         """The row of each token in the table of positions: PyTorch's `create_position_ids_from_input_ids`."""

@@ -121,7 +121,7 @@ def load(folder: str) -> Records:
 
 
 def _read(paths: Sequence[str]) -> Records:
-    """The Records of runs.csv and predictions.npz.  A stranger's files raise whatever their form leads to."""
+    """The Records of runs.csv and predictions.npz.  Files that fjt did not write may raise any exception."""
     with open(paths[0], "rb") as file:
         table = file.read()
     try:

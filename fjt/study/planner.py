@@ -82,7 +82,8 @@ def make_plan(
     plan = plans.load(folder)[2]
     if plan:
         plans.check_config(folder, plan, base)
-    known, runs = plan.get("runs", {}), _train_poolers(runs, base, shared)
+    known = plan.get("runs", {})
+    runs = _train_poolers(runs, base, shared, known)
     new = [run for run in runs if run.name not in known]
     for run in runs:
         if run.name in known and plans.to_run(run.name, known[run.name]) != plans.to_run(run.name, plans.to_row(run)):
@@ -109,19 +110,28 @@ def make_plan(
     return plans.load(folder)
 
 
-def _train_poolers(runs: Sequence[Run], base: Mapping[str, Any], shared: Shared) -> list[Run]:
+def _train_poolers(
+    runs: Sequence[Run], base: Mapping[str, Any], shared: Shared, known: Mapping[str, plans.Row]
+) -> list[Run]:
     """The runs of a study: all train a pooler that was never trained, unless config.tune.train_pooler is given.
 
     Some methods train the pooler by themselves and others leave it frozen; above noise they would not be comparable.
+    Of the known runs their rows in plan.json tell: the base model of a study that has ended need not be there.
     """
     made, sizes = [], {}
     for run in runs:
-        settings = settings_of(run, base, [(key, values[0]) for key, values in run.open])
-        checkpoint = shared.inputs(settings).base[3]
-        size = pretrained.untrained_pooler(checkpoint) if checkpoint else 0
-        if size and settings.experiment.tune.train_pooler is None:
-            run, sizes[settings.experiment.model.path] = dataclasses.replace(run, values=(*run.values, POOLER)), size
-        made.append(run)
+        if run.name in known:
+            trains = POOLER in plans.to_run(run.name, known[run.name]).values and POOLER not in run.values
+        else:
+            settings = settings_of(run, base, [(key, values[0]) for key, values in run.open])
+            options, checkpoint = settings.experiment, shared.inputs(settings).base[3]
+            is_free = (
+                options.tune.train_pooler is None and not options.model.adapter
+            )  # which brings a pooler of its own
+            size = pretrained.untrained_pooler(checkpoint) if checkpoint and is_free else 0
+            trains = size > 0
+            sizes |= {options.model.path: size} if trains else {}
+        made.append(dataclasses.replace(run, values=(*run.values, POOLER)) if trains else run)
     for path, size in sizes.items():
         shared.view.warn(
             f"the pooler of {path} looks untrained (its bias is zero), so it trains in every run of the study: "

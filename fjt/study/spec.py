@@ -271,7 +271,7 @@ def settings_of(run: Run, base: Mapping[str, Any], chosen: Iterable[tuple[str, A
     Raises:
         UserError: for options that are not allowed.
     """
-    config = _copy(base)
+    config = schema.to_dicts(base)
     for key, value in (*run.values, *chosen):
         *sections, last = key.split(".")
         node = config
@@ -287,10 +287,6 @@ def settings_of(run: Run, base: Mapping[str, Any], chosen: Iterable[tuple[str, A
     if run.phase == "tuning":
         config["eval"] |= {"official_dev": False}
     return settings.from_config(config)
-
-
-def _copy(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _copy(value) if isinstance(value, dict) else value for key, value in config.items()}
 
 
 def static_options(experiment: options.ExperimentConfig) -> dict[str, Any]:

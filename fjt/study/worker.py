@@ -147,6 +147,11 @@ def put_aside_damaged(folder: str) -> None:
                 aside = f"{workdir}-damaged"
                 number = next(i for i in itertools.count(1) if not os.path.lexists(f"{aside}-{i}"))
                 os.rename(workdir, f"{aside}-{number}")
+                for group in plans.load(folder)[
+                    1
+                ]:  # lanes go on together: what is left of theirs lacks this one's rows
+                    if name in group.runs:
+                        checkpoint.remove(os.path.join(folder, "groups", group.id, "checkpoints"))
                 console.warn(f"{name} is moved to {aside}-{number} and made again: {damage}")
 
 

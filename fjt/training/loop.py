@@ -146,6 +146,8 @@ class Loop:
             self.checkpoints.keep_best(self.hosts)
             return
         self.events.save_begins(self.step)
+        for i in self.open():
+            self.runs[i].recorder.sync()
         try:
             self.checkpoints.save(self.step, self.stepper.saved(), self.hosts)
         except NotFinite:

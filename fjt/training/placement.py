@@ -42,7 +42,7 @@ def find_devices() -> list[Any]:
 @functools.cache
 def _check_flags(flags: str) -> None:
     """Raises UserError for XLA_FLAGS that XLA refuses: it would end the process, so another process tries them."""
-    if not flags:
+    if not flags or not sys.executable:  # which a program that embeds Python lacks
         return
     program = "import jaxlib.xla_client; jaxlib.xla_client.CompileOptions()"
     tried = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

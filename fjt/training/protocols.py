@@ -90,6 +90,10 @@ class Recorder(Protocol):
 
     def log_evaluation(self, row: EvaluationRow) -> None: ...
 
+    def sync(self) -> None:
+        """Brings what was logged to the disk, before a checkpoint that needs it is saved."""
+        ...
+
     def fail(self, error: NotFinite) -> None:
         """Records that the run has ended because its numbers are not finite."""
         ...

@@ -3,13 +3,15 @@
 import gc
 import io
 import signal
+import subprocess
 import sys
 import time
 
+import jax
 import pytest
 
 from fjt import reproduce
-from fjt.core.errors import Ended, UserError, exit_code
+from fjt.core.errors import MEMORY_REMEDY, Ended, UserError, exit_code
 from fjt.training.stop import Stopped
 
 
@@ -19,7 +21,12 @@ from fjt.training.stop import Stopped
         (UserError("no such task."), 2, "fjt: no such task."),
         (FileNotFoundError(2, "No such file", "x.csv"), 2, "fjt: No such file: x.csv. Files are kept."),
         (OSError(28, "No space left"), 2, "fjt: No space left: runs/a. Files are kept."),
-        (MemoryError("8 TiB"), 2, "fjt: there is not enough memory (8 TiB); a smaller batch needs less."),
+        (MemoryError("8 TiB"), 2, f"fjt: there is not enough memory (8 TiB). {MEMORY_REMEDY}"),
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.\nBuffers: ..."),
+            2,
+            "fjt: there is not enough memory (RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.). " + MEMORY_REMEDY,
+        ),
         (KeyboardInterrupt(), 130, "fjt: stopped by SIGINT; again"),
         (Ended("the loss is not finite", 3), 3, "fjt: the loss is not finite"),
         (Stopped(signal.SIGTERM), 143, "fjt: stopped by SIGTERM; the same command goes on from here"),
@@ -33,10 +40,16 @@ def test_what_ends_a_command_is_one_line_and_a_code(error, code, line, capsys):
     assert capsys.readouterr() == ("", f"{line}\n")
 
 
+def fault_of_xla():
+    raise jax.errors.JaxRuntimeError("INTERNAL: a fault of XLA")
+
+
 def test_a_command_s_own_code_is_kept_and_a_fault_of_fjt_is_not_hidden():
     assert exit_code(lambda: 3, str) == 3
     with pytest.raises(ZeroDivisionError):
         exit_code(lambda: 1 // 0, str)
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        exit_code(fault_of_xla, str)
 
 
 def test_a_repetition_that_is_stopped_says_that_it_is_deleted(monkeypatch, capsys):
@@ -94,3 +107,20 @@ def test_a_current_directory_that_was_removed_is_a_sentence(tmp_path, monkeypatc
     assert capsys.readouterr().err == (
         "fjt: the current directory was removed. Change to another one, and start again.\n"
     )
+
+
+def test_what_is_said_at_the_end_to_a_pipe_that_nobody_reads_is_dropped():
+    """The end of the process would flush it again, and fail."""
+    program = """
+import os, signal, sys
+from fjt.core.errors import UserError, exit_code
+reader, writer = os.pipe()
+os.close(reader)
+os.dup2(writer, 2)
+def command():
+    raise UserError("no such task.")
+code = exit_code(command, str)
+sys.stderr.flush()
+os._exit(code + 40)
+"""
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 42

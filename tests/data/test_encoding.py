@@ -44,6 +44,13 @@ def test_a_file_of_another_form_is_called_by_its_name(form, suffix, tmp_path):
     refusal(str(path), form, call=lambda: predict._read_lines(str(path), pairs=False))
 
 
+@pytest.mark.parametrize("start", ["BZhang wrote", "PAR1 is a receptor", "ARROW1 ", "SQLite format is", "PKs"])
+def test_a_text_that_begins_as_a_form_is_named_is_text(tmp_path, start):
+    path = tmp_path / "lines.txt"
+    path.write_text(f"{start}\nsecond\n")
+    assert predict._read_lines(str(path), pairs=False)[1][0] == start
+
+
 def test_a_text_that_holds_null_bytes_is_text(tmp_path):
     path = tmp_path / "table.csv"
     path.write_bytes(b"text,label\n\0\0\0,a\n\0,b\n")

@@ -31,6 +31,7 @@ DEFAULT = ("--config", "configs/quickstart_sweep.py")
 MEASURED = (
     "train_seconds",
     "compile_seconds",
+    "hidden_seconds",
     "examples_per_second",
     "tokens_per_second",
     "peak_memory_bytes",

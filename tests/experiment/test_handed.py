@@ -18,7 +18,7 @@ TEXTS, PAIRS = ["a b", 'c, "d"', "e\nf\u2028"], ["x", "y", "z"]
 def read(workdir, kind="classification", options=None, **data):
     """(Task, splits) that a run on the data would read."""
     given = {"train": None, "dev": None, "test": None} | data
-    options = {"data__kind": kind, **(options or {}), **handed.write(str(workdir), given)}
+    options = {"data__kind": kind, **(options or {}), **handed.write(str(workdir), given, ["text", "label"])}
     made = from_config(configs.load(None, options)[0])
     return sources.load(made.experiment, str(workdir), find_problem)
 
@@ -97,7 +97,7 @@ def test_a_file_is_read_where_it_is(tmp_path):
     (tmp_path / "mine.csv").write_text("text,label\na,no\nb,yes\n")
     _, splits = read(tmp_path / "run", train=tmp_path / "mine.csv", dev=(["a"], ["no"]))
     assert len(splits["train"]) == 2 and not (tmp_path / "run" / "data" / "train.parquet").exists()
-    assert handed.write(str(tmp_path), {"train": None, "dev": None, "test": None}) == {}
+    assert handed.write(str(tmp_path), {"train": None, "dev": None, "test": None}, ()) == {}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,10 @@ def test_a_file_is_read_where_it_is(tmp_path):
         ({"text": 7, "label": [1]}, r"train is not a table"),
         ([1, 2, 3], r"train is not a table"),
         (len, r"train is not a table"),
-        ([("a", 1), ("b", 2)], r"train has rows of tuple and should be .*: tuple\(zip\(\*rows\)\)"),
+        ([("a", 1), ("b", 2)], r"train is a list of rows. Give its columns, .*: tuple\(zip\(\*rows\)\)"),
+        (pandas.Series(TEXTS), r"train is not a table"),
+        ({"text": TEXTS, "label": [1, 2, 10**30]}, r"train is not a table: column label: "),
+        ({"text": TEXTS, "label": [{}, {}, {}]}, r"train cannot be written as Parquet: .* Leave out the column"),
         (({"b", "a"}, [1, 2]), r"train is not a table: column text: a set has no order"),
         ({"text": TEXTS, "label": [1, 2, object()]}, r"train is not a table: column label: "),
         (frame({"text": TEXTS, "label": [1, 2, object()]}), r"train is not a table: column label: "),
@@ -123,17 +126,35 @@ def test_a_file_is_read_where_it_is(tmp_path):
 def test_what_is_no_table_is_named(tmp_path, data, message):
     with pytest.raises(UserError, match=message):
         handed.write(str(tmp_path), {"train": data, "dev": None, "test": None}, handed.columns_of({}) or ["label"])
-    assert not (tmp_path / "data").exists()
+    assert not list(tmp_path.glob("data/*.parquet"))
 
 
 def test_a_run_s_data_stay_what_they_were(tmp_path):
     first, other = {"text": ["a", "b"], "label": [0, 1]}, {"text": ["a", "b"], "label": [1, 0]}
     empty = {"dev": None, "test": None}
-    handed.write(str(tmp_path), {"train": other} | empty)  # a start that was refused
-    path = handed.write(str(tmp_path), {"train": first} | empty)["data.files.train"]
+    handed.write(str(tmp_path), {"train": other} | empty, ())  # a start that was refused
+    path = handed.write(str(tmp_path), {"train": first} | empty, ())["data.files.train"]
     (tmp_path / "config.json").write_text("{}")
     before = (tmp_path / "data" / "train.parquet").stat().st_mtime_ns
-    assert handed.write(str(tmp_path), {"train": first} | empty)["data.files.train"] == path
+    assert handed.write(str(tmp_path), {"train": first} | empty, ())["data.files.train"] == path
     with pytest.raises(UserError, match=r"belongs to a run on other data than the given train"):
-        handed.write(str(tmp_path), {"train": other} | empty)
+        handed.write(str(tmp_path), {"train": other} | empty, ())
     assert (tmp_path / "data" / "train.parquet").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        pandas.Categorical(["no", "yes", "no"]),
+        np.array([0.5, np.nan, 1.0]),
+        np.array(["2026-01-01", "2026-01-02", "2026-01-03"], "datetime64[s]"),
+        [["a"], [], ["b", "c"]],
+    ],
+    ids=["categories", "nan", "seconds", "sets"],
+)
+def test_the_same_data_again_are_the_run_s_data(tmp_path, label):
+    """Parquet has some of them as another type."""
+    data = {"train": {"text": TEXTS, "label": label}, "dev": None, "test": None}
+    made = handed.write(str(tmp_path), data, ())
+    (tmp_path / "config.json").write_text("{}")
+    assert handed.write(str(tmp_path), data, ()) == made

@@ -1,6 +1,9 @@
 """A run's own state of JAX: what the environment or a notebook has set changes no number, and is there afterwards."""
 
 import contextlib
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +11,7 @@ import numpy as np
 import pytest
 
 from fjt.core.errors import UserError
-from fjt.experiment.process import JAX_OPTIONS, undisturbed
+from fjt.experiment.process import JAX_OPTIONS, QUIET, undisturbed
 from fjt.training import placement
 
 OTHER = {"default_prng_impl": "rbg", "numpy_dtype_promotion": "strict"}  # the others are switched
@@ -38,6 +41,25 @@ def test_numbers_of_64_bits_do_not_reach_a_run():
         assert jnp.asarray(np.float64(1)).dtype == np.float64
 
 
+def test_a_variable_that_jax_refuses_leaves_nothing_changed():
+    program = """
+import logging, os
+os.environ["JAX_ENABLE_X64"] = "perhaps"
+from fjt.core.errors import UserError
+from fjt.experiment.process import QUIET, undisturbed
+before = dict(os.environ), logging.getLogger("absl").level
+try:
+    with undisturbed():
+        pass
+except UserError as error:
+    print(error)
+assert before == (dict(os.environ), logging.getLogger("absl").level)
+"""
+    environment = {name: value for name, value in os.environ.items() if name not in QUIET}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("JAX cannot start"), done.stderr
+
+
 @pytest.mark.parametrize("flags", ["--xla_no_such_flag=1", "--xla_force_host_platform_device_count=many", "hello"])
 def test_flags_that_xla_refuses_are_a_sentence(monkeypatch, flags):
     """XLA itself ends the process."""
@@ -45,4 +67,7 @@ def test_flags_that_xla_refuses_are_a_sentence(monkeypatch, flags):
     with pytest.raises(UserError, match=rf"XLA_FLAGS={flags}: .*\. Correct or unset the variable"):
         placement.find_devices()
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+    assert placement.find_devices()
+    monkeypatch.setattr(placement.sys, "executable", None)  # of a program that embeds Python
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
     assert placement.find_devices()

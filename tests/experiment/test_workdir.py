@@ -155,6 +155,12 @@ def test_a_link_that_leads_out_of_a_run_is_refused(tmp_path, name):
     with pytest.raises(UserError, match="a symbolic link to nothing"):
         own(str(tmp_path / "link"))
     (tmp_path / "other").mkdir()
+    own(str(tmp_path / "link"))
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "notes").write_text("")
+    (tmp_path / "project" / "data").symlink_to(tmp_path / "precious")
+    with pytest.raises(UserError, match="is not empty and is not"):  # of others: no remedy would make it a run
+        own(str(tmp_path / "project"))
     own(str(tmp_path / "link"))  # the whole folder may be a link
 
 

@@ -81,10 +81,10 @@ def test_keys_that_are_not_read_are_listed_once():
 
 
 def test_a_config_that_is_missing_broken_or_incomplete(tmp_path):
-    with pytest.raises(UserError, match=r"config\.json does not exist"):
+    with pytest.raises(UserError, match=r"config\.json is missing"):
         config_json.read_config(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "bert",')
-    with pytest.raises(UserError, match=r"config\.json is not JSON"):
+    with pytest.raises(UserError, match=r"config\.json is damaged"):
         config_json.read_config(str(tmp_path))
     raw = {key: value for key, value in RAW.items() if key != "hidden_size"}
     with pytest.raises(UserError, match="lacks 'hidden_size'"):

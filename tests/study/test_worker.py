@@ -1,6 +1,7 @@
 """What the tuning runs choose, from records made by hand; what a run made again is said to be."""
 
 import contextlib
+import dataclasses
 import json
 import os
 
@@ -256,6 +257,13 @@ def test_a_damaged_run_is_moved_away_to_be_made_again(tmp_path, monkeypatch):
     monkeypatch.setattr(worker.console, "warn", warned.append)
     study = made_study.make_pairs(tmp_path, 3).finish()
     cell = study / "runs/choices/head"
+    plan = json.loads((study / "plan.json").read_text())
+    lanes = [f"runs/choices/head/seed={seed}" for seed in (1, 2)]
+    groups = {"damaged": lanes[:1], "whole": ["runs/choices/full/seed=0"], "held": lanes[1:]}
+    made = [plans.Group(name, "runs", "vmap", "", (), tuple(runs), (), 1.0) for name, runs in groups.items()]
+    (study / "plan.json").write_text(json.dumps(plan | {"groups": [dataclasses.asdict(group) for group in made]}))
+    for name in groups:
+        (study / "groups" / name / "checkpoints").mkdir(parents=True)
     worker.put_aside_damaged(str(study))
     assert not warned
     (cell / "seed=1" / "result.json").write_text("{")
@@ -266,3 +274,4 @@ def test_a_damaged_run_is_moved_away_to_be_made_again(tmp_path, monkeypatch):
     assert sorted(os.listdir(cell)) == ["seed=0", "seed=1-damaged-1", "seed=1-damaged-2", "seed=2"]
     assert len(warned) == 1 and "seed=1/result.json is damaged" in warned[0]
     assert (cell / "seed=1-damaged-2" / "result.json").read_text() == "{"
+    assert [name for name in groups if (study / "groups" / name / "checkpoints").exists()] == ["whole", "held"]

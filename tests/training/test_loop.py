@@ -87,6 +87,9 @@ class Files:
     def log_evaluation(self, row):
         self.diary.note(f"run {self.run} {row.metrics['accuracy']} {row.best}")
 
+    def sync(self):
+        self.diary.note(f"run {self.run} is on the disk")
+
     def fail(self, error):
         self.diary.note(f"run {self.run} failed: {error}")
 
@@ -142,10 +145,10 @@ def test_a_run_alone_step_by_step():
     loop.fit()
     assert diary.happened == [
         *("step 0", "step 1", "run 0 read 1", "run 0 read 2"),
-        *("evaluate 2", "run 0 0.5 True", "best 0", "evaluated 2", "save 2", "saved 2 20"),
-        *("step 2", "run 0 read 3", "save 3", "saved 3 30"),
+        *("evaluate 2", "run 0 0.5 True", "best 0", "evaluated 2", "save 2", "run 0 is on the disk", "saved 2 20"),
+        *("step 2", "run 0 read 3", "save 3", "run 0 is on the disk", "saved 3 30"),
         *("step 3", "run 0 read 4"),
-        *("evaluate 4", "run 0 0.4 False", "evaluated 4", "save 4", "saved 4 40"),
+        *("evaluate 4", "run 0 0.4 False", "evaluated 4", "save 4", "run 0 is on the disk", "saved 4 40"),
     ]
     (host,) = loop.hosts
     assert (host.examples, host.tokens, host.operations) == (40, 400, 4e3)
@@ -227,4 +230,4 @@ def test_a_stop_that_processes_agree_on_ends_all_of_them(stop, monkeypatch):
         return
     with pytest.raises(Stopped, match="SIGTERM"):
         loop.fit()
-    assert diary.happened == ["step 0", "run 0 read 1", "save 1", "saved 1 10", "waited"]
+    assert diary.happened == ["step 0", "run 0 read 1", "save 1", "run 0 is on the disk", "saved 1 10", "waited"]
