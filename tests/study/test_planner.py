@@ -158,7 +158,7 @@ def test_an_untrained_pooler_trains_in_every_run_of_a_study_unless_asked_otherwi
     assert plan_over("some", product, other)[0] == [True, True, False]
     adapter = product | {"tune.method": ("lora",), "model.adapter": ("there",)}
     assert plan_over("adapted", adapter) == ([None], [])
-    study, base, runs = make(product, seeds=1, mode="loop")  # the plan of a study whose model has gone since
+    _, base, runs = make(product, seeds=1, mode="loop")  # the plan of a study whose model has gone since
     base["cache"]["dir"], base["mesh"]["data"] = str(tmp_path / "cache"), 1
     base["model"]["path"] = str(model)
     known = plans.load(str(tmp_path / "untrained"))[2]["runs"]
