@@ -147,7 +147,7 @@ class Loop:
             return
         self.events.save_begins(self.step)
         for i in self.open():
-            self.runs[i].recorder.sync()
+            self._recorder(i).sync()
         try:
             self.checkpoints.save(self.step, self.stepper.saved(), self.hosts)
         except NotFinite:
