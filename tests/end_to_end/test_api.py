@@ -59,7 +59,7 @@ def train(workdir, **options):
         (lambda: fjt.train("quickstart_sweep", "run"), r"of a study: run it by fjt.sweep"),
         (lambda: fjt.train(quickstart_sweep.get_config(), "run"), r"of a study: run it by fjt.sweep"),
         (lambda: fjt.sweep("quickstart_sweep", "s3://bucket"), r"files of this machine only"),
-        (lambda: fjt.train(7, "run"), r"config is 7, not options"),
+        (lambda: fjt.train(7, "run"), r"config is 7. It should be a ConfigDict or a dict"),
         (lambda: fjt.train("quick", "run"), r"The config quick does not exist. Did you mean quickstart"),
         (lambda: fjt.train("quickstart", "run", lr=1e-3), r"lr is not an option. Did you mean optim.learning_rate"),
         (lambda: fjt.train("quickstart", "run", train__epochs="three"), r"config.train.epochs='three' should be"),

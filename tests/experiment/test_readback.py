@@ -186,7 +186,7 @@ def test_an_export_in_another_form_is_read_back(run, tmp_path):
     own = read(lambda: adapter.read(folder))()
     readback.check_conversion("new", read(lambda: formats.read_other(folder, config)), own, True)
     other_tensors(tmp_path / "adapter")
-    with pytest.raises(UserError, match=r"The export new is not the model of the run: it gives the logit"):
+    with pytest.raises(UserError, match=r"The export new does not give the run.s predictions: it gives the logit"):
         readback.check_conversion("new", read(lambda: formats.read_other(folder, config)), own, True)
     (tmp_path / "adapter" / "adapter_config.json").unlink()
     with pytest.raises(UserError, match=r"The export new .* cannot be read"):
