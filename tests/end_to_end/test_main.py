@@ -158,7 +158,9 @@ def test_a_table_with_other_names_of_its_labels_is_another_one(finished, tables,
         text = path.read_text().replace("unacceptable", "wrong").replace("acceptable", "right")
         (tmp_path / path.name).write_text(text.replace("right", "a right one"))
     done = launch(*tiny(tmp_path), "--workdir", finished[0])
-    assert done.code == 2 and "the labels acceptable, unacceptable, but the data now have a right one, wrong" in done.text
+    assert (
+        done.code == 2 and "the labels acceptable, unacceptable, but the data now have a right one, wrong" in done.text
+    )
 
 
 def test_another_experiment_in_the_same_directory(finished, tables, launch):
