@@ -149,7 +149,7 @@ def test_a_config_that_was_edited_afterwards_is_damaged(finished, tables, launch
     recorded["config"]["optim"]["learning_rate"] = 0.5
     (copy / "config.json").write_text(json.dumps(recorded))
     done = launch(*tiny(tables), "--workdir", copy)
-    assert done.code == 2 and f"{copy}/config.json is damaged (config.optim.learning_rate is 0.5, but" in done.text
+    assert done.code == 2 and f"{copy}/config.json is damaged (it says config.optim.learning_rate=0.5, but" in done.text
 
 
 def test_a_table_with_other_names_of_its_labels_is_another_one(finished, tables, launch, tmp_path):
