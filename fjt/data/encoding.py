@@ -11,7 +11,7 @@ _FORMS = {
     b"\xff\xfe": ("UTF-16", _CONVERT.format("utf-16")),
     b"\xfe\xff": ("UTF-16", _CONVERT.format("utf-16")),
     b"\x1f\x8b": ("compressed by gzip", "Unpack it."),
-    b"BZh91AY&SY": ("compressed by bzip2", "Unpack it."),
+    **{b"BZh%d1AY&SY" % level: ("compressed by bzip2", "Unpack it.") for level in range(1, 10)},
     b"\xfd7zXZ": ("compressed by xz", "Unpack it."),
     b"\x28\xb5\x2f\xfd": ("compressed by zstd", "Unpack it."),
     b"PK\x03\x04": ("a workbook or a ZIP archive", "Save its table as CSV in UTF-8, or unpack it."),

@@ -236,8 +236,7 @@ def _check_unedited(path: str, before: dict[str, Any], now: dict[str, Any]) -> N
         if before[key] != now[key]:
             raise records.Damaged(
                 f"{path} is damaged (it says config.{key}={before[key]!r}, but its fingerprint was computed with "
-                f"{now[key]!r}). "
-                "Restore the file."
+                f"{now[key]!r}). Restore the file."
             )
 
 

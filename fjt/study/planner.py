@@ -125,10 +125,8 @@ def _train_poolers(
         else:
             settings = settings_of(run, base, [(key, values[0]) for key, values in run.open])
             options, checkpoint = settings.experiment, shared.inputs(settings).base[3]
-            is_free = (
-                options.tune.train_pooler is None and not options.model.adapter
-            )  # which brings a pooler of its own
-            size = pretrained.untrained_pooler(checkpoint) if checkpoint and is_free else 0
+            decided = options.tune.train_pooler is not None or options.model.adapter  # which brings its own pooler
+            size = pretrained.untrained_pooler(checkpoint) if checkpoint and not decided else 0
             trains = size > 0
             sizes |= {options.model.path: size} if trains else {}
         made.append(dataclasses.replace(run, values=(*run.values, POOLER)) if trains else run)

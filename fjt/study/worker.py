@@ -140,18 +140,17 @@ def put_aside_damaged(folder: str) -> None:
     Args:
         folder: the study.
     """
-    for name in plans.load(folder)[0]:
+    runs, groups, _ = plans.load(folder)
+    for name in runs:
         workdir = os.path.join(folder, name)
         if damage := run_records.find_damage(workdir):
             with contextlib.suppress(InUse), lock(workdir):
                 aside = f"{workdir}-damaged"
                 number = next(i for i in itertools.count(1) if not os.path.lexists(f"{aside}-{i}"))
-                os.rename(workdir, f"{aside}-{number}")
-                for group in plans.load(folder)[
-                    1
-                ]:  # lanes go on together: what is left of theirs lacks this one's rows
+                for group in groups:  # lanes go on together, and this one's rows are gone
                     if name in group.runs:
                         checkpoint.remove(os.path.join(folder, "groups", group.id, "checkpoints"))
+                os.rename(workdir, f"{aside}-{number}")
                 console.warn(f"{name} is moved to {aside}-{number} and made again: {damage}")
 
 

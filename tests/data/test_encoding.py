@@ -27,7 +27,7 @@ FORMS = {
     "UTF-16. Convert the file: iconv -f utf-16be ": TABLE.encode("utf-16-be"),
     "UTF-32. Convert the file: iconv -f utf-32 ": TABLE.encode("utf-32"),
     "compressed by gzip": gzip.compress(TABLE.encode()),
-    "compressed by bzip2": bz2.compress(TABLE.encode()),
+    "compressed by bzip2": bz2.compress(TABLE.encode(), 5),
     "compressed by xz": lzma.compress(TABLE.encode()),
     "a workbook or a ZIP archive": zipped(),
     "a pointer of Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 30\n",

@@ -60,6 +60,16 @@ def test_every_damage_of_every_record_is_one_sentence(workdir, name, damage):
         assert run_records.find_damage(str(workdir)) == str(error.value)
 
 
+def test_a_step_that_is_missing_from_a_run_that_goes_on_is_damage(workdir):
+    (workdir / "DONE").unlink()
+    log = workdir / "train.jsonl"
+    rows = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(rows[:-1]))  # as after a kill
+    assert run_records.find_damage(str(workdir)) == ""
+    log.write_text("".join(rows[1:]))
+    assert "train.jsonl is damaged (the row of step 1 is missing)" in run_records.find_damage(str(workdir))
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [
