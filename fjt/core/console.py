@@ -1,6 +1,7 @@
 """Output for a person while a run goes on: rich progress in a terminal, plain lines when piped."""
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,8 +10,6 @@ from typing import Any, Protocol, runtime_checkable
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
-
-from fjt.core.errors import discard
 
 
 class _Console(Console):
@@ -26,7 +25,9 @@ class _Console(Console):
 
     def fall_silent(self, why: str) -> None:
         self.lost, self.quiet = why, True
-        discard(sys.stdout)
+        silence = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, sys.stdout.fileno())  # what is still buffered goes there at the end
+        os.close(silence)
 
 
 # It prints to sys.stdout as it is at each line, in notebooks too.  Names of files and labels are shown as they are:

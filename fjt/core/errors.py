@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Read = TypeVar("Read")
@@ -112,18 +112,9 @@ def exit_code(command: Callable[[], int], place: Callable[[], str], interrupted:
         line, code = f"there is not enough memory{f' ({why:.200})' if why else ''}. {MEMORY_REMEDY}", 2
     # Orbax leaves futures behind that failed with the error: at the end of the process each would print a traceback.
     atexit.register(logging.getLogger("asyncio").setLevel, logging.CRITICAL)
-    try:
+    with contextlib.suppress(BrokenPipeError):  # of 2>&1 | head: nobody reads it
         print(f"fjt: {line}", file=sys.stderr)
-    except BrokenPipeError:  # of 2>&1 | head: nobody reads it
-        discard(sys.stderr)
     return code
-
-
-def discard(stream: TextIO) -> None:
-    """Leads a standard stream to nowhere, with what it still buffers: the end of the process would flush it."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
 
 
 def _check_directory() -> None:

@@ -3,7 +3,6 @@
 import gc
 import io
 import signal
-import subprocess
 import sys
 import time
 
@@ -107,20 +106,3 @@ def test_a_current_directory_that_was_removed_is_a_sentence(tmp_path, monkeypatc
     assert capsys.readouterr().err == (
         "fjt: the current directory was removed. Change to another one, and start again.\n"
     )
-
-
-def test_what_is_said_at_the_end_to_a_pipe_that_nobody_reads_is_dropped():
-    """The end of the process would flush it again, and fail."""
-    program = """
-import os, signal, sys
-from fjt.core.errors import UserError, exit_code
-reader, writer = os.pipe()
-os.close(reader)
-os.dup2(writer, 2)
-def command():
-    raise UserError("no such task.")
-code = exit_code(command, str)
-sys.stderr.flush()
-os._exit(code + 40)
-"""
-    assert subprocess.run([sys.executable, "-c", program]).returncode == 42

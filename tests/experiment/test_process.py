@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 
 from fjt.core.errors import UserError
+from fjt.experiment import finished, workdir
 from fjt.experiment.process import JAX_OPTIONS, QUIET, undisturbed
 from fjt.training import placement
 
@@ -39,6 +41,19 @@ def test_numbers_of_64_bits_do_not_reach_a_run():
         with undisturbed():
             assert jnp.asarray(np.float64(1)).dtype == np.float32
         assert jnp.asarray(np.float64(1)).dtype == np.float64
+
+
+def test_an_export_is_checked_under_a_run_s_own_options(monkeypatch, tmp_path):
+    found = []
+
+    def check_output(output, option):
+        found.append(jax.config.jax_numpy_dtype_promotion)
+        raise UserError("enough")
+
+    monkeypatch.setattr(workdir, "check_output", check_output)
+    with jax.numpy_dtype_promotion("strict"), pytest.raises(UserError, match="enough"):
+        small.double(finished.Run).export(tmp_path / "new")
+    assert found == ["standard"]
 
 
 def test_a_variable_that_jax_refuses_leaves_nothing_changed():
