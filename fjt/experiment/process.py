@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 from fjt.core.errors import UserError
 
@@ -39,27 +40,32 @@ def undisturbed() -> Iterator[None]:
     Raises:
         UserError: JAX refuses one of its variables in the environment.
     """
-    log, path = logging.getLogger("absl"), list(sys.path)
-    level, added = log.level, [name for name in QUIET if name not in os.environ]
-    os.environ.update({name: QUIET[name] for name in added})
-    log.setLevel(logging.CRITICAL)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(_put_back, list(sys.path), logging.getLogger("absl").level)
+        for name in [name for name in QUIET if name not in os.environ]:
+            os.environ[name] = QUIET[name]
+            stack.callback(os.environ.pop, name, None)
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         try:
             import jax
         except ValueError as error:
             raise UserError(f"JAX cannot start: {error}. Correct or unset the variable of the environment.") from None
-        options = dict(jax.config.values)
-        try:
-            with contextlib.ExitStack() as stack:
-                for name, value in JAX_OPTIONS.items():
-                    stack.enter_context(getattr(jax, name)(value))
-                yield
-        finally:
-            for name, value in options.items():
-                if jax.config.values[name] != value:
-                    jax.config.update(name, value)
-    finally:
-        log.setLevel(level)
-        sys.path[:] = path
-        for name in added:
-            os.environ.pop(name, None)
+        stack.callback(_put_back_options, dict(jax.config.values))
+        for name, value in JAX_OPTIONS.items():
+            stack.enter_context(getattr(jax, name)(value))
+        yield
+
+
+def _put_back(path: list[str], level: int) -> None:
+    """Gives Python its path and absl its log level."""
+    sys.path[:] = path
+    logging.getLogger("absl").setLevel(level)
+
+
+def _put_back_options(options: dict[str, Any]) -> None:
+    """Gives JAX its configuration."""
+    import jax
+
+    for name, value in options.items():
+        if jax.config.values[name] != value:
+            jax.config.update(name, value)
