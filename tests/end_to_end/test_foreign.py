@@ -9,6 +9,7 @@ import signal
 import pytest
 from process import outcome, tiny
 
+from fjt.experiment import workdir
 from fjt.training import checkpoint
 
 pytestmark = pytest.mark.thorough
@@ -43,13 +44,16 @@ def test_no_command_writes_into_a_folder_of_others(even, finished, launch, preci
         assert tree(precious) == before, program
 
 
-def test_a_link_to_a_folder_of_others_is_not_followed(even, launch, precious, tmp_path):
+@pytest.mark.parametrize(("is_run", "words"), [(True, "is a symbolic link"), (False, "is not empty and is not")])
+def test_a_link_to_a_folder_of_others_is_not_followed(even, launch, precious, tmp_path, is_run, words):
     before = tree(precious)
     (tmp_path / "run").mkdir()
+    if is_run:
+        workdir.own(str(tmp_path / "run"))
     for name in ("checkpoints", "tensorboard", "export", "predictions"):
         (tmp_path / "run" / name).symlink_to(precious / name)
     done = launch(*tiny(even, output__checkpoints=False), "--workdir", tmp_path / "run")
-    assert done.code == 2 and "is a symbolic link" in done.text, done.text
+    assert done.code == 2 and words in done.text, done.text
     assert tree(precious) == before
 
 
