@@ -259,8 +259,9 @@ def summarize(cell: Cell, metric: str) -> dict[str, Any] | str:
 def costs(cell: Cell, full: Cell | None) -> dict[str, Any]:
     """{name: value} of the finished runs' costs; {} if no run has finished.
 
-    Among the values, `seconds` is (median, lowest, highest) of training, `hidden` the seconds for computing the feature
-    cache, summed over runs, and `flops` the operations of all steps of a run, without the feature cache's.
+    Among the values, `hidden` is the seconds for computing the feature cache, summed over runs; `seconds` is (median,
+    lowest, highest) of training with a run's equal share of these; `flops` is the operations of all steps of a run,
+    without the feature cache's.
 
     Args:
         cell: the cell.
@@ -269,7 +270,8 @@ def costs(cell: Cell, full: Cell | None) -> dict[str, Any]:
     rows = [row for row in cell.rows if row["state"] == FINISHED]
     if not rows:
         return {}
-    seconds = [row["train_seconds"] for row in rows]
+    hidden = sum(row.get("hidden_seconds") or 0.0 for row in rows)
+    seconds = [row["train_seconds"] + hidden / len(rows) for row in rows]
     full_flops = _flops(row for row in full.rows if row["state"] == FINISHED) if full else math.nan
     trained = rows[0]["trainable_params"]
     return {
@@ -282,10 +284,19 @@ def costs(cell: Cell, full: Cell | None) -> dict[str, Any]:
         "of_full": _flops(rows) / full_flops if full_flops > 0 else None,
         "optimizer_bytes": 8 * trained if rows[0]["optim.name"] in ADAM else None,
         "seconds": (float(np.median(seconds)), min(seconds), max(seconds)),
-        "hidden": sum(row.get("hidden_seconds") or 0.0 for row in rows),
+        "hidden": hidden,
         "lanes": max(row.get("lanes") or 1 for row in rows),
         "looks": sorted({row["looks"] for row in rows}),
     }
+
+
+def last_loss(cell: Cell, study: Records) -> float | None:
+    """The training loss over the last tenth of the steps, the mean over the finished runs; None without one."""
+    names = {row["run"] for row in cell.rows if row["state"] == FINISHED}
+    numbers = [number for number, row in enumerate(study.rows) if row["run"] in names]
+    rows, steps, losses = study.curves["train"]
+    means = [losses[(rows == n) & (steps > 0.9 * study.rows[n]["steps"])] for n in numbers]
+    return float(np.mean([of_run.mean() for of_run in means])) if means and all(map(len, means)) else None
 
 
 def _flops(rows: Iterable[Row]) -> float:

@@ -10,9 +10,8 @@ from fjt.reports.formatting import Name, points, short_value, size, spread, unit
 from fjt.reports.pages import Footnotes, Table
 
 HIDDEN = (
-    "These steps start from the frozen layers' output, which is computed once and cached for all runs, including those "
-    "of other methods, trials and studies. The time of that pass is in this column only; the operations and training "
-    "seconds do not include it."
+    "These steps start from the frozen layers' output, which is computed once and cached, also for other methods, "
+    "trials and studies. {:,.1f} seconds for it are shared equally among these runs; the operations do not include it."
 )
 LANES = "These runs were lanes of one program: each one's seconds are its share of the program's time."
 
@@ -33,12 +32,11 @@ def cost_table(cells: Sequence[Cell], name: Name) -> Table:
             ">of `full`",
             ">Adam's moments",
             ">training seconds: median (lowest to highest)",
-            ">seconds for hidden states, all runs",
             ">looks at dev per run",
         ),
         tuple(rows),
         tuple(notes.reasons),
-        (">n", ">added parameters", ">Adam's moments", ">seconds for hidden states, all runs", ">looks at dev per run"),
+        (">n", ">added parameters", ">Adam's moments", ">looks at dev per run"),
     )
 
 
@@ -46,7 +44,7 @@ def _cost_row(cell: Cell, cells: Sequence[Cell], notes: Footnotes) -> tuple[str,
     """The columns of `cost_table` for a cell, except its name."""
     cost = values.costs(cell, values.partner(cell, cells, "full"))
     if not cost:
-        return ("0", *["-"] * 10)
+        return ("0", *["-"] * 9)
     median, low, high = cost["seconds"]
     return (
         str(cost["n"]),
@@ -57,23 +55,23 @@ def _cost_row(cell: Cell, cells: Sequence[Cell], notes: Footnotes) -> tuple[str,
         f"{cost['flops'] / 1e9:,.1f}",
         "-" if cost["of_full"] is None else f"{cost['of_full']:.1%}",
         "-" if cost["optimizer_bytes"] is None else size(cost["optimizer_bytes"]),
-        f"{median:,.1f} ({low:,.1f} to {high:,.1f})" + (notes.mark(LANES) if cost["lanes"] > 1 else ""),
-        _hidden(cell, cost, notes),
+        f"{median:,.1f} ({low:,.1f} to {high:,.1f})" + _how_timed(cell, cost, notes),
         " or ".join(str(looks) for looks in cost["looks"]),
     )
 
 
-def _hidden(cell: Cell, cost: dict[str, Any], notes: Footnotes) -> str:
-    """Seconds for computing the cached hidden states, a dash if steps start from tokens."""
+def _how_timed(cell: Cell, cost: dict[str, Any], notes: Footnotes) -> str:
+    """The marks of the footnotes about a cell's training seconds."""
+    marks = notes.mark(LANES) if cost["lanes"] > 1 else ""
     cached = any((row.get("start_layer") or 0) > 0 for row in cell.rows)
-    return f"{cost['hidden']:,.1f}{notes.mark(HIDDEN)}" if cached or cost["hidden"] else "-"
+    return marks + (notes.mark(HIDDEN.format(cost["hidden"])) if cached or cost["hidden"] else "")
 
 
 def _chosen(cell: Cell) -> str:
     row = next(row for row in cell.rows if row["state"] == values.FINISHED)
     texts = [f"{key.rsplit('.', 1)[-1]} {short_value(row[key])} (chosen)" for key in cell.open]
     if "optim.learning_rate" not in cell.open:
-        texts.append(f"learning_rate {short_value(row['optim.learning_rate'])} (not chosen)")
+        texts.append(f"learning_rate {short_value(row['optim.learning_rate'])} (not tuned)")
     return ", ".join(texts)
 
 

@@ -6,40 +6,16 @@ from typing import Any
 
 from fjt.core.errors import UserError, suggest
 from fjt.core.markdown import code, escape
-from fjt.reports import failures, figures, inference, verdict
+from fjt.reports import failures, figures, reading, verdict
 from fjt.reports.archive import BEGUN, DAMAGED, DIVERGED, FILES, FINISHED, MISSING, Records, Row
 from fjt.reports.cells import Cell, counts
 from fjt.reports.comparisons import Comparison
 from fjt.reports.cost_tables import cost_table, trial_table
 from fjt.reports.figures import Styles, fewer, styles
-from fjt.reports.formatting import Name, names_of
+from fjt.reports.formatting import Name, names_of, title
 from fjt.reports.pages import Block, Fold, Heading, Items, Text
-from fjt.reports.score_tables import class_table, comparison_table, data_text, overview, parts_table, score_table
+from fjt.reports.score_tables import class_table, comparison_table, overview, parts_table, score_table
 from fjt.study.spec import SEEDS
-
-READING = (
-    "**Points** are hundredths of a score. **finished/started** counts runs. Mean, sd, best and worst are over "
-    "finished and diverged runs; a diverged run counts as predicting a constant.",
-    "**95 %: new seeds, this dev set** covers the mean score of other seeds on the same examples. **95 %: new seeds, "
-    "new examples** covers the mean score of other seeds on other examples of the same sources. Both are about runs "
-    "that neither collapse nor diverge, and are not adjusted for the number of comparisons.",
-    "**Collapsed** runs give (nearly) the same answer to every example: at most a tenth as many of their predictions "
-    "differ from the most frequent one as labels do; the middle nine tenths of predicted scores span at most 1 % of "
-    "the labels' range. The row *always ...* has the score of such an answer.",
-    "**Differences** are paired by seed. **p, adjusted: new seeds, this dev set** is exact: it flips the signs of the "
-    "differences of all seeds. Its null: a seed is as likely to put the method ahead as to put it behind by the same "
-    "amount. **p, adjusted: new seeds, new examples** is Student's t of the second interval. Both are adjusted by "
-    "Holm's method, and neither is shown where a run collapsed or diverged. They are about runs that do not fail: a "
-    f"method without a failure in 12 runs may still fail in up to {inference.most_failures(12):.0%} of runs (one-sided "
-    "95 %).",
-    "**Probability of improvement** is the share of pairs of runs, one of each method, in which the method has the "
-    "better score; a tie counts as half.",
-    "**Seeds to see 1 point** is the number of seeds with which a paired t test at 5 % finds a difference of 1 point "
-    "with 80 % power. **This dev set resolves** is the least difference that such a test finds with any number of "
-    "seeds, given the number of dev examples.",
-    "**Looks at dev** is the number of times that a reported run was scored on dev. Chosen values are chosen on "
-    "held-out training rows.",
-)
 
 
 def check_baseline(baseline: str, methods: Sequence[str]) -> None:
@@ -74,13 +50,13 @@ def build(
         warnings += [
             f"{cell.task}, {name(cell)}: no cell of the baseline agrees with it in all its axes." for cell in unpaired
         ]
-    title = title_of(study)
-    blocks: list[Block] = [Heading(1, title), *verdict.build(study, cells, comparisons, name)]
+    whole = title_of(study)
+    blocks: list[Block] = [Heading(1, whole), *verdict.build(study, cells, comparisons, name)]
     blocks += [Text(text, warning=True) for text in warnings]
     blocks += [Fold("The runs, versions and command", (Items(tuple(run_facts(study))),))]
     if len({cell.task for cell in cells}) > 1:
         blocks += [Heading(2, "Overview"), overview(cells, name)]
-    return title, [*blocks, *parts, Heading(2, "How to read this"), Items(READING)]
+    return whole, [*blocks, *parts, Heading(2, "How to read this"), reading.items(cells, comparisons)]
 
 
 def title_of(study: Records) -> str:
@@ -252,7 +228,7 @@ def task_section(
         comparisons: of the whole study.
         study: the records.
     """
-    blocks: list[Block] = [Heading(2, task)]
+    blocks: list[Block] = [Heading(2, title(cells, study))]
     if not cells[0].metrics:
         return [*blocks, Text("No run of this task has a score.")], []
     name, style = names_of(cells), styles(cells)
@@ -289,10 +265,8 @@ def _score_blocks(task: str, cells: Sequence[Cell], style: Styles, name: Name) -
     """The blocks about a task's scores in each metric."""
     blocks: list[Block] = []
     first, *others = cells[0].metrics
-    if any(cell.dev for cell in cells):
-        sources = any(cell.cluster is not None for cell in cells)
-        shared = "New examples are from new sources." if sources else ""
-        blocks.append(Text(f"Scores are computed on {data_text(cells)}. {shared}".strip()))
+    if any(cell.cluster is not None for cell in cells):
+        blocks.append(Text("New examples are from new sources."))
     blocks += [Heading(3, f"Scores: {first}"), score_table(cells, first, name), *failures.of_runs(cells)]
     blocks += figures.picture(
         lambda: figures.draw_scores(cells, first, style, name),
@@ -312,11 +286,12 @@ def _more_pictures(
     task: str, cells: Sequence[Cell], metric: str, style: Styles, name: Name, study: Records
 ) -> list[Block]:
     """The blocks about training curves and about the best of n runs."""
+    held_out = ", and held-out score of the chosen trials" if len(study.curves["held_out"][0]) else ""
     curves = figures.picture(
         lambda: figures.draw_curves(fewer(cells, metric), metric, style, name, study),
         f"{task}-curves",
-        "Training loss of the reported runs, and the held-out score of the chosen trials if it was evaluated during "
-        f"training. Lines are means over seeds; bands go from the lowest to the highest.{few_text(cells, metric)}",
+        f"Training loss of the reported runs{held_out}. Lines are means over seeds; bands go from the lowest to the "
+        f"highest.{few_text(cells, metric)}",
     )
     best = figures.picture(
         lambda: figures.draw_best(fewer(cells, metric), metric, style, name),
@@ -345,7 +320,8 @@ def family_text(comparisons: Sequence[Comparison], facts: Mapping[str, Any]) -> 
     sizes = sorted({planned.get(cell.name, 0) for one in comparisons for cell in (one.cell, one.base)})
     seeds = f"{sizes[0]} seeds" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} seeds per cell"
     family = "all comparisons of the study" if study["family"] == "study" else "all comparisons of this task"
+    axes = ", of the cell with the same axes" * any(one.base.axes for one in comparisons)
     return Text(
-        f"The {comparisons[0].metric} of each method minus the score of the matching baseline cell, which agrees with "
-        f"it in all axes of the baseline. p is adjusted over {family}, at {study['alpha']:g}; {seeds} were planned."
+        f"Each method's {comparisons[0].metric} minus that of {study['baseline']} with the same seed{axes}. p is "
+        f"adjusted over {family}, at {study['alpha']:g}; {seeds} were planned."
     )

@@ -8,12 +8,12 @@ import numpy as np
 from fjt.core.markdown import code, escape
 from fjt.reports import cells as values
 from fjt.reports.cells import Cell
-from fjt.reports.formatting import Name, names_of
+from fjt.reports.formatting import Name
 from fjt.reports.pages import Text
 
 
 def of_runs(cells: Sequence[Cell]) -> list[Text]:
-    """The texts that name the collapsed and diverged runs, or one that says that there are none."""
+    """The texts that name the collapsed and diverged runs."""
     collapsed, diverged = [], []
     for cell in cells:
         for i, row in enumerate(cell.scored):
@@ -34,7 +34,7 @@ def of_runs(cells: Sequence[Cell]) -> list[Text]:
         }
         counted = f"; each counts as predicting dev's most frequent label or mean ({', '.join(sorted(constants))})"
         texts.append(Text(f"**Diverged**{counted if constants else ', without a score'}: {'; '.join(diverged)}."))
-    return texts or [Text(text) for text in of_cells(cells, names_of(cells))]
+    return texts
 
 
 def of_cells(cells: Sequence[Cell], name: Name) -> list[str]:

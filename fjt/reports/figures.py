@@ -185,7 +185,7 @@ def draw_costs(cells: Sequence[Cell], metric: str, style: Styles, label: Callabl
         for cell, cost in cost_of.items():
             summary = _numbers(cell, metric)
             look: dict[str, Any] = style[cell.name] | {"linestyle": ""}
-            x = cost["seconds"][0] + cost["hidden"] / cost["n"] if key == "seconds" else cost[key]
+            x = cost["seconds"][0] if key == "seconds" else cost[key]
             y, sd = factor * summary["mean"], factor * np.nan_to_num(summary["sd"])
             axes.errorbar(x, y, sd, **look, markersize=6, elinewidth=1, capsize=2, zorder=3)
             points.append((x, y))

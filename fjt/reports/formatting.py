@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 
 from fjt.core.markdown import escape
 from fjt.reports import cells as values
+from fjt.reports.archive import Records
 from fjt.reports.cells import Cell, counts
 from fjt.reports.inference import Interval
 from fjt.reports.pages import Footnotes
@@ -21,6 +22,14 @@ def names_of(cells: Iterable[Cell]) -> Name:
     last = [key.rsplit(".", 1)[-1] for key in keys]
     short = {key: key.rsplit(".", 1)[-1] if last.count(key.rsplit(".", 1)[-1]) == 1 else key for key in keys}
     return lambda cell: ", ".join([cell.method, *(f"{short[key]}={value}" for key, value in cell.axes.items())])
+
+
+def title(cells: Iterable[Cell], study: Records) -> str:
+    """The name of a task as a reader knows it: its files, or the name of the data set."""
+    cells = list(cells)
+    facts = study.facts.get("runs", {})
+    files = {" and ".join(facts.get(cell.name, {}).get("files", [])): None for cell in cells}
+    return ", ".join(text for text in files if text) or cells[0].task
 
 
 def points(metric: str, value: float | None, signed: bool = False) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import markdown_it
 
+RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹"
 CSS = """
 :root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 72rem; }
@@ -119,22 +120,34 @@ class Footnotes:
 
 def raised(number: int) -> str:
     """A number in superscript digits."""
-    return str(number).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return str(number).translate(str.maketrans("0123456789", RAISED))
 
 
 def _parts(blocks: Iterable[Block]) -> Iterator[Block]:
-    """The blocks with each table as its main columns, its other columns folded away, and its footnotes."""
+    """The blocks with each table as its main columns, the others folded away, and footnotes after their marks."""
     for block in blocks:
         if not isinstance(block, Table):
             yield block
             continue
         folded = [i for i, name in enumerate(block.columns) if name in block.more]
-        yield _columns(block, [i for i in range(len(block.columns)) if i not in folded])
+        shown = _columns(block, [i for i in range(len(block.columns)) if i not in folded])
+        hidden = _columns(block, [0, *folded])
+        yield shown
+        yield from _notes(block.notes, _marks(shown))
         if folded:
             names = ", ".join(block.columns[i].lstrip(">") for i in folded)
-            yield Fold(f"More columns: {names}", (_columns(block, [0, *folded]),))
-        if block.notes:
-            yield Items(tuple(f"{raised(i)} {note}" for i, note in enumerate(block.notes, 1)))
+            yield Fold(f"More columns: {names}", (hidden, *_notes(block.notes, _marks(hidden) - _marks(shown))))
+
+
+def _marks(table: Table) -> set[str]:
+    """The marks of footnotes in the rows of a table."""
+    return {mark for row in table.rows for cell in row for mark in re.findall(f"[{RAISED}]+", cell)}
+
+
+def _notes(notes: Sequence[str], marks: set[str]) -> list[Items]:
+    """The footnotes with these marks."""
+    texts = tuple(f"{raised(i)} {note}" for i, note in enumerate(notes, 1) if raised(i) in marks)
+    return [Items(texts)] if texts else []
 
 
 def _columns(table: Table, chosen: Sequence[int]) -> Table:
@@ -176,12 +189,17 @@ def _bare(text: str) -> str:
 def page(title: str, blocks: Iterable[Block]) -> str:
     """The text of an HTML page that needs no other file."""
     renderer = markdown_it.MarkdownIt("commonmark", {"html": False}).enable("table")
-    body = "".join(_html(block, renderer) for block in _parts(blocks))
+    body = _unbroken("".join(_html(block, renderer) for block in _parts(blocks)))
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{html.escape(title)}</title>\n'
         f"<style>{CSS}</style>\n</head>\n<body>\n{body}</body>\n</html>\n"
     )
+
+
+def _unbroken(text: str) -> str:
+    """The text of a page with spaces inside quantities at which no line breaks: "80 %", "p 0.047", "1.2 to 3.4"."""
+    return re.sub(r"(?<=\d) (?=%)|(?<=\bp) (?=&lt;|\d)|(?<=\d) (?=to [-+]?\d)|(?<=\d to) (?=[-+]?\d)", "\xa0", text)
 
 
 def _html(block: Block, renderer: markdown_it.MarkdownIt) -> str:

@@ -49,7 +49,7 @@ def score_table(cells: Sequence[Cell], metric: str, name: Name) -> Table:
         row.append(spread(metric, summary["mean"], summary["sd"]))
         if any_failed:
             row.append(_without(metric, summary["sound_mean"], summary["sound_sd"], cell.failed))
-        row += [limits(metric, summary[key], notes) for key in ("new_seeds", "new_examples")]
+        row += [limits(metric, summary[key], notes) for key in ("new_examples", "new_seeds")]
         row += [points(metric, summary[key]) for key in ("median", "best", "worst")]
         rows.append((*row, *[str(cell.collapsed.sum()), str(cell.constant.sum())] * any_failed))
     for dev in {cell.dev: cell for cell in cells if cell.dev}.values():
@@ -59,8 +59,8 @@ def score_table(cells: Sequence[Cell], metric: str, name: Name) -> Table:
         ">finished/ started",
         f">{unit(metric)}: mean ± sd",
         *[">without failed runs"] * any_failed,
-        ">95 %: new seeds, this dev set",
         ">95 %: new seeds, new examples",
+        ">95 %: new seeds, this dev set",
         ">median",
         ">best",
         ">worst",
@@ -115,9 +115,9 @@ def comparison_table(comparisons: Sequence[Comparison], metric: str, name: Name)
                 str(one.n),
                 spread(metric, one.mean, one.sd, signed=True),
                 *[_without(metric, *one.sound, one.failed, signed=True)] * any_failed,
-                limits(metric, one.new_seeds, notes, signed=True),
                 limits(metric, one.new_examples, notes, signed=True),
-                *(notes.dash(p) if isinstance(p, str) else p_value(p) for p in (one.p, one.p_examples)),
+                limits(metric, one.new_seeds, notes, signed=True),
+                *(notes.dash(p) if isinstance(p, str) else p_value(p) for p in (one.p_examples, one.p)),
                 "-" if one.improvement is None else f"{one.improvement:.2f}",
                 "-" if one.correlation is None else f"{one.correlation:+.2f}",
                 _needed(one, notes),
@@ -131,10 +131,10 @@ def comparison_table(comparisons: Sequence[Comparison], metric: str, name: Name)
             ">n",
             f">{unit(metric)}: mean ± sd of differences",
             *[">without failed runs"] * any_failed,
-            ">95 %: new seeds, this dev set",
             ">95 %: new seeds, new examples",
-            ">p, adjusted: new seeds, this dev set",
+            ">95 %: new seeds, this dev set",
             ">p, adjusted: new seeds, new examples",
+            ">p, adjusted: new seeds, this dev set",
             ">probability of improvement",
             ">correlation over seeds",
             ">seeds to see 1 point (95 %)",

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pytest
 from read_report import Page
 
 from fjt.reports import archive, document, gather, pages
@@ -18,7 +19,7 @@ def test_the_page_needs_no_other_file(written):
 
 def test_the_page_shows_what_the_markdown_says():
     """Bars and angle brackets in texts stay text, and a column of numbers is aligned to the right."""
-    table = pages.Table(("name", ">p"), (("a|b `x`", "<0.001"),), notes=("a note",))
+    table = pages.Table(("name", ">p"), (("a|b `x`", "<0.001"), ("b", "- ¹")), notes=("a note",))
     text = pages.page("<1>", [pages.Heading(1, "<1>"), pages.Text("**take** care", warning=True), table])
     for part in (
         "<title>&lt;1&gt;</title>",
@@ -28,6 +29,28 @@ def test_the_page_shows_what_the_markdown_says():
         "<li>¹ a note</li>",
     ):
         assert part in text
+
+
+def test_a_footnote_stands_where_its_mark_is_seen():
+    """Of a folded column in the fold, once where both have its mark, and nowhere without a mark."""
+    rows = (("a ¹", "1 ²", "2 ¹ ³"),)
+    table = pages.Table(("name", ">b", ">c"), rows, ("one", "two", "three", "four"), more=(">c",))
+    shown, folded = pages.markdown([table]).split("<details>")
+    assert "- ¹ one\n- ² two\n" in shown and "three" not in shown
+    assert "- ³ three\n" in folded and "one" not in folded and "four" not in shown + folded
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("80 % of p 0.047", "80~% of p~0.047"),
+        ("(p <0.001; -0.51 to +2.95)", "(p~&lt;0.001; -0.51~to~+2.95)"),
+        ("seeds 0 to 4, step 5", "seeds 0~to~4, step 5"),
+    ],
+)
+def test_no_line_breaks_inside_a_quantity(text, wanted):
+    assert f"<p>{wanted}</p>" in pages.page("", [pages.Text(text)]).replace("\xa0", "~")
+    assert pages.markdown([pages.Text(text)]) == f"{text}\n"
 
 
 def test_texts_of_a_strangers_files_are_shown_as_they_are(folder, tmp_path):

@@ -42,7 +42,8 @@ def test_scores_by_hand(written):
     assert "`runs/choices/head/seed=2` (always `no`)" in written[1]
     assert "`runs/choices/lora/tune.rank=4/seed=5` (the loss of step 8 is nan" in written[1]
     assert rows_of(written[1], "Scores: f1")["head"]["worst"] == "0.00"
-    assert "No run collapsed or diverged." in written[1].split("\n## marks\n")[1]
+    verdict = written[1].split("\n## Verdict\n")[1].split("\n## ")[0]
+    assert "No run collapsed or diverged." in verdict.split("**marks**")[1]
 
 
 def test_intervals_are_those_of_statistics(folder, written, tmp_path):
