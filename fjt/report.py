@@ -110,7 +110,7 @@ def own(output: str) -> None:
 
 
 def check_output(output: str) -> None:
-    """Nothing for a folder that is new, empty, or has a report.
+    """Checks that a folder is new, empty, or has a report.
 
     Args:
         output: the folder.

@@ -154,8 +154,10 @@ def test_a_failed_installation_says_so_and_is_tried_again(launch):
     assert installed(launch(JAX_PLATFORMS="cpu")[1]) == ["3.12/base.txt"]
 
 
-# Becomes another program, which Ctrl-C reaches though the tests may run in the background.
-HEARS_ALL = "import os, signal, sys; signal.signal(2, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])"
+# Becomes another program, which Ctrl-C and a hang-up reach though the tests may run in the background or under nohup.
+HEARS_ALL = (
+    "import os, signal, sys; [signal.signal(n, signal.SIG_DFL) for n in (1, 2)]; os.execvp(sys.argv[1], sys.argv[1:])"
+)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

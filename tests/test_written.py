@@ -40,7 +40,7 @@ ANY = st.lists(st.one_of(st.sampled_from(SPECIAL), st.text(max_size=3)), min_siz
 QUICK = settings(
     max_examples=20, derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
-MANY = settings(QUICK, max_examples=400)
+MANY = settings(QUICK, max_examples=150)
 
 
 def accepted(function, *arguments):

@@ -174,7 +174,7 @@ def build(cls: type[Section], mapping: Any, prefix: str = "", source: str = "bas
 
 
 def check_keys(names: Iterable[str], valid: Iterable[str], prefix: str = "") -> None:
-    """Nothing for names that exist.
+    """Checks that names of options exist.
 
     Raises:
         UserError: for a name that is not among the valid ones, with the nearest of them.

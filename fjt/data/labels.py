@@ -110,7 +110,7 @@ def _checked(name: str, place: str, kind: str) -> str:
 
 
 def check_set(place_of: Mapping[str, str]) -> None:
-    """Nothing for a set of labels that were found in a table and look like what its author meant.
+    """Checks that a set of labels found in a table looks like what its author meant.
 
     Args:
         place_of: {name: place of its first row}.

@@ -95,7 +95,7 @@ class Run:
         if os.path.lexists(output):
             raise UserError(f"--output: {output} already exists; give a new directory, or move it away.")
         self._check_export()
-        run_records.check_export(self.path, self.result)
+        own = self._predictor  # which checks the run's files before anything is written
         convert(
             format,
             output,
@@ -105,9 +105,7 @@ class Run:
             method=" and ".join(self.result["method"]),
             label_names=self.label_names,
             head=self.problem.head,
-            check=lambda folder: readback.check_conversion(
-                output, lambda: self._read_export(folder), self._predictor, self.pairs
-            ),
+            check=lambda folder: readback.check_conversion(output, lambda: self._read_export(folder), own, self.pairs),
         )
 
     def _read_export(self, folder: str) -> "Predictor":

@@ -12,7 +12,7 @@ from fjt.tasks.kinds import bounds_of
 def items(cells: Sequence[Cell], comparisons: Sequence[Comparison]) -> Items:
     """What the words and numbers of a report mean, those that it has."""
     bounded = any(bounds_of(metric) for cell in cells for metric in cell.metrics)
-    regression = any(cell.truth.dtype.kind == "f" for cell in cells)
+    has_scores = any(cell.truth.dtype.kind == "f" for cell in cells)
     texts = [
         "**Points** are hundredths of a score. "
         * bounded
@@ -23,7 +23,7 @@ def items(cells: Sequence[Cell], comparisons: Sequence[Comparison]) -> Items:
         "runs that neither collapse nor diverge, and are not adjusted for the number of comparisons.",
         "**Collapsed** runs give (nearly) the same answer to every example: at most a tenth as many of their "
         "predictions differ from the most frequent one as labels do"
-        + "; the middle nine tenths of predicted scores span at most 1 % of the labels' range" * regression
+        + "; the middle nine tenths of predicted scores span at most 1 % of the labels' range" * has_scores
         + ". The row *always ...* has the score of such an answer.",
     ]
     tested = [one for one in comparisons if isinstance(one.p, float)]

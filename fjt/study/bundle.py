@@ -82,7 +82,7 @@ def run_group(
 
 
 def check_static(experiments: Sequence[Experiment], workdirs: Sequence[str]) -> None:
-    """Nothing for runs that one program can train as lanes, for everything it is compiled for is equal in all of them.
+    """Checks that one program can train the runs as lanes: all options that it is compiled for are equal.
 
     Args:
         experiments: the prepared runs; the program is compiled for the first one.

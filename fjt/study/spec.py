@@ -160,7 +160,7 @@ def make_runs(study: StudyConfig, base: Mapping[str, Any]) -> tuple[Run, ...]:
 
 
 def check_key(key: str, known: Mapping[str, Any], place: str) -> None:
-    """Nothing for a key that a study can vary.
+    """Checks that a study can vary a key.
 
     Args:
         key: a dotted name.

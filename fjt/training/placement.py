@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from fjt.core.errors import UserError
 
+FLAGS_TIMEOUT = 60  # seconds, of which importing jaxlib takes one
 Arrays = TypeVar("Arrays")  # a tree of arrays, on the host or on devices
 
 
@@ -45,7 +46,10 @@ def _check_flags(flags: str) -> None:
     if not flags or not sys.executable:  # which a program that embeds Python lacks
         return
     program = "import jaxlib.xla_client; jaxlib.xla_client.CompileOptions()"
-    tried = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    try:
+        tried = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=FLAGS_TIMEOUT)
+    except subprocess.TimeoutExpired:  # a busy machine: XLA says it in this process, without the advice
+        return
     fault = re.search(r"^[EF]\d{4} [^\]]*\] (.*)", tried.stderr, re.MULTILINE)
     if tried.returncode and fault:
         raise UserError(f"XLA_FLAGS={flags}: {fault[1].rstrip('. ')}. Correct or unset the variable.")

@@ -218,7 +218,7 @@ def gate(leaf: Tree, x: Float[Array, "G R L D"], tokens: Tokens | None) -> Float
 
 
 def check_sites(sites: Sequence[str], valid: Collection[str], method: str) -> None:
-    """Nothing for sites that a method can enter.
+    """Checks that a method can enter the sites.
 
     Args:
         sites: config.tune.sites.

@@ -116,7 +116,7 @@ def make_adapt(methods: Methods) -> Adapt:
 
 
 def check(methods: Methods, config: EncoderConfig, max_length: int) -> None:
-    """Nothing for options that fit the encoder.
+    """Checks that the options of methods fit the encoder.
 
     Args:
         methods: {name: options}.
@@ -204,7 +204,7 @@ def _below(leaves: Tree, path: str) -> Any:
 
 
 def check_patterns(patterns: Iterable[Any], names: Collection[str], family: str, key: str) -> None:
-    """Nothing for patterns that are not written in PyTorch's names of parameters.
+    """Checks that no pattern is written in PyTorch's names of parameters.
 
     Args:
         patterns: regular expressions.

@@ -71,6 +71,9 @@ def _child(program, arguments, output, cache, hook, events):
     for standard in (sys.stdout, sys.stderr):
         standard.flush()
         os.dup2(file, standard.fileno())
+    # The tests may run in the background or under nohup, which ignore these.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     gc.set_threshold(100_000, 50, 50)  # as in the tests' own processes (see conftest.py)
     import importlib
 

@@ -69,52 +69,20 @@ def test_with_layers_that_start_anew(finished, even, launch, tmp_path):
 
 
 @pytest.mark.thorough
-def test_on_other_devices_in_between(finished, even, launch, tmp_path):
-    run(
-        launch,
-        even,
-        finished[0],
-        tmp_path / "run",
-        "gradual",
-        train__batch_size=22,
-        mesh__data=1,
-        train__epochs=2,
-    )
-    arguments = tiny(
-        even,
-        tune__method="gradual",
-        model__path=finished[0],
-        optim__learning_rate=1e-2,
-        train__batch_size=22,
-        train__epochs=2,
-    )
-    half = launch(*arguments, "--workdir", tmp_path / "parts", events=SignalInStep(6, signal.SIGTERM))
-    assert half.code == 143, half.text
-    run(
-        launch,
-        even,
-        finished[0],
-        tmp_path / "parts",
-        "gradual",
-        train__batch_size=22,
-        mesh__data=2,
-        train__epochs=2,
-    )
-    found, expected = ([row["loss"] for row in read_rows(tmp_path / name / "train.jsonl")] for name in ("parts", "run"))
-    np.testing.assert_allclose(found, expected, rtol=2e-6)
-
-
-@pytest.mark.thorough
-def test_in_another_layout(finished, even, launch, tmp_path):
-    """One example a row in two accumulated parts: the same losses in all stages."""
+def test_on_other_devices_in_between_and_in_another_layout(finished, even, launch, tmp_path):
+    """Stopped in the second stage and resumed on two devices; one example per row in two parts: the same losses."""
     base, _ = finished
     run(launch, even, base, tmp_path / "packed", "gradual")
+    arguments = tiny(even, tune__method="gradual", model__path=base, optim__learning_rate=1e-2)
+    half = launch(*arguments, "--workdir", tmp_path / "parts", events=SignalInStep(6, signal.SIGTERM))
+    assert half.code == 143, half.text
+    run(launch, even, base, tmp_path / "parts", "gradual", mesh__data=2)
     run(launch, even, base, tmp_path / "apart", "gradual", train__packing=False, train__accumulation=2)
-    found, expected = (
-        [row["loss"] for row in read_rows(tmp_path / name / "train.jsonl")] for name in ("apart", "packed")
-    )
+    names = ("parts", "apart", "packed")
+    *found, expected = ([row["loss"] for row in read_rows(tmp_path / name / "train.jsonl")] for name in names)
     assert len(expected) == 12
-    np.testing.assert_allclose(found, expected, rtol=2e-6)
+    for losses in found:
+        np.testing.assert_allclose(losses, expected, rtol=2e-6)
 
 
 def test_selects_a_step_of_an_earlier_stage(finished, even, launch, texts, tmp_path):

@@ -111,6 +111,7 @@ def test_thirty_adamw_steps(reference):
         seed=3,
         rates=rates,
         hyper=small.make_hyper(dropout=0.0, decay=0.1),
+        most_shapes=1,
     )
     np.testing.assert_allclose(seen, expected, rtol=0, atol=1e-3)
     rows = torch.tensor(indices[0])

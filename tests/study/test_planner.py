@@ -85,22 +85,28 @@ def seeds_of(group):
     return [name.rsplit("=", 1)[1] for name in group.runs]
 
 
-def test_lanes_are_divided_evenly_and_share_their_batches_where_they_can(tmp_path):
-    groups, made = plan(tmp_path, {"tune.method": ("full",)}, seeds=5, lanes=4)
+@pytest.fixture(scope="module")
+def of_four(tmp_path_factory):
+    """(folder, Groups, plan.json) of ten runs as at most four lanes."""
+    folder = tmp_path_factory.mktemp("four")
+    return folder, *plan(folder, {"tune.method": ("full",)}, seeds=5, lanes=4)
+
+
+def test_lanes_are_divided_evenly_and_share_their_batches_where_they_can(of_four):
+    folder, groups, made = of_four
     assert [seeds_of(group) for group in groups] == [["0", "0", "1"], ["1", "2", "2"], ["3", "3", "4", "4"]]
     assert {group.mode for group in groups} == {"vmap"}
     assert made["bytes"] > 0
     programs = [set(group.programs) for group in groups]  # of three lanes, of four: steps and evaluation
     assert programs[0] == programs[1] and len(programs[0] | programs[2]) == 4
-    assert plans.load(str(tmp_path / "study"))[1] == groups
+    assert plans.load(str(folder / "study"))[1] == groups
 
 
-def test_no_more_lanes_than_the_memory_holds(tmp_path, monkeypatch):
-    """With memory for five lanes, eight are halved."""
-    _, made = plan(tmp_path, {"tune.method": ("full",)}, seeds=5, lanes=5)
+def test_no_more_lanes_than_the_memory_holds(of_four, tmp_path, monkeypatch):
+    """With memory for four lanes, eight are halved."""
+    made = of_four[2]
     monkeypatch.setattr(memory, "device_bytes", lambda: 1.01 * made["bytes"] / planner.MEMORY_SHARE)
-    (tmp_path / "again").mkdir()
-    groups, again = plan(tmp_path / "again", {"tune.method": ("full",)}, seeds=4, lanes=8)
+    groups, again = plan(tmp_path, {"tune.method": ("full",)}, seeds=4, lanes=8)
     assert [len(group.runs) for group in groups] == [4, 4] and again["bytes"] <= made["bytes"]
 
 
