@@ -198,8 +198,12 @@ def page(title: str, blocks: Iterable[Block]) -> str:
 
 
 def _unbroken(text: str) -> str:
-    """The text of a page with spaces inside quantities at which no line breaks: "80 %", "p 0.047", "1.2 to 3.4"."""
-    return re.sub(r"(?<=\d) (?=%)|(?<=\bp) (?=&lt;|\d)|(?<=\d) (?=to [-+]?\d)|(?<=\d to) (?=[-+]?\d)", "\xa0", text)
+    """The text of a page with spaces inside quantities at which no line breaks: "p 0.047", "95 % -1.2 to +3.4"."""
+    return re.sub(
+        r"(?<=\d %) (?=[-+]?\d)|(?<=\d) (?=%)|(?<=\bp) (?=&lt;|\d)|(?<=\d) (?=to [-+]?\d)|(?<=\d to) (?=[-+]?\d)",
+        "\xa0",
+        text,
+    )
 
 
 def _html(block: Block, renderer: markdown_it.MarkdownIt) -> str:

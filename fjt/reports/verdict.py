@@ -86,14 +86,14 @@ def _task(
     return [*texts, *failures.of_cells(cells, name)]
 
 
-_KINDS = {
+_KINDS = {  # in the order of their lines
     "ahead": "ahead of {} for new seeds and new examples",
-    "behind": "behind {} for new seeds and new examples",
     "ahead here": "ahead of {} for new seeds on this dev set; undecided for new examples",
-    "behind here": "behind {} for new seeds on this dev set; undecided for new examples",
     "ahead untested": "ahead of {} for new seeds on this dev set; not tested for new examples",
-    "behind untested": "behind {} for new seeds on this dev set; not tested for new examples",
     "undecided": "undecided against {}",
+    "behind untested": "behind {} for new seeds on this dev set; not tested for new examples",
+    "behind here": "behind {} for new seeds on this dev set; undecided for new examples",
+    "behind": "behind {} for new seeds and new examples",
     "failed": "not tested against {}, because runs collapsed or diverged (the interval is without these runs)",
 }
 

@@ -44,7 +44,7 @@ def test_a_footnote_stands_where_its_mark_is_seen():
     ("text", "wanted"),
     [
         ("80 % of p 0.047", "80~% of p~0.047"),
-        ("(p <0.001; -0.51 to +2.95)", "(p~&lt;0.001; -0.51~to~+2.95)"),
+        ("(95 % -0.51 to +2.95; p <0.001)", "(95~%~-0.51~to~+2.95; p~&lt;0.001)"),
         ("seeds 0 to 4, step 5", "seeds 0~to~4, step 5"),
     ],
 )
