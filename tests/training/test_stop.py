@@ -14,10 +14,10 @@ from fjt.training.stop import Stop, Stopped
 
 # A second of compilation, as far as signals are concerned: a call of C that lets no handler of Python run.
 BUSY = """
-import hashlib, sys
+import hashlib, threading
 from fjt.training.stop import Stop
 with Stop() as stop:
-    print("ready", flush=True)
+    threading.Timer(0.5, print, ["ready"], {{"flush": True}}).start()  # when the call has begun
     while not stop.wanted():
         hashlib.pbkdf2_hmac("sha256", b"", b"", {rounds})
 print("stopped", stop.wanted(), flush=True)
