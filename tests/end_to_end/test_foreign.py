@@ -91,7 +91,7 @@ def test_a_kill_in_the_last_clean_up_loses_nothing(even, launch, tmp_path):
     arguments = tiny(even, output__checkpoints=False)
     whole = launch(*arguments, "--workdir", tmp_path / "whole")
     assert whole.code == 0 and not (tmp_path / "whole" / "checkpoints").exists(), whole.text
-    for count, inside in ((1, False), (1, True), (2, False), (2, True)):
+    for count, inside in ((1, True), (2, False)):
         workdir = tmp_path / f"{count}{inside}"
         killed = launch(*arguments, "--workdir", workdir, hook=functools.partial(kill_in_clean_up, count, inside))
         assert killed.code == -signal.SIGKILL, killed.text
