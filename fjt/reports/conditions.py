@@ -41,8 +41,8 @@ def _training(reported: Sequence[Mapping[str, Any]], study: Records) -> str:
     recipe = {about["recipe_epochs"] for about in facts}
     if recipe and recipe != epochs:
         sentence += (
-            f" **fjt's recipe has {_range(recipe)} epochs** for as many examples, so differences may be of speed and "
-            "not of what training to the end would reach."
+            f" **fjt's recipe has {_range(recipe)} epochs** for as many examples, so a method may trail only "
+            "because it learns more slowly."
             if max(recipe) > max(epochs)
             else f" fjt's recipe has {_range(recipe)} epochs for as many examples."
         )

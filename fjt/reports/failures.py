@@ -38,14 +38,13 @@ def of_runs(cells: Sequence[Cell]) -> list[Text]:
 
 
 def of_cells(cells: Sequence[Cell], name: Name) -> list[str]:
-    """The sentences about runs that collapsed, diverged or never predict a class, or one that says that none did."""
+    """The sentences about runs that collapsed, diverged or never predict a class."""
     texts = []
     for kind, runs_of in (("Collapsed", lambda cell: cell.collapsed), ("Diverged", lambda cell: cell.constant)):
         failed = [(name(cell), int(runs_of(cell).sum()), len(cell.scored)) for cell in cells if runs_of(cell).any()]
         if failed:
             texts.append(f"**{kind}**: {', '.join(f'{cell} in {count} of {n} runs' for cell, count, n in failed)}.")
-    texts += never_predicted(cells, name)
-    return texts or ["No run collapsed or diverged."]
+    return texts + never_predicted(cells, name)
 
 
 def never_predicted(cells: Sequence[Cell], name: Name) -> list[str]:
@@ -56,7 +55,7 @@ def never_predicted(cells: Sequence[Cell], name: Name) -> list[str]:
         sound = predicted[~cell.failed]
         for label, runs in enumerate((sound == 0).sum(axis=0)):
             if runs and support[label]:
-                title = f"`{cell.facts.label_names[label]}` ({support[label]:,} of dev)"
+                title = f"{code(cell.facts.label_names[label])} ({support[label]:,} of dev, F1 0)"
                 found.setdefault(title, []).append(f"{name(cell)} in {runs} of {len(sound)} runs")
     return [f"**Never predicted**: {label} by {', '.join(cells_)}." for label, cells_ in found.items()]
 

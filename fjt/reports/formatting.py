@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 
-from fjt.core.markdown import escape
+from fjt.core.markdown import code, escape
 from fjt.reports import cells as values
 from fjt.reports.archive import Records
 from fjt.reports.cells import Cell, counts
@@ -28,7 +28,7 @@ def title(cells: Iterable[Cell], study: Records) -> str:
     """The name of a task as a reader knows it: its files, or the name of the data set."""
     cells = list(cells)
     facts = study.facts.get("runs", {})
-    files = {" and ".join(facts.get(cell.name, {}).get("files", [])): None for cell in cells}
+    files = {" and ".join(map(code, facts.get(cell.name, {}).get("files", []))): None for cell in cells}
     return ", ".join(text for text in files if text) or cells[0].task
 
 

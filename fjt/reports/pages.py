@@ -189,7 +189,7 @@ def _bare(text: str) -> str:
 def page(title: str, blocks: Iterable[Block]) -> str:
     """The text of an HTML page that needs no other file."""
     renderer = markdown_it.MarkdownIt("commonmark", {"html": False}).enable("table")
-    body = _unbroken("".join(_html(block, renderer) for block in _parts(blocks)))
+    body = "".join(_html(block, renderer) for block in _parts(blocks))
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{html.escape(title)}</title>\n'
@@ -198,12 +198,12 @@ def page(title: str, blocks: Iterable[Block]) -> str:
 
 
 def _unbroken(text: str) -> str:
-    """The text of a page with spaces inside quantities at which no line breaks: "p 0.047", "95 % -1.2 to +3.4"."""
-    return re.sub(
-        r"(?<=\d %) (?=[-+]?\d)|(?<=\d) (?=%)|(?<=\bp) (?=&lt;|\d)|(?<=\d) (?=to [-+]?\d)|(?<=\d to) (?=[-+]?\d)",
-        "\xa0",
-        text,
-    )
+    """HTML in which no line breaks inside a quantity, as in "p 0.047" or "95 % -1.2 to +3.4"; code stays as it is."""
+    before_percent, after_p = r"(?<=\d) (?=%)", r"(?<=\bp) (?=&lt;|\d)"
+    of_range = r"(?<=\d) (?=to [-+]?\d)|(?<=\d to) (?=[-+]?\d)|(?<=\d %) (?=[-+]?\d)"
+    space = f"{before_percent}|{after_p}|{of_range}"
+    parts = re.split(r"(<code>.*?</code>)", text, flags=re.DOTALL)
+    return "".join(part if i % 2 else re.sub(space, "\xa0", part) for i, part in enumerate(parts))
 
 
 def _html(block: Block, renderer: markdown_it.MarkdownIt) -> str:
@@ -213,7 +213,7 @@ def _html(block: Block, renderer: markdown_it.MarkdownIt) -> str:
     if isinstance(block, Picture):
         caption = renderer.renderInline(block.caption)
         return f"<figure>{_inlined(block)}<figcaption>{caption}</figcaption></figure>\n"
-    return renderer.render(_markdown(block))
+    return _unbroken(renderer.render(_markdown(block)))
 
 
 def _inlined(picture: Picture) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from fjt.core.markdown import code
 from fjt.reports import cells as values
 from fjt.reports import inference
 from fjt.reports.cells import Cell, summarize
@@ -28,7 +29,7 @@ def data_text(cells: Sequence[Cell]) -> str:
         text = f"{len(cell.truth):,} dev examples"
         if 0 < len(support) <= MOST_CLASSES:
             named = zip(support, cell.facts.label_names, strict=True)
-            text += ": " + ", ".join(f"{count:,} `{label}`" for count, label in named)
+            text += ": " + ", ".join(f"{count:,} {code(label)}" for count, label in named)
         elif len(support):
             text += f" of {len(support)} classes"
         if cell.cluster is not None:
@@ -89,7 +90,7 @@ def class_table(cells: Sequence[Cell], name: Name) -> Table | None:
             counts_ = predicted[:, label]
             found = [_class_score(score[:, label], cell, notes) for score in scores.values()]
             span = f"{counts_.mean():,.1f} ({counts_.min():,} to {counts_.max():,})"
-            rows.append((name(cell), f"`{title}`", *found, f"{support[label]:,}", span, str(np.sum(counts_ == 0))))
+            rows.append((name(cell), code(title), *found, f"{support[label]:,}", span, str(np.sum(counts_ == 0))))
     columns = ("method", "class", ">precision", ">recall", ">F1", ">support", ">predicted", ">runs that never do")
     return Table(columns, tuple(rows), tuple(notes.reasons)) if rows else None
 

@@ -83,15 +83,16 @@ def _task(
     if not comparisons:
         texts.append(_untested(cells, study.facts["study"]["baseline"], name))
     texts += [*_other_metrics(scored, name), *_fitted_less(scored, study, name), *_no_better(cells, name)]
-    return [*texts, *failures.of_cells(cells, name)]
+    failed = failures.of_cells(cells, name)
+    return [*failed, *texts] if failed else [*texts, "No run collapsed or diverged."]
 
 
 _KINDS = {  # in the order of their lines
     "ahead": "ahead of {} for new seeds and new examples",
     "ahead here": "ahead of {} for new seeds on this dev set; undecided for new examples",
-    "ahead untested": "ahead of {} for new seeds on this dev set; not tested for new examples",
+    "ahead untested": "ahead of {} for new seeds on this dev set; for new examples there is an interval and no p",
     "undecided": "undecided against {}",
-    "behind untested": "behind {} for new seeds on this dev set; not tested for new examples",
+    "behind untested": "behind {} for new seeds on this dev set; for new examples there is an interval and no p",
     "behind here": "behind {} for new seeds on this dev set; undecided for new examples",
     "behind": "behind {} for new seeds and new examples",
     "failed": "not tested against {}, because runs collapsed or diverged (the interval is without these runs)",
@@ -126,11 +127,11 @@ def _comparison(one: Comparison, kind: str, study: Mapping[str, Any], family: in
     shown = [p for p in (one.p, one.p_examples) if isinstance(p, float)]
     if shown:
         lowest = len(shown) == 1 and math.isclose(shown[0], family * 2.0 ** (1 - one.n))
-        ending = f", the lowest that {one.n} seeds can give" * lowest
+        ending = f", the lowest of {one.n} seeds and {family} comparison{'s' * (family > 1)}" * lowest
         facts.append(f"p {' and '.join(map(p_value, shown))}{ending}")
     # The interval is of pairs without failed runs, and so is the mean beside it.
     mean = one.new_examples.estimate if isinstance(one.new_examples, Interval) else one.mean
-    told = _KINDS.get(kind, kind).format(study["baseline"])
+    told = _KINDS[kind].format(study["baseline"]) if kind in _KINDS else kind
     brackets = f" ({'; '.join(facts)})" if facts else ""
     decider = _decider(one, study["alpha"], family)
     return f"**{name(one.cell)} {points(one.metric, mean, signed=True)}**: {told}{brackets}.{decider}"
@@ -145,8 +146,6 @@ def _decider(one: Comparison, alpha: float, family: int) -> str:
         family: number of comparisons over which p is adjusted.
     """
     p, (mean, sd) = one.p_examples, one.sound
-    if isinstance(p, str) and isinstance(one.p, float) and one.n < inference.LEAST_T:
-        return f" A study of {inference.LEAST_T} seeds or more would test it for new examples; {one.n} were run."
     if isinstance(p, str) or isinstance(one.smallest, str) or p <= alpha or not mean or not sd:
         return ""
     seeds, times = inference.decide(mean, sd, one.smallest, alpha / family)
@@ -229,6 +228,11 @@ def _how_to_read(comparisons: Sequence[Comparison], study: Records, shown: str) 
     elif tested:
         first += "; then p for new seeds on this dev set, adjusted"
     sentences = [first + (f" over {family} comparisons." if tested else ".")]
+    if any(isinstance(one.p_examples, str) and one.n < inference.LEAST_T for one in tested):
+        sentences.append(
+            f"A p for new examples needs a study of {inference.LEAST_T} seeds or more, because with fewer it errs "
+            "too often."
+        )
     if _POWER in shown:
         sentences.append(
             "Numbers of seeds and examples are for 80 % power with this adjustment, if the true difference is the one "

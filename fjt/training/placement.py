@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from fjt.core.errors import UserError
 
-FLAGS_TIMEOUT = 60  # seconds, of which importing jaxlib takes one
+FLAGS_TIMEOUT = 60  # seconds; importing jaxlib takes about one
 Arrays = TypeVar("Arrays")  # a tree of arrays, on the host or on devices
 
 

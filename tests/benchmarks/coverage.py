@@ -8,8 +8,8 @@ Runs fail as well, of both methods or of one: they answer all examples alike, or
 
 Passed when the intervals that the code gives hold in 0.93 to 0.97 of the studies to which it gives one, parts of the
 variance that are 0 (an interval that is cut at 0 errs on one side) in 0.965 to 0.985, no family of tests errs in
-more than 5 % of the studies, neither do tests of methods one of which sometimes fails, and what is known to fail is
-seen to. A table of counts of errors may exceed 5 % by so much as chance alone does in 1 of 40 such tables.
+more than 5 % of the studies, no test does of methods of which one sometimes fails, and methods that are known to fail
+are seen to fail. Counts of errors may exceed 5 % by as much as chance alone explains in 1 of 40 tables.
 """
 
 import argparse

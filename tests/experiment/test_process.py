@@ -83,6 +83,9 @@ def test_flags_that_xla_refuses_are_a_sentence(monkeypatch, flags):
         placement.find_devices()
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
     assert placement.find_devices()
+    monkeypatch.setattr(placement, "FLAGS_TIMEOUT", 0.001)  # of a machine that is too busy to try them
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false --xla_cpu_enable_fast_min_max=false")
+    assert placement.find_devices()
     monkeypatch.setattr(placement.sys, "executable", None)  # of a program that embeds Python
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
     assert placement.find_devices()

@@ -1,7 +1,9 @@
 """A report as one page: it needs no other file, and texts stay texts."""
 
 import dataclasses
+import html
 
+import numpy as np
 import pytest
 from read_report import Page
 
@@ -46,6 +48,7 @@ def test_a_footnote_stands_where_its_mark_is_seen():
         ("80 % of p 0.047", "80~% of p~0.047"),
         ("(95 % -0.51 to +2.95; p <0.001)", "(95~%~-0.51~to~+2.95; p~&lt;0.001)"),
         ("seeds 0 to 4, step 5", "seeds 0~to~4, step 5"),
+        ("`--x=1 to 2`, 1 to 2", "<code>--x=1 to 2</code>, 1~to~2"),
     ],
 )
 def test_no_line_breaks_inside_a_quantity(text, wanted):
@@ -54,13 +57,24 @@ def test_no_line_breaks_inside_a_quantity(text, wanted):
 
 
 def test_texts_of_a_strangers_files_are_shown_as_they_are(folder, tmp_path):
-    """Models, devices, versions, the command and the reason of a failed run are text, not parts of a page."""
+    """Models, devices, versions, files, labels, the command and the reason of a failed run are no parts of a page."""
     before, hostile = gather.read(folder), 'a"><img src=q> [x](javascript:y) `b` **c** |'
+    about = {"train_examples": 9, "batch_size": 3, "recipe_epochs": 1, "limit": 0, "draws": [0], "rate_origin": ""}
+    cells = {row["cell"]: about | {"files": [hostile]} for row in before.rows}
+    facts = before.facts | {"command": hostile, "runs": cells}
+    dev = {
+        name: parts | {"label_names": np.array([hostile + str(i) for i in range(len(parts["label_names"]))], str)}
+        for name, parts in before.dev.items()
+    }
     free = {"model": hostile, "device": hostile, "failed": hostile, "versions.jax": hostile}
     rows = tuple(dict(row) | free for row in before.rows)
-    archive.save(dataclasses.replace(before, rows=rows, facts=before.facts | {"command": hostile}), tmp_path)
+    archive.save(dataclasses.replace(before, rows=rows, facts=facts, dev=dev), tmp_path)
     study = archive.load(tmp_path)
     title, blocks = document.build(study, make_cells(study), [], [])
     page = Page()
     page.feed(text := pages.page(title, blocks))
     assert not page.tags & {"img", "a", "script"} and text.count("[x](javascript:y) `b` **c** |") >= 4
+    shown = html.escape(hostile)
+    assert text.count(f"<h2><code>{shown}</code></h2>") == 2 and f"<strong><code>{shown}</code></strong>" in text
+    assert f" dev examples: 72 <code>{shown}0</code>, 48 <code>{shown}1</code>" in text
+    assert f'<td style="text-align:left"><code>{shown}0</code></td>' in text  # a class in its table

@@ -52,8 +52,11 @@ def test_what_is_not_tested_for_new_examples_is_not_called_undecided(tmp_path):
     texts, (one,) = verdict_of(*cells_with(tmp_path, 7))
     assert one.n == 7 and isinstance(one.p, float) and one.p <= 0.05 and isinstance(one.p_examples, str)
     (text,) = [text for text in texts if "new seeds on this dev set" in text and text.startswith("**")]
-    assert "not tested for new examples" in text and "A study of 8 seeds or more would test it" in text
-    assert "p 0.016, the lowest that 7 seeds can give)" in text and f"{one.p:.3f}" == "0.016"
+    assert (
+        "for new examples there is an interval and no p" in text
+        and "A p for new examples needs a study of 8 seeds" in texts[-1]
+    )
+    assert "p 0.016, the lowest of 7 seeds and 1 comparison)" in text and f"{one.p:.3f}" == "0.016"
     assert "80 % power" not in texts[-1] and "p for new seeds on this dev set, adjusted over" in texts[-1]
 
 
@@ -69,8 +72,9 @@ def cells_with(tmp_path, seeds):
 def test_a_class_that_is_never_predicted_is_told_and_no_run_is_said_to_be_sound(tmp_path, lost, count):
     found, cells = topics(tmp_path, lost, count)
     texts, _ = verdict_of(found, cells)
-    wanted = f"**Never predicted**: `{'abcdef'[lost]}` (20 of dev) by full in {count} of 8 runs."
+    wanted = f"**Never predicted**: `{'abcdef'[lost]}` (20 of dev, F1 0) by full in {count} of 8 runs."
     assert wanted in texts and "No run collapsed or diverged." not in texts
+    assert texts.index(wanted) < min(i for i, text in enumerate(texts) if text.startswith("**lora "))
     assert failures.of_runs(list(cells.values())) == []
 
 
@@ -144,7 +148,7 @@ def facts_of(**others):
         ({}, "Learning rates of full, head are fjt's recipes, not chosen on these data", "One draw"),
         ({"rate_origin": "the study"}, "Learning rates of full, head are given, not chosen", "recipe"),
         ({"rate_origin": ""}, "are recipes or given, not chosen", "fjt's recipe"),
-        ({"recipe_epochs": 20}, "**fjt's recipe has 20 epochs** for as many examples, so differences may be", "draw"),
+        ({"recipe_epochs": 20}, "**fjt's recipe has 20 epochs** for as many examples, so a method may trail", "draw"),
         ({"limit": 1000}, "**One draw of 1,000 training examples**", "20 epochs"),
         ({"limit": 1000, "draws": [0, 1]}, "40 steps (1 epoch, 1,000 training examples, batches of 32)", "draw"),
     ],
@@ -195,7 +199,7 @@ def test_what_was_entered_after_the_results_is_told(pairs):
 
 def test_the_line_of_a_task_names_its_files_and_classes(pairs):
     texts, _ = verdict_of(*pairs, runs=facts_of(files=["mails.csv", "held.csv"]))
-    assert "**mails.csv and held.csv** (accuracy, points; 120 dev examples: 72 `no`, 48 `yes`)" in texts[1]
+    assert "**`mails.csv` and `held.csv`** (accuracy, points; 120 dev examples: 72 `no`, 48 `yes`)" in texts[1]
 
 
 def test_each_comparison_has_its_line_the_best_first_in_its_group(tmp_path):
