@@ -14,7 +14,7 @@ fjt compiles in every run, for its cache is new each time. What this does to a r
 at the measured speed, with the measured seconds of compilation.
 
 Both inherit the environment: `export GLIBC_TUNABLES=glibc.malloc.hugetlb=1`, as launch/local.sh does, gives large pages
-to both. In the records of results/speed fjt had them, and the Trainer had not.
+to both. In results/speed/epyc fjt had them, and the Trainer had not; in the others both had.
 """
 
 import argparse
