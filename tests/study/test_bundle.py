@@ -169,6 +169,41 @@ def test_a_group_that_is_stopped_goes_on_to_the_same_bits(experiments, together,
             assert outcome(again[i]) == outcome(together[i])
 
 
+class SignalAt(Events):
+    """SIGTERM at a moment, the first time that it comes."""
+
+    def __init__(self, moment):
+        self.moment = moment
+
+    def _send(self, moment):
+        if moment == self.moment:
+            self.moment = ""
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def stage_ends(self, stepper):
+        self._send("stage_ends")
+
+    def export_begins(self):
+        self._send("export_begins")
+
+
+def test_a_run_without_checkpoints_that_is_stopped_after_its_last_step_does_not_train_again(
+    experiments, alone, tmp_path
+):
+    settings = experiments[0].settings
+    output = dataclasses.replace(settings.execution.output, checkpoints=False)
+    execution = dataclasses.replace(settings.execution, output=output)
+    experiment = dataclasses.replace(experiments[0], settings=dataclasses.replace(settings, execution=execution))
+    (tmp_path / "run").mkdir()
+    with pytest.raises(Stopped):
+        run(experiment, str(tmp_path / "run"), compiled=PROGRAMS, view=console.Silent(), events=SignalAt("stage_ends"))
+    assert (tmp_path / "run" / "checkpoints" / "12").exists()
+    log = (tmp_path / "run" / "train.jsonl").read_bytes()
+    run(experiment, str(tmp_path / "run"), compiled=PROGRAMS, view=console.Silent())
+    assert (tmp_path / "run" / "train.jsonl").read_bytes() == log  # with the times of its steps
+    assert outcome(tmp_path / "run") == outcome(alone[0])
+
+
 def test_runs_that_were_over_are_left_as_they_are(experiments, together, tmp_path):
     """A kill after some lanes were written: the others are made again, to the same bits."""
     for i in range(len(RUNS)):
