@@ -48,35 +48,36 @@ def run(
 
     Raises:
         UserError: the work directory belongs to another experiment, or something cannot be read or written.
-        Stopped: a signal came; the state is saved.
+        Stopped: a signal came; the state is saved, or the run has ended.
         NotFinite: numbers of the run are not finite; result.json says so.
     """
     claim(experiment, workdir)
     execution = experiment.settings.execution
     saved = os.path.join(workdir, "checkpoints")
-    with Stop() as stop, Checkpoints(saved, execution.checkpoint.keep, view.warn) as checkpoints:
-        session = _Session(
-            experiment=experiment,
-            workdir=workdir,
-            hyper=placement.put_whole(experiment.hyper, experiment.mesh),
-            checkpoints=checkpoints,
-            stop=stop,
-            compiled={} if compiled is None else compiled,
-            view=view,
-            events=events or Events(),
-        )
-        position = session.begin()
-        for number in range(len(experiment.stages)):
-            if session.is_over(number, position):
-                continue
-            stepper, position = session.compile(number, position)
-            position = session.fit(stepper, position)
-            stepper.check_frozen()
-            if position.host.finished:
-                break
-        checkpoints.wait()
-        result = session.finish(stepper, position)
-    outcome.end(workdir, result, keep_checkpoints=execution.output.checkpoints)
+    with Stop() as stop:
+        with Checkpoints(saved, execution.checkpoint.keep, view.warn) as checkpoints:
+            session = _Session(
+                experiment=experiment,
+                workdir=workdir,
+                hyper=placement.put_whole(experiment.hyper, experiment.mesh),
+                checkpoints=checkpoints,
+                stop=stop,
+                compiled={} if compiled is None else compiled,
+                view=view,
+                events=events or Events(),
+            )
+            position = session.begin()
+            for number in range(len(experiment.stages)):
+                if session.is_over(number, position):
+                    continue
+                stepper, position = session.compile(number, position)
+                position = session.fit(stepper, position)
+                stepper.check_frozen()
+                if position.host.finished:
+                    break
+            checkpoints.wait()
+            result = session.finish(stepper, position)
+        outcome.end(workdir, result, keep_checkpoints=execution.output.checkpoints)
     return result
 
 

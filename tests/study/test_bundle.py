@@ -204,6 +204,20 @@ def test_a_run_without_checkpoints_that_is_stopped_after_its_last_step_does_not_
     assert outcome(tmp_path / "run") == outcome(alone[0])
 
 
+@pytest.mark.parametrize("lanes", [False, True], ids=["alone", "lanes"])
+def test_a_signal_while_results_are_written_is_raised_when_the_runs_have_ended(experiments, tmp_path, lanes):
+    workdirs = [tmp_path / f"lane-{i}" for i in range(2 if lanes else 1)]
+    workdirs[0].mkdir()
+    events = SignalAt("export_begins")
+    with pytest.raises(Stopped):
+        if lanes:
+            make_group(experiments[:2], tmp_path, [False, False], events=events)
+        else:
+            run(experiments[0], str(workdirs[0]), compiled=PROGRAMS, view=console.Silent(), events=events)
+    assert all((workdir / "DONE").exists() for workdir in workdirs)
+    assert not (tmp_path / "group" / "checkpoints").exists()
+
+
 def test_runs_that_were_over_are_left_as_they_are(experiments, together, tmp_path):
     """A kill after some lanes were written: the others are made again, to the same bits."""
     for i in range(len(RUNS)):
