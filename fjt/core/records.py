@@ -26,6 +26,10 @@ class Damaged(UserError):
     """A record is missing, cut off, or of another form."""
 
 
+class Unresumable(Damaged):
+    """A run cannot go on from its checkpoints: none can be read, or its logs lack rows of the steps before them."""
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file atomically: a reader sees the old file or the complete new one."""
     replace(path, json.dumps(plain(value), indent=2, sort_keys=False, allow_nan=False) + "\n")

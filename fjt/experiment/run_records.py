@@ -13,7 +13,7 @@ import numpy as np
 
 from fjt.core import records
 from fjt.core.options import flatten
-from fjt.core.records import Damaged, Form
+from fjt.core.records import Damaged, Form, Unresumable
 
 CONFIG: Form = {"config": dict, "contents": dict, "fingerprint": str, "changes": list}
 RESULT: Form = {"task": str, "method": list, "steps": int, "failed": (str, type(None))}
@@ -85,7 +85,7 @@ def read_steps(workdir: str) -> list[dict[str, Any]]:
 
 
 def check_resumable(workdir: str, step: int, evaluated: int) -> None:
-    """Raises Damaged if a log lacks rows of the steps before a checkpoint: the run would end with half a log.
+    """Checks that the logs have the rows of the steps before a checkpoint: the run would end with half a log.
 
     Args:
         workdir: of the run.
@@ -93,13 +93,16 @@ def check_resumable(workdir: str, step: int, evaluated: int) -> None:
         evaluated: the step of its last evaluation; not above 0 for none.
 
     Raises:
-        Damaged: rows are missing, or a log cannot be read.
+        Unresumable: rows are missing, or a log cannot be read.
     """
     for name, needed in (("train.jsonl", range(1, step + 1)), ("eval.jsonl", [evaluated] if evaluated > 0 else [])):
         path = os.path.join(workdir, name)
-        there = {row["step"] for row in records.read_lines(path, remedy=_remedy(workdir))} if needed else set()
+        try:
+            there = {row["step"] for row in records.read_lines(path, remedy=_remedy(workdir))} if needed else set()
+        except Damaged as damaged:
+            raise Unresumable(str(damaged)) from None
         if missing := set(needed) - there:
-            raise Damaged(f"{path} is damaged (the row of step {min(missing)} is missing). {_remedy(workdir)}")
+            raise Unresumable(f"{path} is damaged (the row of step {min(missing)} is missing). {_remedy(workdir)}")
 
 
 def read_evaluations(workdir: str) -> list[dict[str, Any]]:
