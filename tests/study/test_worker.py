@@ -14,7 +14,7 @@ from fjt.experiment import workdir
 from fjt.study import planner, plans, worker
 from fjt.study.spec import Run
 
-ABOUT = {"task": "t", "method": ["head"], "steps": 1, "planned_steps": 1, "params_sha256": "", "failed": None}
+ABOUT = made_study.RESULT | {"task": "t", "method": ["head"], "steps": 1, "planned_steps": 1, "epochs": 1.0}
 OPEN = (("optim.learning_rate", (1e-4, 1e-3, 1e-2)),)
 
 
