@@ -45,7 +45,14 @@ def main(argv: Sequence[str]) -> int:
         options.run = files.local_path(options.run, "RUN")
         if options.workdir is not None:
             return reproduce(options.run, files.local_path(options.workdir, "--workdir"), keep=True)
-        with tempfile.TemporaryDirectory() as folder:
+        try:
+            temporary = tempfile.TemporaryDirectory()
+        except OSError as error:
+            raise UserError(
+                f"there is no folder for the repetition: {error.strerror}. Set TMPDIR to a folder that can be written, "
+                "or give --workdir DIR."
+            ) from None
+        with temporary as folder:
             try:
                 return reproduce(options.run, folder)
             except Ended as ended:
