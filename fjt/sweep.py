@@ -172,7 +172,7 @@ def make_base(name: str, base: Mapping[str, Any]) -> str:
     """
     from fjt.core.errors import suggest
     from fjt.core.settings import from_config
-    from fjt.experiment import run_records
+    from fjt.experiment import outcome, run_records
     from fjt.experiment.execute import run
     from fjt.experiment.inputs import cache_dir
     from fjt.experiment.prepare import prepare
@@ -194,6 +194,7 @@ def make_base(name: str, base: Mapping[str, Any]) -> str:
             result = run(experiment, folder, view=console.Silent())
             scores = "  ".join(f"{metric} {value:.4f}" for metric, value in result["metrics"].items())
             console.say(f"  dev {scores}; saved in {folder}")
+        outcome.clean_up(folder)  # a process that was killed after DONE leaves its checkpoints
         run_records.check_export(folder, run_records.read_result(folder))
     return os.path.join(folder, "export")
 

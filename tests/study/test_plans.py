@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import types
 
 import made_study
 import pytest
@@ -10,6 +11,7 @@ from fjt import sweep
 from fjt.core import console, records
 from fjt.core.errors import UserError
 from fjt.core.options import PATHS
+from fjt.experiment import prepare
 from fjt.study import plans
 from fjt.study.spec import Run
 
@@ -150,6 +152,19 @@ def test_the_results_of_a_study_are_those_of_its_present_runs(tmp_path, monkeypa
     assert [row["workdir"] for row in sweep.sweep("quickstart_sweep", tmp_path)] == [
         str(cell / f"seed={seed}") for seed in range(2)
     ]
+
+
+def test_a_base_that_was_killed_at_its_very_end_keeps_no_checkpoints(tmp_path, monkeypatch):
+    folder = tmp_path / "bases" / "0123"
+    made_study.write_run(folder, "runs", "choices", "full", made_study.predictions("choices", 0.9, 0), {})
+    about = json.loads((folder / "config.json").read_text())
+    about["config"]["output"] = {"checkpoints": False}
+    (folder / "config.json").write_text(json.dumps(about))
+    (folder / "checkpoints" / "12").mkdir(parents=True)
+    monkeypatch.setattr(prepare, "prepare", lambda *_, **__: types.SimpleNamespace(fingerprint="0123"))
+    base = {"cache": {"dir": str(tmp_path)}, "mesh": {"data": 0}}
+    assert sweep.make_base("quickstart", base) == str(folder / "export")
+    assert not (folder / "checkpoints").exists()
 
 
 def test_the_time_of_a_plan_is_that_of_what_is_left_and_more_than_its_training(tmp_path, monkeypatch):
