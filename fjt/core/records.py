@@ -157,8 +157,9 @@ class Log:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
+        """Closes the file, after one more attempt to write rows that did not fit on the disk."""
+        with files.naming(self._path):
+            self._file.close()
 
 
 def read_lines(path: Path, form: Form | None = None, remedy: str = REMEDY) -> list[dict[str, Any]]:
