@@ -16,10 +16,10 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fjt.core import console, files
+from fjt.core import console, files, records
 from fjt.core.errors import Ended, UserError, exit_code
 from fjt.core.options import flatten
 from fjt.core.settings import from_config
@@ -45,7 +45,14 @@ def main(argv: Sequence[str]) -> int:
         options.run = files.local_path(options.run, "RUN")
         if options.workdir is not None:
             return reproduce(options.run, files.local_path(options.workdir, "--workdir"), keep=True)
-        with tempfile.TemporaryDirectory() as folder:
+        try:
+            temporary = tempfile.TemporaryDirectory()
+        except OSError as error:
+            raise UserError(
+                f"there is no folder for the repetition: {error.strerror}. Set TMPDIR to a folder that can be written, "
+                "or give --workdir DIR."
+            ) from None
+        with temporary as folder:
             try:
                 return reproduce(options.run, folder)
             except Ended as ended:
@@ -82,11 +89,12 @@ def reproduce(folder: str, workdir: str, keep: bool = False) -> int:
     if run_records.ended(workdir):
         raise UserError(f"--workdir={workdir} has a repetition that has ended. Give a new folder.")
     before = run_records.read_result(folder), losses(folder)  # first: training is lost if one cannot be read
+    environment = _environment(folder)
     experiment = _prepare(folder, keep)
     with lock(workdir, kind=REPETITION), contextlib.suppress(NotFinite):  # result.json records the failure
         run(experiment, workdir)
     now = run_records.read_result(workdir)
-    show_environment(folder, workdir)
+    show_environment(environment, workdir)
     verdict, code = compare(before[0], now, before[1], losses(workdir))
     console.say(f"{folder}: {verdict}")
     if keep and not now["failed"]:
@@ -107,7 +115,8 @@ def _prepare(folder: str, keep: bool) -> "Experiment":
     output = dataclasses.replace(execution.output, export=keep, tables=keep, curve=False, checkpoints=False)
     execution = dataclasses.replace(execution, output=output, log=dataclasses.replace(execution.log, tensorboard=False))
     configure_jax(settings)
-    shapes = tuple(Shape(*shape) for shape in recorded["shapes"])
+    with records.reading(os.path.join(folder, "config.json"), "Restore the file."):
+        shapes = tuple(Shape(*shape) for shape in recorded["shapes"])
     experiment = prepare(dataclasses.replace(settings, execution=execution), shapes=shapes)
     if experiment.fingerprint != recorded["fingerprint"]:
         changed = [key for key in experiment.contents if experiment.contents[key] != recorded["contents"].get(key)]
@@ -119,11 +128,22 @@ def _prepare(folder: str, keep: bool) -> "Experiment":
     return experiment
 
 
-def show_environment(folder: str, workdir: str) -> None:
-    """Prints the differences between the environments of two runs."""
+def _environment(folder: str) -> dict[str, Any]:
+    """{key: value} of a run's env.json; {} after a warning where it cannot be read."""
     from fjt.experiment import run_records
 
-    before, now = (flatten(run_records.read_environment(path)) for path in (folder, workdir))
+    try:
+        return flatten(run_records.read_environment(folder))
+    except records.Damaged as damaged:
+        console.warn(f"the environments will not be compared: {damaged}")
+        return {}
+
+
+def show_environment(before: Mapping[str, Any], workdir: str) -> None:
+    """Prints the differences between an earlier environment, unless it is {}, and that of a run."""
+    from fjt.experiment import run_records
+
+    now = flatten(run_records.read_environment(workdir)) if before else {}
     for key in now:
         if before.get(key) != now[key]:
             console.say(f"  {key}: {before.get(key)} then, {now[key]} now")

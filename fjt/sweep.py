@@ -10,7 +10,6 @@ reach across the machines, as they do on NFS.  `python -m fjt.report DIR` repeat
 Exit codes: 0 success, 2 a mistake in the arguments or files, 130 Ctrl-C, 143 SIGTERM (state saved).
 """
 
-import glob
 import os
 import re
 import shlex
@@ -95,9 +94,13 @@ def sweep(config: Any, workdir: str | os.PathLike[str], **options: Any) -> "Resu
         given = [f"--config={file}"] if file else []
         given += [f"--config.{key.replace('__', '.')}={value}" for key, value in options.items()]
         execute(made, folder, shlex.join(["python", "-m", "fjt.sweep", *given]))
-    from fjt.experiment.finished import results
+    from fjt.experiment import run_records
+    from fjt.experiment.finished import Results
+    from fjt.study import plans
 
-    return results(os.path.join(glob.escape(folder), "runs", "**"))
+    runs, _, _ = plans.load(folder)
+    paths = [os.path.join(folder, name) for name in sorted(runs) if runs[name].phase == "runs"]
+    return Results({"workdir": path} | run_records.read_result(path) for path in paths)
 
 
 @undisturbed()
@@ -169,7 +172,7 @@ def make_base(name: str, base: Mapping[str, Any]) -> str:
     """
     from fjt.core.errors import suggest
     from fjt.core.settings import from_config
-    from fjt.experiment import run_records
+    from fjt.experiment import outcome, run_records
     from fjt.experiment.execute import run
     from fjt.experiment.inputs import cache_dir
     from fjt.experiment.prepare import prepare
@@ -191,6 +194,7 @@ def make_base(name: str, base: Mapping[str, Any]) -> str:
             result = run(experiment, folder, view=console.Silent())
             scores = "  ".join(f"{metric} {value:.4f}" for metric, value in result["metrics"].items())
             console.say(f"  dev {scores}; saved in {folder}")
+        outcome.clean_up(folder)  # a process that was killed after DONE leaves its checkpoints
         run_records.check_export(folder, run_records.read_result(folder))
     return os.path.join(folder, "export")
 

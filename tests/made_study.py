@@ -27,6 +27,14 @@ STUDY = {
 DIVERGED, BEGUN, MISSING = "diverged", "begun", "missing"
 STEPS = 40
 
+RESULT = {  # of a finished run, where nothing else is said
+    "selected_step": STEPS, "split": "dev", "metrics": {}, "splits": {}, "failed": None,
+    "best": {"step": None, "metrics": {}}, "trainable_params": 1000, "added_params": 0, "head_params": 10,
+    "pooler_params": 0, "total_params": 5000, "flops_per_step": 1e9, "train_seconds": 10.0, "compile_seconds": 1.0,
+    "examples_per_second": 100.0, "tokens_per_second": 1000.0, "token_efficiency": 0.9, "peak_memory_bytes": 2**30,
+    "memory_kind": "host resident set", "params_sha256": "b" * 64, "frozen_sha256": "c" * 64,
+}  # fmt: skip
+
 
 def rng(*words):
     return np.random.default_rng(zlib.crc32("/".join(map(str, words)).encode()))
@@ -141,7 +149,10 @@ def write_run(
     random = rng(path.parent.name, path.name, task, method)
     loss = 0.2 + np.exp(-np.arange(1, STEPS + 1) / 12) + 0.03 * random.normal(size=STEPS)
     state = outcome if isinstance(outcome, str) else "finished"
-    steps = [{"step": i + 1, "loss": float(x)} for i, x in enumerate(loss[: STEPS if state == "finished" else 7])]
+    steps = [
+        {"step": i + 1, "loss": float(x), "grad_norm": 1.0}
+        for i, x in enumerate(loss[: STEPS if state == "finished" else 7])
+    ]
     (path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in steps))
     if state == BEGUN:
         return
@@ -162,28 +173,14 @@ def write_run(
     scores = {
         name: SCORES[name](np.float32(outcome) if right.dtype.kind == "f" else outcome, right) for name in METRICS[task]
     }
-    result |= {
-        "selected_step": STEPS,
-        "split": "dev",
+    result |= RESULT | {
         "metrics": scores,
         "splits": {"dev": scores},
-        "failed": None,
-        "best": {},
         "trainable_params": trained,
         "added_params": added,
-        "head_params": 10,
-        "pooler_params": 0,
         "total_params": 5000 + added,
         "flops_per_step": flops,
         "train_seconds": seconds,
-        "compile_seconds": 1.0,
-        "examples_per_second": 100.0,
-        "tokens_per_second": 1000.0,
-        "token_efficiency": 0.9,
-        "peak_memory_bytes": 2**30,
-        "memory_kind": "host resident set",
-        "params_sha256": "b" * 64,
-        "frozen_sha256": "c" * 64,
     }
     (path / "result.json").write_text(json.dumps(result))
     first = METRICS[task][0]

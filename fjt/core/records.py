@@ -17,13 +17,18 @@ from fjt.core import files
 from fjt.core.errors import UserError
 
 Path = files.Path
-Form = Mapping[str, type | tuple[type, ...]]  # {key: type or types of its value}
+Form = Mapping[str, Any]  # {key: type, types or Form of its value}; "key?" may be missing; ANY stands for every key
+ANY = "*"
 
 REMEDY = "Restore the file, or write it again."
 
 
 class Damaged(UserError):
     """A record is missing, cut off, or of another form."""
+
+
+class Unresumable(Damaged):
+    """A run cannot go on from its checkpoints: none can be read, or its logs lack rows of the steps before them."""
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -47,7 +52,7 @@ def read_json(path: Path, form: Form | None = None, remedy: str = REMEDY) -> Any
 
     Args:
         path: the file.
-        form: {key: type or types} that the dict must have; other keys are allowed.
+        form: of the dict; other keys are allowed.
         remedy: the last sentence of the message.
 
     Raises:
@@ -98,11 +103,22 @@ def reading(path: Path, remedy: str) -> Iterator[None]:
 def _check_form(value: Any, form: Form) -> None:
     if not isinstance(value, dict):
         raise ValueError(f"a {type(value).__name__} instead of a table of keys")
-    for key, kinds in form.items():
-        if key not in value:
-            raise ValueError(f"it has no {key}")
-        if not isinstance(value[key], kinds) or (kinds is int and isinstance(value[key], bool)):
-            raise ValueError(f"{key} has the wrong type")
+    for key, kind in form.items():
+        for name in value if key == ANY else [key.removesuffix("?")]:
+            if name in value:
+                _check_kind(name, value[name], kind)
+            elif not key.endswith("?"):
+                raise ValueError(f"it has no {name}")
+
+
+def _check_kind(name: str, value: Any, kind: Any) -> None:
+    types = dict if isinstance(kind, Mapping) else kind
+    if not isinstance(value, types) or (kind is int and isinstance(value, bool)):
+        raise ValueError(f"{name} has the wrong type")
+    if isinstance(value, float) and not math.isfinite(value):  # which `plain` never writes
+        raise ValueError(f"{name} is {value}")
+    if isinstance(kind, Mapping):
+        _check_form(value, kind)
 
 
 def plain(value: Any) -> Any:
@@ -141,8 +157,9 @@ class Log:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
+        """Closes the file, after one more attempt to write rows that did not fit on the disk."""
+        with files.naming(self._path):
+            self._file.close()
 
 
 def read_lines(path: Path, form: Form | None = None, remedy: str = REMEDY) -> list[dict[str, Any]]:
@@ -150,7 +167,7 @@ def read_lines(path: Path, form: Form | None = None, remedy: str = REMEDY) -> li
 
     Args:
         path: the file.
-        form: {key: type or types} that each row must have besides its "step".
+        form: of each row, besides its "step"; other keys are allowed.
         remedy: the last sentence of the message.
 
     Raises:

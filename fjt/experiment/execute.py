@@ -1,9 +1,10 @@
 """A run: one work directory from nothing, or from the step at which it was stopped, to DONE."""
 
+import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -47,35 +48,36 @@ def run(
 
     Raises:
         UserError: the work directory belongs to another experiment, or something cannot be read or written.
-        Stopped: a signal came; the state is saved.
+        Stopped: a signal came; the state is saved, or the run has ended.
         NotFinite: numbers of the run are not finite; result.json says so.
     """
     claim(experiment, workdir)
     execution = experiment.settings.execution
     saved = os.path.join(workdir, "checkpoints")
-    with Stop() as stop, Checkpoints(saved, execution.checkpoint.keep, view.warn) as checkpoints:
-        session = _Session(
-            experiment=experiment,
-            workdir=workdir,
-            hyper=placement.put_whole(experiment.hyper, experiment.mesh),
-            checkpoints=checkpoints,
-            stop=stop,
-            compiled={} if compiled is None else compiled,
-            view=view,
-            events=events or Events(),
-        )
-        position = session.begin()
-        for number in range(len(experiment.stages)):
-            if session.is_over(number, position):
-                continue
-            stepper, position = session.compile(number, position)
-            position = session.fit(stepper, position)
-            stepper.check_frozen()
-            if position.host.finished:
-                break
-        checkpoints.wait()
-        result = session.finish(stepper, position)
-    outcome.end(workdir, result, keep_checkpoints=execution.output.checkpoints)
+    with Stop() as stop:
+        with Checkpoints(saved, execution.checkpoint.keep, view.warn) as checkpoints:
+            session = _Session(
+                experiment=experiment,
+                workdir=workdir,
+                hyper=placement.put_whole(experiment.hyper, experiment.mesh),
+                checkpoints=checkpoints,
+                stop=stop,
+                compiled={} if compiled is None else compiled,
+                view=view,
+                events=events or Events(),
+            )
+            position = session.begin()
+            for number in range(len(experiment.stages)):
+                if session.is_over(number, position):
+                    continue
+                stepper, position = session.compile(number, position)
+                position = session.fit(stepper, position)
+                stepper.check_frozen()
+                if position.host.finished:
+                    break
+            checkpoints.wait()
+            result = session.finish(stepper, position)
+        outcome.end(workdir, result, keep_checkpoints=execution.output.checkpoints)
     return result
 
 
@@ -169,6 +171,8 @@ class _Session:
         position = self._prepare(stepper, splits, position)
         frozen = frozen_of(experiment, trainable)
         params = above(stepper.stage, tree.merge(trainable, placement.put_whole(frozen, experiment.mesh)))
+        with self._saving(position):
+            logits = {split: stepper.logits(params, split) for split in splits}
 
         def evaluate(exported: tree.Tree) -> Float[np.ndarray, "M C"]:
             placed = placement.put_whole(above(stepper.stage, exported), experiment.mesh)
@@ -182,15 +186,21 @@ class _Session:
             selected=selected,
             trainable=trainable,
             frozen=frozen,
-            logits={split: stepper.logits(params, split) for split in splits},
+            logits=logits,
             events=self.events,
             evaluate=evaluate,
         )
 
     def _prepare(self, stepper: SoloRun, splits: Sequence[str], position: _Position) -> _Position:
         """The position after the cached features of splits, if the stage reads any, are there."""
-        try:
+        with self._saving(position):
             return position.spent(hidden_seconds=stepper.features.prepare(splits))
+
+    @contextlib.contextmanager
+    def _saving(self, position: _Position) -> Iterator[None]:
+        """A context that saves a position before Stopped leaves it: a run that keeps no checkpoints has none yet."""
+        try:
+            yield
         except Stopped:
             if position.step not in self.checkpoints.steps():
                 self.checkpoints.save(position.step, position.state, [position.host])

@@ -13,12 +13,27 @@ import numpy as np
 
 from fjt.core import records
 from fjt.core.options import flatten
-from fjt.core.records import Damaged, Form
+from fjt.core.records import ANY, Damaged, Form, Unresumable
 
-CONFIG: Form = {"config": dict, "contents": dict, "fingerprint": str, "changes": list}
-RESULT: Form = {"task": str, "method": list, "steps": int, "failed": (str, type(None))}
-SCORES: Form = {"metrics": dict, "planned_steps": int, "params_sha256": str}  # unless it failed
-STEP: Form = {"loss": (int, float, type(None))}
+NUMBER, NO_NUMBER = (int, float), (int, float, type(None))
+CONFIG: Form = {"config": dict, "contents": dict, "fingerprint": str, "changes": list, "origins?": dict}
+ENVIRONMENT: Form = {"versions": {ANY: str}, "platform?": str, "device?": str, "devices?": int}
+RESULT: Form = {
+    "task": str, "method": list, "steps": int, "epochs?": NUMBER, "train_examples?": int, "data_sha256?": str,
+    "constant?": {ANY: {ANY: NO_NUMBER}}, "failed": (str, type(None)),
+}  # fmt: skip
+FINISHED: Form = {  # besides, unless it failed
+    "planned_steps": int, "selected_step": int, "epochs": NUMBER, "selection?": str, "collapsed?": bool,
+    "metrics": {ANY: NUMBER}, "splits": {ANY: {ANY: NUMBER}}, "per_class?": list,
+    "best": {"step": (int, type(None)), "metrics": {ANY: NO_NUMBER}},
+    "trainable_params": int, "head_params": int, "pooler_params?": int, "added_params": int, "total_params": int,
+    "flops_per_step": NUMBER, "token_efficiency": NUMBER, "train_seconds": NUMBER, "hidden_seconds?": NUMBER,
+    "compile_seconds": NUMBER, "start_layer?": int, "lanes?": int, "examples_per_second": NO_NUMBER,
+    "tokens_per_second": NO_NUMBER, "peak_memory_bytes": int, "memory_kind": str, "params_sha256": str,
+    "frozen_sha256?": str, "export_sha256?": {ANY: str},
+}  # fmt: skip
+STEP: Form = {"loss": NO_NUMBER, "grad_norm": NO_NUMBER}
+EVALUATION: Form = {ANY: NO_NUMBER}
 PREDICTIONS = ("id", "logits", "label", "label_names")
 
 # Names in a work directory that fjt writes, replaces and removes.
@@ -57,20 +72,14 @@ def read_config(workdir: str, options: Collection[str] = ()) -> dict[str, Any]:
 
 def read_environment(workdir: str) -> dict[str, Any]:
     """The contents of env.json."""
-    return records.read_json(os.path.join(workdir, "env.json"), {"versions": dict}, _remedy(workdir))
+    return records.read_json(os.path.join(workdir, "env.json"), ENVIRONMENT, _remedy(workdir))
 
 
 def read_result(workdir: str) -> dict[str, Any]:
     """The contents of result.json."""
     path = os.path.join(workdir, "result.json")
     result = records.read_json(path, RESULT, _remedy(workdir))
-    if result["failed"]:
-        return result
-    result = records.read_json(path, SCORES, _remedy(workdir))
-    for name, value in result["metrics"].items():
-        if not isinstance(value, (int, float, type(None))):
-            raise Damaged(f"{path} is damaged ({name} is {value!r}). {_remedy(workdir)}")
-    return result
+    return result if result["failed"] else records.read_json(path, FINISHED, _remedy(workdir))
 
 
 def read_steps(workdir: str) -> list[dict[str, Any]]:
@@ -85,7 +94,7 @@ def read_steps(workdir: str) -> list[dict[str, Any]]:
 
 
 def check_resumable(workdir: str, step: int, evaluated: int) -> None:
-    """Raises Damaged if a log lacks rows of the steps before a checkpoint: the run would end with half a log.
+    """Checks that the logs have the rows of the steps before a checkpoint: the run would end with half a log.
 
     Args:
         workdir: of the run.
@@ -93,26 +102,30 @@ def check_resumable(workdir: str, step: int, evaluated: int) -> None:
         evaluated: the step of its last evaluation; not above 0 for none.
 
     Raises:
-        Damaged: rows are missing, or a log cannot be read.
+        Unresumable: rows are missing, or a log cannot be read.
     """
     for name, needed in (("train.jsonl", range(1, step + 1)), ("eval.jsonl", [evaluated] if evaluated > 0 else [])):
         path = os.path.join(workdir, name)
-        there = {row["step"] for row in records.read_lines(path, remedy=_remedy(workdir))} if needed else set()
+        try:
+            there = {row["step"] for row in records.read_lines(path, remedy=_remedy(workdir))} if needed else set()
+        except Damaged as damaged:
+            raise Unresumable(str(damaged)) from None
         if missing := set(needed) - there:
-            raise Damaged(f"{path} is damaged (the row of step {min(missing)} is missing). {_remedy(workdir)}")
+            raise Unresumable(f"{path} is damaged (the row of step {min(missing)} is missing). {_remedy(workdir)}")
 
 
 def read_evaluations(workdir: str) -> list[dict[str, Any]]:
     """The rows of eval.jsonl."""
-    return records.read_lines(os.path.join(workdir, "eval.jsonl"), remedy=_remedy(workdir))
+    return records.read_lines(os.path.join(workdir, "eval.jsonl"), EVALUATION, _remedy(workdir))
 
 
 def read_predictions(workdir: str, split: str) -> dict[str, np.ndarray]:
     """The arrays of predictions/<split>.npz."""
     path = os.path.join(workdir, "predictions", f"{split}.npz")
     arrays = records.read_npz(path, PREDICTIONS, _remedy(workdir))
-    if arrays["logits"].shape[:1] != arrays["label"].shape[:1]:
-        raise Damaged(f"{path} is damaged (logits and label do not have the same length). {_remedy(workdir)}")
+    shapes = [arrays[name].shape for name in ("logits", "id", "label", "cluster") if name in arrays]
+    if len(shapes[0]) != 2 or len({shape[:1] for shape in shapes}) > 1:
+        raise Damaged(f"{path} is damaged (its arrays do not have one row per example). {_remedy(workdir)}")
     return arrays
 
 
@@ -157,8 +170,7 @@ def find_damage(workdir: str) -> str:
         if "eval.jsonl" in there:
             read_evaluations(workdir)
         if finished:
-            splits = read_result(workdir).get("splits", {})
-            for split in dict.fromkeys(["dev", *splits]):
+            for split in dict.fromkeys(["dev", *read_result(workdir)["splits"]]):
                 read_predictions(workdir, split)
     except Damaged as damaged:
         return str(damaged)

@@ -285,7 +285,7 @@ def show_choice(result: dict[str, Any], evaluations: Sequence[dict[str, Any]]) -
     """
     best, metric = result["best"], result["best"].get("metric")
     last = next((row for row in reversed(evaluations) if row.get(metric) is not None), None)
-    if last is None or best["step"] is None or best["metrics"][metric] == last[metric]:
+    if last is None or best["step"] is None or best["metrics"].get(metric) in (None, last[metric]):
         return
     compared = (
         f"dev {metric} {best['metrics'][metric]:.4f} at step {best['step']}, the best, and {last[metric]:.4f} at step "

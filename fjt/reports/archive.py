@@ -8,7 +8,7 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from fjt.core import files, records
 from fjt.core.errors import UserError
 from fjt.study.spec import SEEDS, label
 from fjt.tasks.kinds import find_problem, task_of_record
+from fjt.tasks.problem import Labels, Problem
 
 FILES = ("runs.csv", "predictions.npz")
 HEAD = ("run", "phase", "cell", "task", "method", "state", "asked", *SEEDS, "dev", "scored_examples")
@@ -144,9 +145,8 @@ def _read(paths: Sequence[str]) -> Records:
         if key.startswith("dev/"):
             _, name, part = key.split("/")
             dev.setdefault(name, {})[part] = array
-    for parts in dev.values():  # the file has the smallest dtypes, in which sums would overflow
-        for part in ("label", "predicted"):
-            parts[part] = parts[part].astype(np.float64 if parts[part].dtype.kind == "f" else np.int64)
+    for parts in dev.values():
+        parts |= {part: widen(parts[part]) for part in ("label", "predicted")}
     curves = {
         name: (arrays[f"{name}/row"], arrays[f"{name}/step"], arrays[f"{name}/value"]) for name in ("train", "held_out")
     }
@@ -179,12 +179,33 @@ def _check_scores(study: Records) -> None:
         problem = find_problem(task_of_record(parts).kind)
         for number, predicted in zip(parts["runs"], parts["predicted"], strict=True):
             row = study.rows[number]
-            for name in study.facts["metrics"][row["task"]]:
-                if name not in problem.metrics:  # a user's own, whose function a report does not call
-                    continue
-                score = problem.metrics[name](predicted, parts["label"])
-                if abs(score - row[f"metrics.{name}"]) > 1e-6:
-                    raise UserError(
-                        f"{row['run']} has {name} {row[f'metrics.{name}']:.6f}, but its predictions score {score:.6f}: "
-                        "its files do not belong together. Run it again in an empty folder."
-                    )
+            check_scores(row, study.facts["metrics"][row["task"]], problem, predicted, parts["label"])
+
+
+def widen(values: np.ndarray) -> np.ndarray:
+    """Labels or predictions as f64 or i64: the files have the smallest dtypes, in which sums would overflow."""
+    return values.astype(np.float64 if values.dtype.kind == "f" else np.int64)
+
+
+def check_scores(row: Row, metrics: Iterable[str], problem: Problem, predicted: Labels, label: Labels) -> None:
+    """Checks that the scores of a run are the scores of its predictions.
+
+    Args:
+        row: of the run.
+        metrics: names of its metrics.
+        problem: of its task.
+        predicted: [m, ...] the decoded predictions of the labelled examples.
+        label: [m, ...] their labels.
+
+    Raises:
+        Damaged: a score is another one.
+    """
+    for name in metrics:
+        if name not in problem.metrics:  # a user's own, whose function a report does not call
+            continue
+        score, recorded = problem.metrics[name](predicted, label), row.get(f"metrics.{name}")
+        if recorded is None or not abs(score - recorded) <= 1e-6:
+            raise records.Damaged(
+                f"{row['run']} has {name} {recorded}, but its predictions score {score:.6f}: its files do not belong "
+                "together. Run it again in an empty folder."
+            )

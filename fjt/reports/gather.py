@@ -29,7 +29,9 @@ from fjt.reports.archive import (
     Curve,
     Records,
     Row,
+    check_scores,
     text,
+    widen,
 )
 from fjt.study import plans
 from fjt.study.spec import SEEDS, label
@@ -121,7 +123,7 @@ def _read_run(
             held_out.append((number, _evaluations(path, metric)))
             return found
         curve = _training(path, found["planned_steps"])
-        found["dev"] = _add_predictions(path, _scored(path, row["phase"]), row["task"], number, dev)
+        found["dev"] = _add_predictions(path, _scored(path, row["phase"]), row | found, number, dev)
         train.append((number, curve))
         return found
     except Damaged as damaged:
@@ -252,36 +254,41 @@ def _about(path: str, state: str, phase: str) -> Row:
     return row
 
 
-def _add_predictions(path: str, split: str, task: str, row: int, dev: dict[str, dict[str, Any]]) -> str | None:
+def _add_predictions(path: str, split: str, row: Row, number: int, dev: dict[str, dict[str, Any]]) -> str | None:
     """The name of a run's dev set, after its predictions were added to `dev`; None if no example has a label.
 
     Args:
         path: the work directory.
         split: the split that the run is scored on.
-        task: its task.
-        row: index of the run in Records.rows.
+        row: its columns.
+        number: index of the run in Records.rows.
         dev: as in Records, with lists of predictions and runs.
+
+    Raises:
+        Damaged: the predictions cannot be read, or do not have the run's scores.
     """
     arrays = run_records.read_predictions(path, split)
     logits, truth, ids, names = (arrays[name] for name in ("logits", "label", "id", "label_names"))
-    facts, cluster = task_of_record(arrays, task), arrays.get("cluster")
+    facts, cluster = task_of_record(arrays, row["task"]), arrays.get("cluster")
     problem = find_problem(facts.kind)
     labelled = problem.is_labelled(truth)
     if not labelled.any():
         return None
-    predicted = problem.decode(logits[labelled], facts).values
     scores = truth.dtype.kind == "f"  # stored in as few bytes as hold the values
     dtype = np.float32 if scores else np.min_scalar_type(max(1, len(names) - 1))
+    predicted = problem.decode(logits[labelled], facts).values.astype(dtype)
     ids, truth = ids[labelled], truth[labelled].astype(dtype)
+    metrics = [key.split(".", 1)[1] for key in row if key.startswith("metrics.")]
+    check_scores(row, metrics, problem, widen(predicted), widen(truth))
     content = hashlib.sha256("\n".join([*map(str, ids), *map(repr, truth.tolist())]).encode()).hexdigest()
-    name = f"{task}-{content[:8]}"
+    name = f"{row['task']}-{content[:8]}"
     empty: dict[str, Any] = {"id": ids, "label": truth, "label_names": names, "predicted": [], "runs": []}
     empty |= {"kind": np.array(facts.kind), "threshold": np.array(facts.threshold)}
     if cluster is not None:
         empty["cluster"] = np.unique(cluster[labelled], return_inverse=True)[1].astype(np.int32)
     parts = dev.setdefault(name, empty)
-    parts["predicted"].append(predicted.astype(dtype))
-    parts["runs"].append(row)
+    parts["predicted"].append(predicted)
+    parts["runs"].append(number)
     return name
 
 

@@ -52,32 +52,29 @@ def run_group(
 
     Raises:
         UserError: runs that cannot share a program, or files that cannot be read or written.
-        Stopped: a signal came; the state of all runs is saved.
+        Stopped: a signal came; the state of all runs is saved, or they have ended.
     """
     check_static(experiments, workdirs)
     for experiment, workdir, done in zip(experiments, workdirs, already_done, strict=True):
         if not done:
             claim(experiment, workdir)
     saved = os.path.join(folder, "checkpoints")
-    with (
-        Stop() as stop,
-        Checkpoints(saved, 1, view.warn) as checkpoints,
-        contextlib.ExitStack() as stack,
-    ):
-        group = _Group(
-            experiments=experiments,
-            workdirs=workdirs,
-            already_done=already_done,
-            checkpoints=checkpoints,
-            stop=stop,
-            compiled={} if compiled is None else compiled,
-            view=view,
-            events=events or Events(),
-        )
-        stepper, loop = group.begin(stack)
-        group.train(loop)
-        results = group.finish(stepper, loop)
-    checkpoint.remove(saved)
+    with Stop() as stop:
+        with Checkpoints(saved, 1, view.warn) as checkpoints, contextlib.ExitStack() as stack:
+            group = _Group(
+                experiments=experiments,
+                workdirs=workdirs,
+                already_done=already_done,
+                checkpoints=checkpoints,
+                stop=stop,
+                compiled={} if compiled is None else compiled,
+                view=view,
+                events=events or Events(),
+            )
+            stepper, loop = group.begin(stack)
+            group.train(loop)
+            results = group.finish(stepper, loop)
+        checkpoint.remove(saved)
     return results
 
 

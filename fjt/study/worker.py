@@ -7,10 +7,11 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from fjt.core import console
+from fjt.core.records import Unresumable
 from fjt.experiment import outcome, run_records
 from fjt.experiment.execute import run as run_alone
 from fjt.experiment.prepare import prepare
@@ -29,6 +30,7 @@ from fjt.training.protocols import Events
 
 POLL = 5.0  # seconds between two looks at the progress of other processes
 
+Made = TypeVar("Made")
 Chosen = dict[str, dict[str, Any]]  # {cell: {key: value}}
 
 
@@ -259,7 +261,11 @@ def _run_member(member: _Member, shared: Shared, progress: Progress, warned: set
             return
         experiment = member.prepare(view)
         try:
-            result = run_alone(experiment, member.workdir, compiled=shared.compiled, view=view, events=events)
+            result = _resumed(
+                lambda: run_alone(experiment, member.workdir, compiled=shared.compiled, view=view, events=events),
+                os.path.join(member.workdir, "checkpoints"),
+                view,
+            )
         except NotFinite as error:
             result = {"failed": str(error)}
             outcome.clean_up(member.workdir)
@@ -282,13 +288,27 @@ def _run_lanes(
             locks.enter_context(lock(path))
         already_done = [ended(workdir) for workdir in workdirs]
         experiments = [member.prepare(view) for member in members]
-        results = run_group(
-            experiments, workdirs, folder, already_done, compiled=shared.compiled, view=view, events=events
+        results = _resumed(
+            lambda: run_group(
+                experiments, workdirs, folder, already_done, compiled=shared.compiled, view=view, events=events
+            ),
+            os.path.join(folder, "checkpoints"),
+            view,
         )
     duration = f"{time.perf_counter() - start:.1f} s for {len(members)} lanes"
     for member, result in zip(members, results, strict=True):
         if result:
             _show_end(member, result, duration, progress)
+
+
+def _resumed(run: Callable[[], Made], saved: str, view: _View) -> Made:
+    """The value of run(), after a second call without the checkpoints in `saved` where it cannot go on from them."""
+    try:
+        return run()
+    except Unresumable as damage:
+        view.warn(f"starts again from step 0: {damage}")
+    checkpoint.remove(saved)
+    return run()
 
 
 def _show_end(member: _Member, result: dict[str, Any], duration: str, progress: Progress) -> None:

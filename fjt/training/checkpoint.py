@@ -193,7 +193,7 @@ class Checkpoints:
             step: which checkpoint; by default the newest one that can be read.
 
         Raises:
-            UserError: the given step, or every checkpoint, cannot be read: a run does not start over silently.
+            Unresumable: the given step, or every checkpoint, cannot be read: a run does not start over silently.
             OtherLeaves: a checkpoint is whole, and of another version of fjt; it stays where it is.
         """
         candidates = [step] if step is not None else self.steps()
@@ -205,7 +205,7 @@ class Checkpoints:
             except Exception as error:
                 reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
                 if step is not None:
-                    raise UserError(
+                    raise records.Unresumable(
                         f"the checkpoint of step {step} in {self._manager.directory} cannot be read ({reason}). It "
                         "holds what was to be the result; train again in another --workdir."
                     ) from None
@@ -216,7 +216,7 @@ class Checkpoints:
             self.keep_best(hosts)
             return candidate, state, hosts
         if candidates:
-            raise UserError(
+            raise records.Unresumable(
                 f"none of the {len(candidates)} checkpoints in {self._manager.directory} can be read; they lie in "
                 f"{self._unreadable()} now. The same command starts from step 0."
             )

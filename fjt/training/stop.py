@@ -16,7 +16,7 @@ NOTE = b"\nfjt: stopping at the next step, after saving; once more stops at once
 
 
 class Stopped(Ended):
-    """The run was stopped by a signal after its state was saved.  The exit code is 128 + signal."""
+    """A signal came; the state of the run is saved, or the run has ended.  The exit code is 128 + signal."""
 
     def __init__(self, number: int) -> None:
         name = signal.Signals(number).name
@@ -26,6 +26,8 @@ class Stopped(Ended):
 
 class Stop:
     """A context that notes SIGINT, SIGTERM and SIGHUP: the loop then stops at the next step.
+
+    Leaving it raises Stopped for a signal that came after the last step, such as while the result is written.
 
     Output that cannot be written any more counts as SIGPIPE.  A second signal ends the process at once, even while a
     program compiles: Python's own handlers wait for the compiler, so a thread watches the signals as they arrive.
@@ -49,13 +51,14 @@ class Stop:
         threading.Thread(target=_watch, args=(self._pipe[0], set(self._before)), daemon=True).start()
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        if self._pipe is None:
-            return
-        signal.set_wakeup_fd(self._wakeup)
-        os.close(self._pipe[1])  # ends the thread
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        if self._pipe is not None:
+            signal.set_wakeup_fd(self._wakeup)
+            os.close(self._pipe[1])  # ends the thread
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+        if kind is None or issubclass(kind, Ended):  # the run has ended or failed: a study would go on to the next
+            self.check()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame

@@ -1,9 +1,11 @@
 """A command of fjt ends with one line and an exit code."""
 
+import errno
 import gc
 import io
 import signal
 import sys
+import tempfile
 import time
 
 import jax
@@ -49,6 +51,17 @@ def test_a_command_s_own_code_is_kept_and_a_fault_of_fjt_is_not_hidden():
         exit_code(lambda: 1 // 0, str)
     with pytest.raises(jax.errors.JaxRuntimeError):
         exit_code(fault_of_xla, str)
+
+
+def test_a_repetition_without_a_temporary_folder_asks_for_one(monkeypatch, capsys):
+    def refuse(*arguments):
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_get_default_tempdir", refuse)
+    assert reproduce.main(["fjt.reproduce", "runs/a"]) == 2
+    message = capsys.readouterr().err
+    assert "No usable temporary directory found" in message and "Set TMPDIR to a folder" in message
 
 
 def test_a_repetition_that_is_stopped_says_that_it_is_deleted(monkeypatch, capsys):

@@ -62,6 +62,17 @@ def test_log_is_cut_to_the_step_it_is_opened_at(tmp_path):
     assert records.read_lines(path) == []
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_a_full_disk_is_named_when_the_log_is_closed_too(tmp_path):
+    log = records.Log(tmp_path / "train.jsonl", 0)
+    log._file.close()
+    log._file = open("/dev/full", "a", encoding="utf-8")
+    for write in (lambda: log.write({"step": 1}), log.close):
+        with pytest.raises(OSError, match="No space left") as full:
+            write()
+        assert full.value.filename == str(tmp_path / "train.jsonl")
+
+
 def test_log_rows_are_readable_while_it_is_open(tmp_path):
     log = records.Log(str(tmp_path / "train.jsonl"), 0)
     log.write({"step": 1})

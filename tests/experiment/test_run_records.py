@@ -4,6 +4,7 @@ import json
 import pathlib
 
 import made_study
+import numpy as np
 import pytest
 
 from fjt.core.records import Damaged
@@ -77,16 +78,45 @@ def test_a_step_that_is_missing_from_a_run_that_goes_on_is_damage(workdir):
         ("config.json", {"fingerprint": None}),
         ("result.json", {"metrics": [0.5]}),
         ("result.json", {"metrics": {"accuracy": "0.5"}}),
+        ("result.json", {"metrics": {"accuracy": None}}),
+        ("result.json", {"metrics": {"accuracy": float("nan")}}),
+        ("result.json", {"splits": None}),
+        ("result.json", {"splits": {"dev": 0.5}}),
+        ("result.json", {"collapsed": "x"}),
+        ("result.json", {"train_seconds": "fast"}),
+        ("result.json", {"best": {}}),
         ("result.json", {"failed": 1}),
         ("result.json", {"planned_steps": True}),
         ("result.json", {"steps": 3}),  # the log has more
         ("env.json", {"versions": "1.0"}),
+        ("env.json", {"devices": "x"}),
+        ("eval.jsonl", {"accuracy": "0.5"}),
+        ("train.jsonl", {"grad_norm": "x"}),
     ],
 )
 def test_values_of_another_type_are_damage(workdir, name, change):
-    value = json.loads((workdir / name).read_text())
-    (workdir / name).write_text(json.dumps(value | change))
+    first, *others = (workdir / name).read_text().splitlines() if name.endswith("l") else [(workdir / name).read_text()]
+    (workdir / name).write_text("\n".join([json.dumps(json.loads(first) | change), *others, ""]))
     assert "is damaged" in run_records.find_damage(str(workdir))
+
+
+@pytest.mark.parametrize("name", ["splits", "train_seconds", "grad_norm"])
+def test_a_value_that_readers_need_is_damage_where_it_lacks(workdir, name):
+    path = workdir / ("train.jsonl" if name == "grad_norm" else "result.json")
+    value = json.loads(path.read_text().splitlines()[0] if name == "grad_norm" else path.read_text())
+    del value[name]
+    path.write_text(json.dumps(value) + "\n")
+    assert f"(it has no {name})" in run_records.find_damage(str(workdir))
+
+
+@pytest.mark.parametrize(
+    "change", [{"id": ["a"]}, {"logits": [0.5] * 120}, {"cluster": ["a"]}], ids=lambda change: min(change)
+)
+def test_arrays_of_another_length_are_damage(workdir, change):
+    path = workdir / "predictions" / "dev.npz"
+    with np.load(path) as arrays:
+        np.savez(path, **{**arrays, **{name: np.array(values) for name, values in change.items()}})
+    assert "(its arrays do not have one row per example)" in run_records.find_damage(str(workdir))
 
 
 def test_a_run_on_its_way_is_not_damaged_by_what_it_lacks(workdir):

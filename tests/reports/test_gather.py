@@ -84,7 +84,10 @@ def broken(folder, change):
         ),
         ("baseline", "config.study.baseline='none' is not a method of this study"),
         ("predictions", "dev.npz is missing"),
-        ("scores", "runs/choices/head/seed=1 has accuracy .* but its predictions score"),
+        (
+            "scores",
+            "without 1 damaged runs:\n  runs/choices/head/seed=1 has accuracy .* but its predictions score",
+        ),
         ("plan", "plan.json is damaged"),
     ],
 )

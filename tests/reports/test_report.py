@@ -1,5 +1,7 @@
 """A report as a whole: the same bytes from either source, of which runs it is, which folders it is written to."""
 
+import json
+
 import numpy as np
 import pytest
 from made_study import BEGUN, MISSING, make_pairs
@@ -100,3 +102,17 @@ def test_damaged_runs_are_named_and_the_others_are_reported(tmp_path, capsys):
     first = every_file(study / "report")
     assert report.main(["report", str(study / "report"), "--output", str(tmp_path / "again")]) == 2
     assert every_file(tmp_path / "again") == first
+
+
+WRONG = {"collapsed": "x", "train_seconds": "fast", "splits": {"dev": {"accuracy": None}}, "planned_steps": None}
+
+
+def test_runs_whose_result_has_a_wrong_value_are_named_and_the_others_are_reported(tmp_path, capsys):
+    study = make_pairs(tmp_path / "study", 5).finish()
+    for seed, (name, value) in enumerate(WRONG.items()):
+        path = study / f"runs/choices/full/seed={seed}/result.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    assert report.main(["report", str(study)]) == 2
+    error = capsys.readouterr().err
+    assert "the report is written without 4 damaged runs:\n" in error
+    assert all(f"\n  runs/choices/full/seed={seed}/result.json is damaged (" in error for seed in range(len(WRONG)))

@@ -238,7 +238,7 @@ def test_a_method_that_trains_more_but_fits_less_is_told(tmp_path, factor, train
     folder = made.finish()
     for method, last in (("full", 0.2 * factor), ("lora", 0.2)):
         for seed in SEEDS:
-            rows = [{"step": i, "loss": 5.0 if i <= 36 else last} for i in range(1, 41)]
+            rows = [{"step": i, "loss": 5.0 if i <= 36 else last, "grad_norm": 1.0} for i in range(1, 41)]
             path = folder / f"runs/topics/{method}/seed={seed}/train.jsonl"
             path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     texts, _ = verdict_of(*cells_of(folder, tmp_path))

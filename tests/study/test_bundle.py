@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 from end_to_end.process import outcome, read_rows
 
 from configs import quickstart
@@ -22,6 +23,7 @@ from fjt.experiment.execute import run
 from fjt.experiment.inputs import Inputs
 from fjt.experiment.prepare import prepare
 from fjt.experiment.solo import SoloRun
+from fjt.study import planner, worker
 from fjt.study.bundle import run_group
 from fjt.training.checkpoint import NotFinite
 from fjt.training.protocols import Events
@@ -167,6 +169,84 @@ def test_a_group_that_is_stopped_goes_on_to_the_same_bits(experiments, together,
     for i in range(len(RUNS)):
         if i != FAILS:
             assert outcome(again[i]) == outcome(together[i])
+
+
+class SignalAt(Events):
+    """SIGTERM at a moment, the first time that it comes."""
+
+    def __init__(self, moment):
+        self.moment = moment
+
+    def _send(self, moment):
+        if moment == self.moment:
+            self.moment = ""
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def stage_ends(self, stepper):
+        self._send("stage_ends")
+
+    def export_begins(self):
+        self._send("export_begins")
+
+
+def test_a_run_without_checkpoints_that_is_stopped_after_its_last_step_does_not_train_again(
+    experiments, alone, tmp_path
+):
+    settings = experiments[0].settings
+    output = dataclasses.replace(settings.execution.output, checkpoints=False)
+    execution = dataclasses.replace(settings.execution, output=output)
+    experiment = dataclasses.replace(experiments[0], settings=dataclasses.replace(settings, execution=execution))
+    (tmp_path / "run").mkdir()
+    with pytest.raises(Stopped):
+        run(experiment, str(tmp_path / "run"), compiled=PROGRAMS, view=console.Silent(), events=SignalAt("stage_ends"))
+    assert (tmp_path / "run" / "checkpoints" / "12").exists()
+    log = (tmp_path / "run" / "train.jsonl").read_bytes()
+    run(experiment, str(tmp_path / "run"), compiled=PROGRAMS, view=console.Silent())
+    assert (tmp_path / "run" / "train.jsonl").read_bytes() == log  # with the times of its steps
+    assert outcome(tmp_path / "run") == outcome(alone[0])
+
+
+@pytest.mark.parametrize("lanes", [False, True], ids=["alone", "lanes"])
+def test_a_signal_while_results_are_written_is_raised_when_the_runs_have_ended(experiments, tmp_path, lanes):
+    workdirs = [tmp_path / f"lane-{i}" for i in range(2 if lanes else 1)]
+    workdirs[0].mkdir()
+    events = SignalAt("export_begins")
+    with pytest.raises(Stopped):
+        if lanes:
+            make_group(experiments[:2], tmp_path, [False, False], events=events)
+        else:
+            run(experiments[0], str(workdirs[0]), compiled=PROGRAMS, view=console.Silent(), events=events)
+    assert all((workdir / "DONE").exists() for workdir in workdirs)
+    assert not (tmp_path / "group" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("lanes", [False, True], ids=["alone", "lanes"])
+def test_runs_of_a_study_whose_log_lacks_rows_start_again_to_the_same_bits(
+    experiments, alone, together, tmp_path, capsys, lanes
+):
+    """Of the lanes one lost its file; all go back, since they advance together."""
+    members = [
+        small.double(
+            worker._Member, name=f"lane {i}", workdir=str(tmp_path / f"lane-{i}"), prepare=lambda view, made=made: made
+        )
+        for i, made in enumerate(experiments)
+    ]
+    progress = small.double(worker.Progress, show=lambda text: None, end=lambda name, text: None)
+    rest = small.double(planner.Shared, compiled=PROGRAMS), progress, set(), None
+    with pytest.raises(Stopped):
+        if lanes:
+            make_group(experiments, tmp_path, view=StopAt(8))
+        else:
+            (tmp_path / "lane-0").mkdir()
+            run(experiments[0], members[0].workdir, compiled=PROGRAMS, view=StopAt(8))
+    (tmp_path / "lane-0" / ("eval.jsonl" if lanes else "train.jsonl")).write_bytes(b"")
+    if lanes:
+        worker._run_lanes(members, str(tmp_path / "group"), *rest)
+    else:
+        worker._run_member(members[0], *rest)
+    assert outcome(tmp_path / "lane-0") == outcome((together if lanes else alone)[0])
+    name = "lane 0 and 4 more" if lanes else "lane 0"
+    assert f"{name}: starts again from step 0: {tmp_path}/lane-0/" in "".join(capsys.readouterr())
 
 
 def test_runs_that_were_over_are_left_as_they_are(experiments, together, tmp_path):

@@ -1,13 +1,17 @@
 """What plan.json keeps from the first result on, and what it takes from the config until then."""
 
 import json
+import shutil
+import types
 
+import made_study
 import pytest
 
 from fjt import sweep
 from fjt.core import console, records
 from fjt.core.errors import UserError
 from fjt.core.options import PATHS
+from fjt.experiment import prepare
 from fjt.study import plans
 from fjt.study.spec import Run
 
@@ -133,6 +137,34 @@ def test_a_sound_plan_is_read(tmp_path):
     (tmp_path / "plan.json").write_text(json.dumps(whole_plan()))
     runs, (group,), _ = plans.load(str(tmp_path))
     assert list(runs) == list(group.runs) == [run.name for run in seeds_of(2)]
+
+
+def test_the_results_of_a_study_are_those_of_its_present_runs(tmp_path, monkeypatch):
+    """Neither of runs that were moved aside, nor of those that the config no longer asks for, nor of tuning runs."""
+    made = made_study.MadeStudy(tmp_path)
+    made.trials("choices", "full", "optim.learning_rate", {1e-3: {1000: 0.9}})
+    for seed in range(3):
+        made.cell("choices", "full", {seed: made_study.predictions("choices", 0.9, seed)})
+    cell = made.finish(active=made.active[:-1]) / "runs/choices/full"
+    shutil.copytree(cell / "seed=0", cell / "seed=0-damaged-1")
+    (cell / "seed=0-damaged-1" / "result.json").write_text("{")
+    monkeypatch.setattr(sweep, "execute", lambda *arguments: None)
+    assert [row["workdir"] for row in sweep.sweep("quickstart_sweep", tmp_path)] == [
+        str(cell / f"seed={seed}") for seed in range(2)
+    ]
+
+
+def test_a_base_that_was_killed_at_its_very_end_keeps_no_checkpoints(tmp_path, monkeypatch):
+    folder = tmp_path / "bases" / "0123"
+    made_study.write_run(folder, "runs", "choices", "full", made_study.predictions("choices", 0.9, 0), {})
+    about = json.loads((folder / "config.json").read_text())
+    about["config"]["output"] = {"checkpoints": False}
+    (folder / "config.json").write_text(json.dumps(about))
+    (folder / "checkpoints" / "12").mkdir(parents=True)
+    monkeypatch.setattr(prepare, "prepare", lambda *_, **__: types.SimpleNamespace(fingerprint="0123"))
+    base = {"cache": {"dir": str(tmp_path)}, "mesh": {"data": 0}}
+    assert sweep.make_base("quickstart", base) == str(folder / "export")
+    assert not (folder / "checkpoints").exists()
 
 
 def test_the_time_of_a_plan_is_that_of_what_is_left_and_more_than_its_training(tmp_path, monkeypatch):

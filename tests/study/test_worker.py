@@ -5,16 +5,18 @@ import dataclasses
 import json
 import os
 
+import configured
 import made_study
 import pytest
 
 from fjt import reproduce
 from fjt.core import console
+from fjt.core.errors import UserError
 from fjt.experiment import workdir
 from fjt.study import planner, plans, worker
 from fjt.study.spec import Run
 
-ABOUT = {"task": "t", "method": ["head"], "steps": 1, "planned_steps": 1, "params_sha256": "", "failed": None}
+ABOUT = made_study.RESULT | {"task": "t", "method": ["head"], "steps": 1, "planned_steps": 1, "epochs": 1.0}
 OPEN = (("optim.learning_rate", (1e-4, 1e-3, 1e-2)),)
 
 
@@ -236,6 +238,40 @@ NAN, INF = ({"failed": f"the loss of step 3 is {loss}, its gradient's norm nan"}
 def test_what_a_run_that_failed_is_said_to_be(before, now, losses, words, code):
     said, found = reproduce.compare(before, now, [1.0, 0.5], losses)
     assert said.startswith(words) and found == code
+
+
+@pytest.mark.parametrize("content", [None, "x"], ids=["missing", "damaged"])
+def test_an_environment_that_cannot_be_read_is_told_before_training_and_not_compared(
+    tmp_path, monkeypatch, capsys, content
+):
+    class Prepared(Exception):
+        pass
+
+    def prepare(folder, keep):
+        raise Prepared
+
+    folder = tmp_path / "run"
+    made_study.write_run(folder, "runs", "choices", "full", made_study.predictions("choices", 0.9, 0), {})
+    monkeypatch.setattr(reproduce, "_prepare", prepare)
+    environment = (folder / "env.json").read_text()
+    (folder / "env.json").unlink() if content is None else (folder / "env.json").write_text(content)
+    with pytest.raises(Prepared):
+        reproduce.reproduce(str(folder), str(tmp_path / "again"))
+    assert f"the environments will not be compared: {folder}/env.json is " in "".join(capsys.readouterr())
+    (folder / "env.json").write_text(environment)
+    reproduce.show_environment({}, str(folder))
+    assert not capsys.readouterr().out
+    reproduce.show_environment({"device": "another"}, str(folder))
+    assert "  device: another then, a processor now\n" in capsys.readouterr().out
+
+
+def test_a_config_without_the_shapes_of_its_batches_is_not_reproduced(tmp_path, monkeypatch):
+    """The run has a config that fjt accepts otherwise."""
+    made_study.write_run(tmp_path, "runs", "choices", "full", made_study.predictions("choices", 0.9, 0), {})
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"config": configured.config()}))
+    with pytest.raises(UserError, match=r"config\.json is damaged \('shapes'\)\. Restore the file\."):
+        reproduce.reproduce(str(tmp_path), str(tmp_path.parent / "again"))
 
 
 def test_the_best_reported_run_of_each_task_is_found(tmp_path):

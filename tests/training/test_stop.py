@@ -10,6 +10,8 @@ import time
 import pytest
 
 from fjt.core import console
+from fjt.core.errors import UserError
+from fjt.training.checkpoint import NotFinite
 from fjt.training.stop import Stop, Stopped
 
 # A second of compilation, as far as signals are concerned: a call of C that lets no handler of Python run.
@@ -28,11 +30,11 @@ print("stopped", stop.wanted(), flush=True)
 def test_a_signal_is_noted_and_its_handler_put_back(number):
     outside = signal.signal(number, before := signal.default_int_handler)  # under nohup the tests ignore some
     try:
-        with Stop() as stop:
-            assert stop.wanted() is None
-            signal.raise_signal(number)
-            assert stop.wanted() == number
-            with pytest.raises(Stopped, match=f"stopped by {number.name}; the same command goes on") as stopped:
+        with pytest.raises(Stopped, match=f"stopped by {number.name}; the same command goes on") as stopped:
+            with Stop() as stop:
+                assert stop.wanted() is None
+                signal.raise_signal(number)
+                assert stop.wanted() == number
                 stop.check()
         assert stopped.value.code == 128 + number and signal.getsignal(number) is before
         assert signal.set_wakeup_fd(-1) == -1
@@ -52,9 +54,20 @@ def test_nohup_stays_in_force():
 
 def test_a_reader_that_leaves_is_noted(monkeypatch):
     monkeypatch.setattr(console.CONSOLE, "lost", "the reader of this output has left")
-    with Stop() as stop, pytest.raises(Stopped, match=r"SIGPIPE \(the reader of this output has left\)") as stopped:
+    with pytest.raises(Stopped, match=r"SIGPIPE \(the reader of this output has left\)") as stopped, Stop() as stop:
         stop.check()
     assert stopped.value.code == 141
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"), [(None, Stopped), (NotFinite("the loss is nan"), Stopped), (UserError("no"), UserError)]
+)
+def test_a_signal_that_nothing_acted_on_is_not_lost(error, raised):
+    """It came after the last step, and the study would go on to its next run.  A mistake is still told."""
+    with pytest.raises(raised), Stop():
+        signal.raise_signal(signal.SIGTERM)
+        if error:
+            raise error
 
 
 def test_a_thread_without_signals_of_its_own_can_train():
