@@ -9,10 +9,13 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+import small
 from process import ROOT, tiny
 
 import fjt
 from fjt.core.errors import UserError
+from fjt.experiment import finished as finished_run
+from fjt.experiment import predictor
 
 LABELS = ["acceptable", "unacceptable"]
 
@@ -64,6 +67,16 @@ def test_weights_that_are_not_those_of_the_run_are_refused(finished, tmp_path):
     del result["export_sha256"]  # of an earlier version
     (copy / "result.json").write_text(json.dumps(result))
     assert len(fjt.load_run(copy).predict(["a text"])["labels"]) == 1
+
+
+def test_logits_that_are_not_finite_give_no_labels(monkeypatch):
+    logits = np.zeros((30, 2), np.float32)
+    logits[[3, 17], 1] = np.nan, np.inf
+    given = small.double(predictor.Predictor, logits=lambda examples: logits, tokenize=lambda split: None)
+    run = small.double(finished_run.Run, path="runs/a", pairs=False, _predictor=given)
+    monkeypatch.setattr(finished_run.Run, "_check_export", lambda run: None)
+    with pytest.raises(UserError, match=r"2 of 30 texts .*: 3, 17 \(counted from 0\).*another run than runs/a"):
+        run.predict(["a text"] * 30)
 
 
 def test_calls_share_programs(run, dev):

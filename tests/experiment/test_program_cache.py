@@ -9,6 +9,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from fjt.core import console, records
+from fjt.core.errors import UserError
 from fjt.core.options import CacheConfig, ExecutionConfig
 from fjt.experiment import program_cache
 
@@ -40,8 +41,11 @@ def test_a_folder_of_the_user_s_own_is_used_unless_the_config_says_otherwise(tmp
     assert folder_of(tmp_path, False, "elsewhere") is None
 
 
+FLAG = "--xla_cpu_multi_thread_eigen=true"  # XLA's own default
+
+
 @pytest.mark.parametrize(
-    ("name", "value"), [("processor", "another"), ("instructions", "fpu avx"), ("cores", 3), ("XLA_FLAGS", "--x=1")]
+    ("name", "value"), [("processor", "another"), ("instructions", "fpu avx"), ("cores", 3), ("XLA_FLAGS", FLAG)]
 )
 def test_what_programs_depend_on_is_in_the_name_of_their_folder(tmp_path, monkeypatch, name, value):
     before = folder_of(tmp_path)
@@ -50,6 +54,15 @@ def test_what_programs_depend_on_is_in_the_name_of_their_folder(tmp_path, monkey
     else:
         monkeypatch.setattr(records, name, lambda: value)
     assert folder_of(tmp_path) != before
+
+
+def test_a_platform_that_is_not_there_is_a_sentence(tmp_path, monkeypatch):
+    def fail():
+        raise RuntimeError("Unable to initialize backend 'abc'")
+
+    monkeypatch.setattr(jax, "devices", fail)
+    with pytest.raises(UserError, match="JAX finds no device"):
+        folder_of(tmp_path)
 
 
 class Warned(console.Silent):
