@@ -66,6 +66,12 @@ def damaged_removed(view: console.View) -> Iterator[None]:
         if found[1] == "writing" or not there:
             view.warn(f"{folder}: compiled programs cannot be kept: {found[3]}")
             continue
+        removed = "it is removed"
         for path in there:
-            os.remove(path)
-        view.warn(f"{folder}: a kept program was damaged; it is removed, and compiled again")
+            try:
+                os.remove(path)
+            except FileNotFoundError:  # another process has removed it
+                pass
+            except OSError as error:
+                removed = f"it cannot be removed ({error.strerror})"
+        view.warn(f"{folder}: a kept program was damaged; {removed}, and compiled again")

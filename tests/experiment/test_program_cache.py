@@ -98,6 +98,23 @@ def test_a_damaged_program_is_removed_said_and_compiled_again(tmp_path):
     assert path.exists() and len(view.texts) == 1
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(FileNotFoundError(2, "gone"), "it is removed"), (PermissionError(13, "denied"), "cannot be removed (denied)")],
+)
+def test_a_damaged_program_that_is_not_removed_here_ends_nothing(tmp_path, monkeypatch, error, words):
+    def remove(path):
+        raise error
+
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    (tmp_path / "jit_a-0-cache").write_bytes(b"")
+    monkeypatch.setattr(program_cache.os, "remove", remove)
+    view = Warned()
+    with program_cache.damaged_removed(view):
+        warnings.warn("Error reading persistent compilation cache entry for 'jit_a': bad", stacklevel=1)
+    assert len(view.texts) == 1 and words in view.texts[0]
+
+
 def test_a_folder_that_cannot_be_written_ends_nothing(tmp_path):
     (tmp_path / "file").write_text("in the way")
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "file" / "cache"))
