@@ -3,7 +3,10 @@
 import csv
 import inspect
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow
@@ -13,6 +16,7 @@ import small
 from process import ROOT, tiny
 
 import fjt
+from fjt import predict
 from fjt.core.errors import UserError
 from fjt.experiment import finished as finished_run
 from fjt.experiment import predictor
@@ -234,3 +238,31 @@ def test_refusals(finished, tables, launch, tmp_path):
     assert not (tmp_path / "o.tsv").exists()
     done = launch("--help", program="fjt.predict")
     assert done.code == 0 and "--input" in done.text and "load_run" in done.text
+
+
+@pytest.mark.parametrize("name", ["input", "output"])
+def test_a_process_without_a_standard_stream_is_told_to_give_a_file(name, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin" if name == "input" else "sys.stdout", None)
+    given = {"run": "runs/a", "input": "new.txt", "output": "new.tsv"} | {name: "-"}
+    assert predict.main(["predict", *(f"--{key}={value}" for key, value in given.items())]) == 2
+    assert f"--{name}=-: this process has no std{name[:-3]}. Give a file." in capsys.readouterr().err
+
+
+BROKEN = """
+import sys, types
+from fjt import predict
+from fjt.core.errors import exit_code
+run = types.SimpleNamespace(problem=types.SimpleNamespace(columns=lambda logits, task: {}), task=None)
+write = lambda: predict._write("-", ".tsv", run, ["0"], ["a"], None, {"logits": None})
+sys.exit(exit_code(write, lambda: "stdout"))
+"""
+
+
+def test_an_output_that_nobody_reads_is_one_line():
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-c", BROKEN]
+    done = subprocess.run(command, env=environment, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (2, "fjt: Broken pipe: stdout.\n")
