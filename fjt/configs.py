@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from fjt.core import files
 from fjt.core.errors import UserError, suggest
 from fjt.core.options import OPTIONS, OTHER_UNIT, flatten, unknown
 from fjt.core.schema import Option, to_dicts
@@ -32,10 +33,10 @@ def load(config: Any, changes: Mapping[str, Any], options: Mapping[str, Option] 
         options: {key: Option} of such configs.
 
     Raises:
-        UserError: the file or a key does not exist.
+        UserError: the file or a key does not exist, or the file is not on this machine.
     """
     if config is None or isinstance(config, str | os.PathLike):
-        path, _, argument = os.fspath("base" if config is None else config).partition(":")
+        path, _, argument = files.local_path("base" if config is None else config, "config").partition(":")
         path = find(path)
         made = run(path, *[argument] if argument else [])
     else:
@@ -73,8 +74,8 @@ def find(name: str) -> str:
         if os.path.isfile(path):
             return str(path)
     known = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
-    files = [f"configs/{stem}.py" for stem in known]
-    raise UserError(f"The config {name} does not exist.{suggest(name, files if name.endswith('.py') else known)}")
+    paths = [f"configs/{stem}.py" for stem in known]
+    raise UserError(f"The config {name} does not exist.{suggest(name, paths if name.endswith('.py') else known)}")
 
 
 def run(path: str, *arguments: str) -> Any:

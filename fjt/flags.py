@@ -18,6 +18,8 @@ from fjt.core.errors import UserError, suggest
 from fjt.core.options import ALIASES, OPTIONS, OTHER_UNIT, unknown
 from fjt.core.schema import Option
 
+CONFIG = ("--config", "-config")
+
 
 def parse(
     argv: list[str],
@@ -37,7 +39,7 @@ def parse(
         UserError: for a flag, key, value or file that does not exist or cannot be read.
     """
     _check_names(argv, values, options)
-    argv = [re.sub("^(--?config)=(~.*)$", _expand_home, argument) for argument in argv]
+    argv = _expand_home(argv)
     file = _check_config_file(argv)
     # config_flags reads overrides from sys.argv, not from its argument.
     before, sys.argv = sys.argv, _quote_tuples(argv, options)
@@ -61,9 +63,16 @@ def parse(
     return config
 
 
-def _expand_home(match: re.Match[str]) -> str:
-    """The flag of a config file whose path begins with ~, which a shell does not expand after an equals sign."""
-    return f"{match.group(1)}={files.local_path(match.group(2), match.group(1))}"
+def _expand_home(argv: Sequence[str]) -> list[str]:
+    """The command line with ~ expanded in --config, where no shell does it.  Raises UserError for a remote file."""
+    expanded = list(argv)
+    for i, argument in enumerate(argv):
+        name, _, value = argument.partition("=")
+        if name in CONFIG and value:
+            expanded[i] = f"{name}={files.local_path(value, name)}"
+        elif i and argv[i - 1] in CONFIG:
+            expanded[i] = files.local_path(argument, argv[i - 1])
+    return expanded
 
 
 def given(config: ConfigDict, argv: list[str]) -> dict[str, str]:
@@ -120,7 +129,7 @@ def _check_config_file(argv: Sequence[str]) -> str:
     """The config file, "" without one.  Raises UserError if it does not exist, with the nearest names of files."""
     for i, argument in enumerate(argv[1:], 1):
         name, _, value = argument.partition("=")
-        if name in ("--config", "-config"):
+        if name in CONFIG:
             path = (value or " ".join(argv[i + 1 : i + 2])).partition(":")[0]
             if path and not os.path.isfile(path):
                 known = sorted(f"configs/{file.name}" for file in (ROOT / "configs").glob("*.py"))

@@ -58,9 +58,11 @@ def main(argv: Sequence[str]) -> int:
 def _predict(options: argparse.Namespace) -> int:
     from fjt.experiment import program_cache
 
-    for name in ("input", "output"):
+    for name, stream in (("input", sys.stdin), ("output", sys.stdout)):
         if getattr(options, name) != "-":
             setattr(options, name, files.local_path(getattr(options, name), f"--{name}"))
+        elif stream is None:  # of a process that was started without it
+            raise UserError(f"--{name}=-: this process has no std{name[:-3]}. Give a file.")
     suffix = _output_suffix(options.output)
     run = load_run(options.run, options.base)
     if options.output != "-":
@@ -197,8 +199,12 @@ def _write(
     else:
         data = tables.tsv([columns, *zip(*columns.values(), strict=True)]).encode()
     if path == "-":
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        try:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        except OSError:
+            console.CONSOLE.on_broken_pipe()  # or Python would try, and fail, to write the rest at its end
+            raise
         return
     try:
         files.write(path, data)

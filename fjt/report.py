@@ -31,7 +31,7 @@ from fjt.reports.inference import Interval
 
 MARKDOWN, PAGE = "report.md", "report.html"
 P = ("p", "p_examples", "smallest")
-MARKER = (".fjt", b"the report of a study of fjt\n")  # in a folder that was new or empty at its first report
+MARKER = (".fjt", b"the report of a study of fjt\n")  # in a folder to which reports are written
 
 
 def main(argv: Sequence[str]) -> int:
@@ -64,21 +64,25 @@ def report(folder: str | os.PathLike[str], output: str | None = None) -> tuple[s
         output: the folder to write to; by default folder/report, or `folder` if it contains the two files.
 
     Raises:
-        UserError: the folder has no records of a study, they do not belong together, or the output has other files.
+        UserError: the folder has no records of a study, they do not belong together, or the output has other files or
+            the report of another study.
     """
     folder = files.local_path(folder, "DIR")
     output = files.local_path(output, "--output") if output is not None else None
     is_study = os.path.exists(os.path.join(folder, "plan.json"))
     if not is_study and any(os.path.exists(os.path.join(folder, name)) for name in archive.FILES):
-        archive.load(folder)  # raises for damaged files before the output folder is created
+        study = archive.load(folder)  # raises for damaged files before the output folder is created
         output = output or folder
-        own(output)
-        for name in archive.FILES:
-            if not os.path.samefile(folder, output):
+        check_output(output, study)
+        if not os.path.exists(output) or not os.path.samefile(folder, output):
+            own(output)
+            for name in archive.FILES:
                 with open(os.path.join(folder, name), "rb") as file:
                     files.write(os.path.join(output, name), file.read())
     else:
         study = gather.read(folder)
+        if output is not None:  # the study's own report may lack runs that its config no longer has
+            check_output(output, study)
         output = output or os.path.join(folder, "report")
         own(output)
         archive.save(study, output)
@@ -102,31 +106,38 @@ def report(folder: str | os.PathLike[str], output: str | None = None) -> tuple[s
 
 
 def own(output: str) -> None:
-    """Makes a folder, new or empty, one to which reports are written.  Raises UserError for a folder of others."""
+    """Makes a folder one to which reports are written, also after a kill.  Raises UserError for a folder of others."""
     check_output(output)
     os.makedirs(output, exist_ok=True)
-    if not os.listdir(output):
+    if not _has_marker(output):
         files.write(os.path.join(output, MARKER[0]), MARKER[1])
 
 
-def check_output(output: str) -> None:
+def check_output(output: str, study: archive.Records | None = None) -> None:
     """Checks that a folder is new, empty, or has a report.
 
     Args:
         output: the folder.
+        study: whose report it may have, if any other's is refused.
 
     Raises:
-        UserError: it is a file, or has other files.
+        UserError: it is a file, or has other files, or the report of another study.
     """
     if not os.path.lexists(output):
         return
     if not os.path.isdir(output):
         raise UserError(f"--output={output} is not a folder. Give a new folder.")
     names = sorted(name for name in os.listdir(output) if not files.TEMPORARY.fullmatch(name))
-    if names and not _has_marker(output) and not _is_archive(output):
+    if names and not _has_marker(output) and _finished_runs(output) is None:
         raise UserError(
             f"--output={output} is not empty and is not a report of fjt: it has {', '.join(names[:3])}. "
             "Give a new folder."
+        )
+    lost = (_finished_runs(output) or set()) - {row["run"] for row in study.rows} if study else set()
+    if lost:
+        raise UserError(
+            f"--output={output} has the report of another study: {len(lost):,} of its finished runs, such as "
+            f"{min(lost)}, are not in this study. Give a new folder, or delete that report first."
         )
     if os.path.islink(os.path.join(output, "figures")):
         raise UserError(f"--output={output}: figures in it is a symbolic link, which leads out of it. Remove the link.")
@@ -140,13 +151,12 @@ def _has_marker(folder: str) -> bool:
         return False
 
 
-def _is_archive(folder: str) -> bool:
-    """Whether a folder has the two files of a study, as a committed one without a marker has."""
+def _finished_runs(folder: str) -> set[str] | None:
+    """The finished runs in a folder's two files of a study, None where it lacks them; a committed one has no marker."""
     try:
-        archive.load(folder)
+        return {row["run"] for row in archive.load(folder).rows if row["state"] == archive.FINISHED}
     except UserError:
-        return False
-    return True
+        return None
 
 
 def _write(folder: str, name: str, text: str) -> None:

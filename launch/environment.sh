@@ -111,7 +111,7 @@ install_locked() {
 }
 
 prepare_environment() {
-  local base version
+  local base version path
   python=$venv/bin/python
   # Without a finished installation `venv` runs again: it repairs what an interrupted one left.
   if [ ! -e "$venv/fjt-lock-base.txt" ]; then
@@ -126,7 +126,12 @@ prepare_environment() {
   fi
   device=$(detect_device)
   install_locked "$version" "$@"
-  # fjt is imported from the checkout, by every Python of the environment.
-  mkdir -p "$venv/lib/python$version/site-packages"
-  echo "$root" >"$venv/lib/python$version/site-packages/fjt-checkout.pth"
+  # fjt is imported from the checkout, by every Python of the environment. An environment that has the file may be
+  # read-only, and a Python that starts meanwhile finds it whole.
+  path=$venv/lib/python$version/site-packages/fjt-checkout.pth
+  if [ "$(cat "$path" 2>/dev/null)" != "$root" ]; then
+    mkdir -p "$(dirname "$path")"
+    echo "$root" >"$path.$$"
+    mv -f "$path.$$" "$path"
+  fi
 }

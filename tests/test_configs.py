@@ -5,7 +5,9 @@ import sys
 
 import numpy as np
 import pytest
+from absl.flags import FlagValues
 from configured import config as default
+from ml_collections import config_flags
 
 from configs import glue
 from fjt import configs, flags, main
@@ -31,6 +33,24 @@ def own(tmp_path):
     (tmp_path / "neighbour.py").write_text("RATE = 0.25\n")
     yield tmp_path / "own.py"
     sys.modules.pop("neighbour", None)
+
+
+@pytest.mark.parametrize("before", ["", "--config=", "--config "])
+def test_a_config_of_the_home_or_of_a_remote_store(own, monkeypatch, before):
+    """With a flag on the command line, and without from Python."""
+    monkeypatch.setenv("HOME", str(own.parent))
+    monkeypatch.setattr(sys, "argv", [])
+
+    def load(name):
+        if not before:
+            return configs.load(name, {})[0]
+        values = FlagValues()
+        holder = config_flags.DEFINE_config_file("config", flag_values=values)
+        return flags.parse(["main", *f"{before}{name}".split()], values, holder)
+
+    assert load("~/own.py:agreement")["optim"]["learning_rate"] == 0.25
+    with pytest.raises(UserError, match=r"config=gs://a/b\.py: fjt reads and writes files of this machine only"):
+        load("gs://a/b.py")
 
 
 def test_a_config_is_a_path_a_name_a_dict_or_the_defaults():

@@ -237,3 +237,10 @@ def test_the_environment_knows_the_checkout(launch, tmp_path):
     (path,) = tmp_path.glob("check out/.venv/lib/python3.*/site-packages/fjt-checkout.pth")
     assert done.returncode == 0, done.stderr
     assert path.read_text() == f"{tmp_path / 'check out'}\n"
+    before = path.stat()
+    launch()
+    assert path.stat().st_mtime_ns == before.st_mtime_ns  # it may be in a folder that is read-only
+    path.write_text("/elsewhere\n")
+    launch()
+    assert path.read_text() == f"{tmp_path / 'check out'}\n" and path.stat().st_ino != before.st_ino
+    assert os.listdir(path.parent) == [path.name]

@@ -42,7 +42,11 @@ def lost() -> str:
 
 def _print(*parts: Any, **options: Any) -> None:
     try:
-        CONSOLE.print(*parts, **options)
+        try:
+            CONSOLE.print(*parts, **options)
+        except UnicodeEncodeError:  # in a program of the user's: commands have set this at their start
+            sys.stdout.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
+            CONSOLE.print("", end="")  # it has kept the text
     except OSError as error:
         CONSOLE.fall_silent(f"this output cannot be written: {error.strerror}")
 

@@ -29,7 +29,7 @@ _UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\
 # Cyrillic letters and the Greek omicron, one for one with the Latin letters that look like them.
 _ALIKE = str.maketrans("авекмнорстухіјѕοАВЕКМНОРСТУХІЈЅΟ", "abekmhopctyxijsoABEKMHOPCTYXIJSO")
 _QUOTES = str.maketrans("\u2018\u2019\u201a\u201b`\u201c\u201d\u201e\u201f", "'" * 5 + '"' * 4)
-LONGEST = 1000  # characters of a label; a longer one is a text
+LONGEST = 1000  # characters of a label, an id or a cluster: an array of them has room for the longest in each row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,19 +66,21 @@ def some(names: Collection[str]) -> str:
     return ", ".join(itertools.islice(names, LABELS_IN_MESSAGES)) + (f" and {others:,} more" if others > 0 else "")
 
 
-def name_of(value: Any, place: str) -> str:
-    """The canonical name of a label of any format, "" for a missing one.
+def name_of(value: Any, place: str, kind: str = "label") -> str:
+    """The canonical name of a label, or of a cluster, of any format, "" for a missing one.
 
     It has no outer blanks and no byte-order mark. 1, 1.0 and "1.0" are "1"; True, "True" and "TRUE" are "true".
 
     Args:
         value: of a cell or of an option.
         place: for the message.
+        kind: "label" or "cluster", for the message.
 
     Raises:
-        UserError: a list, an object or another value that is not a name; or characters that a table cannot hold.
+        UserError: a list, an object or another value that is not a name; characters that a table cannot hold; or more
+            than LONGEST of them.
     """
-    name = _checked(_spelled(value, place, "label").strip(), place, "label")
+    name = _checked(_spelled(value, place, kind).strip(), place, kind)
     if whole := _WHOLE.fullmatch(name):
         return whole.group(1)
     return name.lower() if name.lower() in _TRUTH else name
@@ -104,8 +106,11 @@ def _spelled(value: Any, place: str, kind: str) -> str:
 def _checked(name: str, place: str, kind: str) -> str:
     if _UNWRITABLE.search(name):
         raise UserError(f"{place}: the {kind} {name!r:.80} has a control character or invalid Unicode. Correct it.")
-    if kind == "label" and len(name) > LONGEST:
-        raise UserError(f"{place}: the label {name!r:.80} has {len(name):,} characters. Name the column of the labels.")
+    if len(name) > LONGEST:
+        raise UserError(
+            f"{place}: the {kind} {name!r:.80} has {len(name):,} characters; {LONGEST:,} are allowed. Name the column "
+            f"of the {kind}s."
+        )
     return name
 
 

@@ -4,8 +4,8 @@ import fcntl
 import hashlib
 import logging
 import os
+import shutil
 import sys
-import tempfile
 import urllib.parse
 import zipfile
 from typing import Any
@@ -110,12 +110,18 @@ def _prepare(builder: Any, manual_dir: str, cache_dir: str) -> None:
                 f"({info.checksum}). Delete the file and download {url} again."
             )
     # TFDS can unzip only with TensorFlow, but treats a folder of this name as an archive that is already unzipped.
-    with tempfile.TemporaryDirectory(dir=builder.data_dir_root, prefix="extracted-") as extracted:
-        for info in infos.values():
-            if info.filename.endswith(".zip"):
-                _unzip(os.path.join(folder, info.filename), os.path.join(extracted, f"ZIP.{info.filename}"))
-        downloads = tfds.download.DownloadConfig(manual_dir=folder, extract_dir=extracted)
-        builder.download_and_prepare(file_format="array_record", download_config=downloads)
+    # Under this lock it is one process's own; another one that was killed may have left it.
+    extracted = os.path.join(builder.data_dir_root, f"extracted-glue-{builder.builder_config.name}")
+    shutil.rmtree(extracted, ignore_errors=True)
+    try:
+        with files.naming(builder.data_dir_root):
+            for info in infos.values():
+                if info.filename.endswith(".zip"):
+                    _unzip(os.path.join(folder, info.filename), os.path.join(extracted, f"ZIP.{info.filename}"))
+            downloads = tfds.download.DownloadConfig(manual_dir=folder, extract_dir=extracted)
+            builder.download_and_prepare(file_format="array_record", download_config=downloads)
+    finally:
+        shutil.rmtree(extracted, ignore_errors=True)
 
 
 def _urls(builder: Any) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from fjt.core import files
 from fjt.core.errors import UserError, read_rows
 from fjt.core.options import flatten
 from fjt.data.glue import Split, Task
+from fjt.data.labels import some
 from fjt.data.tables import text_of
 from fjt.experiment import run_records
 from fjt.experiment.process import undisturbed
@@ -66,12 +67,19 @@ class Run:
             logits: f32[N, C].
 
         Raises:
-            UserError: the texts are not lists of str, do not fit the run, or the base model cannot be found.
+            UserError: the texts are not lists of str, do not fit the run, or have logits that are not finite; or the
+                base model cannot be found.
         """
         self._check_export()
         split = _checked(texts, pairs, self.pairs)
         with undisturbed():
             logits = self._predictor.logits(self._predictor.tokenize(split))
+        wrong = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+        if len(wrong):
+            raise UserError(
+                f"The logits of {len(wrong):,} of {len(logits):,} texts are not finite, so that these have no label: "
+                f"{some(list(map(str, wrong)))} (counted from 0). Leave them out, or use another run than {self.path}."
+            )
         predicted = self.problem.decode(logits, self.task)
         return {"labels": predicted.labels, "probabilities": predicted.probabilities, "logits": logits}
 

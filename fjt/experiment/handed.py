@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fjt.core import files, records
 from fjt.core.errors import UserError
 from fjt.core.options import flatten
 
@@ -25,7 +26,8 @@ def write(workdir: str, data: Mapping[str, Any], needed: Collection[str]) -> dic
         needed: the columns that the run reads; others of a data frame may hold anything.
 
     Raises:
-        UserError: the data are not one of these, or a run in the work directory has read others.
+        UserError: the data are not one of these, or a run in the work directory has read others, or its copy of them
+            is damaged.
     """
     given = {name: data[name] for name in SPLITS if data[name] is not None}
     if not given:
@@ -116,7 +118,9 @@ def _write_table(workdir: str, name: str, table: Any) -> str:
     path = os.path.abspath(os.path.join(workdir, "data", f"{name}.parquet"))
     if os.path.exists(path) and os.path.exists(os.path.join(workdir, "config.json")):
         # as Python's values: of a category or of seconds Parquet has another type, and NaN is not equal to itself
-        if repr(parquet.read_table(path).to_pylist()) == repr(table.to_pylist()):
+        with records.reading(path, f"Delete the file, and give the same {name} again."):
+            there = repr(parquet.read_table(path).to_pylist())
+        if there == repr(table.to_pylist()):
             return path
         raise UserError(
             f"--workdir={workdir} belongs to a run on other data than the given {name}. Give another directory, or the "
@@ -124,8 +128,8 @@ def _write_table(workdir: str, name: str, table: Any) -> str:
         )
     os.makedirs(os.path.dirname(path), exist_ok=True)
     try:
-        parquet.write_table(table, f"{path}.tmp")
+        with files.written(path) as file:
+            parquet.write_table(table, file)
     except pyarrow.ArrowException as error:  # such as for empty dicts
         raise UserError(f"{name} cannot be written as Parquet: {error}. Leave out the column.") from None
-    os.replace(f"{path}.tmp", path)
     return path

@@ -35,12 +35,15 @@ def keep_programs(execution: ExecutionConfig) -> None:
 
     Programs for a CPU hold its instructions, and its number of cores decides the order of their sums: one folder
     serves processes that agree in all of that.
+
+    Raises:
+        UserError: JAX finds no device.
     """
     if execution.cache.compilation is False:
         jax.config.update("jax_compilation_cache_dir", None)
     elif execution.cache.compilation or not jax.config.values["jax_compilation_cache_dir"]:
         host = (records.processor(), records.instructions(), records.cores(), os.environ.get("XLA_FLAGS"))
-        versions = (importlib.metadata.version("jaxlib"), jax.default_backend())
+        versions = (importlib.metadata.version("jaxlib"), placement.find_devices()[0].platform)
         key = hashlib.sha256(repr((host, versions)).encode()).hexdigest()[:16]
         folder = os.path.join(cache_dir(execution), "compiled", f"jax-{jax.__version__}-{key}")
         jax.config.update("jax_compilation_cache_dir", folder)
@@ -63,6 +66,12 @@ def damaged_removed(view: console.View) -> Iterator[None]:
         if found[1] == "writing" or not there:
             view.warn(f"{folder}: compiled programs cannot be kept: {found[3]}")
             continue
+        removed = "it is removed"
         for path in there:
-            os.remove(path)
-        view.warn(f"{folder}: a kept program was damaged; it is removed, and compiled again")
+            try:
+                os.remove(path)
+            except FileNotFoundError:  # another process has removed it
+                pass
+            except OSError as error:
+                removed = f"it cannot be removed ({error.strerror})"
+        view.warn(f"{folder}: a kept program was damaged; {removed}, and compiled again")

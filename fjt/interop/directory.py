@@ -33,7 +33,10 @@ def replaced(directory: str) -> Iterator[str]:
         _open_to_all(temporary)
         with files.naming(directory):
             _move(temporary, directory)
-    except (safetensors.SafetensorError, shutil.Error) as error:  # they wrap the system's own errors
+    except Exception as error:
+        # These wrap the system's own errors; that of a tokenizer is a plain Exception.
+        if not isinstance(error, safetensors.SafetensorError | shutil.Error) and "(os error " not in str(error):
+            raise
         reason = error.args[0][0][2].partition(": '")[0] if isinstance(error, shutil.Error) else error
         raise UserError(
             f"{directory} cannot be written: {reason}. The checkpoints of a run are kept; make room, and give the same "

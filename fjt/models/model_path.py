@@ -52,8 +52,10 @@ def resolve(path: str, revision: str) -> str:
             )
         return huggingface_hub.snapshot_download(path, revision=revision, allow_patterns=hub_files(), etag_timeout=5)
     except Exception as error:
+        cause = reason or error
+        why = getattr(cause, "strerror", None) or type(cause).__name__  # such as of a full disk
         raise network.Unreachable(
             f"config.model.path={path} is not a directory here, and its revision {revision} could not be downloaded "
-            f"from the model hub ({type(reason or error).__name__}). Give a local directory with config.json, "
+            f"from the model hub ({why}). Give a local directory with config.json, "
             "model.safetensors and tokenizer files by --config.model.path=DIR."
         ) from None

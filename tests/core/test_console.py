@@ -58,3 +58,14 @@ def test_output_that_cannot_be_written_is_lost_and_ends_nothing(output, why):
     done = subprocess.run([sys.executable, "-c", SAY], stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, f"lost: {why}\n")
+
+
+def test_a_character_that_the_output_lacks_is_shown_as_a_question_mark():
+    program = r"""
+from fjt.core import console
+console.say("sch\xf6n")
+console.table("\xf6", ["\xf6"], [["\xf6"]])
+"""
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert (done.stderr, done.stdout.split()) == ("", ["sch?n", "?", "?", "?"])

@@ -46,8 +46,15 @@ def test_what_names_nothing_is_refused_with_its_place(value):
     refusal("t.csv:2", call=lambda: labels.id_of(value, "t.csv:2"))
 
 
-def test_a_text_is_no_label():
-    refusal("t.csv:2", "1,001 characters", call=lambda: labels.name_of("a" * 1001, "t.csv:2"))
+@pytest.mark.parametrize("column", ["label", "id", "cluster"])
+def test_a_text_is_no_label_id_or_cluster(tmp_path, column):
+    """An array of names takes the longest one's room for each row."""
+    row = {"text": "a", "label": "c", "id": "d", "cluster": "e"}
+    path = write(tmp_path / "t.jsonl", *(json.dumps(row | {column: "b" * number}) for number in (1000, 1001)))
+    refusal(
+        *("t.jsonl:2", f"the {column} 'b", "1,001 characters", f"the column of the {column}s"),
+        call=lambda: load_own(path, path, data__columns__id="id", data__columns__cluster="cluster"),
+    )
 
 
 def test_an_id_stays_as_it_is_written():

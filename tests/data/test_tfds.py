@@ -1,5 +1,6 @@
 """TFDS's own GLUE builder, offline, without TensorFlow, on small archives made here; what it says without a net."""
 
+import errno
 import pathlib
 import shutil
 import socket
@@ -87,6 +88,20 @@ def test_the_real_builder_gives_the_rows_of_the_files(places, tmp_path, name):
         if name != "mrpc":  # there idx counts the rows of train and dev together
             assert got.id == rows.id
     assert "tensorflow" not in sys.modules
+    assert not list(tmp_path.glob("extracted-*"))
+
+
+def test_a_full_disk_names_the_folder_of_the_data_and_a_killed_one_s_archive_is_removed(places, tmp_path, monkeypatch):
+    def full(archive, path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    left = tmp_path / "extracted-glue-rte" / "ZIP.RTE.zip"
+    left.mkdir(parents=True)
+    (left / "old").write_text("of a process that was killed")
+    monkeypatch.setattr(zipfile.ZipFile, "extractall", full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        load_tfds("rte", tmp_path, places[1])
+    assert raised.value.filename == str(tmp_path)
     assert not list(tmp_path.glob("extracted-*"))
 
 

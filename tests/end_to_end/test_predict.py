@@ -3,16 +3,23 @@
 import csv
 import inspect
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+import small
 from process import ROOT, tiny
 
 import fjt
+from fjt import predict
 from fjt.core.errors import UserError
+from fjt.experiment import finished as finished_run
+from fjt.experiment import predictor
 
 LABELS = ["acceptable", "unacceptable"]
 
@@ -64,6 +71,16 @@ def test_weights_that_are_not_those_of_the_run_are_refused(finished, tmp_path):
     del result["export_sha256"]  # of an earlier version
     (copy / "result.json").write_text(json.dumps(result))
     assert len(fjt.load_run(copy).predict(["a text"])["labels"]) == 1
+
+
+def test_logits_that_are_not_finite_give_no_labels(monkeypatch):
+    logits = np.zeros((30, 2), np.float32)
+    logits[[3, 17], 1] = np.nan, np.inf
+    given = small.double(predictor.Predictor, logits=lambda examples: logits, tokenize=lambda split: None)
+    run = small.double(finished_run.Run, path="runs/a", pairs=False, _predictor=given)
+    monkeypatch.setattr(finished_run.Run, "_check_export", lambda run: None)
+    with pytest.raises(UserError, match=r"2 of 30 texts .*: 3, 17 \(counted from 0\).*another run than runs/a"):
+        run.predict(["a text"] * 30)
 
 
 def test_calls_share_programs(run, dev):
@@ -221,3 +238,31 @@ def test_refusals(finished, tables, launch, tmp_path):
     assert not (tmp_path / "o.tsv").exists()
     done = launch("--help", program="fjt.predict")
     assert done.code == 0 and "--input" in done.text and "load_run" in done.text
+
+
+@pytest.mark.parametrize("name", ["input", "output"])
+def test_a_process_without_a_standard_stream_is_told_to_give_a_file(name, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin" if name == "input" else "sys.stdout", None)
+    given = {"run": "runs/a", "input": "new.txt", "output": "new.tsv"} | {name: "-"}
+    assert predict.main(["predict", *(f"--{key}={value}" for key, value in given.items())]) == 2
+    assert f"--{name}=-: this process has no std{name[:-3]}. Give a file." in capsys.readouterr().err
+
+
+BROKEN = """
+import sys, types
+from fjt import predict
+from fjt.core.errors import exit_code
+run = types.SimpleNamespace(problem=types.SimpleNamespace(columns=lambda logits, task: {}), task=None)
+write = lambda: predict._write("-", ".tsv", run, ["0"], ["a"], None, {"logits": None})
+sys.exit(exit_code(write, lambda: "stdout"))
+"""
+
+
+def test_an_output_that_nobody_reads_is_one_line():
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-c", BROKEN]
+    done = subprocess.run(command, env=environment, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (2, "fjt: Broken pipe: stdout.\n")

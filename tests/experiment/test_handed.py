@@ -7,6 +7,7 @@ import pytest
 
 from fjt import configs
 from fjt.core.errors import UserError
+from fjt.core.records import Damaged
 from fjt.core.settings import from_config
 from fjt.data import sources
 from fjt.experiment import handed
@@ -158,3 +159,29 @@ def test_the_same_data_again_are_the_run_s_data(tmp_path, label):
     made = handed.write(str(tmp_path), data, ())
     (tmp_path / "config.json").write_text("{}")
     assert handed.write(str(tmp_path), data, ()) == made
+
+
+GIVEN = {"train": TABLE, "dev": None, "test": None}
+
+
+def test_a_damaged_copy_of_the_data_is_a_sentence(tmp_path):
+    handed.write(str(tmp_path), GIVEN, ())
+    (tmp_path / "config.json").write_text("{}")
+    path = tmp_path / "data" / "train.parquet"
+    path.write_bytes(b"")
+    with pytest.raises(Damaged, match=r"train\.parquet is damaged .*\. Delete the file, and give the same train again"):
+        handed.write(str(tmp_path), GIVEN, ())
+    path.unlink()
+    handed.write(str(tmp_path), GIVEN, ())
+
+
+def test_a_full_disk_names_the_copy_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(table, file):
+        with open("/dev/full", "wb", buffering=0) as other:
+            other.write(b"PAR1")
+
+    monkeypatch.setattr("pyarrow.parquet.write_table", full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        handed.write(str(tmp_path), GIVEN, ())
+    path = tmp_path / "data" / "train.parquet"
+    assert raised.value.filename == str(path) and not list(path.parent.iterdir())

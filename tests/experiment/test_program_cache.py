@@ -9,6 +9,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from fjt.core import console, records
+from fjt.core.errors import UserError
 from fjt.core.options import CacheConfig, ExecutionConfig
 from fjt.experiment import program_cache
 
@@ -40,8 +41,11 @@ def test_a_folder_of_the_user_s_own_is_used_unless_the_config_says_otherwise(tmp
     assert folder_of(tmp_path, False, "elsewhere") is None
 
 
+FLAG = "--xla_cpu_multi_thread_eigen=true"  # XLA's own default
+
+
 @pytest.mark.parametrize(
-    ("name", "value"), [("processor", "another"), ("instructions", "fpu avx"), ("cores", 3), ("XLA_FLAGS", "--x=1")]
+    ("name", "value"), [("processor", "another"), ("instructions", "fpu avx"), ("cores", 3), ("XLA_FLAGS", FLAG)]
 )
 def test_what_programs_depend_on_is_in_the_name_of_their_folder(tmp_path, monkeypatch, name, value):
     before = folder_of(tmp_path)
@@ -50,6 +54,15 @@ def test_what_programs_depend_on_is_in_the_name_of_their_folder(tmp_path, monkey
     else:
         monkeypatch.setattr(records, name, lambda: value)
     assert folder_of(tmp_path) != before
+
+
+def test_a_platform_that_is_not_there_is_a_sentence(tmp_path, monkeypatch):
+    def fail():
+        raise RuntimeError("Unable to initialize backend 'abc'")
+
+    monkeypatch.setattr(jax, "devices", fail)
+    with pytest.raises(UserError, match="JAX finds no device"):
+        folder_of(tmp_path)
 
 
 class Warned(console.Silent):
@@ -83,6 +96,23 @@ def test_a_damaged_program_is_removed_said_and_compiled_again(tmp_path):
     with program_cache.damaged_removed(view):
         compiled()
     assert path.exists() and len(view.texts) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(FileNotFoundError(2, "gone"), "it is removed"), (PermissionError(13, "denied"), "cannot be removed (denied)")],
+)
+def test_a_damaged_program_that_is_not_removed_here_ends_nothing(tmp_path, monkeypatch, error, words):
+    def remove(path):
+        raise error
+
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    (tmp_path / "jit_a-0-cache").write_bytes(b"")
+    monkeypatch.setattr(program_cache.os, "remove", remove)
+    view = Warned()
+    with program_cache.damaged_removed(view):
+        warnings.warn("Error reading persistent compilation cache entry for 'jit_a': bad", stacklevel=1)
+    assert len(view.texts) == 1 and words in view.texts[0]
 
 
 def test_a_folder_that_cannot_be_written_ends_nothing(tmp_path):

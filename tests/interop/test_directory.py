@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import safetensors
+import tokenizers
 
 from fjt.core import files
 from fjt.core.errors import UserError
@@ -42,11 +43,18 @@ def test_files_of_others_stay(tmp_path):
     assert os.listdir(tmp_path) == ["old"]
 
 
+def test_a_tokenizer_without_room_is_a_sentence(tmp_path):
+    with pytest.raises(UserError, match=r"new cannot be written: No space left on device"):
+        with replaced(str(tmp_path / "new")):
+            tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, "a")).save("/dev/full")
+
+
 FAILURES = (
     (OSError(errno.ENOSPC, "No space left on device"), OSError),
     (safetensors.SafetensorError("I/O error"), UserError),
     (shutil.Error([("a", "b", "[Errno 28] No space left on device: 'b'")]), UserError),
     (KeyboardInterrupt(), KeyboardInterrupt),
+    (ValueError("a fault of fjt"), ValueError),
 )
 
 

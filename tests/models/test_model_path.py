@@ -39,3 +39,13 @@ def test_a_hub_whose_name_is_never_found_is_not_waited_for(tmp_path, monkeypatch
     with pytest.raises(network.Unreachable, match=r"TimeoutError.*--config\.model\.path=DIR"):
         model_path.resolve("no-such-name", "main")
     assert time.monotonic() - start < 3
+
+
+def test_a_disk_without_room_for_a_download_is_said(monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *args, **kwargs: None)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", full)
+    with pytest.raises(network.Unreachable, match=r"could not be downloaded .*\(No space left on device\)"):
+        model_path.resolve("no-such-name", "main")

@@ -1,6 +1,8 @@
 """A report as a whole: the same bytes from either source, of which runs it is, which folders it is written to."""
 
 import json
+import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from made_study import BEGUN, MISSING, make_pairs
 from read_report import rows_of
 
 from fjt import report
+from fjt.core import files
 from fjt.core.errors import UserError
 from fjt.reports import archive, gather
 
@@ -81,6 +84,44 @@ def test_a_report_is_written_over_a_report_alone(folder, tmp_path):
     (tmp_path / "file").write_text("theirs")
     with pytest.raises(UserError, match="is not a folder"):
         report.report(folder, str(tmp_path / "file"))
+
+
+def saved(study, folder):
+    """A committed report of a study, without a marker: its two files alone."""
+    folder.mkdir()
+    archive.save(gather.read(study), str(folder))
+    return folder
+
+
+def test_a_report_replaces_none_of_another_study(tmp_path):
+    shorter, same, longer = (make_pairs(tmp_path / str(n), n).finish() for n in (2, 3, 4))
+    committed = saved(same, tmp_path / "committed")
+    before = every_file(committed)
+    for source in (shorter, saved(shorter, tmp_path / "saved")):
+        with pytest.raises(UserError, match=r"the report of another study: 2 of its finished runs, such as runs/"):
+            report.report(source, str(committed))
+        assert every_file(committed) == before
+    report.check_output(str(committed), gather.read(longer))  # of a study that has gone on
+
+
+@pytest.mark.parametrize("source", ["study", "saved"])
+def test_a_report_without_a_marker_is_written_again_after_a_kill(tmp_path, monkeypatch, source):
+    saved(make_pairs(tmp_path / "study", 3).finish(), tmp_path / "saved")
+    committed = saved(make_pairs(tmp_path / "part", 2).finish(), tmp_path / "committed")
+    writes = []
+
+    def write(path, content):
+        writes.append(os.path.basename(path))
+        if path.endswith("predictions.npz"):
+            raise KeyboardInterrupt
+        files.write(path, content)
+
+    for module in (report, archive):
+        monkeypatch.setattr(module, "files", SimpleNamespace(**vars(files) | {"write": write}))
+    with pytest.raises(KeyboardInterrupt):
+        report.report(tmp_path / source, str(committed))
+    assert writes == [".fjt", "runs.csv", "predictions.npz"]
+    report.check_output(str(committed))
 
 
 DAMAGES = {"result.json": b"{", "config.json": b"[]", "train.jsonl": b"{}\n", "predictions/dev.npz": b"PK"}
