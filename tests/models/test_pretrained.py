@@ -101,6 +101,18 @@ def test_a_kept_classifier_of_other_labels_names_the_remedy(tmp_path, params):
         take(write(tmp_path / "m", torch_tensors(params) | head))
 
 
+def test_a_head_that_reads_other_vectors_is_not_kept(tmp_path, params):
+    """A token classifier has the same tensors, with or without the pooler that it does not read."""
+    tensors = torch_tensors(params)
+    path = write(tmp_path / "m", tensors, small.CONFIG_JSON | {"architectures": ["BertForTokenClassification"]})
+    with pytest.raises(UserError, match=r"keep_head: .*m/config\.json has architectures=\['BertForTokenCl"):
+        take(path)
+    assert not take(path, keep_head=False).params["head"].get("classifier")
+    bare = {name: tensor for name, tensor in tensors.items() if "pooler" not in name}
+    with pytest.raises(UserError, match=r"keep_head: the weights of .*m lack bert\.pooler\.dense"):
+        take(write(tmp_path / "m", bare))
+
+
 def test_every_tensor_comes_back_under_its_name(tmp_path, params):
     loaded = take(write(tmp_path / "m", torch_tensors(params)))
     assert loaded.missing == () and loaded.unused == ()
@@ -226,8 +238,9 @@ def test_missing_pooler_and_unused_tensors(tmp_path, params):
         "cls.predictions.bias": np.zeros(3, np.float32),
         "bert.embeddings.position_ids": np.arange(64)[None],  # a buffer that old versions saved: no news
     }
-    loaded = take(write(tmp_path / "m", tensors | extra))
-    assert set(loaded.missing) == {"head/pooler/kernel", "head/pooler/bias"}
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("classifier")}
+    loaded = take(write(tmp_path / "m", tensors | extra), keep_head=False)
+    assert {name for name in loaded.missing if "pooler" in name} == {"head/pooler/kernel", "head/pooler/bias"}
     assert loaded.unused == ("cls.predictions.bias",)
 
 
