@@ -58,9 +58,11 @@ def read_checkpoint(path: str) -> Checkpoint:
     for file in _weight_files(path):
         try:
             with safetensors.safe_open(file, framework="np") as handle:
-                found = {_modern_name(name, owner): handle.get_tensor(name) for name in handle.keys()}
-                tensors |= found
-                files |= dict.fromkeys(found, file)
+                for name in handle.keys():
+                    modern = _modern_name(name, owner)
+                    if modern in tensors:
+                        raise UserError(f"{file}: {name} is a second tensor {modern}. Remove the wrong one.")
+                    tensors[modern], files[modern] = handle.get_tensor(name), file
         except FileNotFoundError:
             raise UserError(f"{file} is in the index but does not exist; download it again.") from None
         except (safetensors.SafetensorError, OSError, ValueError) as error:

@@ -263,13 +263,11 @@ def test_an_encoder_of_more_parts_is_refused(tmp_path, params, name):
             take(write(tmp_path / folder, written))
 
 
-def test_a_table_of_types_that_the_config_denies_is_refused(tmp_path, params):
-    path = write(tmp_path / "m", torch_tensors(params))
-    raw = json.loads((tmp_path / "m" / "config.json").read_text()) | {"type_vocab_size": 0}
-    (tmp_path / "m" / "config.json").write_text(json.dumps(raw))
-    abstract = jax.eval_shape(Model(pretrained.read_config(path)[0], 2).init, seeds.make_key(0, "init"))
-    with pytest.raises(UserError, match=r"for example bert\.embeddings\.token_type_embeddings"):
-        pretrained.take(pretrained.read_checkpoint(path), abstract, path)
+@pytest.mark.parametrize("other", ["embeddings.LayerNorm.weight", "bert.embeddings.LayerNorm.gamma"])
+def test_a_tensor_under_two_names_is_refused(tmp_path, params, other):
+    path = write(tmp_path / "m", torch_tensors(params) | {other: np.zeros(32, np.float32)})
+    with pytest.raises(UserError, match=r"m/model\.safetensors: .* is a second tensor bert\.embeddings\.LayerNorm\.w"):
+        take(path)
 
 
 def test_a_missing_encoder_tensor(tmp_path, params):
