@@ -181,7 +181,16 @@ def tokenize(
         max_length: largest number of tokens per example.
         cache_dir: folder where the arrays are cached; "" for no cache.
         progress: called with the number of texts that are done.
+
+    Raises:
+        UserError: the tokens that the tokenizer adds leave no room for a text.
     """
+    added = tokenizer.num_special_tokens_to_add(split.text_pair is not None)
+    if max_length <= added:
+        raise UserError(
+            f"config.model.max_length={max_length} leaves no room for a text: the tokenizer adds {added} tokens to "
+            f"each {'text' if split.text_pair is None else 'pair'}. Give at least {added + 1}."
+        )
     key = hashlib.sha256(f"{tokenizer_sha256(tokenizer)} {max_length} 2".encode())
     for texts in (split.text, split.text_pair or ()):
         key.update(f" {len(texts)}".encode())

@@ -36,6 +36,7 @@ def whole(tmp_path_factory):
         ("strip_accents", {}),
         ("tokenize_chinese_chars", "no"),
         ("tokenizer_class", ["BertTokenizer"]),
+        ("auto_map", {"AutoTokenizer": ["own.Own", None]}),
         ("model_max_length", "512"),
         ("model_max_length", -1),
         ("cls_token", 5),
