@@ -341,15 +341,21 @@ def _split(rows: Rows, problem: LabelReader, codes: Sequence[str], required: boo
         "text": lambda: _texts(rows, "text", blank),
         "text_pair": lambda: _texts(rows, "text_pair", True) if "text_pair" in rows.values else None,
         "id": lambda: tuple(rows.read("id", labels.id_of)) if "id" in rows.values else tuple(map(str, rows.numbers)),
-        "cluster": lambda: tuple(rows.read("cluster", _cluster)) if "cluster" in rows.values else None,
+        "cluster": lambda: tuple(rows.read("cluster", _source_of)) if "cluster" in rows.values else None,
         "label": lambda: problem.read_labels(_cells(rows, required), codes),
     }
     return Split(**rows.columns(readers))
 
 
-def _cluster(value: Any, place: str) -> str:
-    return labels.name_of(value, place, "cluster")
-
-
 def _texts(rows: Rows, role: str, blank: bool) -> tuple[str, ...]:
     return tuple(rows.texts(role, f"config.data.columns.{role} should name a text column.", blank))
+
+
+def _source_of(value: Any, place: str) -> str:
+    """The name of a row's source.  Raises UserError where it is missing: such rows would share one source."""
+    if not (name := labels.name_of(value, place, "cluster")):
+        raise UserError(
+            f"{place}: the row has no source (config.data.columns.cluster). Give rows of unknown source a name of "
+            "their own each, or leave the option out."
+        )
+    return name

@@ -197,13 +197,13 @@ def csv_text(rows: Iterable[Iterable[Any]]) -> str:
     return "".join(lines)
 
 
-Records = Iterator[tuple[int, list[str] | UserError]]  # (line on which a row starts, its fields or its fault)
+Records = Iterator[tuple[int, list[str] | UserError]]  # (line of a row's start, its fields, [] for none, or its fault)
 
 
 def _tsv_records(lines: Iterable[str]) -> Records:
     for number, line in enumerate(lines, 1):
-        if line := line.rstrip("\n"):
-            yield number, line.split("\t")
+        line = line.rstrip("\n")
+        yield number, line.split("\t") if line else []
 
 
 def _csv_records(path: str, lines: Iterable[str]) -> Records:
@@ -213,8 +213,7 @@ def _csv_records(path: str, lines: Iterable[str]) -> Records:
     start = 1
     try:
         for fields in reader:
-            if fields:
-                yield start, fields
+            yield start, fields
             start = reader.line_num + 1
     except csv.Error as error:
         remedy = "Write a quote inside a quoted field twice, and separate the fields by commas."
@@ -224,12 +223,14 @@ def _csv_records(path: str, lines: Iterable[str]) -> Records:
 
 
 def _read_delimited(path: str, records: Records, find: _Finder, header: bool, drop_short: bool) -> Rows:
-    first = next(records, None)
+    first = next((record for record in records if record[1]), None)
     if first is None:
         raise UserError(f"{path} is empty; it needs {'a header and ' if header else ''}at least one row.")
     line, names = first
     if isinstance(names, UserError):
         raise names
+    # An empty line of a table of one column is an empty cell; in other tables it is not a row.
+    records = ((line, fields or [""]) for line, fields in records if fields or len(first[1]) == 1)
     fields = names
     if not header:
         names = [str(number) for number in range(len(fields))]

@@ -31,8 +31,8 @@ def load_tokenizer(path: str, files: Files = FILES) -> Any:
         files: the alternative sets of files from which a tokenizer is built.
 
     Raises:
-        UserError: there is none, it is incomplete or not a fast one, or it lacks a token for start, end, padding or
-            unknown words.
+        UserError: there is none, it is incomplete or not a fast one, it lacks a token for start, end, padding or
+            unknown words, it adds no token to an empty text, or its tokens are random.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its import warns if PyTorch is not installed
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -66,6 +66,16 @@ def load_tokenizer(path: str, files: Files = FILES) -> Any:
         token = getattr(tokenizer, name)
         if token is None or token not in vocabulary:
             raise UserError(f"The tokenizer of {path} has no {name}: its vocabulary of {len(tokenizer)} is incomplete.")
+    if pieces.get("dropout"):
+        raise UserError(
+            f"The tokenizer of {path} splits words at random: its tokenizer.json has model.dropout="
+            f"{pieces['dropout']}. Set it to null there."
+        )
+    if not all(tokenizer.num_special_tokens_to_add(pair) for pair in (False, True)):
+        raise UserError(
+            f"The tokenizer of {path} adds no {tokenizer.cls_token} and {tokenizer.sep_token} to a text, but the "
+            "classifier reads the first token. Give its tokenizer.json the post_processor of the model's own tokenizer."
+        )
     return tokenizer
 
 
@@ -171,7 +181,16 @@ def tokenize(
         max_length: largest number of tokens per example.
         cache_dir: folder where the arrays are cached; "" for no cache.
         progress: called with the number of texts that are done.
+
+    Raises:
+        UserError: the tokens that the tokenizer adds leave no room for a text.
     """
+    added = tokenizer.num_special_tokens_to_add(split.text_pair is not None)
+    if max_length <= added:
+        raise UserError(
+            f"config.model.max_length={max_length} leaves no room for a text: the tokenizer adds {added} tokens to "
+            f"each {'text' if split.text_pair is None else 'pair'}. Give at least {added + 1}."
+        )
     key = hashlib.sha256(f"{tokenizer_sha256(tokenizer)} {max_length} 2".encode())
     for texts in (split.text, split.text_pair or ()):
         key.update(f" {len(texts)}".encode())

@@ -3,7 +3,7 @@
 import os
 
 from fjt.core import declared
-from fjt.core.declared import Entry, either, flag, ignored, number, one_of, optional, table, text, texts
+from fjt.core.declared import Entry, either, flag, ignored, number, one_of, optional, table, text, texts, unset
 from fjt.core.errors import UserError
 
 TOKEN = optional(either(text(), table()))  # a token, or a table with its content and how it is stripped
@@ -14,7 +14,7 @@ SPECIAL = dict.fromkeys(
 )
 # Keys whose values change nothing of what fjt computes: it truncates to config.model.max_length and packs.
 WITHOUT_EFFECT = """
-    additional_special_tokens auto_map backend chat_template extra_special_tokens is_local max_length name_or_path
+    additional_special_tokens backend chat_template extra_special_tokens is_local max_length name_or_path
     pad_to_multiple_of pad_token_type_id processor_class special_tokens_map_file stride tokenizer_file
     truncation_strategy
 """.split()
@@ -22,6 +22,7 @@ ENTRIES = (
     dict.fromkeys(WITHOUT_EFFECT, ignored())
     | SPECIAL
     | {
+        "auto_map": unset("The tokenizer runs code of its own, which fjt does not; choose a model without it."),
         "tokenizer_class": optional(text()),
         "model_max_length": optional(number(1, 1e31)),
         "model_input_names": optional(texts()),

@@ -63,7 +63,7 @@ def prepare(
     experiment = settings.experiment
     mesh = placement.make_mesh(settings.execution.mesh.data)
     task, splits = inputs.data
-    task = _add_metrics(experiment, task, splits["dev"])
+    task = _add_metrics(experiment, task, splits)
     tokenizer, config, _, _ = inputs.base
     examples = _read_examples(experiment, inputs)
     model = _build_model(experiment, config, task)
@@ -98,18 +98,24 @@ def prepare(
     )
 
 
-def _add_metrics(experiment: ExperimentConfig, task: Task, dev: Split) -> Task:
-    """The task with the user's own metrics, after calls with the labels of dev, and with a constant, as predictions.
+def _add_metrics(experiment: ExperimentConfig, task: Task, splits: Mapping[str, Split]) -> Task:
+    """The task with the user's own metrics, after calls with labels, and with a constant, as predictions.
+
+    The calls are for every split that is evaluated, because a metric may fail for the labels of one of them.
 
     Raises:
         UserError: such a metric cannot be computed, or config.train.select names no metric.
     """
     task = own_metrics.add(task, experiment.eval.metrics)
     problem = find_problem(task.kind)
-    label = dev.label[problem.is_labelled(dev.label)]
-    for metric in task.own_metrics if len(label) else ():
-        metric(label, label)
-        metric(problem.constant(label), label)
+    for name, split in splits.items() if task.own_metrics else ():
+        label = split.label[problem.is_labelled(split.label)]
+        for metric in task.own_metrics if len(label) and name != "train" else ():
+            try:
+                metric(label, label)
+                metric(problem.constant(label), label)
+            except UserError as error:
+                raise UserError(f"{error} It was called with the labels of the {name} split.") from None
     select, valid = experiment.train.select, ("last", "best", *task.metrics, "loss")
     if select not in valid:
         raise UserError(f"config.train.select={select!r} is unknown.{suggest(select, valid)}")

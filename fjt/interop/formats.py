@@ -4,6 +4,8 @@ import dataclasses
 import os
 from pathlib import Path
 
+import numpy as np
+
 from fjt.core import declared, records
 from fjt.core.errors import UserError
 from fjt.interop import adapter, adapterhub, peft
@@ -32,9 +34,13 @@ def read(directory: str | Path, config: EncoderConfig) -> Adapter:
 
 
 def _read(directory: str, config: EncoderConfig) -> Adapter:
+    others = os.path.exists(os.path.join(directory, peft.CONFIG))
     if os.path.exists(os.path.join(directory, adapter.CONFIG)):
-        return adapter.read(directory)
-    if not os.path.exists(os.path.join(directory, peft.CONFIG)):
+        own = adapter.read(directory)
+        if others:
+            _compare(own, read_other(directory, config), directory)
+        return own
+    if not others:
         raise UserError(
             f"config.model.adapter={directory} is not an adapter: it has neither {adapter.CONFIG} nor {peft.CONFIG}."
             f"{_below(directory)}"
@@ -61,6 +67,17 @@ def read_other(directory: str, config: EncoderConfig) -> Adapter:
     if "config" in about:
         return adapterhub.read(directory, config)
     raise UserError(f"{path} is neither PEFT's (peft_type) nor AdapterHub's (config).")
+
+
+def _compare(own: Adapter, other: Adapter, directory: str) -> None:
+    """Raises UserError where a leaf of another library's files is not that of fjt's own files next to them."""
+    for name, leaf in other.trained.items():
+        found = own.trained.get(name)  # with columns of zeros up to the largest rank, which other files do not hold
+        if found is not None and not np.array_equal(found[tuple(map(slice, leaf.shape))], leaf):
+            raise UserError(
+                f"config.model.adapter={directory} holds two adapters: {name} in {adapter.WEIGHTS} differs from that "
+                f"of {peft.CONFIG}. Remove the files fjt_adapter.* to start from the one that another library saved."
+            )
 
 
 def _below(directory: str) -> str:

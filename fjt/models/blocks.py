@@ -52,7 +52,7 @@ ENTRIES = {
     "intermediate_size": whole(1, 2**20, needed=True),
     "vocab_size": whole(1, 10**8, needed=True),
     "max_position_embeddings": whole(1, 10**7, needed=True),
-    "type_vocab_size": whole(0, 10**4),
+    "type_vocab_size": whole(1, 10**4),
     "layer_norm_eps": number(0.0, 1.0),
     "hidden_act": text(),
     "initializer_range": number(0.0, 100.0),

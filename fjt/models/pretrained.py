@@ -58,9 +58,11 @@ def read_checkpoint(path: str) -> Checkpoint:
     for file in _weight_files(path):
         try:
             with safetensors.safe_open(file, framework="np") as handle:
-                found = {_modern_name(name, owner): handle.get_tensor(name) for name in handle.keys()}
-                tensors |= found
-                files |= dict.fromkeys(found, file)
+                for name in handle.keys():
+                    modern = _modern_name(name, owner)
+                    if modern in tensors:
+                        raise UserError(f"{file}: {name} is a second tensor {modern}. Remove the wrong one.")
+                    tensors[modern], files[modern] = handle.get_tensor(name), file
         except FileNotFoundError:
             raise UserError(f"{file} is in the index but does not exist; download it again.") from None
         except (safetensors.SafetensorError, OSError, ValueError) as error:
@@ -139,7 +141,8 @@ def take(checkpoint: Checkpoint, abstract: Tree, path: str, keep_head: bool = Fa
         keep_head: whether the head is the checkpoint's; otherwise it is new.
 
     Raises:
-        UserError: a tensor has another shape, a parameter of the encoder is missing, or the encoder has others.
+        UserError: a tensor has another shape, a parameter of the encoder is missing, the encoder has others, or there
+            is no head of this family to keep.
     """
     family, owner = checkpoint.config.family, find_family(checkpoint.config.family)
     params, missing, wrong, used = {}, [], [], set()
@@ -167,9 +170,29 @@ def take(checkpoint: Checkpoint, abstract: Tree, path: str, keep_head: bool = Fa
         )
     unused = sorted(n for n in set(checkpoint.tensors) - used if not n.endswith(BUFFERS))
     _check_unused(unused, owner, path)
-    if keep_head and any(owner.is_new(name) for name in missing):
-        raise UserError(f"config.model.keep_head: the weights of {path} have no classifier; leave the option out.")
+    if keep_head:
+        _check_kept(checkpoint, missing, path)
     return Loaded(tree.unflatten(params), tuple(missing), tuple(unused))
+
+
+def _check_kept(checkpoint: Checkpoint, missing: Sequence[str], path: str) -> None:
+    """Raises UserError where a checkpoint's classifier is absent, or reads other vectors than the family's heads."""
+    family, owner = checkpoint.config.family, find_family(checkpoint.config.family)
+    if any(owner.is_new(name) for name in missing):
+        raise UserError(f"config.model.keep_head: the weights of {path} have no classifier; leave the option out.")
+    known = {head.architecture for head in owner.heads.values()}
+    given = checkpoint.hf_config.get("architectures")
+    lost = [torch_name(name, family) for name in missing if name.startswith("head/")]
+    if given and known.isdisjoint(given):
+        fault = f"{os.path.join(path, 'config.json')} has architectures={given}"
+    elif lost:
+        fault = f"the weights of {path} lack {lost[0]}"
+    else:
+        return
+    raise UserError(
+        f"config.model.keep_head: {fault}, so its classifier is not that of a {' or '.join(sorted(known))}. Leave the "
+        "option out for a new classifier."
+    )
 
 
 def untrained_pooler(checkpoint: Checkpoint) -> int:

@@ -1,5 +1,6 @@
 """Multi-label classification: any number of labels per example, a sigmoid and binary cross-entropy for each."""
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -108,8 +109,14 @@ class MultiLabel(Problem):
                 "No row of the training file has a label, so there is nothing to learn. Check "
                 "config.data.columns.label, or give config.data.columns.labels, one column per label."
             )
+        if joined := [code for code in codes if SEPARATOR in code]:
+            raise UserError(
+                f"The name of the label {joined[0]!r:.80} has a {SEPARATOR!r}, which separates labels in tables of "
+                "predictions. Rename the label in every row, or its column, and in config.data.label_names."
+            )
         ids = {code: number for number, code in enumerate(codes)}
-        read = self._answered if cells and isinstance(cells[0].value, dict) else self._names
+        answered = cells and isinstance(cells[0].value, dict)
+        read = functools.partial(self._answered, codes=codes) if answered else self._names
         rows = read_rows(lambda cell: self._read(cell, read(cell), ids), cells)
         return np.array(rows, np.int8).reshape(len(cells), len(codes))
 
@@ -126,8 +133,8 @@ class MultiLabel(Problem):
             row[ids[name]] = chosen
         return row
 
-    def _answered(self, cell: Cell) -> dict[str, bool] | None:
-        """{name: whether its column says yes} of a dict, None if a column has no answer."""
+    def _answered(self, cell: Cell, codes: Sequence[str]) -> dict[str, bool] | None:
+        """{name: whether its column says yes} of a dict, None if a column has no answer.  Raises UserError."""
         if not isinstance(cell.value, dict):
             raise UserError(f"{cell.place}: {cell.value!r:.80} is not an object as in the first row. Correct the row.")
         answers = {}
@@ -135,7 +142,13 @@ class MultiLabel(Problem):
             answer = Cell(value, cell.place, cell.required).text.lower()
             if answer and answer not in (*YES, *NO):
                 raise UserError(f"{cell.place}: {value!r} in the column {name!r} should be 0 or 1.")
-            answers[Cell(name, cell.place, True).text] = answer
+            name = Cell(name, cell.place, True).text
+            if name in answers:
+                raise UserError(f"{cell.place}: two keys are the label {name!r}. Correct the row.")
+            answers[name] = answer
+        lacking = [code for code in codes if code not in answers]
+        if lacking and answers.keys() <= set(codes):  # for other names, the caller has a better message
+            raise UserError(f"{cell.place}: the row has no key {lacking[0]!r}. Give every row all labels, each 0 or 1.")
         return {name: answer in YES for name, answer in answers.items()} if all(answers.values()) else None
 
     def is_labelled(self, label: Labels) -> Bool[np.ndarray, " M"]:

@@ -45,7 +45,7 @@ class OwnMetric:
         """
         arrays = [np.array(x, np.float64 if x.dtype.kind == "f" else None) for x in (predicted, label)]
         try:
-            value = np.asarray(self.function(*arrays))
+            value = np.asarray(np.ma.filled(self.function(*arrays), np.nan))  # a masked value would be 0.0
         except (Exception, SystemExit) as error:
             raise UserError(f"config.eval.metrics: {self.name} failed: {_describe(error)}.") from error
         if value.ndim or value.dtype.kind not in "iuf" or not np.isfinite(value):

@@ -19,7 +19,9 @@ from fjt.tasks.problem import Labels, Logits, Predictions, Problem
 Scores = Float[np.ndarray, " N"]
 
 
-LARGEST = 1e19  # whose square is below the largest float32, 3.4e38
+# Float32 ends at 3.4e38. The squared errors of a batch are summed in it, and so are the squares of its gradient, which
+# is twice the error times that of the score. 1e15 leaves room for 3e8 examples and for a gradient of the score of 9e3.
+LARGEST = 1e15
 FLAT = 1e-3  # share of the labels' range; predicted scores within a smaller range are equal except for rounding
 NEARLY = 1e-2  # share of the labels' range; the middle nine tenths of predicted scores span more unless it collapsed
 
@@ -90,8 +92,8 @@ class Regression(Problem):
             raise UserError(f"{cell.place}: {cell.value!r} is not a finite score. Correct or remove the row.")
         if abs(score) > LARGEST:
             raise UserError(
-                f"{cell.place}: the score {cell.value!r} is too large: squared errors are float32, which end at the "
-                f"square of {LARGEST:.1e}. Give scores in another unit, or correct the row."
+                f"{cell.place}: the score {cell.value!r} is too large: its squared error and gradient are float32, so "
+                f"scores end at {LARGEST:.0e}. Give scores in another unit, or correct the row."
             )
         return score
 

@@ -276,9 +276,13 @@ def _read_hub_lora(own, tensors, config, module):
 
 def _read_hub_ia3(own, tensors, config, module):
     placed = _hub_tensors(own, tensors, config, module)
+    sites = peft_sites(placed)
+    if "output" in sites:
+        raise UserError("its output_lora scales the output of layers whose input IA3 scales here: another method.")
+    alpha = np.float32(own["alpha"])  # AdapterHub multiplies every scale by it, while LoRA divides it by r
     names = {"b": "scale"}  # a scale is AdapterHub's lora_B of rank 1
-    leaves = {f"{path}/{names.get(leaf, leaf)}": x.reshape(-1) for (path, leaf), x in placed.items()}
-    return {"sites": peft_sites(placed)}, leaves
+    leaves = {f"{path}/{names.get(leaf, leaf)}": alpha * x.reshape(-1) for (path, leaf), x in placed.items()}
+    return {"sites": sites}, leaves
 
 
 def _is_scale(own):

@@ -227,7 +227,7 @@ def test_the_first_twenty_bad_rows_are_listed(kind, suffix, tmp_path):
     assert rows[19].startswith(f"  {path}:20: ")
 
 
-SCORES = ["1e39", "-1e39", "3.5e38", "1e20", "inf", "-inf", "nan", "1e999", "1,5", "true", "", "0x1"]
+SCORES = ["1e39", "-1e39", "3.5e38", "1e20", "-2e15", "inf", "-inf", "nan", "1e999", "1,5", "true", "", "0x1"]
 
 
 @pytest.mark.parametrize("split", ["train", "dev", "test"])

@@ -287,6 +287,18 @@ def test_objects_with_other_names_are_refused(tmp_path):
     refusal("train.jsonl:2", "unknown label 'b'", call=lambda: own_sets(tmp_path, {"a": 1}, {"b": 1}))
 
 
+def test_objects_answer_for_each_label_once(tmp_path):
+    first = {"a": 1, "b": 0}
+    for other in ({"a": 1}, {}):
+        refusal("train.jsonl:2", "no key '", call=lambda other=other: own_sets(tmp_path, first, other))
+    twice = {"a": 1, "b": 0, "a ": 0}
+    refusal("train.jsonl:2", "two keys are the label 'a'", call=lambda: own_sets(tmp_path, first, twice))
+
+
+def test_a_label_with_the_separator_in_its_name_is_refused(tmp_path):
+    refusal("label 'a,b' has a ','", "Rename", call=lambda: own_sets(tmp_path, ["a,b"], ["a"], ["b"]))
+
+
 def test_names_of_labels_are_given_once(tmp_path):
     """Two logits of one name would share its rows, and one of them would never see a positive."""
     path = write(tmp_path / "own.csv", "text,a,b", "one,1,0", "two,0,1")

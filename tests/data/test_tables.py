@@ -73,6 +73,21 @@ def test_own_table_with_sources_of_rows(tmp_path):
     both = write(tmp_path / "b.csv", "text,label,doc", *(f"{i},{i % 2},{i // 4}" for i in range(8)))
     splits = load_own(both, data__columns__cluster="doc", data__holdout=0.5)[1]
     assert splits["dev"].cluster == tuple(str(int(text) // 4) for text in splits["dev"].text)
+    gap = write(tmp_path / "g.csv", "text,label,doc", "a,0,7", "b,1,", "c,1, ")
+    refusal("g.csv:3", "g.csv:4", "has no source", call=lambda: load_own(train, gap, data__columns__cluster="doc"))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_an_empty_line_is_a_row_where_there_is_one_column(tmp_path, suffix):
+    """So predictions stay next to their texts; with more columns it is none, and neither is one before the header."""
+    path = tmp_path / f"new{suffix}"
+    path.write_text("\ntext\nfirst\n\nthird\n")
+    rows = tables.read(str(path), {"text": "text"})
+    assert (rows.values["text"], rows.numbers, rows.lines) == (["first", "", "third"], [0, 1, 2], [3, 4, 5])
+    assert tables.read(str(path), {"text": "0"}, header=False).values["text"] == ["text", "first", "", "third"]
+    path.write_text("text,key\n\nfirst,1\n".replace(",", "," if suffix == ".csv" else "\t"))
+    rows = tables.read(str(path), {"text": "text"})
+    assert (rows.values["text"], rows.numbers, rows.lines) == (["first"], [0], [3])
 
 
 def test_own_table_test_without_labels(tmp_path):

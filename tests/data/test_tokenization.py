@@ -78,6 +78,12 @@ def test_parts_of_a_large_split_join(tokenizer, monkeypatch):
     assert done[:2] == [100, 200] and done[-1] == len(split)
 
 
+def test_a_length_without_room_for_a_text_is_refused(tokenizer):
+    assert tokenization.tokenize(split_of(["the the"]), tokenizer, 3).lengths.tolist() == [3]
+    with pytest.raises(UserError, match=r"max_length=3 leaves no room .* adds 3 tokens to each pair\. Give at least 4"):
+        tokenization.tokenize(split_of(["the"], ["the"]), tokenizer, 3)
+
+
 def cache_files(folder):
     return [os.path.join(folder, "tokens", name) for name in os.listdir(os.path.join(folder, "tokens"))]
 

@@ -36,6 +36,7 @@ def whole(tmp_path_factory):
         ("strip_accents", {}),
         ("tokenize_chinese_chars", "no"),
         ("tokenizer_class", ["BertTokenizer"]),
+        ("auto_map", {"AutoTokenizer": ["own.Own", None]}),
         ("model_max_length", "512"),
         ("model_max_length", -1),
         ("cls_token", 5),
@@ -96,3 +97,20 @@ def test_a_whole_directory_is_read_and_unknown_keys_are_listed(whole, tmp_path):
     (folder / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0}, "type": "Unheard"}}')
     with pytest.raises(UserError, match="No tokenizer could be read from"):
         load_tokenizer(str(folder))
+
+
+def test_a_tokenizer_without_special_tokens_or_with_random_tokens_is_refused(whole, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "m")
+    about = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(about | {"tokenizer_class": "PreTrainedTokenizerFast"}))
+    pipeline = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(pipeline | {"post_processor": None}))
+    with pytest.raises(UserError, match=r"adds no \[CLS\]"):
+        load_tokenizer(str(folder))
+    vocabulary = {token: i for i, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "ab"])}
+    bpe = {"type": "BPE", "vocab": vocabulary, "merges": [["a", "b"]], "unk_token": "[UNK]", "dropout": 0.1}
+    (folder / "tokenizer.json").write_text(json.dumps(pipeline | {"model": bpe}))
+    with pytest.raises(UserError, match=r"model\.dropout=0\.1"):
+        load_tokenizer(str(folder))
+    (folder / "tokenizer.json").write_text(json.dumps(pipeline | {"model": bpe | {"dropout": None}}))
+    load_tokenizer(str(folder))

@@ -217,6 +217,7 @@ def test_a_kept_head_may_stay_as_it_is(finished, even, launch, tuned, tmp_path):
 def test_an_adapter_of_another_shape(finished, even, launch, tuned, tmp_path):
     """Another encoder: its width is named, and nothing is compiled."""
     broken = shutil.copytree(tuned / "export" / "adapter", tmp_path / "adapter")
+    (broken / "adapter_config.json").unlink()
     tensors = safetensors.numpy.load_file(broken / "fjt_adapter.safetensors")
     name = "adapters/lora/layer_0/query/a"
     safetensors.numpy.save_file(tensors | {name: tensors[name][:16]}, broken / "fjt_adapter.safetensors")

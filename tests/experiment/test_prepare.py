@@ -18,9 +18,9 @@ TASK = Task("table", "regression", (), ("pearson", "spearman", "mse"))
 DEV = Split(("0", "1", "2"), ("a", "b", "c"), None, np.float32([0.5, 1.5, np.nan]))
 
 
-def add_metrics(select="last", *metrics, dev=DEV):
+def add_metrics(select="last", *metrics, dev=DEV, **others):
     experiment = ExperimentConfig(train=TrainConfig(select=select, patience=2), eval=EvalConfig(metrics=metrics))
-    return experiment, prepare._add_metrics(experiment, TASK, dev)
+    return experiment, prepare._add_metrics(experiment, TASK, {"train": DEV, "dev": dev} | others)
 
 
 @pytest.mark.parametrize(
@@ -77,3 +77,13 @@ def test_a_metric_is_called_before_a_run_trains(tmp_path, monkeypatch, body, mes
 def test_a_constant_is_scored_as_a_run_would_be():
     problem, label = find_problem("regression"), np.float32([0.0, 1.0])
     assert problem.compare(problem.constant(label), label, TASK) == {"pearson": 0.0, "spearman": 0.0, "mse": 0.25}
+
+
+def test_a_metric_is_tried_on_every_split_that_is_evaluated(tmp_path, monkeypatch):
+    """One that fails for a test file must not do so after the training; labels of train are not evaluated."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "spread.py").write_text("def share(p, y): return 1.0 if (y == y[0]).all() else 1 / (len(y) - 2)\n")
+    one = Split(("0",), ("a",), None, np.float32([2.0]))
+    add_metrics("last", "spread:share", dev=one, test=one, odd=dataclasses.replace(one, label=np.float32([np.nan])))
+    with pytest.raises(UserError, match=r"spread:share failed: ZeroDivisionError.* the labels of the test split"):
+        add_metrics("last", "spread:share", dev=one, test=DEV)

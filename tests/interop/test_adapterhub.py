@@ -138,6 +138,18 @@ def test_what_has_no_method_here_is_refused(tmp_path, case, config, word):
         formats.read(changed(tmp_path, case, **config), base()[0].config)
 
 
+def test_the_scales_of_ia3_are_multiplied_by_alpha_and_belong_to_outputs(tmp_path):
+    config = base()[0].config
+    one = formats.read(GOLDEN / "ia3", config).leaves("ia3")
+    two = formats.read(changed(tmp_path, "ia3", alpha=2), config).leaves("ia3")
+    one, two = tree.flatten(one), tree.flatten(two)
+    assert set(one) == set(two) and all(np.array_equal(2 * one[path], two[path]) for path in one)
+    own = {"output_lora": True, "alpha": 1}
+    tensor = {"bert.encoder.layer.0.output.dense.loras.x.lora_B": np.ones((32, 1), np.float32)}
+    with pytest.raises(UserError, match="output_lora"):
+        partition.METHODS["ia3"].adapterhub.read(own, tensor, config, adapterhub.encoder_module(config))
+
+
 @pytest.mark.parametrize(
     ("case", "key", "value"),
     [

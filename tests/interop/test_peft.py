@@ -1,5 +1,6 @@
 """PEFT's directories as they come: each key that changes what an adapter computes is computed or refused."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -175,6 +176,18 @@ def test_a_pickled_adapter_names_the_option_that_saves_it_again(tmp_path):
     folder = write(tmp_path / "a")
     (folder / peft.WEIGHTS).rename(folder / peft.PICKLED)
     with pytest.raises(UserError, match=r"adapter_model\.bin.*safe_serialization=True"):
+        read(folder)
+
+
+def test_files_that_peft_saved_over_those_of_a_run_are_not_passed_over(tmp_path):
+    """Of a higher rank in fjt's files too, which have columns that PEFT's lack."""
+    folder = write(tmp_path, lora_tensors(rank=2))
+    found = read(folder)
+    wide = {name: np.pad(x, [(0, 2 * (n == 2)) for n in x.shape]) for name, x in found.trained.items()}
+    adapters.write(folder, dataclasses.replace(found, trained=wide))
+    assert read(folder).trained.keys() == wide.keys()
+    write(tmp_path, lora_tensors(rank=2))
+    with pytest.raises(UserError, match=r"two adapters: adapters/lora/.* Remove the files fjt_adapter"):
         read(folder)
 
 

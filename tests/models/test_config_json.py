@@ -42,7 +42,7 @@ def test_a_config_that_cannot_be_run_is_refused(change, words):
         ("num_hidden_layers", True), ("num_hidden_layers", None), ("num_hidden_layers", [2]),
         ("hidden_size", "32"), ("hidden_size", -32), ("num_attention_heads", 0), ("num_attention_heads", {}),
         ("intermediate_size", 2**40), ("vocab_size", 10**30), ("vocab_size", 0), ("max_position_embeddings", None),
-        ("max_position_embeddings", 2), ("type_vocab_size", -1), ("layer_norm_eps", "1e-12"), ("layer_norm_eps", -1),
+        ("max_position_embeddings", 2), ("type_vocab_size", 0), ("layer_norm_eps", "1e-12"), ("layer_norm_eps", -1),
         ("layer_norm_eps", float("nan")), ("hidden_dropout_prob", 7), ("hidden_dropout_prob", None),
         ("attention_probs_dropout_prob", float("inf")), ("classifier_dropout", "no"), ("classifier_dropout", 1.0),
         ("initializer_range", False), ("hidden_act", ["gelu"]), ("hidden_act", None), ("pad_token_id", "0"),

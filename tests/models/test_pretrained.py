@@ -101,6 +101,18 @@ def test_a_kept_classifier_of_other_labels_names_the_remedy(tmp_path, params):
         take(write(tmp_path / "m", torch_tensors(params) | head))
 
 
+def test_a_head_that_reads_other_vectors_is_not_kept(tmp_path, params):
+    """A token classifier has the same tensors, with or without the pooler that it does not read."""
+    tensors = torch_tensors(params)
+    path = write(tmp_path / "m", tensors, small.CONFIG_JSON | {"architectures": ["BertForTokenClassification"]})
+    with pytest.raises(UserError, match=r"keep_head: .*m/config\.json has architectures=\['BertForTokenCl"):
+        take(path)
+    assert not take(path, keep_head=False).params["head"].get("classifier")
+    bare = {name: tensor for name, tensor in tensors.items() if "pooler" not in name}
+    with pytest.raises(UserError, match=r"keep_head: the weights of .*m lack bert\.pooler\.dense"):
+        take(write(tmp_path / "m", bare))
+
+
 def test_every_tensor_comes_back_under_its_name(tmp_path, params):
     loaded = take(write(tmp_path / "m", torch_tensors(params)))
     assert loaded.missing == () and loaded.unused == ()
@@ -226,8 +238,9 @@ def test_missing_pooler_and_unused_tensors(tmp_path, params):
         "cls.predictions.bias": np.zeros(3, np.float32),
         "bert.embeddings.position_ids": np.arange(64)[None],  # a buffer that old versions saved: no news
     }
-    loaded = take(write(tmp_path / "m", tensors | extra))
-    assert set(loaded.missing) == {"head/pooler/kernel", "head/pooler/bias"}
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("classifier")}
+    loaded = take(write(tmp_path / "m", tensors | extra), keep_head=False)
+    assert {name for name in loaded.missing if "pooler" in name} == {"head/pooler/kernel", "head/pooler/bias"}
     assert loaded.unused == ("cls.predictions.bias",)
 
 
@@ -250,13 +263,11 @@ def test_an_encoder_of_more_parts_is_refused(tmp_path, params, name):
             take(write(tmp_path / folder, written))
 
 
-def test_a_table_of_types_that_the_config_denies_is_refused(tmp_path, params):
-    path = write(tmp_path / "m", torch_tensors(params))
-    raw = json.loads((tmp_path / "m" / "config.json").read_text()) | {"type_vocab_size": 0}
-    (tmp_path / "m" / "config.json").write_text(json.dumps(raw))
-    abstract = jax.eval_shape(Model(pretrained.read_config(path)[0], 2).init, seeds.make_key(0, "init"))
-    with pytest.raises(UserError, match=r"for example bert\.embeddings\.token_type_embeddings"):
-        pretrained.take(pretrained.read_checkpoint(path), abstract, path)
+@pytest.mark.parametrize("other", ["embeddings.LayerNorm.weight", "bert.embeddings.LayerNorm.gamma"])
+def test_a_tensor_under_two_names_is_refused(tmp_path, params, other):
+    path = write(tmp_path / "m", torch_tensors(params) | {other: np.zeros(32, np.float32)})
+    with pytest.raises(UserError, match=r"m/model\.safetensors: .* is a second tensor bert\.embeddings\.LayerNorm\.w"):
+        take(path)
 
 
 def test_a_missing_encoder_tensor(tmp_path, params):

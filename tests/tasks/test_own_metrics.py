@@ -35,6 +35,7 @@ def text(predictions, labels): return "0.5"
 def nothing(predictions, labels): pass
 def yes(predictions, labels): return True
 def imaginary(predictions, labels): return 1j
+def masked(predictions, labels): return np.ma.mean(np.ma.array(labels, mask=True))
 def quits(predictions, labels): raise SystemExit(3)
 def fails(predictions, labels): return labels[10_000]
 def spoils(predictions, labels):
@@ -130,6 +131,7 @@ def test_a_metric_is_given_once(here):
         ("nothing", "returned None"),
         ("yes", "returned True"),
         ("imaginary", "returned 1j"),
+        ("masked", "returned nan"),
         ("quits", "costs:quits failed: SystemExit: 3"),
         ("fails", r"costs:fails failed: IndexError: .*\(line \d+ of .*costs.py\)"),
     ],
