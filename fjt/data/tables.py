@@ -230,7 +230,8 @@ def _read_delimited(path: str, records: Records, find: _Finder, header: bool, dr
     if isinstance(names, UserError):
         raise names
     # An empty line of a table of one column is an empty cell; in other tables it is not a row.
-    records = ((line, fields or [""]) for line, fields in records if fields or len(first[1]) == 1)
+    single = len(names) == 1
+    records = ((line, fields or [""]) for line, fields in records if fields or single)
     fields = names
     if not header:
         names = [str(number) for number in range(len(fields))]
