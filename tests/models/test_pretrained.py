@@ -104,13 +104,15 @@ def test_a_kept_classifier_of_other_labels_names_the_remedy(tmp_path, params):
 def test_a_head_that_reads_other_vectors_is_not_kept(tmp_path, params):
     """A token classifier has the same tensors, with or without the pooler that it does not read."""
     tensors = torch_tensors(params)
-    path = write(tmp_path / "m", tensors, small.CONFIG_JSON | {"architectures": ["BertForTokenClassification"]})
-    with pytest.raises(UserError, match=r"keep_head: .*m/config\.json has architectures=\['BertForTokenCl"):
+    base = write(tmp_path / "m", tensors, small.CONFIG_JSON | {"architectures": ["BertModel"]})
+    path = write(tmp_path / "n", tensors, small.CONFIG_JSON | {"architectures": ["BertForTokenClassification"]})
+    assert "classifier" in take(base).params["head"]
+    with pytest.raises(UserError, match=r"keep_head: .*n has architectures=\['BertForTokenClassification'\], so its"):
         take(path)
     assert not take(path, keep_head=False).params["head"].get("classifier")
     bare = {name: tensor for name, tensor in tensors.items() if "pooler" not in name}
-    with pytest.raises(UserError, match=r"keep_head: the weights of .*m lack bert\.pooler\.dense"):
-        take(write(tmp_path / "m", bare))
+    with pytest.raises(UserError, match=r"keep_head: .*o lacks bert\.pooler\.dense"):
+        take(write(tmp_path / "o", bare))
 
 
 def test_every_tensor_comes_back_under_its_name(tmp_path, params):
