@@ -4,7 +4,7 @@ import ast
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -65,14 +65,19 @@ def parse(
 
 def _expand_home(argv: Sequence[str]) -> list[str]:
     """The command line with ~ expanded in --config, where no shell does it.  Raises UserError for a remote file."""
-    expanded = list(argv)
+    return _changed(argv, CONFIG, lambda value: value and files.local_path(value, "--config"))
+
+
+def _changed(argv: Sequence[str], names: Collection[str], change: Callable[[str], str]) -> list[str]:
+    """The command line with change(value) for the value of each flag in `names`, after "=" or as the next argument."""
+    changed = list(argv)
     for i, argument in enumerate(argv):
-        name, _, value = argument.partition("=")
-        if name in CONFIG and value:
-            expanded[i] = f"{name}={files.local_path(value, name)}"
-        elif i and argv[i - 1] in CONFIG:
-            expanded[i] = files.local_path(argument, argv[i - 1])
-    return expanded
+        name, equals, value = argument.partition("=")
+        if name in names and equals:
+            changed[i] = f"{name}={change(value)}"
+        elif i and argv[i - 1] in names:
+            changed[i] = change(argument)
+    return changed
 
 
 def given(config: ConfigDict, argv: list[str]) -> dict[str, str]:
@@ -90,15 +95,7 @@ def given(config: ConfigDict, argv: list[str]) -> dict[str, str]:
 
 def _quote_tuples(argv: Sequence[str], options: Mapping[str, Option]) -> list[str]:
     """The command line with no,yes as ("no", "yes") for tuples: the parser would make one text of it."""
-    keys = [f"--config.{key}" for key, one in options.items() if one.kind is tuple]
-    quoted = list(argv)
-    for i, argument in enumerate(argv):
-        name, equals, text = argument.partition("=")
-        if name in keys and equals:
-            quoted[i] = f"{name}={_quote(text)}"
-        elif i and argv[i - 1] in keys:
-            quoted[i] = _quote(argument)
-    return quoted
+    return _changed(argv, [f"--config.{key}" for key, one in options.items() if one.kind is tuple], _quote)
 
 
 def _quote(text: str) -> str:

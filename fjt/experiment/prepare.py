@@ -108,9 +108,9 @@ def _add_metrics(experiment: ExperimentConfig, task: Task, splits: Mapping[str, 
     """
     task = own_metrics.add(task, experiment.eval.metrics)
     problem = find_problem(task.kind)
-    for name, split in splits.items() if task.own_metrics else ():
-        label = split.label[problem.is_labelled(split.label)]
-        for metric in task.own_metrics if len(label) and name != "train" else ():
+    for name in recipes.evaluated_splits(experiment, splits) if task.own_metrics else ():
+        label = splits[name].label[problem.is_labelled(splits[name].label)]
+        for metric in task.own_metrics if len(label) else ():
             try:
                 metric(label, label)
                 metric(problem.constant(label), label)

@@ -87,3 +87,5 @@ def test_a_metric_is_tried_on_every_split_that_is_evaluated(tmp_path, monkeypatc
     add_metrics("last", "spread:share", dev=one, test=one, odd=dataclasses.replace(one, label=np.float32([np.nan])))
     with pytest.raises(UserError, match=r"spread:share failed: ZeroDivisionError.* the labels of the test split"):
         add_metrics("last", "spread:share", dev=one, test=DEV)
+    unread = ExperimentConfig(eval=EvalConfig(metrics=("spread:share",), test=False))
+    prepare._add_metrics(unread, TASK, {"train": DEV, "dev": one, "test": DEV})
