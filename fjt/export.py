@@ -15,8 +15,7 @@ from collections.abc import Sequence
 
 from fjt.core import console
 from fjt.core.errors import exit_code
-from fjt.experiment.finished import load_run
-from fjt.interop.conversion import FORMS
+from fjt.core.options import EXPORT_FORMS
 
 
 def main(argv: Sequence[str]) -> int:
@@ -26,7 +25,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--run", required=True, metavar="DIR", help="the work directory of a finished run")
     parser.add_argument("--base", default="", metavar="DIR", help="the run's base model, if it has moved")
-    parser.add_argument("--format", required=True, choices=FORMS)
+    parser.add_argument("--format", required=True, choices=EXPORT_FORMS)
     parser.add_argument(
         "--output", metavar="DIR", help="a directory that does not exist yet; default: export-FORMAT in the run's DIR"
     )
@@ -37,6 +36,8 @@ def main(argv: Sequence[str]) -> int:
     output = os.path.join(options.run, f"export-{options.format}") if options.output is None else options.output
 
     def command() -> int:
+        from fjt.experiment.finished import load_run
+
         load_run(options.run, options.base).export(output, options.format)
         console.say(f"{output}: {options.run} for {options.format}")
         return 0

@@ -16,7 +16,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,7 +24,9 @@ from fjt.core import console, files
 from fjt.core.errors import UserError, exit_code, read_rows, suggest
 from fjt.core.options import ExecutionConfig
 from fjt.data import encoding, labels, tables
-from fjt.experiment.finished import Run, load_run
+
+if TYPE_CHECKING:
+    from fjt.experiment.finished import Run
 
 Texts = tuple[list[str], list[str], list[str] | None]  # (ids, texts, second texts)
 
@@ -57,6 +59,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _predict(options: argparse.Namespace) -> int:
     from fjt.experiment import program_cache
+    from fjt.experiment.finished import load_run
 
     for name, stream in (("input", sys.stdin), ("output", sys.stdout)):
         if getattr(options, name) != "-":
@@ -89,7 +92,7 @@ def _output_suffix(path: str) -> str:
     return suffix
 
 
-def _check_output(path: str, source: str, run: Run, overwrite: bool) -> None:
+def _check_output(path: str, source: str, run: "Run", overwrite: bool) -> None:
     """Raises UserError for an output that would replace the input, a file of fjt's own or, unasked, any other."""
     from fjt.experiment import workdir
 
@@ -103,7 +106,7 @@ def _check_output(path: str, source: str, run: Run, overwrite: bool) -> None:
         raise UserError(f"--output={path} already exists. Give a new file, or --overwrite to replace it.")
 
 
-def read_texts(run: Run, options: argparse.Namespace) -> Texts:
+def read_texts(run: "Run", options: argparse.Namespace) -> Texts:
     """(ids, texts, second texts or None) of the input.
 
     Args:
@@ -176,7 +179,7 @@ def _read_line(line: bytes, place: str, count: int) -> list[str]:
 def _write(
     path: str,
     suffix: str,
-    run: Run,
+    run: "Run",
     ids: list[str],
     texts: list[str],
     pairs: list[str] | None,

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -287,3 +289,9 @@ def test_only_its_own_file_names_a_family_or_a_kind():
 )
 def test_a_name_of_a_family_or_kind_elsewhere_is_found(source):
     assert misplaced("interop.hf", source)
+
+
+def test_a_command_imports_jax_only_while_its_mistakes_and_its_ctrl_c_are_lines():
+    commands = f"import sys\nfrom fjt import {', '.join(DOORS)}\nprint(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", commands], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "fjt.report" in loaded.stdout.split() and "jax" not in loaded.stdout.split()

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 Item = TypeVar("Item")
 Read = TypeVar("Read")
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # begins the message of JAX's error where a device has too little memory
+BAD_ENVIRONMENT = ("for environment 'JAX_", "for JAX flag jax_")  # where JAX, when it is imported, reads a value there
 MEMORY_REMEDY = "In training, a smaller config.train.batch_size or a larger config.train.accumulation needs less."
 MOST_ROWS = 20  # a message lists at most this many bad rows
 
@@ -105,6 +106,10 @@ def exit_code(command: Callable[[], int], place: Callable[[], str], interrupted:
         line, code = str(error), 2
     except OSError as error:
         line, code = f"{error.strerror or error}: {error.filename or place()}.{kept}", 2
+    except ValueError as error:
+        if not any(part in str(error) for part in BAD_ENVIRONMENT):
+            raise
+        line, code = f"JAX refuses the environment: {error}. Correct or unset the variable of that name.", 2
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and OUT_OF_MEMORY not in str(error):
             raise

@@ -18,6 +18,8 @@ SEED = {"low": 0, "high": 2**32 - 1}
 RATE = {"low": 0.0, "high": 0.99}  # of dropout and its relatives
 SHARE = {"low": 0.0, "high": 1.0}
 
+EXPORT_FORMS = ("hf", "peft", "adapterhub")
+
 # Functions of optax that need no more than a learning rate, and whose state does not depend on it.
 OPTAX = ("adabelief", "adadelta", "adagrad", "adamax", "adan", "amsgrad", "novograd", "radam", "rmsprop", "sm3", "yogi")
 

@@ -7,8 +7,6 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from fjt.core.errors import UserError
-
 QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "2",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
@@ -38,7 +36,7 @@ def undisturbed() -> Iterator[None]:
     Afterwards Python's path, absl's log level, JAX's configuration and the variables of QUIET are as before.
 
     Raises:
-        UserError: JAX refuses one of its variables in the environment.
+        ValueError: JAX refuses one of its variables in the environment.
     """
     with contextlib.ExitStack() as stack:
         stack.callback(_put_back, list(sys.path), logging.getLogger("absl").level)
@@ -46,10 +44,8 @@ def undisturbed() -> Iterator[None]:
             os.environ[name] = QUIET[name]
             stack.callback(os.environ.pop, name, None)
         logging.getLogger("absl").setLevel(logging.CRITICAL)
-        try:
-            import jax
-        except ValueError as error:
-            raise UserError(f"JAX cannot start: {error}. Correct or unset the variable of the environment.") from None
+        import jax
+
         stack.callback(_put_back_options, dict(jax.config.values))
         for name, value in JAX_OPTIONS.items():
             stack.enter_context(getattr(jax, name)(value))

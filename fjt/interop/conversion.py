@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from fjt.core import records
 from fjt.core.errors import UserError, suggest
+from fjt.core.options import EXPORT_FORMS
 from fjt.interop import adapter, adapterhub, card, peft
 from fjt.interop.directory import replaced
 from fjt.models import config_json
 
-FORMS = ("hf", "peft", "adapterhub")
 # Files of a directory with an adapter that only one of the forms has.
 OWN_FILES = (
     adapter.CONFIG,
@@ -39,7 +39,7 @@ def convert(
     """Writes a run in a form to a new directory.
 
     Args:
-        form: one of FORMS.
+        form: one of EXPORT_FORMS.
         output: the directory, which must not exist.
         model: the run's Hugging Face directory, "" if its method cannot be merged.
         folder: the directory of the run's fjt adapter, which need not exist.
@@ -52,8 +52,8 @@ def convert(
     Raises:
         UserError: the form is unknown or cannot express the run.
     """
-    if form not in FORMS:
-        raise UserError(f"--format={form} is unknown.{suggest(form, FORMS)}")
+    if form not in EXPORT_FORMS:
+        raise UserError(f"--format={form} is unknown.{suggest(form, EXPORT_FORMS)}")
     if form == "hf":
         if not model:
             raise UserError(

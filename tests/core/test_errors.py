@@ -3,7 +3,10 @@
 import errno
 import gc
 import io
+import os
+import re
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -119,3 +122,18 @@ def test_a_current_directory_that_was_removed_is_a_sentence(tmp_path, monkeypatc
     assert capsys.readouterr().err == (
         "fjt: the current directory was removed. Change to another one, and start again.\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("JAX_ENABLE_X64", "environment 'JAX_ENABLE_X64'"),
+        ("JAX_DEFAULT_MATMUL_PRECISION", "JAX flag jax_default_matmul_precision"),
+    ],
+)
+def test_an_environment_that_jax_refuses_is_named(name, words):
+    command = "import sys; from fjt.core.errors import exit_code; sys.exit(exit_code(lambda: __import__('jax'), str))"
+    environment = os.environ | {name: "maybe"}
+    done = subprocess.run([sys.executable, "-c", command], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert re.search(rf"refuses the environment: .*maybe.* {words}. Correct or unset", done.stderr)

@@ -60,19 +60,18 @@ def test_a_variable_that_jax_refuses_leaves_nothing_changed():
     program = """
 import logging, os
 os.environ["JAX_ENABLE_X64"] = "perhaps"
-from fjt.core.errors import UserError
 from fjt.experiment.process import QUIET, undisturbed
 before = dict(os.environ), logging.getLogger("absl").level
 try:
     with undisturbed():
         pass
-except UserError as error:
+except ValueError as error:
     print(error)
 assert before == (dict(os.environ), logging.getLogger("absl").level)
 """
     environment = {name: value for name, value in os.environ.items() if name not in QUIET}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.startswith("JAX cannot start"), done.stderr
+    assert done.returncode == 0 and "JAX_ENABLE_X64" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("flags", ["--xla_no_such_flag=1", "--xla_force_host_platform_device_count=many", "hello"])

@@ -3,7 +3,7 @@
 import pytest
 from made_study import write_study
 
-from fjt import report
+from fjt.reports import publish
 
 
 @pytest.fixture(scope="session")
@@ -15,5 +15,5 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def written(folder):
     """(where its report is, the report's Markdown)."""
-    output, _ = report.report(folder)
+    output, _ = publish.report(folder)
     return folder / "report", (folder / "report" / "report.md").read_text() if output else ""
