@@ -139,7 +139,9 @@ def write_run(
     config = {
         "optim": {"name": optimizer, "learning_rate": rate},
         "model": {"name": "", "path": model},
-        "train": {"select": "last"},
+        "train": {"select": "last", "batch_size": 32},
+        "data": {"limit": 0},
+        "seeds": {"subset": 0},
         "tune": {"method": [method]},
     }
     about = {"config": config, "contents": {}, "fingerprint": "f" * 64, "changes": []}

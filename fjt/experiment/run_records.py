@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from fjt.core import records
-from fjt.core.options import flatten
+from fjt.core.errors import UserError
+from fjt.core.options import OPTIONS, flatten
 from fjt.core.records import ANY, Damaged, Form, Unresumable
 
 NUMBER, NO_NUMBER = (int, float), (int, float, type(None))
@@ -62,11 +63,17 @@ def ended(workdir: str) -> bool:
 
 
 def read_config(workdir: str, options: Collection[str] = ()) -> dict[str, Any]:
-    """The contents of config.json.  options: dotted keys that its config must have."""
+    """The contents of config.json.  options: dotted keys that its config must have, with values that they allow."""
     path = os.path.join(workdir, "config.json")
     contents = records.read_json(path, CONFIG, _remedy(workdir))
-    if missing := set(options) - set(flatten(contents["config"])):
-        raise Damaged(f"{path} is damaged (its config has no {min(missing)}). {_remedy(workdir)}")
+    values = flatten(contents["config"])
+    for key in options:
+        if key not in values:
+            raise Damaged(f"{path} is damaged (its config has no {key}). {_remedy(workdir)}")
+        try:
+            OPTIONS[key].parse(values[key])
+        except UserError as error:
+            raise Damaged(f"{path} is damaged ({str(error).rstrip('.')}). {_remedy(workdir)}") from None
     return contents
 
 

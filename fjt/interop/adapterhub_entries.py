@@ -28,7 +28,9 @@ UNION: Table = {
 
 
 def _is_ids(value: Any) -> bool:
-    return type(value) is dict and all(type(i) is int for i in value.values())
+    if type(value) is not dict or not all(type(i) is int for i in value.values()):
+        return False
+    return sorted(value.values()) == list(range(len(value)))
 
 
-HEAD = {"label2id": optional(Entry(_is_ids, "a table of labels and whole numbers"))}
+HEAD = {"label2id": optional(Entry(_is_ids, "a table of labels and their ids, from 0 on"))}

@@ -36,7 +36,9 @@ from fjt.reports.archive import (
 from fjt.study import plans
 from fjt.study.spec import SEEDS, label
 from fjt.tasks.kinds import find_problem, task_of_record
+from fjt.tuning.partition import METHODS
 
+USED = ("data.limit", "model.name", "model.path", "seeds.subset", "train.batch_size", "tune.method")
 POINTS = 50  # points of a training curve at most; each is the mean over the steps since the previous point
 
 Points = list[tuple[int, float]]  # (step, value)
@@ -224,8 +226,10 @@ def _about(path: str, state: str, phase: str) -> Row:
     row: Row = {}
     if state == MISSING:
         return row
-    record = run_records.read_config(path, ["model.name", "model.path"])
+    record = run_records.read_config(path, USED)
     config = flatten(record["config"])
+    if unknown := [name for name in config["tune.method"] if name not in tuple(METHODS)]:
+        raise Damaged(f"{os.path.join(path, 'config.json')} is damaged (no method is called {unknown[0]!r}).")
     model = config["model.name"] or config["model.path"]
     row |= {key: text(config[key]) for key in OPTIONS if key in config}
     row |= {"options": config, "changes": len(record["changes"])}

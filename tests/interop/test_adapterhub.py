@@ -239,6 +239,16 @@ def test_a_head_without_a_place_is_left_unless_it_is_to_be_kept(tmp_path):
         adapters.check_head(formats.read(folder, config), ("a", "b"), str(folder), "bert")
 
 
+@pytest.mark.parametrize("ids", [{"a": 1, "b": 1}, {"a": 0, "b": 2}, {"a": 0, "b": "1"}, ["a", "b"]])
+def test_the_ids_of_a_head_s_labels_count_from_0(tmp_path, ids):
+    folder, config = changed(tmp_path, "pfeiffer"), base()[0].config
+    (folder / adapterhub.HEAD_CONFIG).write_text(json.dumps({"label2id": ids}))
+    with pytest.raises(UserError, match=r"head_config.json: label2id=.* should be a table of labels and their ids, fr"):
+        formats.read(folder, config)
+    (folder / adapterhub.HEAD_CONFIG).write_text('{"label2id": {"b": 1, "a": 0}}')
+    assert formats.read(folder, config).label_names == ("a", "b")
+
+
 def test_a_head_of_another_number_of_classes_names_both(tmp_path):
     found = formats.read(GOLDEN / "lora", base()[0].config)
     params = {name: np.zeros((*x.shape[:-1], 5), np.float32) for name, x in found.others().items()}

@@ -57,6 +57,16 @@ def test_commands_keep_the_last_part_of_paths(typed, kept):
     assert shlex.split(gather._without_paths(shlex.join(typed))) == kept
 
 
+EDITS = {
+    "batch": ("train", "batch_size", "many"),
+    "no batch": ("train", "batch_size", ...),
+    "subset": ("seeds", "subset", -1),
+    "method": ("tune", "method", ["lora", "dance"]),
+    "no list": ("tune", "method", None),
+    "names": ("tune", "method", [["lora"]]),
+}
+
+
 def broken(folder, change):
     """A study with one thing wrong."""
     made = make_pairs(folder, 2, baseline="none" if change == "baseline" else "full")
@@ -65,6 +75,13 @@ def broken(folder, change):
         made.cell("choices", "head", {2: predictions("choices", 0.9, 2)}, data="f" * 64)
     if change == "predictions":
         (run / "predictions" / "dev.npz").unlink()
+    if change in EDITS:
+        record = json.loads((run / "config.json").read_text())
+        section, name, value = EDITS[change]
+        record["config"][section] |= {name: value}
+        if value is ...:
+            del record["config"][section][name]
+        (run / "config.json").write_text(json.dumps(record))
     if change == "scores":
         result = json.loads((run / "result.json").read_text())
         result["splits"]["dev"]["accuracy"] -= 0.01
@@ -89,6 +106,12 @@ def broken(folder, change):
             "without 1 damaged runs:\n  runs/choices/head/seed=1 has accuracy .* but its predictions score",
         ),
         ("plan", "plan.json is damaged"),
+        ("batch", r"without 1 damaged runs:\n  .*config.json is damaged \(config.train.batch_size='many' should be of"),
+        ("no batch", r"config.json is damaged \(its config has no train.batch_size\)"),
+        ("subset", r"config.json is damaged \(config.seeds.subset=-1 should be between"),
+        ("method", r"config.json is damaged \(no method is called 'dance'\)"),
+        ("no list", r"config.json is damaged \(config.tune.method=None should be of type tuple"),
+        ("names", r"config.json is damaged \(no method is called \['lora'\]\)"),
     ],
 )
 def test_refusals(tmp_path, capsys, change, message):
