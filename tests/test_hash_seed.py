@@ -18,7 +18,7 @@ found = {
     f"{kind} {i}": list(find_problem(kind).find_labels([Cell(value, f"t:{n}", True) for n, value in enumerate(values)]))
     for kind in ("classification", "multi_label") for i, values in enumerate(sets)
 }
-found["suggest"] = suggest("ab", {"abc", "abd", "abe", "abf"})
+found["suggest"] = [suggest(name, {"abc", "abd", "abe", "abf"}) for name in ("ab", "zzz")]
 """
 RUNS = """
 from configs import quickstart
