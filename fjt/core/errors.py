@@ -117,9 +117,23 @@ def exit_code(command: Callable[[], int], place: Callable[[], str], interrupted:
         line, code = f"there is not enough memory{f' ({why:.200})' if why else ''}. {MEMORY_REMEDY}", 2
     # Orbax leaves futures behind that failed with the error: at the end of the process each would print a traceback.
     atexit.register(logging.getLogger("asyncio").setLevel, logging.CRITICAL)
+    atexit.register(setattr, sys, "unraisablehook", without_closed_loops(sys.unraisablehook))
     with contextlib.suppress(BrokenPipeError):  # of 2>&1 | head: nobody reads it
         print(f"fjt: {line}", file=sys.stderr)
     return code
+
+
+def without_closed_loops(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A sys.unraisablehook that is silent where TensorStore, after a failed save, calls an event loop that has ended.
+
+    hook: for all other exceptions.
+    """
+
+    def quiet(dropped: Any) -> None:
+        if not (dropped.exc_type is RuntimeError and str(dropped.exc_value) == "Event loop is closed"):
+            hook(dropped)
+
+    return quiet
 
 
 def _check_directory() -> None:

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from fjt.core import records, tree
-from fjt.core.errors import Ended, UserError
+from fjt.core.errors import Ended, UserError, without_closed_loops
 from fjt.training import placement
 
 STEP = re.compile(r"\d+(\.orbax-checkpoint-tmp.*)?")  # the folder of a step, complete or not
@@ -105,7 +106,7 @@ class Checkpoints:
 
     def __init__(self, directory: records.Path, keep: int, report: Callable[[str], Any] = print) -> None:
         self._best = _KeepBest()
-        self._report = report
+        self._report, self._hook = report, sys.unraisablehook
         policy = checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(keep), self._best])
         self._manager = ocp.CheckpointManager(
             os.path.abspath(directory),
@@ -120,6 +121,7 @@ class Checkpoints:
         )
 
     def __enter__(self) -> "Checkpoints":
+        self._hook, sys.unraisablehook = sys.unraisablehook, without_closed_loops(sys.unraisablehook)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
@@ -128,6 +130,8 @@ class Checkpoints:
         except Exception as error:
             if kind is None:
                 raise self._failed(error) from None
+        finally:
+            sys.unraisablehook = self._hook
 
     def _failed(self, error: Exception) -> UserError:
         # TensorStore ends with the system's own words, behind paths that say nothing to the user.

@@ -3,8 +3,10 @@
 import dataclasses
 import math
 import os
+import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -260,3 +262,15 @@ def test_a_folder_that_is_a_link_is_left(tmp_path):
     (tmp_path / "checkpoints").symlink_to(tmp_path / "elsewhere")
     checkpoint.remove(tmp_path / "checkpoints")
     assert os.listdir(tmp_path / "elsewhere") == ["3"]
+
+
+def test_late_calls_of_a_failed_save_print_nothing_and_other_errors_do(tmp_path, monkeypatch):
+    """TensorStore's threads raise where Python can only print: with a full disk, dozens of tracebacks."""
+    printed = []
+    monkeypatch.setattr(sys, "unraisablehook", printed.append)
+    hook, late = sys.unraisablehook, RuntimeError("Event loop is closed")
+    others = [RuntimeError("another"), OSError("Event loop is closed")]
+    with checkpoint.Checkpoints(tmp_path, 1):
+        for error in (late, *others):
+            sys.unraisablehook(SimpleNamespace(exc_type=type(error), exc_value=error))
+    assert [dropped.exc_value for dropped in printed] == others and sys.unraisablehook is hook
