@@ -5,7 +5,8 @@
 
 `record` runs the commands of a checkout, each in a process of its own, and keeps one row per run: the losses and
 gradient norms of every step, the metrics, and a hash of the predicted logits.  Only the command line and the files of
-a run's work directory are read, so that checkouts with different modules can be compared.
+a run's work directory are read, so that checkouts with different modules can be compared.  Metrics that only the second
+checkout computes are named in the table.
 Both records must come from the same machine with the same number of cores.
 """
 
@@ -120,6 +121,16 @@ def record(args):
     common.write_json(args.output, about | {"rows": rows})
 
 
+def shared_scores(row, other):
+    """(the scores of another row in the metrics that a row has, the names of the metrics that it lacks)."""
+    shared, added = {}, {}
+    for split, scores in other.get("splits", {}).items():
+        known = row["splits"].get(split, {})
+        shared[split] = {name: score for name, score in scores.items() if name in known}
+        added |= dict.fromkeys(name for name in scores if name not in known)
+    return shared, list(added)
+
+
 def compare(args):
     """Writes the table; the exit code is 1 when a number differs."""
     before, after = (common.read_json(path) for path in (args.before, args.after))
@@ -127,12 +138,15 @@ def compare(args):
     same = before["rows"].keys() == after["rows"].keys()
     for name, row in before["rows"].items():
         other = after["rows"].get(name, {})
+        scores, added = shared_scores(row, other)
+        other = other | {"splits": scores}
         parts = [
             all(row[key] == other.get(key) for key in keys)
             for keys in (("losses", "grad_norms"), ("logits",), ("splits", "selected_step"))
         ]
         same &= all(parts)
         words = ["equal" if part else "DIFFERENT" for part in parts]
+        words[-1] += f"; new: {', '.join(added)}" if added else ""
         lines.append(f"| {name} | {len(row['losses'])} | {' | '.join(words)} |")
     head = [
         "# The same bits before and after", "",
