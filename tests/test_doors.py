@@ -9,7 +9,7 @@ import pytest
 from fjt import predict, reproduce
 from fjt.core.errors import UserError
 from fjt.data.glue import Task
-from fjt.experiment import workdir
+from fjt.experiment import finished, workdir
 from fjt.experiment.finished import Run
 
 TASK = Task("choices", "classification", ("no", "yes"), ())
@@ -60,7 +60,7 @@ def run_in(folder):
     ],
 )
 def test_predictions_never_replace_what_a_run_or_a_prediction_reads(folder, monkeypatch, capsys, output, message):
-    monkeypatch.setattr(predict, "load_run", lambda path, base: run_in(folder))
+    monkeypatch.setattr(finished, "load_run", lambda path, base: run_in(folder))
     monkeypatch.setattr(predict, "read_texts", pytest.fail)
     before = tree(folder)
     arguments = ["--run", folder / "run", "--input", folder / "new.tsv", "--output", folder / output]
