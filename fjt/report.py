@@ -29,10 +29,10 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv[1:])
 
     def command() -> int:
-        from fjt.reports import archive, publish
+        from fjt.reports import archive, publication
 
-        folder, study_cells = publish.report(options.folder, options.output)
-        publish.show(folder, study_cells)
+        folder, study_cells = publication.report(options.folder, options.output)
+        publication.show(folder, study_cells)
         rows = archive.load(folder).rows
         damaged = {row["run"]: row["failed"] for row in rows if row["state"] == archive.DAMAGED}
         if damaged:

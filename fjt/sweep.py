@@ -126,11 +126,11 @@ def execute(
     from fjt.core.settings import from_config
     from fjt.experiment.program_cache import configure_jax
     from fjt.experiment.workdir import STUDY, lock, own
-    from fjt.reports import document, power, publish
+    from fjt.reports import document, power, publication
     from fjt.study import planner, plans, spec, worker
 
     own(workdir, STUDY)
-    publish.check_output(os.path.join(workdir, "report"))
+    publication.check_output(os.path.join(workdir, "report"))
     options, base = spec.read(config)
     runs = spec.make_runs(options, base)
     configure_jax(from_config(base))
@@ -151,12 +151,12 @@ def execute(
     if not worker.work(workdir, base, runs, groups, shared, metric=options.metric, shard=shard, events=events):
         console.say("runs of other shards are left; `python -m fjt.report` reports when they are done")
         return
-    made = publish.report(workdir)
+    made = publication.report(workdir)
     if not base["output"]["export"]:
         for task, name in worker.best_runs(workdir, runs, options.metric).items():
             run = shlex.quote(os.path.join(workdir, name))
             console.say(f"model of the best run on {task}: python -m fjt.reproduce {run} --workdir DIR makes it again")
-    publish.show(*made)
+    publication.show(*made)
 
 
 def make_base(name: str, base: Mapping[str, Any]) -> str:

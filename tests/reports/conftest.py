@@ -3,7 +3,7 @@
 import pytest
 from made_study import write_study
 
-from fjt.reports import publish
+from fjt.reports import publication
 
 
 @pytest.fixture(scope="session")
@@ -15,5 +15,5 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def written(folder):
     """(where its report is, the report's Markdown)."""
-    output, _ = publish.report(folder)
+    output, _ = publication.report(folder)
     return folder / "report", (folder / "report" / "report.md").read_text() if output else ""

@@ -10,7 +10,7 @@ from made_study import make_pairs
 
 from fjt import report
 from fjt.core.errors import UserError
-from fjt.reports import archive, gather, publish
+from fjt.reports import archive, gather, publication
 
 
 def test_rows_come_back_as_they_were(folder, tmp_path):
@@ -80,4 +80,4 @@ def test_a_table_of_another_form_is_a_sentence(written, tmp_path, change):
     facts = json.loads(str(arrays["facts"])) | {"runs_sha256": hashlib.sha256(table.encode()).hexdigest()}
     np.savez(tmp_path / "predictions.npz", **arrays | {"facts": np.array(json.dumps(facts))})
     with pytest.raises(UserError, match=r"is damaged|has characters that no study writes"):
-        publish.report(tmp_path)
+        publication.report(tmp_path)

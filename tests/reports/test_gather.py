@@ -9,7 +9,7 @@ import pytest
 from made_study import BEGUN, MISSING, MadeStudy, cells_of, make_pairs, predictions, records_of, truth
 
 from fjt import report
-from fjt.reports import gather, inference, publish
+from fjt.reports import gather, inference, publication
 from fjt.reports.cells import summarize
 from fjt.reports.comparisons import compare
 from fjt.tasks.kinds import bounds_of
@@ -127,7 +127,7 @@ def test_a_dev_set_without_labels_gives_no_scores(tmp_path):
     (run / "result.json").write_text(json.dumps(result | {"metrics": {}, "splits": {}}))
     with np.load(run / "predictions" / "dev.npz") as arrays:
         np.savez(run / "predictions" / "dev.npz", **{**arrays, "label": np.full(120, -1, np.int32)})
-    output, _ = publish.report(made.finish())
+    output, _ = publication.report(made.finish())
     assert "No run of this task has a score." in (tmp_path / "study/report/report.md").read_text() and output
 
 
@@ -176,5 +176,5 @@ def test_examples_that_share_a_source_widen_the_interval_over_new_ones(tmp_path)
     one = compare(second, first, "accuracy")
     assert one.new_examples == inference.crossed_interval(one.differences, tables, one.failed, None, first.cluster)
     assert one.smallest == inference.smallest_difference(tables, one.failed, first.cluster)
-    publish.report(str(folder))
+    publication.report(str(folder))
     assert "600 dev examples: 360 `no`, 240 `yes`, from 120 sources" in (folder / "report" / "report.md").read_text()

@@ -12,7 +12,7 @@ from read_report import rows_of
 from fjt import report
 from fjt.core import files
 from fjt.core.errors import UserError
-from fjt.reports import archive, gather, publish
+from fjt.reports import archive, gather, publication
 
 
 def every_file(folder):
@@ -21,7 +21,7 @@ def every_file(folder):
 
 def test_both_sources_give_the_same_bytes(written, tmp_path):
     first = every_file(written[0])
-    publish.report(written[0], tmp_path / "again")
+    publication.report(written[0], tmp_path / "again")
     assert every_file(tmp_path / "again") == first
     assert set(first) >= {"report.md", "report.html", "cells.csv", "comparisons.csv", "runs.csv", "predictions.npz"}
     for name in ("scores", "costs", "rates", "curves", "best"):
@@ -42,7 +42,7 @@ def test_a_study_in_progress(tmp_path):
     made.cell("choices", "head", {6: BEGUN, 7: MISSING})
     made.cell("choices", "lora", {seed: MISSING for seed in range(8)})
     made.trials("choices", "lora", "optim.learning_rate", {1e-3: {1000: BEGUN, 1001: MISSING}})
-    output, cells = publish.report(made.finish())
+    output, cells = publication.report(made.finish())
     text = (tmp_path / "study" / "report" / "report.md").read_text()
     assert "**12 of 13 reported runs finished**" in text
     assert "10 reported and 2 tuning runs have not ended, 2 of these begun" in text
@@ -54,22 +54,22 @@ def test_a_study_in_progress(tmp_path):
 
 def test_a_report_is_written_over_a_report_alone(folder, tmp_path):
     new = tmp_path / "new"
-    publish.own(str(new))
+    publication.own(str(new))
     (new / "notes.txt").write_text("mine")
-    publish.own(str(new))  # it has the marker
+    publication.own(str(new))  # it has the marker
     (new / ".fjt").unlink()
     with pytest.raises(UserError, match=r"new is not empty and is not a report of fjt: it has notes\.txt\. Give a new"):
-        publish.own(str(new))
+        publication.own(str(new))
     archive.save(gather.read(folder), str(new))
-    publish.own(str(new))  # as a committed one, which has no marker
+    publication.own(str(new))  # as a committed one, which has no marker
     (new / "figures").symlink_to(tmp_path)
     with pytest.raises(UserError, match="figures in it is a symbolic link"):
-        publish.own(str(new))
+        publication.own(str(new))
     (tmp_path / "of a stranger").mkdir()
     for name in archive.FILES:  # the names alone do not make a report
         (tmp_path / "of a stranger" / name).write_text("theirs")
     with pytest.raises(UserError, match="is not a report of fjt"):
-        publish.own(str(tmp_path / "of a stranger"))
+        publication.own(str(tmp_path / "of a stranger"))
     for name, content in (
         ("report.html", "theirs"),
         ("runs.csv", "theirs"),
@@ -79,11 +79,11 @@ def test_a_report_is_written_over_a_report_alone(folder, tmp_path):
         theirs.mkdir()
         (theirs / name).write_text(content)
         with pytest.raises(UserError, match="is not empty and is not a report of fjt: it has"):
-            publish.report(folder, str(theirs))
+            publication.report(folder, str(theirs))
         assert every_file(theirs) == {name: content.encode()}
     (tmp_path / "file").write_text("theirs")
     with pytest.raises(UserError, match="is not a folder"):
-        publish.report(folder, str(tmp_path / "file"))
+        publication.report(folder, str(tmp_path / "file"))
 
 
 def saved(study, folder):
@@ -99,9 +99,9 @@ def test_a_report_replaces_none_of_another_study(tmp_path):
     before = every_file(committed)
     for source in (shorter, saved(shorter, tmp_path / "saved")):
         with pytest.raises(UserError, match=r"the report of another study: 2 of its finished runs, such as runs/"):
-            publish.report(source, str(committed))
+            publication.report(source, str(committed))
         assert every_file(committed) == before
-    publish.check_output(str(committed), gather.read(longer))  # of a study that has gone on
+    publication.check_output(str(committed), gather.read(longer))  # of a study that has gone on
 
 
 @pytest.mark.parametrize("source", ["study", "saved"])
@@ -116,12 +116,12 @@ def test_a_report_without_a_marker_is_written_again_after_a_kill(tmp_path, monke
             raise KeyboardInterrupt
         files.write(path, content)
 
-    for module in (publish, archive):
+    for module in (publication, archive):
         monkeypatch.setattr(module, "files", SimpleNamespace(**vars(files) | {"write": write}))
     with pytest.raises(KeyboardInterrupt):
-        publish.report(tmp_path / source, str(committed))
+        publication.report(tmp_path / source, str(committed))
     assert writes == [".fjt", "runs.csv", "predictions.npz"]
-    publish.check_output(str(committed))
+    publication.check_output(str(committed))
 
 
 DAMAGES = {"result.json": b"{", "config.json": b"[]", "train.jsonl": b"{}\n", "predictions/dev.npz": b"PK"}

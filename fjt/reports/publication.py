@@ -1,4 +1,4 @@
-"""Publish a report: from the records of a study to its files."""
+"""A report as its folder of files: from the records of a study to pages, figures and tables."""
 
 import os
 from collections.abc import Sequence
