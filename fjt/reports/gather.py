@@ -228,8 +228,9 @@ def _about(path: str, state: str, phase: str) -> Row:
         return row
     record = run_records.read_config(path, USED)
     config = flatten(record["config"])
-    if unknown := [name for name in config["tune.method"] if name not in tuple(METHODS)]:
-        raise Damaged(f"{os.path.join(path, 'config.json')} is damaged (no method is called {unknown[0]!r}).")
+    if unknown := [name for name in config["tune.method"] if name not in tuple(METHODS)]:  # a name may be a list
+        file = os.path.join(path, "config.json")
+        raise Damaged(f"{file} is damaged (no method is called {unknown[0]!r}). Run it again in an empty folder.")
     model = config["model.name"] or config["model.path"]
     row |= {key: text(config[key]) for key in OPTIONS if key in config}
     row |= {"options": config, "changes": len(record["changes"])}

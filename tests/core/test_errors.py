@@ -137,3 +137,22 @@ def test_an_environment_that_jax_refuses_is_named(name, words):
     done = subprocess.run([sys.executable, "-c", command], env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert re.search(rf"refuses the environment: .*maybe.* {words}. Correct or unset", done.stderr)
+
+
+def test_late_calls_of_a_failed_save_print_nothing_at_the_end_of_a_process():
+    program = """
+import sys
+from fjt.core.errors import UserError, exit_code
+
+class Late:
+    def __init__(self, text): self.text = text
+    def __del__(self): raise RuntimeError(self.text)
+
+def command(): raise UserError("the disk is full.")
+
+first, second = Late("Event loop is closed"), Late("another error")
+sys.exit(exit_code(command, str))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("fjt: the disk is full.\n")
+    assert "another error" in done.stderr and "Event loop" not in done.stderr
