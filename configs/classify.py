@@ -9,7 +9,8 @@ Without a dev file, `--config.data.holdout=0.1` keeps a tenth of train aside.  L
 in that of `--config.data.label_names=bad,good`.  A .csv is quoted as usual, a .tsv not at all.
 
 With `:multi_label` a row has any number of labels: a list, names with commas between them, or one column of 0 and 1 per
-label, `--config.data.columns.labels=toxic,insult`.  A row without any label has the list [] or an empty text.
+label, `--config.data.columns.labels=toxic,insult`.  A row without any label has the list [] or an empty text.  With
+`:multi_regression` these columns hold scores.
 """
 
 from ml_collections import ConfigDict

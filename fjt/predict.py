@@ -6,6 +6,11 @@ the id, the text, the predicted label, its probability and the probability of ev
 a regression: the score), as .tsv .csv .jsonl or .npz (with logits); `-` writes TSV to stdout.  A file that exists is
 replaced with --overwrite only.  Exit codes: 0 success, 2 a mistake in the arguments or files, 130 Ctrl-C.
 
+A run that labels words also reads .conll .conllu .iob files and lists of words, and finds the words of a plain text
+between blanks, each punctuation mark by itself.  Its output has the words and their tags, and, for entities, a list of
+{type, text, start, end, score} in characters of the text.  As .conll it has a word and its tag per line; of a CoNLL
+input it has each line as it is, with the tag as a further column.
+
 From Python:  fjt.load_run("runs/first").predict(["one text", "another"])["labels"]
 """
 
@@ -15,7 +20,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,15 +28,16 @@ import numpy as np
 from fjt.core import console, files
 from fjt.core.errors import UserError, exit_code, read_rows, suggest
 from fjt.core.options import ExecutionConfig
-from fjt.data import encoding, labels, tables
+from fjt.core.ragged import flat
+from fjt.data import conll, encoding, labels, tables, words
+from fjt.data.glue import Split
+from fjt.tasks import spans
 
 if TYPE_CHECKING:
     from fjt.experiment.finished import Run
 
-Texts = tuple[list[str], list[str], list[str] | None]  # (ids, texts, second texts)
-
-
-SUFFIXES = (".tsv", ".csv", ".jsonl", ".npz")
+RETURNED = ("words", "labels", "probabilities", "logits")  # by every run; others are columns of the output
+SUFFIXES = (".tsv", ".csv", ".jsonl", ".npz")  # and, of words, those of conll.SUFFIXES
 
 
 def main(argv: Sequence[str]) -> int:
@@ -41,14 +47,17 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--run", required=True, metavar="DIR", help="the work directory of a finished run")
     parser.add_argument("--base", default="", metavar="DIR", help="the run's base model, if it has moved")
-    parser.add_argument("--input", required=True, metavar="FILE", help=".txt .csv .tsv .jsonl .parquet, or -")
-    parser.add_argument("--output", required=True, metavar="FILE", help=f"a new file, {' '.join(SUFFIXES)}, or -")
+    parser.add_argument("--input", required=True, metavar="FILE", help=".txt .csv .tsv .jsonl .parquet .conll, or -")
+    parser.add_argument(
+        "--output", required=True, metavar="FILE", help=f"a new file, {' '.join(SUFFIXES)} .conll, or -"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     parser.add_argument(
         "--text", metavar="COLUMN", help="the column of the texts (default: that of the run's own table, or `text`)"
     )
     parser.add_argument("--text_pair", metavar="COLUMN", help="the column of the second texts")
     parser.add_argument("--id", metavar="COLUMN", help="a column that is copied to the output (default: row number)")
+    parser.add_argument("--scheme", choices=spans.SCHEMES, help="of the tags of spans that are written")
     parser.add_argument("--no-header", action="store_true", help="columns of a .csv or .tsv are numbers from 0")
     try:
         options = parser.parse_args(argv[1:])
@@ -68,14 +77,24 @@ def _predict(options: argparse.Namespace) -> int:
             raise UserError(f"--{name}=-: this process has no std{name[:-3]}. Give a file.")
     suffix = _output_suffix(options.output)
     run = load_run(options.run, options.base)
+    if suffix == ".conllu" and not options.input.lower().endswith(suffix):
+        raise UserError(f"--output={options.output}: of another input than a .conllu file, write .conll.")
+    if suffix in conll.SUFFIXES and not run.problem.words:
+        raise UserError(
+            f"--output={options.output}: the run in {run.path} labels texts, not words. Use .tsv or .jsonl."
+        )
     if options.output != "-":
         _check_output(options.output, options.input, run, options.overwrite)
-    ids, texts, pairs = read_texts(run, options)
+    if options.scheme and options.scheme not in run.problem.schemes:
+        raise UserError(f"--scheme={options.scheme}: the run in {run.path} has no tags of spans. Leave the option out.")
+    split = read_split(run, options)
     program_cache.keep_programs(ExecutionConfig())
-    predicted = run.predict(texts, pairs)
-    _write(options.output, suffix, run, ids, texts, pairs, predicted)
+    predicted = run.label(split)
+    if options.scheme:
+        predicted["labels"] = [spans.converted(tags, options.scheme) for tags in predicted["labels"]]
+    _write(options.output, suffix, run, options.input, split, predicted)
     if options.output != "-":
-        console.say(f"{options.output}: {len(texts):,} texts labelled")
+        console.say(f"{options.output}: {len(split):,} texts labelled")
     return 0
 
 
@@ -83,8 +102,8 @@ def _output_suffix(path: str) -> str:
     if path == "-":
         return ".tsv"
     suffix, folder = os.path.splitext(path)[1].lower(), os.path.dirname(path) or "."
-    if suffix not in SUFFIXES:
-        raise UserError(f"--output={path}: the suffix {suffix!r} is not a known format.{suggest(suffix, SUFFIXES)}")
+    if suffix not in (known := (*SUFFIXES, *conll.SUFFIXES)):
+        raise UserError(f"--output={path}: the suffix {suffix!r} is not a known format.{suggest(suffix, known)}")
     if os.path.isdir(path):
         raise UserError(f"--output={path} is a folder; give a file.")
     if not os.path.isdir(folder):
@@ -106,8 +125,8 @@ def _check_output(path: str, source: str, run: "Run", overwrite: bool) -> None:
         raise UserError(f"--output={path} already exists. Give a new file, or --overwrite to replace it.")
 
 
-def read_texts(run: "Run", options: argparse.Namespace) -> Texts:
-    """(ids, texts, second texts or None) of the input.
+def read_split(run: "Run", options: argparse.Namespace) -> Split:
+    """The rows of the input, without labels.
 
     Args:
         run: a finished run.
@@ -121,17 +140,18 @@ def read_texts(run: "Run", options: argparse.Namespace) -> Texts:
         for name in ("text", "text_pair", "id"):
             if getattr(options, name) is not None:
                 raise UserError(f"--{name} names a column, but --input={path} has one text per line.")
-        return _read_lines(path, run.pairs)
+        return _read_lines(path, run.pairs, run.problem.words)
     if not os.path.isfile(path):
         raise UserError(f"--input={path} does not exist.")
-    trained = run.config["data"]["columns"]
-    columns = {"text": options.text or trained["text"]}
+    columns = {"text": options.text or _text_column(run, path)}
     if run.pairs:
-        columns["text_pair"] = options.text_pair or trained["text_pair"] or "text_pair"
+        columns["text_pair"] = options.text_pair or run.config["data"]["columns"]["text_pair"] or "text_pair"
     elif options.text_pair:
         raise UserError(f"--text_pair={options.text_pair}: the run in {run.path} reads single texts.")
     if options.id:
         columns["id"] = options.id
+        if path.lower().endswith(conll.SUFFIXES):
+            raise UserError(f"--id={options.id}: the sentences of {path} have no ids. Leave the option out.")
     rows = tables.read(
         path,
         columns,
@@ -141,14 +161,28 @@ def read_texts(run: "Run", options: argparse.Namespace) -> Texts:
     if not rows.lines and not rows.faults:
         raise UserError(f"--input={path} has no rows.")
     remedy = "--{role}=COLUMN should name a text column."
-    found = rows.columns(
-        {role: functools.partial(rows.texts, role, remedy.format(role=role)) for role in columns if role != "id"}
-        | ({"id": lambda: rows.read("id", labels.id_of)} if options.id else {})
-    )
-    return found.get("id", list(map(str, rows.numbers))), found["text"], found.get("text_pair")
+    readers: dict[str, Any] = {"id": lambda: rows.read("id", labels.id_of)} if options.id else {}
+    if run.problem.words:
+        found: dict[str, Any] = rows.columns(readers | {"text": lambda: rows.read("text", words.read)})
+        return _of_words(found.get("id", map(str, rows.numbers)), found["text"])
+    readers |= {role: functools.partial(rows.texts, role, remedy.format(role=role)) for role in columns if role != "id"}
+    found = rows.columns(readers)
+    return Split.unlabelled(found.get("id", map(str, rows.numbers)), found["text"], found.get("text_pair"))
 
 
-def _read_lines(path: str, pairs: bool) -> Texts:
+def _text_column(run: "Run", path: str) -> str:
+    """The column of the texts, unless the user names one: that of the run's own file, if it has such columns too."""
+    data = run.config["data"]
+    own, trained = data["columns"]["text"], data["files"]["train"]
+    here, there = (os.path.splitext(file)[1].lower() in conll.SUFFIXES for file in (path, trained))
+    universal = path.lower().endswith(".conllu")
+    if here and (not there or not (universal or own.lstrip("-").isdecimal())):
+        return "form" if universal else "0"
+    return "text" if there and not here else own
+
+
+def _read_lines(path: str, pairs: bool, listed: bool = False) -> Split:
+    """The rows of a text file.  pairs: whether a line has two texts.  listed: whether the run labels words."""
     try:
         if path == "-":
             data = sys.stdin.buffer.read()
@@ -161,10 +195,17 @@ def _read_lines(path: str, pairs: bool) -> Texts:
     lines = data.splitlines()
     if not lines:
         raise UserError(f"--input={path} has no lines.")
-    numbered = enumerate(lines, 1)
-    found = read_rows(lambda line: _read_line(line[1], f"{path}:{line[0]}", 2 if pairs else 1), numbered)
+    ids, numbered = list(map(str, range(len(lines)))), [(f"{path}:{at}", line) for at, line in enumerate(lines, 1)]
+    if listed:
+        found = read_rows(lambda line: words.read(encoding.decode(line[1], line[0]), line[0]), numbered)
+        return _of_words(ids, found)
+    found = read_rows(lambda line: _read_line(line[1], line[0], 2 if pairs else 1), numbered)
     texts = [list(column) for column in zip(*found, strict=True)]
-    return [str(i) for i in range(len(lines))], texts[0], texts[1] if pairs else None
+    return Split.unlabelled(ids, texts[0], texts[1] if pairs else None)
+
+
+def _of_words(ids: Iterable[str], found: Sequence[tuple[str, tuple[str, ...]]]) -> Split:
+    return Split.unlabelled(ids, [text for text, _ in found], words=[one for _, one in found])
 
 
 def _read_line(line: bytes, place: str, count: int) -> list[str]:
@@ -176,31 +217,9 @@ def _read_line(line: bytes, place: str, count: int) -> list[str]:
     return [tables.text_of(text, place, "") for text in texts]
 
 
-def _write(
-    path: str,
-    suffix: str,
-    run: "Run",
-    ids: list[str],
-    texts: list[str],
-    pairs: list[str] | None,
-    predicted: dict[str, Any],
-) -> None:
-    """Writes the output, whole or not at all."""
-    columns: dict[str, list[Any]] = {"id": ids, "text": texts} | ({} if pairs is None else {"text_pair": pairs})
-    for name, values in run.problem.columns(predicted["logits"], run.task).items():
-        columns[name] = [round(float(x), 6) if isinstance(x, float) else x for x in values]
-    if suffix == ".npz":
-        arrays = {"id": np.array(ids), "predicted": np.array(columns["predicted"]), "logits": predicted["logits"]}
-        file = io.BytesIO()
-        np.savez(file, **arrays, label_names=np.array(run.label_names, str))
-        data = file.getvalue()
-    elif suffix == ".jsonl":
-        rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
-        data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-    elif suffix == ".csv":
-        data = tables.csv_text([columns, *zip(*columns.values(), strict=True)]).encode()
-    else:
-        data = tables.tsv([columns, *zip(*columns.values(), strict=True)]).encode()
+def _write(path: str, suffix: str, run: "Run", source: str, split: Split, predicted: dict[str, Any]) -> None:
+    """Writes the output, whole or not at all.  source: the input."""
+    data = _conll(source, split, predicted) if suffix in conll.SUFFIXES else _table(suffix, run, split, predicted)
     if path == "-":
         try:
             sys.stdout.buffer.write(data)
@@ -213,6 +232,37 @@ def _write(
         files.write(path, data)
     except OSError as error:
         raise UserError(f"--output={path} cannot be written: {error.strerror or error}.") from None
+
+
+def _conll(source: str, split: Split, predicted: dict[str, Any]) -> bytes:
+    """A CoNLL file of words and tags; of an input in that form, its lines, with the tag as a further column."""
+    tags = predicted["labels"]
+    if os.path.splitext(source)[1].lower() not in conll.SUFFIXES:
+        return conll.text(zip(*row, strict=True) for row in zip(predicted["words"], tags, strict=True)).encode()
+    with open(source, encoding="utf-8-sig") as file:
+        return conll.append(source, file, (tag for row in tags for tag in row)).encode()
+
+
+def _table(suffix: str, run: "Run", split: Split, predicted: dict[str, Any]) -> bytes:
+    columns: dict[str, Any] = {"id": split.id, "text": split.text}
+    columns |= {} if split.text_pair is None else {"text_pair": split.text_pair}
+    columns |= {} if split.words is None else {"words": split.words}
+    found = run.problem.columns(predicted["logits"], run.task)
+    for name, values in (found if split.words is None else {"predicted": predicted["labels"]}).items():
+        columns[name] = [round(float(x), 6) if isinstance(x, float) else x for x in values]
+    columns |= {name: predicted[name] for name in predicted if name not in RETURNED}
+    rows = zip(*columns.values(), strict=True)
+    if suffix == ".npz":
+        shown = np.array([tables.cell(value) for value in columns["predicted"]])
+        arrays: dict[str, Any] = {"id": np.array(split.id), "predicted": shown, **flat("logits", predicted["logits"])}
+        file = io.BytesIO()
+        np.savez(file, **arrays, label_names=np.array(run.label_names, str))
+        return file.getvalue()
+    if suffix == ".jsonl":
+        objects = (dict(zip(columns, row, strict=True)) for row in rows)
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in objects).encode()
+    cells = [columns, *(map(tables.cell, row) for row in rows)]
+    return (tables.csv_text(cells) if suffix == ".csv" else tables.tsv(cells)).encode()
 
 
 if __name__ == "__main__":

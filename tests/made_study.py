@@ -9,16 +9,22 @@ from scores import METRICS as SCORES
 
 from configs import quickstart
 from configs import study as study_config
+from fjt.core.ragged import Ragged, flat, values_of
+from fjt.data.glue import Task
 from fjt.reports import archive, gather
 from fjt.reports.cells import make_cells
 from fjt.study import plans, spec
+from fjt.tasks.entities import ENTITIES
 
 LABELS = {"choices": ("no", "yes"), "topics": tuple("abcdef"), "marks": ()}
+LABELS["names"] = ("O", "B-loc", "I-loc", "B-per", "I-per")
+NAMES_IN = (0, 1, 2, 0, 0, 3, 4, 4, 0, 1, 3)  # ids of LABELS["names"], over and over
 METRICS = {
     "choices": ("accuracy", "f1"),
     "topics": ("accuracy", "macro_f1"),
     "marks": ("pearson", "spearman"),
     "errors": ("mse",),
+    "names": ("entity_f1", "token_accuracy"),
 }
 STUDY = {
     "seeds": 8, "first_seed": 0, "tuning_seeds": 2, "first_tuning_seed": 1000, "holdout": 0.1, "baseline": "full",
@@ -46,7 +52,16 @@ def truth(task, count=120):
         return np.int32(np.arange(count) % 5 >= 3)
     if task == "topics":
         return np.int32(np.arange(count) % 6)
+    if task == "names":  # sentences of one to eight words
+        sentences = [np.arange(1 + i % 8) + 5 * i for i in range(count)]
+        return decoded(Ragged.of([np.array(NAMES_IN)[words % len(NAMES_IN)] for words in sentences], np.int32))
     return np.float32(rng(task).normal(size=count))
+
+
+def decoded(tags):
+    """The ids that `Entities.decode` gives to these tags."""
+    logits = Ragged(np.eye(len(LABELS["names"]), dtype=np.float32)[tags.values], tags.offsets)
+    return ENTITIES.decode(logits, Task("names", "entities", LABELS["names"], ())).values
 
 
 def predictions(task, skill, *words, count=120):
@@ -57,6 +72,10 @@ def predictions(task, skill, *words, count=120):
         hard = rng(task, "hard").uniform(size=count) > skill
         flip = np.where(hard, random.uniform(size=count) < 0.8, random.uniform(size=count) < 0.03)
         return np.where(flip, 1 - right, right)
+    if task == "names":  # the first word of an entity is missed
+        begins = np.flatnonzero(right.values % 2)
+        missed = random.choice(begins, int(len(begins) * (1 - skill)), replace=False)
+        return decoded(Ragged(np.where(np.isin(np.arange(len(right.values)), missed), 0, right.values), right.offsets))
     if task == "topics":
         return np.where(random.uniform(size=count) < skill, right, (right + 1) % 6)
     return skill * right + np.sqrt(1 - skill**2) * random.normal(size=count)
@@ -71,7 +90,7 @@ class MadeStudy:
         self.planned = self.study["seeds"]
 
     def cell(self, task, method, outcomes, axes=None, open_=None, chosen=None, **facts):
-        """Adds a cell.  outcomes: {seed, or {key: seed} as items: predictions, DIVERGED, BEGUN or MISSING}."""
+        """Adds a cell.  outcomes: {seed, or {key: seed} as items: predictions,         DIVERGED, BEGUN or MISSING}."""
         axes = axes or {}
         name = "/".join([task, method, *(f"{key}={_label(value)}" for key, value in axes.items())])
         for seed, outcome in outcomes.items():
@@ -192,13 +211,14 @@ def write_run(
         for i in range(count_looks)
     ]
     (path / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = values_of(outcome)
     logits = (
-        np.float32(outcome)[:, None]
-        if right.dtype.kind == "f"
-        else np.eye(max(2, len(names)), dtype=np.float32)[outcome]
+        np.float32(values)[:, None] if right.dtype.kind == "f" else np.eye(max(2, len(names)), dtype=np.float32)[values]
     )
-    ids = np.array([f"row-{i}" for i in range(count)])
-    np.savez(path / "predictions" / "dev.npz", id=ids, logits=logits, label=right, label_names=np.array(names, str))
+    arrays = {"id": np.array([f"row-{i}" for i in range(count)]), "label_names": np.array(names, str)}
+    if isinstance(right, Ragged):
+        arrays, logits = arrays | {"kind": np.array("entities")}, Ragged(logits, right.offsets)
+    np.savez(path / "predictions" / "dev.npz", **arrays, **flat("logits", logits), **flat("label", right))
     (path / "DONE").write_text("")
 
 

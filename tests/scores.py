@@ -1,9 +1,10 @@
 """The metrics of single labels and of scores by name, and their pseudo-values."""
 
 from fjt.tasks.classification import CLASSIFICATION
+from fjt.tasks.entities import ENTITIES
 from fjt.tasks.regression import REGRESSION
 
-METRICS = CLASSIFICATION.metrics | REGRESSION.metrics
+METRICS = CLASSIFICATION.metrics | REGRESSION.metrics | ENTITIES.metrics
 
 
 def pseudo_values(metric, predicted, label):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import numpy as np
@@ -71,6 +72,49 @@ def make_examples(num=100, longest=24, seed=0, vocab=100, kind="classification",
     else:
         label = rng.normal(size=num).astype(np.float32)
     return batches.Examples(token_ids, types, offsets, label, 0)
+
+
+def make_words(num=100, longest=24, seed=0, vocab=100):
+    """Examples of words of one or two tokens: each has a slot at its first token, and one of three tags.
+
+    One example in eight has no tags.
+    """
+    rng, examples = np.random.default_rng(seed + 1), make_examples(num, longest, seed, vocab)
+    first = [np.flatnonzero(np.r_[True, rng.random(n - 2) < 0.7]) + 1 for n in examples.lengths]  # after [CLS]
+    offsets = np.concatenate([[0], np.cumsum([len(tokens) for tokens in first])])
+    label = rng.integers(0, 3, offsets[-1]).astype(np.int32)
+    label[np.repeat(np.arange(num) % 8 == 5, np.diff(offsets))] = -1
+    slot_token = np.concatenate(first).astype(np.int32)
+    return dataclasses.replace(examples, label=label, slot_token=slot_token, slot_offsets=offsets)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of problem, for the tests of a step.
+
+    Attributes:
+        name: of its Problem.
+        classes: number of its outputs.
+        make_examples: (number, length of the longest) -> Examples with their slots and labels.
+    """
+
+    name: str
+    classes: int
+    make_examples: Any
+
+    @property
+    def loss(self):
+        return find_problem(self.name).loss
+
+    def make_model(self, config, **facts):
+        problem = find_problem(self.name)
+        return Model(config, self.classes, one_slot=problem.one_slot, head=problem.head, **facts)
+
+
+KINDS = {  # the tests of layout, lanes and resume have a case for each
+    "classification": Kind("classification", 2, make_examples),
+    "tagging": Kind("tagging", 3, make_words),
+}
 
 
 def make_hyper(rate=1e-3, dropout=0.1, clip=1.0, decay=0.01, smoothing=0.0, classes=2, seed=0, dtype=np.float32):

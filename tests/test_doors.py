@@ -61,7 +61,7 @@ def run_in(folder):
 )
 def test_predictions_never_replace_what_a_run_or_a_prediction_reads(folder, monkeypatch, capsys, output, message):
     monkeypatch.setattr(finished, "load_run", lambda path, base: run_in(folder))
-    monkeypatch.setattr(predict, "read_texts", pytest.fail)
+    monkeypatch.setattr(predict, "read_split", pytest.fail)
     before = tree(folder)
     arguments = ["--run", folder / "run", "--input", folder / "new.tsv", "--output", folder / output]
     assert predict.main(["predict", *map(str, arguments)]) == 2

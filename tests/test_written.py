@@ -23,7 +23,7 @@ from fjt import predict
 from fjt.core import console
 from fjt.core.errors import UserError
 from fjt.core.markdown import code, escape
-from fjt.data import labels, tables
+from fjt.data import conll, labels, tables
 from fjt.data.glue import Split, Task
 from fjt.experiment import outputs
 from fjt.experiment.finished import Run
@@ -67,6 +67,8 @@ def usable(read):
 IDS, NAMES = usable(labels.id_of), usable(labels.name_of)
 SHOWN = NAMES.map(lambda name: re.sub(r"\s+", " ", name))
 WHOLE = " ".join(word for word in SPECIAL if word.isprintable())  # one name with every special character
+WORDS = usable(lambda text, place: tables.text_of("".join(text.split()), place, "", blank=False))
+NARROW = "".join(WHOLE.split())
 
 
 def in_tsv(text):
@@ -95,6 +97,16 @@ def check_tables(rows):
             assert not found.faults
 
 
+def check_words(sentences):
+    """Sentences of (word, tag) in a CoNLL file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "t.conll")
+        path.write_bytes(conll.text(sentences).encode())
+        found = tables.read(str(path), {"text": "0", "label": "1"})
+    assert not found.faults
+    assert [list(zip(*row, strict=True)) for row in zip(*found.values.values(), strict=True)] == sentences
+
+
 def check_predictions(texts, ids, names):
     """What `fjt.predict` and a run write about texts."""
     task = Task("table", "classification", tuple(names), ("accuracy",))
@@ -102,10 +114,11 @@ def check_predictions(texts, ids, names):
     logits = np.float32(np.arange(len(texts))[:, None] % len(names) == np.arange(len(names))) * 3
     predicted = [names[i % len(names)] for i in range(len(texts))]
     run = small.double(Run, task=task, path="", pairs=False)
+    split = Split(tuple(ids), tuple(texts), None, logits.argmax(axis=-1).astype(np.int32))
     with tempfile.TemporaryDirectory() as folder:
         for suffix in predict.SUFFIXES:
             path = Path(folder, f"t{suffix}")
-            predict._write(str(path), suffix, run, ids, texts, None, {"logits": logits})
+            predict._write(str(path), suffix, run, "-", split, {"logits": logits})
             if suffix == ".npz":
                 arrays = np.load(path)
                 assert (arrays["id"].tolist(), arrays["predicted"].tolist()) == (ids, predicted)
@@ -123,7 +136,6 @@ def check_predictions(texts, ids, names):
                 (blank(i), blank(text), name) for i, text, name in zip(ids, texts, predicted, strict=True)
             ]
             assert list(rows[0])[4:] == [f"p({name})" for name in names]
-        split = Split(tuple(ids), tuple(texts), None, logits.argmax(axis=-1).astype(np.int32))
         outputs.write_predictions(folder, "dev", task, split, logits)
         outputs.write_table(str(Path(folder, "dev.tsv")), task, split, logits)
         arrays = np.load(Path(folder, "dev.npz"))
@@ -198,6 +210,7 @@ def check_terminal(name):
 
 CHECKS = {
     "tables": (check_tables, st.lists(st.tuples(TEXTS, IDS), min_size=1, max_size=4)),
+    "words": (check_words, st.lists(st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=3), min_size=1, max_size=3)),
     "predictions": (
         check_predictions, st.lists(TEXTS, min_size=1, max_size=4), st.lists(IDS, min_size=1, max_size=3),
         st.lists(NAMES, min_size=2, max_size=4, unique=True),
@@ -208,6 +221,7 @@ CHECKS = {
 }  # fmt: skip
 EXAMPLES = {
     "tables": ([(WHOLE, WHOLE), ("a\r", "1.0")],),
+    "words": ([[("a", "O"), (NARROW, NARROW)], [("#", "B-#")]],),
     "predictions": ([WHOLE, "a\rb"], [WHOLE], [WHOLE, "a"]),
     "card": (WHOLE, [WHOLE, "a"]),
     "page": (WHOLE,),

@@ -70,7 +70,11 @@ class DataConfig:
     files: FilesConfig = FilesConfig()
     columns: ColumnsConfig = ColumnsConfig()
     header: bool = option(True, "whether the first line of a CSV or TSV file names the columns")
-    kind: str = option("classification", "kind of problem of your own table: classification, regression, multi_label")
+    kind: str = option(
+        "classification",
+        "kind of problem of your own table: classification, regression, multi_label, multi_regression, tagging, "
+        "entities",
+    )
     label_names: tuple = option((), "your own table: the labels in the order of their ids; empty: sorted")
     holdout: float = option(0.0, "share of the training rows that is kept aside and used as dev", **RATE)
     limit: int = option(
@@ -264,14 +268,20 @@ class EvalConfig:
     metrics: tuple = option(
         (),
         'metrics of your own, ("module:function",): functions (predictions, labels) -> float, more is better, of numpy '
-        "arrays over all rows: label ids, scores, or 0 and 1 per label; module.py is in the working directory, or the "
-        "module can be imported",
+        "arrays over all rows: label ids, scores, 0 and 1 per label, or a list of arrays of ids of tags; module.py is "
+        "in the working directory, or the module can be imported",
     )
     threshold: float | None = option(
         None,
         "multi_label: probability from which a label is predicted; None: 0.5",
         low=0.0,
         high=1.0,
+        traced=True,
+    )
+    constrained: bool | None = option(
+        None,
+        "entities: whether the tags of a sentence are the best ones that follow each other as their scheme allows (no "
+        "I- after O); None: False, the best tag of each word, where an I- after O begins an entity",
         traced=True,
     )
     test: bool = option(True, "whether predictions for the test splits are written at the end")

@@ -2,13 +2,14 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Shaped
 
 from fjt.core import files
+from fjt.core.ragged import Ragged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,15 +20,30 @@ class Split:
         id: identifier of each row.
         text: text of each row.
         text_pair: second text of each row, or None for single texts.
-        label: one label per row, in the form of the task's Problem (`fjt.tasks.problem`).
+        label: one label per row, in the form of the task's Problem (`fjt.tasks.problem`): an array, or Ragged.
         cluster: the source of each row, equal for rows that share one, or None where the source is unknown.
+        words: the words of each text, or None where the task's labels are of whole texts.
     """
 
     id: tuple[str, ...]
     text: tuple[str, ...]
     text_pair: tuple[str, ...] | None
-    label: Shaped[np.ndarray, "N ..."]
+    label: Any
     cluster: tuple[str, ...] | None = None
+    words: tuple[tuple[str, ...], ...] | None = None
+
+    @classmethod
+    def unlabelled(
+        cls,
+        ids: Iterable[str],
+        text: Sequence[str],
+        text_pair: Sequence[str] | None = None,
+        words: Sequence[tuple[str, ...]] | None = None,
+    ) -> "Split":
+        """Rows to predict."""
+        label = np.full(len(text), -1, np.int32) if words is None else Ragged.of([()] * len(text), np.int32)
+        pair = None if text_pair is None else tuple(text_pair)
+        return cls(tuple(ids), tuple(text), pair, label, words=None if words is None else tuple(words))
 
     def __len__(self) -> int:
         return len(self.text)
@@ -35,11 +51,11 @@ class Split:
     def take(self, rows: Sequence[int] | np.ndarray) -> "Split":
         """The Split of some of the rows, in the order given.  rows: their numbers."""
 
-        def pick(values: tuple[str, ...]) -> tuple[str, ...]:
-            return tuple(values[row] for row in rows)
+        def pick(values: Any) -> Any:
+            return None if values is None else tuple(values[row] for row in rows)
 
-        pair, cluster = (None if values is None else pick(values) for values in (self.text_pair, self.cluster))
-        return Split(pick(self.id), pick(self.text), pair, self.label[rows], cluster)
+        columns = {name: pick(getattr(self, name)) for name in ("id", "text", "text_pair", "cluster", "words")}
+        return Split(label=self.label[rows], **columns)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +118,7 @@ class Task:
         submission: ((split, file name), ...) for GLUE's server.
         submission_ids: whether labels are submitted as ids, not as names.
         threshold: the probability from which a label of a set is predicted.
+        constrained: whether the predicted tags of spans follow each other as their scheme allows.
         selection: name of the metric that selects the best step and the best trial; empty: the first one.
         own_metrics: metrics of the user's own (`fjt.tasks.own_metrics`), whose names are the last ones of `metrics`.
     """
@@ -115,6 +132,7 @@ class Task:
     submission: tuple[tuple[str, str], ...] = ()
     submission_ids: bool = True
     threshold: float = 0.5
+    constrained: bool = False
     selection: str = ""
 
     @property
@@ -272,9 +290,7 @@ def names() -> dict[str, str]:
     return {t.name: t.description for t in TASKS.values()} | {OWN_TABLE: "your own table: config.data.files, .columns"}
 
 
-def write_submission(
-    task: Task, split: str, ids: Sequence[str], predictions: Shaped[np.ndarray, "N ..."], folder: str
-) -> str | None:
+def write_submission(task: Task, split: str, ids: Sequence[str], predictions: Any, folder: str) -> str | None:
     """Path of the written file for GLUE's server, or None where the server takes no file for the split.
 
     Format: header "index<TAB>prediction"; label names for the entailment tasks, label ids for the others, scores

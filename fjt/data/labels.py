@@ -5,6 +5,7 @@ import decimal
 import itertools
 import math
 import re
+import string
 import unicodedata
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -127,7 +128,9 @@ def check_set(place_of: Mapping[str, str]) -> None:
     others = [value for name, value in values.items() if name.lower() not in _MISSING_AMONG_NUMBERS]
     missing = _MISSING_AMONG_NUMBERS if others and None not in others else _MISSING
     for name, place in place_of.items():
-        other = first_of.setdefault(_likeness(name) if values[name] is None else values[name], name)
+        signs = set(name) <= set(string.punctuation)  # such as the tags `` and '' of quotes
+        like: Any = ("signs", name) if signs else _likeness(name)
+        other = first_of.setdefault(like if values[name] is None else values[name], name)
         if name.lower() in missing:
             faults.append(f"{place}: the label {name!r} looks like a missing value. Remove such rows; {_REMEDY}")
         elif other != name:

@@ -8,10 +8,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Int
 
-from fjt.core.errors import UserError, suggest
+from fjt.core.errors import BadRows, UserError, suggest
 from fjt.core.options import DataConfig, ExperimentConfig
+from fjt.core.ragged import Ragged, values_of
 from fjt.data import glue, labels, synthetic, tables, tfds
 from fjt.data.glue import SPLITS, Split, Table, Task
 from fjt.data.labels import Cell
@@ -29,15 +30,16 @@ class LabelReader(Protocol):
     """The part of a `Problem` that reading needs (`fjt.tasks.problem`, which this room does not import)."""
 
     name: ClassVar[str]
+    words: ClassVar[bool]
     table_metrics: ClassVar[tuple[str, ...]]
 
     def find_labels(self, cells: Sequence[Cell]) -> dict[str, str]: ...
 
-    def read_labels(self, cells: Sequence[Cell], codes: Sequence[str]) -> Shaped[np.ndarray, "N ..."]: ...
+    def read_labels(self, cells: Sequence[Cell], codes: Sequence[str]) -> Any: ...
 
     def describe_label(self, label: Any, task: Task) -> str: ...
 
-    def count_labels(self, label: Shaped[np.ndarray, "N ..."], task: Task) -> Int[np.ndarray, " C"]: ...
+    def count_labels(self, label: Any, task: Task) -> Int[np.ndarray, " C"]: ...
 
 
 FindProblem = Callable[[str], LabelReader]
@@ -77,8 +79,7 @@ def find_task(experiment: ExperimentConfig, find_problem: FindProblem) -> Task:
     if name == glue.OWN_TABLE:
         names, problem = _named("label_names", experiment.data.label_names), find_problem(experiment.data.kind)
         _named("columns.labels", experiment.data.columns.labels)
-        threshold = 0.5 if experiment.eval.threshold is None else experiment.eval.threshold
-        return Task(name, problem.name, names, problem.table_metrics, threshold=threshold)
+        return Task(name, problem.name, names, problem.table_metrics)
     return glue.TASKS[name]
 
 
@@ -128,7 +129,7 @@ def load(experiment: ExperimentConfig, cache_dir: str, find_problem: FindProblem
             )
         train = train.take(np.sort(_generator(subset, 1).permutation(len(train))[: data.limit]))
     if data.shuffle_labels:
-        train = dataclasses.replace(train, label=_generator(subset, 2).permutation(train.label))
+        train = dataclasses.replace(train, label=_shuffled(train.label, _generator(subset, 2)))
     _check_variety(task, train, problem)
     splits["train"] = train
     return task, {name: splits[name] for name in SPLITS if name in splits}
@@ -164,8 +165,16 @@ def _hold_out(splits: dict[str, Split], share: float, seed: int) -> dict[str, Sp
     return splits | official | parts
 
 
+def _shuffled(label: Any, generator: np.random.Generator) -> Any:
+    """The labels in random order; those of words, over all rows."""
+    if isinstance(label, Ragged):
+        return Ragged(generator.permutation(label.values), label.offsets)
+    return generator.permutation(label)
+
+
 def _check_variety(task: Task, train: Split, problem: LabelReader) -> None:
-    if (train.label != train.label[0]).any():
+    values = values_of(train.label)
+    if len(values) and (values != values[0]).any():
         return
     raise UserError(
         f"All {len(train)} training examples have the label {problem.describe_label(train.label[0], task)!r}: there is "
@@ -231,17 +240,20 @@ def _without(rows: Rows, dropped: Collection[int]) -> Rows:
 
 def _load_own(task: Task, data: DataConfig, problem: LabelReader) -> tuple[Task, dict[str, Split]]:
     if not data.files.train:
-        raise UserError(f"config.data.files.train is empty; give a file ({' '.join(tables.SUFFIXES)}).")
+        raise UserError(f"config.data.files.train is empty; give a file ({' '.join(tables.READ)}).")
     files = {name: _read_own(name, path, data) for name, path in dataclasses.asdict(data.files).items() if path}
     found = {} if task.label_names else problem.find_labels(_cells(files["train"], required=True))
     task = dataclasses.replace(task, label_names=task.label_names or tuple(found))
     splits = {name: _split(rows, problem, task.label_names, name != "test", False) for name, rows in files.items()}
     labels.check_set(found)
-    _warn_of_counts(task, files["train"], problem.count_labels(splits["train"].label, task), found)
+    label = splits["train"].label
+    _warn_of_counts(task, files["train"], problem.count_labels(label, task), found, len(values_of(label)))
     return task, splits
 
 
-def _warn_of_counts(task: Task, rows: Rows, counts: Int[np.ndarray, " C"], found: Mapping[str, str]) -> None:
+def _warn_of_counts(
+    task: Task, rows: Rows, counts: Int[np.ndarray, " C"], found: Mapping[str, str], total: int
+) -> None:
     """Warns of labels that are probably scores, or probably mistakes.
 
     Args:
@@ -249,8 +261,9 @@ def _warn_of_counts(task: Task, rows: Rows, counts: Int[np.ndarray, " C"], found
         rows: of the training file.
         counts: number of training rows of each label.
         found: {label: place of its first row} where the config names no labels.
+        total: number of labels: rows, or words.
     """
-    if len(found) > MANY_LABELS and 2 * len(found) > len(rows.lines):
+    if len(found) > MANY_LABELS and 2 * len(found) > total:
         log.warning(
             "%s: %d different labels in %d rows. If they are scores, this is a regression: configs/classify.py:"
             "regression, or --config.data.kind=regression.",
@@ -259,7 +272,8 @@ def _warn_of_counts(task: Task, rows: Rows, counts: Int[np.ndarray, " C"], found
             len(rows.lines),
         )
     elif len(counts) and np.median(counts) >= USUAL_ROWS:
-        for number in np.flatnonzero(counts < 2)[: labels.LABELS_IN_MESSAGES]:
+        rare = [number for number in np.flatnonzero(counts < 2) if found.get(task.label_names[number]) != ""]
+        for number in rare[: labels.LABELS_IN_MESSAGES]:  # "": a tag that completes a scheme
             name = task.label_names[number]
             log.warning(
                 "%s: the label %r has %s, others have %d and more. Is it a mistake?",
@@ -344,7 +358,23 @@ def _split(rows: Rows, problem: LabelReader, codes: Sequence[str], required: boo
         "cluster": lambda: tuple(rows.read("cluster", _source_of)) if "cluster" in rows.values else None,
         "label": lambda: problem.read_labels(_cells(rows, required), codes),
     }
-    return Split(**rows.columns(readers))
+    if not problem.words:
+        return Split(**rows.columns(readers))
+    texts: Any = rows.columns({"words": lambda: tuple(rows.read("text", tables.words_of))})["words"]
+    readers["text"] = lambda: tuple(map(" ".join, texts))
+    columns = rows.columns(readers)
+    _check_counts(rows, texts, columns["label"])
+    return Split(words=texts, **columns)
+
+
+def _check_counts(rows: Rows, texts: Sequence[Sequence[str]], label: Ragged) -> None:
+    """Raises BadRows for sentences with another number of tags than of words."""
+    faults = {}
+    for row, (words, count) in enumerate(zip(texts, label.lengths, strict=True)):
+        if count not in (0, len(words)):
+            faults[row] = f"{rows.place(row)}: {len(words)} words and {count} tags. Give each word one tag."
+    if faults:
+        raise BadRows(faults)
 
 
 def _texts(rows: Rows, role: str, blank: bool) -> tuple[str, ...]:

@@ -11,13 +11,16 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
+
 from fjt.core.errors import BadRows, UserError, read_rows, suggest
-from fjt.data import encoding
+from fjt.data import conll, encoding
 from fjt.data.labels import BYTE_ORDER_MARK
 
 Column = TypeVar("Column")
 Item = TypeVar("Item")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+READ = (*SUFFIXES, *conll.SUFFIXES)  # in the latter, columns have numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +107,19 @@ def text_of(value: Any, place: str, remedy: str, blank: bool = True) -> str:
     return value
 
 
+def words_of(value: Any, place: str) -> tuple[str, ...]:
+    """The words of a text.  Raises UserError for a value that is no list of words, and for one without any."""
+    if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray):
+        raise UserError(
+            f"{place}: {value!r:.80} is not a list of words. Give a .conll file, or a .jsonl or "
+            ".parquet file with lists of words and of tags."
+        )
+    if not len(value):
+        raise UserError(f"{place}: the sentence has no words. Remove the row.")
+    remedy = "A word should be text that is not empty."
+    return tuple(text_of(word, f"{place}, word {at}", remedy, blank=False) for at, word in enumerate(value, 1))
+
+
 def read(
     path: str,
     columns: Mapping[str, str],
@@ -127,10 +143,8 @@ def read(
         UserError: the file cannot be read, or a column is missing.
     """
     suffix = os.path.splitext(path)[1].lower()
-    if suffix not in SUFFIXES:
-        raise UserError(
-            f"{path}: the suffix {suffix!r} is not that of a known table format.{suggest(suffix, SUFFIXES)}"
-        )
+    if suffix not in READ:
+        raise UserError(f"{path}: the suffix {suffix!r} is not that of a known table format.{suggest(suffix, READ)}")
     find = _Finder(path, columns, optional, remedy)
     try:
         if suffix == ".parquet":
@@ -139,6 +153,9 @@ def read(
             encoding.check(path, f.read(encoding.START))
         if suffix == ".jsonl":
             return _read_jsonl(path, find)
+        if suffix in conll.SUFFIXES:
+            with open(path, encoding="utf-8-sig") as f:
+                return _read_conll(path, f, find)
         # Universal newlines for TSV, as csv.reader under TFDS sees them; csv itself ends the lines of a CSV.
         with open(path, encoding="utf-8-sig", newline="" if suffix == ".csv" else None) as f:
             lines = (line.replace(BYTE_ORDER_MARK, "") for line in f)  # files that were joined have one in the middle
@@ -185,6 +202,15 @@ class _Finder:
 def tsv(rows: Iterable[Iterable[Any]]) -> str:
     """The text of a TSV that `read` can read.  It has no quotes: a tab or line break in a field becomes a blank."""
     return "".join("\t".join(" ".join(re.split(r"[\t\r\n]+", str(x))) for x in row) + "\n" for row in rows)
+
+
+def cell(value: Any) -> Any:
+    """A value as a table has it: words or tags with blanks between them, other lists as JSON."""
+    if not isinstance(value, list | tuple):
+        return value
+    return (
+        " ".join(value) if value and all(isinstance(x, str) for x in value) else json.dumps(value, ensure_ascii=False)
+    )
 
 
 def csv_text(rows: Iterable[Iterable[Any]]) -> str:
@@ -291,6 +317,29 @@ def _read_jsonl(path: str, find: _Finder) -> Rows:
     name_by_role = find.among(list(names)) if records else find.columns
     values = {role: [record.get(name) for record in records] for role, name in name_by_role.items()}
     return Rows(path, values, list(range(len(records))), lines, faults)
+
+
+def _read_conll(path: str, lines: Iterable[str], find: _Finder) -> Rows:
+    """The Rows of sentences: lists of words and of tags; `cluster` is the document, where the file marks several."""
+    columns = dict(find.columns)
+    if others := columns.keys() - {"text", "label"}:
+        raise UserError(f"config.data.columns.{min(others)}: {path} has words and tags alone. Leave it out.")
+    if "label" in find.optional and not conll.has_tags(lines := list(lines), columns["label"]):
+        del columns["label"]
+    values: dict[str, list[Any]] = {role: [] for role in columns}
+    documents, starts, faults = [], [], {}
+    for start, sentence in conll.read(path, lines, columns):
+        if isinstance(sentence, UserError):
+            faults[start] = str(sentence)
+            continue
+        for role, words in sentence[0].items():
+            unknown = role == "label" and set(words) == {conll.UNKNOWN}
+            values[role].append(None if unknown else words)
+        documents.append(sentence[1])
+        starts.append(start)
+    if len(set(documents)) > 1:
+        values["cluster"] = documents
+    return Rows(path, values, list(range(len(starts))), starts, faults)
 
 
 def _read_object(text: str, place: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fjt.core import records
 from fjt.core.errors import UserError
-from fjt.data import tokenizer_files
+from fjt.data import tokenizer_files, windows
 from fjt.data.batches import Examples
 from fjt.data.glue import Split
 
@@ -19,6 +19,7 @@ Files = Sequence[Sequence[str]]  # alternatives, each a set of files from which 
 
 FILES = (("tokenizer.json",), ("vocab.txt",))
 CACHED = ("token_ids", "type_ids", "offsets", "truncated")
+SLOTS = ("slot_token", "slot_offsets")
 TYPES = "token_type_ids"
 CHUNK = 2000  # texts per call; a progress bar moves between calls
 
@@ -192,32 +193,41 @@ def tokenize(
             f"each {'text' if split.text_pair is None else 'pair'}. Give at least {added + 1}."
         )
     key = hashlib.sha256(f"{tokenizer_sha256(tokenizer)} {max_length} 2".encode())
-    for texts in (split.text, split.text_pair or ()):
+    for texts in (split.text, split.text_pair or (), *(split.words or ())):
         key.update(f" {len(texts)}".encode())
         for data in map(str.encode, texts):  # with lengths, because a text may have any byte between it and the next
             key.update(f" {len(data)} ".encode() + data)
     file = os.path.join(cache_dir, "tokens", f"{key.hexdigest()}.npz") if cache_dir else ""
-    arrays = _read_cached(file, len(split)) if file else {}
+    cached = CACHED if split.words is None else (*CACHED, *SLOTS)
+    arrays = _read_cached(file, cached, len(split) if split.words is None else None) if file else {}
     if arrays:
-        return Examples(
-            label=split.label,
-            truncated=int(arrays["truncated"]),
-            **{name: arrays[name] for name in ("token_ids", "type_ids", "offsets")},
-        )
-    examples = _tokenize(split, tokenizer, max_length, progress)
+        truncated = int(arrays.pop("truncated"))
+        label = split.label if split.words is None else np.zeros(len(arrays["slot_token"]), np.int32)
+        return Examples(label=label, truncated=truncated, **arrays)
+    if split.words is None:
+        examples = _tokenize(split, tokenizer, max_length, progress)
+    else:
+        examples = windows.tokenize(split.words, tokenizer, max_length, progress)
     if file:
-        _write_cached(file, {name: getattr(examples, name) for name in CACHED})
+        _write_cached(file, {name: getattr(examples, name) for name in cached})
     return examples
 
 
-def _read_cached(file: str, num: int) -> dict[str, np.ndarray]:
-    """The arrays of a cached file, {} if it is missing or damaged: they are computed again.  num: of its texts."""
+def _read_cached(file: str, names: Sequence[str], num: int | None) -> dict[str, np.ndarray]:
+    """The arrays of a cached file, {} if it is missing or damaged: they are computed again.
+
+    Args:
+        file: its path.
+        names: of the arrays.
+        num: number of examples, if it is known.
+    """
     try:
-        arrays = records.read_npz(file, CACHED)
+        arrays = records.read_npz(file, names)
     except records.Damaged:
         return {}
     offsets, sizes = arrays["offsets"], {len(arrays[name]) for name in ("token_ids", "type_ids")}
-    return arrays if len(offsets) == num + 1 and sizes == {offsets[-1]} else {}
+    whole = len(offsets) == (len(offsets) if num is None else num + 1) and sizes == {offsets[-1]}
+    return {name: arrays[name] for name in names} if whole else {}
 
 
 def _write_cached(file: str, arrays: Mapping[str, Any]) -> None:

@@ -12,6 +12,8 @@ import numpy as np
 from fjt.core import files
 from fjt.core.errors import UserError, read_rows
 from fjt.core.options import flatten
+from fjt.core.ragged import Ragged
+from fjt.data import words
 from fjt.data.glue import Split, Task
 from fjt.data.labels import some
 from fjt.data.tables import text_of
@@ -55,23 +57,33 @@ class Run:
         """{"train": rows of train.jsonl, "eval": rows of eval.jsonl}."""
         return {"train": run_records.read_steps(self.path), "eval": run_records.read_evaluations(self.path)}
 
-    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, Any]:
+    def predict(
+        self, texts: Sequence[str] | Sequence[Sequence[str]], pairs: Sequence[str] | None = None
+    ) -> dict[str, Any]:
         """{labels, probabilities, logits} of texts, in their order.
 
         Args:
-            texts: the texts.
+            texts: the texts; for a run that labels words, also lists of words.
             pairs: the second texts, for a run on pairs.
 
         Returns:
-            labels: one per text: a name, a tuple of names, or a score.  probabilities: f64[N, C], None for scores.
-            logits: f32[N, C].
+            labels: one per text: a name, a tuple of names, a score, or a list of tags.  probabilities: f64[N, C], None
+            for scores.  logits: f32[N, C].  For a run that labels words: `words` as `fjt.data.words` finds them in
+            texts, and probabilities and logits are lists of arrays [words, C].  For one that finds entities:
+            `entities`, a list per text of {type, text, start, end, score}, in characters of the text, or of its words
+            with a blank between them.
 
         Raises:
             UserError: the texts are not lists of str, do not fit the run, or have logits that are not finite; or the
                 base model cannot be found.
         """
+        split = _checked_words(texts, pairs) if self.problem.words else _checked(texts, pairs, self.pairs)
+        found = self.label(split).items()
+        return {name: list(values) if isinstance(values, Ragged) else values for name, values in found}
+
+    def label(self, split: Split) -> dict[str, Any]:
+        """As `predict`, of a split; the arrays of words are Ragged."""
         self._check_export()
-        split = _checked(texts, pairs, self.pairs)
         with undisturbed():
             logits = self._predictor.logits(self._predictor.tokenize(split))
         wrong = np.flatnonzero(~np.isfinite(logits).all(axis=1))
@@ -80,8 +92,11 @@ class Run:
                 f"The logits of {len(wrong):,} of {len(logits):,} texts are not finite, so that these have no label: "
                 f"{some(list(map(str, wrong)))} (counted from 0). Leave them out, or use another run than {self.path}."
             )
-        predicted = self.problem.decode(logits, self.task)
-        return {"labels": predicted.labels, "probabilities": predicted.probabilities, "logits": logits}
+        rows = self.problem.by_row(logits, split)
+        predicted = self.problem.decode(rows, self.task)
+        found = {"labels": predicted.labels, "probabilities": predicted.probabilities, "logits": rows}
+        details = self.problem.details(predicted, split, self.task)
+        return found | ({} if split.words is None else {"words": split.words}) | details
 
     @undisturbed()
     def export(self, path: str | os.PathLike[str], format: str = "hf") -> None:
@@ -113,7 +128,9 @@ class Run:
             method=" and ".join(self.result["method"]),
             label_names=self.label_names,
             head=self.problem.head,
-            check=lambda folder: readback.check_conversion(output, lambda: self._read_export(folder), own, self.pairs),
+            check=lambda folder: readback.check_conversion(
+                output, lambda: self._read_export(folder), own, self.pairs, self.problem.words
+            ),
         )
 
     def _read_export(self, folder: str) -> "Predictor":
@@ -213,8 +230,20 @@ def _checked(texts: Iterable[Any], pairs: Iterable[Any] | None, wanted: bool) ->
         raise UserError("There are no texts to label.")
     if pairs is not None and len(columns["pairs"]) != count:
         raise UserError(f"There are {count} texts and {len(columns['pairs'])} second texts; each text needs one.")
-    label = np.full(count, -1, np.int32)
-    return Split(tuple(str(i) for i in range(count)), columns["texts"], columns.get("pairs"), label)
+    return Split.unlabelled(map(str, range(count)), columns["texts"], columns.get("pairs"))
+
+
+def _checked_words(texts: Any, pairs: Any) -> Split:
+    """The unlabelled Split of texts or lists of words.  Raises UserError unless the caller gave such."""
+    if pairs is not None:
+        raise UserError("The run reads single texts; leave out the second texts (`pairs`).")
+    if isinstance(texts, str):
+        raise UserError("`texts` is one str; give a list of texts or of lists of words.")
+    found = read_rows(lambda cell: words.read(cell[1], f"texts[{cell[0]}]"), enumerate(texts))
+    if not found:
+        raise UserError("There are no texts to label.")
+    texts, listed = [text for text, _ in found], [one for _, one in found]
+    return Split.unlabelled(map(str, range(len(found))), texts, words=listed)
 
 
 def load_run(directory: str | os.PathLike[str], base: str | os.PathLike[str] = "") -> Run:

@@ -60,7 +60,15 @@ class Inputs:
         """{name: Examples} of the splits."""
         task, splits = self.data
         tokens = _tokenize(splits, self.base[0], self._experiment.model.max_length, self._cache, self._view)
-        return {name: find_problem(task.kind).targets(splits[name], examples) for name, examples in tokens.items()}
+        problem = find_problem(task.kind)
+        return {name: problem.targets(splits[name], examples, task) for name, examples in tokens.items()}
+
+    @property
+    def train_size(self) -> int:
+        """The number of training examples: of rows, or of their windows, which only the tokens tell."""
+        task, splits = self.data
+        train = splits["train"]
+        return len(self.examples["train"] if find_problem(task.kind).words else train)
 
     @functools.cached_property
     def sha256(self) -> dict[str, str]:
@@ -145,8 +153,9 @@ def _tokenize(
         )
     for name, done in examples.items():
         if done.truncated:
-            share = done.truncated / len(done)
-            warn(f"{done.truncated:,} of {len(done):,} {name} examples ({share:.1%}) are cut to {max_length} tokens")
+            count, words = len(splits[name]), splits[name].words is not None
+            how = f"read in overlapping windows of {max_length}" if words else f"cut to {max_length}"
+            warn(f"{done.truncated:,} of {count:,} {name} examples ({done.truncated / count:.1%}) are {how} tokens")
         bare = int(np.sum(done.lengths <= tokenizer.num_special_tokens_to_add(splits[name].text_pair is not None)))
         if bare:
             warn(f"{bare:,} of {len(done):,} {name} examples have no token: the model cannot tell them apart")

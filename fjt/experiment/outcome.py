@@ -14,6 +14,7 @@ from fjt.experiment import outputs, readback, recipes, run_records
 from fjt.experiment.prepared import Experiment
 from fjt.interop import card, exports
 from fjt.models.families import find_family
+from fjt.tasks.problem import Scores
 from fjt.training import checkpoint, placement
 from fjt.training.checkpoint import HostState, NotFinite
 from fjt.training.protocols import Events
@@ -33,16 +34,20 @@ def score_dev(experiment: Experiment, logits: Float[np.ndarray, "M C"]) -> dict[
     """
     if error := not_finite("dev", logits):
         return error
-    label, problem = experiment.examples["dev"].label, experiment.problem
-    scores = problem.score(logits, label, experiment.task)
+    split, problem, task = experiment.splits["dev"], experiment.problem, experiment.task
+    rows = problem.by_row(logits, split)
+    scores = problem.score(rows, split.label, task)
     if not scores:
         return scores
-    return scores | {"loss": problem.dev_loss(logits, label), "collapsed": float(_collapsed(experiment, logits))}
+    return scores | {
+        "loss": problem.dev_loss(rows, split.label, task),
+        "collapsed": float(_collapsed(experiment, rows)),
+    }
 
 
-def _collapsed(experiment: Experiment, logits: Float[np.ndarray, "M C"]) -> bool:
+def _collapsed(experiment: Experiment, logits: Scores) -> bool:
     """Whether (nearly) all predictions for the labelled rows of dev are one value."""
-    label, problem = experiment.examples["dev"].label, experiment.problem
+    label, problem = experiment.splits["dev"].label, experiment.problem
     rows = problem.is_labelled(label)
     return bool(rows.any()) and problem.collapsed(problem.decode(logits[rows], experiment.task).values, label[rows])
 
@@ -93,14 +98,15 @@ def finish(
         NotFinite: a logit is not finite; result.json says so.
     """
     _check_finite(experiment, workdir, logits)
+    rows = {name: experiment.problem.by_row(values, experiment.splits[name]) for name, values in logits.items()}
     trainable, frozen = placement.fetch((trainable, frozen))
     params = tree.merge(trainable, frozen)
-    splits = {name: _write_split(experiment, workdir, name, values) for name, values in logits.items()}
+    splits = {name: _write_split(experiment, workdir, name, values) for name, values in rows.items()}
     splits = {name: scores for name, scores in splits.items() if scores}
     events.export_begins()
     if experiment.settings.execution.output.export:
         folder = os.path.join(workdir, "export")
-        exports.write(experiment, folder, params, _with_intervals(experiment, splits.get("dev", {}), logits["dev"]))
+        exports.write(experiment, folder, params, _with_intervals(experiment, splits.get("dev", {}), rows["dev"]))
         readback.check(experiment, folder, params, logits["dev"], evaluate)
     return (
         identity(experiment, done)
@@ -108,10 +114,10 @@ def finish(
             "selected_step": selected,
             "split": "dev",
             "selection": experiment.task.selects_by,
-            "collapsed": _collapsed(experiment, logits["dev"]),
+            "collapsed": _collapsed(experiment, rows["dev"]),
             "metrics": splits.get("dev", {}),
             "splits": splits,
-            "per_class": _per_class(experiment, logits["dev"]),
+            "per_class": _per_class(experiment, rows["dev"]),
             "best": {"step": host.best_step, "metric": experiment.choice, "metrics": host.best_metrics},
         }
         | _counts(experiment, params, trainable)
@@ -122,28 +128,28 @@ def finish(
 
 
 def _with_intervals(
-    experiment: Experiment, scores: dict[str, float], logits: Float[np.ndarray, "M C"]
+    experiment: Experiment, scores: dict[str, float], logits: Scores
 ) -> dict[str, tuple[float, float, float]]:
     """{metric: (value, low, high)} of dev, for the card of an export."""
-    label, problem = experiment.examples["dev"].label, experiment.problem
+    label, problem = experiment.splits["dev"].label, experiment.problem
     return {
         metric: (value, *card.interval(problem, experiment.task, metric, logits, label))
         for metric, value in scores.items()
     }
 
 
-def _write_split(experiment: Experiment, workdir: str, name: str, logits: Float[np.ndarray, "M C"]) -> dict[str, float]:
+def _write_split(experiment: Experiment, workdir: str, name: str, logits: Scores) -> dict[str, float]:
     """{metric: value} of a split, after its predictions are written."""
     task, split, folder = experiment.task, experiment.splits[name], os.path.join(workdir, "predictions")
     outputs.write_predictions(folder, name, task, split, logits)
     if experiment.settings.execution.output.tables:
         outputs.write_tables(folder, name, task, split, logits)
-    return experiment.problem.score(logits, experiment.examples[name].label, task, glue.SPLIT_METRICS.get(name))
+    return experiment.problem.score(logits, split.label, task, glue.SPLIT_METRICS.get(name))
 
 
-def _per_class(experiment: Experiment, logits: Float[np.ndarray, "M C"]) -> list[dict[str, Any]]:
+def _per_class(experiment: Experiment, logits: Scores) -> list[dict[str, Any]]:
     """The scores of each class over the labelled rows of dev, as `Problem.per_class` has them."""
-    task, problem, label = experiment.task, experiment.problem, experiment.examples["dev"].label
+    task, problem, label = experiment.task, experiment.problem, experiment.splits["dev"].label
     labelled = problem.is_labelled(label)
     if not labelled.any():
         return []
@@ -237,7 +243,7 @@ def _constant_scores(experiment: Experiment) -> dict[str, dict[str, float]]:
     """{split: {metric: value}} of the best prediction that ignores the text, which a run that diverges counts as."""
     task, problem, scores = experiment.task, experiment.problem, {}
     for name in recipes.evaluated_splits(experiment.settings.experiment, experiment.splits):
-        label = experiment.examples[name].label
+        label = experiment.splits[name].label
         label = label[problem.is_labelled(label)]
         if len(label):
             scores[name] = problem.compare(problem.constant(label), label, task, glue.SPLIT_METRICS.get(name))

@@ -11,17 +11,18 @@ import numpy as np
 from jaxtyping import Float
 
 from fjt.core import files, records
+from fjt.core.ragged import flat
 from fjt.data import glue, tables
 from fjt.data.glue import Split, Task
 from fjt.experiment import run_records
 from fjt.tasks.kinds import find_problem
+from fjt.tasks.problem import Scores
 
 SUFFIX = ".fjt"  # of the names of event files: a restart replaces those alone
-Logits = Float[np.ndarray, "N C"]  # in file order
 
 
-def write_predictions(folder: str, name: str, task: Task, split: Split, logits: Logits) -> None:
-    """Writes <folder>/<name>.npz: id, logits, label, label_names, kind, threshold, pairs, and cluster if known.
+def write_predictions(folder: str, name: str, task: Task, split: Split, logits: Scores) -> None:
+    """Writes <folder>/<name>.npz: id, logits, label, cluster if known, and what `task_of_record` reads.
 
     Args:
         folder: where the file is written.
@@ -31,14 +32,15 @@ def write_predictions(folder: str, name: str, task: Task, split: Split, logits: 
         logits: of the rows.
     """
     os.makedirs(folder, exist_ok=True)
-    arrays: dict[str, Any] = {"id": np.array(split.id), "logits": logits, "label": split.label}
+    arrays: dict[str, Any] = {"id": np.array(split.id)} | flat("logits", logits) | flat("label", split.label)
     arrays |= {"label_names": np.array(task.label_names, str), "pairs": split.text_pair is not None}
     arrays |= {"kind": np.array(task.kind), "threshold": np.array(task.threshold)}
+    arrays |= {"constrained": np.array(task.constrained)}
     arrays |= {} if split.cluster is None else {"cluster": np.array(split.cluster)}
     records.write_npz(os.path.join(folder, f"{name}.npz"), arrays)
 
 
-def write_tables(folder: str, name: str, task: Task, split: Split, logits: Logits) -> None:
+def write_tables(folder: str, name: str, task: Task, split: Split, logits: Scores) -> None:
     """Writes <folder>/<name>.tsv to read, and GLUE's submission file if there is one.
 
     Args:
@@ -53,14 +55,14 @@ def write_tables(folder: str, name: str, task: Task, split: Split, logits: Logit
     glue.write_submission(task, name, split.id, predicted, os.path.join(folder, "submission"))
 
 
-def write_table(path: str, task: Task, split: Split, logits: Logits) -> None:
+def write_table(path: str, task: Task, split: Split, logits: Scores) -> None:
     """Writes a TSV of the rows with their predictions: id, text, label, predicted label, probabilities."""
     problem = find_problem(task.kind)
     columns = {"id": split.id, "text": split.text}
     columns |= {} if split.text_pair is None else {"text_pair": split.text_pair}
     columns |= {"label": problem.label_column(split.label, task)}
     for name, values in problem.columns(logits, task).items():
-        columns[name] = [f"{x:.4f}" if isinstance(x, float) else x for x in values]
+        columns[name] = [f"{x:.4f}" if isinstance(x, float) else tables.cell(x) for x in values]
     records.replace(path, tables.tsv([columns, *zip(*columns.values(), strict=True)]))
 
 

@@ -18,6 +18,7 @@ from fjt.models import kept_head, pretrained
 from fjt.models.encoder import Model, abstract_params
 from fjt.models.families import find_family
 from fjt.models.family import EncoderConfig
+from fjt.tasks.kinds import find_problem
 from fjt.training import placement
 from fjt.tuning import partition
 
@@ -71,10 +72,8 @@ def build_parameters(
             f"{' and '.join(added)} tunes a model that was trained before."
         )
     trainable = _trainable(experiment, config, abstract | ({"adapters": added} if added else {}), loaded, adapter)
-    pooler = {f"{module}/kernel" for module in family.pretrained_head()} - {
-        *trainable,
-        *(adapter.trained if adapter else ()),
-    }
+    pooler = {f"{module}/kernel" for module in family.pretrained_head()} & set(tree.flatten(abstract))
+    pooler -= {*trainable, *(adapter.trained if adapter else ())}
     if pooler and checkpoint and pretrained.untrained_pooler(checkpoint):
         view.warn(
             "the checkpoint's pooler looks untrained (its bias is zero) and stays frozen; "
@@ -99,7 +98,8 @@ def _load(
     if not checkpoint:
         return pretrained.Loaded(params={}, missing=tuple(names), unused=())
     keep_head = experiment.model.keep_head and not adapter
-    loaded = pretrained.take(checkpoint, abstract, inputs.path, keep_head)
+    head = find_problem(inputs.data[0].kind).head if keep_head else ""
+    loaded = pretrained.take(checkpoint, abstract, inputs.path, head)
     again = partition.reinitialised(names, config, experiment.model.reinit_layers)
     if keep_head:
         kept_head.check_labels(hf_config, inputs.data[0].label_names, inputs.path)

@@ -87,7 +87,8 @@ def _roomy(packed: evaluate.Packed) -> evaluate.Packed:
     def above(number: int) -> int:
         return 1 << (number - 1).bit_length()
 
-    shape = dataclasses.replace(packed.shape, rows=above(packed.shape.rows), examples=above(packed.shape.examples))
+    sizes = {name: getattr(packed.shape, name) for name in ("rows", "examples", "slots")}
+    shape = dataclasses.replace(packed.shape, **{name: size and above(size) for name, size in sizes.items()})
     return dataclasses.replace(packed, shape=shape, chunks=dataclasses.replace(packed.chunks, shape=shape))
 
 
@@ -104,7 +105,7 @@ def read(folder: str, task: Task, options: Mapping[str, Any]) -> Predictor:
     """
     checkpoint = pretrained.read_checkpoint(folder)
     model = _make_model(checkpoint.config, task, {}, options)
-    params = pretrained.take(checkpoint, abstract_params(model), folder, keep_head=True).params
+    params = pretrained.take(checkpoint, abstract_params(model), folder, model.head).params
     return Predictor(model, params, _read_tokenizer(folder, checkpoint.config), {}, options)
 
 

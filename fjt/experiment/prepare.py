@@ -63,7 +63,7 @@ def prepare(
     experiment = settings.experiment
     mesh = placement.make_mesh(settings.execution.mesh.data)
     task, splits = inputs.data
-    task = _add_metrics(experiment, task, splits)
+    task = _complete(experiment, task, splits)
     tokenizer, config, _, _ = inputs.base
     examples = _read_examples(experiment, inputs)
     model = _build_model(experiment, config, task)
@@ -88,7 +88,7 @@ def prepare(
         schedule=layout.schedule,
         plan=layout.plan,
         steps=layout.steps,
-        evaluations=recipes.evaluation_steps(experiment, len(splits["train"])),
+        evaluations=recipes.evaluation_steps(experiment, len(examples["train"])),
         rates=rates,
         hyper=_build_hyper(experiment, task, examples["train"].label, parameters, config),
         mesh=mesh,
@@ -98,15 +98,19 @@ def prepare(
     )
 
 
-def _add_metrics(experiment: ExperimentConfig, task: Task, splits: Mapping[str, Split]) -> Task:
-    """The task with the user's own metrics, after calls with labels, and with a constant, as predictions.
+def _complete(experiment: ExperimentConfig, task: Task, splits: Mapping[str, Split]) -> Task:
+    """The task with the run's way to decode, and with the user's own metrics.
 
-    The calls are for every split that is evaluated, because a metric may fail for the labels of one of them.
+    Its metrics are called with labels, and with a constant, as predictions: for every split that is evaluated, because
+    a metric may fail for the labels of one of them.
 
     Raises:
         UserError: such a metric cannot be computed, or config.train.select names no metric.
     """
-    task = own_metrics.add(task, experiment.eval.metrics)
+    given = experiment.eval
+    threshold = 0.5 if given.threshold is None else given.threshold
+    task = dataclasses.replace(task, threshold=threshold, constrained=bool(given.constrained))
+    task = own_metrics.add(task, given.metrics)
     problem = find_problem(task.kind)
     for name in recipes.evaluated_splits(experiment, splits) if task.own_metrics else ():
         label = splits[name].label[problem.is_labelled(splits[name].label)]
@@ -200,7 +204,7 @@ def resolve(
     """
     settings = resolve_seeds(settings)
     partition.find_methods(settings.experiment.tune)
-    splits = inputs.data[1]
+    rows = inputs.train_size  # errors of the data come before those of the model
     _, config, hf_config, checkpoint = inputs.base
     if checkpoint:
         for unread in (unread_keys(hf_config, inputs.path), tokenizer_files.unread_keys(inputs.path)):
@@ -215,7 +219,7 @@ def resolve(
     settings = dataclasses.replace(settings, experiment=dataclasses.replace(experiment, tune=tune))
     settings, origins = recipes.resolve(
         settings,
-        rows=len(splits["train"]),
+        rows=rows,
         config=config,
         scratch=checkpoint is None,
         platform=jax.default_backend(),

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 from fjt.core import tree
 from fjt.core.errors import UserError
+from fjt.data import windows
 from fjt.data.batches import Examples
 from fjt.data.glue import Split
 from fjt.experiment import predictor
@@ -47,7 +48,7 @@ def check(
     Raises:
         UserError: an export differs.
     """
-    rows = _choose(experiment.examples["dev"])
+    rows = _choose(experiment.splits["dev"], experiment.examples["dev"])
     for folder, found in _read(experiment, directory):
         _check_model(experiment, folder, found)
         examples = _check_tokens(experiment, folder, found, rows)
@@ -56,18 +57,23 @@ def check(
             done = np.isfinite(computed).all(axis=1)  # the same bits as the run's parameters give no other NaN
             computed, expected = computed[done], logits[done]
         else:
-            computed, expected = found.logits(examples), logits[_slots(experiment.examples["dev"], rows)]
+            computed, expected = (
+                found.logits(examples),
+                logits[_slots(experiment.splits["dev"], experiment.examples["dev"], rows)],
+            )
         _check_logits(folder, computed, expected, experiment.model.dtype)
 
 
-def _choose(examples: Examples) -> Int[np.ndarray, " n"]:
+def _choose(split: Split, examples: Examples) -> Int[np.ndarray, " n"]:
     """Rows of a split: the longest one and the first ones."""
-    return np.unique([int(np.argmax(examples.lengths)), *range(min(ROWS - 1, len(examples)))])
+    bounds = windows.bounds(split, examples)
+    longest = int(np.argmax(np.diff(examples.offsets[bounds])))
+    return np.unique([longest, *range(min(ROWS - 1, len(split)))])
 
 
-def _slots(examples: Examples, rows: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
+def _slots(split: Split, examples: Examples, rows: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
     """The slots of rows."""
-    bounds = examples.slot_offsets
+    bounds = examples.slot_offsets[windows.bounds(split, examples)]
     return np.concatenate([np.arange(int(bounds[row]), int(bounds[row + 1])) for row in rows])
 
 
@@ -111,11 +117,12 @@ def _check_tokens(experiment: Experiment, folder: str, found: Predictor, rows: I
     """The Examples of rows of dev by an export's tokenizer.  Raises UserError where the run has others."""
     split, wanted = experiment.splits["dev"], experiment.examples["dev"]
     chosen = split.take(rows)
-    made = experiment.problem.targets(chosen, found.tokenize(chosen))
+    made = experiment.problem.targets(chosen, found.tokenize(chosen), experiment.task)
+    mine, theirs = made.offsets[windows.bounds(chosen, made)], wanted.offsets[windows.bounds(split, wanted)]
     for i, row in enumerate(rows):
         for name, what in (("token_ids", "tokens"), ("type_ids", "token types")):
-            here = getattr(made, name)[made.offsets[i] : made.offsets[i + 1]].tolist()
-            there = getattr(wanted, name)[wanted.offsets[row] : wanted.offsets[row + 1]].tolist()
+            here = getattr(made, name)[mine[i] : mine[i + 1]].tolist()
+            there = getattr(wanted, name)[theirs[row] : theirs[row + 1]].tolist()
             if here != there:
                 raise _differs(
                     folder,
@@ -136,7 +143,9 @@ def _same_options(experiment: Experiment, found: Predictor) -> bool:
     return all(methods.get(name) == partition.complete(name, options) for name, options in found.methods.items())
 
 
-def check_conversion(name: str, read: Callable[[], Predictor], run: Predictor, pairs: bool) -> None:
+def check_conversion(
+    name: str, read: Callable[[], Predictor], run: Predictor, pairs: bool, words: bool = False
+) -> None:
     """Raises UserError for an export in another form that does not give the tokens and logits of the run's own.
 
     Args:
@@ -144,13 +153,16 @@ def check_conversion(name: str, read: Callable[[], Predictor], run: Predictor, p
         read: reads it.
         run: the Predictor of the run's own export.
         pairs: whether the run reads pairs.
+        words: whether it reads lists of words.
 
     Raises:
         UserError: it gives others, or cannot be read.
     """
     with _reading(name):
         found = read()
-    split = Split(tuple(map(str, range(len(TEXTS)))), TEXTS, TEXTS[::-1] if pairs else None, NO_LABELS)
+    listed = tuple(tuple(text.split()) for text in TEXTS) if words else None
+    second = TEXTS[::-1] if pairs else None
+    split = Split(tuple(map(str, range(len(TEXTS)))), TEXTS, second, NO_LABELS, words=listed)
     made, wanted = found.tokenize(split), run.tokenize(split)
     for field in ("token_ids", "type_ids", "offsets"):
         if getattr(made, field).tolist() != getattr(wanted, field).tolist():

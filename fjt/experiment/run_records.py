@@ -3,17 +3,17 @@
 Every reader raises `records.Damaged` for a file that is missing, cut off, or of another form.
 """
 
+import contextlib
 import glob
 import hashlib
 import os
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import numpy as np
-
 from fjt.core import records
 from fjt.core.errors import UserError
 from fjt.core.options import OPTIONS, flatten
+from fjt.core.ragged import unflat, values_of
 from fjt.core.records import ANY, Damaged, Form, Unresumable
 
 NUMBER, NO_NUMBER = (int, float), (int, float, type(None))
@@ -126,14 +126,16 @@ def read_evaluations(workdir: str) -> list[dict[str, Any]]:
     return records.read_lines(os.path.join(workdir, "eval.jsonl"), EVALUATION, _remedy(workdir))
 
 
-def read_predictions(workdir: str, split: str) -> dict[str, np.ndarray]:
-    """The arrays of predictions/<split>.npz."""
+def read_predictions(workdir: str, split: str) -> dict[str, Any]:
+    """The arrays of predictions/<split>.npz; labels and logits are Ragged where rows have several slots."""
     path = os.path.join(workdir, "predictions", f"{split}.npz")
     arrays = records.read_npz(path, PREDICTIONS, _remedy(workdir))
-    shapes = [arrays[name].shape for name in ("logits", "id", "label", "cluster") if name in arrays]
-    if len(shapes[0]) != 2 or len({shape[:1] for shape in shapes}) > 1:
-        raise Damaged(f"{path} is damaged (its arrays do not have one row per example). {_remedy(workdir)}")
-    return arrays
+    with contextlib.suppress(ValueError, KeyError, TypeError):  # TypeError: an array without rows
+        rows = unflat(arrays)
+        columns = [rows[name] for name in ("logits", "id", "label", "cluster") if name in rows]
+        if values_of(rows["logits"]).ndim == 2 and len({len(column) for column in columns}) == 1:
+            return rows
+    raise Damaged(f"{path} is damaged (its arrays do not have one row per example). {_remedy(workdir)}")
 
 
 def export_sha256(workdir: str) -> dict[str, str]:

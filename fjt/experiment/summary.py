@@ -239,6 +239,8 @@ def step_flops(experiment: Experiment, names: Collection[str] | None = None, sha
         examples=float(np.mean([plan.shapes[i].examples * plan.shapes[i].groups for i in plan.shape_of])),
         classes=experiment.model.classes,
         start=experiment.stages[-1].model.start if names is None else -1,
+        one_slot=experiment.model.one_slot,
+        head=experiment.model.head,
     )
 
 

@@ -9,23 +9,21 @@ from typing import Any
 import numpy as np
 import scipy.stats
 from huggingface_hub import EvalResult, ModelCardData
-from jaxtyping import Float, Shaped
 
 from fjt.core import records
 from fjt.core.markdown import escape
 from fjt.data import labels
 from fjt.data.glue import Task
-from fjt.tasks.problem import Problem
+from fjt.tasks.kinds import find_problem
+from fjt.tasks.problem import Problem, Rows, Scores
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
 LIBRARIES = {"hf": "transformers", "peft": "peft", "adapterhub": "adapters", "fjt": "fjt"}
 
 
-def interval(
-    problem: Problem, task: Task, name: str, logits: Float[np.ndarray, "N C"], label: Shaped[np.ndarray, "N ..."]
-) -> tuple[float, float]:
-    """(low, high) of a metric over new examples: the percentile bootstrap over the labelled rows of a split.
+def interval(problem: Problem, task: Task, name: str, logits: Scores, label: Rows) -> tuple[float, float]:
+    """(low, high) of a metric over new rows: the percentile bootstrap over the labelled rows of a split.
 
     The seed is fixed, so that a run's card is always the same.
 
@@ -42,7 +40,7 @@ def interval(
         return float("nan"), float("nan")
     found = scipy.stats.bootstrap(
         (np.arange(len(label)),),
-        lambda rows: problem.metrics[name](predicted[rows], label[rows]),
+        problem.scorer(name, predicted, label),
         vectorized=False,
         n_resamples=RESAMPLES,
         confidence_level=CONFIDENCE,
@@ -93,7 +91,7 @@ def write(
         "",
         *_facts(task, base, revision, examples),
         "",
-        *_score_rows(scores, examples),
+        *_score_rows(task, scores, examples),
         "",
         "One run with one seed: the interval does not cover the variation between seeds.",
         "",
@@ -122,10 +120,10 @@ def _facts(task: Task, base: str, revision: str, examples: Mapping[str, int]) ->
     ]
 
 
-def _score_rows(scores: Mapping[str, tuple[float, float, float]], examples: Mapping[str, int]) -> list[str]:
+def _score_rows(task: Task, scores: Mapping[str, tuple[float, float, float]], examples: Mapping[str, int]) -> list[str]:
     """The table of the scores on dev.  For the arguments see `write`."""
     return [
-        f"| dev metric | score | {CONFIDENCE:.0%} interval over examples | n |",
+        f"| dev metric | score | {CONFIDENCE:.0%} interval over {find_problem(task.kind).unit}s | n |",
         "| :-- | --: | --: | --: |",
         *[
             f"| {escape(name)} | {value:.4f} | {_ends(low, high)} | {examples['dev']:,} |"
@@ -147,7 +145,7 @@ def _metadata(form, title, task, base, methods, scores):
         tags=["fjt", task.name, *methods],
         model_name=title,
         eval_results=[
-            EvalResult("text-classification", task.name, task.name, name, value, dataset_split="dev")
+            EvalResult(find_problem(task.kind).hub_task, task.name, task.name, name, value, dataset_split="dev")
             for name, (value, _, _) in scores.items()
         ],
     ).to_yaml()

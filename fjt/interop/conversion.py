@@ -73,7 +73,7 @@ def convert(
         records.write_json(os.path.join(target, adapter.BASE), {"base_sha256": own.base_sha256})
         card.convert(os.path.join(folder, "README.md"), os.path.join(target, "README.md"), form)
         if form == "peft":
-            peft.write(target, own, config)
+            peft.write(target, own, config, head)
         else:
             adapterhub.write(target, own, config, label_names, head)
         check(target)

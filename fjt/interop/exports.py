@@ -88,11 +88,12 @@ def write(experiment: Trained, directory: str, params: Tree, scores: Mapping[str
             form = "fjt"
             if not peft.refusal(trained, config):
                 form = "peft"
-                peft.write(folder, trained, config)
+                peft.write(folder, trained, config, experiment.problem.head)
             elif not adapterhub.refusal(trained, config):
                 form = "adapterhub"
                 adapterhub.write(folder, trained, config, experiment.task.label_names, experiment.problem.head)
-            hf.save_tokenizer(folder, experiment.tokenizer, experiment.settings.experiment.model.max_length)
+            length = experiment.settings.experiment.model.max_length
+            hf.save_tokenizer(folder, experiment.tokenizer, length, experiment.problem.words)
             _write_card(experiment, folder, form, scores)
 
 
@@ -133,19 +134,23 @@ def _write_card(
 
 def describe(directory: str) -> list[tuple[str, str]]:
     """[(path, how to load it)] of a run's exports.  directory: the run's `export/`."""
-    model = "loads in PyTorch with AutoModelForSequenceClassification.from_pretrained"
-    found, apart = [], os.path.join(directory, "adapter")
+    found, apart, merged = [], *(os.path.join(directory, name) for name in ("adapter", "merged"))
     if os.path.exists(os.path.join(directory, "config.json")):
-        found.append((directory, model))
+        found.append((directory, _how_to_load(directory)))
     if os.path.exists(os.path.join(apart, peft.CONFIG)):
         theirs = "peft_type" in records.read_json(os.path.join(apart, peft.CONFIG))
         how = "peft's PeftModel.from_pretrained" if theirs else "adapters' load_adapter(..., use_safetensors=True)"
         found.append((apart, f"the trained parameters; loads over the base model with {how}"))
     elif os.path.exists(apart):
         found.append((apart, "the trained parameters; fjt.load_run and fjt.predict read it"))
-    if os.path.exists(os.path.join(directory, "merged")):
-        found.append((os.path.join(directory, "merged"), f"the whole model; {model}"))
+    if os.path.exists(merged):
+        found.append((merged, f"the whole model; {_how_to_load(merged)}"))
     return found
+
+
+def _how_to_load(directory: str) -> str:
+    architecture = records.read_json(os.path.join(directory, "config.json"))["architectures"][0]
+    return f"loads in PyTorch with AutoModel{architecture[architecture.index('For') :]}.from_pretrained"
 
 
 def revision(experiment: Trained) -> str:

@@ -11,7 +11,7 @@ import safetensors.numpy
 
 from fjt.core import records, tree
 from fjt.core.tree import Tree
-from fjt.data import tokenization
+from fjt.data import tokenization, windows
 from fjt.data.glue import Task
 from fjt.interop.directory import replaced
 from fjt.models.families import find_family
@@ -29,7 +29,7 @@ SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id")
 
 
 def export(directory: str, params: Tree, config: EncoderConfig, task: Task, tokenizer: Any, max_length: int) -> None:
-    """Writes a directory that PyTorch's AutoModelForSequenceClassification.from_pretrained loads.
+    """Writes a directory that PyTorch's `from_pretrained` loads, of the AutoModel class of the task's head.
 
     Args:
         directory: the directory.
@@ -46,7 +46,7 @@ def export(directory: str, params: Tree, config: EncoderConfig, task: Task, toke
     with replaced(directory) as folder:
         records.write_json(os.path.join(folder, "config.json"), describe(config, task, tokenizer))
         safetensors.numpy.save_file(tensors, os.path.join(folder, "model.safetensors"), metadata={"format": "pt"})
-        save_tokenizer(folder, tokenizer, max_length)
+        save_tokenizer(folder, tokenizer, max_length, find_problem(task.kind).words)
 
 
 def describe(config: EncoderConfig, task: Task, tokenizer: Any) -> dict[str, Any]:
@@ -68,12 +68,12 @@ def describe(config: EncoderConfig, task: Task, tokenizer: Any) -> dict[str, Any
             "dtype": "float32",
             "id2label": {str(i): name for i, name in enumerate(names)},
             "label2id": {name: i for i, name in enumerate(names)},
-            "problem_type": problem.hub_type,
+            "problem_type": problem.hub_type or None,
         }
     )
 
 
-def save_tokenizer(folder: str, tokenizer: Any, max_length: int) -> None:
+def save_tokenizer(folder: str, tokenizer: Any, max_length: int, words: bool = False) -> None:
     """Writes a tokenizer that gives the tokens and types of a run and cuts texts as the run does.
 
     It pads on the right, because BERT counts positions from the first place, whether it is padding or not.
@@ -82,7 +82,9 @@ def save_tokenizer(folder: str, tokenizer: Any, max_length: int) -> None:
         folder: the directory.
         tokenizer: of the base model.
         max_length: largest number of tokens per example.
+        words: whether texts are lists of words.
     """
+    tokenizer = windows.of_words(tokenizer) if words else tokenizer
     tokenizer.save_pretrained(folder)
     file = os.path.join(folder, "tokenizer_config.json")
     saved = records.read_json(file)

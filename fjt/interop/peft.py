@@ -23,6 +23,7 @@ from fjt.tuning.partition import METHODS
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PICKLED = "adapter_model.bin"
+TASK_TYPES = {"sequence": "SEQ_CLS", "token": "TOKEN_CLS"}  # by head
 FORMS = {name: method.peft for name, method in METHODS.items() if method.peft}
 
 
@@ -56,13 +57,14 @@ def refusal(adapter: Adapter, config: EncoderConfig) -> str | None:
     return None
 
 
-def write(directory: str | os.PathLike, adapter: Adapter, config: EncoderConfig) -> None:
+def write(directory: str | os.PathLike, adapter: Adapter, config: EncoderConfig, head: str = "sequence") -> None:
     """Writes an adapter as PEFT's files.
 
     Args:
         directory: an existing one.
         adapter: the methods and the trained leaves.
         config: the base model's.
+        head: the name of the family's head.
 
     Raises:
         UserError: PEFT cannot hold the adapter.
@@ -86,7 +88,7 @@ def write(directory: str | os.PathLike, adapter: Adapter, config: EncoderConfig)
         "inference_mode": True,
         "modules_to_save": sorted(modules),
         "peft_type": form.type,
-        "task_type": "SEQ_CLS",
+        "task_type": TASK_TYPES[head],
     }
     records.write_json(os.path.join(directory, CONFIG), dict(sorted(about.items())))
     tensors = {key: np.ascontiguousarray(x, np.float32) for key, x in tensors.items()}

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from fjt.core.prng import Array
 from fjt.models import blocks
 from fjt.models.family import EncoderConfig, Family, Head, Site
-from fjt.models.heads import Batch, HeadNoise, drop_slots
+from fjt.models.heads import Batch, HeadNoise, TokenHead, drop_slots
 from fjt.models.layers import Dense, Hooks
 
 NAME = "bert"
@@ -51,7 +51,8 @@ BERT = Family(
             {"pooler": "bert.pooler.dense", "classifier": "classifier"},
             "BertForSequenceClassification",
             pretrained=("pooler",),
-        )
+        ),
+        "token": Head(TokenHead, {"classifier": "classifier"}, "BertForTokenClassification"),
     },
     tokenizer=(("tokenizer.json",), ("vocab.txt",)),
     renamed={"encoder/pooler": "head/pooler"},

@@ -2,14 +2,31 @@
 
 from typing import Any
 
+import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Float
 
 from fjt.core import prng
 from fjt.core.prng import Array
+from fjt.models.family import EncoderConfig
+from fjt.models.layers import Dense, Hooks
 
 Batch = dict[str, Any]  # the arrays of `fjt.data.batches.build`
 HeadNoise = tuple[prng.Key, prng.Rate] | None  # (key pair u32[], dropout rate), None without dropout
+
+
+class TokenHead(nn.Module):
+    """Logits of the vectors at the slots: dropout and a dense layer."""
+
+    classes: int
+    config: EncoderConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, h: Float[Array, "G S D"], batch: Batch, noise: HeadNoise, hooks: Hooks) -> Float[Array, "G S C"]:
+        del hooks  # no method enters the last layer
+        classifier = Dense(self.classes, "classifier", -1, self.config.stddev, self.dtype, name="classifier")
+        return classifier(drop_slots(h, batch, noise), Hooks())
 
 
 def drop_slots(h: Float[Array, "G S D"], batch: Batch, noise: HeadNoise) -> Float[Array, "G S D"]:

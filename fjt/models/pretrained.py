@@ -22,7 +22,8 @@ from fjt.models.torch_names import Tensor, from_torch, torch_name
 
 LEGACY = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
-OTHER_HEADS = ("ForTokenClassification", "ForMultipleChoice")  # whose classifier has the names of one of whole texts
+# Classes of PyTorch whose classifiers have tensors of the same names: "BertFor..." of each kind of head.
+ALIKE = {"sequence": "ForSequenceClassification", "token": "ForTokenClassification", "": "ForMultipleChoice"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,14 +133,14 @@ class Loaded:
     unused: tuple[str, ...]
 
 
-def take(checkpoint: Checkpoint, abstract: Tree, path: str, keep_head: bool = False) -> Loaded:
+def take(checkpoint: Checkpoint, abstract: Tree, path: str, keep_head: str = "") -> Loaded:
     """The parameters {encoder, head} of a checkpoint, in float32.
 
     Args:
         checkpoint: the checkpoint.
         abstract: shapes of the model's parameters.
         path: of the checkpoint, for messages.
-        keep_head: whether the head is the checkpoint's; otherwise it is new.
+        keep_head: name of the family's head that is the checkpoint's; "" for a new one.
 
     Raises:
         UserError: a tensor has another shape, a parameter of the encoder is missing, the encoder has others, or there
@@ -172,22 +173,23 @@ def take(checkpoint: Checkpoint, abstract: Tree, path: str, keep_head: bool = Fa
     unused = sorted(n for n in set(checkpoint.tensors) - used if not n.endswith(BUFFERS))
     _check_unused(unused, owner, path)
     if keep_head:
-        _check_kept(checkpoint, missing, path)
+        _check_kept(checkpoint, keep_head, missing, path)
     return Loaded(tree.unflatten(params), tuple(missing), tuple(unused))
 
 
-def _check_kept(checkpoint: Checkpoint, missing: Sequence[str], path: str) -> None:
+def _check_kept(checkpoint: Checkpoint, head: str, missing: Sequence[str], path: str) -> None:
     """Raises UserError where a checkpoint's classifier is absent, or reads other vectors than the family's heads."""
     family, owner = checkpoint.config.family, find_family(checkpoint.config.family)
     if any(owner.is_new(name) for name in missing):
         raise UserError(f"config.model.keep_head: the weights of {path} have no classifier; leave the option out.")
-    others = [str(name) for name in checkpoint.hf_config.get("architectures") or () if str(name).endswith(OTHER_HEADS)]
+    suffixes = tuple(suffix for name, suffix in ALIKE.items() if name != head)
+    others = [str(name) for name in checkpoint.hf_config.get("architectures") or () if str(name).endswith(suffixes)]
     lost = [torch_name(name, family) for name in missing if name.startswith("head/")]
     if others or lost:
         fault = f"has architectures={others}" if others else f"lacks {lost[0]}"
         raise UserError(
-            f"config.model.keep_head: {path} {fault}, so its classifier is not one of whole texts. Leave the option "
-            "out for a new classifier."
+            f"config.model.keep_head: {path} {fault}, so its classifier is not that of a "
+            f"{owner.heads[head].architecture}. Leave the option out for a new classifier."
         )
 
 

@@ -16,7 +16,7 @@ from fjt.core.declared import whole
 from fjt.core.prng import Array
 from fjt.models import blocks
 from fjt.models.family import EncoderConfig, Family, Head, Site
-from fjt.models.heads import Batch, HeadNoise, drop_slots
+from fjt.models.heads import Batch, HeadNoise, TokenHead, drop_slots
 from fjt.models.layers import Dense, Hooks
 
 
@@ -83,7 +83,8 @@ ROBERTA = Family(
             DenseHead,
             {"dense": "classifier.dense", "out_proj": "classifier.out_proj"},
             "RobertaForSequenceClassification",
-        )
+        ),
+        "token": Head(TokenHead, {"classifier": "classifier"}, "RobertaForTokenClassification"),
     },
     tokenizer=(("tokenizer.json",), ("vocab.json", "merges.txt")),
     entries=blocks.ENTRIES | {"pad_token_id": whole(0, 10**8)},
@@ -93,7 +94,7 @@ XLM_ROBERTA = dataclasses.replace(
     ROBERTA,
     name="xlm-roberta",
     heads={
-        "sequence": dataclasses.replace(ROBERTA.heads["sequence"], architecture="XLMRobertaForSequenceClassification")
+        name: dataclasses.replace(head, architecture=f"XLM{head.architecture}") for name, head in ROBERTA.heads.items()
     },
     tokenizer=(("tokenizer.json",), ("sentencepiece.bpe.model",)),
 )

@@ -15,9 +15,10 @@ import numpy as np
 
 from fjt.core import files, records
 from fjt.core.errors import UserError
+from fjt.core.ragged import Ragged, flat, unflat, values_of
 from fjt.study.spec import SEEDS, label
 from fjt.tasks.kinds import find_problem, task_of_record
-from fjt.tasks.problem import Labels, Problem
+from fjt.tasks.problem import Problem
 
 FILES = ("runs.csv", "predictions.npz")
 HEAD = ("run", "phase", "cell", "task", "method", "state", "asked", *SEEDS, "dev", "scored_examples")
@@ -56,7 +57,7 @@ class Records:
     """
 
     rows: tuple[Row, ...]
-    dev: dict[str, dict[str, np.ndarray]]
+    dev: dict[str, dict[str, Any]]
     curves: dict[str, Curve]
     facts: dict[str, Any]
 
@@ -80,6 +81,7 @@ def save(study: Records, folder: str) -> None:
     facts = study.facts | {"runs_sha256": hashlib.sha256(table.encode()).hexdigest()}
     arrays = {"facts": np.array(json.dumps(facts, ensure_ascii=True))}
     for name, parts in study.dev.items():
+        parts = parts | flat("label", parts["label"]) | {"predicted": list(map(values_of, parts["predicted"]))}
         arrays |= {f"dev/{name}/{part}": array for part, array in parts.items()}
     for name, parts in study.curves.items():
         arrays |= {f"{name}/{part}": array for part, array in zip(("row", "step", "value"), parts, strict=True)}
@@ -140,13 +142,17 @@ def _read(paths: Sequence[str]) -> Records:
         for row in csv.DictReader(io.StringIO(table.decode(), newline=""))
     )
     _check_names(paths[0], rows)
-    dev: dict[str, dict[str, np.ndarray]] = {}
+    dev: dict[str, dict[str, Any]] = {}
     for key, array in arrays.items():
         if key.startswith("dev/"):
             _, name, part = key.split("/")
             dev.setdefault(name, {})[part] = array
     for parts in dev.values():
         parts |= {part: widen(parts[part]) for part in ("label", "predicted")}
+        if "label_offsets" in parts:
+            bounds = parts.pop("label_offsets")
+            parts["label"] = unflat({"label": parts["label"], "label_offsets": bounds})["label"]
+            parts["predicted"] = [Ragged(run, parts["label"].offsets) for run in parts["predicted"]]
     curves = {
         name: (arrays[f"{name}/row"], arrays[f"{name}/step"], arrays[f"{name}/value"]) for name in ("train", "held_out")
     }
@@ -182,12 +188,12 @@ def _check_scores(study: Records) -> None:
             check_scores(row, study.facts["metrics"][row["task"]], problem, predicted, parts["label"])
 
 
-def widen(values: np.ndarray) -> np.ndarray:
+def widen(values: Any) -> Any:
     """Labels or predictions as f64 or i64: the files have the smallest dtypes, in which sums would overflow."""
     return values.astype(np.float64 if values.dtype.kind == "f" else np.int64)
 
 
-def check_scores(row: Row, metrics: Iterable[str], problem: Problem, predicted: Labels, label: Labels) -> None:
+def check_scores(row: Row, metrics: Iterable[str], problem: Problem, predicted: Any, label: Any) -> None:
     """Checks that the scores of a run are the scores of its predictions.
 
     Args:

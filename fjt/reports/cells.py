@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-import sklearn.metrics
-from jaxtyping import Bool, Float, Int32, Shaped
+from jaxtyping import Bool, Float, Int, Int32
 
 from fjt.core.errors import UserError
 from fjt.data.glue import Task
@@ -41,8 +40,8 @@ class Cell:
         scored: its n runs with a score, in the order of the arrays.
         dev: name of the dev set in Records, "" without one.
         facts: its Task, with kind and label names.
-        truth: labels of dev, class ids or scores.
-        predicted: predictions for dev; scores that differ by rounding alone are replaced by their mean.
+        truth: labels of the rows of dev, in the form of the Problem.
+        predicted: predictions of each run for dev, likewise; of scores that differ by rounding alone, the mean.
         constant: diverged runs, which count as predicting dev's most frequent label, or its mean.
         cluster: equal for examples that share a source, or None.
     """
@@ -58,8 +57,8 @@ class Cell:
     scored: tuple[Row, ...]
     dev: str
     facts: Task
-    truth: Shaped[np.ndarray, "m ..."]
-    predicted: Shaped[np.ndarray, "n m ..."]
+    truth: Any
+    predicted: tuple[Any, ...]
     constant: Bool[np.ndarray, " n"]
     cluster: Int32[np.ndarray, " m"] | None = None
 
@@ -179,39 +178,43 @@ def _make_cell(study: Records, name: str, members: list[tuple[int, Row]], devs: 
         dev=dev,
         facts=facts,
         truth=truth,
-        predicted=np.stack(predicted) if predicted else np.zeros((0, len(truth))),
+        predicted=tuple(predicted),
         constant=np.array(constant, bool),
         cluster=study.dev[dev].get("cluster") if dev else None,
     )
 
 
-def class_counts(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
-    """(i64[C] examples of dev with each label, i64[n, C] how often each run predicts it); C is 0 without labels."""
-    size = len(cell.facts.label_names)
+@dataclasses.dataclass(frozen=True)
+class Classes:
+    """The classes of a cell's task, as `Problem.per_class` counts them; () without classes.
 
-    def count(labels: np.ndarray) -> np.ndarray:
-        return labels.sum(axis=0, dtype=np.int64) if labels.ndim > 1 else np.bincount(labels, minlength=size)
+    Attributes:
+        names: of the classes.
+        support: how often dev has each class.
+        predicted: how often each run predicts it.
+        scores: {"precision", "recall", "f1": of each run}.
+    """
 
-    if not size:
-        return np.zeros(0, np.int64), np.zeros((len(cell.scored), 0), np.int64)
-    runs = [count(run) for run in cell.predicted]
-    return count(cell.truth), np.stack(runs) if runs else np.zeros((0, size), np.int64)
+    names: tuple[str, ...]
+    support: Int[np.ndarray, " C"]
+    predicted: Int[np.ndarray, "n C"]
+    scores: dict[str, Float[np.ndarray, "n C"]]
 
 
-def class_scores(cell: Cell) -> dict[str, Float[np.ndarray, "n C"]]:
-    """{"precision", "recall", "f1": the score of each run in each class}, 0.0 for a ratio without a case."""
-    labels = np.arange(len(cell.facts.label_names))
-    runs = [
-        sklearn.metrics.precision_recall_fscore_support(
-            cell.truth,
-            run,
-            labels=labels,
-            average=None,
-            zero_division=0.0,  # pyright: ignore[reportArgumentType]  # the stubs lack numbers
-        )[:3]
-        for run in cell.predicted
-    ]
-    return dict(zip(("precision", "recall", "f1"), np.array(runs, np.float64).transpose(1, 0, 2), strict=True))
+def classes_of(cell: Cell) -> Classes:
+    """The Classes of a cell."""
+    about = cell.problem.per_class(cell.truth, cell.truth, cell.facts) if len(cell.truth) else []
+    runs = [cell.problem.per_class(run, cell.truth, cell.facts) for run in cell.predicted]
+
+    def column(key: str, dtype: type) -> np.ndarray:
+        return np.array([[row[key] for row in rows] for rows in runs], dtype).reshape(len(runs), len(about))
+
+    return Classes(
+        tuple(row["label"] for row in about),
+        np.array([row["support"] for row in about], np.int64),
+        column("predicted", np.int64),
+        {key: column(key, np.float64) for key in ("precision", "recall", "f1")},
+    )
 
 
 def attempt(function: Callable[..., Result], *arguments: Any) -> Result | str:

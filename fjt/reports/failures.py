@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from fjt.core.markdown import code, escape
+from fjt.core.ragged import Ragged, values_of
 from fjt.reports import cells as values
 from fjt.reports.cells import Cell
 from fjt.reports.formatting import Name
@@ -27,7 +28,7 @@ def of_runs(cells: Sequence[Cell]) -> list[Text]:
         texts.append(Text(f"**Collapsed**, (nearly) one prediction for every example of dev: {'; '.join(collapsed)}."))
     if diverged:
         constants = {
-            f"always {_value(cell, cell.predicted[i, 0])}"
+            f"always {_value(cell, cell.predicted[i])}"
             for cell in cells
             for i in range(len(cell.scored))
             if cell.constant[i]
@@ -51,31 +52,34 @@ def never_predicted(cells: Sequence[Cell], name: Name) -> list[str]:
     """The sentences about classes of dev that runs never predict, runs that failed aside."""
     found: dict[str, list[str]] = {}
     for cell in cells:
-        support, predicted = values.class_counts(cell)
-        sound = predicted[~cell.failed]
+        classes = values.classes_of(cell)
+        sound = classes.predicted[~cell.failed]
         for label, runs in enumerate((sound == 0).sum(axis=0)):
-            if runs and support[label]:
-                title = f"{code(cell.facts.label_names[label])} ({support[label]:,} of dev, F1 0)"
+            if runs and classes.support[label]:
+                title = f"{code(classes.names[label])} ({classes.support[label]:,} of dev, F1 0)"
                 found.setdefault(title, []).append(f"{name(cell)} in {runs} of {len(sound)} runs")
     return [f"**Never predicted**: {label} by {', '.join(cells_)}." for label, cells_ in found.items()]
 
 
 def always(cell: Cell) -> str:
     """The name of the row of a constant."""
-    constant = cell.problem.constant(cell.truth)[0]
+    constant = cell.problem.constant(cell.truth)
     return f"always {_value(cell, constant)}" if cell.facts.label_names else "always the mean"
 
 
 def _answers(cell: Cell, run: int) -> str:
     """ "always `no`", or "`no` for 118 of 120", of a run of a cell that collapsed."""
     predicted = cell.predicted[run]
-    most = cell.problem.constant(predicted)[0]
-    count, text = int(np.sum((predicted == most).reshape(len(predicted), -1).all(axis=1))), _value(cell, most)
-    if count == len(predicted):
+    most = cell.problem.constant(predicted)
+    single, text = values_of(predicted), _value(cell, most)  # tags of words, one by one
+    count = sum(np.array_equal(one, values_of(most)[0]) for one in single)
+    if count == len(single):
         return f"always {text}"
-    return f"{text} for {count:,} of {len(predicted):,}" if cell.facts.label_names else f"nearly always {text}"
+    return f"{text} for {count:,} of {len(single):,}" if cell.facts.label_names else f"nearly always {text}"
 
 
 def _value(cell: Cell, predicted: Any) -> str:
-    text = cell.problem.describe_label(predicted, cell.facts)
+    """The first of predictions, in words."""
+    first = predicted.values[:1] if isinstance(predicted, Ragged) else predicted[0]
+    text = cell.problem.describe_label(first, cell.facts)
     return code(text) if cell.facts.label_names else text

@@ -76,7 +76,7 @@ def read(folder: str) -> Records:
         )
     _check_data(rows)
     for parts in dev.values():
-        parts["predicted"], parts["runs"] = np.stack(parts["predicted"]), np.array(parts["runs"], np.int32)
+        parts["runs"] = np.array(parts["runs"], np.int32)
     cells = {run["cell"]: names.cell(run) for run in plan["runs"].values()}
     facts = {
         "study": plan["study"],

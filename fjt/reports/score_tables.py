@@ -25,13 +25,13 @@ def data_text(cells: Sequence[Cell]) -> str:
     """ "408 dev examples: 129 not_equivalent, 279 equivalent", of the dev sets of a task."""
     texts = []
     for cell in {cell.dev: cell for cell in cells if cell.dev}.values():
-        support, _ = values.class_counts(cell)
-        text = f"{len(cell.truth):,} dev examples"
-        if 0 < len(support) <= MOST_CLASSES:
-            named = zip(support, cell.facts.label_names, strict=True)
+        classes = values.classes_of(cell)
+        text = f"{len(cell.truth):,} dev {cell.problem.unit}s"
+        if 0 < len(classes.names) <= MOST_CLASSES:
+            named = zip(classes.support, classes.names, strict=True)
             text += ": " + ", ".join(f"{count:,} {code(label)}" for count, label in named)
-        elif len(support):
-            text += f" of {len(support)} classes"
+        elif classes.names:
+            text += f" of {len(classes.names)} classes"
         if cell.cluster is not None:
             text += f", from {len(np.unique(cell.cluster)):,} sources"
         texts.append(text)
@@ -79,18 +79,18 @@ def _constant(cell: Cell, metric: str) -> str:
 
 def class_table(cells: Sequence[Cell], name: Name) -> Table | None:
     """The Table of each class's scores and predicted counts, None for tasks without classes or with too many."""
-    classes = len(cells[0].facts.label_names)
-    if not 0 < classes <= MOST_CLASSES:
-        return None
     rows, notes = [], Footnotes()
     for cell in (cell for cell in cells if len(cell.scored)):
-        support, predicted = values.class_counts(cell)
-        scores = values.class_scores(cell)
-        for label, title in enumerate(cell.facts.label_names):
-            counts_ = predicted[:, label]
-            found = [_class_score(score[:, label], cell, notes) for score in scores.values()]
+        classes = values.classes_of(cell)
+        if len(classes.names) > MOST_CLASSES:
+            return None
+        for label, title in enumerate(classes.names):
+            counts_ = classes.predicted[:, label]
+            found = [_class_score(score[:, label], cell, notes) for score in classes.scores.values()]
             span = f"{counts_.mean():,.1f} ({counts_.min():,} to {counts_.max():,})"
-            rows.append((name(cell), code(title), *found, f"{support[label]:,}", span, str(np.sum(counts_ == 0))))
+            rows.append(
+                (name(cell), code(title), *found, f"{classes.support[label]:,}", span, str(np.sum(counts_ == 0)))
+            )
     columns = ("method", "class", ">precision", ">recall", ">F1", ">support", ">predicted", ">runs that never do")
     return Table(columns, tuple(rows), tuple(notes.reasons)) if rows else None
 

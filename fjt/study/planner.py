@@ -225,7 +225,7 @@ def _by_start(members: Sequence[Member], shared: Shared) -> list[tuple[bool, Seq
     """
     _, settings, experiment = members[0]
     inputs, found = shared.inputs(settings), {}
-    rows = len(inputs.data[1]["train"])
+    rows = inputs.train_size
     enough = features.EPOCHS * -(-rows // experiment.train.batch_size)
     for member in members:
         long = {total_steps(each, rows) >= enough for each in _durations(member[0], member[2])}
@@ -297,7 +297,7 @@ def _shapes(
     settings: Settings, members: Sequence[Member], inputs: Inputs, most: int
 ) -> tuple[tuple[Shape, ...], list[Int8[np.ndarray, " steps"]]]:
     """(at most `most` shapes for the batches of all members, the shape of each batch per schedule)."""
-    rows, steps = len(inputs.data[1]["train"]), {}
+    rows, steps = inputs.train_size, {}
     for run, _, experiment in members:
         each = max(total_steps(open_, rows) for open_ in _durations(run, experiment))
         steps.setdefault(experiment.seeds.data, set()).add(max(each, 1))

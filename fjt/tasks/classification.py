@@ -2,14 +2,14 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.special
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 
 from fjt.core.errors import UserError, read_rows
 from fjt.core.options import LossConfig
@@ -170,15 +170,13 @@ class Classification(Problem):
             ids, [task.label_names[i] for i in ids], scipy.special.softmax(np.asarray(logits, np.float64), axis=-1)
         )
 
-    def dev_loss(self, logits: Logits, label: Labels) -> float:
+    def dev_loss(self, logits: Logits, label: Labels, task: Task) -> float:
         labelled = self.is_labelled(label)
         logits, label = np.asarray(logits[labelled], np.float64), label[labelled]
         return float(np.mean(scipy.special.logsumexp(logits, axis=-1) - logits[np.arange(len(label)), label]))
 
-    def pseudo_values(
-        self, metric: str, predicted: Shaped[np.ndarray, "n M ..."], label: Labels
-    ) -> Float[np.ndarray, "n M"]:
-        return jackknife.of_classes(metric, predicted, label)
+    def pseudo_values(self, metric: str, predicted: Collection[Labels], label: Labels) -> Float[np.ndarray, "n M"]:
+        return jackknife.of_classes(metric, np.stack([*predicted]), label)
 
     def per_class(self, predicted: Labels, label: Labels, task: Task) -> list[dict[str, Any]]:
         return class_rows(task.label_names, *class_counts(predicted, label, len(task.label_names)))

@@ -1,6 +1,6 @@
 """The contribution of each example to a score that is not a mean, by the jackknife (numpy and scipy, float64)."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -65,6 +65,19 @@ def of_label_sets(metric: str, predicted: ArrayLike, label: ArrayLike) -> Float[
         return _ratio(2 * hits, true + guessed).mean(axis=-1)
 
     return _pseudo(label[0], f1(*total), f1(*(total - one)))
+
+
+def of_counts(
+    counts: Int[np.ndarray, "n N K C"], score: Callable[[np.ndarray], Float[np.ndarray, "..."]]
+) -> Float[np.ndarray, "n N"]:
+    """As `of_classes`, for a score that is a function of sums over units.
+
+    Args:
+        counts: of each unit, of n runs.
+        score: of counts [..., K, C].
+    """
+    total = counts.sum(axis=1, keepdims=True)
+    return _pseudo(counts[0], score(total), score(total - counts))
 
 
 def _pseudo(label: np.ndarray, theta: np.ndarray, without: np.ndarray) -> np.ndarray:

@@ -7,9 +7,12 @@ import numpy as np
 from fjt.core.errors import UserError, suggest
 from fjt.data.glue import Task
 from fjt.tasks.classification import CLASSIFICATION
+from fjt.tasks.entities import ENTITIES
+from fjt.tasks.multi_regression import MULTI_REGRESSION
 from fjt.tasks.multilabel import MULTI_LABEL
 from fjt.tasks.problem import Problem
 from fjt.tasks.regression import REGRESSION
+from fjt.tasks.tagging import TAGGING
 
 PROBLEMS: dict[str, Problem] = {}
 
@@ -19,7 +22,7 @@ def register(problem: Problem) -> None:
     PROBLEMS[problem.name] = problem
 
 
-for _problem in (CLASSIFICATION, REGRESSION, MULTI_LABEL):
+for _problem in (CLASSIFICATION, REGRESSION, MULTI_LABEL, MULTI_REGRESSION, TAGGING, ENTITIES):
     register(_problem)
 
 
@@ -41,7 +44,7 @@ def bounds_of(metric: str) -> tuple[float, float] | None:
 
 
 def task_of_record(arrays: Mapping[str, np.ndarray], name: str = "") -> Task:
-    """The Task of recorded predictions: kind, label names and threshold.
+    """The Task of recorded predictions: kind, label names and how they are decoded.
 
     Args:
         arrays: of predictions/<split>.npz, or of one dev set of a committed study.
@@ -52,4 +55,6 @@ def task_of_record(arrays: Mapping[str, np.ndarray], name: str = "") -> Task:
     else:  # files of version 0.1.0 did not say; it had scores as floats and label ids as integers
         kind = REGRESSION.name if arrays["label"].dtype.kind == "f" else CLASSIFICATION.name
     threshold = float(arrays["threshold"]) if "threshold" in arrays else 0.5
-    return Task(name, kind, tuple(map(str, arrays["label_names"])), (), threshold=threshold)
+    constrained = bool(arrays.get("constrained", False))
+    names = tuple(map(str, arrays["label_names"]))
+    return Task(name, kind, names, (), threshold=threshold, constrained=constrained)

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -177,15 +177,13 @@ class MultiLabel(Problem):
         labels = [tuple(task.label_names[i] for i in np.flatnonzero(row)) for row in chosen]
         return Predictions(chosen, labels, probabilities)
 
-    def dev_loss(self, logits: Logits, label: Labels) -> float:
+    def dev_loss(self, logits: Logits, label: Labels, task: Task) -> float:
         labelled = self.is_labelled(label)
         logits, label = np.asarray(logits[labelled], np.float64), label[labelled]
         return float(np.mean(np.logaddexp(0.0, logits) - logits * label))
 
-    def pseudo_values(
-        self, metric: str, predicted: Shaped[np.ndarray, "n M ..."], label: Labels
-    ) -> Float[np.ndarray, "n M"]:
-        return jackknife.of_label_sets(metric, predicted, label)
+    def pseudo_values(self, metric: str, predicted: Collection[Labels], label: Labels) -> Float[np.ndarray, "n M"]:
+        return jackknife.of_label_sets(metric, np.stack([*predicted]), label)
 
     def per_class(self, predicted: Labels, label: Labels, task: Task) -> list[dict[str, Any]]:
         counts = (sets.sum(axis=0, dtype=np.int64) for sets in (predicted & label, predicted, label))

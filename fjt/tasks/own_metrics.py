@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from fjt.core.errors import UserError, suggest
+from fjt.core.ragged import Ragged
 from fjt.data.glue import Task
-from fjt.tasks.problem import Labels
+from fjt.tasks.problem import Rows
 
 REMEDY = "Name a function (predictions, labels) -> float as module:function; the module is a file module.py in the "
 REMEDY += "working directory, or any other that Python can import."
@@ -34,16 +35,21 @@ class OwnMetric:
     """
 
     name: str
-    function: Callable[[np.ndarray, np.ndarray], Any]
+    function: Callable[[Any, Any], Any]
     sha256: str
 
-    def __call__(self, predicted: Labels, label: Labels) -> float:
-        """The function's value for copies of both arrays, scores as float64.
+    def __call__(self, predicted: Rows, label: Rows) -> float:
+        """The function's value for copies of both arrays, scores as float64; for words, of lists of arrays.
 
         Raises:
             UserError: the function fails, or its value is not a finite number.
         """
-        arrays = [np.array(x, np.float64 if x.dtype.kind == "f" else None) for x in (predicted, label)]
+        arrays = [
+            list(map(np.array, x))
+            if isinstance(x, Ragged)
+            else np.array(x, np.float64 if x.dtype.kind == "f" else None)
+            for x in (predicted, label)
+        ]
         try:
             value = np.asarray(np.ma.filled(self.function(*arrays), np.nan))  # a masked value would be 0.0
         except (Exception, SystemExit) as error:

@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,33 +10,36 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from fjt.core.options import LossConfig
 from fjt.core.prng import Array
+from fjt.core.ragged import Ragged
 from fjt.data.batches import Examples
 from fjt.data.glue import Split, Task
 from fjt.data.labels import Cell
 
 MOST_COLUMNS = 200  # labels whose probabilities a table of predictions lists; arrays have the logits of all
-Labels = Shaped[np.ndarray, "M ..."]  # one per slot: ids, sets of labels, or scores
-Logits = Float[np.ndarray, "M C"]
+Labels = Shaped[np.ndarray, "N ..."]  # one per row: ids, sets of labels, or scores
+Logits = Float[np.ndarray, "N C"]
+Rows = Any  # labels or predictions of rows: Labels, or Ragged where a row has several slots
+Scores = Any  # their logits: Logits, or Ragged
 
 NEARLY = 0.1  # a run has collapsed if its predictions vary at most this much as often as the labels
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """Decoded logits of the slots of a split.
+    """Decoded logits of the rows of a split.
 
     Attributes:
         values: the array that metrics compare with labels.
-        labels: one Python value per slot, for users.
+        labels: one Python value per row, for users.
         probabilities: probability of each label, or None where the problem has none.
     """
 
-    values: Labels
+    values: Rows
     labels: Sequence[Any] | np.ndarray
-    probabilities: Float[np.ndarray, "M C"] | None
+    probabilities: Float[np.ndarray, "N C"] | Ragged | None
 
 
-def share_of_others(values: Labels) -> float:
+def share_of_others(values: Rows) -> float:
     """The share of values that differ from the most frequent one."""
     return 1 - float(np.unique(values, axis=0, return_counts=True)[1].max()) / len(values)
 
@@ -45,30 +48,37 @@ class Problem(abc.ABC):
     """A kind of problem: one instance per kind, in its own file in this folder.
 
     Slots are the places that the head reads: one per example unless `targets` says otherwise.  Logits are f[G, S, C] in
-    a batch, and f32[M, C] for the M slots of a split in file order.
+    a batch, and f32[M, C] for the M slots of a split in file order.  Where rows have several slots, labels, logits and
+    predictions are Ragged: an array per row.
 
     Attributes:
         name: the value of config.data.kind.
         unit: the unit that statistics resample.
         one_slot: whether each example has exactly one slot, at its first token; the last layer is then computed at
             these tokens alone.
+        words: whether a text is a list of words, each with a slot at its first token.
+        schemes: the ways to write predicted tags of spans (`fjt.tasks.spans`), () where there are none.
         head: name of the head of a model family that reads the slots.
         metrics: {name: score(predicted, label)} in float64.
         table_metrics: metrics of a user's own table; the first one selects the best step.
         lower_is_better: names of metrics.
         bounds: {metric: (lowest, highest) value} of the metrics that have both.
         hub_type: `problem_type` in an exported config.json.
+        hub_task: the task in a model card.
     """
 
     name: ClassVar[str]
     unit: ClassVar[str] = "example"
     one_slot: ClassVar[bool] = True
+    words: ClassVar[bool] = False
+    schemes: ClassVar[tuple[str, ...]] = ()
     head: ClassVar[str] = "sequence"
-    metrics: ClassVar[dict[str, Callable[[np.ndarray, np.ndarray], float]]]
+    metrics: ClassVar[dict[str, Callable[[Any, Any], float]]]
     table_metrics: ClassVar[tuple[str, ...]]
     lower_is_better: ClassVar[tuple[str, ...]] = ()
     bounds: ClassVar[dict[str, tuple[float, float]]] = {}
     hub_type: ClassVar[str]
+    hub_task: ClassVar[str] = "text-classification"
 
     def num_outputs(self, task: Task) -> int:
         """The number of logits per slot, C."""
@@ -81,7 +91,7 @@ class Problem(abc.ABC):
         """{name of a label: place of its first row}, by id, of a user's own table whose config names none, or {}."""
 
     @abc.abstractmethod
-    def read_labels(self, cells: Sequence[Cell], codes: Sequence[str]) -> Labels:
+    def read_labels(self, cells: Sequence[Cell], codes: Sequence[str]) -> Rows:
         """The labels of a column.
 
         Args:
@@ -93,26 +103,37 @@ class Problem(abc.ABC):
         """
 
     @abc.abstractmethod
-    def is_labelled(self, label: Labels) -> Bool[np.ndarray, " M"]:
+    def is_labelled(self, label: Rows) -> Bool[np.ndarray, " M"]:
         """Whether each row has a label."""
 
-    def targets(self, split: Split, examples: Examples) -> Examples:
-        """The examples with their slots; by default one per example, at its first token."""
-        del split
+    def targets(self, split: Split, examples: Examples, task: Task) -> Examples:
+        """The examples with their slots; by default one per example, at its first token.
+
+        Args:
+            split: the rows.
+            examples: their tokens; where `words` is set, with a slot for each word.
+            task: the task, for the names of the labels.
+        """
+        del split, task
         return examples
+
+    def by_row(self, logits: Float[np.ndarray, "M C"], split: Split) -> Scores:
+        """The logits of the slots of a split as one array per row; by default a row has one slot."""
+        del split
+        return logits
 
     def describe_label(self, label: Any, task: Task) -> str:
         """One label in words, for messages and reports."""
         return str(label)
 
     @abc.abstractmethod
-    def count_labels(self, label: Labels, task: Task) -> Int[np.ndarray, " C"]:
+    def count_labels(self, label: Rows, task: Task) -> Int[np.ndarray, " C"]:
         """The number of rows of each label, of length 0 for scores."""
 
     # Training.
 
     @abc.abstractmethod
-    def label_weights(self, loss: LossConfig, label: Labels, task: Task) -> Float[np.ndarray, " C"]:
+    def label_weights(self, loss: LossConfig, label: Rows, task: Task) -> Float[np.ndarray, " C"]:
         """The weight of each label in the loss, `Hyper.class_weights`.
 
         Args:
@@ -139,16 +160,14 @@ class Problem(abc.ABC):
     # Evaluation.
 
     @abc.abstractmethod
-    def decode(self, logits: Logits, task: Task) -> Predictions:
+    def decode(self, logits: Scores, task: Task) -> Predictions:
         """Predictions of logits in file order."""
 
     @abc.abstractmethod
-    def dev_loss(self, logits: Logits, label: Labels) -> float:
-        """The mean loss over labelled rows, without weights and label smoothing."""
+    def dev_loss(self, logits: Scores, label: Rows, task: Task) -> float:
+        """The mean loss over the labelled slots, without weights and label smoothing."""
 
-    def pseudo_values(
-        self, metric: str, predicted: Shaped[np.ndarray, "n M ..."], label: Labels
-    ) -> Float[np.ndarray, "n M"]:
+    def pseudo_values(self, metric: str, predicted: Collection[Rows], label: Rows) -> Float[np.ndarray, "n M"]:
         """Jackknife pseudo-values of a metric for n runs: m theta - (m - 1) theta without each unit (Tukey 1958).
 
         Args:
@@ -161,11 +180,21 @@ class Problem(abc.ABC):
         without = [[self.metrics[metric](v[rows != i], label[rows != i]) for i in rows] for v in predicted]
         return len(label) * whole - (len(label) - 1) * np.array(without)
 
+    def scorer(self, metric: str, predicted: Rows, label: Rows) -> Callable[[Int[np.ndarray, " m"]], float]:
+        """The function from numbers of rows to the metric of these rows.
+
+        Args:
+            metric: a name in `metrics`.
+            predicted: decoded values.
+            label: labels, none missing.
+        """
+        return lambda rows: self.metrics[metric](predicted[rows], label[rows])
+
     @abc.abstractmethod
-    def constant(self, label: Labels) -> Labels:
+    def constant(self, label: Rows) -> Rows:
         """The best prediction that ignores the text; runs that diverged count as this prediction."""
 
-    def collapsed(self, predicted: Labels, label: Labels) -> bool:
+    def collapsed(self, predicted: Rows, label: Rows) -> bool:
         """Whether (nearly) all predictions of one run are one value, whatever the text.
 
         True where at most NEARLY times as many predictions differ from the most frequent prediction as labels differ
@@ -179,7 +208,7 @@ class Problem(abc.ABC):
         """
         return share_of_others(predicted) <= NEARLY * share_of_others(label)
 
-    def per_class(self, predicted: Labels, label: Labels, task: Task) -> list[dict[str, Any]]:
+    def per_class(self, predicted: Rows, label: Rows, task: Task) -> list[dict[str, Any]]:
         """The scores of each class, rows {label, precision, recall, f1, support, predicted}; [] without classes.
 
         Args:
@@ -190,22 +219,33 @@ class Problem(abc.ABC):
         del predicted, label, task
         return []
 
-    def same_for_all(self, predicted: Labels, label: Labels) -> Labels:
+    def same_for_all(self, predicted: Rows, label: Rows) -> Rows:
         """Predictions of one run in which values that differ by rounding alone are equal."""
         del label
         return predicted
 
+    def details(self, predicted: Predictions, split: Split, task: Task) -> dict[str, list[Any]]:
+        """{name: one value per row, which JSON can hold} of what was found in the texts, such as entities.
+
+        Args:
+            predicted: of the rows of the split.
+            split: the rows.
+            task: the task.
+        """
+        del predicted, split, task
+        return {}
+
     @abc.abstractmethod
-    def columns(self, logits: Logits, task: Task) -> Mapping[str, Sequence[Any] | np.ndarray]:
+    def columns(self, logits: Scores, task: Task) -> Mapping[str, Sequence[Any] | np.ndarray]:
         """{column: values} of a table of predictions: the predicted label, and probabilities of up to MOST_COLUMNS."""
 
     @abc.abstractmethod
-    def label_column(self, label: Labels, task: Task) -> list[str]:
+    def label_column(self, label: Rows, task: Task) -> list[str]:
         """The true labels in a table of predictions, "" where a row has none."""
 
     # Derived from the methods above.
 
-    def constant_scores(self, label: Labels, names: Sequence[str]) -> dict[str, float]:
+    def constant_scores(self, label: Rows, names: Sequence[str]) -> dict[str, float]:
         """{metric: score} of `constant`, which any method should exceed.
 
         Args:
@@ -223,8 +263,8 @@ class Problem(abc.ABC):
 
     def score(
         self,
-        logits: Logits,
-        label: Labels,
+        logits: Scores,
+        label: Rows,
         task: Task,
         names: Sequence[str] | None = None,
     ) -> dict[str, float]:
@@ -241,9 +281,7 @@ class Problem(abc.ABC):
             return {}
         return self.compare(self.decode(logits[labelled], task).values, label[labelled], task, names)
 
-    def compare(
-        self, predicted: Labels, label: Labels, task: Task, names: Sequence[str] | None = None
-    ) -> dict[str, float]:
+    def compare(self, predicted: Rows, label: Rows, task: Task, names: Sequence[str] | None = None) -> dict[str, float]:
         """{metric: value} of decoded values and labels, none missing; names: as for `score`."""
         functions = {**self.metrics, **{metric.name: metric for metric in task.own_metrics}}
         return {name: functions[name](predicted, label) for name in names or task.metrics}

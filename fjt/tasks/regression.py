@@ -1,12 +1,12 @@
 """Regression: one score per example, squared error."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 
 from fjt.core.errors import UserError, read_rows
 from fjt.core.options import LossConfig
@@ -61,6 +61,25 @@ def squared_error(
     return value, jnp.ones_like(value)
 
 
+def read_score(cell: Cell) -> float:
+    """The score in a cell, NaN where it may be missing.  Raises UserError for another value."""
+    text = cell.text
+    if not text and not cell.required:
+        return math.nan
+    try:
+        score = float(text)
+    except ValueError:
+        score = math.nan
+    if not math.isfinite(score):
+        raise UserError(f"{cell.place}: {cell.value!r} is not a finite score. Correct or remove the row.")
+    if abs(score) > LARGEST:
+        raise UserError(
+            f"{cell.place}: the score {cell.value!r} is too large: its squared error and gradient are float32, so "
+            f"scores end at {LARGEST:.0e}. Give scores in another unit, or correct the row."
+        )
+    return score
+
+
 class Regression(Problem):
     """One score per example.  Labels are f32[N], NaN where a row has none; metrics compare scores f64[N]."""
 
@@ -78,24 +97,7 @@ class Regression(Problem):
         return {}
 
     def read_labels(self, cells: Sequence[Cell], codes: Sequence[str]) -> Labels:
-        return np.array(read_rows(self._read, cells), np.float32)
-
-    def _read(self, cell: Cell) -> float:
-        text = cell.text
-        if not text and not cell.required:
-            return math.nan
-        try:
-            score = float(text)
-        except ValueError:
-            score = math.nan
-        if not math.isfinite(score):
-            raise UserError(f"{cell.place}: {cell.value!r} is not a finite score. Correct or remove the row.")
-        if abs(score) > LARGEST:
-            raise UserError(
-                f"{cell.place}: the score {cell.value!r} is too large: its squared error and gradient are float32, so "
-                f"scores end at {LARGEST:.0e}. Give scores in another unit, or correct the row."
-            )
-        return score
+        return np.array(read_rows(read_score, cells), np.float32)
 
     def is_labelled(self, label: Labels) -> Bool[np.ndarray, " M"]:
         return ~np.isnan(label)
@@ -122,14 +124,12 @@ class Regression(Problem):
         scores = np.asarray(logits[:, 0], np.float64)
         return Predictions(scores, scores, None)
 
-    def dev_loss(self, logits: Logits, label: Labels) -> float:
+    def dev_loss(self, logits: Logits, label: Labels, task: Task) -> float:
         labelled = self.is_labelled(label)
         return mse(logits[labelled][:, 0], label[labelled])
 
-    def pseudo_values(
-        self, metric: str, predicted: Shaped[np.ndarray, "n M ..."], label: Labels
-    ) -> Float[np.ndarray, "n M"]:
-        return jackknife.of_scores(metric, predicted, label)
+    def pseudo_values(self, metric: str, predicted: Collection[Labels], label: Labels) -> Float[np.ndarray, "n M"]:
+        return jackknife.of_scores(metric, np.stack([*predicted]), label)
 
     def constant(self, label: Labels) -> Labels:
         return np.full(len(label), label.mean())

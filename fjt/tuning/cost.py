@@ -15,12 +15,15 @@ def step_flops(
     examples: float,
     classes: int,
     start: int = 0,
+    one_slot: bool = True,
+    head: str = "sequence",
 ) -> float:
     """The operations of a step: its matrix products, two operations per multiply-add.
 
     A product of n tokens with a kernel [D, F] costs 2nDF, the same for the gradient of its input where something below
     trains, and the same for the gradient of its kernel where the kernel trains.  In the last layer all tokens have keys
-    and values, but only first tokens have a query and a feed-forward layer, unless gates read all of them.
+    and values, but with one slot per example only first tokens have a query and a feed-forward layer, unless gates read
+    all of them.
 
     Args:
         config: the encoder's.
@@ -30,14 +33,17 @@ def step_flops(
         examples: the number of slots.
         classes: the number of outputs of the head.
         start: the lowest layer that is computed at all.
+        one_slot: of the Model.
+        head: likewise.
     """
-    gated = any(is_gate(name) for name in trained)
+    every = not one_slot or any(is_gate(name) for name in trained)  # tokens of the last layer are computed
     places = {name: place(name, config.layers) for name in trained}
     lowest = min(places.values())
     keys = row_length + _extra_keys(trained)
-    total, shapes = 0.0, find_family(config.family).sites(config)
+    family, total = find_family(config.family), 0.0
+    shapes = family.sites(config)
     for i in range(max(0, start), config.layers):
-        last = i == config.layers - 1 and not gated
+        last = i == config.layers - 1 and not every
         queries = examples if last else tokens
         for site, order in ORDER.items():
             if site == "attention":
@@ -49,13 +55,12 @@ def step_flops(
                 total += cost * (1 + (lowest < (i, order)) + (f"encoder/layer_{i}/{site}/kernel" in trained))
     for name, shape in trained.items():
         for site, size, needs, trains in _new_products(name, shape, config):
-            last = places[name][0] >= config.layers - (not gated) and site not in ("key", "value")
+            last = places[name][0] >= config.layers - (not every) and site not in ("key", "value")
             cost = 2 * (examples if last else tokens) * size
             total += cost * (1 + (needs or lowest < places[name]) + trains)
-    for site, shape in shapes.items():
-        if not shape.in_layers:
-            cost = 2 * examples * shape.inputs * shape.outputs
-            total += cost * (1 + (lowest[0] < config.layers) + (f"head/{site}/kernel" in trained))
+    for site in (site for site in shapes if site in family.heads[head].modules):
+        cost = 2 * examples * shapes[site].inputs * shapes[site].outputs
+        total += cost * (1 + (lowest[0] < config.layers) + (f"head/{site}/kernel" in trained))
     return total + 2 * examples * 3 * config.width * classes
 
 

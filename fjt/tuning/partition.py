@@ -340,11 +340,15 @@ def trainable_names(params: Tree, config: EncoderConfig, tune: TuneConfig, missi
     pooler = {name for name in names if name.startswith("head/")} - head
     if tune.train_pooler is not None and not pooler:
         raise UserError(
-            f"config.tune.train_pooler={tune.train_pooler}: a model of type {family.name} has no pretrained pooler, "
-            "its whole head is new and trains; leave the option out."
+            f"config.tune.train_pooler={tune.train_pooler}: this run's head on a model of type {family.name} has no "
+            "pretrained pooler, all of it is new and trains; leave the option out."
         )
     encoder = [name for name in names if name.startswith("encoder/")]
     check_patterns(tune.train, names, config.family, "tune.train")
+    for options in methods.values():
+        for site, path in places(config, options.get("sites", ())):
+            if f"{base_module(path)}/kernel" not in names:
+                raise UserError(f"config.tune.sites names {site!r}, which the head of this run does not have.")
     chosen, trains_pooler = set(), tune.train_pooler
     for name, options in methods.items():
         given = [n for n in names if not n.startswith("adapters/")] if METHODS[name].chooses_all else encoder

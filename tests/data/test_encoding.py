@@ -48,7 +48,7 @@ def test_a_file_of_another_form_is_called_by_its_name(form, suffix, tmp_path):
 def test_a_text_that_begins_as_a_form_is_named_is_text(tmp_path, start):
     path = tmp_path / "lines.txt"
     path.write_text(f"{start}\nsecond\n")
-    assert predict._read_lines(str(path), pairs=False)[1][0] == start
+    assert predict._read_lines(str(path), pairs=False).text[0] == start
 
 
 def test_a_text_that_holds_null_bytes_is_text(tmp_path):

@@ -18,6 +18,7 @@ from process import ROOT, tiny
 import fjt
 from fjt import predict
 from fjt.core.errors import UserError
+from fjt.data.glue import Task
 from fjt.experiment import finished as finished_run
 from fjt.experiment import predictor
 
@@ -77,7 +78,9 @@ def test_logits_that_are_not_finite_give_no_labels(monkeypatch):
     logits = np.zeros((30, 2), np.float32)
     logits[[3, 17], 1] = np.nan, np.inf
     given = small.double(predictor.Predictor, logits=lambda examples: logits, tokenize=lambda split: None)
-    run = small.double(finished_run.Run, path="runs/a", pairs=False, _predictor=given)
+    run = small.double(
+        finished_run.Run, path="runs/a", pairs=False, task=Task("a", "classification", ("0", "1"), ()), _predictor=given
+    )
     monkeypatch.setattr(finished_run.Run, "_check_export", lambda run: None)
     with pytest.raises(UserError, match=r"2 of 30 texts .*: 3, 17 \(counted from 0\).*another run than runs/a"):
         run.predict(["a text"] * 30)
@@ -252,8 +255,9 @@ BROKEN = """
 import sys, types
 from fjt import predict
 from fjt.core.errors import exit_code
+from fjt.data.glue import Split
 run = types.SimpleNamespace(problem=types.SimpleNamespace(columns=lambda logits, task: {}), task=None)
-write = lambda: predict._write("-", ".tsv", run, ["0"], ["a"], None, {"logits": None})
+write = lambda: predict._write("-", ".tsv", run, "-", Split.unlabelled(["0"], ["a"]), {"logits": None})
 sys.exit(exit_code(write, lambda: "stdout"))
 """
 

@@ -20,7 +20,7 @@ DEV = Split(("0", "1", "2"), ("a", "b", "c"), None, np.float32([0.5, 1.5, np.nan
 
 def add_metrics(select="last", *metrics, dev=DEV, **others):
     experiment = ExperimentConfig(train=TrainConfig(select=select, patience=2), eval=EvalConfig(metrics=metrics))
-    return experiment, prepare._add_metrics(experiment, TASK, {"train": DEV, "dev": dev} | others)
+    return experiment, prepare._complete(experiment, TASK, {"train": DEV, "dev": dev} | others)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,16 @@ def test_any_metric_chooses_the_best_step(tmp_path, monkeypatch, select, metric,
     settings = double(prepare.Settings, experiment=options)
     found = course(double(Experiment, settings=settings, task=task, evaluations=(3,)), 3, None)
     assert (found.metric, found.lower, found.patience) == (metric, lower, 2)
+
+
+def test_runs_of_a_study_that_share_their_data_decode_each_in_its_own_way():
+    """Inputs are read once for runs whose options of data are equal, so that their task knows of no threshold."""
+    tasks = []
+    for given in (EvalConfig(threshold=0.3), EvalConfig(threshold=0.7, constrained=True), EvalConfig()):
+        experiment = ExperimentConfig(eval=given)
+        tasks.append(prepare._complete(experiment, TASK, {"train": DEV, "dev": DEV}))
+    assert [task.threshold for task in tasks] == [0.3, 0.7, 0.5]
+    assert [task.constrained for task in tasks] == [False, True, False]
 
 
 @pytest.mark.parametrize(
@@ -88,4 +98,4 @@ def test_a_metric_is_tried_on_every_split_that_is_evaluated(tmp_path, monkeypatc
     with pytest.raises(UserError, match=r"spread:share failed: ZeroDivisionError.* the labels of the test split"):
         add_metrics("last", "spread:share", dev=one, test=DEV)
     unread = ExperimentConfig(eval=EvalConfig(metrics=("spread:share",), test=False))
-    prepare._add_metrics(unread, TASK, {"train": DEV, "dev": one, "test": DEV})
+    prepare._complete(unread, TASK, {"train": DEV, "dev": one, "test": DEV})

@@ -36,7 +36,7 @@ def base(folder=GOLDEN):
     checkpoint = pretrained.read_checkpoint(str(folder / "base"))
     model = Model(checkpoint.config, 2)
     abstract = jax.eval_shape(model.init, seeds.make_key(0, "init"))
-    return model, pretrained.take(checkpoint, abstract, "base", keep_head=True).params
+    return model, pretrained.take(checkpoint, abstract, "base", keep_head="sequence").params
 
 
 def logits(adapter, folder=GOLDEN):

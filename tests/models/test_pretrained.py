@@ -45,7 +45,7 @@ def write(folder, tensors, raw=small.CONFIG_JSON, file="model.safetensors"):
     return str(folder)
 
 
-def take(path, keep_head=True):
+def take(path, keep_head="sequence"):
     return pretrained.take(pretrained.read_checkpoint(path), ABSTRACT, path, keep_head=keep_head)
 
 
@@ -82,7 +82,7 @@ def test_weights_that_are_not_finite_are_refused_by_tensor_and_file(tmp_path, pa
 def test_a_classifier_that_is_not_kept_may_hold_anything(tmp_path, params):
     tensors = torch_tensors(params) | {"classifier.weight": np.full((2, 32), np.nan, np.float32)}
     path = write(tmp_path / "m", tensors)
-    assert take(path, keep_head=False).missing
+    assert take(path, keep_head="").missing
     with pytest.raises(UserError, match=r"tensor classifier\.weight"):
         take(path)
 
@@ -109,7 +109,7 @@ def test_a_head_that_reads_other_vectors_is_not_kept(tmp_path, params):
     assert "classifier" in take(base).params["head"]
     with pytest.raises(UserError, match=r"keep_head: .*n has architectures=\['BertForTokenClassification'\], so its"):
         take(path)
-    assert not take(path, keep_head=False).params["head"].get("classifier")
+    assert not take(path, keep_head="").params["head"].get("classifier")
     bare = {name: tensor for name, tensor in tensors.items() if "pooler" not in name}
     with pytest.raises(UserError, match=r"keep_head: .*o lacks bert\.pooler\.dense"):
         take(write(tmp_path / "o", bare))
@@ -224,12 +224,12 @@ def test_a_square_kernel_is_turned_too(tmp_path, params):
 
 def test_the_head_is_new_unless_kept(tmp_path, params):
     path = write(tmp_path / "m", torch_tensors(params))
-    loaded = take(path, keep_head=False)
+    loaded = take(path, keep_head="")
     assert set(loaded.missing) == {"head/classifier/kernel", "head/classifier/bias"}
     assert set(loaded.params["head"]) == {"pooler"}
     assert set(loaded.unused) == {"classifier.weight", "classifier.bias"}
     path = write(tmp_path / "n", torch_tensors(params, head=False))
-    assert take(path, keep_head=False).unused == ()
+    assert take(path, keep_head="").unused == ()
     with pytest.raises(UserError, match=r"config\.model\.keep_head.*no classifier"):
         take(path)
 
@@ -241,7 +241,7 @@ def test_missing_pooler_and_unused_tensors(tmp_path, params):
         "bert.embeddings.position_ids": np.arange(64)[None],  # a buffer that old versions saved: no news
     }
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("classifier")}
-    loaded = take(write(tmp_path / "m", tensors | extra), keep_head=False)
+    loaded = take(write(tmp_path / "m", tensors | extra), keep_head="")
     assert {name for name in loaded.missing if "pooler" in name} == {"head/pooler/kernel", "head/pooler/bias"}
     assert loaded.unused == ("cls.predictions.bias",)
 

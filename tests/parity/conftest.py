@@ -11,6 +11,8 @@ from fjt.data.glue import Split
 from fjt.data.synthetic import VOCAB
 from fjt.data.synthetic import load as load_synthetic
 
+torch.set_num_threads(1)  # the tests run in as many processes as there are cores, and threads that wait would spin
+
 
 def write_bert(folder):
     """A small BERT's config; its tokenizer is written into the folder."""

@@ -37,7 +37,7 @@ def ours(directory, dtype="float32"):
     checkpoint = pretrained.read_checkpoint(directory)
     model = Model(checkpoint.config, 2, dtype=dtype)
     abstract = jax.eval_shape(model.init, seeds.make_key(0, "init"))
-    loaded = pretrained.take(checkpoint, abstract, directory, keep_head=True)
+    loaded = pretrained.take(checkpoint, abstract, directory, keep_head=model.head)
     assert loaded.missing == () and loaded.unused == ()
     return model, loaded.params
 

@@ -6,9 +6,11 @@ With FJT_MINILM=DIR (and FJT_SHARED=DIR for real sentences) on real weights too;
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import small
 import torch
 import transformers
+from conftest import RANDOM
 from reference import encode, ours
 
 from fjt.core import tree
@@ -16,7 +18,7 @@ from fjt.data import batches
 from fjt.models import torch_names
 from fjt.models.encoder import Model
 from fjt.models.layers import Hooks
-from fjt.tasks.classification import CLASSIFICATION
+from fjt.tasks.kinds import find_problem
 
 
 def test_hidden_states_and_logits(reference):
@@ -50,20 +52,39 @@ def test_hidden_states_and_logits(reference):
                     assert len(mine) == examples.lengths[e]
 
 
-def test_gradients(reference):
+SETS, SCORES = (np.random.default_rng(0).integers(0, top, (32, 2)).astype(np.float32) for top in (2, 9))
+TARGETS = {  # (labels of 32 texts, PyTorch's problem_type)
+    "classification": (None, "single_label_classification"),
+    "multi_label": (SETS, "multi_label_classification"),
+    "multi_regression": (SCORES, "regression"),
+}
+KINDS = [(name, "classification") for name in (*RANDOM, "minilm")] + [("bert", kind) for kind in list(TARGETS)[1:]]
+
+
+@pytest.mark.parametrize(("reference", "kind"), KINDS, indirect=["reference"])
+def test_loss_and_gradients(reference, kind):
     directory, torch_model, texts = reference
     model, params = ours(directory)
-    _, batch, _, inputs = encode(directory, texts[1])
+    label, problem_type = TARGETS[kind]
+    label = np.int64(texts[1].label) if label is None else label
+    _, batch, place, inputs = encode(directory, texts[1])
+    values = np.zeros((*batch["label"].shape, *label.shape[1:]), label.dtype)
+    values.reshape(-1, *label.shape[1:])[place] = label
+    batch["label"] = values if kind != "classification" else batch["label"]
     torch_model.zero_grad()
-    torch_model(**inputs, labels=torch.tensor(texts[1].label, dtype=torch.long)).loss.backward()
+    torch_model.config.problem_type = problem_type
+    theirs = torch_model(**inputs, labels=torch.tensor(label)).loss
+    theirs.backward()
     expected = {name: parameter.grad.numpy() for name, parameter in torch_model.named_parameters()}
     hyper = small.make_hyper(dropout=0.0)
 
     def loss(params):
-        value, weight = CLASSIFICATION.loss(model.apply(params, batch), batch, hyper)
+        value, weight = find_problem(kind).loss(model.apply(params, batch), batch, hyper)
         return jnp.sum(value * batch["weight"]) / jnp.sum(weight * batch["weight"])
 
-    grads = tree.flatten(jax.jit(jax.grad(loss))(params))
+    value, grads = jax.jit(jax.value_and_grad(loss))(params)
+    np.testing.assert_allclose(value, theirs.item(), rtol=1e-4)
+    grads = tree.flatten(grads)
     whole = np.sqrt(sum(np.sum(np.square(g)) for g in expected.values()))
     assert len(grads) == len(expected)
     for name, gradient in grads.items():

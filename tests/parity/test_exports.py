@@ -25,6 +25,7 @@ KINDS = {
     "two": ("classification", lambda i: "ny"[i % 2], ["n", "y"], "single_label_classification"),
     "three": ("classification", lambda i: "cab"[i % 3], ["a", "b", "c"], "single_label_classification"),
     "several": ("multi_label", lambda i: "u,v,w"[: 2 * (i % 3) + 1], ["u", "v", "w"], "multi_label_classification"),
+    "scores": ("multi_regression", lambda i: {"u": i % 7 / 3, "v": i % 5}, ["u", "v"], "regression"),
 }
 ODD = {
     "num_labels": 5, "id2label": {str(i): f"L{i}" for i in range(5)}, "label2id": {f"L{i}": i for i in range(5)},
@@ -51,7 +52,7 @@ RUNS = [
     ("three", False, "another class and length", "full"), ("three", True, "odd config", "full"),
     ("several", False, "odd config", "bitfit"), ("several", True, "cut and padded on the left", "full"),
     ("two", True, "another class and length", "lora"), ("three", True, "roberta", "full"),
-    ("two", True, "plain", "layernorm"),
+    ("two", True, "plain", "layernorm"), ("scores", False, "one type", "bitfit"),
 ]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from fjt.core import memory
 from fjt.core.console import Silent
 from fjt.core.errors import UserError
 from fjt.core.settings import resolve_seeds
-from fjt.data import batches
+from fjt.data import batches, conll
 from fjt.data.glue import Task
 from fjt.experiment.execute import run
 from fjt.experiment.inputs import Inputs
@@ -245,3 +245,20 @@ def test_the_shapes_of_a_group_hold_every_slot(monkeypatch):
     for chosen, number in zip(indices, shape_of, strict=True):
         batch, _ = batches.build(examples, chosen, shapes[number])
         assert batch["weight"].sum() == each[chosen].sum() > 24
+
+
+def test_sentences_of_several_windows_are_planned_by_window(tmp_path):
+    """The batches of a study are of windows, of which there are more than sentences, here far more."""
+    rng = np.random.default_rng(0)
+    sentences = [[(f"w{rng.integers(9)}", "ab"[rng.integers(2)]) for _ in range(n)] for n in (60, 3, 50, 4, 70, 5)]
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.conll").write_text(conll.text(sentences))
+    product = {
+        "task": ("table",), "data.source": ("files",), "data.kind": ("tagging",), "data.limit": (0,),
+        "data.files.train": (str(tmp_path / "train.conll"),), "data.files.dev": (str(tmp_path / "dev.conll"),),
+        "data.columns.text": ("0",), "data.columns.label": ("1",), "model.max_length": (12,), "train.steps": (9,),
+        "train.batch_size": (4,), "optim.learning_rate": (1e-3,),
+    }  # fmt: skip
+    groups, _ = plan(tmp_path, product, seeds=2)
+    assert sum(len(group.runs) for group in groups) == 2
+    assert all(shape.slots > shape.examples for group in groups for shape in group.shapes)

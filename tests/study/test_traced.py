@@ -57,6 +57,7 @@ TRACED = {
     "eval.every_epochs": (0, 2),
     "eval.every_steps": (0, 2),
     "eval.threshold": (0.0, 0.5),
+    "eval.constrained": (False, True),
 }
 # (key, two values, method) of options that are part of a program.
 STATIC = (

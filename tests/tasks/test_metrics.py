@@ -191,15 +191,18 @@ def test_every_task_has_metrics_that_exist():
         assert set(problem.table_metrics) <= set(problem.metrics) and not lower_is_better(problem.table_metrics[0])
 
 
+TASK = Task("table", "classification", ("no", "yes"), ("accuracy",))
+
+
 def test_loss_by_hand():
     """Cross-entropy of logits (ln 3, 0): -ln 0.75 for class 0, -ln 0.25 for class 1; unlabelled rows do not count."""
     logits = np.float32([[np.log(3), 0.0]] * 3)
-    found = find_problem("classification").dev_loss(logits, np.array([0, 1, -1], np.int32))
+    found = find_problem("classification").dev_loss(logits, np.array([0, 1, -1], np.int32), TASK)
     np.testing.assert_allclose(found, (-np.log(0.75) - np.log(0.25)) / 2, rtol=1e-6)
     scores = np.float32([[1.0], [4.0], [9.0]])
-    assert find_problem("regression").dev_loss(scores, np.float32([2.0, 4.0, np.nan])) == 0.5
+    assert find_problem("regression").dev_loss(scores, np.float32([2.0, 4.0, np.nan]), TASK) == 0.5
     label = np.int8([[1, 0], [1, 1], [-1, -1]])
-    found = find_problem("multi_label").dev_loss(logits, label)
+    found = find_problem("multi_label").dev_loss(logits, label, TASK)
     expected = (-np.log(0.75) - np.log(0.5) - np.log(0.75) - np.log(0.5)) / 4
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 

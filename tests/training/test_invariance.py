@@ -16,14 +16,13 @@ import small
 import fjt.training.step
 from fjt.core import seeds
 from fjt.data import batches, packing
-from fjt.models import bert, blocks, encoder, layers
-from fjt.tasks.classification import CLASSIFICATION
+from fjt.models import bert, blocks, encoder, heads, layers
 from fjt.training import placement
 from fjt.training.optim import make_optimizer
 from fjt.training.step import init_state, train_step
 
 BATCH = 32
-EXAMPLES = small.make_examples(num=150)  # the fifth batch of an epoch is short
+EXAMPLES = {name: kind.make_examples(150, 24) for name, kind in small.KINDS.items()}  # the fifth batch is short
 
 REFERENCE = small.Layout(row_length=64, batch_size=BATCH)
 LAYOUTS = {
@@ -34,31 +33,37 @@ LAYOUTS = {
     "devices_and_accumulation": small.Layout(groups=4, accumulation=2, row_length=64, batch_size=BATCH),
 }
 TOLERANCE = {np.float32: (20, 2e-6), np.float64: (60, 1e-12)}
-DOUBLE = [(name, np.float64) for name in LAYOUTS]
-SINGLE = [("one_a_row", np.float32), ("devices_and_accumulation", np.float32)]
+CASES = [(name, np.float64, "classification") for name in LAYOUTS]
+CASES += [(name, np.float32, "classification") for name in ("one_a_row", "devices_and_accumulation")]
+CASES += [
+    (name, np.float64, kind) for kind in small.KINDS if kind != "classification"
+    for name in ("one_a_row", "devices_and_accumulation")
+]  # fmt: skip
+FIRST = [case for case in CASES if case[1] is np.float64]
 
 
-def hyper(dtype):
+def hyper(dtype, kind):
     """Dropout everywhere, smoothing, and weights that differ by class, so that parts of a batch weigh unequally."""
     made = small.make_hyper(dtype=dtype, smoothing=0.1)
-    return dataclasses.replace(made, class_weights=np.array([1.0, 1.7], dtype))
+    return dataclasses.replace(made, class_weights=np.array([1.0, 1.7, 0.6][: small.KINDS[kind].classes], dtype))
 
 
 @functools.cache
-def initial():
+def initial(kind):
     with jax.enable_x64(False):
-        params = jax.jit(small.Model(small.CONFIG, 2).init)(seeds.make_key(0, "init"))
+        params = jax.jit(small.KINDS[kind].make_model(small.CONFIG).init)(seeds.make_key(0, "init"))
     return jax.tree.map(np.asarray, params)
 
 
-def train(layout, dtype, steps, update=True):
+def train(layout, dtype, steps, update=True, kind="classification"):
     """f64[steps]: the losses of a run. One shape for all batches, so one compilation.
 
     Without update the weights stay as they were drawn: XLA then drops the backward pass, and compiles soon.
     """
-    model = small.Model(small.CONFIG, 2, dtype=np.dtype(dtype).name)
+    model, examples = small.KINDS[kind].make_model(small.CONFIG, dtype=np.dtype(dtype).name), EXAMPLES[kind]
+    made = hyper(dtype, kind)
     optimizer = make_optimizer(small.ADAMW)
-    state = init_state(jax.tree.map(lambda x: jnp.asarray(x, dtype), initial()), hyper(dtype), optimizer)
+    state = init_state(jax.tree.map(lambda x: jnp.asarray(x, dtype), initial(kind)), made, optimizer)
     put = jnp.asarray
     if layout.groups > layout.accumulation:
         device_mesh = placement.make_mesh(layout.groups // layout.accumulation)
@@ -67,7 +72,7 @@ def train(layout, dtype, steps, update=True):
     step = functools.partial(
         train_step,
         model=model,
-        loss=CLASSIFICATION.loss,
+        loss=small.KINDS[kind].loss,
         optimizer=optimizer,
         accumulation=layout.accumulation,
     )
@@ -80,9 +85,10 @@ def train(layout, dtype, steps, update=True):
             loss = loss_of(state, *others)
             return dataclasses.replace(state, step=state.step + jnp.uint32(1)), {"loss": loss}
 
-    indices = batches.Schedule(len(EXAMPLES), layout.batch_size, 0).batches(0, steps)
+    indices = batches.Schedule(len(examples), layout.batch_size, 0).batches(0, steps)
     (shape,) = packing.plan(
-        batches.lengths_of(EXAMPLES, indices),
+        batches.lengths_of(examples, indices),
+        slots=batches.slots_of(examples, indices),
         groups=layout.groups,
         row_length=layout.row_length,
         one_a_row=layout.one_a_row,
@@ -91,18 +97,18 @@ def train(layout, dtype, steps, update=True):
     ).shapes
     seen = []
     for k in range(steps):
-        batch, _ = batches.build(EXAMPLES, indices[k], shape, layout.one_a_row)
+        batch, _ = batches.build(examples, indices[k], shape, layout.one_a_row)
         batch["weight"] = batch["weight"].astype(dtype)
-        state, metrics = compiled(state, {}, jax.tree.map(put, batch), hyper(dtype))
+        state, metrics = compiled(state, {}, jax.tree.map(put, batch), made)
         seen.append(metrics["loss"])
     return np.asarray(jax.device_get(seen), np.float64)
 
 
 @functools.cache
-def sound(dtype, name="reference", update=True):
+def sound(dtype, name="reference", update=True, kind="classification"):
     """The losses of a layout by the code as it is."""
     with jax.enable_x64(dtype is np.float64):
-        return train(LAYOUTS.get(name, REFERENCE), dtype, TOLERANCE[dtype][0] if update else 2, update)
+        return train(LAYOUTS.get(name, REFERENCE), dtype, TOLERANCE[dtype][0] if update else 2, update, kind)
 
 
 def check(found, reference, dtype):
@@ -112,9 +118,9 @@ def check(found, reference, dtype):
     np.testing.assert_allclose(found, reference[: len(found)], rtol=tolerance, atol=0)
 
 
-@pytest.mark.parametrize(("name", "dtype"), small.tiers([*DOUBLE, *SINGLE], *DOUBLE))
-def test_layout_does_not_matter(name, dtype):
-    check(sound(dtype, name), sound(dtype), dtype)
+@pytest.mark.parametrize(("name", "dtype", "kind"), small.tiers(CASES, *FIRST))
+def test_layout_does_not_matter(name, dtype, kind):
+    check(sound(dtype, name, kind=kind), sound(dtype, kind=kind), dtype)
 
 
 def test_training_moves_and_dropout_acts():
@@ -122,6 +128,11 @@ def test_training_moves_and_dropout_acts():
     reference = sound(np.float32)
     assert len(set(reference)) == len(reference) and reference[-3:].mean() < reference[:3].mean()
     assert abs(sound(np.float64)[0] / reference[0] - 1) < 1e-5
+
+
+def test_a_run_without_updates_begins_as_one_with_them():
+    """So that mutants can be compared at weights that stay."""
+    check(sound(np.float32, update=False)[:1], sound(np.float32), np.float32)
 
 
 # Mutants: each is rejected by the same check, at the layouts that it gets wrong.
@@ -192,6 +203,28 @@ def head_noise_by_slot(monkeypatch):
     monkeypatch.setattr(bert, "drop_slots", by_slot)
 
 
+def word_noise_by_slot(monkeypatch):
+    """The dropout of a word's vector addressed by its number in the group."""
+    drop_slots = heads.drop_slots
+
+    def by_slot(h, batch, noise):
+        place = jnp.broadcast_to(jnp.arange(batch["slot_position"].shape[1])[None], batch["slot_position"].shape)
+        return drop_slots(h, batch | {"slot_position": place}, noise)
+
+    monkeypatch.setattr(heads, "drop_slots", by_slot)
+
+
+def tags_in_reverse(monkeypatch):
+    """The tags of a batch in another order than its slots: that of its places."""
+    build = batches.build
+
+    def reversed_tags(*arguments):
+        batch, places = build(*arguments)
+        return batch | {"label": batch["label"][:, ::-1]}, places
+
+    monkeypatch.setattr(batches, "build", reversed_tags)
+
+
 def mean_of_means(monkeypatch):
     """Each part's mean, averaged: parts with fewer examples, or lighter ones, count too much."""
 
@@ -222,26 +255,30 @@ def last_part(monkeypatch):
     monkeypatch.setattr(fjt.training.step, "_accumulate", last)
 
 
-# (mutant, a layout that it gets wrong, whether it touches the reference too, which is one part on one device)
+# (mutant, a layout that it gets wrong, whether it touches the reference too, which is one part on one device, kind)
 MUTANTS = [
-    (ignore_segments, "one_a_row", True),
-    (run_on_positions, "row_length", True),
-    (noise_by_place, "row_length", True),
-    (noise_by_slot, "accumulation", True),
-    (noise_by_device, "devices", False),
-    (head_noise_by_slot, "devices", True),
-    (mean_of_means, "accumulation", False),
-    (last_part, "accumulation", False),
+    (ignore_segments, "one_a_row", True, "classification"),
+    (run_on_positions, "row_length", True, "classification"),
+    (noise_by_place, "row_length", True, "classification"),
+    (noise_by_slot, "accumulation", True, "classification"),
+    (noise_by_device, "devices", False, "classification"),
+    (head_noise_by_slot, "devices", True, "classification"),
+    (mean_of_means, "accumulation", False, "classification"),
+    (last_part, "accumulation", False, "classification"),
+    (word_noise_by_slot, "devices", True, "tagging"),
+    (tags_in_reverse, "accumulation", True, "tagging"),
+    (mean_of_means, "accumulation", False, "tagging"),
 ]
 
 
-@pytest.mark.parametrize(("mutant", "name", "both"), MUTANTS, ids=[mutant.__name__ for mutant, *_ in MUTANTS])
-def test_mutants_are_rejected(mutant, name, both, monkeypatch):
-    reference = sound(np.float32, update=False)
-    check(reference[:1], sound(np.float32), np.float32)
+@pytest.mark.parametrize(
+    ("mutant", "name", "both", "kind"), MUTANTS, ids=[f"{mutant.__name__}-{kind}" for mutant, _, _, kind in MUTANTS]
+)
+def test_mutants_are_rejected(mutant, name, both, kind, monkeypatch):
+    reference = sound(np.float32, update=False, kind=kind)
     mutant(monkeypatch)
     if both:
-        reference = train(REFERENCE, np.float32, 2, update=False)
-    found = train(LAYOUTS[name], np.float32, 2, update=False)
+        reference = train(REFERENCE, np.float32, 2, update=False, kind=kind)
+    found = train(LAYOUTS[name], np.float32, 2, update=False, kind=kind)
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         check(found, reference, np.float32)

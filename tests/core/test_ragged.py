@@ -1,0 +1,27 @@
+"""Rows of unequal length: chosen, counted and listed as those of a numpy array are."""
+
+import numpy as np
+import pytest
+
+from fjt.core.ragged import Ragged, values_of
+
+ROWS = [[3, 1], [], [4, 1, 5], [9]]
+RAGGED = Ragged(np.array([value for row in ROWS for value in row]), np.array([0, 2, 2, 5, 6]))
+
+
+@pytest.mark.parametrize(
+    "chosen", [[2, 0, 0], [], slice(1, 3), [False, True, False, True], np.array([3, 1]), slice(None, None, -1), [-1]]
+)
+def test_rows_are_chosen_as_those_of_an_array(chosen):
+    expected = np.array(range(4))[chosen].astype(int)
+    found = RAGGED[chosen]
+    assert len(found) == len(expected) and found.tolist() == [ROWS[row] for row in expected]
+    assert found.lengths.tolist() == [len(ROWS[row]) for row in expected] and found.offsets[0] == 0
+
+
+def test_one_row_and_its_type():
+    assert RAGGED[2].tolist() == [4, 1, 5] and RAGGED[-1].tolist() == [9] and RAGGED[1].size == 0
+    assert RAGGED.astype(np.int8).dtype == np.int8 and RAGGED.tolist() == ROWS
+    assert values_of(RAGGED) is RAGGED.values and values_of(RAGGED.values) is RAGGED.values
+    with pytest.raises(IndexError):
+        RAGGED[4]
