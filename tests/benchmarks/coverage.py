@@ -15,6 +15,7 @@ are seen to fail. Counts of errors may exceed 5 % by as much as chance alone exp
 import argparse
 import dataclasses
 import math
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -29,8 +30,7 @@ from fjt.tasks.classification import CLASSIFICATION
 from fjt.tasks.kinds import bounds_of
 from fjt.tasks.regression import REGRESSION
 from tests.benchmarks import common
-from tests.benchmarks.populations import EASY, HARD, SHAPES, SOURCES, Choices, Scores
-from tests.scores import pseudo_values
+from tests.benchmarks.populations import EASY, HARD, SHAPES, SOURCES, Choices, Scores, Sentences
 
 BAND, BAND_AT_ZERO, ALPHA = (0.93, 0.97), (0.965, 0.985), 0.05
 SEEDS = (5, 10, 20)
@@ -78,7 +78,7 @@ def on_new_examples(name, shape, m, repeats, rng, metrics, seeds=SEEDS, make=inf
         scores = shape.scores(predicted, label, metrics)
         for metric in metrics:
             tables, bounds = (
-                [pseudo_values(metric, p, label) for p in predicted],
+                [shape.pseudo_values(metric, p, label) for p in predicted],
                 bounds_of(metric),
             )
             for n in seeds:
@@ -247,11 +247,11 @@ def with_few_seeds():
     return found
 
 
-def measure(repeats):
-    """{part of the record: rows}.  Of 5 seeds twice as many studies: there t is nearest the band."""
-    rng, start = np.random.default_rng(0), time.perf_counter()
-    new, this = [], []
-    for name, (shape, sizes) in SHAPES.items():
+def measure_shapes(names, repeats, rng):
+    """(rows of new examples, of this dev set) of shapes.  Of 5 seeds twice as many studies: t is nearest the band."""
+    new, this, start = [], [], time.perf_counter()
+    for name in names:
+        shape, sizes = SHAPES[name]
         for m in sizes:
             quick = tuple(metric for metric in shape.metrics if metric != "spearman")
             new += on_new_examples(name, shape, m, 2 * repeats, rng, quick, SEEDS[:1])
@@ -260,6 +260,13 @@ def measure(repeats):
                 new += on_new_examples(name, shape, m, repeats if m < 1000 else repeats // 2, rng, ("spearman",))
             this += on_this_dev_set(name, shape, m, 2 * repeats, rng, shape.metrics)
             print(f"{name}, {m} examples: {time.perf_counter() - start:.0f} s", flush=True)
+    return new, this
+
+
+def measure(repeats):
+    """{part of the record: rows}."""
+    rng, start = np.random.default_rng(0), time.perf_counter()
+    new, this = measure_shapes(SHAPES, repeats, rng)
     for skewness in (0.5, 0.75):
         this += on_skewed_seeds(skewness, 2 * repeats, rng)
     one, few = ("accuracy",), repeats // 2
@@ -345,7 +352,7 @@ def table(record):
     """coverage.md."""
     lines = ["# How often 95 % intervals hold", ""]
     for name, words in (("new examples", "new seeds, new examples"), ("this dev set", "new seeds, this dev set")):
-        for metrics in (Choices.metrics, Scores.metrics, ("any score",)):
+        for metrics in (Choices.metrics, Scores.metrics, Sentences.metrics, ("any score",)):
             held = {}
             for row in record[name]:  # rows of one study's metrics, apart or together
                 if set(row["held"]) <= set(metrics):
@@ -397,6 +404,9 @@ def table(record):
     lines += [*(f"- {'passed' if ok else 'FAILED'}: {words}" for words, ok in checks), ""]
     found = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     facts = [f"- Command: `{record['command']}`", f"- Versions: {found}", f"- Device: {record['device']}"]
+    for later in record.get("later", []):
+        about = ", ".join(f"{name} {version}" for name, version in later["versions"].items())
+        facts.append(f"- Later: `{later['command']}`; {about}; {later['device']}")
     return "\n".join([*lines, *facts, f"- Time: {record['seconds']:.0f} s of one core", ""])
 
 
@@ -418,13 +428,17 @@ def main(argv=None):
     args = parse(argv)
     start = time.process_time()
     versions = {name: version for name, version in common.versions().items() if name in ("python", "numpy")}
-    record = {
-        "command": f"python -m tests.benchmarks.coverage --repeats {args.repeats}",
-        "versions": versions | {"scipy": scipy.__version__},
-        "device": common.device(),
-    } | measure(args.repeats)
-    record["seconds"] = time.process_time() - start
-    output = Path(args.output)
+    output, command = Path(args.output), f"python -m tests.benchmarks.coverage --repeats {args.repeats}"
+    facts = {"versions": versions | {"scipy": scipy.__version__}, "device": common.device()}
+    if args.shapes:  # their rows anew, in the record of all
+        record, command = common.read_json(output / "coverage.json"), f"{command} --shapes {shlex.join(args.shapes)}"
+        rows = measure_shapes(args.shapes, args.repeats, np.random.default_rng(0))
+        for part, found in zip(("new examples", "this dev set"), rows, strict=True):
+            record[part] = [row for row in record[part] if row["shape"] not in args.shapes] + found
+        record["later"] = [*record.get("later", []), {"command": command} | facts]
+    else:
+        record = {"command": command} | facts | measure(args.repeats)
+        record["seconds"] = time.process_time() - start
     common.write_json(output / "coverage.json", record)
     (output / "coverage.md").write_text(table(record))
     print((output / "coverage.md").read_text())
@@ -436,6 +450,7 @@ def parse(argv):
     parser.add_argument(
         "--repeats", type=int, default=2000, help="studies of a case, a multiple of 10; of some twice or half as many"
     )
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, help="measure these alone, and keep the other rows")
     parser.add_argument("--output", default="results/statistics", help="where coverage.json and coverage.md are")
     return parser.parse_args(argv)
 

@@ -10,6 +10,10 @@ import math
 import numpy as np
 import scipy.stats
 
+from fjt.core.ragged import Ragged
+from fjt.tasks.entities import ENTITIES
+from tests.scores import pseudo_values
+
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(30)
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
 
@@ -55,6 +59,10 @@ class Choices:
         right = predicted == label
         return choice_scores(right[..., label == 1].mean(-1), right[..., label == 0].mean(-1), label.mean())
 
+    def pseudo_values(self, metric, predicted, label):
+        """f64[n, m] of n runs' predictions."""
+        return pseudo_values(metric, predicted, label)
+
     def truth(self):
         """{metric: f64[2]}: what a new seed that does not collapse scores on endless new examples, expected."""
         margin = np.float64(self.margins)[:, None, None] + self.seed * NODES[:, None]
@@ -88,6 +96,9 @@ class Scores:
             found["spearman"] = correlation(*(scipy.stats.rankdata(v, axis=-1) for v in (predicted, label)))
         return found
 
+    def pseudo_values(self, metric, predicted, label):
+        return pseudo_values(metric, predicted, label)
+
     def truth(self):
         """Spearman's over endless pairs is the correlation of places: a label's own, and P(another score is below)."""
         values = np.arange(-30, 31) / 5
@@ -103,6 +114,34 @@ class Scores:
             "mse": (slope - 1) ** 2 * np.sum(share * values**2) + scale**2,
         }
         return {name: np.einsum("kij,i,j->k", value, WEIGHTS, WEIGHTS) for name, value in found.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sentences(Choices):
+    """Two methods that find entities of one word in sentences; `source` is what a sentence's words have in common.
+
+    A share of the words are entities.  Scores are resampled by sentence.
+    """
+
+    words: int = 8  # of each sentence
+    metrics: tuple = ("entity_f1",)
+
+    def draw_examples(self, rng, m):
+        """As for `Choices`, of the words of m sentences."""
+        own, each = rng.normal(size=m * self.words), np.repeat(rng.normal(size=m), self.words)
+        effect = math.sqrt(1 - self.source) * own + math.sqrt(self.source) * each
+        effect = math.sqrt(self.example) * effect + math.sqrt(self.method) * rng.normal(size=(2, 1, len(own)))
+        return None, np.int64(rng.random(len(own)) < self.share), effect
+
+    def scores(self, predicted, label, metrics):
+        return {"entity_f1": super().scores(predicted, label, metrics)["f1"]}
+
+    def pseudo_values(self, metric, predicted, label):
+        offsets = np.arange(0, len(label) + 1, self.words)
+        return ENTITIES.pseudo_values(metric, [Ragged(run, offsets) for run in predicted], Ragged(label, offsets))
+
+    def truth(self):
+        return {"entity_f1": super().truth()["f1"]}
 
 
 HARD = Choices(margins=(0.524, 0.58), share=0.5)
@@ -126,6 +165,7 @@ SHAPES = {
     ),
     "accuracy 0.70, six examples a source": (SOURCES, (1000,)),
     "correlation 0.88": (Scores(), (277, 1500)),
+    "entity F1 0.58": (Sentences((1.2, 1.25), 0.12, seed=0.08, bias=0.1, source=0.5), (150, 600)),
 }
 
 
