@@ -327,13 +327,14 @@ def _read_conll(path: str, lines: Iterable[str], find: _Finder) -> Rows:
     if "label" in find.optional and not conll.has_tags(lines := list(lines), columns["label"]):
         del columns["label"]
     values: dict[str, list[Any]] = {role: [] for role in columns}
+    universal = path.lower().endswith(".conllu")
     documents, starts, faults = [], [], {}
     for start, sentence in conll.read(path, lines, columns):
         if isinstance(sentence, UserError):
             faults[start] = str(sentence)
             continue
         for role, words in sentence[0].items():
-            unknown = role == "label" and set(words) == {conll.UNKNOWN}
+            unknown = role == "label" and universal and set(words) == {conll.UNKNOWN}
             values[role].append(None if unknown else words)
         documents.append(sentence[1])
         starts.append(start)
