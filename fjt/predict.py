@@ -246,10 +246,11 @@ def _conll(source: str, split: Split, predicted: dict[str, Any]) -> bytes:
 def _table(suffix: str, run: "Run", split: Split, predicted: dict[str, Any]) -> bytes:
     columns: dict[str, Any] = {"id": split.id, "text": split.text}
     columns |= {} if split.text_pair is None else {"text_pair": split.text_pair}
-    columns |= {} if split.words is None else {"words": split.words}
-    found = run.problem.columns(predicted["logits"], run.task)
-    for name, values in (found if split.words is None else {"predicted": predicted["labels"]}).items():
-        columns[name] = [round(float(x), 6) if isinstance(x, float) else x for x in values]
+    if split.words is None:
+        for name, values in run.problem.columns(predicted["logits"], run.task).items():
+            columns[name] = [round(float(x), 6) if isinstance(x, float) else x for x in values]
+    else:
+        columns |= {"words": split.words, "predicted": predicted["labels"]}
     columns |= {name: predicted[name] for name in predicted if name not in RETURNED}
     rows = zip(*columns.values(), strict=True)
     if suffix == ".npz":

@@ -40,7 +40,7 @@ def read(path: str, lines: Iterable[str], columns: Mapping[str, str]) -> Iterato
     """Yields (line on which it starts, Sentence) of a file, or the fault in its place.
 
     A sentence ends at an empty line.  Fields are separated by tabs, or by blanks in a line without tabs.  Comments
-    stand before a sentence (see `_without_comments`).  Documents are counted from 1, by the lines that begin them.
+    stand before a sentence (see `_blocks`).  Documents are counted from 1, by the lines that begin them.
 
     Args:
         path: the file; for .conllu, columns have the names of CONLLU, and contractions and empty nodes are left out.
@@ -71,38 +71,30 @@ def _place(path: str, role: str, column: str, universal: bool) -> int:
 def _blocks(lines: Iterable[str], universal: bool) -> Iterator[tuple[int, list[tuple[int, str]]]]:
     """Yields (first line, [(line, text), ...]) of each sentence and of each mark of a document, without comments.
 
+    Comments stand before a sentence's first word.  In CoNLL-U they begin with `#`; elsewhere with `# `, and they have
+    another number of fields than the file's first word, since the word `#` is written so too.
+
     Args:
         lines: of the file.
         universal: whether it is CoNLL-U.
     """
+    texts = [line.replace(BYTE_ORDER_MARK, "").rstrip("\r\n") for line in lines]
+    begins = (_fields(text) for text in texts if text.strip() and not text.startswith(("# ", DOCUMENT)))
+    width = len(next(begins, ("", "")))
     block: list[tuple[int, str]] = []
-    for number, line in enumerate(lines, 1):
-        line = line.replace(BYTE_ORDER_MARK, "").rstrip("\r\n")
-        mark = bool(line.strip()) and _fields(line)[0] == DOCUMENT
-        if not line.strip() or mark:
-            if block := _without_comments(block, universal):
-                yield block[0][0], block
+    for number, text in enumerate([*texts, ""], 1):
+        mark = bool(text.strip()) and _fields(text)[0] == DOCUMENT
+        if (mark or not text.strip()) and block:
+            yield block[0][0], block
             block = []
         if mark:
-            yield number, [(number, line)]
-        elif line.strip():
-            block.append((number, line))
-    if block := _without_comments(block, universal):
-        yield block[0][0], block
+            yield number, [(number, text)]
+        elif text.strip() and (block or not _is_comment(text, universal, width)):
+            block.append((number, text))
 
 
-def _without_comments(block: list[tuple[int, str]], universal: bool) -> list[tuple[int, str]]:
-    """A block without the comments at its beginning.
-
-    In CoNLL-U these are all lines that begin with `#`; elsewhere those with `# ` and another number of fields than the
-    first other line, since the word `#` is written so too.
-    """
-    first = next((at for at, (_, line) in enumerate(block) if not line.startswith("#" if universal else "# ")), None)
-    if universal or first is None:
-        return block[len(block) if first is None else first :]
-    width = len(_fields(block[first][1]))
-    comments = [len(_fields(line)) != width for _, line in block[:first]]
-    return block[comments.index(False) if False in comments else first :]
+def _is_comment(text: str, universal: bool, width: int) -> bool:
+    return text.startswith("#") if universal else text.startswith("# ") and len(_fields(text)) != width
 
 
 def _fields(line: str) -> list[str]:
@@ -137,9 +129,16 @@ def _sentence(
 
 
 def has_tags(lines: Iterable[str], column: str) -> bool:
-    """Whether the first sentence of a file has the column of tags beside its words, as test files may not."""
-    fields = next((_fields(block[-1][1]) for _, block in _blocks(lines, False) if not _begins_document(block)), [])
-    return not re.fullmatch(r"-?\d+", column) or max(2, int(column) + 1) <= len(fields)
+    """Whether a line of the first sentence has a column of tags beside its word: files for prediction may have none.
+
+    Args:
+        lines: of the file.
+        column: number of the tags' column; a name, as CoNLL-U has them, is always there.
+    """
+    if not re.fullmatch(r"-?\d+", column):
+        return True
+    first = next((block for _, block in _blocks(lines, False) if not _begins_document(block)), [])
+    return any(len(_fields(text)) >= max(2, int(column) + 1) for _, text in first)
 
 
 def append(path: str, lines: Iterable[str], values: Iterable[str]) -> str:

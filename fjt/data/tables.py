@@ -108,7 +108,7 @@ def text_of(value: Any, place: str, remedy: str, blank: bool = True) -> str:
 
 
 def words_of(value: Any, place: str) -> tuple[str, ...]:
-    """The words of a text.  Raises UserError for a value that is no list of words, and for one without any."""
+    """The words of a list.  Raises UserError for an empty list, and for a value that is not a list of words."""
     if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray):
         raise UserError(
             f"{place}: {value!r:.80} is not a list of words. Give a .conll file, or a .jsonl or "

@@ -226,7 +226,7 @@ def _read_cached(file: str, names: Sequence[str], num: int | None) -> dict[str, 
     except records.Damaged:
         return {}
     offsets, sizes = arrays["offsets"], {len(arrays[name]) for name in ("token_ids", "type_ids")}
-    whole = len(offsets) == (len(offsets) if num is None else num + 1) and sizes == {offsets[-1]}
+    whole = num in (None, len(offsets) - 1) and sizes == {offsets[-1]}
     return {name: arrays[name] for name in names} if whole else {}
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Int
 from fjt.data.batches import Examples
 from fjt.data.glue import Split
 
-OVERLAP = 4  # a window shares one part in so many of its tokens with the next one
+OVERLAP = 4  # neighbouring windows share a quarter of their tokens
 CHUNK = 2000  # texts per call; a progress bar moves between calls
 
 

@@ -77,7 +77,8 @@ class Tagging(Problem):
     words = True
     head = "token"
     metrics = {"accuracy": accuracy, "macro_f1": macro_f1}
-    counts = {"accuracy": (count_hits, share), "macro_f1": (count_tags, mean_f1)}  # of which a metric is a function
+    # {metric: (counts of each sentence, the score of their sums)}
+    counts = {"accuracy": (count_hits, share), "macro_f1": (count_tags, mean_f1)}
     table_metrics = ("accuracy", "macro_f1")
     bounds = dict.fromkeys(table_metrics, (0, 1))
     hub_type = ""
@@ -87,7 +88,7 @@ class Tagging(Problem):
         return sort_labels(cells, lambda cell: self._tags(cell) or ())
 
     def _tags(self, cell: Cell) -> list[str] | None:
-        """The names of the tags in a cell, None for a missing value.  Raises UserError for a value that is no list."""
+        """The names of the tags in a cell, None for a missing value.  Raises UserError for one that is no list."""
         if cell.value is None:
             return None
         if isinstance(cell.value, str) or not isinstance(cell.value, Sequence | np.ndarray):

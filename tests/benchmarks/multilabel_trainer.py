@@ -3,7 +3,6 @@
 The settings are those of `tests.benchmarks.trainer`, with dynamic padding and BCEWithLogitsLoss over six labels.
 """
 
-import argparse
 import json
 import tempfile
 from pathlib import Path
@@ -24,7 +23,7 @@ def tokenize(tokenizer, path, max_length):
 
 
 def main(argv=None):
-    args = parse(argv)
+    args = trainer.parse_tables(argv, __doc__, optim="adamw_torch")
     transformers.set_seed(args.seed)  # before the model is made, because the seed decides its head
     tokenizer = transformers.AutoTokenizer.from_pretrained(args.model)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
@@ -45,22 +44,6 @@ def main(argv=None):
     with open(args.output.with_suffix(".part"), "wb") as file:
         np.savez(file, **logits)
     args.output.with_suffix(".part").replace(args.output)
-
-
-def parse(argv):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="a Hugging Face directory")
-    parser.add_argument(
-        "--tables", required=True, type=Path, help="the folder of train.jsonl, dev.jsonl and test.jsonl"
-    )
-    parser.add_argument("--seed", type=int, required=True, help="of the head, the order and the dropout")
-    parser.add_argument("--epochs", type=int, required=True)
-    parser.add_argument("--batch_size", type=int, required=True)
-    parser.add_argument("--learning_rate", type=float, required=True)
-    parser.add_argument("--max_length", type=int, required=True)
-    parser.add_argument("--output", required=True, type=Path, help="the .npz file of the logits")
-    parser.set_defaults(batching="dynamic", max_steps=0, optim="adamw_torch", bf16=False)
-    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -83,11 +83,7 @@ def fjt_command(args, seed, tables, workdir):
 
 
 def trainer_command(args, seed, tables, workdir):
-    values = {"model": Path(args.model).resolve(), "tables": tables, "output": workdir / LAST["trainer"], "seed": seed}
-    values |= {"epochs": args.epochs, "learning_rate": args.learning_rate}
-    values |= {"batch_size": common.RECIPE["train.batch_size"], "max_length": common.RECIPE["model.max_length"]}
-    flags = [text for key, value in values.items() for text in (f"--{key}", str(value))]
-    return [sys.executable, "-m", "tests.benchmarks.ner_trainer", *flags]
+    return common.tables_command("tests.benchmarks.ner_trainer", args, seed, tables, workdir / LAST["trainer"])
 
 
 def main(argv=None):

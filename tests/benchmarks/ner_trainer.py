@@ -5,9 +5,7 @@ script, the first token of a word has its tag, the others have none, and longer 
 is O.
 """
 
-import argparse
 import tempfile
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -42,7 +40,7 @@ def decode(logits, examples, sentences, names):
 
 
 def main(argv=None):
-    args = parse(argv)
+    args = trainer.parse_tables(argv, __doc__, optim="adamw_torch_fused")
     transformers.set_seed(args.seed)  # before the model is made, because the seed decides its head
     tokenizer = transformers.AutoTokenizer.from_pretrained(args.model)
     splits = {name: read_sentences(args.tables / f"{name}.conll") for name in ("train", *SCORED)}
@@ -66,20 +64,6 @@ def main(argv=None):
     record = trainer.timing(np.diff(clock.moments), len(examples["train"]), args.batch_size)
     record["predicted"] = {name: decode(logits[name], examples[name], splits[name], names) for name in SCORED}
     common.write_json(args.output, record)
-
-
-def parse(argv):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="a Hugging Face directory")
-    parser.add_argument("--tables", required=True, type=Path, help="the folder of train.conll, dev.conll, test.conll")
-    parser.add_argument("--seed", type=int, required=True, help="of the head, the order and the dropout")
-    parser.add_argument("--epochs", type=int, required=True)
-    parser.add_argument("--batch_size", type=int, required=True)
-    parser.add_argument("--learning_rate", type=float, required=True)
-    parser.add_argument("--max_length", type=int, required=True)
-    parser.add_argument("--output", required=True, type=Path, help="the JSON record")
-    parser.set_defaults(batching="dynamic", max_steps=0, optim="adamw_torch_fused", bf16=False)
-    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

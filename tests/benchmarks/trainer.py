@@ -14,6 +14,7 @@ import resource
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -131,6 +132,21 @@ def arguments(args, folder):
         report_to="none",
         disable_tqdm=not sys.stderr.isatty(),
     )
+
+
+def parse_tables(argv, description, **settings):
+    """The arguments of a run on tables, made by `common.tables_command`; settings: others that `arguments` reads."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="a Hugging Face directory")
+    parser.add_argument("--tables", required=True, type=Path, help="the folder of the files of train, dev and test")
+    parser.add_argument("--seed", type=int, required=True, help="of the head, the order and the dropout")
+    parser.add_argument("--epochs", type=int, required=True)
+    parser.add_argument("--batch_size", type=int, required=True)
+    parser.add_argument("--learning_rate", type=float, required=True)
+    parser.add_argument("--max_length", type=int, required=True)
+    parser.add_argument("--output", required=True, type=Path, help="the file of what the run leaves")
+    parser.set_defaults(batching="dynamic", max_steps=0, bf16=False, **settings)
+    return parser.parse_args(argv)
 
 
 def parse(argv):

@@ -32,6 +32,7 @@ def test_comments_stand_before_a_sentence_and_are_no_words(tmp_path):
     text = "# id = 7\na O\n# O\n\n# id = 8\n\n#BREAKING O\nb O\n\n# O\nc O\n"
     expected = [[("a", "O"), ("#", "O")], [("#BREAKING", "O"), ("b", "O")], [("#", "O"), ("c", "O")]]
     assert lists(read(tmp_path, text)) == expected
+    assert lists(read(tmp_path, "# O\n\na O\n")) == [[("#", "O")], [("a", "O")]]
     universal = "# text = a\tb\n# x\n1\t#\t_\tSYM\n"
     assert lists(read(tmp_path, universal, "t.conllu", {"text": "form", "label": "upos"})) == [[("#", "SYM")]]
 
@@ -51,6 +52,8 @@ def test_a_test_file_may_lack_the_tags(tmp_path):
     path = tmp_path / "t.conll"
     path.write_text("a\nb\n")
     assert list(tables.read(str(path), COLUMNS, optional=("label",)).values) == ["text"]
+    path.write_text("a O\nb\n")  # which is a fault, not a file without tags
+    assert "t.conll:2" in tables.read(str(path), COLUMNS, optional=("label",)).faults[1]
     blind = "1\ta\t_\t_\n2\tb\t_\t_\n\n1\tc\t_\tVERB\n"
     rows = read(tmp_path, blind, "t.conllu", {"text": "form", "label": "upos"})
     assert rows.values["label"][0] is None and list(rows.values["label"][1]) == ["VERB"]

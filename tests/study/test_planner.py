@@ -248,7 +248,7 @@ def test_the_shapes_of_a_group_hold_every_slot(monkeypatch):
 
 
 def test_sentences_of_several_windows_are_planned_by_window(tmp_path):
-    """The batches of a study are of windows, of which there are more than sentences, here far more."""
+    """The batches of a study are of windows; these sentences have many."""
     rng = np.random.default_rng(0)
     sentences = [[(f"w{rng.integers(9)}", "ab"[rng.integers(2)]) for _ in range(n)] for n in (60, 3, 50, 4, 70, 5)]
     for name in ("train", "dev"):

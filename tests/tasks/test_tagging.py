@@ -164,7 +164,8 @@ GOOD = ("a B-x", "b I-x", "", "c O")
         (("a O", "", "b B-y"), "entities", ["dev.conll:3, word 1", "type 'y'", "x"]),
         (("a O", "b X-x"), "entities", ["'X-x'", "config.data.kind=tagging"]),
         (("a O", "b NEW"), "tagging", ["dev.conll:1, word 2", "unknown label 'NEW'"]),
-        (("# nothing", ""), "entities", ["dev.conll", "no rows"]),
+        (("# id = 3", ""), "entities", ["dev.conll", "no rows"]),
+        (("# nothing", ""), "entities", ["dev.conll:1, word 1", "'nothing'"]),
     ],
 )
 def test_what_a_file_of_words_may_not_hold(lines, kind, words, tmp_path):

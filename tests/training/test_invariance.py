@@ -192,26 +192,25 @@ def noise_by_device(monkeypatch):
     noise_of(monkeypatch, by_device)
 
 
+def head_noise_by_number(monkeypatch, module, key):
+    """The head's dropout addressed by the numbers 0, 1, ... in place of an array of the batch."""
+    drop_slots = module.drop_slots
+
+    def by_number(h, batch, noise):
+        numbers = jnp.broadcast_to(jnp.arange(batch[key].shape[1])[None], batch[key].shape)
+        return drop_slots(h, batch | {key: numbers}, noise)
+
+    monkeypatch.setattr(module, "drop_slots", by_number)
+
+
 def head_noise_by_slot(monkeypatch):
-    """The classifier's dropout addressed by the example's slot."""
-    drop_slots = bert.drop_slots
-
-    def by_slot(h, batch, noise):
-        example = jnp.broadcast_to(jnp.arange(batch["example"].shape[1])[None], batch["example"].shape)
-        return drop_slots(h, batch | {"example": example}, noise)
-
-    monkeypatch.setattr(bert, "drop_slots", by_slot)
+    """The classifier's dropout addressed by the example's number in the group."""
+    head_noise_by_number(monkeypatch, bert, "example")
 
 
 def word_noise_by_slot(monkeypatch):
     """The dropout of a word's vector addressed by its number in the group."""
-    drop_slots = heads.drop_slots
-
-    def by_slot(h, batch, noise):
-        place = jnp.broadcast_to(jnp.arange(batch["slot_position"].shape[1])[None], batch["slot_position"].shape)
-        return drop_slots(h, batch | {"slot_position": place}, noise)
-
-    monkeypatch.setattr(heads, "drop_slots", by_slot)
+    head_noise_by_number(monkeypatch, heads, "slot_position")
 
 
 def tags_in_reverse(monkeypatch):
