@@ -52,8 +52,8 @@ def truth(task, count=120):
         return np.int32(np.arange(count) % 5 >= 3)
     if task == "topics":
         return np.int32(np.arange(count) % 6)
-    if task == "names":  # sentences of one to eight words
-        sentences = [np.arange(1 + i % 8) + 5 * i for i in range(count)]
+    if task == "names":  # sentences of two to eight words
+        sentences = [np.arange(2 + i % 7) + 5 * i for i in range(count)]
         return decoded(Ragged.of([np.array(NAMES_IN)[words % len(NAMES_IN)] for words in sentences], np.int32))
     return np.float32(rng(task).normal(size=count))
 

@@ -33,7 +33,7 @@ def sentence(rng, words):
 def folder(tmp_path_factory):
     """train, dev (their last sentences longer than a window) and a vocabulary that has the words."""
     folder, rng = tmp_path_factory.mktemp("words"), np.random.default_rng(0)
-    for name, lengths in (("train", [6] * 120 + [90]), ("dev", [6] * 30 + [90])):
+    for name, lengths in (("train", [6] * 100 + [90] * 8), ("dev", [6] * 30 + [90])):
         (folder / f"{name}.conll").write_text(conll.text(sentence(rng, length) for length in lengths))
     words = sorted({*NAMES, *" ".join(PLACES).split(), *FILLERS, "in"})
     (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]) + "\n")
@@ -61,7 +61,10 @@ def test_entities_are_learned_scored_and_exported(run, folder):
     assert list(result["metrics"]) == ["entity_f1", "entity_precision", "entity_recall", "token_accuracy"]
     assert result["metrics"]["entity_f1"] > 0.9
     evaluations = [json.loads(line)["step"] for line in (run / "eval.jsonl").read_text().splitlines()]
-    assert result["steps"] == 20 * 6 and evaluations == [60, 120]  # 120 sentences of one window, and one of several
+    assert result["steps"] == 20 * 6 and evaluations == [
+        60,
+        120,
+    ]  # 132 windows, not 108 sentences
     assert {row["label"]: row["support"] for row in result["per_class"]}.keys() == {"person", "place"}
     about = json.loads((run / "export" / "config.json").read_text())
     assert about["architectures"] == ["BertForTokenClassification"] and about["problem_type"] is None
@@ -90,6 +93,17 @@ def test_entities_of_plain_text_have_their_places(run):
     assert [one["text"] for one in found["entities"][1]] == ["bo"]
     tags = [spans.parse(tag, "") for tag in found["labels"][0]]
     assert len(spans.read(tags)[0]) == 2
+
+
+def test_calls_share_programs(run):
+    """Whatever the numbers of words are, which the shapes of batches hold too."""
+    loaded = fjt.load_run(run)
+    function = loaded._predictor.program
+    loaded.predict([["ada"] * 9] * 4)
+    before = function._cache_size()
+    for words in range(9, 16):
+        loaded.predict([["ada"] * words] * 4)
+    assert function._cache_size() <= before + 1
 
 
 def test_new_text_is_labelled_in_every_form(run, launch, tmp_path):
