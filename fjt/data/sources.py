@@ -241,6 +241,8 @@ def _without(rows: Rows, dropped: Collection[int]) -> Rows:
 def _load_own(task: Task, data: DataConfig, problem: LabelReader) -> tuple[Task, dict[str, Split]]:
     if not data.files.train:
         raise UserError(f"config.data.files.train is empty; give a file ({' '.join(tables.READ)}).")
+    if problem.words and data.columns.text_pair:
+        raise UserError(f"config.data.columns.text_pair: {data.kind} has one list of words per row. Leave it out.")
     files = {name: _read_own(name, path, data) for name, path in dataclasses.asdict(data.files).items() if path}
     found = {} if task.label_names else problem.find_labels(_cells(files["train"], required=True))
     task = dataclasses.replace(task, label_names=task.label_names or tuple(found))

@@ -86,6 +86,24 @@ def test_logits_that_are_not_finite_give_no_labels(monkeypatch):
         run.predict(["a text"] * 30)
 
 
+@pytest.mark.parametrize(
+    ("trained", "column", "given", "expected"),
+    [
+        ("train.csv", "review", "new.csv", "review"),
+        ("train.csv", "0", "new.csv", "0"),  # of a file without a header
+        ("train.csv", "form", "new.tsv", "form"),
+        ("train.jsonl", "tokens", "new.conll", "0"),
+        ("train.jsonl", "tokens", "new.conllu", "form"),
+        ("train.conll", "1", "new.iob", "1"),
+        ("train.conllu", "form", "new.conll", "0"),
+        ("train.conll", "0", "new.jsonl", "text"),
+    ],
+)
+def test_the_column_of_texts_is_the_run_s_own_where_the_input_has_such(trained, column, given, expected):
+    data = {"columns": {"text": column}, "files": {"train": trained}}
+    assert predict._text_column(small.double(finished_run.Run, config={"data": data}), given) == expected
+
+
 def test_calls_share_programs(run, dev):
     texts, _ = dev
     function = run._predictor.program

@@ -218,6 +218,13 @@ def test_a_sentence_has_all_its_tags(row, words, tmp_path):
     refusal(*words, call=lambda: load(train, dev, data__columns__text="text", data__columns__label="label"))
 
 
+def test_a_second_text_is_refused(tmp_path):
+    file = write(tmp_path / "train.jsonl", json.dumps({"text": ["a"], "label": ["B-x"], "b": ["c"]}))
+    columns = {"text": "text", "label": "label", "text_pair": "b"}
+    flags = {f"data__columns__{role}": column for role, column in columns.items()}
+    refusal("config.data.columns.text_pair", "one list of words", call=lambda: load(file, file, **flags))
+
+
 def test_data_without_an_entity_are_refused(tmp_path):
     file = write(tmp_path / "train.conll", "a O", "b O")
     refusal("No tag of the training file begins an entity", call=lambda: load(file, file))
