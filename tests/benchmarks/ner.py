@@ -14,21 +14,14 @@ time, and the work directory keeps finished runs: the same command goes on from 
 """
 
 import argparse
-import statistics
 import sys
 from pathlib import Path
 
-import numpy as np
-
-from tests.benchmarks import common
-from tests.benchmarks.multilabel import FILES, SCORED, points, read_sentences, spread
-from tests.benchmarks.quality import differ
+from tests.benchmarks import common, sides
+from tests.benchmarks.multilabel import FILES, SCORED, read_sentences
 from tests.benchmarks.speed import rate
-from tests.benchmarks.speed import spread as span
 
-SIDES = ("fjt", "trainer")
 METRICS = {"entity_f1": "f1_score", "entity_precision": "precision_score", "entity_recall": "recall_score"}
-LAST = {"fjt": "DONE", "trainer": "record.json"}  # the file that a finished run has
 
 
 def score(tags, predicted):
@@ -83,7 +76,7 @@ def fjt_command(args, seed, tables, workdir):
 
 
 def trainer_command(args, seed, tables, workdir):
-    return common.tables_command("tests.benchmarks.ner_trainer", args, seed, tables, workdir / LAST["trainer"])
+    return common.tables_command("tests.benchmarks.ner_trainer", args, seed, tables, workdir / sides.LAST["trainer"])
 
 
 def main(argv=None):
@@ -92,17 +85,12 @@ def main(argv=None):
     tables = workdir / "tables"
     link_files(args.data, tables)
     tags = {split: [tags for _, tags in read_sentences(tables / f"{split}.conll")] for split in FILES}
-    commands = dict(zip(SIDES, (fjt_command, trainer_command), strict=True))
-    scores = dict(zip(SIDES, (score_fjt, score_trainer), strict=True))
-    runs = []
-    for number, seed in enumerate(args.seeds):
-        for side in SIDES[:: 1 - 2 * (number % 2)]:
-            run = workdir / f"seed={seed}" / side
-            if not (run / LAST[side]).exists():
-                if code := common.run(commands[side](args, seed, tables, run), run.with_name(f"{side}.log")):
-                    sys.exit(code)
-            runs.append({"side": side, "seed": seed, **scores[side](run, tags)})
-            show(runs[-1])
+    commands = {
+        "fjt": lambda seed, run: fjt_command(args, seed, tables, run),
+        "trainer": lambda seed, run: trainer_command(args, seed, tables, run),
+    }
+    scores = {"fjt": lambda run: score_fjt(run, tags), "trainer": lambda run: score_trainer(run, tags)}
+    runs = sides.take_turns(args.seeds, workdir, commands, scores, show)
     counts = {split: {"sentences": len(rows), "entities": sum(begins(rows))} for split, rows in tags.items()}
     record = {"runs": runs, "data": counts, **common.provenance("tests.benchmarks.ner", args)}
     common.write_json(output / "records.json", record)
@@ -122,35 +110,17 @@ def show(run):
 
 def table(record):
     """table.md: the scores of both sides, then their speed."""
-    rows, runs = [], record["runs"]
-    for split in SCORED:
-        for name in METRICS:
-            sides = [points(runs, side, split, name) for side in SIDES]
-            found = differ(*sides)
-            seeds = ["; ".join(f"{value:.1f}" for value in side) for side in sides]
-            differences = [f"{found['difference']:+.1f}", f"{found['pooled_se']:.1f}"]
-            rows.append([f"{split} {name}", *map(spread, sides), *differences, *seeds])
-    speeds = [
-        [run["examples_per_second"] for run in sorted(runs, key=lambda run: run["seed"]) if run["side"] == side]
-        for side in SIDES
-    ]
-    ratios = np.divide(*speeds).tolist()
-    compiled = statistics.median(run["compile_seconds"] for run in runs if run["side"] == "fjt")
+    runs = record["runs"]
     counts = "; ".join(
         f"{split} {found['sentences']:,} sentences with {found['entities']:,} entities"
         for split, found in record["data"].items()
     )
-    header = ["", "fjt", "Trainer", "difference", "pooled SE", "fjt by seed", "Trainer by seed"]
     parts = [
         "# Entities of WNUT-17, fjt and Hugging Face's Trainer, the same recipe",
         f"{counts}. Points by seqeval, mean ± standard deviation over the seeds; fjt's own scores are equal to these. "
         "The last two columns list the seeds one by one.",
-        common.markdown(header, rows),
-        "Examples a second in training, median over the seeds (lowest..highest); the ratio is taken within a seed. "
-        f"Not on fjt's clock: compilation, {compiled:.0f} s in the median run.",
-        common.markdown(
-            ["fjt", "Trainer, dynamic padding", "ratio"], [[*(span(side, 1) for side in speeds), span(ratios, 2)]]
-        ),
+        sides.scores_table(runs, SCORED, METRICS),
+        sides.speed_table(runs),
         common.footer(record),
     ]
     return "\n\n".join(parts) + "\n"
