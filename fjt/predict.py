@@ -6,6 +6,12 @@ the id, the text, the predicted label, its probability and the probability of ev
 a regression: the score), as .tsv .csv .jsonl or .npz (with logits); `-` writes TSV to stdout.  A file that exists is
 replaced with --overwrite only.  Exit codes: 0 success, 2 a mistake in the arguments or files, 130 Ctrl-C.
 
+A run that chooses reads the choices after the text, with tabs between them, or the columns that it was trained on.
+
+A run that answers questions reads a question and its context as such a pair, or a file in the layout of SQuAD (.json).
+Its output has the answer, its probability and its place in the context, and, as .jsonl, the best 20 answers; as .json
+it has an answer per id, which the official evaluation of SQuAD reads.
+
 A run that labels words also reads .conll .conllu .iob files and lists of words, and finds the words of a plain text
 between blanks, each punctuation mark by itself.  Its output has the words and their tags, and, for entities, a list of
 {type, text, start, end, score} in characters of the text.  As .conll it has a word and its tag per line; of a CoNLL
@@ -29,7 +35,7 @@ from fjt.core import console, files
 from fjt.core.errors import UserError, exit_code, read_rows, suggest
 from fjt.core.options import ExecutionConfig
 from fjt.core.ragged import flat
-from fjt.data import conll, encoding, labels, tables, words
+from fjt.data import choices, conll, encoding, labels, reading, squad, tables, words
 from fjt.data.glue import Split
 from fjt.tasks import spans
 
@@ -37,7 +43,8 @@ if TYPE_CHECKING:
     from fjt.experiment.finished import Run
 
 RETURNED = ("words", "labels", "probabilities", "logits")  # by every run; others are columns of the output
-SUFFIXES = (".tsv", ".csv", ".jsonl", ".npz")  # and, of words, those of conll.SUFFIXES
+SUFFIXES = (".tsv", ".csv", ".jsonl", ".npz")  # and, of words, those of conll.SUFFIXES, of answers squad.SUFFIX
+LONG = ("n_best",)  # columns of .jsonl alone
 
 
 def main(argv: Sequence[str]) -> int:
@@ -47,9 +54,11 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--run", required=True, metavar="DIR", help="the work directory of a finished run")
     parser.add_argument("--base", default="", metavar="DIR", help="the run's base model, if it has moved")
-    parser.add_argument("--input", required=True, metavar="FILE", help=".txt .csv .tsv .jsonl .parquet .conll, or -")
     parser.add_argument(
-        "--output", required=True, metavar="FILE", help=f"a new file, {' '.join(SUFFIXES)} .conll, or -"
+        "--input", required=True, metavar="FILE", help=".txt .csv .tsv .jsonl .parquet .conll .json, or -"
+    )
+    parser.add_argument(
+        "--output", required=True, metavar="FILE", help=f"a new file, {' '.join(SUFFIXES)} .conll .json, or -"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     parser.add_argument(
@@ -83,6 +92,8 @@ def _predict(options: argparse.Namespace) -> int:
         raise UserError(
             f"--output={options.output}: the run in {run.path} labels texts, not words. Use .tsv or .jsonl."
         )
+    if suffix == squad.SUFFIX and not run.problem.contexts:
+        raise UserError(f"--output={options.output}: the run in {run.path} answers no questions. Use .tsv or .jsonl.")
     if options.output != "-":
         _check_output(options.output, options.input, run, options.overwrite)
     if options.scheme and options.scheme not in run.problem.schemes:
@@ -102,7 +113,7 @@ def _output_suffix(path: str) -> str:
     if path == "-":
         return ".tsv"
     suffix, folder = os.path.splitext(path)[1].lower(), os.path.dirname(path) or "."
-    if suffix not in (known := (*SUFFIXES, *conll.SUFFIXES)):
+    if suffix not in (known := (*SUFFIXES, *conll.SUFFIXES, squad.SUFFIX)):
         raise UserError(f"--output={path}: the suffix {suffix!r} is not a known format.{suggest(suffix, known)}")
     if os.path.isdir(path):
         raise UserError(f"--output={path} is a folder; give a file.")
@@ -140,16 +151,21 @@ def read_split(run: "Run", options: argparse.Namespace) -> Split:
         for name in ("text", "text_pair", "id"):
             if getattr(options, name) is not None:
                 raise UserError(f"--{name} names a column, but --input={path} has one text per line.")
-        return _read_lines(path, run.pairs, run.problem.words)
+        return _read_lines(path, run)
     if not os.path.isfile(path):
         raise UserError(f"--input={path} does not exist.")
     columns = {"text": options.text or _text_column(run, path)}
-    if run.pairs:
-        columns["text_pair"] = options.text_pair or run.config["data"]["columns"]["text_pair"] or "text_pair"
+    if run.problem.choices:
+        own = run.config["data"]["columns"]
+        columns |= {f"{reading.CHOICE_COLUMNS}{name}": str(name) for name in own["choices"]}
+        columns |= {"text_pair": name} if (name := options.text_pair or own["text_pair"]) else {}
+    elif run.pairs:
+        second = "context" if path.lower().endswith(squad.SUFFIX) else run.config["data"]["columns"]["text_pair"]
+        columns["text_pair"] = options.text_pair or second or "text_pair"
     elif options.text_pair:
         raise UserError(f"--text_pair={options.text_pair}: the run in {run.path} reads single texts.")
-    if options.id:
-        columns["id"] = options.id
+    if options.id or path.lower().endswith(squad.SUFFIX):
+        columns["id"] = options.id or "id"
         if path.lower().endswith(conll.SUFFIXES):
             raise UserError(f"--id={options.id}: the sentences of {path} have no ids. Leave the option out.")
     rows = tables.read(
@@ -161,13 +177,21 @@ def read_split(run: "Run", options: argparse.Namespace) -> Split:
     if not rows.lines and not rows.faults:
         raise UserError(f"--input={path} has no rows.")
     remedy = "--{role}=COLUMN should name a text column."
-    readers: dict[str, Any] = {"id": lambda: rows.read("id", labels.id_of)} if options.id else {}
+    readers: dict[str, Any] = {}
+    if "id" in columns:
+        readers["id"] = lambda: (
+            labels.unique_ids(rows.values["id"], rows.place) if run.problem.contexts else rows.read("id", labels.id_of)
+        )
     if run.problem.words:
         found: dict[str, Any] = rows.columns(readers | {"text": lambda: rows.read("text", words.read)})
         return _of_words(found.get("id", map(str, rows.numbers)), found["text"])
+    if run.problem.choices:
+        readers |= {"choices": lambda: reading.read_choices(rows, remedy)}
+        columns = {"text": columns["text"]}
     readers |= {role: functools.partial(rows.texts, role, remedy.format(role=role)) for role in columns if role != "id"}
     found = rows.columns(readers)
-    return Split.unlabelled(found.get("id", map(str, rows.numbers)), found["text"], found.get("text_pair"))
+    ids = found.get("id", map(str, rows.numbers))
+    return Split.unlabelled(ids, found["text"], found.get("text_pair"), choices=found.get("choices"))
 
 
 def _text_column(run: "Run", path: str) -> str:
@@ -176,13 +200,15 @@ def _text_column(run: "Run", path: str) -> str:
     own, trained = data["columns"]["text"], data["files"]["train"]
     here, there = (os.path.splitext(file)[1].lower() in conll.SUFFIXES for file in (path, trained))
     universal = path.lower().endswith(".conllu")
+    if path.lower().endswith(squad.SUFFIX):
+        return "question"
     if here and (not there or not (universal or own.lstrip("-").isdecimal())):
         return "form" if universal else "0"
     return "text" if there and not here else own
 
 
-def _read_lines(path: str, pairs: bool, listed: bool = False) -> Split:
-    """The rows of a text file.  pairs: whether a line has two texts.  listed: whether the run labels words."""
+def _read_lines(path: str, run: "Run") -> Split:
+    """The rows of a text file, a text per line, with its second text or its choices after tabs."""
     try:
         if path == "-":
             data = sys.stdin.buffer.read()
@@ -196,12 +222,15 @@ def _read_lines(path: str, pairs: bool, listed: bool = False) -> Split:
     if not lines:
         raise UserError(f"--input={path} has no lines.")
     ids, numbered = list(map(str, range(len(lines)))), [(f"{path}:{at}", line) for at, line in enumerate(lines, 1)]
-    if listed:
+    if run.problem.words:
         found = read_rows(lambda line: words.read(encoding.decode(line[1], line[0]), line[0]), numbered)
         return _of_words(ids, found)
-    found = read_rows(lambda line: _read_line(line[1], line[0], 2 if pairs else 1), numbered)
+    if run.problem.choices:
+        rows = read_rows(lambda line: _read_choices(line[1], line[0]), numbered)
+        return Split.unlabelled(ids, [text for text, _ in rows], choices=[row for _, row in rows])
+    found = read_rows(lambda line: _read_line(line[1], line[0], 2 if run.pairs else 1), numbered)
     texts = [list(column) for column in zip(*found, strict=True)]
-    return Split.unlabelled(ids, texts[0], texts[1] if pairs else None)
+    return Split.unlabelled(ids, texts[0], texts[1] if run.pairs else None)
 
 
 def _of_words(ids: Iterable[str], found: Sequence[tuple[str, tuple[str, ...]]]) -> Split:
@@ -217,9 +246,20 @@ def _read_line(line: bytes, place: str, count: int) -> list[str]:
     return [tables.text_of(text, place, "") for text in texts]
 
 
+def _read_choices(line: bytes, place: str) -> tuple[str, tuple[str, ...]]:
+    """The text and the choices of a line."""
+    text, *rest = encoding.decode(line, place).split("\t")
+    return tables.text_of(text, place, ""), choices.read([rest], place)
+
+
 def _write(path: str, suffix: str, run: "Run", source: str, split: Split, predicted: dict[str, Any]) -> None:
     """Writes the output, whole or not at all.  source: the input."""
-    data = _conll(source, split, predicted) if suffix in conll.SUFFIXES else _table(suffix, run, split, predicted)
+    if suffix in conll.SUFFIXES:
+        data = _conll(source, split, predicted)
+    elif suffix == squad.SUFFIX:
+        data = run.problem.files(predicted["logits"], split, run.task)[suffix].encode()
+    else:
+        data = _table(suffix, run, split, predicted)
     if path == "-":
         try:
             sys.stdout.buffer.write(data)
@@ -252,6 +292,7 @@ def _table(suffix: str, run: "Run", split: Split, predicted: dict[str, Any]) -> 
     else:
         columns |= {"words": split.words, "predicted": predicted["labels"]}
     columns |= {name: predicted[name] for name in predicted if name not in RETURNED}
+    columns = {name: values for name, values in columns.items() if name not in LONG or suffix == ".jsonl"}
     rows = zip(*columns.values(), strict=True)
     if suffix == ".npz":
         shown = np.array([tables.cell(value) for value in columns["predicted"]])

@@ -10,14 +10,17 @@ from scores import METRICS as SCORES
 from configs import quickstart
 from configs import study as study_config
 from fjt.core.ragged import Ragged, flat, values_of
+from fjt.data import squad
 from fjt.data.glue import Task
 from fjt.reports import archive, gather
 from fjt.reports.cells import make_cells
 from fjt.study import plans, spec
 from fjt.tasks.entities import ENTITIES
+from fjt.tasks.question_answering import QUESTION_ANSWERING
 
 LABELS = {"choices": ("no", "yes"), "topics": tuple("abcdef"), "marks": ()}
 LABELS["names"] = ("O", "B-loc", "I-loc", "B-per", "I-per")
+LABELS["questions"] = ("answer", "no answer")
 NAMES_IN = (0, 1, 2, 0, 0, 3, 4, 4, 0, 1, 3)  # ids of LABELS["names"], over and over
 METRICS = {
     "choices": ("accuracy", "f1"),
@@ -25,6 +28,7 @@ METRICS = {
     "marks": ("pearson", "spearman"),
     "errors": ("mse",),
     "names": ("entity_f1", "token_accuracy"),
+    "questions": ("f1", "exact_match"),
 }
 STUDY = {
     "seeds": 8, "first_seed": 0, "tuning_seeds": 2, "first_tuning_seed": 1000, "holdout": 0.1, "baseline": "full",
@@ -55,6 +59,8 @@ def truth(task, count=120):
     if task == "names":  # sentences of two to eight words
         sentences = [np.arange(2 + i % 7) + 5 * i for i in range(count)]
         return decoded(Ragged.of([np.array(NAMES_IN)[words % len(NAMES_IN)] for words in sentences], np.int32))
+    if task == "questions":  # every third has no answer
+        return squad.labels_of([("dark blue", i), ("blue", i + 5)] if i % 3 else [] for i in range(count))
     return np.float32(rng(task).normal(size=count))
 
 
@@ -76,9 +82,20 @@ def predictions(task, skill, *words, count=120):
         begins = np.flatnonzero(right.values % 2)
         missed = random.choice(begins, int(len(begins) * (1 - skill)), replace=False)
         return decoded(Ragged(np.where(np.isin(np.arange(len(right.values)), missed), 0, right.values), right.offsets))
+    if task == "questions":  # an answer lacks a word, or none is given
+        texts = np.where(random.uniform(size=count) < 0.5, "dark", "")
+        wrong = squad.labels_of([[text]] if text else [] for text in texts)
+        best = squad.labels_of([[text] for text in squad.texts_of(label)[:1]] for label in right)
+        return np.where(random.uniform(size=count) < skill, best, wrong)
     if task == "topics":
         return np.where(random.uniform(size=count) < skill, right, (right + 1) % 6)
     return skill * right + np.sqrt(1 - skill**2) * random.normal(size=count)
+
+
+def candidates(label):
+    """The scores of answers that lead to a predicted label."""
+    texts = squad.texts_of(label)
+    return json.dumps([0.0, [1.0, 0, 1, texts[0]]] if texts else [1.0, [0.0, 0, 1, "other"]])
 
 
 class MadeStudy:
@@ -191,8 +208,10 @@ def write_run(
         (path / "result.json").write_text(json.dumps(result))
         return
     right, names = truth(task, count), label_names or LABELS.get(task, ())
+    metrics = QUESTION_ANSWERING.metrics if task == "questions" else SCORES
     scores = {
-        name: SCORES[name](np.float32(outcome) if right.dtype.kind == "f" else outcome, right) for name in METRICS[task]
+        name: metrics[name](np.float32(outcome) if right.dtype.kind == "f" else outcome, right)
+        for name in METRICS[task]
     }
     result |= RESULT | {
         "metrics": scores,
@@ -211,11 +230,15 @@ def write_run(
         for i in range(count_looks)
     ]
     (path / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    values = values_of(outcome)
-    logits = (
-        np.float32(values)[:, None] if right.dtype.kind == "f" else np.eye(max(2, len(names)), dtype=np.float32)[values]
-    )
-    arrays = {"id": np.array([f"row-{i}" for i in range(count)]), "label_names": np.array(names, str)}
+    values, arrays = values_of(outcome), {"id": np.array([f"row-{i}" for i in range(count)])}
+    arrays |= {"label_names": np.array(names, str)}
+    if task == "questions":
+        arrays |= {"kind": np.array("question_answering")}
+        logits = np.array([candidates(label) for label in values], values.dtype)
+    elif right.dtype.kind == "f":
+        logits = np.float32(values)[:, None]
+    else:
+        logits = np.eye(max(2, len(names)), dtype=np.float32)[values]
     if isinstance(right, Ragged):
         arrays, logits = arrays | {"kind": np.array("entities")}, Ragged(logits, right.offsets)
     np.savez(path / "predictions" / "dev.npz", **arrays, **flat("logits", logits), **flat("label", right))

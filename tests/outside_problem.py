@@ -39,8 +39,8 @@ class Ordinal(Classification):
         terms = -(above * jax.nn.log_sigmoid(logits) + (1 - above) * jax.nn.log_sigmoid(-logits))
         return terms.mean(axis=-1), jnp.ones(terms.shape[:-1], terms.dtype)
 
-    def dev_loss(self, logits, label, task):
-        above = label[:, None] > np.arange(logits.shape[-1])
+    def dev_loss(self, logits, examples, task):
+        above = examples.label[:, None] > np.arange(logits.shape[-1])
         return float(np.mean(np.logaddexp(0.0, np.where(above, -1, 1) * np.float64(logits))))
 
     def decode(self, logits, task):

@@ -74,6 +74,12 @@ def make_examples(num=100, longest=24, seed=0, vocab=100, kind="classification",
     return batches.Examples(token_ids, types, offsets, label, 0)
 
 
+def labelled(label):
+    """Examples of one token each with these labels."""
+    count = len(label)
+    return batches.Examples(np.full(count, 5, np.int32), np.zeros(count, np.int8), np.arange(count + 1), label, 0)
+
+
 def make_words(num=100, longest=24, seed=0, vocab=100):
     """Examples of words of one or two tokens: each has a slot at its first token, and one of three tags.
 
@@ -86,6 +92,39 @@ def make_words(num=100, longest=24, seed=0, vocab=100):
     label[np.repeat(np.arange(num) % 8 == 5, np.diff(offsets))] = -1
     slot_token = np.concatenate(first).astype(np.int32)
     return dataclasses.replace(examples, label=label, slot_token=slot_token, slot_offsets=offsets)
+
+
+def make_windows(num=100, longest=24, seed=0, vocab=100):
+    """Examples with a slot at every token, one of which starts an answer and a later one ends it.
+
+    One example in eight has no label.
+    """
+    rng, examples = np.random.default_rng(seed + 2), make_examples(num, longest, seed, vocab)
+    label, counts = np.zeros(len(examples.token_ids), np.int32), examples.lengths
+    places = examples.offsets[:-1, None] + np.sort(rng.integers(0, counts[:, None], (num, 2)), axis=1)
+    for bit, at in zip((1, 2), places[np.arange(num) % 8 != 5].T, strict=True):
+        label[at] |= bit
+    slot_token = np.concatenate([np.arange(n, dtype=np.int32) for n in counts])
+    return dataclasses.replace(examples, label=label, slot_token=slot_token, slot_offsets=examples.offsets)
+
+
+def make_choices(num=100, longest=24, seed=0, vocab=100):
+    """Examples of two to four parts, with a slot at the first token of each, one of which is the right choice."""
+    rng = np.random.default_rng(seed + 3)
+    counts = rng.integers(2, 5, num)
+    parts, slot_offsets = make_examples(counts.sum(), longest // 4, seed, vocab), np.concatenate([[0], counts.cumsum()])
+    offsets = parts.offsets[slot_offsets]
+    number = np.arange(counts.sum()) - np.repeat(slot_offsets[:-1], counts)
+    right = number == np.repeat(rng.integers(0, counts), counts)
+    return dataclasses.replace(
+        parts,
+        offsets=offsets,
+        label=np.stack([right, number], axis=-1).astype(np.int32),
+        slot_token=(parts.offsets[:-1] - np.repeat(offsets[:-1], counts)).astype(np.int32),
+        slot_offsets=slot_offsets,
+        row_offsets=np.arange(num + 1),
+        part_offsets=parts.offsets,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +153,8 @@ class Kind:
 KINDS = {  # the tests of layout, lanes and resume have a case for each
     "classification": Kind("classification", 2, make_examples),
     "tagging": Kind("tagging", 3, make_words),
+    "question_answering": Kind("question_answering", 2, make_windows),
+    "multiple_choice": Kind("multiple_choice", 1, make_choices),
 }
 
 

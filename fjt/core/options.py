@@ -36,7 +36,9 @@ class SeedsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class FilesConfig:
-    train: str = option("", "your own training table: a .csv, .tsv, .jsonl or .parquet file", place=True, path=True)
+    train: str = option(
+        "", "your own training table: a .csv, .tsv, .jsonl, .parquet, CoNLL or SQuAD file", place=True, path=True
+    )
     dev: str = option("", "your own table for evaluation during training", place=True, path=True)
     test: str = option("", "your own table that is predicted at the end", place=True, path=True)
 
@@ -44,9 +46,10 @@ class FilesConfig:
 @dataclasses.dataclass(frozen=True)
 class ColumnsConfig:
     text: str = option("text", "column of the text: its name, or its number from 0 where the file has no header")
-    text_pair: str = option("", "column of the second text of a pair; empty: single texts")
+    text_pair: str = option("", "column of the second text of a pair, or of the context; empty: single texts")
     label: str = option("label", "column of the label or score")
     labels: tuple = option((), "multi_label: one column of 0 and 1 per label, in place of columns.label")
+    choices: tuple = option((), "multiple_choice: the columns of the choices, or the column that holds lists of them")
     id: str = option("", "column of an identifier for each row; empty: the row's number")
     cluster: str | None = option(
         None, "column of the source that rows share, such as a document, for a study's intervals; None: no source"
@@ -73,7 +76,7 @@ class DataConfig:
     kind: str = option(
         "classification",
         "kind of problem of your own table: classification, regression, multi_label, multi_regression, tagging, "
-        "entities",
+        "entities, question_answering, multiple_choice",
     )
     label_names: tuple = option((), "your own table: the labels in the order of their ids; empty: sorted")
     holdout: float = option(0.0, "share of the training rows that is kept aside and used as dev", **RATE)
@@ -118,6 +121,11 @@ class ModelConfig:
     scratch: ScratchConfig = ScratchConfig()
     max_length: int = option(
         128, "largest number of tokens per example, [CLS] and [SEP] included; longer ones are cut", low=3, in_card=True
+    )
+    doc_stride: int | None = option(
+        None,
+        "question_answering: tokens that neighbouring windows of a context share; None: a third of max_length",
+        low=1,
     )
     dtype: str | None = option(
         None,
@@ -283,6 +291,15 @@ class EvalConfig:
         "entities: whether the tags of a sentence are the best ones that follow each other as their scheme allows (no "
         "I- after O); None: False, the best tag of each word, where an I- after O begins an entity",
         traced=True,
+    )
+    null_threshold: float | None = option(
+        None,
+        "question_answering, where some contexts have no answer: how far the score of no answer must be above that of "
+        "the best answer to win; None: the value with the best f1 on dev, at the end of the run",
+        traced=True,
+    )
+    answer_length: int | None = option(
+        None, "question_answering: largest number of tokens of a predicted answer; None: 30", low=1, traced=True
     )
     test: bool = option(True, "whether predictions for the test splits are written at the end")
     official_dev: bool = option(True, "with data.holdout: whether the published dev set is scored at the end")

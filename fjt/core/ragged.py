@@ -1,11 +1,14 @@
-"""Rows of unequal length in one array, such as the tags of sentences."""
+"""Rows of unequal length in one array, such as the tags of sentences, and texts of any length in files."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Shaped
+
+TEXT_KIND = "T"  # the kind of numpy's type for texts of any length
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,13 +72,34 @@ def values_of(rows: "np.ndarray | Ragged") -> np.ndarray:
 
 
 def flat(name: str, rows: "np.ndarray | Ragged") -> dict[str, np.ndarray]:
-    """Rows as arrays for a file: {name: array}, and their bounds as "<name>_offsets" if they are Ragged."""
-    return {name: rows.values, f"{name}_offsets": rows.offsets} if isinstance(rows, Ragged) else {name: rows}
+    """Rows as arrays for a file: {name: array}.
+
+    The bounds of Ragged rows are "<name>_offsets".  Texts of any length are their bytes in UTF-8, and "<name>_ends" has
+    the end of each.
+    """
+    if isinstance(rows, Ragged):
+        return {name: rows.values, f"{name}_offsets": rows.offsets}
+    if rows.dtype.kind != TEXT_KIND:
+        return {name: rows}
+    texts = [str(text).encode() for text in rows.ravel()]
+    ends = np.cumsum(list(map(len, texts)), dtype=np.int64).reshape(rows.shape)
+    return {name: np.frombuffer(b"".join(texts), np.uint8), f"{name}_ends": ends}
 
 
 def unflat(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The arrays of a file, Ragged where `flat` took rows apart.  Raises ValueError for bounds that do not fit."""
+    """The arrays of a file, Ragged or texts where `flat` took them apart.
+
+    Raises:
+        ValueError: bounds that do not fit.
+    """
     found: dict[str, Any] = dict(arrays)
+    for key in [key for key in arrays if key.endswith("_ends")]:
+        name, ends = key.removesuffix("_ends"), found.pop(key)
+        bounds, data = [0, *ends.ravel().tolist()], arrays[name].tobytes()
+        if bounds != sorted(bounds) or bounds[-1] != len(data):
+            raise ValueError(f"{key} do not fit {name}")
+        texts = [data[start:end].decode() for start, end in itertools.pairwise(bounds)]
+        found[name] = np.array(texts, np.dtypes.StringDType()).reshape(ends.shape)
     for key in [key for key in arrays if key.endswith("_offsets")]:
         name, offsets = key.removesuffix("_offsets"), found.pop(key)
         if offsets.ndim != 1 or not len(offsets) or offsets[0] or (np.diff(offsets) < 0).any():

@@ -22,7 +22,10 @@ class Examples:
     """A tokenized split, ragged: example n has token_ids[offsets[n] : offsets[n + 1]].
 
     A slot is a place that the head reads.  Example n has the slots slot_offsets[n] to slot_offsets[n + 1] - 1; without
-    the last two fields, each example has one slot, at its first token.
+    these fields, each example has one slot, at its first token.  Row n of the split, such as a long text, has the
+    examples row_offsets[n] to row_offsets[n + 1] - 1; without the field, each row is one example.  A part is a sequence
+    of an example: its tokens see each other alone, and their positions count from its start; without part_offsets, each
+    example is one part.
 
     Attributes:
         token_ids: ids in the vocabulary.
@@ -32,6 +35,9 @@ class Examples:
         truncated: number of examples that were cut.
         slot_token: the token of each slot, counted within its example.
         slot_offsets: i64[N + 1], the first slot of each example.
+        row_offsets: i64[rows + 1], the first example of each row of the split.
+        part_offsets: i64[parts + 1], the first token of each part.
+        slot_chars: (start, end) of each slot in the text where answers are found, see `fjt.data.contexts`.
     """
 
     token_ids: Int32[np.ndarray, " T"]
@@ -41,11 +47,18 @@ class Examples:
     truncated: int
     slot_token: Int32[np.ndarray, " M"] = None  # pyright: ignore[reportAssignmentType]  # __post_init__ fills it
     slot_offsets: Int[np.ndarray, " bounds"] = None  # pyright: ignore[reportAssignmentType]
+    row_offsets: Int[np.ndarray, " rows_bounds"] = None  # pyright: ignore[reportAssignmentType]
+    part_offsets: Int[np.ndarray, " parts_bounds"] = None  # pyright: ignore[reportAssignmentType]
+    slot_chars: Int32[np.ndarray, "M 2"] | None = None
 
     def __post_init__(self) -> None:
         if self.slot_token is None:
             object.__setattr__(self, "slot_token", np.zeros(len(self.label), np.int32))
             object.__setattr__(self, "slot_offsets", np.arange(len(self.label) + 1))
+        if self.row_offsets is None:
+            object.__setattr__(self, "row_offsets", np.arange(len(self) + 1))
+        if self.part_offsets is None:
+            object.__setattr__(self, "part_offsets", self.offsets)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -55,19 +68,31 @@ class Examples:
         """Tokens of each example."""
         return np.diff(self.offsets).astype(np.int32)
 
+    @property
+    def row_slots(self) -> Int[np.ndarray, " bounds"]:
+        """i64[rows + 1], the first slot of each row of the split."""
+        return self.slot_offsets[self.row_offsets]
+
 
 def prepend(examples: Examples, count: int) -> Examples:
-    """The Examples with `count` tokens of id 0 and type 0 before each example's own tokens."""
+    """The Examples with `count` tokens of id 0 and type 0 before each part's own tokens.
+
+    A slot at the first token of a part is at the first of these.
+    """
     if not count:
         return examples
-    starts = np.repeat(examples.offsets[:-1], count)
-    offsets = examples.offsets + count * np.arange(len(examples.offsets))
+    bounds, owner = examples.part_offsets, np.repeat(np.arange(len(examples)), np.diff(examples.slot_offsets))
+    starts, slots = np.repeat(bounds[:-1], count), examples.offsets[owner] + examples.slot_token
+    offsets = examples.offsets + count * np.searchsorted(bounds[:-1], examples.offsets)
+    before, within = np.searchsorted(bounds[:-1], slots), np.searchsorted(bounds[:-1], slots, side="right")
+    slots = slots + count * np.where(before < within, before, within)  # at a part's start, and after it
     return dataclasses.replace(
         examples,
         token_ids=np.insert(examples.token_ids, starts, 0),
         type_ids=np.insert(examples.type_ids, starts, 0),
         offsets=offsets,
-        slot_token=np.where(examples.slot_token, examples.slot_token + count, 0),
+        slot_token=(slots - offsets[owner]).astype(np.int32),
+        part_offsets=bounds + count * np.arange(len(bounds)),
     )
 
 
@@ -165,8 +190,9 @@ def build(
             the token ids.
 
     Returns:
-        batch: token_ids, segment_ids, position_ids, type_ids i32[G, R, L]; example i32[G, E], rows of the data set;
-        slot_token (row * L + column), slot_example (number in the group), slot_position (in its example) i32[G, S];
+        batch: token_ids, segment_ids, position_ids, type_ids i32[G, R, L]; example i32[G, S], the parts of the split;
+        slot_token (row * L + column), slot_example (the part's number in the group), slot_position (in its example)
+        i32[G, S];
         label [G, S, ...]; weight f32[G, S].  `hidden` replaces token_ids and type_ids by hidden f[G, R, L, D].  In a
         shape without rows, examples are dealt to the groups, hidden is f[G, S, D], and no array has tokens.
 
@@ -177,13 +203,20 @@ def build(
     lengths, counts = lengths_of(examples, chosen), slots_of(examples, chosen)
     rows, columns = _assign_rows(lengths, shape, one_a_row)
     group = rows % shape.groups
-    number, first_slot = _numbers_in_group(group, counts, shape.groups)
+    first_part, end_part = (np.searchsorted(examples.part_offsets, examples.offsets[chosen + i]) for i in (0, 1))
+    parts = _ranges(first_part, end_part - first_part)
+    sizes = examples.part_offsets[parts + 1] - examples.part_offsets[parts]
+    part_group = np.repeat(group, end_part - first_part)
+    number, _ = _numbers_in_group(part_group, np.ones(len(parts), np.int64), shape.groups)
+    _, first_slot = _numbers_in_group(group, counts, shape.groups)
     slots = _ranges(group * shape.num_slots + first_slot, counts), _ranges(examples.slot_offsets[chosen], counts)
     slot_position = examples.slot_token[slots[1]]
     to_slots = _make_scatter(slots[0], shape.groups, shape.num_slots)
+    among = np.repeat(np.cumsum(lengths) - lengths, counts) + slot_position  # tokens of the batch, one after the other
+    slot_part = np.searchsorted(np.cumsum(sizes), among, side="right")
     batch = {
-        "example": _make_scatter(group * shape.examples + number, shape.groups, shape.examples)(chosen, np.int32),
-        "slot_example": to_slots(np.repeat(number, counts), np.int32),
+        "example": _make_scatter(part_group * shape.num_slots + number, shape.groups, shape.num_slots)(parts, np.int32),
+        "slot_example": to_slots(number[slot_part], np.int32),
         "slot_position": to_slots(slot_position, np.int32),
         "label": to_slots(examples.label[slots[1]], examples.label.dtype),
         "weight": to_slots(np.ones(len(slot_position)), np.float32),
@@ -197,8 +230,8 @@ def build(
     to_tokens = _make_scatter(places, shape.groups, shape.rows, shape.row_length)
     batch |= {
         "slot_token": to_slots(np.repeat(first, counts) + slot_position, np.int32),
-        "position_ids": to_tokens(_ranges(np.zeros(len(chosen), np.int64), lengths), np.int32),
-        "segment_ids": to_tokens(np.repeat(number + 1, lengths), np.int32),
+        "position_ids": to_tokens(_ranges(np.zeros(len(parts), np.int64), sizes), np.int32),
+        "segment_ids": to_tokens(np.repeat(number + 1, sizes), np.int32),
     }
     if hidden is not None:
         return batch | {"hidden": to_tokens(hidden[tokens[1]], hidden.dtype)}, Places(slots, tokens)

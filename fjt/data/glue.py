@@ -23,6 +23,7 @@ class Split:
         label: one label per row, in the form of the task's Problem (`fjt.tasks.problem`): an array, or Ragged.
         cluster: the source of each row, equal for rows that share one, or None where the source is unknown.
         words: the words of each text, or None where the task's labels are of whole texts.
+        choices: the continuations of each text, or None where it has none.
     """
 
     id: tuple[str, ...]
@@ -31,6 +32,7 @@ class Split:
     label: Any
     cluster: tuple[str, ...] | None = None
     words: tuple[tuple[str, ...], ...] | None = None
+    choices: tuple[tuple[str, ...], ...] | None = None
 
     @classmethod
     def unlabelled(
@@ -39,11 +41,15 @@ class Split:
         text: Sequence[str],
         text_pair: Sequence[str] | None = None,
         words: Sequence[tuple[str, ...]] | None = None,
+        choices: Sequence[tuple[str, ...]] | None = None,
     ) -> "Split":
         """Rows to predict."""
         label = np.full(len(text), -1, np.int32) if words is None else Ragged.of([()] * len(text), np.int32)
-        pair = None if text_pair is None else tuple(text_pair)
-        return cls(tuple(ids), tuple(text), pair, label, words=None if words is None else tuple(words))
+
+        def whole(column: Sequence[Any] | None) -> Any:
+            return None if column is None else tuple(column)
+
+        return cls(tuple(ids), tuple(text), whole(text_pair), label, words=whole(words), choices=whole(choices))
 
     def __len__(self) -> int:
         return len(self.text)
@@ -54,7 +60,9 @@ class Split:
         def pick(values: Any) -> Any:
             return None if values is None else tuple(values[row] for row in rows)
 
-        columns = {name: pick(getattr(self, name)) for name in ("id", "text", "text_pair", "cluster", "words")}
+        columns = {
+            name: pick(getattr(self, name)) for name in ("id", "text", "text_pair", "cluster", "words", "choices")
+        }
         return Split(label=self.label[rows], **columns)
 
 
@@ -117,8 +125,10 @@ class Task:
         tables: its splits; () where no official layout exists.
         submission: ((split, file name), ...) for GLUE's server.
         submission_ids: whether labels are submitted as ids, not as names.
-        threshold: the probability from which a label of a set is predicted.
+        threshold: the probability from which a label of a set is predicted, or the difference of scores above which a
+            question has no answer.
         constrained: whether the predicted tags of spans follow each other as their scheme allows.
+        answer_length: the largest number of tokens of a predicted answer.
         selection: name of the metric that selects the best step and the best trial; empty: the first one.
         own_metrics: metrics of the user's own (`fjt.tasks.own_metrics`), whose names are the last ones of `metrics`.
     """
@@ -133,6 +143,7 @@ class Task:
     submission_ids: bool = True
     threshold: float = 0.5
     constrained: bool = False
+    answer_length: int = 30
     selection: str = ""
 
     @property

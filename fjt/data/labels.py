@@ -7,10 +7,10 @@ import math
 import re
 import string
 import unicodedata
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from fjt.core.errors import BadRows, UserError
+from fjt.core.errors import BadRows, UserError, read_rows
 
 LABELS_IN_MESSAGES = 20  # a message lists at most this many label names
 BYTE_ORDER_MARK = "\ufeff"
@@ -90,6 +90,30 @@ def name_of(value: Any, place: str, kind: str = "label") -> str:
 def id_of(value: Any, place: str) -> str:
     """The identifier in a cell, as it is written, "" for a missing one.  Raises UserError as `name_of` does."""
     return _checked(_spelled(value, place, "id"), place, "id")
+
+
+def unique_ids(values: Sequence[Any], place: Callable[[int], str]) -> tuple[str, ...]:
+    """The identifiers of rows, by which their predictions are found again.
+
+    Args:
+        values: the cells.
+        place: returns the place of a row, for messages.
+
+    Raises:
+        BadRows: an identifier is missing or there twice, or as for `id_of`.
+    """
+    first: dict[str, int] = {}
+
+    def read(cell: tuple[int, Any]) -> str:
+        row, value = cell
+        name = id_of(value, place(row))
+        if not name:
+            raise UserError(f"{place(row)}: the row has no id. Give it one.")
+        if first.setdefault(name, row) != row:
+            raise UserError(f"{place(row)}: the id {name!r} is that of {place(first[name])} too. Give it another one.")
+        return name
+
+    return tuple(read_rows(read, enumerate(values)))
 
 
 def _spelled(value: Any, place: str, kind: str) -> str:

@@ -5,41 +5,23 @@ import dataclasses
 import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from fjt.core.errors import BadRows, UserError, suggest
+from fjt.core.errors import UserError, suggest
 from fjt.core.options import DataConfig, ExperimentConfig
 from fjt.core.ragged import Ragged, values_of
-from fjt.data import glue, labels, synthetic, tables, tfds
+from fjt.data import glue, labels, reading, synthetic, tables, tfds
 from fjt.data.glue import SPLITS, Split, Table, Task
-from fjt.data.labels import Cell
+from fjt.data.reading import LabelReader
 from fjt.data.tables import Rows
 
 log = logging.getLogger(__name__)
 
-LABEL_COLUMNS = "labels:"  # prefix of a label's name in the role of its own column
 MANY_LABELS = 20  # more labels than this, in fewer than twice as many rows, are probably scores
 USUAL_ROWS = 10  # where half of the labels have at least so many rows, a label with one row is probably a mistake
-
-
-@runtime_checkable
-class LabelReader(Protocol):
-    """The part of a `Problem` that reading needs (`fjt.tasks.problem`, which this room does not import)."""
-
-    name: ClassVar[str]
-    words: ClassVar[bool]
-    table_metrics: ClassVar[tuple[str, ...]]
-
-    def find_labels(self, cells: Sequence[Cell]) -> dict[str, str]: ...
-
-    def read_labels(self, cells: Sequence[Cell], codes: Sequence[str]) -> Any: ...
-
-    def describe_label(self, label: Any, task: Task) -> str: ...
-
-    def count_labels(self, label: Any, task: Task) -> Int[np.ndarray, " C"]: ...
 
 
 FindProblem = Callable[[str], LabelReader]
@@ -129,6 +111,10 @@ def load(experiment: ExperimentConfig, cache_dir: str, find_problem: FindProblem
             )
         train = train.take(np.sort(_generator(subset, 1).permutation(len(train))[: data.limit]))
     if data.shuffle_labels:
+        if problem.contexts:
+            raise UserError("config.data.shuffle_labels: an answer is part of its own context. Leave the option out.")
+        if problem.choices and len(set(map(len, train.choices or ()))) > 1:
+            raise UserError("config.data.shuffle_labels: rows have different numbers of choices. Leave the option out.")
         train = dataclasses.replace(train, label=_shuffled(train.label, _generator(subset, 2)))
     _check_variety(task, train, problem)
     splits["train"] = train
@@ -174,6 +160,8 @@ def _shuffled(label: Any, generator: np.random.Generator) -> Any:
 
 def _check_variety(task: Task, train: Split, problem: LabelReader) -> None:
     values = values_of(train.label)
+    if problem.choices:
+        return  # the place of the right choice is nothing that a model sees
     if len(values) and (values != values[0]).any():
         return
     raise UserError(
@@ -227,7 +215,7 @@ def _read_official(task: Task, table: Table, path: str, problem: LabelReader) ->
     if table.drop_short and rows.numbers and rows.numbers[-1] + 1 > len(rows.numbers) + len(dropped):
         log.warning("%s: broken rows are left out (fewer fields than the header).", path)
     codes = table.codes or task.label_names
-    return _split(rows, problem, codes, required=table.split.startswith(("train", "dev")))
+    return reading.split(rows, problem, codes, required=table.split.startswith(("train", "dev")))
 
 
 def _without(rows: Rows, dropped: Collection[int]) -> Rows:
@@ -243,10 +231,17 @@ def _load_own(task: Task, data: DataConfig, problem: LabelReader) -> tuple[Task,
         raise UserError(f"config.data.files.train is empty; give a file ({' '.join(tables.READ)}).")
     if problem.words and data.columns.text_pair:
         raise UserError(f"config.data.columns.text_pair: {data.kind} has one list of words per row. Leave it out.")
+    if problem.contexts and not data.columns.text_pair:
+        raise UserError(f"config.data.columns.text_pair is empty; for {data.kind} it names the column of the contexts.")
+    if problem.choices != bool(data.columns.choices):
+        rule = "it names the columns of the choices" if problem.choices else "leave it out"
+        raise UserError(f"config.data.columns.choices={data.columns.choices!r}: for {data.kind}, {rule}.")
     files = {name: _read_own(name, path, data) for name, path in dataclasses.asdict(data.files).items() if path}
-    found = {} if task.label_names else problem.find_labels(_cells(files["train"], required=True))
+    found = {} if task.label_names else problem.find_labels(reading.cells(files["train"], problem, required=True))
     task = dataclasses.replace(task, label_names=task.label_names or tuple(found))
-    splits = {name: _split(rows, problem, task.label_names, name != "test", False) for name, rows in files.items()}
+    splits = {
+        name: reading.split(rows, problem, task.label_names, name != "test", False) for name, rows in files.items()
+    }
     labels.check_set(found)
     label = splits["train"].label
     _warn_of_counts(task, files["train"], problem.count_labels(label, task), found, len(values_of(label)))
@@ -291,10 +286,14 @@ def _read_own(name: str, path: str, data: DataConfig) -> Rows:
         fault = "is a directory; name the file in it" if os.path.isdir(path) else "does not exist"
         raise UserError(f"config.data.files.{name}={path!r} {fault}.")
     columns = {role: column for role, column in dataclasses.asdict(data.columns).items() if column}
+    named = [str(name) for name in columns.pop("choices", ())]
+    if len(set(named)) < len(named):
+        raise UserError(f"config.data.columns.choices=({labels.some(named)}) should hold each column once.")
+    columns |= {f"{reading.CHOICE_COLUMNS}{name}": name for name in named}
     answers = columns.pop("labels", ())
     if answers:
         columns.pop("label", None)
-        columns |= {f"{LABEL_COLUMNS}{name}": str(name) for name in answers}
+        columns |= {f"{reading.LABEL_COLUMNS}{name}": str(name) for name in answers}
     for role in ("text",) if answers else ("text", "label"):
         if role not in columns:
             raise UserError(f"config.data.columns.{role} is empty; it names a column of {path}.")
@@ -327,67 +326,5 @@ def _read_own(name: str, path: str, data: DataConfig) -> Rows:
 
 def _optional(name: str, columns: Mapping[str, str]) -> tuple[str, ...]:
     """The roles of columns that a file may lack: labels in test, clusters in all but dev, which studies score."""
-    answers = [role for role in columns if role.startswith(("label", LABEL_COLUMNS))]
+    answers = [role for role in columns if role.startswith(("label", reading.LABEL_COLUMNS))]
     return {"train": ("cluster",), "test": (*answers, "cluster")}.get(name, ())
-
-
-def _cells(rows: Rows, required: bool) -> list[Cell]:
-    """The label Cell of each row; missing values where there is no label column."""
-    values = rows.values.get("label", [None] * len(rows.lines))
-    columns = [role for role in rows.values if role.startswith(LABEL_COLUMNS)]
-    if columns:
-        names = [role.removeprefix(LABEL_COLUMNS) for role in columns]
-        each = zip(*(rows.values[role] for role in columns), strict=True)
-        values = [dict(zip(names, answers, strict=True)) for answers in each]
-    return [Cell(value, rows.place(row), required) for row, value in enumerate(values)]
-
-
-def _split(rows: Rows, problem: LabelReader, codes: Sequence[str], required: bool, blank: bool = True) -> Split:
-    """The Split of rows.
-
-    Args:
-        rows: of a file.
-        problem: reads the labels.
-        codes: this file's spelling of each label, by id.
-        required: whether each row must have its label.
-        blank: whether a text may be empty.
-    """
-
-    readers: dict[str, Callable[[], Any]] = {
-        "text": lambda: _texts(rows, "text", blank),
-        "text_pair": lambda: _texts(rows, "text_pair", True) if "text_pair" in rows.values else None,
-        "id": lambda: tuple(rows.read("id", labels.id_of)) if "id" in rows.values else tuple(map(str, rows.numbers)),
-        "cluster": lambda: tuple(rows.read("cluster", _source_of)) if "cluster" in rows.values else None,
-        "label": lambda: problem.read_labels(_cells(rows, required), codes),
-    }
-    if not problem.words:
-        return Split(**rows.columns(readers))
-    texts: Any = rows.columns({"words": lambda: tuple(rows.read("text", tables.words_of))})["words"]
-    readers["text"] = lambda: tuple(map(" ".join, texts))
-    columns = rows.columns(readers)
-    _check_counts(rows, texts, columns["label"])
-    return Split(words=texts, **columns)
-
-
-def _check_counts(rows: Rows, texts: Sequence[Sequence[str]], label: Ragged) -> None:
-    """Raises BadRows for sentences with another number of tags than of words."""
-    faults = {}
-    for row, (words, count) in enumerate(zip(texts, label.lengths, strict=True)):
-        if count not in (0, len(words)):
-            faults[row] = f"{rows.place(row)}: {len(words)} words and {count} tags. Give each word one tag."
-    if faults:
-        raise BadRows(faults)
-
-
-def _texts(rows: Rows, role: str, blank: bool) -> tuple[str, ...]:
-    return tuple(rows.texts(role, f"config.data.columns.{role} should name a text column.", blank))
-
-
-def _source_of(value: Any, place: str) -> str:
-    """The name of a row's source.  Raises UserError where it is missing: such rows would share one source."""
-    if not (name := labels.name_of(value, place, "cluster")):
-        raise UserError(
-            f"{place}: the row has no source (config.data.columns.cluster). Give rows of unknown source a name of "
-            "their own each, or leave the option out."
-        )
-    return name

@@ -1,4 +1,4 @@
-"""Columns of tables on disk: .csv (quoted), .tsv (no quoting), .jsonl, .parquet.  Error messages name the line."""
+"""Columns of files: .csv (quoted), .tsv (no quoting), .jsonl, .parquet, CoNLL, SQuAD.  Messages name the line."""
 
 import collections
 import csv
@@ -14,13 +14,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fjt.core.errors import BadRows, UserError, read_rows, suggest
-from fjt.data import conll, encoding
+from fjt.data import conll, encoding, squad
 from fjt.data.labels import BYTE_ORDER_MARK
 
 Column = TypeVar("Column")
 Item = TypeVar("Item")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
-READ = (*SUFFIXES, *conll.SUFFIXES)  # in the latter, columns have numbers
+READ = (*SUFFIXES, *conll.SUFFIXES, squad.SUFFIX)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Rows:
         path: the file.
         values: {role: values}, one value per row: str, or any value that JSON and Parquet can hold.
         numbers: the number of each row from 0, counting skipped rows.
-        lines: the line of the file on which each row starts (Parquet: the row, from 1).
+        lines: the line of the file on which each row starts (Parquet, SQuAD: the row, from 1).
         faults: {line: message} of malformed rows, which are absent from the other attributes; `columns` raises them.
     """
 
@@ -153,6 +153,8 @@ def read(
             encoding.check(path, f.read(encoding.START))
         if suffix == ".jsonl":
             return _read_jsonl(path, find)
+        if suffix == squad.SUFFIX:
+            return _read_squad(path, find)
         if suffix in conll.SUFFIXES:
             with open(path, encoding="utf-8-sig") as f:
                 return _read_conll(path, f, find)
@@ -205,7 +207,9 @@ def tsv(rows: Iterable[Iterable[Any]]) -> str:
 
 
 def cell(value: Any) -> Any:
-    """A value as a table has it: words or tags with blanks between them, other lists as JSON."""
+    """A value as a table has it: words or tags with blanks between them, other lists as JSON, and "" for None."""
+    if value is None:
+        return ""
     if not isinstance(value, list | tuple):
         return value
     return (
@@ -341,6 +345,19 @@ def _read_conll(path: str, lines: Iterable[str], find: _Finder) -> Rows:
     if len(set(documents)) > 1:
         values["cluster"] = documents
     return Rows(path, values, list(range(len(starts))), starts, faults)
+
+
+def _read_squad(path: str, find: _Finder) -> Rows:
+    with open(path, encoding="utf-8-sig") as f:
+        text = f.read()
+    try:
+        records = squad.rows_of(path, json.loads(text, object_pairs_hook=_without_repeats))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON: {error}.") from None
+    names = [name for name in squad.NAMES if any(name in record for record in records)]
+    name_by_role = find.among(names) if records else find.columns
+    values = {role: [record.get(name) for record in records] for role, name in name_by_role.items()}
+    return Rows(path, values, list(range(len(records))), list(range(1, len(records) + 1)), {})
 
 
 def _read_object(text: str, place: str) -> dict[str, Any]:

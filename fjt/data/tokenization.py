@@ -10,7 +10,7 @@ import numpy as np
 
 from fjt.core import records
 from fjt.core.errors import UserError
-from fjt.data import tokenizer_files, windows
+from fjt.data import choices, contexts, tokenizer_files, windows
 from fjt.data.batches import Examples
 from fjt.data.glue import Split
 
@@ -19,7 +19,9 @@ Files = Sequence[Sequence[str]]  # alternatives, each a set of files from which 
 
 FILES = (("tokenizer.json",), ("vocab.txt",))
 CACHED = ("token_ids", "type_ids", "offsets", "truncated")
-SLOTS = ("slot_token", "slot_offsets")
+SLOTS = ("slot_token", "slot_offsets", "row_offsets")  # of words
+CHARS = (*SLOTS, "slot_chars")  # of contexts
+PARTS = (*SLOTS, "part_offsets")  # of choices
 TYPES = "token_type_ids"
 CHUNK = 2000  # texts per call; a progress bar moves between calls
 
@@ -173,8 +175,11 @@ def tokenize(
     max_length: int,
     cache_dir: str = "",
     progress: Callable[[int], Any] | None = None,
+    stride: int | None = None,
 ) -> Examples:
     """The Examples of a Split: [CLS] text [SEP] (text_pair [SEP]), the longest text cut first, on the tokenizer's side.
+
+    Words and contexts are read in windows, see `windows.tokenize` and `contexts.tokenize`.
 
     Args:
         split: the texts.
@@ -182,32 +187,43 @@ def tokenize(
         max_length: largest number of tokens per example.
         cache_dir: folder where the arrays are cached; "" for no cache.
         progress: called with the number of texts that are done.
+        stride: where text_pair is a context, the tokens that its windows share, 0 for a third of them; else None.
 
     Raises:
-        UserError: the tokens that the tokenizer adds leave no room for a text.
+        UserError: the tokens that the tokenizer adds leave no room for a text, or windows cannot share so many.
     """
-    added = tokenizer.num_special_tokens_to_add(split.text_pair is not None)
+    paired = split.text_pair is not None or split.choices is not None
+    added = tokenizer.num_special_tokens_to_add(paired)
     if max_length <= added:
         raise UserError(
             f"config.model.max_length={max_length} leaves no room for a text: the tokenizer adds {added} tokens to "
-            f"each {'text' if split.text_pair is None else 'pair'}. Give at least {added + 1}."
+            f"each {'pair' if paired else 'text'}. Give at least {added + 1}."
         )
-    key = hashlib.sha256(f"{tokenizer_sha256(tokenizer)} {max_length} 2".encode())
-    for texts in (split.text, split.text_pair or (), *(split.words or ())):
+    form = "2" if stride is None else f"stride {stride}"
+    form = form if split.choices is None else "choices"
+    key = hashlib.sha256(f"{tokenizer_sha256(tokenizer)} {max_length} {form}".encode())
+    for texts in (split.text, split.text_pair or (), *(split.words or split.choices or ())):
         key.update(f" {len(texts)}".encode())
         for data in map(str.encode, texts):  # with lengths, because a text may have any byte between it and the next
             key.update(f" {len(data)} ".encode() + data)
     file = os.path.join(cache_dir, "tokens", f"{key.hexdigest()}.npz") if cache_dir else ""
-    cached = CACHED if split.words is None else (*CACHED, *SLOTS)
-    arrays = _read_cached(file, cached, len(split) if split.words is None else None) if file else {}
+    slots = SLOTS if split.words is not None else PARTS if split.choices is not None else ()
+    slots = slots if stride is None else CHARS
+    cached = (*CACHED, *slots)
+    arrays = _read_cached(file, cached, None if slots else len(split)) if file else {}
     if arrays:
         truncated = int(arrays.pop("truncated"))
-        label = split.label if split.words is None else np.zeros(len(arrays["slot_token"]), np.int32)
+        label = np.zeros(len(arrays["slot_token"]), np.int32) if slots else split.label
         return Examples(label=label, truncated=truncated, **arrays)
-    if split.words is None:
-        examples = _tokenize(split, tokenizer, max_length, progress)
-    else:
+    if split.words is not None:
         examples = windows.tokenize(split.words, tokenizer, max_length, progress)
+    elif split.choices is not None:
+        examples = choices.tokenize(split.text, split.choices, tokenizer, max_length, progress)
+    elif stride is not None:
+        assert split.text_pair is not None, "questions have contexts"
+        examples = contexts.tokenize(split.text, split.text_pair, tokenizer, max_length, stride, progress)
+    else:
+        examples = _tokenize(split, tokenizer, max_length, progress)
     if file:
         _write_cached(file, {name: getattr(examples, name) for name in cached})
     return examples
@@ -263,11 +279,12 @@ def _tokenize(split: Split, tokenizer: Any, max_length: int, progress: Callable[
     )
 
 
-def data_sha256(splits: Mapping[str, Examples]) -> str:
-    """sha256 over token ids and labels of {name: Examples}, in file order."""
+def data_sha256(splits: Mapping[str, Examples], answers: Mapping[str, np.ndarray]) -> str:
+    """sha256 over token ids and labels of {name: Examples}, in file order; answers: {name: texts} beside them."""
     digest = hashlib.sha256()
     for name, examples in sorted(splits.items()):
         digest.update(name.encode())
         for array in (examples.token_ids, examples.offsets, examples.label):
             digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update("\0".join(answers.get(name, ())).encode())
     return digest.hexdigest()

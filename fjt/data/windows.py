@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Int
 
 from fjt.data.batches import Examples
-from fjt.data.glue import Split
 
 OVERLAP = 4  # neighbouring windows share a quarter of their tokens
 CHUNK = 2000  # texts per call; a progress bar moves between calls
@@ -65,7 +64,7 @@ def tokenize(
     """The Examples of texts of words: one per window, in order, with a slot for each word, in order; labels are 0.
 
     The slot of a word is its first token.  A word without a token, such as a control character, has the tokenizer's
-    first one.  `truncated` counts the texts with several windows.
+    first one.
 
     Args:
         texts: lists of words.
@@ -76,18 +75,17 @@ def tokenize(
     tokenizer = of_words(tokenizer)
     backend, special = tokenizer.backend_tokenizer, _special(tokenizer)
     room = max_length - len(special.before) - len(special.after)
-    ids, lengths, slots, counts, several = [], [], [], [], 0
+    ids, lengths, slots, counts, rows = [], [], [], [], [0]
     for start in range(0, len(texts), CHUNK):
         chosen = [list(words) for words in texts[start : start + CHUNK]]
         encodings = backend.encode_batch(chosen, is_pretokenized=True, add_special_tokens=False)
         for words, encoding in zip(chosen, encodings, strict=True):
-            parts = list(_windows(len(words), encoding.ids, encoding.word_ids, room))
-            several += len(parts) > 1
-            for tokens, places in parts:
+            for tokens, places in _windows(len(words), encoding.ids, encoding.word_ids, room):
                 ids += [*special.before, *tokens, *special.after]
                 lengths.append(len(tokens) + len(special.before) + len(special.after))
                 slots += [place + len(special.before) if place >= 0 else 0 for place in places]
                 counts.append(len(places))
+            rows.append(len(counts))
         if progress:
             progress(min(start + CHUNK, len(texts)))
     offsets, slot_offsets = (np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]) for sizes in (lengths, counts))
@@ -96,9 +94,10 @@ def tokenize(
         np.zeros(len(ids), np.int8),
         offsets,
         np.zeros(len(slots), np.int32),
-        several,
+        0,
         np.array(slots, np.int32),
         slot_offsets,
+        np.array(rows),
     )
 
 
@@ -118,14 +117,6 @@ def _windows(
         if not len(inside):  # nothing would be read from it
             continue
         yield list(ids[start : start + room]), np.where(inside < 0, -1, inside - start).tolist()
-
-
-def bounds(split: Split, examples: Examples) -> Int[np.ndarray, " bounds"]:
-    """The first example of each row of a split, and their number: rows of words have one or more, others one."""
-    if split.words is None:
-        return np.arange(len(split) + 1)
-    words = np.concatenate([[0], np.cumsum([len(words) for words in split.words])])
-    return np.searchsorted(examples.slot_offsets, words)
 
 
 def _special(tokenizer: Any) -> _Special:

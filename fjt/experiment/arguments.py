@@ -120,7 +120,7 @@ def abstract_batch(shape: packing.Shape, label: np.ndarray, model: Model, mesh: 
     """
     tokens, slots = (shape.groups, shape.rows, shape.row_length), (shape.groups, shape.num_slots)
     sizes: dict[str, tuple[tuple[int, ...], Any]] = {
-        "example": ((shape.groups, shape.examples), np.int32),
+        "example": (slots, np.int32),
         "slot_example": (slots, np.int32),
         "slot_position": (slots, np.int32),
         "label": ((*slots, *label.shape[1:]), label.dtype),

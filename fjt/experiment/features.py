@@ -238,7 +238,8 @@ class States:
     def _fingerprint(self, split: str) -> str:
         """sha256 of everything that the bits depend on: program, device, parameters, tokens and their places."""
         digest, chunks = hashlib.sha256(self._key.encode()), self._packed[split].chunks
-        for array in (chunks.examples.token_ids, chunks.examples.type_ids, chunks.examples.offsets, chunks.indices):
+        found = chunks.examples
+        for array in (found.token_ids, found.type_ids, found.offsets, found.part_offsets, chunks.indices):
             digest.update(f"{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 

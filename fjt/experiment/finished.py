@@ -13,7 +13,7 @@ from fjt.core import files
 from fjt.core.errors import UserError, read_rows
 from fjt.core.options import flatten
 from fjt.core.ragged import Ragged
-from fjt.data import words
+from fjt.data import choices, words
 from fjt.data.glue import Split, Task
 from fjt.data.labels import some
 from fjt.data.tables import text_of
@@ -58,26 +58,34 @@ class Run:
         return {"train": run_records.read_steps(self.path), "eval": run_records.read_evaluations(self.path)}
 
     def predict(
-        self, texts: Sequence[str] | Sequence[Sequence[str]], pairs: Sequence[str] | None = None
+        self,
+        texts: Sequence[str] | Sequence[Sequence[str]],
+        pairs: Sequence[str] | Sequence[Sequence[str]] | None = None,
     ) -> dict[str, Any]:
         """{labels, probabilities, logits} of texts, in their order.
 
         Args:
             texts: the texts; for a run that labels words, also lists of words.
-            pairs: the second texts, for a run on pairs.
+            pairs: the second texts, for a run on pairs; the contexts, for a run that answers questions; a list of
+                choices for each text, for a run that chooses among them.
 
         Returns:
             labels: one per text: a name, a tuple of names, a score, or a list of tags.  probabilities: f64[N, C], None
             for scores.  logits: f32[N, C].  For a run that labels words: `words` as `fjt.data.words` finds them in
             texts, and probabilities and logits are lists of arrays [words, C].  For one that finds entities:
             `entities`, a list per text of {type, text, start, end, score}, in characters of the text, or of its words
-            with a blank between them.
+            with a blank between them.  For a run that answers questions, labels are the answers, "" for none, logits
+            are JSON, and there is `n_best`, a list per question of {text, start, end, score, probability}, in
+            characters of the context.  For one that chooses, there is `choice`, the text of the choice.
 
         Raises:
             UserError: the texts are not lists of str, do not fit the run, or have logits that are not finite; or the
                 base model cannot be found.
         """
-        split = _checked_words(texts, pairs) if self.problem.words else _checked(texts, pairs, self.pairs)
+        if self.problem.words:
+            split = _checked_words(texts, pairs)
+        else:
+            split = _checked(texts, pairs, self.pairs, self.problem.choices)
         found = self.label(split).items()
         return {name: list(values) if isinstance(values, Ragged) else values for name, values in found}
 
@@ -85,17 +93,18 @@ class Run:
         """As `predict`, of a split; the arrays of words are Ragged."""
         self._check_export()
         with undisturbed():
-            logits = self._predictor.logits(self._predictor.tokenize(split))
+            examples = self._predictor.tokenize(split)
+            logits = self._predictor.logits(examples)
         wrong = np.flatnonzero(~np.isfinite(logits).all(axis=1))
         if len(wrong):
             raise UserError(
                 f"The logits of {len(wrong):,} of {len(logits):,} texts are not finite, so that these have no label: "
                 f"{some(list(map(str, wrong)))} (counted from 0). Leave them out, or use another run than {self.path}."
             )
-        rows = self.problem.by_row(logits, split)
+        rows = self.problem.by_row(logits, examples, split, self.task)
         predicted = self.problem.decode(rows, self.task)
         found = {"labels": predicted.labels, "probabilities": predicted.probabilities, "logits": rows}
-        details = self.problem.details(predicted, split, self.task)
+        details = self.problem.details(rows, predicted, split, self.task)
         return found | ({} if split.words is None else {"words": split.words}) | details
 
     @undisturbed()
@@ -126,10 +135,10 @@ class Run:
             folder=os.path.join(self.path, "export", "adapter"),
             base=self.base_directory,
             method=" and ".join(self.result["method"]),
-            label_names=self.label_names,
+            label_names=self.problem.output_names(self.task),
             head=self.problem.head,
             check=lambda folder: readback.check_conversion(
-                output, lambda: self._read_export(folder), own, self.pairs, self.problem.words
+                output, lambda: self._read_export(folder), own, self.pairs, self.problem
             ),
         )
 
@@ -211,26 +220,47 @@ class Run:
         return predictor.read_over(folder, own, params, checkpoint.config, self.task, options)
 
 
-def _checked(texts: Iterable[Any], pairs: Iterable[Any] | None, wanted: bool) -> Split:
-    """The unlabelled Split of what the caller calls texts.  Raises UserError unless they are str that fit the run."""
-    if wanted and pairs is None:
-        raise UserError("The run reads pairs of texts, but the second texts are missing (`pairs`).")
-    if pairs is not None and not wanted:
+def _checked(texts: Iterable[Any], pairs: Iterable[Any] | None, wanted: bool, choose: bool = False) -> Split:
+    """The unlabelled Split of what the caller calls texts.
+
+    Args:
+        texts: the texts.
+        pairs: the second texts, or the choices of each text.
+        wanted: whether the run reads pairs.
+        choose: whether it chooses among several second texts.
+
+    Raises:
+        UserError: they are not str that fit the run.
+    """
+    if (wanted or choose) and pairs is None:
+        what = "choices of each text are" if choose else "second texts are"
+        raise UserError(
+            f"The run reads {'texts with choices' if choose else 'pairs of texts'}, but the {what} missing (`pairs`)."
+        )
+    if pairs is not None and not (wanted or choose):
         raise UserError("The run reads single texts; leave out the second texts (`pairs`).")
     columns: dict[str, Any] = {"texts": texts} if pairs is None else {"texts": texts, "pairs": pairs}
     for name, values in columns.items():
         if isinstance(values, str):
             raise UserError(f"`{name}` is one str; give a list of str.")
-        numbered = enumerate(values)
         columns[name] = tuple(
-            read_rows(lambda cell, name=name: text_of(cell[1], f"{name}[{cell[0]}]", "Give a list of str."), numbered)
+            read_rows(
+                lambda cell, name=name: _item(cell[1], f"{name}[{cell[0]}]", choose and name == "pairs"),
+                enumerate(values),
+            )
         )
     count = len(columns["texts"])
     if not count:
         raise UserError("There are no texts to label.")
     if pairs is not None and len(columns["pairs"]) != count:
         raise UserError(f"There are {count} texts and {len(columns['pairs'])} second texts; each text needs one.")
-    return Split.unlabelled(map(str, range(count)), columns["texts"], columns.get("pairs"))
+    second = {"choices" if choose else "text_pair": columns.get("pairs")}
+    return Split.unlabelled(map(str, range(count)), columns["texts"], **second)
+
+
+def _item(value: Any, place: str, listed: bool) -> Any:
+    """A text, or a list of choices."""
+    return choices.read([value], place) if listed else text_of(value, place, "Give a list of str.")
 
 
 def _checked_words(texts: Any, pairs: Any) -> Split:

@@ -59,8 +59,9 @@ class Inputs:
     def examples(self) -> dict[str, Examples]:
         """{name: Examples} of the splits."""
         task, splits = self.data
-        tokens = _tokenize(splits, self.base[0], self._experiment.model.max_length, self._cache, self._view)
-        problem = find_problem(task.kind)
+        problem, model = find_problem(task.kind), self._experiment.model
+        stride = (model.doc_stride or 0) if problem.contexts else None
+        tokens = _tokenize(splits, self.base[0], model.max_length, stride, self._cache, self._view)
         return {name: problem.targets(splits[name], examples, task) for name, examples in tokens.items()}
 
     @property
@@ -68,14 +69,20 @@ class Inputs:
         """The number of training examples: of rows, or of their windows, which only the tokens tell."""
         task, splits = self.data
         train = splits["train"]
-        return len(self.examples["train"] if find_problem(task.kind).words else train)
+        return len(train if find_problem(task.kind).one_slot else self.examples["train"])
+
+    @property
+    def _answers(self) -> dict[str, np.ndarray]:
+        """{name: labels} of the splits where the labels of the slots do not tell them."""
+        task, splits = self.data
+        return {name: split.label for name, split in splits.items()} if find_problem(task.kind).contexts else {}
 
     @functools.cached_property
     def sha256(self) -> dict[str, str]:
         """{"data", "weights", "tokenizer"}: their content hashes."""
         tokenizer, _, _, checkpoint = self.base
         return {
-            "data": tokenization.data_sha256(self.examples),
+            "data": tokenization.data_sha256(self.examples, self._answers),
             "weights": checkpoint.sha256 if checkpoint else "random",
             "tokenizer": tokenization.tokenizer_sha256(tokenizer),
         }
@@ -139,26 +146,33 @@ def _load_model(model: ModelConfig, path: str, stamp: tuple[tuple[str, int, int]
 
 
 def _tokenize(
-    splits: Mapping[str, Split], tokenizer: Any, max_length: int, cache: str, view: console.View
+    splits: Mapping[str, Split],
+    tokenizer: Any,
+    max_length: int,
+    stride: int | None,
+    cache: str,
+    view: console.View,
 ) -> dict[str, Examples]:
     """{name: Examples} of the splits, with progress, and warnings about truncated texts and unknown tokens."""
     examples, warn = {}, view.warn
     for name, split in splits.items():
         with view.bar(f"tokenizing {name}", len(split), every=EVERY) as bar:
-            examples[name] = tokenization.tokenize(split, tokenizer, max_length, cache, bar.update)
-    if tokenization.drops_types(tokenizer) and any(split.text_pair for split in splits.values()):
+            examples[name] = tokenization.tokenize(split, tokenizer, max_length, cache, bar.update, stride)
+    paired = any(split.text_pair or split.choices for split in splits.values())
+    if tokenization.drops_types(tokenizer) and paired:
         warn(
             "both texts of a pair have token type 0: the base model has one type (type_vocab_size), or its tokenizer "
             "gives none (model_input_names in tokenizer_config.json)"
         )
     for name, done in examples.items():
-        if done.truncated:
-            count, words = len(splits[name]), splits[name].words is not None
-            how = f"read in overlapping windows of {max_length}" if words else f"cut to {max_length}"
-            warn(f"{done.truncated:,} of {count:,} {name} examples ({done.truncated / count:.1%}) are {how} tokens")
-        bare = int(np.sum(done.lengths <= tokenizer.num_special_tokens_to_add(splits[name].text_pair is not None)))
+        several, total = np.count_nonzero(np.diff(done.row_offsets) > 1), len(splits[name])
+        for count, how in ((done.truncated, "cut to"), (several, "read in overlapping windows of")):
+            if count:
+                warn(f"{count:,} of {total:,} {name} examples ({count / total:.1%}) are {how} {max_length} tokens")
+        lengths = np.diff(done.part_offsets)
+        bare = np.count_nonzero(lengths <= tokenizer.num_special_tokens_to_add(paired))
         if bare:
-            warn(f"{bare:,} of {len(done):,} {name} examples have no token: the model cannot tell them apart")
+            warn(f"{bare:,} of {len(lengths):,} {name} examples have no token: the model cannot tell them apart")
         unknown = float(np.mean(done.token_ids == tokenizer.unk_token_id))
         if unknown > UNKNOWN:
             warn(f"{unknown:.0%} of the tokens of {name} are unknown to the tokenizer: does it fit the texts?")

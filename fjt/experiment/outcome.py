@@ -1,5 +1,6 @@
 """The end of a run: its predictions, its export, its result.json, and DONE; or the result of a run that failed."""
 
+import dataclasses
 import os
 import resource
 from typing import Any
@@ -35,12 +36,13 @@ def score_dev(experiment: Experiment, logits: Float[np.ndarray, "M C"]) -> dict[
     if error := not_finite("dev", logits):
         return error
     split, problem, task = experiment.splits["dev"], experiment.problem, experiment.task
-    rows = problem.by_row(logits, split)
+    examples = experiment.examples["dev"]
+    rows = problem.by_row(logits, examples, split, task)
     scores = problem.score(rows, split.label, task)
     if not scores:
         return scores
     return scores | {
-        "loss": problem.dev_loss(rows, split.label, task),
+        "loss": problem.dev_loss(logits, examples, task),
         "collapsed": float(_collapsed(experiment, rows)),
     }
 
@@ -98,7 +100,14 @@ def finish(
         NotFinite: a logit is not finite; result.json says so.
     """
     _check_finite(experiment, workdir, logits)
-    rows = {name: experiment.problem.by_row(values, experiment.splits[name]) for name, values in logits.items()}
+    task, problem = experiment.task, experiment.problem
+    rows = {
+        name: problem.by_row(values, experiment.examples[name], experiment.splits[name], task)
+        for name, values in logits.items()
+    }
+    label = experiment.splits["dev"].label
+    task = problem.chosen(task, experiment.settings.experiment.eval, rows["dev"], label)
+    experiment = dataclasses.replace(experiment, task=task)
     trainable, frozen = placement.fetch((trainable, frozen))
     params = tree.merge(trainable, frozen)
     splits = {name: _write_split(experiment, workdir, name, values) for name, values in rows.items()}

@@ -35,7 +35,7 @@ def write_predictions(folder: str, name: str, task: Task, split: Split, logits: 
     arrays: dict[str, Any] = {"id": np.array(split.id)} | flat("logits", logits) | flat("label", split.label)
     arrays |= {"label_names": np.array(task.label_names, str), "pairs": split.text_pair is not None}
     arrays |= {"kind": np.array(task.kind), "threshold": np.array(task.threshold)}
-    arrays |= {"constrained": np.array(task.constrained)}
+    arrays |= {"constrained": np.array(task.constrained), "answer_length": np.array(task.answer_length)}
     arrays |= {} if split.cluster is None else {"cluster": np.array(split.cluster)}
     records.write_npz(os.path.join(folder, f"{name}.npz"), arrays)
 
@@ -50,8 +50,11 @@ def write_tables(folder: str, name: str, task: Task, split: Split, logits: Score
         split: its rows.
         logits: of the rows.
     """
+    problem = find_problem(task.kind)
     write_table(os.path.join(folder, f"{name}.tsv"), task, split, logits)
-    predicted = find_problem(task.kind).decode(logits, task).values
+    for suffix, text in problem.files(logits, split, task).items():
+        records.replace(os.path.join(folder, f"{name}{suffix}"), text)
+    predicted = problem.decode(logits, task).values
     glue.write_submission(task, name, split.id, predicted, os.path.join(folder, "submission"))
 
 

@@ -74,7 +74,7 @@ def build_parameters(
     trainable = _trainable(experiment, config, abstract | ({"adapters": added} if added else {}), loaded, adapter)
     pooler = {f"{module}/kernel" for module in family.pretrained_head()} & set(tree.flatten(abstract))
     pooler -= {*trainable, *(adapter.trained if adapter else ())}
-    if pooler and checkpoint and pretrained.untrained_pooler(checkpoint):
+    if pooler and checkpoint and pretrained.untrained_pooler(checkpoint, model.head):
         view.warn(
             "the checkpoint's pooler looks untrained (its bias is zero) and stays frozen; "
             "--config.tune.train_pooler trains it"
@@ -98,11 +98,12 @@ def _load(
     if not checkpoint:
         return pretrained.Loaded(params={}, missing=tuple(names), unused=())
     keep_head = experiment.model.keep_head and not adapter
-    head = find_problem(inputs.data[0].kind).head if keep_head else ""
+    problem = find_problem(inputs.data[0].kind)
+    head = problem.head if keep_head else ""
     loaded = pretrained.take(checkpoint, abstract, inputs.path, head)
     again = partition.reinitialised(names, config, experiment.model.reinit_layers)
     if keep_head:
-        kept_head.check_labels(hf_config, inputs.data[0].label_names, inputs.path)
+        kept_head.check_labels(hf_config, problem.output_names(inputs.data[0]), inputs.path)
     missing = tuple(sorted({*loaded.missing, *again}))
     return dataclasses.replace(loaded, params=tree.split(loaded.params, again)[1], missing=missing)
 
@@ -126,7 +127,8 @@ def _put_adapter(
 ) -> tree.Tree:
     """The parameters with those of an adapter in their places.  family: the name of the encoder's family."""
     if experiment.model.keep_head:
-        adapters.check_head(adapter, task.label_names, experiment.model.adapter, family)
+        names = find_problem(task.kind).output_names(task)
+        adapters.check_head(adapter, names, experiment.model.adapter, family)
     return tree.unflatten(adapters.put(adapter, tree.flatten(params), experiment.model.keep_head, family))
 
 

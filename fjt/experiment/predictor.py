@@ -34,7 +34,8 @@ class Predictor:
         params: its parameters, numpy arrays.
         tokenizer: of its texts.
         methods: {name: options} of its tuning methods.
-        options: "max_length", "dtype" and "matmul_precision" of the run.
+        options: "max_length", "doc_stride", "dtype" and "matmul_precision" of the run.
+        contexts: whether answers are found in the second text of a pair.
     """
 
     model: Model
@@ -42,10 +43,12 @@ class Predictor:
     tokenizer: Any = dataclasses.field(repr=False)
     methods: dict[str, dict[str, Any]]
     options: Mapping[str, Any]
+    contexts: bool = False
 
     def tokenize(self, split: Split) -> Examples:
         """The Examples of a split, with room for the learned tokens of the tuning methods."""
-        examples = tokenization.tokenize(split, self.tokenizer, self.options["max_length"])
+        stride = (self.options["doc_stride"] or 0) if self.contexts else None
+        examples = tokenization.tokenize(split, self.tokenizer, self.options["max_length"], stride=stride)
         return batches.prepend(examples, partition.prompt_length(self.methods))
 
     @functools.cached_property
@@ -106,7 +109,8 @@ def read(folder: str, task: Task, options: Mapping[str, Any]) -> Predictor:
     checkpoint = pretrained.read_checkpoint(folder)
     model = _make_model(checkpoint.config, task, {}, options)
     params = pretrained.take(checkpoint, abstract_params(model), folder, model.head).params
-    return Predictor(model, params, _read_tokenizer(folder, checkpoint.config), {}, options)
+    tokenizer, contexts = _read_tokenizer(folder, checkpoint.config), find_problem(task.kind).contexts
+    return Predictor(model, params, tokenizer, {}, options, contexts)
 
 
 def read_over(
@@ -127,7 +131,8 @@ def read_over(
     """
     model = _make_model(config, task, own.methods, options)
     params = tree.unflatten(tree.flatten(base) | own.trained)
-    return Predictor(model, params, _read_tokenizer(folder, config), own.methods, options)
+    tokenizer, contexts = _read_tokenizer(folder, config), find_problem(task.kind).contexts
+    return Predictor(model, params, tokenizer, own.methods, options, contexts)
 
 
 def read_base(checkpoint: pretrained.Checkpoint, folder: str, task: Task) -> tree.Tree:

@@ -107,11 +107,8 @@ def _complete(experiment: ExperimentConfig, task: Task, splits: Mapping[str, Spl
     Raises:
         UserError: such a metric cannot be computed, or config.train.select names no metric.
     """
-    given = experiment.eval
-    threshold = 0.5 if given.threshold is None else given.threshold
-    task = dataclasses.replace(task, threshold=threshold, constrained=bool(given.constrained))
-    task = own_metrics.add(task, given.metrics)
-    problem = find_problem(task.kind)
+    given, problem = experiment.eval, find_problem(task.kind)
+    task = own_metrics.add(problem.configured(task, given), given.metrics)
     for name in recipes.evaluated_splits(experiment, splits) if task.own_metrics else ():
         label = splits[name].label[problem.is_labelled(splits[name].label)]
         for metric in task.own_metrics if len(label) else ():

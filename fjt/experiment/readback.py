@@ -11,13 +11,14 @@ from jaxtyping import Float, Int
 
 from fjt.core import tree
 from fjt.core.errors import UserError
-from fjt.data import windows
 from fjt.data.batches import Examples
 from fjt.data.glue import Split
 from fjt.experiment import predictor
 from fjt.experiment.predictor import Predictor
 from fjt.experiment.prepared import Experiment
 from fjt.interop import adapter, formats, peft
+from fjt.tasks.classification import CLASSIFICATION
+from fjt.tasks.problem import Problem
 from fjt.tuning import partition
 
 TEXTS = ("A", "an ordinary sentence, with a comma.", "Three (3) more words: why?", "the end " * 20)
@@ -48,7 +49,7 @@ def check(
     Raises:
         UserError: an export differs.
     """
-    rows = _choose(experiment.splits["dev"], experiment.examples["dev"])
+    rows = _choose(experiment.examples["dev"])
     for folder, found in _read(experiment, directory):
         _check_model(experiment, folder, found)
         examples = _check_tokens(experiment, folder, found, rows)
@@ -59,21 +60,20 @@ def check(
         else:
             computed, expected = (
                 found.logits(examples),
-                logits[_slots(experiment.splits["dev"], experiment.examples["dev"], rows)],
+                logits[_slots(experiment.examples["dev"], rows)],
             )
         _check_logits(folder, computed, expected, experiment.model.dtype)
 
 
-def _choose(split: Split, examples: Examples) -> Int[np.ndarray, " n"]:
+def _choose(examples: Examples) -> Int[np.ndarray, " n"]:
     """Rows of a split: the longest one and the first ones."""
-    bounds = windows.bounds(split, examples)
-    longest = int(np.argmax(np.diff(examples.offsets[bounds])))
-    return np.unique([longest, *range(min(ROWS - 1, len(split)))])
+    lengths = np.diff(examples.offsets[examples.row_offsets])
+    return np.unique([int(np.argmax(lengths)), *range(min(ROWS - 1, len(lengths)))])
 
 
-def _slots(split: Split, examples: Examples, rows: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
+def _slots(examples: Examples, rows: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
     """The slots of rows."""
-    bounds = examples.slot_offsets[windows.bounds(split, examples)]
+    bounds = examples.row_slots
     return np.concatenate([np.arange(int(bounds[row]), int(bounds[row + 1])) for row in rows])
 
 
@@ -118,7 +118,7 @@ def _check_tokens(experiment: Experiment, folder: str, found: Predictor, rows: I
     split, wanted = experiment.splits["dev"], experiment.examples["dev"]
     chosen = split.take(rows)
     made = experiment.problem.targets(chosen, found.tokenize(chosen), experiment.task)
-    mine, theirs = made.offsets[windows.bounds(chosen, made)], wanted.offsets[windows.bounds(split, wanted)]
+    mine, theirs = made.offsets[made.row_offsets], wanted.offsets[wanted.row_offsets]
     for i, row in enumerate(rows):
         for name, what in (("token_ids", "tokens"), ("type_ids", "token types")):
             here = getattr(made, name)[mine[i] : mine[i + 1]].tolist()
@@ -144,7 +144,7 @@ def _same_options(experiment: Experiment, found: Predictor) -> bool:
 
 
 def check_conversion(
-    name: str, read: Callable[[], Predictor], run: Predictor, pairs: bool, words: bool = False
+    name: str, read: Callable[[], Predictor], run: Predictor, pairs: bool, problem: Problem = CLASSIFICATION
 ) -> None:
     """Raises UserError for an export in another form that does not give the tokens and logits of the run's own.
 
@@ -153,16 +153,16 @@ def check_conversion(
         read: reads it.
         run: the Predictor of the run's own export.
         pairs: whether the run reads pairs.
-        words: whether it reads lists of words.
+        problem: says whether it reads lists of words, or choices.
 
     Raises:
         UserError: it gives others, or cannot be read.
     """
     with _reading(name):
         found = read()
-    listed = tuple(tuple(text.split()) for text in TEXTS) if words else None
-    second = TEXTS[::-1] if pairs else None
-    split = Split(tuple(map(str, range(len(TEXTS)))), TEXTS, second, NO_LABELS, words=listed)
+    listed = tuple(tuple(text.split()) for text in TEXTS) if problem.words else None
+    second, choices = TEXTS[::-1] if pairs else None, (TEXTS,) * len(TEXTS) if problem.choices else None
+    split = Split(tuple(map(str, range(len(TEXTS)))), TEXTS, second, NO_LABELS, words=listed, choices=choices)
     made, wanted = found.tokenize(split), run.tokenize(split)
     for field in ("token_ids", "type_ids", "offsets"):
         if getattr(made, field).tolist() != getattr(wanted, field).tolist():

@@ -13,7 +13,7 @@ from typing import Any
 from fjt.core import records
 from fjt.core.errors import UserError
 from fjt.core.options import OPTIONS, flatten
-from fjt.core.ragged import unflat, values_of
+from fjt.core.ragged import TEXT_KIND, unflat, values_of
 from fjt.core.records import ANY, Damaged, Form, Unresumable
 
 NUMBER, NO_NUMBER = (int, float), (int, float, type(None))
@@ -133,7 +133,8 @@ def read_predictions(workdir: str, split: str) -> dict[str, Any]:
     with contextlib.suppress(ValueError, KeyError, TypeError):  # TypeError: an array without rows
         rows = unflat(arrays)
         columns = [rows[name] for name in ("logits", "id", "label", "cluster") if name in rows]
-        if values_of(rows["logits"]).ndim == 2 and len({len(column) for column in columns}) == 1:
+        logits = values_of(rows["logits"])
+        if (logits.ndim == 2 or logits.dtype.kind == TEXT_KIND) and len({len(column) for column in columns}) == 1:
             return rows
     raise Damaged(f"{path} is damaged (its arrays do not have one row per example). {_remedy(workdir)}")
 

@@ -75,23 +75,24 @@ def write(experiment: Trained, directory: str, params: Tree, scores: Mapping[str
         base_name(experiment),
         revision(experiment),
         experiment.contents["weights"],
-        experiment.task.label_names,
+        experiment.problem.output_names(experiment.task),
     )
     if "adapters" not in params:
         _write_model(experiment, directory, params, scores)
     elif partition.can_merge(methods):
         merged = partition.merged(methods, params, config)
         _write_model(experiment, os.path.join(directory, "merged"), merged, scores, merged=True)
-    if "adapters" in params or not peft.refusal(trained, config):
+    refused = peft.refusal(trained, config, experiment.problem.head)
+    if "adapters" in params or not refused:
         with replaced(os.path.join(directory, "adapter")) as folder:
             adapter.write(folder, trained)
             form = "fjt"
-            if not peft.refusal(trained, config):
+            if not refused:
                 form = "peft"
                 peft.write(folder, trained, config, experiment.problem.head)
             elif not adapterhub.refusal(trained, config):
                 form = "adapterhub"
-                adapterhub.write(folder, trained, config, experiment.task.label_names, experiment.problem.head)
+                adapterhub.write(folder, trained, config, trained.label_names, experiment.problem.head)
             length = experiment.settings.experiment.model.max_length
             hf.save_tokenizer(folder, experiment.tokenizer, length, experiment.problem.words)
             _write_card(experiment, folder, form, scores)

@@ -58,7 +58,7 @@ def describe(config: EncoderConfig, task: Task, tokenizer: Any) -> dict[str, Any
         tokenizer: its special tokens are named.
     """
     problem, family = find_problem(task.kind), find_family(config.family)
-    names = task.label_names or ("score",)
+    names = problem.output_names(task) or ("score",)
     special = {name: getattr(tokenizer, name) for name in SPECIAL_IDS if getattr(tokenizer, name) is not None}
     return (
         special

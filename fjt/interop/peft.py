@@ -23,7 +23,8 @@ from fjt.tuning.partition import METHODS
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PICKLED = "adapter_model.bin"
-TASK_TYPES = {"sequence": "SEQ_CLS", "token": "TOKEN_CLS"}  # by head
+TASK_TYPES = {"sequence": "SEQ_CLS", "token": "TOKEN_CLS", "span": "QUESTION_ANS"}  # by head
+LEARNED = ("PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING")  # which its classes for a task type alone put before texts
 FORMS = {name: method.peft for name, method in METHODS.items() if method.peft}
 
 
@@ -32,12 +33,25 @@ def encoder_module(config: EncoderConfig) -> forms.Module:
     return functools.cache(lambda path: find_family(config.family).torch_module(base_module(path)))
 
 
-def refusal(adapter: Adapter, config: EncoderConfig) -> str | None:
+def task_type(config: EncoderConfig, head: str) -> str | None:
+    """PEFT's task type of a head, None where a model without one computes what the run does.
+
+    PEFT 0.21's class for QUESTION_ANS does not hand token types to its base model.
+
+    Args:
+        config: the base model's.
+        head: the name of the family's head.
+    """
+    return None if head == "span" and config.types > 1 else TASK_TYPES.get(head)
+
+
+def refusal(adapter: Adapter, config: EncoderConfig, head: str = "sequence") -> str | None:
     """Why PEFT cannot hold an adapter, or None.
 
     Args:
         adapter: the methods and the trained leaves.
         config: the base model's.
+        head: the name of the family's head.
     """
     if len(adapter.methods) > 1:
         return f"a PEFT directory holds one method, not {' and '.join(adapter.methods)}"
@@ -48,6 +62,8 @@ def refusal(adapter: Adapter, config: EncoderConfig) -> str | None:
         return f"PEFT has no gated {name} (config.tune.gating)"
     if reason := FORMS[name].refuse(options):
         return reason
+    if FORMS[name].type in LEARNED and task_type(config, head) is None:
+        return f"PEFT computes {name} for its own task types alone, and has none that fits the run's head and model"
     for path in adapter.others():
         module = path.rsplit("/", 1)[0]
         if module.removeprefix("head/") in adapter.leaves(name):
@@ -69,7 +85,7 @@ def write(directory: str | os.PathLike, adapter: Adapter, config: EncoderConfig,
     Raises:
         UserError: PEFT cannot hold the adapter.
     """
-    reason = refusal(adapter, config)
+    reason = refusal(adapter, config, head)
     if reason:
         raise UserError(f"No PEFT directory can be written: {reason}.")
     ((name, options),) = adapter.methods.items()
@@ -88,7 +104,7 @@ def write(directory: str | os.PathLike, adapter: Adapter, config: EncoderConfig,
         "inference_mode": True,
         "modules_to_save": sorted(modules),
         "peft_type": form.type,
-        "task_type": TASK_TYPES[head],
+        "task_type": task_type(config, head),
     }
     records.write_json(os.path.join(directory, CONFIG), dict(sorted(about.items())))
     tensors = {key: np.ascontiguousarray(x, np.float32) for key, x in tensors.items()}

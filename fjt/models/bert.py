@@ -3,32 +3,11 @@
 import functools
 from typing import Any
 
-import flax.linen as nn
-import jax.numpy as jnp
-from jaxtyping import Float
-
-from fjt.core.prng import Array
 from fjt.models import blocks
 from fjt.models.family import EncoderConfig, Family, Head, Site
-from fjt.models.heads import Batch, HeadNoise, TokenHead, drop_slots
-from fjt.models.layers import Dense, Hooks
+from fjt.models.heads import PoolerHead, SpanHead, TokenHead
 
 NAME = "bert"
-
-
-class PoolerHead(nn.Module):
-    """Logits of the vectors at the slots: a dense layer with tanh, dropout, a dense layer."""
-
-    classes: int
-    config: EncoderConfig
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, h: Float[Array, "G S D"], batch: Batch, noise: HeadNoise, hooks: Hooks) -> Float[Array, "G S C"]:
-        stddev = self.config.stddev
-        pooler = Dense(self.config.width, "pooler", self.config.layers, stddev, self.dtype, name="pooler")
-        pooled = drop_slots(jnp.tanh(pooler(h, hooks)), batch, noise)
-        return Dense(self.classes, "classifier", -1, stddev, self.dtype, name="classifier")(pooled, Hooks())
 
 
 def sites(config: EncoderConfig) -> dict[str, Site]:
@@ -53,6 +32,13 @@ BERT = Family(
             pretrained=("pooler",),
         ),
         "token": Head(TokenHead, {"classifier": "classifier"}, "BertForTokenClassification"),
+        "choice": Head(
+            PoolerHead,
+            {"pooler": "bert.pooler.dense", "classifier": "classifier"},
+            "BertForMultipleChoice",
+            pretrained=("pooler",),
+        ),
+        "span": Head(SpanHead, {"qa_outputs": "qa_outputs"}, "BertForQuestionAnswering"),
     },
     tokenizer=(("tokenizer.json",), ("vocab.txt",)),
     renamed={"encoder/pooler": "head/pooler"},

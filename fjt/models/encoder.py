@@ -138,7 +138,7 @@ class Model:
 
         Args:
             params: {encoder, head[, adapters]}.
-            batch: token_ids, segment_ids, position_ids, type_ids i32[G, R, L]; example (row in the data set) i32[G, E];
+            batch: token_ids, segment_ids, position_ids, type_ids i32[G, R, L]; example (number in the data set),
                 slot_token (row * L + column), slot_example (number in the group), slot_position (in the example)
                 i32[G, S].  With a start, `hidden` replaces token_ids and type_ids; above the last layer it replaces all
                 arrays but example and slots.

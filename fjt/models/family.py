@@ -120,7 +120,7 @@ class Family:
 
     def pretrained_head(self) -> tuple[str, ...]:
         """The modules `head/...` that a pretrained checkpoint holds, such as a pooler."""
-        return tuple(f"head/{module}" for head in self.heads.values() for module in head.pretrained)
+        return tuple(dict.fromkeys(f"head/{module}" for head in self.heads.values() for module in head.pretrained))
 
     def torch_parts(self) -> set[str]:
         """The first parts of the PyTorch names below the prefix, which stand alone in a file of a bare encoder."""

@@ -1,4 +1,4 @@
-"""The part that the heads of all families share: dropout of the vectors at the slots."""
+"""Heads that several families have, and the dropout of the vectors at the slots."""
 
 from typing import Any
 
@@ -15,6 +15,21 @@ Batch = dict[str, Any]  # the arrays of `fjt.data.batches.build`
 HeadNoise = tuple[prng.Key, prng.Rate] | None  # (key pair u32[], dropout rate), None without dropout
 
 
+class PoolerHead(nn.Module):
+    """Logits of the vectors at the slots: a dense layer with tanh, dropout, a dense layer."""
+
+    classes: int
+    config: EncoderConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, h: Float[Array, "G S D"], batch: Batch, noise: HeadNoise, hooks: Hooks) -> Float[Array, "G S C"]:
+        stddev = self.config.stddev
+        pooler = Dense(self.config.width, "pooler", self.config.layers, stddev, self.dtype, name="pooler")
+        pooled = drop_slots(jnp.tanh(pooler(h, hooks)), batch, noise)
+        return Dense(self.classes, "classifier", -1, stddev, self.dtype, name="classifier")(pooled, Hooks())
+
+
 class TokenHead(nn.Module):
     """Logits of the vectors at the slots: dropout and a dense layer."""
 
@@ -27,6 +42,19 @@ class TokenHead(nn.Module):
         del hooks  # no method enters the last layer
         classifier = Dense(self.classes, "classifier", -1, self.config.stddev, self.dtype, name="classifier")
         return classifier(drop_slots(h, batch, noise), Hooks())
+
+
+class SpanHead(nn.Module):
+    """Logits of the start and the end of a span at each slot: a dense layer, without dropout."""
+
+    classes: int
+    config: EncoderConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, h: Float[Array, "G S D"], batch: Batch, noise: HeadNoise, hooks: Hooks) -> Float[Array, "G S C"]:
+        del batch, noise, hooks
+        return Dense(self.classes, "qa_outputs", -1, self.config.stddev, self.dtype, name="qa_outputs")(h, Hooks())
 
 
 def drop_slots(h: Float[Array, "G S D"], batch: Batch, noise: HeadNoise) -> Float[Array, "G S D"]:

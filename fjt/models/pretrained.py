@@ -23,7 +23,7 @@ from fjt.models.torch_names import Tensor, from_torch, torch_name
 LEGACY = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
 # Classes of PyTorch whose classifiers have tensors of the same names: "BertFor..." of each kind of head.
-ALIKE = {"sequence": "ForSequenceClassification", "token": "ForTokenClassification", "": "ForMultipleChoice"}
+ALIKE = {"sequence": "ForSequenceClassification", "token": "ForTokenClassification", "choice": "ForMultipleChoice"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,11 +193,17 @@ def _check_kept(checkpoint: Checkpoint, head: str, missing: Sequence[str], path:
         )
 
 
-def untrained_pooler(checkpoint: Checkpoint) -> int:
-    """The number of parameters of a pooler that has probably never been trained, because its bias is zero; or 0."""
+def untrained_pooler(checkpoint: Checkpoint, head: str) -> int:
+    """The number of parameters of a pooler that has probably never been trained, because its bias is zero; or 0.
+
+    Args:
+        checkpoint: the checkpoint.
+        head: name of the family's head, which may have no pooler.
+    """
     family, size = checkpoint.config.family, 0
-    for module in find_family(family).pretrained_head():
-        bias, kernel = (checkpoint.tensors.get(torch_name(f"{module}/{leaf}", family)) for leaf in ("bias", "kernel"))
+    for module in find_family(family).heads[head].pretrained:
+        names = (torch_name(f"head/{module}/{leaf}", family) for leaf in ("bias", "kernel"))
+        bias, kernel = map(checkpoint.tensors.get, names)
         if bias is not None and kernel is not None and not bias.any():
             size += bias.size + kernel.size
     return size

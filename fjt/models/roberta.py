@@ -16,7 +16,7 @@ from fjt.core.declared import whole
 from fjt.core.prng import Array
 from fjt.models import blocks
 from fjt.models.family import EncoderConfig, Family, Head, Site
-from fjt.models.heads import Batch, HeadNoise, TokenHead, drop_slots
+from fjt.models.heads import Batch, HeadNoise, PoolerHead, SpanHead, TokenHead, drop_slots
 from fjt.models.layers import Dense, Hooks
 
 
@@ -85,6 +85,13 @@ ROBERTA = Family(
             "RobertaForSequenceClassification",
         ),
         "token": Head(TokenHead, {"classifier": "classifier"}, "RobertaForTokenClassification"),
+        "choice": Head(
+            PoolerHead,
+            {"pooler": "roberta.pooler.dense", "classifier": "classifier"},
+            "RobertaForMultipleChoice",
+            pretrained=("pooler",),
+        ),
+        "span": Head(SpanHead, {"qa_outputs": "qa_outputs"}, "RobertaForQuestionAnswering"),
     },
     tokenizer=(("tokenizer.json",), ("vocab.json", "merges.txt")),
     entries=blocks.ENTRIES | {"pad_token_id": whole(0, 10**8)},

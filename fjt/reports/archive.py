@@ -15,7 +15,7 @@ import numpy as np
 
 from fjt.core import files, records
 from fjt.core.errors import UserError
-from fjt.core.ragged import Ragged, flat, unflat, values_of
+from fjt.core.ragged import TEXT_KIND, Ragged, flat, unflat, values_of
 from fjt.study.spec import SEEDS, label
 from fjt.tasks.kinds import find_problem, task_of_record
 from fjt.tasks.problem import Problem
@@ -81,7 +81,8 @@ def save(study: Records, folder: str) -> None:
     facts = study.facts | {"runs_sha256": hashlib.sha256(table.encode()).hexdigest()}
     arrays = {"facts": np.array(json.dumps(facts, ensure_ascii=True))}
     for name, parts in study.dev.items():
-        parts = parts | flat("label", parts["label"]) | {"predicted": list(map(values_of, parts["predicted"]))}
+        runs = np.array(list(map(values_of, parts["predicted"])))
+        parts = parts | flat("label", parts["label"]) | flat("predicted", runs)
         arrays |= {f"dev/{name}/{part}": array for part, array in parts.items()}
     for name, parts in study.curves.items():
         arrays |= {f"{name}/{part}": array for part, array in zip(("row", "step", "value"), parts, strict=True)}
@@ -147,11 +148,10 @@ def _read(paths: Sequence[str]) -> Records:
         if key.startswith("dev/"):
             _, name, part = key.split("/")
             dev.setdefault(name, {})[part] = array
-    for parts in dev.values():
+    for name, stored in dev.items():
+        dev[name] = parts = unflat(stored)
         parts |= {part: widen(parts[part]) for part in ("label", "predicted")}
-        if "label_offsets" in parts:
-            bounds = parts.pop("label_offsets")
-            parts["label"] = unflat({"label": parts["label"], "label_offsets": bounds})["label"]
+        if isinstance(parts["label"], Ragged):
             parts["predicted"] = [Ragged(run, parts["label"].offsets) for run in parts["predicted"]]
     curves = {
         name: (arrays[f"{name}/row"], arrays[f"{name}/step"], arrays[f"{name}/value"]) for name in ("train", "held_out")
@@ -189,7 +189,12 @@ def _check_scores(study: Records) -> None:
 
 
 def widen(values: Any) -> Any:
-    """Labels or predictions as f64 or i64: the files have the smallest dtypes, in which sums would overflow."""
+    """Labels or predictions as f64 or i64: the files have the smallest dtypes, in which sums would overflow.
+
+    Texts are as they are.
+    """
+    if values.dtype.kind == TEXT_KIND:
+        return values
     return values.astype(np.float64 if values.dtype.kind == "f" else np.int64)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from fjt.core.errors import UserError
 from fjt.core.options import PATHS, flatten
+from fjt.core.ragged import TEXT_KIND
 from fjt.core.records import Damaged
 from fjt.experiment import recipes, run_records
 from fjt.reports.archive import (
@@ -279,8 +280,7 @@ def _add_predictions(path: str, split: str, row: Row, number: int, dev: dict[str
     labelled = problem.is_labelled(truth)
     if not labelled.any():
         return None
-    scores = truth.dtype.kind == "f"  # stored in as few bytes as hold the values
-    dtype = np.float32 if scores else np.min_scalar_type(max(1, len(names) - 1))
+    dtype = _smallest(truth.dtype, len(names))
     predicted = problem.decode(logits[labelled], facts).values.astype(dtype)
     ids, truth = ids[labelled], truth[labelled].astype(dtype)
     metrics = [key.split(".", 1)[1] for key in row if key.startswith("metrics.")]
@@ -295,6 +295,13 @@ def _add_predictions(path: str, split: str, row: Row, number: int, dev: dict[str
     parts["predicted"].append(predicted)
     parts["runs"].append(number)
     return name
+
+
+def _smallest(dtype: np.dtype, labels: int) -> np.dtype:
+    """The type of as few bytes as hold the labels and predictions of a task.  dtype: of its labels in a run."""
+    if dtype.kind == TEXT_KIND:
+        return dtype
+    return np.dtype(np.float32) if dtype.kind == "f" else np.min_scalar_type(max(1, labels - 1))
 
 
 def _held_out(path: str) -> tuple[int, dict[str, float]]:

@@ -124,9 +124,10 @@ def _train_poolers(
             trains = POOLER in plans.to_run(run.name, known[run.name]).values and POOLER not in run.values
         else:
             settings = settings_of(run, base, [(key, values[0]) for key, values in run.open])
-            options, checkpoint = settings.experiment, shared.inputs(settings).base[3]
+            options, inputs = settings.experiment, shared.inputs(settings)
+            checkpoint, head = inputs.base[3], find_problem(inputs.data[0].kind).head
             decided = options.tune.train_pooler is not None or options.model.adapter  # which brings its own pooler
-            size = pretrained.untrained_pooler(checkpoint) if checkpoint and not decided else 0
+            size = pretrained.untrained_pooler(checkpoint, head) if checkpoint and not decided else 0
             trains = size > 0
             sizes |= {options.model.path: size} if trains else {}
         made.append(dataclasses.replace(run, values=(*run.values, POOLER)) if trains else run)

@@ -21,6 +21,7 @@ DATA_KEYS = (
     "model.path",
     "model.revision",
     "model.max_length",
+    "model.doc_stride",
     "model.scratch.",
     "eval.metrics",
 )

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from fjt.core.errors import UserError, read_rows
 from fjt.core.options import LossConfig
 from fjt.core.prng import Array
+from fjt.data.batches import Examples
 from fjt.data.glue import Task
 from fjt.data.labels import Cell
 from fjt.tasks import jackknife
@@ -170,9 +171,9 @@ class Classification(Problem):
             ids, [task.label_names[i] for i in ids], scipy.special.softmax(np.asarray(logits, np.float64), axis=-1)
         )
 
-    def dev_loss(self, logits: Logits, label: Labels, task: Task) -> float:
-        labelled = self.is_labelled(label)
-        logits, label = np.asarray(logits[labelled], np.float64), label[labelled]
+    def dev_loss(self, logits: Logits, examples: Examples, task: Task) -> float:
+        labelled = self.is_labelled(examples.label)
+        logits, label = np.asarray(logits[labelled], np.float64), examples.label[labelled]
         return float(np.mean(scipy.special.logsumexp(logits, axis=-1) - logits[np.arange(len(label)), label]))
 
     def pseudo_values(self, metric: str, predicted: Collection[Labels], label: Labels) -> Float[np.ndarray, "n M"]:

@@ -143,7 +143,7 @@ class Entities(Tagging):
         names = [spans.write(row, count, "bio") for row, count in zip(parsed, lengths, strict=True)]
         return Predictions(Ragged.of(ids, np.int32), names, found.probabilities)
 
-    def details(self, predicted: Predictions, split: Split, task: Task) -> dict[str, list[Any]]:
+    def details(self, logits: Ragged, predicted: Predictions, split: Split, task: Task) -> dict[str, list[Any]]:
         """{"entities": a list per row of {type, text, start, end, score}}.
 
         Start and end count characters; the score is the mean, over the entity's words, of the probability of its type.

@@ -10,7 +10,9 @@ from fjt.tasks.classification import CLASSIFICATION
 from fjt.tasks.entities import ENTITIES
 from fjt.tasks.multi_regression import MULTI_REGRESSION
 from fjt.tasks.multilabel import MULTI_LABEL
+from fjt.tasks.multiple_choice import MULTIPLE_CHOICE
 from fjt.tasks.problem import Problem
+from fjt.tasks.question_answering import QUESTION_ANSWERING
 from fjt.tasks.regression import REGRESSION
 from fjt.tasks.tagging import TAGGING
 
@@ -18,11 +20,24 @@ PROBLEMS: dict[str, Problem] = {}
 
 
 def register(problem: Problem) -> None:
-    """Makes a Problem known under its name."""
+    """Makes a Problem known under its name to this process.
+
+    Raises:
+        TypeError: it is no instance, or lacks a name, metrics, or a metric that it lists for tables.
+    """
+    if not isinstance(problem, Problem):
+        raise TypeError(f"{problem!r} is not an instance of a subclass of Problem.")
+    for name in ("name", "metrics", "table_metrics"):
+        if not getattr(problem, name, None):
+            raise TypeError(f"{type(problem).__name__} has no {name!r}.")
+    if other := set(problem.table_metrics) - set(problem.metrics):
+        raise TypeError(f"{type(problem).__name__}: {min(other)!r} is among table_metrics, and not in metrics.")
     PROBLEMS[problem.name] = problem
 
 
-for _problem in (CLASSIFICATION, REGRESSION, MULTI_LABEL, MULTI_REGRESSION, TAGGING, ENTITIES):
+for _problem in (
+    CLASSIFICATION, REGRESSION, MULTI_LABEL, MULTI_REGRESSION, TAGGING, ENTITIES, QUESTION_ANSWERING, MULTIPLE_CHOICE,
+):  # fmt: skip
     register(_problem)
 
 
@@ -57,4 +72,5 @@ def task_of_record(arrays: Mapping[str, np.ndarray], name: str = "") -> Task:
     threshold = float(arrays["threshold"]) if "threshold" in arrays else 0.5
     constrained = bool(arrays.get("constrained", False))
     names = tuple(map(str, arrays["label_names"]))
-    return Task(name, kind, names, (), threshold=threshold, constrained=constrained)
+    length = int(arrays.get("answer_length", Task.answer_length))
+    return Task(name, kind, names, (), threshold=threshold, constrained=constrained, answer_length=length)

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from fjt.core.errors import UserError, read_rows
 from fjt.core.options import LossConfig
 from fjt.core.prng import Array
+from fjt.data.batches import Examples
 from fjt.data.glue import Task
 from fjt.data.labels import Cell
 from fjt.tasks import jackknife, regression
@@ -81,9 +82,9 @@ class MultiRegression(Problem):
         scores = np.asarray(logits, np.float64)
         return Predictions(scores, scores, None)
 
-    def dev_loss(self, logits: Logits, label: Labels, task: Task) -> float:
-        labelled = self.is_labelled(label)
-        return self.metrics["mse"](logits[labelled], label[labelled])
+    def dev_loss(self, logits: Logits, examples: Examples, task: Task) -> float:
+        labelled = self.is_labelled(examples.label)
+        return self.metrics["mse"](logits[labelled], examples.label[labelled])
 
     def pseudo_values(self, metric: str, predicted: Collection[Labels], label: Labels) -> Float[np.ndarray, "n M"]:
         runs = np.stack([*predicted])

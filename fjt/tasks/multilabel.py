@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from fjt.core.errors import UserError, read_rows
 from fjt.core.options import LossConfig
 from fjt.core.prng import Array
+from fjt.data.batches import Examples
 from fjt.data.glue import Task
 from fjt.data.labels import Cell
 from fjt.tasks import jackknife
@@ -177,9 +178,9 @@ class MultiLabel(Problem):
         labels = [tuple(task.label_names[i] for i in np.flatnonzero(row)) for row in chosen]
         return Predictions(chosen, labels, probabilities)
 
-    def dev_loss(self, logits: Logits, label: Labels, task: Task) -> float:
-        labelled = self.is_labelled(label)
-        logits, label = np.asarray(logits[labelled], np.float64), label[labelled]
+    def dev_loss(self, logits: Logits, examples: Examples, task: Task) -> float:
+        labelled = self.is_labelled(examples.label)
+        logits, label = np.asarray(logits[labelled], np.float64), examples.label[labelled]
         return float(np.mean(np.logaddexp(0.0, logits) - logits * label))
 
     def pseudo_values(self, metric: str, predicted: Collection[Labels], label: Labels) -> Float[np.ndarray, "n M"]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from fjt.core.options import LossConfig
+from fjt.core.options import EvalConfig, LossConfig
 from fjt.core.prng import Array
 from fjt.core.ragged import Ragged
 from fjt.data.batches import Examples
@@ -41,7 +41,8 @@ class Predictions:
 
 def share_of_others(values: Rows) -> float:
     """The share of values that differ from the most frequent one."""
-    return 1 - float(np.unique(values, axis=0, return_counts=True)[1].max()) / len(values)
+    axis = 0 if values.ndim > 1 else None
+    return 1 - float(np.unique(values, axis=axis, return_counts=True)[1].max()) / len(values)
 
 
 class Problem(abc.ABC):
@@ -57,13 +58,15 @@ class Problem(abc.ABC):
         one_slot: whether each example has exactly one slot, at its first token; the last layer is then computed at
             these tokens alone.
         words: whether a text is a list of words, each with a slot at its first token.
+        choices: whether a text has several continuations, each a part of its example with a slot at its first token.
+        contexts: whether the second text of a pair is a context in which answers are found, with a slot at each token.
         schemes: the ways to write predicted tags of spans (`fjt.tasks.spans`), () where there are none.
         head: name of the head of a model family that reads the slots.
         metrics: {name: score(predicted, label)} in float64.
         table_metrics: metrics of a user's own table; the first one selects the best step.
         lower_is_better: names of metrics.
         bounds: {metric: (lowest, highest) value} of the metrics that have both.
-        hub_type: `problem_type` in an exported config.json.
+        hub_type: `problem_type` in an exported config.json, "" where PyTorch's `transformers` has none.
         hub_task: the task in a model card.
     """
 
@@ -71,28 +74,55 @@ class Problem(abc.ABC):
     unit: ClassVar[str] = "example"
     one_slot: ClassVar[bool] = True
     words: ClassVar[bool] = False
+    choices: ClassVar[bool] = False
+    contexts: ClassVar[bool] = False
     schemes: ClassVar[tuple[str, ...]] = ()
     head: ClassVar[str] = "sequence"
     metrics: ClassVar[dict[str, Callable[[Any, Any], float]]]
     table_metrics: ClassVar[tuple[str, ...]]
     lower_is_better: ClassVar[tuple[str, ...]] = ()
     bounds: ClassVar[dict[str, tuple[float, float]]] = {}
-    hub_type: ClassVar[str]
+    hub_type: ClassVar[str] = ""
     hub_task: ClassVar[str] = "text-classification"
 
     def num_outputs(self, task: Task) -> int:
         """The number of logits per slot, C."""
         return len(task.label_names)
 
+    def output_names(self, task: Task) -> tuple[str, ...]:
+        """The names of the logits in exports, by id; () for a score."""
+        return task.label_names
+
+    def configured(self, task: Task, given: EvalConfig) -> Task:
+        """The task with the way to decode that the options of a run give."""
+        threshold = 0.5 if given.threshold is None else given.threshold
+        constrained, length = bool(given.constrained), given.answer_length or task.answer_length
+        return dataclasses.replace(task, threshold=threshold, constrained=constrained, answer_length=length)
+
+    def chosen(self, task: Task, given: EvalConfig, scores: Scores, label: Rows) -> Task:
+        """The task with the way to decode that fits dev best, where the options of a run leave it open.
+
+        Args:
+            task: as `configured` returns it.
+            given: the options.
+            scores: of dev, of the selected step.
+            label: of dev.
+        """
+        del given, scores, label
+        return task
+
     # Data.
 
     @abc.abstractmethod
     def find_labels(self, cells: Sequence[Cell]) -> dict[str, str]:
-        """{name of a label: place of its first row}, by id, of a user's own table whose config names none, or {}."""
+        """{name of a label: place of its first row}, by id, of a user's own table whose config names none.
+
+        {} for scores, which have no names.
+        """
 
     @abc.abstractmethod
     def read_labels(self, cells: Sequence[Cell], codes: Sequence[str]) -> Rows:
-        """The labels of a column.
+        """The labels of a column as an array, or Ragged; `fjt.core.errors.read_rows` collects what is wrong with cells.
 
         Args:
             cells: the cells of N rows.
@@ -117,10 +147,13 @@ class Problem(abc.ABC):
         del split, task
         return examples
 
-    def by_row(self, logits: Float[np.ndarray, "M C"], split: Split) -> Scores:
-        """The logits of the slots of a split as one array per row; by default a row has one slot."""
-        del split
-        return logits
+    def by_row(self, logits: Float[np.ndarray, "M C"], examples: Examples, split: Split, task: Task) -> Scores:
+        """The logits of the slots as one value per row of a split.
+
+        By default these are the logits of its slot, or an array of those of its slots.
+        """
+        del split, task
+        return logits if self.one_slot else Ragged(logits, examples.row_slots)
 
     def describe_label(self, label: Any, task: Task) -> str:
         """One label in words, for messages and reports."""
@@ -134,7 +167,7 @@ class Problem(abc.ABC):
 
     @abc.abstractmethod
     def label_weights(self, loss: LossConfig, label: Rows, task: Task) -> Float[np.ndarray, " C"]:
-        """The weight of each label in the loss, `Hyper.class_weights`.
+        """The weight of each label in the loss, `Hyper.class_weights`.  Options that `loss` does not read are refused.
 
         Args:
             loss: the section config.loss.
@@ -153,7 +186,7 @@ class Problem(abc.ABC):
 
         Args:
             logits: of the slots.
-            batch: the batch of the step, with `label` and `slot_example`.
+            batch: the batch of the step, with `label` [G, S, ...] of the slots and `slot_example`.
             hyper: Hyper, of which label_smoothing and class_weights are read.
         """
 
@@ -164,8 +197,14 @@ class Problem(abc.ABC):
         """Predictions of logits in file order."""
 
     @abc.abstractmethod
-    def dev_loss(self, logits: Scores, label: Rows, task: Task) -> float:
-        """The mean loss over the labelled slots, without weights and label smoothing."""
+    def dev_loss(self, logits: Logits, examples: Examples, task: Task) -> float:
+        """The mean loss over the labelled slots, without weights and label smoothing.
+
+        Args:
+            logits: of the slots.
+            examples: with the labels of the slots.
+            task: the task.
+        """
 
     def pseudo_values(self, metric: str, predicted: Collection[Rows], label: Rows) -> Float[np.ndarray, "n M"]:
         """Jackknife pseudo-values of a metric for n runs: m theta - (m - 1) theta without each unit (Tukey 1958).
@@ -224,15 +263,21 @@ class Problem(abc.ABC):
         del label
         return predicted
 
-    def details(self, predicted: Predictions, split: Split, task: Task) -> dict[str, list[Any]]:
+    def details(self, logits: Scores, predicted: Predictions, split: Split, task: Task) -> dict[str, list[Any]]:
         """{name: one value per row, which JSON can hold} of what was found in the texts, such as entities.
 
         Args:
-            predicted: of the rows of the split.
+            logits: of the rows of the split.
+            predicted: decoded from them.
             split: the rows.
             task: the task.
         """
-        del predicted, split, task
+        del logits, predicted, split, task
+        return {}
+
+    def files(self, scores: Scores, split: Split, task: Task) -> dict[str, str]:
+        """{suffix: contents} of predictions in forms of the kind's own.  For the arguments see `details`."""
+        del scores, split, task
         return {}
 
     @abc.abstractmethod

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from fjt.core.errors import UserError, read_rows
 from fjt.core.options import LossConfig
 from fjt.core.prng import Array
+from fjt.data.batches import Examples
 from fjt.data.glue import Task
 from fjt.data.labels import Cell
 from fjt.tasks import jackknife
@@ -124,9 +125,9 @@ class Regression(Problem):
         scores = np.asarray(logits[:, 0], np.float64)
         return Predictions(scores, scores, None)
 
-    def dev_loss(self, logits: Logits, label: Labels, task: Task) -> float:
-        labelled = self.is_labelled(label)
-        return mse(logits[labelled][:, 0], label[labelled])
+    def dev_loss(self, logits: Logits, examples: Examples, task: Task) -> float:
+        labelled = self.is_labelled(examples.label)
+        return mse(logits[labelled][:, 0], examples.label[labelled])
 
     def pseudo_values(self, metric: str, predicted: Collection[Labels], label: Labels) -> Float[np.ndarray, "n M"]:
         return jackknife.of_scores(metric, np.stack([*predicted]), label)

@@ -18,7 +18,7 @@ from fjt.data.glue import Split, Task
 from fjt.data.labels import Cell, name_of
 from fjt.tasks import jackknife
 from fjt.tasks.classification import check_weights, class_counts, class_rows, cross_entropy, f1_of_counts, sort_labels
-from fjt.tasks.problem import Predictions, Problem
+from fjt.tasks.problem import Logits, Predictions, Problem
 
 Counts = Int[np.ndarray, "*N K C"]  # of K kinds for each of C classes, a row per sentence
 Tags = Ragged  # ids of the words, a row per sentence; a sentence without tags has an empty row
@@ -81,7 +81,6 @@ class Tagging(Problem):
     counts = {"accuracy": (count_hits, share), "macro_f1": (count_tags, mean_f1)}
     table_metrics = ("accuracy", "macro_f1")
     bounds = dict.fromkeys(table_metrics, (0, 1))
-    hub_type = ""
     hub_task = "token-classification"
 
     def find_labels(self, cells: Sequence[Cell]) -> dict[str, str]:
@@ -127,10 +126,6 @@ class Tagging(Problem):
         del task
         return label.values
 
-    def by_row(self, logits: Float[np.ndarray, "M C"], split: Split) -> Ragged:
-        assert split.words is not None, "a split of this kind has words"
-        return Ragged(logits, np.concatenate([[0], np.cumsum([len(words) for words in split.words])]))
-
     def describe_label(self, label: Int[np.ndarray, " n"], task: Task) -> str:
         return " ".join(task.label_names[tag] for tag in label)
 
@@ -161,9 +156,10 @@ class Tagging(Problem):
         del task
         return np.argmax(logits.values, axis=-1)
 
-    def dev_loss(self, logits: Ragged, label: Tags, task: Task) -> float:
-        scores = np.asarray(logits[self.is_labelled(label)].values, np.float64)
-        true = scores[np.arange(len(scores)), self.tag_ids(label, task)]
+    def dev_loss(self, logits: Logits, examples: Examples, task: Task) -> float:
+        labelled = examples.label >= 0
+        scores = np.asarray(logits[labelled], np.float64)
+        true = scores[np.arange(len(scores)), examples.label[labelled]]
         return float(np.mean(np.asarray(scipy.special.logsumexp(scores, axis=-1)) - true))
 
     def scorer(self, metric: str, predicted: Tags, label: Tags) -> Callable[[Int[np.ndarray, " m"]], float]:

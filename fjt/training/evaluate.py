@@ -96,7 +96,8 @@ def deal_splits(splits: Mapping[str, batches.Examples], *, groups: int) -> dict[
         groups: number of devices.
     """
     longest = max(len(examples) for examples in splits.values())
-    size = -(-min(longest, VECTORS) // groups)
+    each = max(len(examples.slot_token) // len(examples) for examples in splits.values())  # vectors of an example
+    size = -(-min(longest, max(1, VECTORS // max(1, each))) // groups)
     slots = max(batches.most_slots(examples, size) for examples in splits.values())
     shape = packing.Shape(groups=groups, rows=0, row_length=0, examples=size, slots=slots)
     dealt = {}

@@ -92,11 +92,14 @@ def trainer_command(task, model, data, output, seed, batching, *options):
     return [sys.executable, "-m", "tests.benchmarks.trainer", *flags, *options]
 
 
-def tables_command(module, args, seed, tables, output):
-    """The command line of a run of the Trainer on tables, which `trainer.parse_tables` reads."""
+def tables_command(module, args, seed, tables, output, **others):
+    """The command line of a run of the Trainer on tables, which `trainer.parse_tables` reads.
+
+    others: values in place of the recipe's.
+    """
     values = {"model": Path(args.model).resolve(), "tables": tables, "output": output, "seed": seed}
     values |= {"epochs": args.epochs, "learning_rate": args.learning_rate}
-    values |= {"batch_size": RECIPE["train.batch_size"], "max_length": RECIPE["model.max_length"]}
+    values |= {"batch_size": RECIPE["train.batch_size"], "max_length": RECIPE["model.max_length"]} | others
     flags = [text for key, value in values.items() for text in (f"--{key}", str(value))]
     return [sys.executable, "-m", module, *flags]
 

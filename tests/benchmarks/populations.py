@@ -11,7 +11,9 @@ import numpy as np
 import scipy.stats
 
 from fjt.core.ragged import Ragged
+from fjt.data import squad
 from fjt.tasks.entities import ENTITIES
+from fjt.tasks.question_answering import QUESTION_ANSWERING
 from tests.scores import pseudo_values
 
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(30)
@@ -144,6 +146,36 @@ class Sentences(Choices):
         return {"entity_f1": super().truth()["f1"]}
 
 
+@dataclasses.dataclass(frozen=True)
+class Answers(Choices):
+    """Two methods that answer questions: exactly, by one of two words, or by another one; `source` is an article."""
+
+    part: float = 0.4  # sd of the latent margin below an exact answer in which one word of two is found
+    metrics: tuple = ("f1",)
+
+    def draw_runs(self, rng, n, label, effect):
+        """i64[2, n, m]: 2 for an exact answer, 1 for one word, 0 for another one."""
+        margin = np.float64(self.margins)[:, None, None] + self.seed * over_seeds(rng, n)
+        latent = margin + self.bias * over_seeds(rng, n) + effect
+        latent = latent + math.sqrt(self.noise) * rng.standard_normal((2, n, len(label)))
+        return np.int64(latent > 0) + np.int64(latent > -self.part)
+
+    def scores(self, predicted, label, metrics):
+        return {"f1": F1_OF[predicted].mean(-1)}
+
+    def pseudo_values(self, metric, predicted, label):
+        runs = [ANSWERS[run] for run in predicted]
+        return QUESTION_ANSWERING.pseudo_values(metric, runs, np.repeat(ANSWERS[2:], len(label)))
+
+    def truth(self):
+        margin = np.float64(self.margins)[:, None, None] + self.seed * NODES[:, None] + self.bias * NODES
+        exact, some = (scipy.stats.norm.cdf(margin + shift) for shift in (0, self.part))
+        found = F1_OF[2] * exact + F1_OF[1] * (some - exact)
+        return {"f1": np.einsum("kij,i,j->k", found, WEIGHTS, WEIGHTS)}
+
+
+ANSWERS, F1_OF = squad.labels_of([[["late"]], [["dark"]], [["dark blue"]]]), np.array([0, 2 / 3, 1])
+
 HARD = Choices(margins=(0.524, 0.58), share=0.5)
 EASY = Choices(margins=(1.282, 1.35), share=0.68)
 FEW = {"metrics": ("accuracy", "mcc")}
@@ -165,6 +197,7 @@ SHAPES = {
     ),
     "accuracy 0.70, six examples a source": (SOURCES, (1000,)),
     "correlation 0.88": (Scores(), (277, 1500)),
+    "answer F1 0.78": (Answers((0.524, 0.58), 1.0, source=0.5), (277, 1500)),
     "entity F1 0.58": (Sentences((1.2, 1.25), 0.12, seed=0.08, bias=0.1, source=0.5), (150, 600)),
 }
 

@@ -7,9 +7,12 @@ import lzma
 import zipfile
 
 import pytest
+import small
 from glue_files import load_own, refusal
 
 from fjt import predict
+from fjt.data.glue import Task
+from fjt.experiment import finished as finished_run
 
 TABLE = "text,label\nfirst,a\nsecond,b\n"
 
@@ -33,6 +36,7 @@ FORMS = {
     "a pointer of Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 30\n",
     "byte 4 of the line (0xe9) is not UTF-8": "text,label\ncaf\u00e9,a\n".encode("latin1"),
 }
+RUN = small.double(finished_run.Run, task=Task("t", "classification", (), ()), pairs=False)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -41,14 +45,14 @@ def test_a_file_of_another_form_is_called_by_its_name(form, suffix, tmp_path):
     path = tmp_path / f"table.{suffix}"
     path.write_bytes(FORMS[form])
     refusal(str(path), form, call=lambda: load_own(path, data__holdout=0.5))
-    refusal(str(path), form, call=lambda: predict._read_lines(str(path), pairs=False))
+    refusal(str(path), form, call=lambda: predict._read_lines(str(path), RUN))
 
 
 @pytest.mark.parametrize("start", ["BZhang wrote", "PAR1 is a receptor", "ARROW1 ", "SQLite format is", "PKs"])
 def test_a_text_that_begins_as_a_form_is_named_is_text(tmp_path, start):
     path = tmp_path / "lines.txt"
     path.write_text(f"{start}\nsecond\n")
-    assert predict._read_lines(str(path), pairs=False).text[0] == start
+    assert predict._read_lines(str(path), RUN).text[0] == start
 
 
 def test_a_text_that_holds_null_bytes_is_text(tmp_path):

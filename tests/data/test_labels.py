@@ -44,6 +44,7 @@ def test_truth_is_no_number():
 def test_what_names_nothing_is_refused_with_its_place(value):
     refusal("t.csv:2", call=lambda: labels.name_of(value, "t.csv:2"))
     refusal("t.csv:2", call=lambda: labels.id_of(value, "t.csv:2"))
+    refusal("f:1", call=lambda: labels.unique_ids(["a", value], lambda row: f"f:{row}"))
 
 
 @pytest.mark.parametrize("column", ["label", "id", "cluster"])
@@ -262,3 +263,9 @@ def test_ten_thousand_classes_are_read_in_seconds(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout == "22\n", done.stdout + done.stderr
+
+
+def test_ids_by_which_predictions_are_found_are_there_once():
+    assert labels.unique_ids(["a", 1, " a"], "f:{}".format) == ("a", "1", " a")
+    refusal("f:1", "no id", call=lambda: labels.unique_ids(["a", None], "f:{}".format))
+    refusal("f:2", "'a' is that of f:0 too", call=lambda: labels.unique_ids(["a", "b", "a"], "f:{}".format))

@@ -245,14 +245,16 @@ def test_types_are_dropped_only_where_texts_differ_by_them(tokenizer):
 def test_data_sha256_is_over_ids_and_labels(tokenizer):
     split = split_of(["the", "the the"])
     examples = {"dev": tokenization.tokenize(split, tokenizer, 8)}
-    sha = tokenization.data_sha256(examples)
+    sha = tokenization.data_sha256(examples, {})
     digest = hashlib.sha256(b"dev")
     for array in (examples["dev"].token_ids, examples["dev"].offsets, examples["dev"].label):
         digest.update(array.tobytes())
     assert sha == digest.hexdigest()
     flipped = Split(split.id, split.text, None, 1 - split.label)
-    assert tokenization.data_sha256({"dev": tokenization.tokenize(flipped, tokenizer, 8)}) != sha
-    assert tokenization.data_sha256({"test": examples["dev"]}) != sha
+    assert tokenization.data_sha256({"dev": tokenization.tokenize(flipped, tokenizer, 8)}, {}) != sha
+    assert tokenization.data_sha256({"test": examples["dev"]}, {}) != sha
+    answers = np.array(["a", "b"], np.dtypes.StringDType())
+    assert len({sha, *(tokenization.data_sha256(examples, {"dev": rows}) for rows in (answers, answers[::-1]))}) == 3
 
 
 def test_a_directory_without_a_tokenizer_is_refused(tmp_path):

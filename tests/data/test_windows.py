@@ -58,7 +58,7 @@ def test_every_word_has_one_slot_at_its_first_token(texts):
 def test_short_texts_are_what_the_tokenizer_makes_of_them():
     texts = [["the", "dog", "runs", "."], ["birds"]]
     examples = windows.tokenize(texts, TOKENIZER, 64)
-    assert examples.truncated == 0
+    assert examples.row_offsets.tolist() == [0, 1, 2]
     for row, words in enumerate(texts):
         expected = TOKENIZER.backend_tokenizer.encode(words, is_pretokenized=True).ids
         assert examples.token_ids[examples.offsets[row] : examples.offsets[row + 1]].tolist() == expected
@@ -67,7 +67,11 @@ def test_short_texts_are_what_the_tokenizer_makes_of_them():
 def test_a_document_of_three_thousand_words_is_read_in_windows():
     text = [f"{word}" for word in ("the", "dog", "runs") for _ in range(1000)]
     examples = windows.tokenize([text], TOKENIZER, 128)
-    assert examples.truncated == 1 and len(examples) > 3000 / 126 and len(examples.slot_token) == 3000
+    assert (
+        examples.row_offsets.tolist() == [0, len(examples)]
+        and len(examples) > 3000 / 126
+        and len(examples.slot_token) == 3000
+    )
     first = np.array([TOKENIZER.backend_tokenizer.encode([word], is_pretokenized=True).ids[1] for word in text])
     owner = np.repeat(np.arange(len(examples)), np.diff(examples.slot_offsets))
     np.testing.assert_array_equal(examples.token_ids[examples.offsets[owner] + examples.slot_token], first)

@@ -23,7 +23,7 @@ def warnings_of(texts, pairs=None):
     """The warnings about a split of the texts."""
     split = Split(tuple(texts), tuple(texts), pairs, np.zeros(len(texts), np.int32))
     view = Heard()
-    inputs._tokenize({"train": split}, tokenization.load_tokenizer(VOCAB), 16, "", view)
+    inputs._tokenize({"train": split}, tokenization.load_tokenizer(VOCAB), 16, None, "", view)
     return "\n".join(view.warnings)
 
 

@@ -80,3 +80,13 @@ def test_peft_cannot_hold_the_pooler_twice():
     assert peft.refusal(alone, small.CONFIG) is None and "pooler" in peft.refusal(both, small.CONFIG)
     gated = dataclasses.replace(alone, methods={"lora": alone.methods["lora"] | {"gating": True}})
     assert "no gated lora" in peft.refusal(gated, small.CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("head", "types", "held"), [("token", 2, True), ("span", 2, False), ("span", 1, True), ("choice", 1, False)]
+)
+def test_peft_holds_learned_prompts_of_its_own_task_types_alone(head, types, held):
+    """Its class for questions leaves token types out, and it has none for choices."""
+    learned = Adapter({"prompt": partition.complete("prompt", {})}, {}, "", "", "")
+    config = dataclasses.replace(small.CONFIG, types=types)
+    assert (peft.refusal(learned, config, head) is None) == held

@@ -84,6 +84,8 @@ LABELLED = {  # (examples, number of outputs)
     "multi_regression": (dataclasses.replace(EXAMPLES, label=np.eye(2, dtype=np.float32)[EXAMPLES.label]), 2),
     "tagging": (small.make_words(16, 12), 3),
     "entities": (small.make_words(16, 12), 3),
+    "question_answering": (small.make_windows(16, 12), 2),
+    "multiple_choice": (small.make_choices(16, 16), 1),
 }
 
 

@@ -280,13 +280,14 @@ def test_a_missing_encoder_tensor(tmp_path, params):
 
 
 def test_a_pooler_that_was_never_trained(tmp_path, params):
-    def untrained(name, tensors):
-        return pretrained.untrained_pooler(pretrained.read_checkpoint(write(tmp_path / name, tensors)))
+    def untrained(name, tensors, head="sequence"):
+        return pretrained.untrained_pooler(pretrained.read_checkpoint(write(tmp_path / name, tensors)), head)
 
     tensors = torch_tensors(params)
     assert untrained("trained", tensors) == 0
     assert untrained("none", {name: tensor for name, tensor in tensors.items() if "pooler" not in name}) == 0
-    assert untrained("zero", tensors | {"bert.pooler.dense.bias": np.zeros(32, np.float32)}) == 32 * 32 + 32
+    zero = tensors | {"bert.pooler.dense.bias": np.zeros(32, np.float32)}
+    assert untrained("zero", zero) == 32 * 32 + 32 and untrained("unread", zero, "token") == 0
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float64", "bfloat16"])

@@ -58,6 +58,8 @@ TRACED = {
     "eval.every_steps": (0, 2),
     "eval.threshold": (0.0, 0.5),
     "eval.constrained": (False, True),
+    "eval.null_threshold": (0.0, 1.0),
+    "eval.answer_length": (1, 30),
 }
 # (key, two values, method) of options that are part of a program.
 STATIC = (

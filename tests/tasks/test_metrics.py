@@ -1,16 +1,18 @@
 """Metrics against published examples and hand counts, on whole predictions in float64."""
 
 import functools
+import inspect
 import json
 
 import numpy as np
 import pytest
 import sklearn.metrics
+import small
 
 from fjt.data.glue import SPLIT_METRICS, TASKS, Task
 from fjt.tasks import classification, multilabel, regression
 from fjt.tasks.classification import CLASSIFICATION
-from fjt.tasks.kinds import PROBLEMS, find_problem, lower_is_better
+from fjt.tasks.kinds import PROBLEMS, find_problem, lower_is_better, register
 from fjt.tasks.multilabel import MULTI_LABEL
 from fjt.tasks.problem import Problem
 from fjt.tasks.regression import REGRESSION
@@ -197,12 +199,13 @@ TASK = Task("table", "classification", ("no", "yes"), ("accuracy",))
 def test_loss_by_hand():
     """Cross-entropy of logits (ln 3, 0): -ln 0.75 for class 0, -ln 0.25 for class 1; unlabelled rows do not count."""
     logits = np.float32([[np.log(3), 0.0]] * 3)
-    found = find_problem("classification").dev_loss(logits, np.array([0, 1, -1], np.int32), TASK)
+    found = find_problem("classification").dev_loss(logits, small.labelled(np.array([0, 1, -1], np.int32)), TASK)
     np.testing.assert_allclose(found, (-np.log(0.75) - np.log(0.25)) / 2, rtol=1e-6)
     scores = np.float32([[1.0], [4.0], [9.0]])
-    assert find_problem("regression").dev_loss(scores, np.float32([2.0, 4.0, np.nan]), TASK) == 0.5
-    label = np.int8([[1, 0], [1, 1], [-1, -1]])
-    found = find_problem("multi_label").dev_loss(logits, label, TASK)
+    examples = small.labelled(np.float32([2.0, 4.0, np.nan]))
+    assert find_problem("regression").dev_loss(scores, examples, TASK) == 0.5
+    examples = small.labelled(np.int8([[1, 0], [1, 1], [-1, -1]]))
+    found = find_problem("multi_label").dev_loss(logits, examples, TASK)
     expected = (-np.log(0.75) - np.log(0.5) - np.log(0.75) - np.log(0.5)) / 4
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
@@ -302,3 +305,17 @@ def test_a_table_lists_the_probabilities_of_up_to_two_hundred_labels(kind):
         columns = find_problem(kind).columns(np.eye(count, dtype=np.float32)[:3], task)
         assert sum(name.startswith("p(") for name in columns) == (count if count == 200 else 0)
         assert len(columns["predicted"]) == 3
+
+
+def test_a_kind_is_registered_whole():
+    class Lame(type(CLASSIFICATION)):
+        name, table_metrics = "lame", ("acuracy",)
+
+    with pytest.raises(TypeError, match="not an instance"):
+        inspect.unwrap(register)(Lame)  # without the checks of types that tests have
+    with pytest.raises(TypeError, match="Lame: 'acuracy' is among table_metrics"):
+        register(Lame())
+    Lame.table_metrics = ()
+    with pytest.raises(TypeError, match="Lame has no 'table_metrics'"):
+        register(Lame())
+    assert "lame" not in PROBLEMS

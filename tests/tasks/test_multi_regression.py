@@ -5,6 +5,7 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 from glue_files import load_own, refusal, write
 
 from fjt.data.glue import Task
@@ -20,7 +21,8 @@ def test_the_loss_is_the_mean_over_the_targets():
     value, weight = MULTI_REGRESSION.loss(logits, {"label": label}, None)
     np.testing.assert_allclose(value, [[(1 + 4) / 2, (0 + 4) / 2]])
     np.testing.assert_array_equal(weight, [[1, 1]])
-    assert MULTI_REGRESSION.dev_loss(np.asarray(logits[0]), np.asarray(label[0]), TASK) == pytest.approx(2.25)
+    examples = small.labelled(np.asarray(label[0]))
+    assert MULTI_REGRESSION.dev_loss(np.asarray(logits[0]), examples, TASK) == pytest.approx(2.25)
 
 
 @pytest.mark.parametrize("metric", MULTI_REGRESSION.metrics)

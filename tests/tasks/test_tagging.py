@@ -65,7 +65,8 @@ def test_a_document_of_three_thousand_words_has_the_loss_of_its_windows():
     params = jax.jit(model.init)(seeds.make_key(0, "init"))
     packed = evaluate.pack_splits({"dev": examples}, groups=1, grid=32, width=32, one_slot=False)["dev"]
     function = jax.jit(lambda params, batch: eval_step(params, batch, model=model))
-    logits = TAGGING.by_row(evaluate.evaluate(function, params, packed, lambda batch: batch), split)
+    found = evaluate.evaluate(function, params, packed, lambda batch: batch)
+    logits = TAGGING.by_row(found, examples, split, task)
     assert len(logits) == 1 and len(logits[0]) == 3000
 
     pieces = [
@@ -80,7 +81,7 @@ def test_a_document_of_three_thousand_words_has_the_loss_of_its_windows():
         start = starts[int(np.argmax(context))]
         batch = window(apply, params, tuple(ids[start : start + room].tolist()), tokenizer)
         expected.append(-scipy.special.log_softmax(np.float64(batch[at - start + 1]))[tag])
-    np.testing.assert_allclose(TAGGING.dev_loss(logits, label, task), np.mean(expected), rtol=1e-5)
+    np.testing.assert_allclose(TAGGING.dev_loss(found, examples, task), np.mean(expected), rtol=1e-5)
     batch, _ = batches.build(examples, np.arange(len(examples)), whole(examples))
     value, weight = TAGGING.loss(model.apply(params, batch), batch, small.make_hyper(dropout=0.0, classes=3))
     held = batch["weight"]
@@ -250,7 +251,7 @@ def test_an_entity_s_score_is_the_probability_of_its_type():
     task = Task("t", "entities", names, (), constrained=True)
     logits = Ragged.of([np.log(shares + 1e-9)], np.float64)
     split = Split.unlabelled(["0"], ["ab c"], words=[("ab", "c")])
-    (found,) = ENTITIES.details(ENTITIES.decode(logits, task), split, task)["entities"][0]
+    (found,) = ENTITIES.details(logits, ENTITIES.decode(logits, task), split, task)["entities"][0]
     assert (found["type"], found["text"], found["score"]) == ("x", "ab c", pytest.approx(0.7, abs=1e-6))
 
 

@@ -16,7 +16,8 @@ import small
 import fjt.training.step
 from fjt.core import seeds
 from fjt.data import batches, packing
-from fjt.models import bert, blocks, encoder, heads, layers
+from fjt.models import blocks, encoder, heads, layers
+from fjt.tasks import segments
 from fjt.training import placement
 from fjt.training.optim import make_optimizer
 from fjt.training.step import init_state, train_step
@@ -205,7 +206,7 @@ def head_noise_by_number(monkeypatch, module, key):
 
 def head_noise_by_slot(monkeypatch):
     """The classifier's dropout addressed by the example's number in the group."""
-    head_noise_by_number(monkeypatch, bert, "example")
+    head_noise_by_number(monkeypatch, heads, "example")
 
 
 def word_noise_by_slot(monkeypatch):
@@ -222,6 +223,18 @@ def tags_in_reverse(monkeypatch):
         return batch | {"label": batch["label"][:, ::-1]}, places
 
     monkeypatch.setattr(batches, "build", reversed_tags)
+
+
+def softmax_over_the_group(monkeypatch):
+    """The starts and ends of all examples in a group compete."""
+    sums = segments.log_sums
+    monkeypatch.setattr(segments, "log_sums", lambda logits, owner, real: sums(logits, owner * 0, real))
+
+
+def softmax_over_empty_places(monkeypatch):
+    """Places of the batch without a slot compete with the slots of the first example."""
+    sums = segments.log_sums
+    monkeypatch.setattr(segments, "log_sums", lambda logits, owner, real: sums(logits, owner, real | True))
 
 
 def mean_of_means(monkeypatch):
@@ -267,6 +280,10 @@ MUTANTS = [
     (word_noise_by_slot, "devices", True, "tagging"),
     (tags_in_reverse, "accumulation", True, "tagging"),
     (mean_of_means, "accumulation", False, "tagging"),
+    (softmax_over_the_group, "devices", True, "question_answering"),
+    (softmax_over_the_group, "devices", True, "multiple_choice"),
+    (softmax_over_empty_places, "devices", True, "question_answering"),
+    (mean_of_means, "accumulation", False, "question_answering"),
 ]
 
 

@@ -59,7 +59,7 @@ def draw(methods, kind):
     def function(key):
         base = kind.make_model(CONFIG).init(key)
         added = partition.add_leaves({name: dict(options) for name, options in methods}, key, base, CONFIG)
-        new = {"classifier": base["head"]["classifier"]}  # the pooler is the backbone's, as the encoder is
+        new = {name: leaves for name, leaves in base["head"].items() if name != "pooler"}  # which is the backbone's
         return {"head": new} | ({"adapters": added} if added else {})
 
     return function
