@@ -203,10 +203,8 @@ def build(
     lengths, counts = lengths_of(examples, chosen), slots_of(examples, chosen)
     rows, columns = _assign_rows(lengths, shape, one_a_row)
     group = rows % shape.groups
-    first_part, end_part = (np.searchsorted(examples.part_offsets, examples.offsets[chosen + i]) for i in (0, 1))
-    parts = _ranges(first_part, end_part - first_part)
-    sizes = examples.part_offsets[parts + 1] - examples.part_offsets[parts]
-    part_group = np.repeat(group, end_part - first_part)
+    parts, sizes, of = _parts(examples, chosen)
+    part_group = group[of]
     number, _ = _numbers_in_group(part_group, np.ones(len(parts), np.int64), shape.groups)
     _, first_slot = _numbers_in_group(group, counts, shape.groups)
     slots = _ranges(group * shape.num_slots + first_slot, counts), _ranges(examples.slot_offsets[chosen], counts)
@@ -238,6 +236,14 @@ def build(
     for name in ("token_ids", "type_ids"):
         batch[name] = to_tokens(getattr(examples, name)[tokens[1]], np.int32)
     return batch, Places(slots, tokens)
+
+
+def _parts(examples, chosen):
+    """(i64[p], i64[p], i64[p]): the parts of chosen examples, their tokens, and which of the examples each is of."""
+    first, end = (np.searchsorted(examples.part_offsets, examples.offsets[chosen + i]) for i in (0, 1))
+    parts = _ranges(first, end - first)
+    sizes = examples.part_offsets[parts + 1] - examples.part_offsets[parts]
+    return parts, sizes, np.repeat(np.arange(len(chosen)), end - first)
 
 
 def _assign_rows(lengths, shape, one_a_row):

@@ -1,4 +1,4 @@
-"""Texts with several continuations, one of which is right: read from tables, and as tokens."""
+"""Choices among several continuations of a text: from the cells of a table, and as tokens."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -61,7 +61,7 @@ def tokenize(
         max_length: largest number of tokens per part.
         progress: called with the number of texts that are done.
     """
-    backend, given = tokenizer.backend_tokenizer, int("token_type_ids" in tokenizer.model_input_names)
+    backend = tokenizer.backend_tokenizer
     ids, types, sizes, cut = [], [], [], 0
     backend.enable_truncation(max_length, strategy="longest_first", direction=tokenizer.truncation_side)
     try:
@@ -73,7 +73,7 @@ def tokenize(
                 parts = [next(encodings) for _ in choices[row]]
                 cut += any(part.overflowing for part in parts)
                 ids += [np.array(part.ids, np.int32) for part in parts]
-                types += [np.array(part.type_ids, np.int8) * np.int8(given) for part in parts]
+                types += [np.array(part.type_ids, np.int8) for part in parts]
                 sizes += [len(part.ids) for part in parts]
             if progress:
                 progress(rows.stop)

@@ -38,15 +38,8 @@ def tokenize(
     Raises:
         UserError: windows of this length cannot share so many tokens.
     """
-    backend, added = tokenizer.backend_tokenizer, tokenizer.num_special_tokens_to_add(True)
-    shared = stride or max_length // 3
-    longest = max_length - added - shared - max(1, shared // 4)
-    if longest < 1:
-        raise UserError(
-            f"config.model.doc_stride={stride or None}: windows of config.model.max_length={max_length} tokens have no "
-            f"room for a question beside {shared} tokens that they share. Give a lower number, or longer windows."
-        )
-    given = int("token_type_ids" in tokenizer.model_input_names)
+    backend, shared = tokenizer.backend_tokenizer, stride or max_length // 3
+    longest = _longest_question(max_length, tokenizer.num_special_tokens_to_add(True), shared, stride)
     ids, types, chars, lengths, rows, cut = [], [], [], [], [0], 0
     for start in range(0, len(questions), CHUNK):
         chosen = slice(start, start + CHUNK)
@@ -60,7 +53,7 @@ def tokenize(
         for encoding in encodings:
             for window in (encoding, *encoding.overflowing):
                 ids.append(np.array(window.ids, np.int32))
-                types.append(np.array(window.type_ids, np.int8) * np.int8(given))
+                types.append(np.array(window.type_ids, np.int8))
                 chars.append(_chars(window))
                 lengths.append(len(window.ids))
             rows.append(len(lengths))
@@ -79,6 +72,25 @@ def tokenize(
         np.array(rows),
         slot_chars=np.concatenate(chars),
     )
+
+
+def _longest_question(max_length: int, added: int, shared: int, stride: int) -> int:
+    """The largest number of tokens of a question.  Raises UserError where there is no room for one.
+
+    Args:
+        max_length: tokens of a window.
+        added: those among them that the tokenizer adds.
+        shared: those that neighbouring windows share.
+        stride: the user's option, 0 where it is not given.
+    """
+    longest = max_length - added - shared - max(1, shared // 4)
+    if longest < 1:
+        raise UserError(
+            f"config.model.doc_stride={stride or None}: neighbouring windows share {shared} tokens, and windows of "
+            f"config.model.max_length={max_length} tokens have no room for a question beside them. Give a lower "
+            "number, or longer windows."
+        )
+    return longest
 
 
 def _shortened(questions: Sequence[str], backend: Any, longest: int) -> tuple[list[str], int]:

@@ -90,7 +90,7 @@ def _places(text: str, context: str) -> Iterator[int]:
 
 
 def rows_of(path: str, data: Any) -> list[dict[str, Any]]:
-    """The questions of a file, {column: value} with the columns NAMES of which the file has a value.
+    """The questions of a file, {column: value}; a column among NAMES that the file lacks is absent.
 
     Args:
         path: the file, for messages.

@@ -1,5 +1,6 @@
 """Text to ragged token ids with the model's own tokenizer, cached under a fingerprint."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -224,6 +225,8 @@ def tokenize(
         examples = contexts.tokenize(split.text, split.text_pair, tokenizer, max_length, stride, progress)
     else:
         examples = _tokenize(split, tokenizer, max_length, progress)
+    if not gives_types(tokenizer):
+        examples = dataclasses.replace(examples, type_ids=np.zeros_like(examples.type_ids))
     if file:
         _write_cached(file, {name: getattr(examples, name) for name in cached})
     return examples
@@ -261,14 +264,13 @@ def _tokenize(split: Split, tokenizer: Any, max_length: int, progress: Callable[
     backend = tokenizer.backend_tokenizer
     texts = split.text if split.text_pair is None else tuple(zip(split.text, split.text_pair, strict=True))
     ids, types, lengths, truncated = [], [], [], 0
-    given = int(gives_types(tokenizer))
     backend.enable_truncation(max_length, strategy="longest_first", direction=tokenizer.truncation_side)
     try:
         for start in range(0, len(split), CHUNK):
             for encoding in backend.encode_batch_fast(list(texts[start : start + CHUNK])):
                 truncated += bool(encoding.overflowing)
                 ids.append(np.array(encoding.ids, np.int32))
-                types.append(np.array(encoding.type_ids, np.int8) * np.int8(given))
+                types.append(np.array(encoding.type_ids, np.int8))
                 lengths.append(len(encoding.ids))
             if progress:
                 progress(min(start + CHUNK, len(split)))
@@ -280,7 +282,12 @@ def _tokenize(split: Split, tokenizer: Any, max_length: int, progress: Callable[
 
 
 def data_sha256(splits: Mapping[str, Examples], answers: Mapping[str, np.ndarray]) -> str:
-    """sha256 over token ids and labels of {name: Examples}, in file order; answers: {name: texts} beside them."""
+    """sha256 over the token ids and labels of splits, in file order.
+
+    Args:
+        splits: {name: Examples}.
+        answers: {name: labels of its rows} of splits whose slots do not have all that a label says.
+    """
     digest = hashlib.sha256()
     for name, examples in sorted(splits.items()):
         digest.update(name.encode())

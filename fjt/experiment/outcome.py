@@ -100,14 +100,7 @@ def finish(
         NotFinite: a logit is not finite; result.json says so.
     """
     _check_finite(experiment, workdir, logits)
-    task, problem = experiment.task, experiment.problem
-    rows = {
-        name: problem.by_row(values, experiment.examples[name], experiment.splits[name], task)
-        for name, values in logits.items()
-    }
-    label = experiment.splits["dev"].label
-    task = problem.chosen(task, experiment.settings.experiment.eval, rows["dev"], label)
-    experiment = dataclasses.replace(experiment, task=task)
+    experiment, rows = _by_row(experiment, logits)
     trainable, frozen = placement.fetch((trainable, frozen))
     params = tree.merge(trainable, frozen)
     splits = {name: _write_split(experiment, workdir, name, values) for name, values in rows.items()}
@@ -134,6 +127,18 @@ def finish(
         | {"params_sha256": tree.sha256(trainable), "frozen_sha256": tree.sha256(frozen)}
         | {"export_sha256": run_records.export_sha256(workdir), "failed": None}
     )
+
+
+def _by_row(
+    experiment: Experiment, logits: dict[str, Float[np.ndarray, "M C"]]
+) -> tuple[Experiment, dict[str, Scores]]:
+    """(the run with the way to decode that fits dev best, {split: the scores of its rows})."""
+    task, problem, splits = experiment.task, experiment.problem, experiment.splits
+    rows = {
+        name: problem.by_row(values, experiment.examples[name], splits[name], task) for name, values in logits.items()
+    }
+    task = problem.chosen(task, experiment.settings.experiment.eval, rows["dev"], splits["dev"].label)
+    return dataclasses.replace(experiment, task=task), rows
 
 
 def _with_intervals(

@@ -65,10 +65,10 @@ def test_a_long_question_is_cut_and_counted():
 
 def test_windows_that_share_too_much_are_refused():
     with pytest.raises(
-        UserError, match=r"doc_stride=24: windows of config\.model\.max_length=32 tokens have no room for"
+        UserError, match=r"doc_stride=24: .* windows of config\.model\.max_length=32 tokens have no room for"
     ):
         contexts.tokenize(["a"], ["b"], TOKENIZER, 32, 24)
-    with pytest.raises(UserError, match=r"doc_stride=None: .* beside 1 tokens"):
+    with pytest.raises(UserError, match=r"doc_stride=None: neighbouring windows share 1 tokens"):
         contexts.tokenize(["a"], ["b"], TOKENIZER, 5)
     assert contexts.tokenize(["a"], ["b"], TOKENIZER, 32, 22).truncated == 0
 

@@ -4,12 +4,14 @@ import csv
 import os
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import small
 
-from fjt.core import seeds
+from fjt.core import seeds, tree
 from fjt.data import batches, packing, tokenization
 from fjt.data.glue import Split
-from fjt.models import pretrained
+from fjt.models import pretrained, torch_names
 from fjt.models.encoder import Model
 from fjt.models.families import FAMILIES
 
@@ -40,6 +42,47 @@ def ours(directory, dtype="float32"):
     loaded = pretrained.take(checkpoint, abstract, directory, keep_head=model.head)
     assert loaded.missing == () and loaded.unused == ()
     return model, loaded.params
+
+
+def with_head(theirs, directory, classes, head):
+    """(Model with a head, base parameters, tokenizer) of a PyTorch model, which is saved in the directory."""
+    theirs.save_pretrained(directory)
+    checkpoint = pretrained.read_checkpoint(str(directory))
+    model = Model(checkpoint.config, classes, one_slot=False, head=head)
+    abstract = jax.eval_shape(model.init, seeds.make_key(0, "init"))
+    loaded = pretrained.take(checkpoint, abstract, str(directory), keep_head=head)
+    assert loaded.missing == () and loaded.unused == ()
+    tokenizer = tokenization.load_tokenizer(str(directory), FILES)
+    tokenization.fit_types(tokenizer, checkpoint.config.types, "")
+    return model, loaded.params, tokenizer
+
+
+def packed(examples, model):
+    """(batch, places) of all examples."""
+    rows = np.arange(len(examples))
+    slots = batches.slots_of(examples, rows[None])
+    (shape,) = packing.plan(examples.lengths[None], slots=slots, most_shapes=1, width=model.config.width).shapes
+    return batches.build(examples, rows, shape)
+
+
+def check_gradients(problem, model, params, batch, theirs, expected, classes=2):
+    """The loss is PyTorch's, which has gone backward, and the gradient of each leaf within 1e-3 of its norm."""
+    hyper = small.make_hyper(dropout=0.0, classes=classes)
+
+    def loss(params):
+        value, weight = problem.loss(model.apply(params, batch), batch, hyper)
+        return jnp.sum(value * batch["weight"]) / jnp.sum(weight * batch["weight"])
+
+    value, grads = jax.jit(jax.value_and_grad(loss))(params)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    gradients = {name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
+    whole = np.sqrt(sum(np.sum(np.square(gradient)) for gradient in gradients.values()))
+    grads = tree.flatten(grads)
+    assert len(grads) == len(gradients)
+    for name, gradient in grads.items():
+        reference = gradients[torch_names.torch_name(name, model.config.family)]
+        difference = np.linalg.norm(torch_names.to_torch(name, np.asarray(gradient)) - reference)
+        assert difference <= 1e-3 * np.linalg.norm(reference) + 1e-7 * whole, name
 
 
 def encode(directory, split, row_length=0):

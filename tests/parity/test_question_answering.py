@@ -2,27 +2,22 @@
 
 import json
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import peft
 import pytest
-import small
 import squad_files
 import torch
 import transformers
 from conftest import RANDOM, write_bert, write_roberta
-from reference import FILES
+from reference import check_gradients, packed, with_head
 
 from configs import squad as config
-from fjt.core import seeds, settings, tree
-from fjt.data import batches, contexts, packing, squad, tokenization
+from fjt.core import settings
+from fjt.data import squad, tokenization
 from fjt.data.glue import Split, Task
 from fjt.experiment import workdir
 from fjt.experiment.execute import run
 from fjt.experiment.prepare import prepare
-from fjt.models import pretrained, torch_names
-from fjt.models.encoder import Model
 from fjt.tasks.question_answering import ANSWER, QUESTION_ANSWERING
 
 LENGTH = 40
@@ -45,30 +40,19 @@ def test_logits_loss_and_gradients(family, tmp_path):
     theirs = transformers.AutoModelForQuestionAnswering.from_config(RANDOM[family](tmp_path)).eval()
     with torch.no_grad():
         theirs.qa_outputs.weight.normal_(0, 0.5)
-    theirs.save_pretrained(tmp_path)
-    checkpoint = pretrained.read_checkpoint(str(tmp_path))
-    model = Model(checkpoint.config, 2, one_slot=False, head="span")
-    abstract = jax.eval_shape(model.init, seeds.make_key(0, "init"))
-    loaded = pretrained.take(checkpoint, abstract, str(tmp_path), keep_head="span")
-    assert loaded.missing == () and loaded.unused == ()
+    model, params, tokenizer = with_head(theirs, tmp_path, 2, "span")
     split = split_of(6, words=60)
-    tokenizer = tokenization.load_tokenizer(str(tmp_path), FILES)
-    tokenization.fit_types(tokenizer, checkpoint.config.types, "")
-    examples = contexts.tokenize(split.text, split.text_pair, tokenizer, 60)
-    examples = QUESTION_ANSWERING.targets(split, examples, TASK)
+    examples = QUESTION_ANSWERING.targets(split, tokenization.tokenize(split, tokenizer, 60, stride=0), TASK)
     assert len(examples) > len(split)
-    rows = np.arange(len(examples))
-    slots = batches.slots_of(examples, rows[None])
-    (shape,) = packing.plan(examples.lengths[None], slots=slots, most_shapes=1, width=model.config.width).shapes
-    batch, places = batches.build(examples, rows, shape)
+    batch, places = packed(examples, model)
     logits = np.zeros((len(examples.slot_token), 2), np.float32)
-    logits[places.slots[1]] = np.asarray(model.apply(loaded.params, batch)).reshape(-1, 2)[places.slots[0]]
+    logits[places.slots[1]] = np.asarray(model.apply(params, batch)).reshape(-1, 2)[places.slots[0]]
     total = 0.0
     for window in range(len(examples)):
         chosen = slice(examples.offsets[window], examples.offsets[window + 1])
         label = examples.label[chosen]
         inputs = {"input_ids": torch.tensor(examples.token_ids[chosen][None])}
-        if checkpoint.config.types > 1:
+        if model.config.types > 1:
             inputs["token_type_ids"] = torch.tensor(examples.type_ids[chosen][None], dtype=torch.long)
         expected = theirs(
             **inputs,
@@ -79,22 +63,8 @@ def test_logits_loss_and_gradients(family, tmp_path):
             np.testing.assert_allclose(logits[chosen, at], found[0].detach().numpy(), atol=1e-4, rtol=0)
         total = total + expected.loss / len(examples)
     total.backward()
-
-    def loss(params):
-        value, weight = QUESTION_ANSWERING.loss(model.apply(params, batch), batch, small.make_hyper(dropout=0.0))
-        return jnp.sum(value * batch["weight"]) / jnp.sum(weight * batch["weight"])
-
-    value, grads = jax.jit(jax.value_and_grad(loss))(loaded.params)
-    np.testing.assert_allclose(value, total.item(), rtol=1e-5)
+    check_gradients(QUESTION_ANSWERING, model, params, batch, theirs, total.item())
     assert QUESTION_ANSWERING.dev_loss(logits, examples, TASK) == pytest.approx(total.item(), rel=1e-5)
-    gradients = {name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
-    whole = np.sqrt(sum(np.sum(np.square(gradient)) for gradient in gradients.values()))
-    grads = tree.flatten(grads)
-    assert len(grads) == len(gradients)
-    for name, gradient in grads.items():
-        reference = gradients[torch_names.torch_name(name, model.config.family)]
-        difference = np.linalg.norm(torch_names.to_torch(name, np.asarray(gradient)) - reference)
-        assert difference <= 1e-3 * np.linalg.norm(reference) + 1e-7 * whole, name
 
 
 def train(folder, write, method):

@@ -3,25 +3,23 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import peft
 import pytest
-import small
 import torch
 import transformers
 from conftest import RANDOM, write_bert, write_roberta
-from reference import FILES
+from reference import FILES, check_gradients, packed
 
-from fjt.core import seeds, tree
+from fjt.core import seeds
 from fjt.core.ragged import Ragged
-from fjt.data import batches, conll, packing, tokenization, windows
+from fjt.data import conll, tokenization, windows
 from fjt.data.synthetic import load
 from fjt.experiment import workdir
 from fjt.experiment.execute import run
 from fjt.experiment.prepare import prepare
 from fjt.experiment.run_records import read_predictions
-from fjt.models import pretrained, torch_names
+from fjt.models import pretrained
 from fjt.models.encoder import Model
 from fjt.tasks.tagging import TAGGING
 from tests import configured
@@ -69,32 +67,14 @@ def test_logits_loss_and_gradients(tagger):
     label = np.random.default_rng(0).integers(0, 3, len(examples.slot_token)).astype(np.int32)
     label[3:9] = -1
     examples = dataclasses.replace(examples, label=label)
-    rows = np.arange(len(examples))
-    lengths, slots = batches.lengths_of(examples, rows[None]), batches.slots_of(examples, rows[None])
-    (shape,) = packing.plan(lengths, slots=slots, most_shapes=1, width=model.config.width).shapes
-    batch, places = batches.build(examples, rows, shape)
+    batch, places = packed(examples, model)
     theirs_tokenizer = transformers.AutoTokenizer.from_pretrained(directory, add_prefix_space=True)
     inputs, first = torch_inputs(theirs_tokenizer, SENTENCES, np.where(label < 0, NONE, label))
     expected = theirs(**inputs)
     found = np.asarray(model.apply(params, batch)).reshape(-1, 3)[places.slots[0]]
     np.testing.assert_allclose(found, expected.logits.detach().numpy()[first], atol=1e-4, rtol=0)
     expected.loss.backward()
-    hyper = small.make_hyper(dropout=0.0, classes=3)
-
-    def loss(params):
-        value, weight = TAGGING.loss(model.apply(params, batch), batch, hyper)
-        return jnp.sum(value * batch["weight"]) / jnp.sum(weight * batch["weight"])
-
-    value, grads = jax.jit(jax.value_and_grad(loss))(params)
-    np.testing.assert_allclose(value, expected.loss.item(), rtol=1e-5)
-    gradients = {name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
-    whole = np.sqrt(sum(np.sum(np.square(gradient)) for gradient in gradients.values()))
-    grads = tree.flatten(grads)
-    assert len(grads) == len(gradients)
-    for name, gradient in grads.items():
-        reference = gradients[torch_names.torch_name(name, model.config.family)]
-        difference = np.linalg.norm(torch_names.to_torch(name, np.asarray(gradient)) - reference)
-        assert difference <= 1e-3 * np.linalg.norm(reference) + 1e-7 * whole, name
+    check_gradients(TAGGING, model, params, batch, theirs, expected.loss.item(), classes=3)
 
 
 def train(folder, write, method):
