@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fjt.core.ragged import Ragged, values_of
+from fjt.core.ragged import Ragged, flat, unflat, values_of
 
 ROWS = [[3, 1], [], [4, 1, 5], [9]]
 RAGGED = Ragged(np.array([value for row in ROWS for value in row]), np.array([0, 2, 2, 5, 6]))
@@ -25,3 +25,14 @@ def test_one_row_and_its_type():
     assert values_of(RAGGED) is RAGGED.values and values_of(RAGGED.values) is RAGGED.values
     with pytest.raises(IndexError):
         RAGGED[4]
+
+
+def test_texts_of_any_length_are_bytes_in_a_file():
+    rows = np.array([["", "é", "a" * 300], ["b\0", "\n", "日本"]], np.dtypes.StringDType())
+    stored = flat("label", rows)
+    assert {name: array.dtype.kind for name, array in stored.items()} == {"label": "u", "label_ends": "i"}
+    assert unflat(stored)["label"].tolist() == rows.tolist() and unflat(stored)["label"].dtype.kind == "T"
+    ends = stored["label_ends"]
+    for wrong in (ends.ravel()[[1, 0, 2, 3, 4, 5]].reshape(2, 3), ends[:1], ends + 1):
+        with pytest.raises(ValueError, match="label_ends do not fit label"):
+            unflat(stored | {"label_ends": wrong})

@@ -173,6 +173,17 @@ def test_answers_of_all_windows_compete():
     assert json.loads(QUESTION_ANSWERING.files(rows, split, SOME)[".json"]) == {"0": best[3], "1": ""}
 
 
+def test_a_span_that_two_windows_hold_has_its_higher_score():
+    split, examples = made([[]])
+    first, second = (slice(*examples.slot_offsets[[window, window + 1]]) for window in (0, 1))
+    place = examples.slot_chars[second][np.flatnonzero(examples.slot_chars[second][:, 0] >= 0)[0]].tolist()
+    at = [part.start + examples.slot_chars[part].tolist().index(place) for part in (first, second)]
+    for scores in ((9.0, 1.0), (1.0, 9.0)):
+        logits = np.zeros((len(examples.slot_token), 2), np.float32)
+        logits[at] = np.array(scores)[:, None]
+        assert json.loads(QUESTION_ANSWERING.by_row(logits, examples, split, ALL)[0])[1][:3] == [18.0, *place]
+
+
 @given(st.integers(1, 12), st.integers(0, 2**31))
 def test_the_threshold_is_the_best_of_all(count, seed):
     rng = np.random.default_rng(seed)

@@ -148,3 +148,14 @@ def test_evaluation_can_be_stopped(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         evaluate.evaluate(identify, None, packed, lambda batch: batch, before=before)
     assert len(calls) == 3
+
+
+def test_a_chunk_of_cached_vectors_is_bounded_by_vectors_not_by_examples(monkeypatch):
+    monkeypatch.setattr(evaluate, "VECTORS", 64)
+    for examples, per_chunk in (
+        (small.make_examples(200), 64),
+        (small.make_windows(200, 24), 64 // 14),
+    ):  # tokens in the mean
+        packed = evaluate.deal_splits({"dev": examples}, groups=1)["dev"]
+        assert (packed.chunks.indices >= 0).sum(axis=1).max() == per_chunk
+        assert sorted(packed.chunks.indices[packed.chunks.indices >= 0]) == list(range(200))
