@@ -12,6 +12,9 @@ A run that answers questions reads a question and its context as such a pair, or
 Its output has the answer, its probability and its place in the context, and, as .jsonl, the best 20 answers; as .json
 it has an answer per id, which the official evaluation of SQuAD reads.
 
+A masked language model predicts the tokens at the masks of a text (`[MASK]`, or as its tokenizer writes it); as .jsonl
+or .tsv, the output has the five best for each with their probabilities.
+
 A run that labels words also reads .conll .conllu .iob files and lists of words, and finds the words of a plain text
 between blanks, each punctuation mark by itself.  Its output has the words and their tags, and, for entities, a list of
 {type, text, start, end, score} in characters of the text.  As .conll it has a word and its tag per line; of a CoNLL
@@ -287,7 +290,7 @@ def _table(suffix: str, run: "Run", split: Split, predicted: dict[str, Any]) -> 
     columns: dict[str, Any] = {"id": split.id, "text": split.text}
     columns |= {} if split.text_pair is None else {"text_pair": split.text_pair}
     if split.words is None:
-        for name, values in run.problem.columns(predicted["logits"], run.task).items():
+        for name, values in run.problem.columns(predicted["logits"], run.full_task).items():
             columns[name] = [round(float(x), 6) if isinstance(x, float) else x for x in values]
     else:
         columns |= {"words": split.words, "predicted": predicted["labels"]}

@@ -10,7 +10,7 @@ import pytest
 
 from fjt.core import seeds, tree
 from fjt.core.options import OptimConfig, TuneConfig
-from fjt.data import batches, packing
+from fjt.data import batches, masking, packing
 from fjt.models.encoder import EncoderConfig, Model
 from fjt.tasks.kinds import find_problem
 from fjt.training.hyper import Hyper
@@ -53,6 +53,11 @@ def double(cls, **values):
     made = object.__new__(cls)
     vars(made).update(values)
     return made
+
+
+def whole(logits, batch):
+    """All logits are read, as `Problem.read` does by default."""
+    return logits
 
 
 @functools.cache
@@ -127,6 +132,15 @@ def make_choices(num=100, longest=24, seed=0, vocab=100):
     )
 
 
+def make_masked(num=100, longest=24, seed=0, vocab=100):
+    """Examples of which every third token or so is masked, as in the first epoch."""
+    examples = make_examples(num, longest, seed, vocab)
+    slot_token = np.concatenate([np.arange(1, n - 1, dtype=np.int32) for n in examples.lengths])
+    slot_offsets = np.concatenate([[0], np.cumsum(examples.lengths - 2)])
+    every = dataclasses.replace(examples, label=slot_token.copy(), slot_token=slot_token, slot_offsets=slot_offsets)
+    return masking.draw(every, masking.Masking(4, np.arange(5, vocab, dtype=np.int32), 0.3), seeds.make_key(0, "m"), 0)
+
+
 @dataclasses.dataclass(frozen=True)
 class Kind:
     """A kind of problem, for the tests of a step.
@@ -155,6 +169,7 @@ KINDS = {  # the tests of layout, lanes and resume have a case for each
     "tagging": Kind("tagging", 3, make_words),
     "question_answering": Kind("question_answering", 2, make_windows),
     "multiple_choice": Kind("multiple_choice", 1, make_choices),
+    "masked_lm": Kind("masked_lm", 0, make_masked),
 }
 
 

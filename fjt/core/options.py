@@ -37,7 +37,10 @@ class SeedsConfig:
 @dataclasses.dataclass(frozen=True)
 class FilesConfig:
     train: str = option(
-        "", "your own training table: a .csv, .tsv, .jsonl, .parquet, CoNLL or SQuAD file", place=True, path=True
+        "",
+        "your own training table: a .csv, .tsv, .jsonl, .parquet, CoNLL or SQuAD file, or documents as .txt",
+        place=True,
+        path=True,
     )
     dev: str = option("", "your own table for evaluation during training", place=True, path=True)
     test: str = option("", "your own table that is predicted at the end", place=True, path=True)
@@ -76,7 +79,7 @@ class DataConfig:
     kind: str = option(
         "classification",
         "kind of problem of your own table: classification, regression, multi_label, multi_regression, tagging, "
-        "entities, question_answering, multiple_choice",
+        "entities, question_answering, multiple_choice, masked_lm",
     )
     label_names: tuple = option((), "your own table: the labels in the order of their ids; empty: sorted")
     holdout: float = option(0.0, "share of the training rows that is kept aside and used as dev", **RATE)
@@ -266,6 +269,25 @@ class LossConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MaskConfig:
+    rate: float | None = option(
+        None, "masked_lm: share of the tokens of each example that are predicted; None: 0.15", low=0.0, high=1.0
+    )
+    whole_words: bool | None = option(
+        None, "masked_lm: True masks all tokens of a word or none; None: False, each token by itself"
+    )
+    replaced: float | None = option(
+        None, "masked_lm: share of the predicted tokens that the mask replaces; None: 0.8", low=0.0, high=1.0
+    )
+    random: float | None = option(
+        None,
+        "masked_lm: share of the predicted tokens that random ones replace, the others are kept; None: 0.1",
+        low=0.0,
+        high=1.0,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class EvalConfig:
     every_epochs: int | None = option(
         None, "epochs between evaluations, or eval.every_steps; 0: only at the end; None: recipe", low=0, traced=True
@@ -325,6 +347,7 @@ class ExperimentConfig:
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     loss: LossConfig = LossConfig()
+    mask: MaskConfig = MaskConfig()
     eval: EvalConfig = EvalConfig()
 
 

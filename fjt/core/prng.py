@@ -11,19 +11,11 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, UInt32
 
-GOLDEN = np.uint32(0x9E3779B9)
-MULTIPLY_1 = np.uint32(0x7FEB352D)
-MULTIPLY_2 = np.uint32(0x846CA68B)
+from fjt.core.seeds import GOLDEN, MULTIPLY_1, MULTIPLY_2, mix
 
 Array = jax.Array | np.ndarray  # what the functions of jax.numpy take
 Rate = Float[Array | np.number, ""]  # of dropout, in [0, 1)
 Key = tuple[Array, Array]  # two u32 arrays of one shape: one key for each of their elements
-
-
-def _mix(x: Array) -> Array:
-    x = (x ^ (x >> 16)) * MULTIPLY_1
-    x = (x ^ (x >> 15)) * MULTIPLY_2
-    return x ^ (x >> 16)
 
 
 def fold(key: Key, word: ArrayLike) -> Key:
@@ -35,8 +27,8 @@ def fold(key: Key, word: ArrayLike) -> Key:
     """
     a, b = key
     word = jnp.asarray(word).astype(jnp.uint32)
-    a = _mix(a ^ (word * GOLDEN + MULTIPLY_1))
-    return a, _mix(b + a ^ word)
+    a = mix(a ^ (word * GOLDEN + MULTIPLY_1))
+    return a, mix(b + a ^ word)
 
 
 def uniform_bits(key: Key, feature: ArrayLike) -> UInt32[Array, "... F"]:

@@ -26,6 +26,7 @@ class LabelReader(Protocol):
     words: ClassVar[bool]
     contexts: ClassVar[bool]
     choices: ClassVar[bool]
+    documents: ClassVar[bool]
     table_metrics: ClassVar[tuple[str, ...]]
 
     def find_labels(self, cells: Sequence[Cell]) -> dict[str, str]: ...

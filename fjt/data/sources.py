@@ -111,6 +111,8 @@ def load(experiment: ExperimentConfig, cache_dir: str, find_problem: FindProblem
             )
         train = train.take(np.sort(_generator(subset, 1).permutation(len(train))[: data.limit]))
     if data.shuffle_labels:
+        if problem.documents:
+            raise UserError("config.data.shuffle_labels: documents have no labels. Leave the option out.")
         if problem.contexts:
             raise UserError("config.data.shuffle_labels: an answer is part of its own context. Leave the option out.")
         if problem.choices and len(set(map(len, train.choices or ()))) > 1:
@@ -160,8 +162,8 @@ def _shuffled(label: Any, generator: np.random.Generator) -> Any:
 
 def _check_variety(task: Task, train: Split, problem: LabelReader) -> None:
     values = values_of(train.label)
-    if problem.choices:
-        return  # the place of the right choice is nothing that a model sees
+    if problem.choices or problem.documents:
+        return  # the place of the right choice is nothing that a model sees; documents have no labels
     if len(values) and (values != values[0]).any():
         return
     raise UserError(
@@ -229,14 +231,17 @@ def _without(rows: Rows, dropped: Collection[int]) -> Rows:
 def _load_own(task: Task, data: DataConfig, problem: LabelReader) -> tuple[Task, dict[str, Split]]:
     if not data.files.train:
         raise UserError(f"config.data.files.train is empty; give a file ({' '.join(tables.READ)}).")
-    if problem.words and data.columns.text_pair:
-        raise UserError(f"config.data.columns.text_pair: {data.kind} has one list of words per row. Leave it out.")
+    if (problem.words or problem.documents) and data.columns.text_pair:
+        what = "document" if problem.documents else "list of words"
+        raise UserError(f"config.data.columns.text_pair: {data.kind} has one {what} per row. Leave it out.")
     if problem.contexts and not data.columns.text_pair:
         raise UserError(f"config.data.columns.text_pair is empty; for {data.kind} it names the column of the contexts.")
     if problem.choices != bool(data.columns.choices):
         rule = "it names the columns of the choices" if problem.choices else "leave it out"
         raise UserError(f"config.data.columns.choices={data.columns.choices!r}: for {data.kind}, {rule}.")
-    files = {name: _read_own(name, path, data) for name, path in dataclasses.asdict(data.files).items() if path}
+    files = {
+        name: _read_own(name, path, data, problem) for name, path in dataclasses.asdict(data.files).items() if path
+    }
     found = {} if task.label_names else problem.find_labels(reading.cells(files["train"], problem, required=True))
     task = dataclasses.replace(task, label_names=task.label_names or tuple(found))
     splits = {
@@ -281,7 +286,7 @@ def _warn_of_counts(
             )
 
 
-def _read_own(name: str, path: str, data: DataConfig) -> Rows:
+def _read_own(name: str, path: str, data: DataConfig, problem: LabelReader) -> Rows:
     if not os.path.isfile(path):
         fault = "is a directory; name the file in it" if os.path.isdir(path) else "does not exist"
         raise UserError(f"config.data.files.{name}={path!r} {fault}.")
@@ -291,10 +296,10 @@ def _read_own(name: str, path: str, data: DataConfig) -> Rows:
         raise UserError(f"config.data.columns.choices=({labels.some(named)}) should hold each column once.")
     columns |= {f"{reading.CHOICE_COLUMNS}{name}": name for name in named}
     answers = columns.pop("labels", ())
-    if answers:
+    if answers or problem.documents:
         columns.pop("label", None)
         columns |= {f"{reading.LABEL_COLUMNS}{name}": str(name) for name in answers}
-    for role in ("text",) if answers else ("text", "label"):
+    for role in ("text",) if answers or problem.documents else ("text", "label"):
         if role not in columns:
             raise UserError(f"config.data.columns.{role} is empty; it names a column of {path}.")
     for role, column in columns.items():

@@ -1,4 +1,7 @@
-"""Columns of files: .csv (quoted), .tsv (no quoting), .jsonl, .parquet, CoNLL, SQuAD.  Messages name the line."""
+"""Columns of files: .csv (quoted), .tsv (no quoting), .jsonl, .parquet, CoNLL, SQuAD, plain text.
+
+Messages name the line.
+"""
 
 import collections
 import csv
@@ -14,13 +17,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fjt.core.errors import BadRows, UserError, read_rows, suggest
-from fjt.data import conll, encoding, squad
+from fjt.data import conll, documents, encoding, squad
 from fjt.data.labels import BYTE_ORDER_MARK
 
 Column = TypeVar("Column")
 Item = TypeVar("Item")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
-READ = (*SUFFIXES, *conll.SUFFIXES, squad.SUFFIX)
+READ = (*SUFFIXES, *conll.SUFFIXES, squad.SUFFIX, documents.SUFFIX)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +161,9 @@ def read(
         if suffix in conll.SUFFIXES:
             with open(path, encoding="utf-8-sig") as f:
                 return _read_conll(path, f, find)
+        if suffix == documents.SUFFIX:
+            with open(path, encoding="utf-8-sig") as f:
+                return _read_documents(path, f, find)
         # Universal newlines for TSV, as csv.reader under TFDS sees them; csv itself ends the lines of a CSV.
         with open(path, encoding="utf-8-sig", newline="" if suffix == ".csv" else None) as f:
             lines = (line.replace(BYTE_ORDER_MARK, "") for line in f)  # files that were joined have one in the middle
@@ -321,6 +327,13 @@ def _read_jsonl(path: str, find: _Finder) -> Rows:
     name_by_role = find.among(list(names)) if records else find.columns
     values = {role: [record.get(name) for record in records] for role, name in name_by_role.items()}
     return Rows(path, values, list(range(len(records))), lines, faults)
+
+
+def _read_documents(path: str, lines: Iterable[str], find: _Finder) -> Rows:
+    """The Rows of a plain text, one per document; its only column is `text`."""
+    find.among(["text"])
+    found = list(documents.read(lines))
+    return Rows(path, {"text": [text for _, text in found]}, list(range(len(found))), [line for line, _ in found], {})
 
 
 def _read_conll(path: str, lines: Iterable[str], find: _Finder) -> Rows:

@@ -12,6 +12,7 @@ import numpy as np
 from fjt.core import records
 from fjt.core.errors import UserError
 from fjt.data import choices, contexts, tokenizer_files, windows
+from fjt.data import documents as blocks
 from fjt.data.batches import Examples
 from fjt.data.glue import Split
 
@@ -22,6 +23,7 @@ FILES = (("tokenizer.json",), ("vocab.txt",))
 CACHED = ("token_ids", "type_ids", "offsets", "truncated")
 SLOTS = ("slot_token", "slot_offsets", "row_offsets")  # of words
 CHARS = (*SLOTS, "slot_chars")  # of contexts
+BLOCKS = (*SLOTS, "label")  # of documents
 PARTS = (*SLOTS, "part_offsets")  # of choices
 TYPES = "token_type_ids"
 CHUNK = 2000  # texts per call; a progress bar moves between calls
@@ -177,10 +179,12 @@ def tokenize(
     cache_dir: str = "",
     progress: Callable[[int], Any] | None = None,
     stride: int | None = None,
+    documents: bool = False,
 ) -> Examples:
     """The Examples of a Split: [CLS] text [SEP] (text_pair [SEP]), the longest text cut first, on the tokenizer's side.
 
-    Words and contexts are read in windows, see `windows.tokenize` and `contexts.tokenize`.
+    Words and contexts are read in windows, documents in blocks: see `windows.tokenize`, `contexts.tokenize` and
+    `documents.tokenize`.
 
     Args:
         split: the texts.
@@ -189,9 +193,11 @@ def tokenize(
         cache_dir: folder where the arrays are cached; "" for no cache.
         progress: called with the number of texts that are done.
         stride: where text_pair is a context, the tokens that its windows share, 0 for a third of them; else None.
+        documents: whether the texts are documents.
 
     Raises:
-        UserError: the tokens that the tokenizer adds leave no room for a text, or windows cannot share so many.
+        UserError: the tokens that the tokenizer adds leave no room for a text, windows cannot share so many, or no
+            token of documents can be masked.
     """
     paired = split.text_pair is not None or split.choices is not None
     added = tokenizer.num_special_tokens_to_add(paired)
@@ -201,7 +207,7 @@ def tokenize(
             f"each {'pair' if paired else 'text'}. Give at least {added + 1}."
         )
     form = "2" if stride is None else f"stride {stride}"
-    form = form if split.choices is None else "choices"
+    form = "choices" if split.choices is not None else "documents" if documents else form
     key = hashlib.sha256(f"{tokenizer_sha256(tokenizer)} {max_length} {form}".encode())
     for texts in (split.text, split.text_pair or (), *(split.words or split.choices or ())):
         key.update(f" {len(texts)}".encode())
@@ -209,17 +215,19 @@ def tokenize(
             key.update(f" {len(data)} ".encode() + data)
     file = os.path.join(cache_dir, "tokens", f"{key.hexdigest()}.npz") if cache_dir else ""
     slots = SLOTS if split.words is not None else PARTS if split.choices is not None else ()
-    slots = slots if stride is None else CHARS
+    slots = BLOCKS if documents else slots if stride is None else CHARS
     cached = (*CACHED, *slots)
     arrays = _read_cached(file, cached, None if slots else len(split)) if file else {}
     if arrays:
         truncated = int(arrays.pop("truncated"))
         label = np.zeros(len(arrays["slot_token"]), np.int32) if slots else split.label
-        return Examples(label=label, truncated=truncated, **arrays)
+        return Examples(truncated=truncated, **({"label": label} | arrays))
     if split.words is not None:
         examples = windows.tokenize(split.words, tokenizer, max_length, progress)
     elif split.choices is not None:
         examples = choices.tokenize(split.text, split.choices, tokenizer, max_length, progress)
+    elif documents:
+        examples = blocks.tokenize(split.text, tokenizer, max_length, progress)
     elif stride is not None:
         assert split.text_pair is not None, "questions have contexts"
         examples = contexts.tokenize(split.text, split.text_pair, tokenizer, max_length, stride, progress)

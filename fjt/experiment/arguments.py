@@ -57,7 +57,8 @@ def build_batch(
         examples: number of examples.
         tokens: number of their tokens.
     """
-    indices, examples = experiment.schedule.batches(k, k + 1)[0], experiment.examples["train"]
+    examples = experiment.of_epoch(k // experiment.schedule.steps_per_epoch)
+    indices = experiment.schedule.batches(k, k + 1)[0]
     one_a_row = not experiment.settings.experiment.train.packing
     batch, _ = batches.build(examples, indices, shape, one_a_row, cached["train"])
     return batch, int((indices >= 0).sum()), int(batches.lengths_of(examples, indices).sum())

@@ -27,6 +27,7 @@ from fjt.experiment import recipes
 from fjt.experiment.inputs import cache_dir
 from fjt.experiment.prepared import Experiment, Stage
 from fjt.models.encoder import Model
+from fjt.tasks.problem import Problem
 from fjt.training import evaluate, placement
 from fjt.tuning import cost, partition
 
@@ -53,7 +54,7 @@ class Choice:
 
 
 def choose(
-    settings: Settings, model: Model, examples: Splits, stages: Sequence[Stage], steps_per_epoch: int
+    settings: Settings, problem: Problem, model: Model, examples: Splits, stages: Sequence[Stage], steps_per_epoch: int
 ) -> list[Choice]:
     """The Choice of each stage.
 
@@ -62,6 +63,7 @@ def choose(
 
     Args:
         settings: of the run.
+        problem: its Problem.
         model: its Model.
         examples: {name: Examples} of all splits.
         stages: its stages.
@@ -76,6 +78,8 @@ def choose(
         if layer < 1:
             lowest = min(sorted(stage.trainable), key=lambda name: cost.place(name, model.config.layers))
             reason = f"{lowest} trains, and no layer lies below it"
+        elif problem.documents:
+            reason = f"{problem.name} draws other tokens in each epoch"
         elif settings.experiment.model.frozen_dropout:
             reason = "config.model.frozen_dropout=True makes them other ones in each step"
         elif cache.hidden is False:
@@ -92,6 +96,7 @@ def choose(
 
 def start_stages(
     settings: Settings,
+    problem: Problem,
     model: Model,
     examples: Splits,
     stages: Sequence[Stage],
@@ -102,6 +107,7 @@ def start_stages(
 
     Args:
         settings: of the run.
+        problem: its Problem.
         model: its Model.
         examples: {name: Examples} of all splits.
         stages: its stages, all starting from tokens.
@@ -111,7 +117,7 @@ def start_stages(
     Raises:
         UserError: config.cache.hidden=True, and the features cannot be cached.
     """
-    chosen = choose(settings, model, examples, stages, schedule.steps_per_epoch)
+    chosen = choose(settings, problem, model, examples, stages, schedule.steps_per_epoch)
     if settings.execution.cache.hidden:  # of gradual's stages, the last ones may start from tokens
         refused = [one.reason for one in [one for one in chosen if one.layer >= 1] or chosen if one.reason]
         if refused:
@@ -134,7 +140,12 @@ def describe(experiment: Experiment) -> list[str]:
     """Lines about the stages above frozen layers: whether their features are cached, how large they are, or why not."""
     settings, layers = experiment.settings, experiment.model.config.layers
     chosen = choose(
-        settings, experiment.model, experiment.examples, experiment.stages, experiment.schedule.steps_per_epoch
+        settings,
+        experiment.problem,
+        experiment.model,
+        experiment.examples,
+        experiment.stages,
+        experiment.schedule.steps_per_epoch,
     )
     lines = []
     for number, choice in enumerate(chosen):

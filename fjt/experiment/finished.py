@@ -76,7 +76,9 @@ class Run:
             `entities`, a list per text of {type, text, start, end, score}, in characters of the text, or of its words
             with a blank between them.  For a run that answers questions, labels are the answers, "" for none, logits
             are JSON, and there is `n_best`, a list per question of {text, start, end, score, probability}, in
-            characters of the context.  For one that chooses, there is `choice`, the text of the choice.
+            characters of the context.  For one that chooses, there is `choice`, the text of the choice.  For a masked
+            language model, labels are lists of the best token for each mask of a text, and `candidates` has the five
+            best with their probabilities.
 
         Raises:
             UserError: the texts are not lists of str, do not fit the run, or have logits that are not finite; or the
@@ -101,10 +103,11 @@ class Run:
                 f"The logits of {len(wrong):,} of {len(logits):,} texts are not finite, so that these have no label: "
                 f"{some(list(map(str, wrong)))} (counted from 0). Leave them out, or use another run than {self.path}."
             )
-        rows = self.problem.by_row(logits, examples, split, self.task)
-        predicted = self.problem.decode(rows, self.task)
+        task = self.full_task
+        rows = self.problem.by_row(logits, examples, split, task)
+        predicted = self.problem.decode(rows, task)
         found = {"labels": predicted.labels, "probabilities": predicted.probabilities, "logits": rows}
-        details = self.problem.details(rows, predicted, split, self.task)
+        details = self.problem.details(rows, predicted, split, task)
         return found | ({} if split.words is None else {"words": split.words}) | details
 
     @undisturbed()
@@ -166,6 +169,11 @@ class Run:
     def problem(self) -> Problem:
         """The Problem of the run's task."""
         return find_problem(self.task.kind)
+
+    @property
+    def full_task(self) -> Task:
+        """The Task, with names for labels that are the tokens of the model."""
+        return self.problem.named(self.task, self._predictor.tokenizer)
 
     @property
     def label_names(self) -> tuple[str, ...]:

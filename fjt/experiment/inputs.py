@@ -21,6 +21,7 @@ from fjt.models.families import find_family, scratch_config
 from fjt.models.family import EncoderConfig
 from fjt.models.pretrained import Checkpoint
 from fjt.tasks.kinds import find_problem
+from fjt.tasks.problem import Problem
 
 Base = tuple[Any, EncoderConfig, dict[str, Any], Checkpoint | None]  # tokenizer, config, config.json, checkpoint
 
@@ -59,9 +60,8 @@ class Inputs:
     def examples(self) -> dict[str, Examples]:
         """{name: Examples} of the splits."""
         task, splits = self.data
-        problem, model = find_problem(task.kind), self._experiment.model
-        stride = (model.doc_stride or 0) if problem.contexts else None
-        tokens = _tokenize(splits, self.base[0], model.max_length, stride, self._cache, self._view)
+        problem = find_problem(task.kind)
+        tokens = _tokenize(splits, self.base[0], self._experiment.model, problem, self._cache, self._view)
         return {name: problem.targets(splits[name], examples, task) for name, examples in tokens.items()}
 
     @property
@@ -148,16 +148,19 @@ def _load_model(model: ModelConfig, path: str, stamp: tuple[tuple[str, int, int]
 def _tokenize(
     splits: Mapping[str, Split],
     tokenizer: Any,
-    max_length: int,
-    stride: int | None,
+    model: ModelConfig,
+    problem: Problem,
     cache: str,
     view: console.View,
 ) -> dict[str, Examples]:
     """{name: Examples} of the splits, with progress, and warnings about truncated texts and unknown tokens."""
-    examples, warn = {}, view.warn
+    examples, warn, max_length = {}, view.warn, model.max_length
+    stride = (model.doc_stride or 0) if problem.contexts else None
     for name, split in splits.items():
         with view.bar(f"tokenizing {name}", len(split), every=EVERY) as bar:
-            examples[name] = tokenization.tokenize(split, tokenizer, max_length, cache, bar.update, stride)
+            examples[name] = tokenization.tokenize(
+                split, tokenizer, max_length, cache, bar.update, stride, problem.documents
+            )
     paired = any(split.text_pair or split.choices for split in splits.values())
     if tokenization.drops_types(tokenizer) and paired:
         warn(
@@ -165,10 +168,13 @@ def _tokenize(
             "gives none (model_input_names in tokenizer_config.json)"
         )
     for name, done in examples.items():
-        several, total = np.count_nonzero(np.diff(done.row_offsets) > 1), len(splits[name])
+        each, total = np.diff(done.row_offsets), len(splits[name])
+        several = 0 if problem.documents else np.count_nonzero(each > 1)
         for count, how in ((done.truncated, "cut to"), (several, "read in overlapping windows of")):
             if count:
                 warn(f"{count:,} of {total:,} {name} examples ({count / total:.1%}) are {how} {max_length} tokens")
+        if empty := np.count_nonzero(each == 0):
+            warn(f"{empty:,} of {total:,} {name} documents have no token that can be masked, and are left out")
         lengths = np.diff(done.part_offsets)
         bare = np.count_nonzero(lengths <= tokenizer.num_special_tokens_to_add(paired))
         if bare:

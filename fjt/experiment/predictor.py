@@ -20,8 +20,9 @@ from fjt.models.encoder import Model, abstract_params
 from fjt.models.families import find_family
 from fjt.models.family import EncoderConfig
 from fjt.tasks.kinds import find_problem
+from fjt.tasks.problem import Problem
 from fjt.training import evaluate, placement
-from fjt.training.step import eval_step
+from fjt.training.step import Read, eval_step
 from fjt.tuning import partition
 
 
@@ -35,7 +36,7 @@ class Predictor:
         tokenizer: of its texts.
         methods: {name: options} of its tuning methods.
         options: "max_length", "doc_stride", "dtype" and "matmul_precision" of the run.
-        contexts: whether answers are found in the second text of a pair.
+        problem: the kind of problem.
     """
 
     model: Model
@@ -43,18 +44,26 @@ class Predictor:
     tokenizer: Any = dataclasses.field(repr=False)
     methods: dict[str, dict[str, Any]]
     options: Mapping[str, Any]
-    contexts: bool = False
+    problem: Problem
+
+    def read(self, split: Split) -> Examples:
+        """The Examples of a split."""
+        stride = (self.options["doc_stride"] or 0) if self.problem.contexts else None
+        length, documents = self.options["max_length"], self.problem.documents
+        return tokenization.tokenize(split, self.tokenizer, length, stride=stride, documents=documents)
+
+    def with_room(self, examples: Examples) -> Examples:
+        """The examples with room for the learned tokens of the tuning methods."""
+        return batches.prepend(examples, partition.prompt_length(self.methods))
 
     def tokenize(self, split: Split) -> Examples:
-        """The Examples of a split, with room for the learned tokens of the tuning methods."""
-        stride = (self.options["doc_stride"] or 0) if self.contexts else None
-        examples = tokenization.tokenize(split, self.tokenizer, self.options["max_length"], stride=stride)
-        return batches.prepend(examples, partition.prompt_length(self.methods))
+        """The Examples of new texts, as the model reads them."""
+        return self.with_room(self.problem.asked(self.read(split), self.tokenizer))
 
     @functools.cached_property
     def program(self) -> Callable[..., Any]:
         """function(params, batch, values of the methods) that returns logits on every device."""
-        return _program(self.model, placement.make_mesh(0))
+        return _program(self.model, self.problem.read, placement.make_mesh(0))
 
     def logits(self, examples: Examples) -> Float[np.ndarray, "M C"]:
         """The logits of the slots of Examples, float32 on the host, in file order."""
@@ -80,8 +89,8 @@ class Predictor:
 
 
 @functools.lru_cache(maxsize=4)  # the models of one process: its programs are compiled once
-def _program(model: Model, mesh: jax.sharding.Mesh) -> Callable[..., Any]:
-    return jax.jit(functools.partial(eval_step, model=model), out_shardings=placement.replicated(mesh))
+def _program(model: Model, read: Read, mesh: jax.sharding.Mesh) -> Callable[..., Any]:
+    return jax.jit(functools.partial(eval_step, model=model, read=read), out_shardings=placement.replicated(mesh))
 
 
 def _roomy(packed: evaluate.Packed) -> evaluate.Packed:
@@ -109,8 +118,8 @@ def read(folder: str, task: Task, options: Mapping[str, Any]) -> Predictor:
     checkpoint = pretrained.read_checkpoint(folder)
     model = _make_model(checkpoint.config, task, {}, options)
     params = pretrained.take(checkpoint, abstract_params(model), folder, model.head).params
-    tokenizer, contexts = _read_tokenizer(folder, checkpoint.config), find_problem(task.kind).contexts
-    return Predictor(model, params, tokenizer, {}, options, contexts)
+    tokenizer = _read_tokenizer(folder, checkpoint.config)
+    return Predictor(model, params, tokenizer, {}, options, find_problem(task.kind))
 
 
 def read_over(
@@ -131,8 +140,8 @@ def read_over(
     """
     model = _make_model(config, task, own.methods, options)
     params = tree.unflatten(tree.flatten(base) | own.trained)
-    tokenizer, contexts = _read_tokenizer(folder, config), find_problem(task.kind).contexts
-    return Predictor(model, params, tokenizer, own.methods, options, contexts)
+    tokenizer = _read_tokenizer(folder, config)
+    return Predictor(model, params, tokenizer, own.methods, options, find_problem(task.kind))
 
 
 def read_base(checkpoint: pretrained.Checkpoint, folder: str, task: Task) -> tree.Tree:

@@ -20,7 +20,7 @@ from fjt.experiment import features, recipes
 from fjt.experiment.inputs import Inputs
 from fjt.experiment.layout import Layout, plan_layout
 from fjt.experiment.parameters import Parameters, build_parameters
-from fjt.experiment.prepared import Experiment, Stage
+from fjt.experiment.prepared import Experiment, Stage, draw
 from fjt.interop import adapter as adapters
 from fjt.interop import formats
 from fjt.models.config_json import unread_keys
@@ -29,6 +29,7 @@ from fjt.models.family import EncoderConfig
 from fjt.models.pretrained import Checkpoint
 from fjt.tasks import own_metrics
 from fjt.tasks.kinds import find_problem
+from fjt.tasks.problem import Problem
 from fjt.training import placement
 from fjt.training.hyper import Hyper
 from fjt.training.optim import learning_rates
@@ -63,13 +64,15 @@ def prepare(
     experiment = settings.experiment
     mesh = placement.make_mesh(settings.execution.mesh.data)
     task, splits = inputs.data
-    task = _complete(experiment, task, splits)
+    task, problem = _complete(experiment, task), find_problem(task.kind)
     tokenizer, config, _, _ = inputs.base
-    examples = _read_examples(experiment, inputs)
+    examples = _read_examples(experiment, inputs, problem)
+    splits = {name: problem.answered(split, examples[name]) for name, split in splits.items()}
+    _try_metrics(experiment, task, splits)
     model = _build_model(experiment, config, task)
     parameters = build_parameters(experiment, inputs, model, adapter, view)
     layout = plan_layout(experiment, examples["train"], model, devices=mesh.size, shapes=shapes)
-    stages, rates = _plan_stages(settings, model, parameters, layout, examples, view)
+    stages, rates = _plan_stages(settings, task, model, parameters, layout, examples, view)
     contents = inputs.sha256 | own_metrics.contents(task)
     contents |= {"adapter": tree.sha256(tree.unflatten(adapter.trained))} if adapter else {}
     return Experiment(
@@ -77,6 +80,7 @@ def prepare(
         origins={**(given or {}), **origins},
         task=task,
         splits=splits,
+        texts=inputs.examples,
         examples=examples,
         tokenizer=tokenizer,
         model=model,
@@ -98,17 +102,29 @@ def prepare(
     )
 
 
-def _complete(experiment: ExperimentConfig, task: Task, splits: Mapping[str, Split]) -> Task:
+def _complete(experiment: ExperimentConfig, task: Task) -> Task:
     """The task with the run's way to decode, and with the user's own metrics.
 
-    Its metrics are called with labels, and with a constant, as predictions: for every split that is evaluated, because
-    a metric may fail for the labels of one of them.
+    Raises:
+        UserError: such a metric cannot be found, or config.train.select names no metric.
+    """
+    given = experiment.eval
+    task = own_metrics.add(find_problem(task.kind).configured(task, given), given.metrics)
+    select, valid = experiment.train.select, ("last", "best", *task.metrics, "loss")
+    if select not in valid:
+        raise UserError(f"config.train.select={select!r} is unknown.{suggest(select, valid)}")
+    return task
+
+
+def _try_metrics(experiment: ExperimentConfig, task: Task, splits: Mapping[str, Split]) -> None:
+    """Calls the user's own metrics with labels, and with a constant, as predictions.
+
+    They are called for every split that is evaluated, because a metric may fail for the labels of one of them.
 
     Raises:
-        UserError: such a metric cannot be computed, or config.train.select names no metric.
+        UserError: a metric cannot be computed.
     """
-    given, problem = experiment.eval, find_problem(task.kind)
-    task = own_metrics.add(problem.configured(task, given), given.metrics)
+    problem = find_problem(task.kind)
     for name in recipes.evaluated_splits(experiment, splits) if task.own_metrics else ():
         label = splits[name].label[problem.is_labelled(splits[name].label)]
         for metric in task.own_metrics if len(label) else ():
@@ -117,18 +133,12 @@ def _complete(experiment: ExperimentConfig, task: Task, splits: Mapping[str, Spl
                 metric(problem.constant(label), label)
             except UserError as error:
                 raise UserError(f"{error} It was called with the labels of the {name} split.") from None
-    select, valid = experiment.train.select, ("last", "best", *task.metrics, "loss")
-    if select not in valid:
-        raise UserError(f"config.train.select={select!r} is unknown.{suggest(select, valid)}")
-    return task
 
 
-def _read_examples(experiment: ExperimentConfig, inputs: Inputs) -> dict[str, batches.Examples]:
-    """{name: tokens and slots} of each split, with room for the learned tokens of the tuning methods."""
-    methods = partition.find_methods(experiment.tune)
-    partition.check(methods, inputs.base[1], experiment.model.max_length)
-    length = partition.prompt_length(methods)
-    return {name: batches.prepend(split, length) for name, split in inputs.examples.items()}
+def _read_examples(experiment: ExperimentConfig, inputs: Inputs, problem: Problem) -> dict[str, batches.Examples]:
+    """{name: tokens and slots} of each split, as `prepared.draw` returns them."""
+    partition.check(partition.find_methods(experiment.tune), inputs.base[1], experiment.model.max_length)
+    return {name: draw(experiment, problem, name, texts, inputs.base[0]) for name, texts in inputs.examples.items()}
 
 
 def _build_model(experiment: ExperimentConfig, config: EncoderConfig, task: Task) -> Model:
@@ -147,6 +157,7 @@ def _build_model(experiment: ExperimentConfig, config: EncoderConfig, task: Task
 
 def _plan_stages(
     settings: Settings,
+    task: Task,
     model: Model,
     parameters: Parameters,
     layout: Layout,
@@ -183,7 +194,8 @@ def _plan_stages(
                 shapes=layout.plan.shapes,
             )
         )
-    return features.start_stages(settings, model, examples, stages, layout.schedule, layout.groups), rates
+    problem = find_problem(task.kind)
+    return features.start_stages(settings, problem, model, examples, stages, layout.schedule, layout.groups), rates
 
 
 def resolve(

@@ -1,20 +1,24 @@
 """A prepared run: everything that is known about it before compilation."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int
 
 from fjt.core import tree
-from fjt.core.options import Settings
+from fjt.core.options import ExperimentConfig, Settings
+from fjt.core.seeds import make_key
 from fjt.data import batches, packing
 from fjt.data.glue import Split, Task
 from fjt.models.encoder import Model
 from fjt.tasks.kinds import find_problem
 from fjt.tasks.problem import Problem
 from fjt.training.hyper import Hyper
+from fjt.tuning import partition
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +43,34 @@ class Stage:
     shapes: tuple[packing.Shape, ...]
 
 
+def draw(
+    options: ExperimentConfig,
+    problem: Problem,
+    split: str,
+    texts: batches.Examples,
+    tokenizer: Any,
+    epoch: int = 0,
+    numbers: Int[np.ndarray, " N"] | None = None,
+) -> batches.Examples:
+    """The examples of a split in an epoch, with room for the learned tokens of the tuning methods.
+
+    What is drawn for training depends on seeds.data; for the other splits it is the same in all runs and epochs.
+
+    Args:
+        options: of the run, without open values.
+        problem: its Problem.
+        split: the name of the split.
+        texts: its tokens and slots, as they were read.
+        tokenizer: of the model.
+        epoch: its number.
+        numbers: of the examples in the split; by default they are all of it.
+    """
+    seed = options.seeds.data if split == "train" else 0
+    assert seed is not None, "seeds are resolved"
+    drawn = problem.drawn(texts, tokenizer, options.mask, make_key(seed, f"draw/{split}"), epoch, numbers)
+    return batches.prepend(drawn, partition.prompt_length(partition.find_methods(options.tune)))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
     """Everything that is known about a run before compilation.
@@ -48,7 +80,8 @@ class Experiment:
         origins: {key: origin} of the options that were open or given.
         task: what is predicted.
         splits: {name: texts and labels}.
-        examples: {name: tokens and slots}.
+        texts: {name: tokens and slots of the splits}, as they were read.
+        examples: {name: tokens and slots} that the model reads; of train, those of its first epoch.
         tokenizer: of the base model.
         model: the Model of the last stage.
         params: all parameters, float32 on the host.
@@ -72,6 +105,7 @@ class Experiment:
     origins: dict[str, str]
     task: Task
     splits: dict[str, Split]
+    texts: dict[str, batches.Examples]
     examples: dict[str, batches.Examples]
     tokenizer: Any
     model: Model
@@ -95,6 +129,25 @@ class Experiment:
     def problem(self) -> Problem:
         """The Problem of the task."""
         return find_problem(self.task.kind)
+
+    @functools.cached_property
+    def of_epoch(self) -> Callable[[int], batches.Examples]:
+        """function(epoch) that returns the training examples of an epoch."""
+        if not self.problem.documents:
+            return lambda epoch: self.examples["train"]
+        return functools.lru_cache(maxsize=2)(lambda epoch: self.draw("train", self.texts["train"], epoch=epoch))
+
+    def draw(
+        self,
+        split: str,
+        texts: batches.Examples,
+        tokenizer: Any = None,
+        epoch: int = 0,
+        numbers: Int[np.ndarray, " N"] | None = None,
+    ) -> batches.Examples:
+        """As the function `draw`, with the run's options.  tokenizer: by default the run's own."""
+        options = self.settings.experiment
+        return draw(options, self.problem, split, texts, tokenizer or self.tokenizer, epoch, numbers)
 
     @property
     def choice(self) -> str:

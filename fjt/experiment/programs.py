@@ -279,7 +279,7 @@ def _want_all(
         return lowered.compile(), (count.cost_analysis() or {}).get("flops", float("nan"))
 
     def make_eval(batch: Shapes) -> tuple[Any, float]:
-        function = functools.partial(evaluator.function, model=stage.model)
+        function = functools.partial(evaluator.function, model=stage.model, read=experiment.problem.read)
         return jax.jit(function, out_shardings=whole).lower(*evaluator.arguments(batch)).compile(), 0.0
 
     def want(make: Callable[[Shapes], tuple[Any, float]], batch: Shapes, function: _Function, *static: Any) -> _Wanted:
@@ -292,6 +292,6 @@ def _want_all(
         batch = abstract_batch(stage.shapes[i], experiment.examples["train"].label, stage.model, experiment.mesh)
         wanted[i] = want(make_train, batch, train, *built_in(experiment, stage).values())
     batch = abstract_batch(eval_shape, experiment.examples["train"].label, stage.model, experiment.mesh)
-    del batch["label"], batch["weight"]
+    del batch["weight"]
     quiet = dataclasses.replace(stage.model, noisy_from=-1)
-    return wanted | {"eval": want(make_eval, batch, evaluator, quiet)}
+    return wanted | {"eval": want(make_eval, batch, evaluator, quiet, experiment.task.kind)}

@@ -62,7 +62,8 @@ def check(
                 found.logits(examples),
                 logits[_slots(experiment.examples["dev"], rows)],
             )
-        _check_logits(folder, computed, expected, experiment.model.dtype)
+        compared = experiment.problem.compared
+        _check_logits(folder, compared(computed), compared(expected), experiment.model.dtype)
 
 
 def _choose(examples: Examples) -> Int[np.ndarray, " n"]:
@@ -116,8 +117,14 @@ def _check_model(experiment: Experiment, folder: str, found: Predictor) -> None:
 def _check_tokens(experiment: Experiment, folder: str, found: Predictor, rows: Int[np.ndarray, " n"]) -> Examples:
     """The Examples of rows of dev by an export's tokenizer.  Raises UserError where the run has others."""
     split, wanted = experiment.splits["dev"], experiment.examples["dev"]
-    chosen = split.take(rows)
-    made = experiment.problem.targets(chosen, found.tokenize(chosen), experiment.task)
+    chosen, bounds = split.take(rows), wanted.row_offsets
+    texts = experiment.problem.targets(chosen, found.read(chosen), experiment.task)
+    numbers = np.concatenate([np.arange(int(bounds[row]), int(bounds[row + 1])) for row in rows])
+    if len(texts) != len(numbers):
+        raise _differs(
+            folder, f"its tokenizer makes {len(texts)} examples of texts of which the run made {len(numbers)}"
+        )
+    made = experiment.draw("dev", texts, found.tokenizer, numbers=numbers)
     mine, theirs = made.offsets[made.row_offsets], wanted.offsets[wanted.row_offsets]
     for i, row in enumerate(rows):
         for name, what in (("token_ids", "tokens"), ("type_ids", "token types")):
@@ -163,11 +170,12 @@ def check_conversion(
     listed = tuple(tuple(text.split()) for text in TEXTS) if problem.words else None
     second, choices = TEXTS[::-1] if pairs else None, (TEXTS,) * len(TEXTS) if problem.choices else None
     split = Split(tuple(map(str, range(len(TEXTS)))), TEXTS, second, NO_LABELS, words=listed, choices=choices)
-    made, wanted = found.tokenize(split), run.tokenize(split)
+    made, wanted = (one.with_room(one.read(split)) for one in (found, run))
     for field in ("token_ids", "type_ids", "offsets"):
         if getattr(made, field).tolist() != getattr(wanted, field).tolist():
             raise _differs(name, "its tokenizer gives other tokens")
-    _check_logits(name, found.logits(made), run.logits(wanted), found.model.dtype)
+    logits, expected = problem.compared(found.logits(made)), problem.compared(run.logits(wanted))
+    _check_logits(name, logits, expected, found.model.dtype)
 
 
 def _check_logits(folder: str, found: Logits, expected: Logits, dtype: str) -> None:

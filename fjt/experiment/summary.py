@@ -51,8 +51,11 @@ def show_data(experiment: Experiment) -> None:
 
 
 def _classes(experiment: Experiment) -> str:
-    """The labels of the training rows with their numbers of rows, or the range of scores."""
+    """The labels of the training rows with their numbers of rows, the range of scores, or the number of masks."""
     task, label = experiment.task, experiment.splits["train"].label
+    if experiment.problem.documents:
+        examples = experiment.examples["train"]
+        return f"{len(examples):,} blocks, {len(label.values):,} of {len(examples.token_ids):,} tokens are predicted"
     if not task.label_names:
         return f"scores: {np.nanmin(label):g} to {np.nanmax(label):g}"
     counts = experiment.problem.count_labels(label, task)

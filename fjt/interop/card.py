@@ -115,7 +115,7 @@ def _facts(task: Task, base: str, revision: str, examples: Mapping[str, int]) ->
     return [
         f"- Base model: {escape(base) or 'none, random weights'}{commit}",
         f"- Data: {task.name}, {counts} examples",
-        f"- Labels: {labels.some([escape(name) for name in task.label_names]) or 'a score'}",
+        f"- Labels: {labels.some([escape(name) for name in task.label_names]) or find_problem(task.kind).unnamed}",
         "- Licence: those of the base model and of the data apply; training adds none",
     ]
 

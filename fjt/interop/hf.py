@@ -58,7 +58,11 @@ def describe(config: EncoderConfig, task: Task, tokenizer: Any) -> dict[str, Any
         tokenizer: its special tokens are named.
     """
     problem, family = find_problem(task.kind), find_family(config.family)
-    names = problem.output_names(task) or ("score",)
+    names = problem.output_names(task) or ("score",) * problem.num_outputs(task)
+    labels = {
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {n: i for i, n in enumerate(names)},
+    }
     special = {name: getattr(tokenizer, name) for name in SPECIAL_IDS if getattr(tokenizer, name) is not None}
     return (
         special
@@ -66,8 +70,7 @@ def describe(config: EncoderConfig, task: Task, tokenizer: Any) -> dict[str, Any
         | {
             "architectures": [family.heads[problem.head].architecture],
             "dtype": "float32",
-            "id2label": {str(i): name for i, name in enumerate(names)},
-            "label2id": {name: i for i, name in enumerate(names)},
+            **(labels if names else {}),
             "problem_type": problem.hub_type or None,
         }
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 from fjt.models import blocks
 from fjt.models.family import EncoderConfig, Family, Head, Site
-from fjt.models.heads import PoolerHead, SpanHead, TokenHead
+from fjt.models.heads import MaskedHead, PoolerHead, SpanHead, TokenHead
 
 NAME = "bert"
 
@@ -37,6 +37,17 @@ BERT = Family(
             {"pooler": "bert.pooler.dense", "classifier": "classifier"},
             "BertForMultipleChoice",
             pretrained=("pooler",),
+        ),
+        "masked": Head(
+            MaskedHead,
+            {
+                "transform": "cls.predictions.transform.dense",
+                "norm": "cls.predictions.transform.LayerNorm",
+                "decoder": "cls.predictions",
+            },
+            "BertForMaskedLM",
+            pretrained=("transform", "norm", "decoder"),
+            tied=blocks.WORDS,
         ),
         "span": Head(SpanHead, {"qa_outputs": "qa_outputs"}, "BertForQuestionAnswering"),
     },

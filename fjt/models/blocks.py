@@ -28,6 +28,7 @@ from fjt.models.layers import (
 )
 
 STDDEV = 0.02  # of new weights, if config.json has no value
+WORDS = "embeddings/word/embedding"
 MODULES = {
     "embeddings/word": "embeddings.word_embeddings",
     "embeddings/position": "embeddings.position_embeddings",

@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt32
 from fjt.core import prng
 from fjt.core.prng import Array
 from fjt.core.seeds import make_key
-from fjt.core.tree import Tree
+from fjt.core.tree import Tree, flatten
 from fjt.models.families import find_family
 from fjt.models.family import EncoderConfig, Head
 from fjt.models.heads import Batch
@@ -121,7 +121,8 @@ class Model:
         batch = ones | dict.fromkeys(("example", "slot_token", "slot_example", "slot_position"), zero)
         encoder_key, head_key = jax.random.split(jax.random.wrap_key_data(jnp.asarray(key)))
         h, encoder = self._encoder(-1).init_with_output(encoder_key, batch, None, Hooks())
-        old, new = (self._head().init(key, h, batch, None, Hooks())["params"] for key in (encoder_key, head_key))
+        given = h, batch, None, Hooks(), *self._tied(encoder["params"])
+        old, new = (self._head().init(key, *given)["params"] for key in (encoder_key, head_key))
         pretrained = self._head_spec().pretrained
         head = {module: (old if module in pretrained else new)[module] for module in new}
         return {"encoder": encoder["params"], "head": head}
@@ -153,7 +154,8 @@ class Model:
         hooks = self.adapt(params.get("adapters", {}), values or {})
         # Above the last layer, the parameters of the encoder are not needed and may be absent.
         h = self._encoder(self.start).apply({"params": params.get("encoder", {})}, batch, noise, hooks)
-        logits: Any = self._head().apply({"params": params["head"]}, h, batch, head_noise, hooks)
+        tied = self._tied(params.get("encoder", {}))
+        logits: Any = self._head().apply({"params": params["head"]}, h, batch, head_noise, hooks, *tied)
         return logits
 
     def hidden(self, params: Tree, batch: Batch, values: Mapping[str, Any] | None = None) -> Float[Array, "G ... D"]:
@@ -170,6 +172,11 @@ class Model:
 
     def _encoder(self, start: int) -> Encoder:
         return Encoder(self.config, jnp.dtype(self.dtype), self.noisy_from, self.one_slot, start)
+
+    def _tied(self, encoder: Tree) -> tuple[Array, ...]:
+        """The leaf of the encoder that the head reads, if there is one."""
+        spec = self._head_spec()
+        return (flatten(encoder)[spec.tied],) if spec.tied else ()
 
     def _head_spec(self) -> Head:
         return find_family(self.config.family).heads[self.head]

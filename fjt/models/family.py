@@ -59,12 +59,14 @@ class Head:
     modules: {module below `head/`: PyTorch module}; a module has the same PyTorch name in all heads of a family.
     architecture: the class of PyTorch `transformers`.
     pretrained: the modules that a pretrained encoder's checkpoint holds.  The others are new for a task.
+    tied: the encoder's leaf that the module is called with as its last argument; "" for none.
     """
 
     module: type[nn.Module]
     modules: Mapping[str, str]
     architecture: str
     pretrained: tuple[str, ...] = ()
+    tied: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,8 +126,9 @@ class Family:
 
     def torch_parts(self) -> set[str]:
         """The first parts of the PyTorch names below the prefix, which stand alone in a file of a bare encoder."""
-        modules = [*self.modules.values(), *(self.torch_module(module) for module in self.pretrained_head())]
-        return {module.removeprefix(f"{self.prefix}.").split(".")[0] for module in modules}
+        prefix = f"{self.prefix}."
+        head = [module for module in map(self.torch_module, self.pretrained_head()) if module.startswith(prefix)]
+        return {module.removeprefix(prefix).split(".")[0] for module in (*self.modules.values(), *head)}
 
     def whole_name(self, name: str) -> str:
         """A PyTorch name with the prefix, which the names in a file of a bare encoder lack."""

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from fjt.core import prng
 from fjt.core.prng import Array
 from fjt.models.family import EncoderConfig
-from fjt.models.layers import Dense, Hooks
+from fjt.models.layers import ACTIVATIONS, Dense, Hooks, LayerNorm, product
 
 Batch = dict[str, Any]  # the arrays of `fjt.data.batches.build`
 HeadNoise = tuple[prng.Key, prng.Rate] | None  # (key pair u32[], dropout rate), None without dropout
@@ -55,6 +55,38 @@ class SpanHead(nn.Module):
     def __call__(self, h: Float[Array, "G S D"], batch: Batch, noise: HeadNoise, hooks: Hooks) -> Float[Array, "G S C"]:
         del batch, noise, hooks
         return Dense(self.classes, "qa_outputs", -1, self.config.stddev, self.dtype, name="qa_outputs")(h, Hooks())
+
+
+class MaskedHead(nn.Module):
+    """Logits of the tokens at the slots: a dense layer, the activation, LayerNorm, and the table of word embeddings.
+
+    The number of outputs is that of the table's rows.
+    """
+
+    classes: int
+    config: EncoderConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self, h: Float[Array, "G S D"], batch: Batch, noise: HeadNoise, hooks: Hooks, table: Float[Array, "V D"]
+    ) -> Float[Array, "G S V"]:
+        del batch, noise, hooks
+        config = self.config
+        h = Dense(config.width, "transform", -1, config.stddev, self.dtype, name="transform")(h, Hooks())
+        h = LayerNorm(config.epsilon, self.dtype, name="norm")(ACTIVATIONS[config.activation](h))
+        return Decoder(self.dtype, name="decoder")(h, table)
+
+
+class Decoder(nn.Module):
+    """The products of vectors with the rows of a table that is not its own, and a bias for each row."""
+
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, h: Float[Array, "G S D"], table: Float[Array, "V D"]) -> Float[Array, "G S V"]:
+        bias: Array = self.param("bias", nn.initializers.zeros, (table.shape[0],))
+        return product(h, table.astype(self.dtype).T) + bias.astype(self.dtype)[None, None]
 
 
 def drop_slots(h: Float[Array, "G S D"], batch: Batch, noise: HeadNoise) -> Float[Array, "G S D"]:

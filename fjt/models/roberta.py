@@ -16,7 +16,7 @@ from fjt.core.declared import whole
 from fjt.core.prng import Array
 from fjt.models import blocks
 from fjt.models.family import EncoderConfig, Family, Head, Site
-from fjt.models.heads import Batch, HeadNoise, PoolerHead, SpanHead, TokenHead, drop_slots
+from fjt.models.heads import Batch, HeadNoise, MaskedHead, PoolerHead, SpanHead, TokenHead, drop_slots
 from fjt.models.layers import Dense, Hooks
 
 
@@ -90,6 +90,13 @@ ROBERTA = Family(
             {"pooler": "roberta.pooler.dense", "classifier": "classifier"},
             "RobertaForMultipleChoice",
             pretrained=("pooler",),
+        ),
+        "masked": Head(
+            MaskedHead,
+            {"transform": "lm_head.dense", "norm": "lm_head.layer_norm", "decoder": "lm_head"},
+            "RobertaForMaskedLM",
+            pretrained=("transform", "norm", "decoder"),
+            tied=blocks.WORDS,
         ),
         "span": Head(SpanHead, {"qa_outputs": "qa_outputs"}, "RobertaForQuestionAnswering"),
     },

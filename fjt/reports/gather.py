@@ -280,9 +280,9 @@ def _add_predictions(path: str, split: str, row: Row, number: int, dev: dict[str
     labelled = problem.is_labelled(truth)
     if not labelled.any():
         return None
-    dtype = _smallest(truth.dtype, len(names))
-    predicted = problem.decode(logits[labelled], facts).values.astype(dtype)
-    ids, truth = ids[labelled], truth[labelled].astype(dtype)
+    predicted = problem.decode(logits[labelled], facts).values
+    ids, truth = ids[labelled], truth[labelled]
+    predicted, truth = (rows.astype(_smallest(rows.dtype, len(names))) for rows in (predicted, truth))
     metrics = [key.split(".", 1)[1] for key in row if key.startswith("metrics.")]
     check_scores(row, metrics, problem, widen(predicted), widen(truth))
     content = hashlib.sha256("\n".join([*map(str, ids), *map(repr, truth.tolist())]).encode()).hexdigest()
@@ -298,8 +298,8 @@ def _add_predictions(path: str, split: str, row: Row, number: int, dev: dict[str
 
 
 def _smallest(dtype: np.dtype, labels: int) -> np.dtype:
-    """The type of as few bytes as hold the labels and predictions of a task.  dtype: of its labels in a run."""
-    if dtype.kind == TEXT_KIND:
+    """The type of as few bytes as hold the labels or predictions of a task.  dtype: of them in a run."""
+    if dtype.kind == TEXT_KIND or (not labels and dtype.kind != "f"):
         return dtype
     return np.dtype(np.float32) if dtype.kind == "f" else np.min_scalar_type(max(1, labels - 1))
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int, Real, Shaped
 from numpy.typing import ArrayLike
 
 Predicted = Shaped[np.ndarray, "n m"]  # class ids or scores
@@ -68,7 +68,7 @@ def of_label_sets(metric: str, predicted: ArrayLike, label: ArrayLike) -> Float[
 
 
 def of_counts(
-    counts: Int[np.ndarray, "n N K C"], score: Callable[[np.ndarray], Float[np.ndarray, "..."]]
+    counts: Real[np.ndarray, "n N K C"], score: Callable[[np.ndarray], Float[np.ndarray, "..."]]
 ) -> Float[np.ndarray, "n N"]:
     """As `of_classes`, for a score that is a function of sums over units.
 

@@ -8,6 +8,7 @@ from fjt.core.errors import UserError, suggest
 from fjt.data.glue import Task
 from fjt.tasks.classification import CLASSIFICATION
 from fjt.tasks.entities import ENTITIES
+from fjt.tasks.masked_lm import MASKED_LM
 from fjt.tasks.multi_regression import MULTI_REGRESSION
 from fjt.tasks.multilabel import MULTI_LABEL
 from fjt.tasks.multiple_choice import MULTIPLE_CHOICE
@@ -37,6 +38,7 @@ def register(problem: Problem) -> None:
 
 for _problem in (
     CLASSIFICATION, REGRESSION, MULTI_LABEL, MULTI_REGRESSION, TAGGING, ENTITIES, QUESTION_ANSWERING, MULTIPLE_CHOICE,
+    MASKED_LM,
 ):  # fmt: skip
     register(_problem)
 

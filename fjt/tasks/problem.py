@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped, UInt32
 
-from fjt.core.options import EvalConfig, LossConfig
+from fjt.core.options import EvalConfig, LossConfig, MaskConfig
 from fjt.core.prng import Array
 from fjt.core.ragged import Ragged
 from fjt.data.batches import Examples
@@ -59,6 +59,7 @@ class Problem(abc.ABC):
             these tokens alone.
         words: whether a text is a list of words, each with a slot at its first token.
         choices: whether a text has several continuations, each a part of its example with a slot at its first token.
+        documents: whether a text is a document without labels, of which tokens are masked anew in each epoch.
         contexts: whether the second text of a pair is a context in which answers are found, with a slot at each token.
         schemes: the ways to write predicted tags of spans (`fjt.tasks.spans`), () where there are none.
         head: name of the head of a model family that reads the slots.
@@ -68,6 +69,7 @@ class Problem(abc.ABC):
         bounds: {metric: (lowest, highest) value} of the metrics that have both.
         hub_type: `problem_type` in an exported config.json, "" where PyTorch's `transformers` has none.
         hub_task: the task in a model card.
+        unnamed: what is predicted where labels have no names.
     """
 
     name: ClassVar[str]
@@ -75,6 +77,7 @@ class Problem(abc.ABC):
     one_slot: ClassVar[bool] = True
     words: ClassVar[bool] = False
     choices: ClassVar[bool] = False
+    documents: ClassVar[bool] = False
     contexts: ClassVar[bool] = False
     schemes: ClassVar[tuple[str, ...]] = ()
     head: ClassVar[str] = "sequence"
@@ -84,6 +87,7 @@ class Problem(abc.ABC):
     bounds: ClassVar[dict[str, tuple[float, float]]] = {}
     hub_type: ClassVar[str] = ""
     hub_task: ClassVar[str] = "text-classification"
+    unnamed: ClassVar[str] = "a score"
 
     def num_outputs(self, task: Task) -> int:
         """The number of logits per slot, C."""
@@ -147,6 +151,47 @@ class Problem(abc.ABC):
         del split, task
         return examples
 
+    def drawn(
+        self,
+        examples: Examples,
+        tokenizer: Any,
+        options: MaskConfig,
+        key: UInt32[np.ndarray, "2"],
+        epoch: int = 0,
+        numbers: Int[np.ndarray, " N"] | None = None,
+    ) -> Examples:
+        """The examples of an epoch, where these differ: as many slots and tokens of each, at other places.
+
+        Args:
+            examples: as `targets` returns them.
+            tokenizer: of the model.
+            options: the section config.mask.
+            key: of the draw.
+            epoch: its number.
+            numbers: of the examples in their split; by default they are all of it.
+        """
+        del tokenizer, options, key, epoch, numbers
+        return examples
+
+    def answered(self, split: Split, examples: Examples) -> Split:
+        """The split with the labels of its rows, where only its examples, as `drawn` returns them, tell these."""
+        del examples
+        return split
+
+    def asked(self, examples: Examples, tokenizer: Any) -> Examples:
+        """The examples of new texts, with slots where something is to be predicted.
+
+        Raises:
+            UserError: there is no such place.
+        """
+        del tokenizer
+        return examples
+
+    def named(self, task: Task, tokenizer: Any) -> Task:
+        """The task with the names of its labels, where these are the tokens of the model."""
+        del tokenizer
+        return task
+
     def by_row(self, logits: Float[np.ndarray, "M C"], examples: Examples, split: Split, task: Task) -> Scores:
         """The logits of the slots as one value per row of a split.
 
@@ -191,6 +236,22 @@ class Problem(abc.ABC):
         """
 
     # Evaluation.
+
+    def read(self, logits: Float[Array, "*slots C"], batch: dict[str, Array]) -> Float[Array, "*slots K"]:
+        """What is brought back from the devices of the logits of a batch: by default, all of them.
+
+        Elsewhere in this class, and in the records of a run, `logits` are what this returns.
+
+        Args:
+            logits: of the slots.
+            batch: with their labels.
+        """
+        del batch
+        return logits
+
+    def compared(self, logits: Float[np.ndarray, "M K"]) -> Float[np.ndarray, "M k"]:
+        """The part of what `read` returns that a model in another form gives as well, but for rounding."""
+        return logits
 
     @abc.abstractmethod
     def decode(self, logits: Scores, task: Task) -> Predictions:

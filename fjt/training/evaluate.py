@@ -36,7 +36,7 @@ class Chunks(Sequence):
 
     def __getitem__(self, k: int) -> tuple[Batch, batches.Places]:
         batch, places = batches.build(self.examples, self.indices[k], self.shape, hidden=self.hidden)
-        del batch["label"], batch["weight"]
+        del batch["weight"]
         return batch, places
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from fjt.core import tree
 from fjt.training.hyper import Hyper
-from fjt.training.step import Batch, Model, TrainState, eval_step, train_step
+from fjt.training.step import Batch, Model, Read, TrainState, eval_step, train_step
 
 
 @no_type_check  # trees of shapes and of shardings are made of it as well
@@ -82,12 +82,14 @@ def lanes_step(
     return dataclasses.replace(lanes, state=state), metrics
 
 
-def lanes_eval(lanes: Lanes, shared: tree.Tree, batch: Batch, *, model: Model) -> Float[jax.Array, "G S J C"]:
-    """The logits of a batch that is the same for all lanes."""
+def lanes_eval(
+    lanes: Lanes, shared: tree.Tree, batch: Batch, *, model: Model, read: Read
+) -> Float[jax.Array, "G S J K"]:
+    """As `eval_step`, of a batch that is the same for all lanes."""
 
     def one(lane: Lanes) -> jax.Array:
         params = tree.merge(shared, lane.frozen, lane.state.trainable)
-        return eval_step(params, batch, lane.hyper.methods, model=model)
+        return eval_step(params, batch, lane.hyper.methods, model=model, read=read)
 
     return jax.vmap(one, out_axes=2)(lanes)
 

@@ -16,6 +16,7 @@ from fjt.training.hyper import Hyper
 
 Batch = dict[str, Array]  # the arrays of `fjt.data.batches.build`
 Loss = Callable[[Array, Batch, Hyper], tuple[Array, Array]]  # `Problem.loss`
+Read = Callable[[Array, Batch], Array]  # `Problem.read`
 Sums = TypeVar("Sums")
 
 
@@ -111,14 +112,15 @@ def _accumulate(function: Callable[[Batch], Sums], batch: Batch, parts: int) -> 
 
 
 def eval_step(
-    params: tree.Tree, batch: Batch, values: Mapping[str, Any] | None = None, *, model: Model
-) -> Float[jax.Array, "G S C"]:
-    """The logits of a batch, without dropout.
+    params: tree.Tree, batch: Batch, values: Mapping[str, Any] | None = None, *, model: Model, read: Read
+) -> Float[jax.Array, "G S K"]:
+    """What the kind of problem reads of the logits of a batch, without dropout.
 
     Args:
         params: all parameters.
-        batch: without labels and weights.
+        batch: without weights.
         values: of the tuning methods, as in Hyper.methods.
         model: computes the logits.
+        read: of the kind of problem.
     """
-    return model.apply(params, batch, values)
+    return read(model.apply(params, batch, values), batch)

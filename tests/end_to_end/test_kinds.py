@@ -7,7 +7,7 @@ import pytest
 import squad_files
 from process import StopAfterEvaluation, outcome
 
-from configs import base, choice, ner, squad
+from configs import base, choice, ner, pretrain, squad
 from fjt.core import settings
 from fjt.data import conll
 from fjt.experiment import workdir
@@ -46,6 +46,10 @@ def write_targets(path, rng):
     write_rows(path, rng, lambda rng: {"a": rng.normal(), "b": rng.normal()})
 
 
+def write_documents(path, rng):
+    path.write_text("\n\n".join(" ".join(words(rng)) for _ in range(40)))
+
+
 KINDS = {  # (config, options, suffix, writer of a file)
     "entities": (ner, {}, "conll", write_entities),
     "question_answering": (squad, {"model.doc_stride": 8}, "json", write_questions),
@@ -61,6 +65,7 @@ KINDS = {  # (config, options, suffix, writer of a file)
         "jsonl",
         write_targets,
     ),
+    "masked_lm": (pretrain, {"mask.whole_words": True}, "txt", write_documents),
 }
 
 
