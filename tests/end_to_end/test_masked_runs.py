@@ -74,7 +74,9 @@ def test_masked_tokens_are_learned_and_scored(run):
 
 
 def test_masks_of_new_texts_are_filled(run, launch, tmp_path):
-    found = fjt.load_run(run).predict(["red [MASK] blue white [MASK] grey red green blue white", "[MASK] red green blue white black grey", "red"])
+    found = fjt.load_run(run).predict(
+        ["red [MASK] blue white [MASK] grey red green blue white", "[MASK] red green blue white black grey", "red"]
+    )
     assert found["labels"] == [["green", "black"], ["grey"], []]
     candidates = found["candidates"][0][1]
     assert [len(found["candidates"][0]), len(candidates), candidates[0][0]] == [2, 5, "black"]

@@ -75,10 +75,11 @@ def check_gradients(problem, model, params, batch, theirs, expected, classes=2):
 
     value, grads = jax.jit(jax.value_and_grad(loss))(params)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
-    gradients = {name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
-    whole = np.sqrt(sum(np.sum(np.square(gradient)) for gradient in gradients.values()))
+    named = dict(theirs.named_parameters(remove_duplicate=False))  # tied ones have two names
+    gradients = {name: parameter.grad.numpy() for name, parameter in named.items()}
+    whole = np.sqrt(sum(np.sum(np.square(parameter.grad.numpy())) for parameter in theirs.parameters()))
     grads = tree.flatten(grads)
-    assert len(grads) == len(gradients)
+    assert len(grads) == len(list(theirs.parameters()))
     for name, gradient in grads.items():
         reference = gradients[torch_names.torch_name(name, model.config.family)]
         difference = np.linalg.norm(torch_names.to_torch(name, np.asarray(gradient)) - reference)
