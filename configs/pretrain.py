@@ -10,7 +10,10 @@ share a row, and none sees another.  Without a dev file, --config.data.holdout=0
 Each epoch masks other tokens, the same ones on any number of devices and after a resume; dev has the same masks in all
 runs.  The next run starts from what this one has learned: --config.model.path=runs/adapted.
 
-From scratch, with the vocabulary of your choice:  --config.model.path= --config.model.scratch.vocab=vocab.txt
+From scratch, of any size and with a vocabulary of the texts:
+
+    python -m fjt.vocabulary --input train.txt --size 8000 --output vocabulary
+    ... --config.model.path= --config.model.scratch.vocab=vocabulary --config.model.scratch.layers=4
 """
 
 from ml_collections import ConfigDict

@@ -30,7 +30,7 @@ ROOMS = (
     "doors",
 )
 LEVEL = {room: level for level, room in enumerate(ROOMS)}
-DOORS = ("api", "configs", "export", "flags", "main", "predict", "report", "reproduce", "sweep")
+DOORS = ("api", "configs", "export", "flags", "main", "predict", "report", "reproduce", "sweep", "vocabulary")
 
 
 def modules():
@@ -241,6 +241,8 @@ PREFIXES = "|".join({family.prefix for family in FAMILIES.values()})
 FAMILY_NAME = re.compile(rf"^({'|'.join(FAMILIES)})$|\b({PREFIXES})\.|Bert[A-Z]|Roberta[A-Z]")
 KIND_NAME = re.compile(rf"^({'|'.join(PROBLEMS)})$")
 ALLOWED = {
+    ("data.vocabulary", "BertNormalizer"),  # of `tokenizers`
+    ("data.vocabulary", "BertPreTokenizer"),
     ("data.tokenization", "BertTokenizer"): "the class of WordPiece tokenizers in transformers",
     ("tuning.bottleneck_forms", "bert"): "AdapterHub's name of a way to draw first values",
     ("core.options", "classification"): "the default of config.data.kind",

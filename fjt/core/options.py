@@ -96,7 +96,10 @@ class ScratchConfig:
     heads: int = option(4, "model.path is empty: number of attention heads")
     inner: int = option(512, "model.path is empty: width of the feed-forward layers")
     vocab: str = option(
-        "", "model.path is empty: WordPiece vocabulary file; empty: the synthetic one", place=True, path=True
+        "",
+        "model.path is empty: WordPiece vocabulary file, or a tokenizer's directory; empty: the synthetic one",
+        place=True,
+        path=True,
     )
 
 

@@ -97,7 +97,7 @@ def _words(
     """The slots of the words that are chosen in each example, ascending."""
     begins = np.concatenate([[True], (np.diff(owner) > 0) | (np.diff(examples.label) != 0)])
     first = np.flatnonzero(begins)
-    sizes, of = np.diff([*first, len(owner)]), owner[first]
+    sizes, of = np.diff(np.append(first, len(owner))), owner[first]
     order = np.lexsort((drawn[first], of))
     taken = _that_fit(of[order], sizes[order], counts)
     chosen = np.zeros(len(first), bool)

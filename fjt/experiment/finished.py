@@ -173,6 +173,8 @@ class Run:
     @property
     def full_task(self) -> Task:
         """The Task, with names for labels that are the tokens of the model."""
+        if not self.problem.documents:
+            return self.task
         return self.problem.named(self.task, self._predictor.tokenizer)
 
     @property

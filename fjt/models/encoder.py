@@ -173,7 +173,7 @@ class Model:
     def _encoder(self, start: int) -> Encoder:
         return Encoder(self.config, jnp.dtype(self.dtype), self.noisy_from, self.one_slot, start)
 
-    def _tied(self, encoder: Tree) -> tuple[Array, ...]:
+    def _tied(self, encoder: Any) -> tuple[Array, ...]:
         """The leaf of the encoder that the head reads, if there is one."""
         spec = self._head_spec()
         return (flatten(encoder)[spec.tied],) if spec.tied else ()

@@ -187,7 +187,8 @@ class MaskedLM(Problem):
     def constant(self, label: Tokens) -> Fits:
         """The frequencies of the tokens that are to be predicted, whatever the text."""
         _, at, counts = np.unique(label.values, return_inverse=True, return_counts=True)
-        others = np.where(np.arange(len(counts)) == counts.argmax(), np.sort([0, *counts])[-2], counts.max())
+        second = np.sort(np.append(counts, 0))[-2]
+        others = np.where(np.arange(len(counts)) == counts.argmax(), second, counts.max())
         with np.errstate(divide="ignore"):
             found = np.log(np.stack([counts, others], axis=1) / counts.sum())
         return Ragged(found.astype(np.float32)[at], label.offsets)

@@ -16,7 +16,7 @@ from fjt.training.hyper import Hyper
 
 Batch = dict[str, Array]  # the arrays of `fjt.data.batches.build`
 Loss = Callable[[Array, Batch, Hyper], tuple[Array, Array]]  # `Problem.loss`
-Read = Callable[[Array, Batch], Array]  # `Problem.read`
+Read = Callable[[Array, Batch], Any]  # `Problem.read`
 Sums = TypeVar("Sums")
 
 

@@ -140,7 +140,7 @@ def test_options_that_do_not_fit():
     hint = "are shares of the same tokens"
     with pytest.raises(UserError, match=rf"config.mask.replaced=0.8 and config.mask.random=0.3 {hint}"):
         drawn(random=0.3)
-    with pytest.raises(UserError, match="config.loss.label_smoothing=0.1: masked_lm does not have this option"):
+    with pytest.raises(UserError, match=r"config.loss.label_smoothing=0.1: masked_lm does not have this option"):
         MASKED_LM.label_weights(LossConfig(label_smoothing=0.1), np.zeros(0, np.int32), TASK)
     without = types.SimpleNamespace(mask_token_id=None)
     with pytest.raises(UserError, match="has no mask_token"):
