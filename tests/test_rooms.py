@@ -241,8 +241,8 @@ PREFIXES = "|".join({family.prefix for family in FAMILIES.values()})
 FAMILY_NAME = re.compile(rf"^({'|'.join(FAMILIES)})$|\b({PREFIXES})\.|Bert[A-Z]|Roberta[A-Z]")
 KIND_NAME = re.compile(rf"^({'|'.join(PROBLEMS)})$")
 ALLOWED = {
-    ("data.vocabulary", "BertNormalizer"),  # of `tokenizers`
-    ("data.vocabulary", "BertPreTokenizer"),
+    ("data.vocabulary", "BertNormalizer"): "a class of `tokenizers`",
+    ("data.vocabulary", "BertPreTokenizer"): "a class of `tokenizers`",
     ("data.tokenization", "BertTokenizer"): "the class of WordPiece tokenizers in transformers",
     ("tuning.bottleneck_forms", "bert"): "AdapterHub's name of a way to draw first values",
     ("core.options", "classification"): "the default of config.data.kind",
