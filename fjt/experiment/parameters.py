@@ -99,6 +99,11 @@ def _load(
         return pretrained.Loaded(params={}, missing=tuple(names), unused=())
     keep_head = experiment.model.keep_head and not adapter
     problem = find_problem(inputs.data[0].kind)
+    if find_family(config.family).heads[problem.head].tied and hf_config.get("tie_word_embeddings") is False:
+        raise UserError(
+            f"{inputs.path}: config.json has tie_word_embeddings=false, so its head has a table of words of its own. "
+            f"{problem.name} reads that of the embeddings; use another model."
+        )
     head = problem.head if keep_head else ""
     loaded = pretrained.take(checkpoint, abstract, inputs.path, head)
     again = partition.reinitialised(names, config, experiment.model.reinit_layers)

@@ -13,6 +13,7 @@ import scipy.stats
 from fjt.core.ragged import Ragged
 from fjt.data import squad
 from fjt.tasks.entities import ENTITIES
+from fjt.tasks.masked_lm import MASKED_LM
 from fjt.tasks.question_answering import QUESTION_ANSWERING
 from tests.scores import pseudo_values
 
@@ -174,6 +175,40 @@ class Answers(Choices):
         return {"f1": np.einsum("kij,i,j->k", found, WEIGHTS, WEIGHTS)}
 
 
+@dataclasses.dataclass(frozen=True)
+class Documents:
+    """Two methods that predict the masked tokens of documents, some of which are easier than others."""
+
+    levels: tuple = (-3.0, -2.95)  # of each method, the mean log-probability of a true token
+    seed: float = 0.03  # sd over seeds of it
+    example: float = 1.0  # sd over documents
+    method: float = 0.15  # sd over documents of the difference of two methods
+    noise: float = 0.2  # of a run and document
+    slots: float = 8.0  # on average, one more, of a document
+    metrics: tuple = ("perplexity",)
+
+    def draw_examples(self, rng, m):
+        """(None, i64[m] slots, f64[2, 1, m] what a document adds to the log-probability of each method)."""
+        effect = self.example * rng.normal(size=m) + self.method * rng.normal(size=(2, 1, m))
+        return None, 1 + rng.poisson(self.slots, m), effect
+
+    def draw_runs(self, rng, n, label, effect):
+        """f64[2, n, m]: the mean log-probability of the true tokens of a document by n new seeds of each method."""
+        level = np.array(self.levels)[:, None, None] + self.seed * over_seeds(rng, n)
+        return level + effect + self.noise * rng.standard_normal((2, n, len(label)))
+
+    def scores(self, predicted, label, metrics):
+        return {"perplexity": np.exp(-(predicted @ label) / label.sum())}
+
+    def pseudo_values(self, metric, predicted, label):
+        offsets = np.concatenate([[0], np.cumsum(label)])
+        runs = [Ragged(np.repeat(run[:, None], label, axis=0).repeat(2, axis=1), offsets) for run in predicted]
+        return MASKED_LM.pseudo_values(metric, runs, Ragged(np.zeros(offsets[-1], np.int32), offsets))
+
+    def truth(self):
+        return {"perplexity": np.exp(-np.array(self.levels) + self.seed**2 / 2)}
+
+
 ANSWERS, F1_OF = squad.labels_of([[["late"]], [["dark"]], [["dark blue"]]]), np.array([0, 2 / 3, 1])
 
 HARD = Choices(margins=(0.524, 0.58), share=0.5)
@@ -197,6 +232,7 @@ SHAPES = {
     ),
     "accuracy 0.70, six examples a source": (SOURCES, (1000,)),
     "correlation 0.88": (Scores(), (277, 1500)),
+    "perplexity 20": (Documents(), (150, 1000)),
     "answer F1 0.78": (Answers((0.524, 0.58), 1.0, source=0.5), (277, 1500)),
     "entity F1 0.58": (Sentences((1.2, 1.25), 0.12, seed=0.08, bias=0.1, source=0.5), (150, 600)),
 }

@@ -1,6 +1,7 @@
 """Masked language models: from a text to tokens at masks, to the next run, and the same masks in every layout."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -177,6 +178,14 @@ def test_losses_are_those_of_one_device_and_of_packed_rows(options, tmp_path):
         losses.append([row["loss"] for row in rows] + [row["loss"] for row in scores])
     assert len(losses[0]) == 18 and losses[0][0] != losses[0][1]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+
+
+def test_a_head_with_a_table_of_its_own_is_refused(run, tmp_path):
+    shutil.copytree(run / "export", tmp_path / "model")
+    about = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps(about | {"tie_word_embeddings": False}))
+    with pytest.raises(UserError, match="tie_word_embeddings=false, so its head has a table of words of its own"):
+        prepare(made_config(tmp_path, model__path=str(tmp_path / "model")))
 
 
 @pytest.mark.parametrize(

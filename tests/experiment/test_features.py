@@ -18,6 +18,8 @@ from fjt.core.options import CacheConfig, EvalConfig, ExecutionConfig, Experimen
 from fjt.experiment import features
 from fjt.experiment.prepared import Experiment, Stage
 from fjt.models.encoder import Model
+from fjt.tasks.classification import CLASSIFICATION
+from fjt.tasks.masked_lm import MASKED_LM
 from fjt.training import evaluate, placement
 from fjt.tuning import partition
 
@@ -25,7 +27,7 @@ CONFIG = dataclasses.replace(small.CONFIG, layers=3)
 EXAMPLES = {"train": small.make_examples(60), "dev": small.make_examples(41, seed=1)}
 PACKED = small.Layout(row_length=64, batch_size=16)
 APART = small.Layout(groups=4, accumulation=2, one_a_row=True, batch_size=16)  # on two devices
-TOLERANCE = {np.float32: (20, 2e-6), np.float64: (60, 1e-12)}
+TOLERANCE = {np.float32: (20, 2e-6), np.float64: (30, 1e-12)}
 # {case: (what it tunes, which of its stages)}
 CASES = {
     "head": (small.tune("head"), 0),
@@ -120,7 +122,8 @@ def check(found, reference, dtype):
     np.testing.assert_allclose(found, reference[: len(found)], rtol=TOLERANCE[dtype][1], atol=0)
 
 
-DOUBLE = [(name, np.float64) for name in CASES]
+LAYERS = ("head", "top_k 2", "lora at the pooler", "gradual, second stage")  # the others start where these do
+DOUBLE = [(name, np.float64) for name in LAYERS]
 SINGLE = [("top_k 2", np.float32)]
 
 
@@ -377,7 +380,7 @@ def test_a_full_disk_is_named_before_the_work(tmp_path, monkeypatch):
 # When.
 
 
-def choose(name, epochs=3.0, frozen_dropout=False, **cache):
+def choose(name, epochs=3.0, frozen_dropout=False, problem=CLASSIFICATION, **cache):
     """Choices for a case whose stages last so many epochs each."""
     case = prepare(name, np.float32)
     tune, _ = CASES[name]
@@ -399,7 +402,7 @@ def choose(name, epochs=3.0, frozen_dropout=False, **cache):
         ),
         execution=small.double(ExecutionConfig, cache=CacheConfig(**cache)),
     )
-    return features.choose(made, case.model, EXAMPLES, stages, 8)
+    return features.choose(made, problem, case.model, EXAMPLES, stages, 8)
 
 
 @pytest.mark.parametrize(
@@ -413,6 +416,7 @@ def choose(name, epochs=3.0, frozen_dropout=False, **cache):
         ("top_k 2", {"frozen_dropout": True}, "frozen_dropout"),
         ("top_k 2", {"hidden_gib": 1e-4}, "config.cache.hidden_gib=0.0001"),
         ("head", {"hidden_gib": 1e-4}, ""),  # a vector an example
+        ("head", {"problem": MASKED_LM}, "masked_lm draws other tokens in each epoch"),
         ("full", {"hidden": True}, "encoder/embeddings/.* trains"),
         ("lora", {"hidden": True}, "adapters/lora/layer_0/.* trains"),
     ],

@@ -39,7 +39,6 @@ CASES = {
     "ia3": small.tune("ia3"),
     "houlsby": small.tune("houlsby", reduction=8.0),
     "pfeiffer": small.tune("pfeiffer", reduction=8.0),
-    "pfeiffer plain": small.tune("pfeiffer", reduction=8.0, adapter_norm=False),
     "parallel": small.tune("parallel", reduction=8.0),
     "compacter": small.tune("compacter", reduction=4.0),
     "prefix": small.tune("prefix", prefix_length=3),
@@ -47,11 +46,9 @@ CASES = {
     "prompt": small.tune("prompt", prompt_length=3),
     "p_tuning": small.tune("p_tuning", prompt_length=3, projection=8),
     "lora prefix bitfit": small.tune("lora", "prefix", "bitfit", prefix_length=2, rank=2),
-    "mam": small.tune("prefix", "parallel", prefix_length=3, reduction=8.0),
     "unipelt": small.tune("prefix", "lora", "pfeiffer", gating=True, prefix_length=3, rank=2, reduction=8.0),
-    "ia3 lora": small.tune("ia3", "lora", rank=2, sites=("value", "intermediate", "output")),
     "dora ia3": small.tune("dora", "ia3", rank=2, sites=("value", "output")),
-    "top_k pfeiffer": small.tune("top_k", "pfeiffer", layers=1, reduction=8.0),
+    "top_k pfeiffer": small.tune("top_k", "pfeiffer", layers=1, reduction=8.0, adapter_norm=False),
 }  # fmt: skip
 MERGED = [name for name in CASES if name.split()[0] in ("lora", "dora", "vera", "ia3") and "prefix" not in name]
 LIKE_BASE = [*MERGED, "houlsby", "pfeiffer", "parallel", "compacter", "top_k pfeiffer"]
