@@ -12,8 +12,8 @@ A run that answers questions reads a question and its context as such a pair, or
 Its output has the answer, its probability and its place in the context, and, as .jsonl, the best 20 answers; as .json
 it has an answer per id, which the official evaluation of SQuAD reads.
 
-A masked language model predicts the tokens at the masks of a text (`[MASK]`, or as its tokenizer writes it); as .jsonl
-or .tsv, the output has the five best for each with their probabilities.
+A masked language model predicts the tokens at the masks of a text (`[MASK]`, or as its tokenizer writes it); the output
+has the five best for each with their probabilities.  A line of a .txt file is a text here, too.
 
 A run that labels words also reads .conll .conllu .iob files and lists of words, and finds the words of a plain text
 between blanks, each punctuation mark by itself.  Its output has the words and their tags, and, for entities, a list of

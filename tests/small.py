@@ -56,7 +56,7 @@ def double(cls, **values):
 
 
 def whole(logits, batch):
-    """All logits are read, as `Problem.read` does by default."""
+    """All logits, as `Problem.reduce` gives them by default."""
     return logits
 
 

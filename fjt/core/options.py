@@ -29,7 +29,7 @@ class SeedsConfig:
     init: int | None = option(
         None, "seed of the weights that the checkpoint lacks, such as the head's; None: `seed`", **SEED, traced=True
     )
-    data: int | None = option(None, "seed of the order of the training examples; None: `seed`", **SEED, traced=True)
+    data: int | None = option(None, "seed of the order of examples, and of masks; None: `seed`", **SEED, traced=True)
     dropout: int | None = option(None, "seed of dropout; None: `seed`", **SEED, traced=True)
     subset: int = option(0, "seed of the rows that data.limit and data.holdout select; `seed` does not set it", **SEED)
 
@@ -274,7 +274,7 @@ class LossConfig:
 @dataclasses.dataclass(frozen=True)
 class MaskConfig:
     rate: float | None = option(
-        None, "masked_lm: share of the tokens of each example that are predicted; None: 0.15", low=0.0, high=1.0
+        None, "masked_lm: share of the tokens of each example that are predicted; None: 0.15", low=0.001, high=1.0
     )
     whole_words: bool | None = option(
         None, "masked_lm: True masks all tokens of a word or none; None: False, each token by itself"

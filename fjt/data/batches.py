@@ -38,6 +38,7 @@ class Examples:
         row_offsets: i64[rows + 1], the first example of each row of the split.
         part_offsets: i64[parts + 1], the first token of each part.
         slot_chars: (start, end) of each slot in the text where answers are found, see `fjt.data.contexts`.
+        numbers: of the parts in their split, where these are some of it; None: all of it, counted from 0.
     """
 
     token_ids: Int32[np.ndarray, " T"]
@@ -50,6 +51,7 @@ class Examples:
     row_offsets: Int[np.ndarray, " rows_bounds"] = None  # pyright: ignore[reportAssignmentType]
     part_offsets: Int[np.ndarray, " parts_bounds"] = None  # pyright: ignore[reportAssignmentType]
     slot_chars: Int32[np.ndarray, "M 2"] | None = None
+    numbers: Int[np.ndarray, " parts"] | None = None
 
     def __post_init__(self) -> None:
         if self.slot_token is None:
@@ -72,6 +74,34 @@ class Examples:
     def row_slots(self) -> Int[np.ndarray, " bounds"]:
         """i64[rows + 1], the first slot of each row of the split."""
         return self.slot_offsets[self.row_offsets]
+
+
+def take(examples: Examples, chosen: Int[np.ndarray, " n"]) -> Examples:
+    """Some of the examples, in the order given, each as a row; `numbers` keeps their places.  chosen: their indices."""
+    lengths, counts = lengths_of(examples, chosen), slots_of(examples, chosen)
+    tokens = _ranges(examples.offsets[chosen], lengths)
+    slots = _ranges(examples.slot_offsets[chosen], counts)
+    parts, sizes, _ = _parts(examples, chosen)
+    return Examples(
+        examples.token_ids[tokens],
+        examples.type_ids[tokens],
+        _bounds(lengths),
+        examples.label[slots],
+        0,
+        examples.slot_token[slots],
+        _bounds(counts),
+        part_offsets=_bounds(sizes),
+        slot_chars=None if examples.slot_chars is None else examples.slot_chars[slots],
+        numbers=_numbers(examples, parts),
+    )
+
+
+def _bounds(sizes: Int[np.ndarray, " n"]) -> Int[np.ndarray, " bounds"]:
+    return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+
+
+def _numbers(examples: Examples, parts: Int[np.ndarray, " p"]) -> Int[np.ndarray, " p"]:
+    return parts if examples.numbers is None else examples.numbers[parts]
 
 
 def prepend(examples: Examples, count: int) -> Examples:
@@ -206,6 +236,8 @@ def build(
     parts, sizes, of = _parts(examples, chosen)
     part_group = group[of]
     number, _ = _numbers_in_group(part_group, np.ones(len(parts), np.int64), shape.groups)
+    if number.max(initial=-1) >= shape.num_slots:
+        raise ValueError(f"{number.max() + 1} examples of a group do not fit into {shape}")
     _, first_slot = _numbers_in_group(group, counts, shape.groups)
     slots = _ranges(group * shape.num_slots + first_slot, counts), _ranges(examples.slot_offsets[chosen], counts)
     slot_position = examples.slot_token[slots[1]]
@@ -213,7 +245,9 @@ def build(
     among = np.repeat(np.cumsum(lengths) - lengths, counts) + slot_position  # tokens of the batch, one after the other
     slot_part = np.searchsorted(np.cumsum(sizes), among, side="right")
     batch = {
-        "example": _make_scatter(part_group * shape.num_slots + number, shape.groups, shape.num_slots)(parts, np.int32),
+        "example": _make_scatter(part_group * shape.num_slots + number, shape.groups, shape.num_slots)(
+            _numbers(examples, parts), np.int32
+        ),
         "slot_example": to_slots(number[slot_part], np.int32),
         "slot_position": to_slots(slot_position, np.int32),
         "label": to_slots(examples.label[slots[1]], examples.label.dtype),

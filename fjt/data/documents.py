@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from fjt.core.errors import UserError
 from fjt.data.batches import Examples
 
 SUFFIX = ".txt"
@@ -32,17 +31,14 @@ def tokenize(
     """The Examples of documents: one per block, in order, with a slot at each token that can be masked.
 
     A block is [CLS] tokens [SEP]; no token is in two blocks, and no block has tokens of two documents.  The label of a
-    slot is the number of its word in the document: a word is what the tokenizer splits into tokens.  Special tokens,
-    those for unknown words among them, cannot be masked; a block of these alone is left out.
+    slot is the number of its word in the document, as the tokenizer finds words.  Special tokens, those for unknown
+    words among them, cannot be masked.  A document without tokens of its own has no block.
 
     Args:
         texts: the documents.
         tokenizer: of the model.
         max_length: largest number of tokens per block.
         progress: called with the number of documents that are done.
-
-    Raises:
-        UserError: no token of any document can be masked.
     """
     backend, special = tokenizer.backend_tokenizer, np.array(sorted(tokenizer.all_special_ids))
     ids, slots, words, rows = [], [], [], [0]
@@ -55,25 +51,24 @@ def tokenize(
         for encoding in encodings:
             for block in (encoding, *encoding.overflowing):
                 tokens = np.array(block.ids, np.int32)
-                chosen = np.flatnonzero(~np.isin(tokens, special) & (np.array(block.special_tokens_mask) == 0))
-                if len(chosen):
+                own = np.array(block.special_tokens_mask) == 0
+                chosen = np.flatnonzero(own & ~np.isin(tokens, special))
+                if own.any():
                     ids.append(tokens)
                     slots.append(chosen.astype(np.int32))
                     words.append(np.array(block.word_ids, object)[chosen].astype(np.int32))
             rows.append(len(ids))
         if progress:
             progress(min(start + CHUNK, len(texts)))
-    if not ids:
-        raise UserError("None of the documents has a token that can be masked. Check the files and the tokenizer.")
     offsets, slot_offsets = (np.cumsum([0, *map(len, parts)], dtype=np.int64) for parts in (ids, slots))
-    token_ids = np.concatenate(ids)
+    token_ids = np.concatenate([*ids, np.zeros(0, np.int32)])
     return Examples(
         token_ids,
         np.zeros(len(token_ids), np.int8),
         offsets,
-        np.concatenate(words),
+        np.concatenate([*words, np.zeros(0, np.int32)]),
         0,
-        np.concatenate(slots),
+        np.concatenate([*slots, np.zeros(0, np.int32)]),
         slot_offsets,
         np.array(rows),
     )

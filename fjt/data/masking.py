@@ -1,4 +1,4 @@
-"""Which tokens of an epoch are masked, and by what: a pure function of (key, epoch, example, position)."""
+"""The masks of an epoch: a pure function of (key, epoch, example, position)."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from fjt.core.seeds import bits
 from fjt.data.batches import Examples
 
 RATE, REPLACED, RANDOM = 0.15, 0.8, 0.1  # of Devlin et al. 2019
-CHOICE, FATE, TOKEN = range(3)  # what bits decide: a part of their address, so these numbers never change
+CHOICE, FATE, TOKEN = range(3)  # the purpose of bits, a part of their address: these numbers never change
 WHOLE = 2**32
 
 
@@ -44,7 +44,6 @@ def draw(
     masking: Masking,
     key: UInt32[np.ndarray, "2"],
     epoch: int,
-    numbers: Int[np.ndarray, " N"] | None = None,
 ) -> Examples:
     """The Examples of an epoch: tokens are masked, and slots are the places of those that are predicted.
 
@@ -57,11 +56,10 @@ def draw(
         masking: how tokens are masked.
         key: of the draw.
         epoch: its number.
-        numbers: of the examples in their split; by default they are all of it.
     """
     tokens = np.diff(examples.slot_offsets)
     owner = np.repeat(np.arange(len(examples)), tokens)
-    address = (owner if numbers is None else numbers[owner]), examples.slot_token
+    address = (owner if examples.numbers is None else examples.numbers[owner]), examples.slot_token
     counts = counts_of(tokens, masking.rate)
     choose = _words if masking.whole_words else _tokens
     chosen = choose(owner, examples, bits(key, epoch, CHOICE, *address), counts)

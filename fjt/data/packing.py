@@ -57,8 +57,8 @@ class Shape:
 
     @property
     def num_slots(self) -> int:
-        """S."""
-        return self.slots or self.examples
+        """The length of the arrays of slots, which number the examples as well: S, and at least E."""
+        return max(self.slots, self.examples)
 
 
 @dataclasses.dataclass(frozen=True)

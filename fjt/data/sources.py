@@ -234,6 +234,9 @@ def _load_own(task: Task, data: DataConfig, problem: LabelReader) -> tuple[Task,
     if (problem.words or problem.documents) and data.columns.text_pair:
         what = "document" if problem.documents else "list of words"
         raise UserError(f"config.data.columns.text_pair: {data.kind} has one {what} per row. Leave it out.")
+    for option, given in (("label_names", data.label_names), ("columns.labels", data.columns.labels)):
+        if problem.documents and given:
+            raise UserError(f"config.data.{option}: the documents of {data.kind} have no labels. Leave it out.")
     if problem.contexts and not data.columns.text_pair:
         raise UserError(f"config.data.columns.text_pair is empty; for {data.kind} it names the column of the contexts.")
     if problem.choices != bool(data.columns.choices):

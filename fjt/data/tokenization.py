@@ -196,8 +196,7 @@ def tokenize(
         documents: whether the texts are documents.
 
     Raises:
-        UserError: the tokens that the tokenizer adds leave no room for a text, windows cannot share so many, or no
-            token of documents can be masked.
+        UserError: the tokens that the tokenizer adds leave no room for a text, or windows cannot share so many.
     """
     paired = split.text_pair is not None or split.choices is not None
     added = tokenizer.num_special_tokens_to_add(paired)

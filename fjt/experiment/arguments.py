@@ -57,8 +57,10 @@ def build_batch(
         examples: number of examples.
         tokens: number of their tokens.
     """
-    examples = experiment.of_epoch(k // experiment.schedule.steps_per_epoch)
-    indices = experiment.schedule.batches(k, k + 1)[0]
+    examples, indices = experiment.examples["train"], experiment.schedule.batches(k, k + 1)[0]
+    if experiment.problem.redraws:
+        examples = experiment.of_step(k)
+        indices = np.arange(len(examples))
     one_a_row = not experiment.settings.experiment.train.packing
     batch, _ = batches.build(examples, indices, shape, one_a_row, cached["train"])
     return batch, int((indices >= 0).sum()), int(batches.lengths_of(examples, indices).sum())

@@ -78,7 +78,7 @@ def choose(
         if layer < 1:
             lowest = min(sorted(stage.trainable), key=lambda name: cost.place(name, model.config.layers))
             reason = f"{lowest} trains, and no layer lies below it"
-        elif problem.documents:
+        elif problem.redraws:
             reason = f"{problem.name} draws other tokens in each epoch"
         elif settings.experiment.model.frozen_dropout:
             reason = "config.model.frozen_dropout=True makes them other ones in each step"

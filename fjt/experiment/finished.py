@@ -175,7 +175,7 @@ class Run:
         """The Task, with names for labels that are the tokens of the model."""
         if not self.problem.documents:
             return self.task
-        return self.problem.named(self.task, self._predictor.tokenizer)
+        return self.problem.name_labels(self.task, self._predictor.tokenizer)
 
     @property
     def label_names(self) -> tuple[str, ...]:

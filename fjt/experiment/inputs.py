@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -86,6 +86,25 @@ class Inputs:
             "weights": checkpoint.sha256 if checkpoint else "random",
             "tokenizer": tokenization.tokenizer_sha256(tokenizer),
         }
+
+
+def _check_documents(name: str, done: Examples, total: int, warn: Callable[[str], Any]) -> None:
+    """Warns of documents without a token that can be masked.  Raises UserError where no document has one.
+
+    Args:
+        name: of the split.
+        done: its blocks.
+        total: number of its documents.
+        warn: prints a warning.
+    """
+    empty = np.count_nonzero(np.diff(done.row_slots) == 0)
+    if empty == total:
+        raise UserError(
+            f"No document of {name} has a token that can be masked. Check config.data.files.{name}, and whether the "
+            "tokenizer fits its texts."
+        )
+    if empty:
+        warn(f"{empty:,} of {total:,} {name} documents have no token that can be masked")
 
 
 def inputs_key(experiment: ExperimentConfig) -> tuple[Any, ...]:
@@ -173,8 +192,8 @@ def _tokenize(
         for count, how in ((done.truncated, "cut to"), (several, "read in overlapping windows of")):
             if count:
                 warn(f"{count:,} of {total:,} {name} examples ({count / total:.1%}) are {how} {max_length} tokens")
-        if empty := np.count_nonzero(each == 0):
-            warn(f"{empty:,} of {total:,} {name} documents have no token that can be masked, and are left out")
+        if problem.documents:
+            _check_documents(name, done, total, warn)
         lengths = np.diff(done.part_offsets)
         bare = np.count_nonzero(lengths <= tokenizer.num_special_tokens_to_add(paired))
         if bare:

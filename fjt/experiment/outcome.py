@@ -157,7 +157,7 @@ def _write_split(experiment: Experiment, workdir: str, name: str, logits: Scores
     task, split, folder = experiment.task, experiment.splits[name], os.path.join(workdir, "predictions")
     outputs.write_predictions(folder, name, task, split, logits)
     if experiment.settings.execution.output.tables:
-        outputs.write_tables(folder, name, experiment.problem.named(task, experiment.tokenizer), split, logits)
+        outputs.write_tables(folder, name, experiment.problem.name_labels(task, experiment.tokenizer), split, logits)
     return experiment.problem.score(logits, split.label, task, glue.SPLIT_METRICS.get(name))
 
 

@@ -22,7 +22,7 @@ from fjt.models.family import EncoderConfig
 from fjt.tasks.kinds import find_problem
 from fjt.tasks.problem import Problem
 from fjt.training import evaluate, placement
-from fjt.training.step import Read, eval_step
+from fjt.training.step import Reduce, eval_step
 from fjt.tuning import partition
 
 
@@ -58,12 +58,12 @@ class Predictor:
 
     def tokenize(self, split: Split) -> Examples:
         """The Examples of new texts, as the model reads them."""
-        return self.with_room(self.problem.asked(self.read(split), self.tokenizer))
+        return self.with_room(self.problem.pick_slots(self.read(split), self.tokenizer))
 
     @functools.cached_property
     def program(self) -> Callable[..., Any]:
         """function(params, batch, values of the methods) that returns logits on every device."""
-        return _program(self.model, self.problem.read, placement.make_mesh(0))
+        return _program(self.model, self.problem.reduce, placement.make_mesh(0))
 
     def logits(self, examples: Examples) -> Float[np.ndarray, "M C"]:
         """The logits of the slots of Examples, float32 on the host, in file order."""
@@ -89,8 +89,8 @@ class Predictor:
 
 
 @functools.lru_cache(maxsize=4)  # the models of one process: its programs are compiled once
-def _program(model: Model, read: Read, mesh: jax.sharding.Mesh) -> Callable[..., Any]:
-    return jax.jit(functools.partial(eval_step, model=model, read=read), out_shardings=placement.replicated(mesh))
+def _program(model: Model, reduce: Reduce, mesh: jax.sharding.Mesh) -> Callable[..., Any]:
+    return jax.jit(functools.partial(eval_step, model=model, reduce=reduce), out_shardings=placement.replicated(mesh))
 
 
 def _roomy(packed: evaluate.Packed) -> evaluate.Packed:
@@ -156,7 +156,7 @@ def _make_model(
     problem = find_problem(task.kind)
     return Model(
         config,
-        problem.num_outputs(task),
+        problem.num_outputs(task) or config.vocab,
         dtype=options["dtype"],
         adapt=partition.make_adapt(methods),
         one_slot=problem.one_slot,

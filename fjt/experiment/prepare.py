@@ -67,7 +67,7 @@ def prepare(
     task, problem = _complete(experiment, task), find_problem(task.kind)
     tokenizer, config, _, _ = inputs.base
     examples = _read_examples(experiment, inputs, problem)
-    splits = {name: problem.answered(split, examples[name]) for name, split in splits.items()}
+    splits = {name: problem.label_rows(split, examples[name]) for name, split in splits.items()}
     _try_metrics(experiment, task, splits)
     model = _build_model(experiment, config, task)
     parameters = build_parameters(experiment, inputs, model, adapter, view)
@@ -108,8 +108,11 @@ def _complete(experiment: ExperimentConfig, task: Task) -> Task:
     Raises:
         UserError: such a metric cannot be found, or config.train.select names no metric.
     """
-    given = experiment.eval
-    task = own_metrics.add(find_problem(task.kind).configured(task, given), given.metrics)
+    given, problem = experiment.eval, find_problem(task.kind)
+    for name, value in dataclasses.asdict(experiment.mask).items():
+        if value is not None and not problem.documents:
+            raise UserError(f"config.mask.{name}={value}: {task.kind} masks no tokens. Leave the option out.")
+    task = own_metrics.add(problem.configured(task, given), given.metrics)
     select, valid = experiment.train.select, ("last", "best", *task.metrics, "loss")
     if select not in valid:
         raise UserError(f"config.train.select={select!r} is unknown.{suggest(select, valid)}")
@@ -117,7 +120,7 @@ def _complete(experiment: ExperimentConfig, task: Task) -> Task:
 
 
 def _try_metrics(experiment: ExperimentConfig, task: Task, splits: Mapping[str, Split]) -> None:
-    """Calls the user's own metrics with labels, and with a constant, as predictions.
+    """Calls the user's own metrics with predictions that are right, and with a constant.
 
     They are called for every split that is evaluated, because a metric may fail for the labels of one of them.
 
@@ -129,7 +132,7 @@ def _try_metrics(experiment: ExperimentConfig, task: Task, splits: Mapping[str, 
         label = splits[name].label[problem.is_labelled(splits[name].label)]
         for metric in task.own_metrics if len(label) else ():
             try:
-                metric(label, label)
+                metric(problem.perfect(label), label)
                 metric(problem.constant(label), label)
             except UserError as error:
                 raise UserError(f"{error} It was called with the labels of the {name} split.") from None
@@ -147,7 +150,7 @@ def _build_model(experiment: ExperimentConfig, config: EncoderConfig, task: Task
     assert experiment.model.dtype is not None, "the recipe has filled it"
     return Model(
         config,
-        problem.num_outputs(task),
+        problem.num_outputs(task) or config.vocab,
         dtype=experiment.model.dtype,
         adapt=partition.make_adapt(methods),
         one_slot=problem.one_slot,

@@ -1,16 +1,14 @@
 """A prepared run: everything that is known about it before compilation."""
 
 import dataclasses
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Float32
 
 from fjt.core import tree
-from fjt.core.options import ExperimentConfig, Settings
+from fjt.core.options import ExperimentConfig, MaskConfig, Settings
 from fjt.core.seeds import make_key
 from fjt.data import batches, packing
 from fjt.data.glue import Split, Task
@@ -50,11 +48,10 @@ def draw(
     texts: batches.Examples,
     tokenizer: Any,
     epoch: int = 0,
-    numbers: Int[np.ndarray, " N"] | None = None,
 ) -> batches.Examples:
     """The examples of a split in an epoch, with room for the learned tokens of the tuning methods.
 
-    What is drawn for training depends on seeds.data; for the other splits it is the same in all runs and epochs.
+    Draws for training depend on seeds.data and config.mask; those for other splits are the same in all runs.
 
     Args:
         options: of the run, without open values.
@@ -63,11 +60,10 @@ def draw(
         texts: its tokens and slots, as they were read.
         tokenizer: of the model.
         epoch: its number.
-        numbers: of the examples in the split; by default they are all of it.
     """
-    seed = options.seeds.data if split == "train" else 0
+    seed, mask = (options.seeds.data, options.mask) if split == "train" else (0, MaskConfig())
     assert seed is not None, "seeds are resolved"
-    drawn = problem.drawn(texts, tokenizer, options.mask, make_key(seed, f"draw/{split}"), epoch, numbers)
+    drawn = problem.draw(texts, tokenizer, mask, make_key(seed, f"draw/{split}"), epoch)
     return batches.prepend(drawn, partition.prompt_length(partition.find_methods(options.tune)))
 
 
@@ -130,24 +126,18 @@ class Experiment:
         """The Problem of the task."""
         return find_problem(self.task.kind)
 
-    @functools.cached_property
-    def of_epoch(self) -> Callable[[int], batches.Examples]:
-        """function(epoch) that returns the training examples of an epoch."""
-        if not self.problem.documents:
-            return lambda epoch: self.examples["train"]
-        return functools.lru_cache(maxsize=2)(lambda epoch: self.draw("train", self.texts["train"], epoch=epoch))
+    def of_step(self, step: int) -> batches.Examples:
+        """The training examples of a step, in the order in which they were drawn."""
+        chosen = self.schedule.batches(step, step + 1)[0]
+        chosen = chosen[chosen >= 0]
+        if not self.problem.redraws:
+            return batches.take(self.examples["train"], chosen)
+        epoch = step // self.schedule.steps_per_epoch
+        return self.draw("train", batches.take(self.texts["train"], chosen), epoch=epoch)
 
-    def draw(
-        self,
-        split: str,
-        texts: batches.Examples,
-        tokenizer: Any = None,
-        epoch: int = 0,
-        numbers: Int[np.ndarray, " N"] | None = None,
-    ) -> batches.Examples:
+    def draw(self, split: str, texts: batches.Examples, tokenizer: Any = None, epoch: int = 0) -> batches.Examples:
         """As the function `draw`, with the run's options.  tokenizer: by default the run's own."""
-        options = self.settings.experiment
-        return draw(options, self.problem, split, texts, tokenizer or self.tokenizer, epoch, numbers)
+        return draw(self.settings.experiment, self.problem, split, texts, tokenizer or self.tokenizer, epoch)
 
     @property
     def choice(self) -> str:

@@ -279,7 +279,7 @@ def _want_all(
         return lowered.compile(), (count.cost_analysis() or {}).get("flops", float("nan"))
 
     def make_eval(batch: Shapes) -> tuple[Any, float]:
-        function = functools.partial(evaluator.function, model=stage.model, read=experiment.problem.read)
+        function = functools.partial(evaluator.function, model=stage.model, reduce=experiment.problem.reduce)
         return jax.jit(function, out_shardings=whole).lower(*evaluator.arguments(batch)).compile(), 0.0
 
     def want(make: Callable[[Shapes], tuple[Any, float]], batch: Shapes, function: _Function, *static: Any) -> _Wanted:

@@ -62,7 +62,7 @@ def check(
                 found.logits(examples),
                 logits[_slots(experiment.examples["dev"], rows)],
             )
-        compared = experiment.problem.compared
+        compared = experiment.problem.comparable
         _check_logits(folder, compared(computed), compared(expected), experiment.model.dtype)
 
 
@@ -124,7 +124,7 @@ def _check_tokens(experiment: Experiment, folder: str, found: Predictor, rows: I
         raise _differs(
             folder, f"its tokenizer makes {len(texts)} examples of texts of which the run made {len(numbers)}"
         )
-    made = experiment.draw("dev", texts, found.tokenizer, numbers=numbers)
+    made = experiment.draw("dev", dataclasses.replace(texts, numbers=numbers), found.tokenizer)
     mine, theirs = made.offsets[made.row_offsets], wanted.offsets[wanted.row_offsets]
     for i, row in enumerate(rows):
         for name, what in (("token_ids", "tokens"), ("type_ids", "token types")):
@@ -174,7 +174,7 @@ def check_conversion(
     for field in ("token_ids", "type_ids", "offsets"):
         if getattr(made, field).tolist() != getattr(wanted, field).tolist():
             raise _differs(name, "its tokenizer gives other tokens")
-    logits, expected = problem.compared(found.logits(made)), problem.compared(run.logits(wanted))
+    logits, expected = problem.comparable(found.logits(made)), problem.comparable(run.logits(wanted))
     _check_logits(name, logits, expected, found.model.dtype)
 
 

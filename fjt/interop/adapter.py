@@ -158,7 +158,7 @@ def put(adapter: Adapter, params: dict[str, Any], keep_head: bool, family: str) 
         if method in adapter.methods and name not in adapter.trained:
             raise UserError(f"config.model.adapter lacks {name}.")
     for name, leaf in adapter.trained.items():
-        if is_new(name) and not keep_head:
+        if not keep_head and (is_new(name) or (name.startswith("head/") and name not in flat)):
             continue
         if name not in flat:
             raise UserError(f"config.model.adapter has {name}, which this model does not have.")

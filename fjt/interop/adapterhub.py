@@ -88,6 +88,8 @@ def write(
     records.write_json(os.path.join(directory, CONFIG), common | {"name": NAME, "config": about})
     _save(os.path.join(directory, WEIGHTS), tensors)
     own = {torch_name(path, config.family): to_torch(path, leaf) for path, leaf in adapter.others().items()}
+    if not own:
+        return
     _save(os.path.join(directory, HEAD_WEIGHTS), own)
     labels = {label: i for i, label in enumerate(label_names or ("score",))}
     records.write_json(

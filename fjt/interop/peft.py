@@ -65,6 +65,8 @@ def refusal(adapter: Adapter, config: EncoderConfig, head: str = "sequence") -> 
     if FORMS[name].type in LEARNED and task_type(config, head) is None:
         return f"PEFT computes {name} for its own task types alone, and has none that fits the run's head and model"
     for path in adapter.others():
+        if path.startswith("head/") and find_family(config.family).heads[head].tied:
+            return "it would save the table of words with the head, and no longer tie them"
         module = path.rsplit("/", 1)[0]
         if module.removeprefix("head/") in adapter.leaves(name):
             return f"it cannot hold the weights of {module} beside those of {name} for it"

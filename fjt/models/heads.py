@@ -9,7 +9,7 @@ from jaxtyping import Float
 from fjt.core import prng
 from fjt.core.prng import Array
 from fjt.models.family import EncoderConfig
-from fjt.models.layers import ACTIVATIONS, Dense, Hooks, LayerNorm, product
+from fjt.models.layers import ACTIVATIONS, Dense, Hooks, LayerNorm, wide
 
 Batch = dict[str, Any]  # the arrays of `fjt.data.batches.build`
 HeadNoise = tuple[prng.Key, prng.Rate] | None  # (key pair u32[], dropout rate), None without dropout
@@ -86,7 +86,9 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, h: Float[Array, "G S D"], table: Float[Array, "V D"]) -> Float[Array, "G S V"]:
         bias: Array = self.param("bias", nn.initializers.zeros, (table.shape[0],))
-        return product(h, table.astype(self.dtype).T) + bias.astype(self.dtype)[None, None]
+        # In float32 at least: in bfloat16, many of a vocabulary's logits would be equal.
+        logits = jnp.matmul(h, table.astype(self.dtype).T, preferred_element_type=wide(self.dtype))
+        return logits + bias[None, None]
 
 
 def drop_slots(h: Float[Array, "G S D"], batch: Batch, noise: HeadNoise) -> Float[Array, "G S D"]:

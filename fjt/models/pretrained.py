@@ -201,7 +201,8 @@ def untrained_pooler(checkpoint: Checkpoint, head: str) -> int:
         head: name of the family's head, which may have no pooler.
     """
     family, size = checkpoint.config.family, 0
-    for module in find_family(family).heads[head].pretrained:
+    spec = find_family(family).heads[head]
+    for module in () if spec.tied else spec.pretrained:
         names = (torch_name(f"head/{module}/{leaf}", family) for leaf in ("bias", "kernel"))
         bias, kernel = map(checkpoint.tensors.get, names)
         if bias is not None and kernel is not None and not bias.any():

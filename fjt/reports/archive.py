@@ -215,7 +215,7 @@ def check_scores(row: Row, metrics: Iterable[str], problem: Problem, predicted: 
         if name not in problem.metrics:  # a user's own, whose function a report does not call
             continue
         score, recorded = problem.metrics[name](predicted, label), row.get(f"metrics.{name}")
-        if recorded is None or not abs(score - recorded) <= 1e-6:
+        if recorded is None or not abs(score - recorded) <= 1e-6 * max(1.0, abs(recorded)):
             raise records.Damaged(
                 f"{row['run']} has {name} {recorded}, but its predictions score {score:.6f}: its files do not belong "
                 "together. Run it again in an empty folder."

@@ -64,7 +64,8 @@ def never_predicted(cells: Sequence[Cell], name: Name) -> list[str]:
 def always(cell: Cell) -> str:
     """The name of the row of a constant."""
     constant = cell.problem.constant(cell.truth)
-    return f"always {_value(cell, constant)}" if cell.facts.label_names else "always the mean"
+    named = cell.facts.label_names or cell.problem.constant_name
+    return f"always {_value(cell, constant)}" if named else "always the mean"
 
 
 def _answers(cell: Cell, run: int) -> str:
@@ -80,6 +81,8 @@ def _answers(cell: Cell, run: int) -> str:
 
 def _value(cell: Cell, predicted: Any) -> str:
     """The first of predictions, in words."""
+    if cell.problem.constant_name:
+        return cell.problem.constant_name
     first = predicted.values[:1] if isinstance(predicted, Ragged) else predicted[0]
     text = cell.problem.describe_label(first, cell.facts)
     return code(text) if cell.facts.label_names else text

@@ -14,7 +14,7 @@ import numpy as np
 
 from fjt.core.errors import UserError
 from fjt.core.options import PATHS, flatten
-from fjt.core.ragged import TEXT_KIND
+from fjt.core.ragged import TEXT_KIND, values_of
 from fjt.core.records import Damaged
 from fjt.experiment import recipes, run_records
 from fjt.reports.archive import (
@@ -282,7 +282,7 @@ def _add_predictions(path: str, split: str, row: Row, number: int, dev: dict[str
         return None
     predicted = problem.decode(logits[labelled], facts).values
     ids, truth = ids[labelled], truth[labelled]
-    predicted, truth = (rows.astype(_smallest(rows.dtype, len(names))) for rows in (predicted, truth))
+    predicted, truth = (rows.astype(_smallest(values_of(rows), len(names))) for rows in (predicted, truth))
     metrics = [key.split(".", 1)[1] for key in row if key.startswith("metrics.")]
     check_scores(row, metrics, problem, widen(predicted), widen(truth))
     content = hashlib.sha256("\n".join([*map(str, ids), *map(repr, truth.tolist())]).encode()).hexdigest()
@@ -297,11 +297,13 @@ def _add_predictions(path: str, split: str, row: Row, number: int, dev: dict[str
     return name
 
 
-def _smallest(dtype: np.dtype, labels: int) -> np.dtype:
-    """The type of as few bytes as hold the labels or predictions of a task.  dtype: of them in a run."""
-    if dtype.kind == TEXT_KIND or (not labels and dtype.kind != "f"):
-        return dtype
-    return np.dtype(np.float32) if dtype.kind == "f" else np.min_scalar_type(max(1, labels - 1))
+def _smallest(values: np.ndarray, labels: int) -> np.dtype:
+    """The type of as few bytes as hold labels or predictions.  labels: number of names of labels, 0 without names."""
+    if values.dtype.kind == TEXT_KIND:
+        return values.dtype
+    if values.dtype.kind == "f":
+        return np.dtype(np.float32)
+    return np.min_scalar_type(max(1, labels - 1 if labels else int(values.max(initial=0))))
 
 
 def _held_out(path: str) -> tuple[int, dict[str, float]]:

@@ -21,6 +21,7 @@ from fjt.experiment import arguments, features, programs, run_records, summary
 from fjt.experiment.inputs import Inputs, inputs_key
 from fjt.experiment.layout import plan_shapes
 from fjt.experiment.prepare import Experiment, prepare, resolve
+from fjt.experiment.prepared import draw
 from fjt.experiment.recipes import total_steps
 from fjt.models import pretrained
 from fjt.study import plans
@@ -303,11 +304,11 @@ def _shapes(
         each = max(total_steps(open_, rows) for open_ in _durations(run, experiment))
         steps.setdefault(experiment.seeds.data, set()).add(max(each, 1))
     experiment = members[0][2]
-    methods = partition.find_methods(experiment.tune)
-    examples = batches.prepend(inputs.examples["train"], partition.prompt_length(methods))
+    problem = find_problem(inputs.data[0].kind)
+    examples = draw(experiment, problem, "train", inputs.examples["train"], inputs.base[0])
     seeds, size = sorted(steps), experiment.train.batch_size
     indices = np.concatenate([batches.Schedule(rows, size, seed).batches(0, max(steps[seed])) for seed in seeds])
-    lengths, one_slot = batches.lengths_of(examples, indices), find_problem(inputs.data[0].kind).one_slot
+    lengths, one_slot = batches.lengths_of(examples, indices), problem.one_slot
     slots = None if one_slot else batches.slots_of(examples, indices)
     groups = make_mesh(settings.execution.mesh.data).size * experiment.train.accumulation
     plan = plan_shapes(lengths, experiment, groups, inputs.base[1].width, most, slots)

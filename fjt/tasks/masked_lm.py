@@ -22,7 +22,7 @@ from fjt.tasks import jackknife
 from fjt.tasks.problem import Logits, Predictions, Problem
 
 BEST = 5  # tokens that are predicted for a slot, most probable first
-TRUE, OTHER = range(2)  # columns of what is read of a slot
+TRUE, OTHER = range(2)  # columns of `reduce`
 FIRST = 2  # the column of the first of the best tokens: ids, and behind them their log-probabilities
 
 Read = Ragged  # f32[M, FIRST + 2 BEST] of the slots, a row per document
@@ -61,8 +61,8 @@ SCORES: dict[str, Callable[[Sums], Float[np.ndarray, "*N"]]] = {
 class MaskedLM(Problem):
     """The tokens at the slots of documents.  Labels are their ids, a row per document, known once they are drawn.
 
-    Of a slot, a run keeps what `read` brings back: how probable the true token and the best other one are, and the
-    BEST most probable tokens.  Metrics compare the two probabilities.
+    Of a slot, a run keeps the columns of `reduce`: the log-probabilities of the true token and of the best of the
+    others, and the BEST most probable tokens.  Metrics compare the first two.
     """
 
     name = "masked_lm"
@@ -76,6 +76,7 @@ class MaskedLM(Problem):
     bounds = {"accuracy": (0, 1)}
     hub_task = "fill-mask"
     unnamed = "the tokens of the model"
+    constant_name = "the frequencies of dev's tokens"
 
     # Data.
 
@@ -88,22 +89,21 @@ class MaskedLM(Problem):
     def is_labelled(self, label: Tokens) -> Bool[np.ndarray, " N"]:
         return label.lengths > 0
 
-    def drawn(
+    def draw(
         self,
         examples: Examples,
         tokenizer: Any,
         options: MaskConfig,
         key: UInt32[np.ndarray, "2"],
         epoch: int = 0,
-        numbers: Int[np.ndarray, " N"] | None = None,
     ) -> Examples:
         """The examples with masks.  Raises UserError where the tokenizer has none, or the shares exceed one."""
-        return masking.draw(examples, _masking(tokenizer, options), key, epoch, numbers)
+        return masking.draw(examples, _masking(tokenizer, options), key, epoch)
 
-    def answered(self, split: Split, examples: Examples) -> Split:
+    def label_rows(self, split: Split, examples: Examples) -> Split:
         return dataclasses.replace(split, label=_real(examples.label, examples))
 
-    def asked(self, examples: Examples, tokenizer: Any) -> Examples:
+    def pick_slots(self, examples: Examples, tokenizer: Any) -> Examples:
         """The examples with a slot at each mask of the texts."""
         places = np.flatnonzero(examples.token_ids == _mask_of(tokenizer))
         if not len(places):
@@ -117,8 +117,9 @@ class MaskedLM(Problem):
             slot_offsets=np.searchsorted(places, examples.offsets),
         )
 
-    def named(self, task: Task, tokenizer: Any) -> Task:
-        return dataclasses.replace(task, label_names=tuple(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))))
+    def name_labels(self, task: Task, tokenizer: Any) -> Task:
+        tokens = {number: token for token, number in tokenizer.get_vocab().items()}
+        return dataclasses.replace(task, label_names=tuple(tokens.get(i, "") for i in range(max(tokens) + 1)))
 
     def num_outputs(self, task: Task) -> int:
         return 0  # the head has an output for each row of the table of words
@@ -153,7 +154,7 @@ class MaskedLM(Problem):
 
     # Evaluation.
 
-    def read(self, logits: Float[Array, "*slots C"], batch: dict[str, Array]) -> Float[Array, "*slots K"]:
+    def reduce(self, logits: Float[Array, "*slots C"], batch: dict[str, Array]) -> Float[Array, "*slots K"]:
         """(log p(true), log p(best other), ids and log-probabilities of the BEST tokens) of each slot."""
         logits = logits.astype(jnp.float32)
         best, ids = jax.lax.top_k(logits, BEST)
@@ -164,7 +165,7 @@ class MaskedLM(Problem):
         parts = (true - total, other - total, ids.astype(jnp.float32), best - total)
         return jnp.concatenate(parts, axis=-1)
 
-    def compared(self, logits: Float[np.ndarray, "M K"]) -> Float[np.ndarray, "M k"]:
+    def comparable(self, logits: Float[np.ndarray, "M K"]) -> Float[np.ndarray, "M k"]:
         return logits[:, :FIRST]
 
     def decode(self, logits: Read, task: Task) -> Predictions:
@@ -187,11 +188,16 @@ class MaskedLM(Problem):
     def constant(self, label: Tokens) -> Fits:
         """The frequencies of the tokens that are to be predicted, whatever the text."""
         _, at, counts = np.unique(label.values, return_inverse=True, return_counts=True)
-        second = np.sort(np.append(counts, 0))[-2]
-        others = np.where(np.arange(len(counts)) == counts.argmax(), second, counts.max())
+        first, second = counts.argmax(), np.sort(np.append(counts, 0))[-2]
+        others = np.where(np.arange(len(counts)) == first, second, counts.max())
         with np.errstate(divide="ignore"):
-            found = np.log(np.stack([counts, others], axis=1) / counts.sum())
-        return Ragged(found.astype(np.float32)[at], label.offsets)
+            found = np.log(np.stack([counts, others], axis=1) / counts.sum()).astype(np.float32)
+        found[first, OTHER] = min(found[first, OTHER], np.nextafter(found[first, TRUE], np.float32(-np.inf)))  # a tie
+        return Ragged(found[at], label.offsets)
+
+    def perfect(self, label: Tokens) -> Fits:
+        found = np.log(np.array([0.99, 0.01], np.float32))
+        return Ragged(np.broadcast_to(found, (len(label.values), 2)), label.offsets)
 
     def collapsed(self, predicted: Fits, label: Tokens) -> bool:
         """False: perplexity orders runs that predict one token everywhere as well, such as those at their start."""
@@ -215,7 +221,7 @@ class MaskedLM(Problem):
 def _masking(tokenizer: Any, options: MaskConfig) -> Masking:
     """The Masking that options ask for."""
     given = {name: value for name, value in dataclasses.asdict(options).items() if value is not None}
-    ordinary = np.setdiff1d(np.arange(len(tokenizer), dtype=np.int32), tokenizer.all_special_ids)
+    ordinary = np.setdiff1d([*tokenizer.get_vocab().values()], tokenizer.all_special_ids)
     found = Masking(_mask_of(tokenizer), ordinary.astype(np.int32), **given)
     if found.replaced + found.random > 1:
         raise UserError(
@@ -244,8 +250,9 @@ def _log_probability(logits: Float[Array, "*slots C"], ids: Int[Array, "*slots"]
 
 
 def _names(ids: Int[np.ndarray, " n"], task: Task) -> list[Any]:
-    """The tokens of ids, or the ids themselves where the task has no names for them."""
-    return [task.label_names[number] if task.label_names else int(number) for number in ids]
+    """The tokens of ids, or the ids themselves where there are no names, such as those of a table's spare rows."""
+    names = task.label_names
+    return [(number < len(names) and names[number]) or f"[{number}]" for number in ids.tolist()]
 
 
 def _candidates(slot: Float[np.ndarray, " n"], task: Task) -> list[list[Any]]:

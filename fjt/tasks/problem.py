@@ -70,6 +70,7 @@ class Problem(abc.ABC):
         hub_type: `problem_type` in an exported config.json, "" where PyTorch's `transformers` has none.
         hub_task: the task in a model card.
         unnamed: what is predicted where labels have no names.
+        constant_name: the name of `constant`, where it is no label.
     """
 
     name: ClassVar[str]
@@ -88,9 +89,10 @@ class Problem(abc.ABC):
     hub_type: ClassVar[str] = ""
     hub_task: ClassVar[str] = "text-classification"
     unnamed: ClassVar[str] = "a score"
+    constant_name: ClassVar[str] = ""
 
     def num_outputs(self, task: Task) -> int:
-        """The number of logits per slot, C."""
+        """The number of logits per slot, C; 0 where each token of the model has one."""
         return len(task.label_names)
 
     def output_names(self, task: Task) -> tuple[str, ...]:
@@ -151,14 +153,13 @@ class Problem(abc.ABC):
         del split, task
         return examples
 
-    def drawn(
+    def draw(
         self,
         examples: Examples,
         tokenizer: Any,
         options: MaskConfig,
         key: UInt32[np.ndarray, "2"],
         epoch: int = 0,
-        numbers: Int[np.ndarray, " N"] | None = None,
     ) -> Examples:
         """The examples of an epoch, where these differ: as many slots and tokens of each, at other places.
 
@@ -168,17 +169,21 @@ class Problem(abc.ABC):
             options: the section config.mask.
             key: of the draw.
             epoch: its number.
-            numbers: of the examples in their split; by default they are all of it.
         """
-        del tokenizer, options, key, epoch, numbers
+        del tokenizer, options, key, epoch
         return examples
 
-    def answered(self, split: Split, examples: Examples) -> Split:
-        """The split with the labels of its rows, where only its examples, as `drawn` returns them, tell these."""
+    @property
+    def redraws(self) -> bool:
+        """Whether the examples of one epoch differ from those of another."""
+        return type(self).draw is not Problem.draw
+
+    def label_rows(self, split: Split, examples: Examples) -> Split:
+        """The split with the labels of its rows, where only its examples, as `draw` returns them, tell these."""
         del examples
         return split
 
-    def asked(self, examples: Examples, tokenizer: Any) -> Examples:
+    def pick_slots(self, examples: Examples, tokenizer: Any) -> Examples:
         """The examples of new texts, with slots where something is to be predicted.
 
         Raises:
@@ -187,7 +192,7 @@ class Problem(abc.ABC):
         del tokenizer
         return examples
 
-    def named(self, task: Task, tokenizer: Any) -> Task:
+    def name_labels(self, task: Task, tokenizer: Any) -> Task:
         """The task with the names of its labels, where these are the tokens of the model."""
         del tokenizer
         return task
@@ -237,10 +242,10 @@ class Problem(abc.ABC):
 
     # Evaluation.
 
-    def read(self, logits: Float[Array, "*slots C"], batch: dict[str, Array]) -> Float[Array, "*slots K"]:
-        """What is brought back from the devices of the logits of a batch: by default, all of them.
+    def reduce(self, logits: Float[Array, "*slots C"], batch: dict[str, Array]) -> Float[Array, "*slots K"]:
+        """The part of a batch's logits that is brought back from the devices: by default, all of them.
 
-        Elsewhere in this class, and in the records of a run, `logits` are what this returns.
+        Elsewhere in this class, and in the records of a run, `logits` are the values that this returns.
 
         Args:
             logits: of the slots.
@@ -249,8 +254,8 @@ class Problem(abc.ABC):
         del batch
         return logits
 
-    def compared(self, logits: Float[np.ndarray, "M K"]) -> Float[np.ndarray, "M k"]:
-        """The part of what `read` returns that a model in another form gives as well, but for rounding."""
+    def comparable(self, logits: Float[np.ndarray, "M K"]) -> Float[np.ndarray, "M k"]:
+        """The columns of `reduce` that the same model in another form gives as well, but for rounding."""
         return logits
 
     @abc.abstractmethod
@@ -289,6 +294,14 @@ class Problem(abc.ABC):
             label: labels, none missing.
         """
         return lambda rows: self.metrics[metric](predicted[rows], label[rows])
+
+    def perfect(self, label: Rows) -> Rows:
+        """Decoded values in which everything is right, with which a user's own metrics are tried.
+
+        Args:
+            label: labels, none missing.
+        """
+        return label
 
     @abc.abstractmethod
     def constant(self, label: Rows) -> Rows:

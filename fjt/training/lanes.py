@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from fjt.core import tree
 from fjt.training.hyper import Hyper
-from fjt.training.step import Batch, Model, Read, TrainState, eval_step, train_step
+from fjt.training.step import Batch, Model, Reduce, TrainState, eval_step, train_step
 
 
 @no_type_check  # trees of shapes and of shardings are made of it as well
@@ -83,13 +83,13 @@ def lanes_step(
 
 
 def lanes_eval(
-    lanes: Lanes, shared: tree.Tree, batch: Batch, *, model: Model, read: Read
+    lanes: Lanes, shared: tree.Tree, batch: Batch, *, model: Model, reduce: Reduce
 ) -> Float[jax.Array, "G S J K"]:
     """As `eval_step`, of a batch that is the same for all lanes."""
 
     def one(lane: Lanes) -> jax.Array:
         params = tree.merge(shared, lane.frozen, lane.state.trainable)
-        return eval_step(params, batch, lane.hyper.methods, model=model, read=read)
+        return eval_step(params, batch, lane.hyper.methods, model=model, reduce=reduce)
 
     return jax.vmap(one, out_axes=2)(lanes)
 

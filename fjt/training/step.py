@@ -16,7 +16,7 @@ from fjt.training.hyper import Hyper
 
 Batch = dict[str, Array]  # the arrays of `fjt.data.batches.build`
 Loss = Callable[[Array, Batch, Hyper], tuple[Array, Array]]  # `Problem.loss`
-Read = Callable[[Array, Batch], Any]  # `Problem.read`
+Reduce = Callable[[Array, Batch], Any]  # `Problem.reduce`
 Sums = TypeVar("Sums")
 
 
@@ -112,15 +112,15 @@ def _accumulate(function: Callable[[Batch], Sums], batch: Batch, parts: int) -> 
 
 
 def eval_step(
-    params: tree.Tree, batch: Batch, values: Mapping[str, Any] | None = None, *, model: Model, read: Read
+    params: tree.Tree, batch: Batch, values: Mapping[str, Any] | None = None, *, model: Model, reduce: Reduce
 ) -> Float[jax.Array, "G S K"]:
-    """What the kind of problem reads of the logits of a batch, without dropout.
+    """The logits of a batch as the kind of problem reduces them, without dropout.
 
     Args:
         params: all parameters.
         batch: without weights.
         values: of the tuning methods, as in Hyper.methods.
         model: computes the logits.
-        read: of the kind of problem.
+        reduce: of the kind of problem.
     """
-    return read(model.apply(params, batch, values), batch)
+    return reduce(model.apply(params, batch, values), batch)

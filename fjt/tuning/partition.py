@@ -363,6 +363,8 @@ def trainable_names(params: Tree, config: EncoderConfig, tune: TuneConfig, missi
             "config.model.keep_head, or let it train."
         )
     new = {name for name in names if name.startswith("adapters/") and not is_fixed(name)}
+    if not (head or chosen or new or missing) and trains_pooler is None:
+        chosen = pooler  # all of the head, which is a pretrained one
     chosen = chosen - head if tune.train_head is False else chosen | head
     if not (trains := chosen | new | set(missing)):
         raise UserError(f"Nothing trains: config.tune.method={tune.method} with config.tune.train_head=False.")

@@ -71,11 +71,11 @@ def test_pieces_of_a_word_have_its_number():
     assert made.label.tolist() == [0, 0, 0, 1, 2, 0, 3, 3]
 
 
-def test_texts_without_a_token_are_left_out():
+def test_texts_without_a_token_have_no_block_and_others_perhaps_no_slot():
     made = documents.tokenize(["​", WORDS[0], "[MASK] [UNK]"], TOKENIZER, 20)
-    assert made.row_offsets.tolist() == [0, 0, 1, 1] and len(made) == 1
-    with pytest.raises(UserError, match="None of the documents has a token that can be masked"):
-        documents.tokenize(["[SEP]"], TOKENIZER, 20)
+    assert made.row_offsets.tolist() == [0, 0, 1, 2] and np.diff(made.row_slots)[[0, 2]].tolist() == [0, 0]
+    nothing = documents.tokenize(["​"], TOKENIZER, 20)
+    assert len(nothing) == 0 and len(nothing.token_ids) == len(nothing.slot_token) == 0
 
 
 def test_a_document_of_a_million_characters():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fjt.core import prng, seeds
-from fjt.data import masking
+from fjt.data import batches, masking
 from fjt.data.batches import Examples
 from fjt.data.masking import Masking
 
@@ -91,19 +91,8 @@ def test_a_draw_depends_on_key_epoch_example_and_position_alone(whole_words):
     chosen = dataclasses.replace(MASKING, whole_words=whole_words)
     drawn = masking.draw(examples, chosen, KEY, 1)
     rows = np.array([4, 1])
-    some = made([30, 12, 55, 9, 80, 41], word=3)
-    tokens = np.concatenate([np.arange(some.offsets[r], some.offsets[r + 1]) for r in rows])
-    slots = np.concatenate([np.arange(some.slot_offsets[r], some.slot_offsets[r + 1]) for r in rows])
-    part = Examples(
-        some.token_ids[tokens],
-        some.type_ids[tokens],
-        np.concatenate([[0], np.cumsum(some.lengths[rows])]),
-        some.label[slots],
-        0,
-        some.slot_token[slots],
-        np.concatenate([[0], np.cumsum(np.diff(some.slot_offsets)[rows])]),
-    )
-    found = masking.draw(part, chosen, KEY, 1, numbers=rows)
+    found = masking.draw(batches.take(examples, rows), chosen, KEY, 1)
+    tokens = np.concatenate([np.arange(drawn.offsets[r], drawn.offsets[r + 1]) for r in rows])
     assert found.token_ids.tolist() == drawn.token_ids[tokens].tolist()
     assert masked(found) == {0: masked(drawn)[4], 1: masked(drawn)[1]}
     for key, epoch in ((KEY, 2), (seeds.make_key(1, "test"), 1)):

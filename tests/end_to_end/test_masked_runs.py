@@ -5,19 +5,23 @@ import shutil
 
 import numpy as np
 import pytest
+import small
 import squad_files
 from process import ROOT
 
 import fjt
 from configs import classify, pretrain
-from fjt.core import settings, tree
+from fjt.core import console, settings, tree
 from fjt.core.errors import UserError
 from fjt.experiment import workdir
 from fjt.experiment.arguments import build_batch
 from fjt.experiment.execute import run as train
 from fjt.experiment.features import States
+from fjt.experiment.inputs import Inputs
 from fjt.experiment.prepare import prepare
 from fjt.models import pretrained
+from fjt.study import planner
+from fjt.study.spec import Run
 
 CYCLE = "red green blue white black grey".split()
 SMALL = {
@@ -91,6 +95,12 @@ def test_masks_of_new_texts_are_filled(run, launch, tmp_path):
     assert row["predicted"] == ["white"] and row["candidates"][0][0][0] == "white"
     with pytest.raises(UserError, match=r"No text has a mask, \[MASK\], at which a token could be predicted"):
         fjt.load_run(run).predict(["red"])
+    for texts, counts in (  # fewer masks than texts, than blocks of a text, and beside unknown words alone
+        (["red", "blue", "red [MASK] blue", "black"], [0, 0, 1, 0]),
+        ([" ".join(CYCLE * 30 + ["[MASK]"])], [1]),
+        (["zzz [MASK]", "[MASK]"], [1, 1]),
+    ):
+        assert list(map(len, fjt.load_run(run).predict(texts)["labels"])) == counts
 
 
 def test_the_next_run_starts_from_what_was_learned(run, tmp_path):
@@ -162,6 +172,8 @@ def test_masks_do_not_depend_on_the_layout_and_change_with_epoch_and_seed(tmp_pa
     assert first.keys() != reference.keys() and len(first) == len(reference)
     seeded = prepare(made_config(tmp_path, seed=1))
     assert {place for step in steps for place in masks(seeded, step)} != reference.keys()
+    whole = prepare(made_config(tmp_path, mask__whole_words=True, mask__rate=0.3))
+    assert whole.examples["dev"].token_ids.tolist() == plain.examples["dev"].token_ids.tolist()
     assert seeded.examples["dev"].token_ids.tolist() == plain.examples["dev"].token_ids.tolist()
     assert plain.examples["dev"].token_ids.tolist() != plain.texts["dev"].token_ids.tolist()
 
@@ -177,7 +189,42 @@ def test_losses_are_those_of_one_device_and_of_packed_rows(options, tmp_path):
         scores = [json.loads(line) for line in (tmp_path / name / "run" / "eval.jsonl").read_text().splitlines()]
         losses.append([row["loss"] for row in rows] + [row["loss"] for row in scores])
     assert len(losses[0]) == 18 and losses[0][0] != losses[0][1]
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    np.testing.assert_allclose(losses[1], losses[0], rtol=2e-6)
+
+
+def test_a_study_has_the_shapes_of_its_runs(tmp_path):
+    made = made_config(tmp_path)
+    experiment = prepare(made)
+    inputs, one = Inputs(made, console.Silent()), small.double(Run, open=())
+    shapes, _ = planner._shapes(made, [(one, made, experiment.settings.experiment)], inputs, 3)
+    assert shapes == experiment.plan.shapes, "slots for masks alone"
+
+
+STUDY = """
+from configs import pretrain, study
+
+def get_config():
+    config = study.get_config(pretrain.get_config())
+    config.study.products = ({"tune.method": (("full",), ("bitfit",))}, {"optim.learning_rate": (1e20,)})
+    config.study.seeds, config.study.baseline = 2, "full"
+    return config
+"""
+
+
+def test_a_study_of_masks_ends_with_its_report(run, launch, tmp_path):
+    (tmp_path / "masks.py").write_text(STUDY)
+    config = {
+        "data.files.train": run.parent / "train.txt", "data.files.dev": run.parent / "dev.txt", "model.path": run,
+        "model.max_length": 24, "train.steps": 4, "train.batch_size": 16, "cache.dir": run.parent / "cache",
+        "mesh.data": 1, "data.limit": 60,
+    }  # fmt: skip
+    flags = [f"--config.{key}={value}" for key, value in config.items()]
+    done = launch("--config", tmp_path / "masks.py", *flags, "--workdir", tmp_path / "study", program="fjt.sweep")
+    assert done.code == 0, done.text
+    assert json.loads((tmp_path / "study" / "plan.json").read_text())["groups"], "some runs are lanes"
+    text = (tmp_path / "study" / "report" / "report.md").read_text()
+    assert "Scores: perplexity" in text and "30 dev documents" in text
+    assert "always the frequencies of dev's tokens" in text, "runs that diverged count as these"
 
 
 def test_a_head_with_a_table_of_its_own_is_refused(run, tmp_path):
@@ -195,6 +242,7 @@ def test_a_head_with_a_table_of_its_own_is_refused(run, tmp_path):
         ({"data__shuffle_labels": True}, "documents have no labels"),
         ({"loss__class_weights": (1.0,)}, r"config.loss.class_weights=\(1.0,\): masked_lm does not have this option"),
         ({"mask__replaced": 0.95}, "more than 1 together"),
+        ({"data__label_names": ("a", "b")}, "config.data.label_names: the documents of masked_lm have no labels"),
         ({"train__select": "f1"}, "config.train.select='f1' is unknown"),
     ],
 )

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import peft
 import pytest
 import squad_files
 import torch
@@ -54,7 +55,7 @@ def test_logits_loss_and_gradients(family, tmp_path):
     model, params, tokenizer = with_head(theirs, tmp_path, 0, "masked")
     texts = documents.tokenize(TEXTS, tokenizer, 40)
     assert len(texts) > len(TEXTS)
-    examples = MASKED_LM.drawn(texts, tokenizer, MaskConfig(), seeds.make_key(0, "test"))
+    examples = MASKED_LM.draw(texts, tokenizer, MaskConfig(), seeds.make_key(0, "test"))
     batch, places = packed(examples, model)
     logits = np.zeros((len(examples.slot_token), model.config.vocab), np.float32)
     logits[places.slots[1]] = np.asarray(model.apply(params, batch)).reshape(-1, model.config.vocab)[places.slots[0]]
@@ -68,11 +69,12 @@ def test_logits_loss_and_gradients(family, tmp_path):
     check_gradients(MASKED_LM, model, params, batch, theirs, expected.item(), classes=0)
 
 
-def train(folder, write, method):
-    """The work directory of a run of two steps over random weights with a head."""
+def train(folder, write, method, head=True):
+    """(the run as it was prepared, its work directory): two steps over random weights, with a head or without."""
     (folder / "base").mkdir()
     torch.manual_seed(3)
-    transformers.AutoModelForMaskedLM.from_config(write(folder / "base")).save_pretrained(folder / "base")
+    kind = transformers.AutoModelForMaskedLM if head else transformers.AutoModel
+    kind.from_config(write(folder / "base")).save_pretrained(folder / "base")
     (folder / "texts.txt").write_text("\n\n".join(TEXTS))
     made = pretrain.get_config()
     made.data.files.train = made.data.files.dev = str(folder / "texts.txt")
@@ -110,3 +112,35 @@ def test_an_export_predicts_in_pytorch_what_the_run_predicted(write, method, tmp
         np.testing.assert_allclose(logits[rows, FIRST + BEST :], scores.topk(BEST).values.numpy(), atol=1e-4)
         at = rows.stop
     assert at == len(label)
+
+
+def logits_of(model, examples):
+    """f32[M, V]: PyTorch's logits of the slots."""
+    found = []
+    for tokens, label in blocks(examples):
+        with torch.no_grad():
+            found.append(model(input_ids=tokens).logits[0][label[0] >= 0])
+    return torch.log_softmax(torch.cat(found), dim=-1).numpy()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(("write", "method"), [(write_bert, "lora"), (write_roberta, "ia3")])
+def test_an_adapter_predicts_in_peft_what_the_run_predicted(write, method, tmp_path):
+    experiment, found = train(tmp_path, write, method)
+    base = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "base")
+    model = peft.PeftModel.from_pretrained(base, found / "export" / "adapter").eval()
+    with np.load(found / "predictions" / "dev.npz") as arrays:
+        logits, label = arrays["logits"], arrays["label"]
+    expected = logits_of(model, experiment.examples["dev"])
+    np.testing.assert_allclose(logits[:, 0], expected[np.arange(len(label)), label], atol=1e-4)
+
+
+def test_a_head_that_was_trained_is_no_adapter_of_peft(tmp_path):
+    """PEFT would untie it from the table of words; fjt's own form and the merged model have it."""
+    experiment, found = train(tmp_path, write_bert, "lora", head=False)
+    assert not (found / "export" / "adapter" / "adapter_config.json").exists()
+    model = transformers.AutoModelForMaskedLM.from_pretrained(found / "export" / "merged").eval()
+    with np.load(found / "predictions" / "dev.npz") as arrays:
+        logits, label = arrays["logits"], arrays["label"]
+    expected = logits_of(model, experiment.examples["dev"])
+    np.testing.assert_allclose(logits[:, 0], expected[np.arange(len(label)), label], atol=1e-4)

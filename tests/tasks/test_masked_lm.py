@@ -29,11 +29,11 @@ KEY = seeds.make_key(0, "test")
 
 def drawn(**options):
     texts = documents.tokenize(TEXTS, TOKENIZER, 20)
-    return MASKED_LM.drawn(texts, TOKENIZER, MaskConfig(**options), KEY)
+    return MASKED_LM.draw(texts, TOKENIZER, MaskConfig(**options), KEY)
 
 
 def read(logits, label):
-    found = MASKED_LM.read(logits[None], {"label": np.asarray(label, np.int32)[None]})
+    found = MASKED_LM.reduce(logits[None], {"label": np.asarray(label, np.int32)[None]})
     return np.asarray(found)[0]
 
 
@@ -78,19 +78,19 @@ def test_the_loss_counts_real_slots_alone():
 
 def test_labels_are_the_true_tokens_of_each_document():
     examples = drawn(whole_words=True)
-    split = MASKED_LM.answered(SPLIT, examples)
+    split = MASKED_LM.label_rows(SPLIT, examples)
     used = examples.label >= 0
     lengths = [int(used[a:b].sum()) for a, b in itertools.pairwise(examples.row_slots)]
     assert split.label.lengths.tolist() == lengths and lengths[1:] == [0, 1, 2] and 2 <= lengths[0] < len(used) - 3
     assert MASKED_LM.is_labelled(split.label).tolist() == [True, False, True, True]
-    assert MASKED_LM.label_column(split.label, MASKED_LM.named(TASK, TOKENIZER))[2] == WORDS[3]
+    assert MASKED_LM.label_column(split.label, MASKED_LM.name_labels(TASK, TOKENIZER))[2] == WORDS[3]
     rows = MASKED_LM.by_row(np.arange(len(examples.label), dtype=np.float32)[:, None], examples, split, TASK)
     assert rows.values[:, 0].tolist() == np.flatnonzero(used).tolist() and rows.lengths.tolist() == lengths
 
 
 def test_slots_of_new_texts_are_their_masks():
     texts = (f"{WORDS[0]} [MASK] {WORDS[1]} [MASK]", WORDS[2], f"[MASK] {WORDS[3]}")
-    made = MASKED_LM.asked(documents.tokenize(texts, TOKENIZER, 20), TOKENIZER)
+    made = MASKED_LM.pick_slots(documents.tokenize(texts, TOKENIZER, 20), TOKENIZER)
     assert made.slot_token.tolist() == [2, 4, 1] and np.diff(made.row_slots).tolist() == [2, 0, 1]
 
 
@@ -121,19 +121,23 @@ def test_the_constant_has_the_frequencies_of_the_tokens():
     entropy = -(0.5 * np.log(0.5) + np.log(1 / 3) / 3 + np.log(1 / 6) / 6)
     assert MASKED_LM.metrics["perplexity"](found, label) == pytest.approx(np.exp(entropy))
     assert MASKED_LM.metrics["accuracy"](MASKED_LM.constant(label[[0]]), label) == 1.0
+    tied = Ragged(np.array([5, 5, 9, 9, 2], np.int32), np.array([0, 5]))
+    assert MASKED_LM.metrics["accuracy"](MASKED_LM.constant(tied), tied) == pytest.approx(0.4)
+    perfect = MASKED_LM.perfect(label)
+    assert MASKED_LM.metrics["accuracy"](perfect, label) == 1.0 and perfect.offsets is label.offsets
 
 
 def test_candidates_of_each_mask():
     logits, _ = random(3, vocab=len(TOKENIZER))
     logits[1, 20] = 30.0
     rows = Ragged(read(logits, [0, 0, 0]), np.array([0, 2, 2, 3]))
-    task = MASKED_LM.named(TASK, TOKENIZER)
+    task = MASKED_LM.name_labels(TASK, TOKENIZER)
     predicted = MASKED_LM.decode(rows, task)
     token = TOKENIZER.convert_ids_to_tokens(20)
     assert predicted.labels[0][1] == token and list(map(len, predicted.labels)) == [2, 0, 1]
     (candidates,) = MASKED_LM.details(rows, predicted, SPLIT, task).values()
     assert candidates[0][1][0] == [token, 1.0] and candidates[1] == [] and len(candidates[2][0]) == BEST
-    assert MASKED_LM.columns(rows, TASK)["predicted"][0][1] == 20, "an id where tokens have no names"
+    assert MASKED_LM.columns(rows, TASK)["predicted"][0][1] == "[20]", "an id without a name"
 
 
 def test_options_that_do_not_fit():
@@ -144,9 +148,9 @@ def test_options_that_do_not_fit():
         MASKED_LM.label_weights(LossConfig(label_smoothing=0.1), np.zeros(0, np.int32), TASK)
     without = types.SimpleNamespace(mask_token_id=None)
     with pytest.raises(UserError, match="has no mask_token"):
-        MASKED_LM.asked(drawn(), without)
+        MASKED_LM.pick_slots(drawn(), without)
     with pytest.raises(UserError, match=r"No text has a mask, \[MASK\]"):
-        MASKED_LM.asked(documents.tokenize(["the"], TOKENIZER, 20), TOKENIZER)
+        MASKED_LM.pick_slots(documents.tokenize(["the"], TOKENIZER, 20), TOKENIZER)
 
 
 def test_each_option_of_masks_matters():

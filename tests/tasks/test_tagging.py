@@ -64,7 +64,7 @@ def test_a_document_of_three_thousand_words_has_the_loss_of_its_windows():
     model = Model(config, 3, one_slot=False, head="token")
     params = jax.jit(model.init)(seeds.make_key(0, "init"))
     packed = evaluate.pack_splits({"dev": examples}, groups=1, grid=32, width=32, one_slot=False)["dev"]
-    function = jax.jit(lambda params, batch: eval_step(params, batch, model=model, read=small.whole))
+    function = jax.jit(lambda params, batch: eval_step(params, batch, model=model, reduce=small.whole))
     found = evaluate.evaluate(function, params, packed, lambda batch: batch)
     logits = TAGGING.by_row(found, examples, split, task)
     assert len(logits) == 1 and len(logits[0]) == 3000

@@ -23,7 +23,7 @@ def params():
 
 @pytest.fixture(scope="module")
 def function():
-    return jax.jit(functools.partial(eval_step, model=MODEL, read=small.whole))
+    return jax.jit(functools.partial(eval_step, model=MODEL, reduce=small.whole))
 
 
 def part(examples, size):

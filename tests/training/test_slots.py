@@ -61,7 +61,7 @@ def logits_of(one_a_row):
     params = jax.jit(MODEL.init)(seeds.make_key(0, "init"))
     if not one_a_row:
         packed = evaluate.pack_splits({"dev": EXAMPLES}, groups=1, grid=8, width=32, one_slot=False)["dev"]
-        function = jax.jit(lambda params, batch: eval_step(params, batch, model=MODEL, read=small.whole))
+        function = jax.jit(lambda params, batch: eval_step(params, batch, model=MODEL, reduce=small.whole))
         return evaluate.evaluate(function, params, packed, lambda batch: batch)
     shape = packing.Shape(1, len(EXAMPLES), 24, len(EXAMPLES), len(EXAMPLES.slot_token))
     batch, places = batches.build(EXAMPLES, np.arange(len(EXAMPLES)), shape, one_a_row=True)

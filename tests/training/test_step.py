@@ -185,7 +185,7 @@ def test_what_lies_in_empty_slots_and_padding_does_not_matter(params):
     (one, clean), (two, other) = step(state, {}, batch, hyper), step(state, {}, junk, hyper)
     assert clean["loss"] == other["loss"]
     assert tree.sha256(one.trainable["head"]) == tree.sha256(two.trainable["head"])
-    evaluate = jax.jit(functools.partial(eval_step, model=MODEL, read=small.whole))
+    evaluate = jax.jit(functools.partial(eval_step, model=MODEL, reduce=small.whole))
     real = batch["weight"] > 0
     np.testing.assert_array_equal(evaluate(params, batch)[real], evaluate(params, junk)[real])
 
