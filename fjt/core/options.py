@@ -75,6 +75,10 @@ class DataConfig:
     )
     files: FilesConfig = FilesConfig()
     columns: ColumnsConfig = ColumnsConfig()
+    all_pieces: bool | None = option(
+        None,
+        "tagging, entities: True trains on every token of a word (I- behind B-); None: False, on its first token",
+    )
     header: bool = option(True, "whether the first line of a CSV or TSV file names the columns")
     kind: str = option(
         "classification",

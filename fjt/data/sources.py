@@ -234,6 +234,8 @@ def _load_own(task: Task, data: DataConfig, problem: LabelReader) -> tuple[Task,
     if (problem.words or problem.documents) and data.columns.text_pair:
         what = "document" if problem.documents else "list of words"
         raise UserError(f"config.data.columns.text_pair: {data.kind} has one {what} per row. Leave it out.")
+    if data.all_pieces is not None and not problem.words:
+        raise UserError(f"config.data.all_pieces={data.all_pieces}: {data.kind} labels no words. Leave it out.")
     for option, given in (("label_names", data.label_names), ("columns.labels", data.columns.labels)):
         if problem.documents and given:
             raise UserError(f"config.data.{option}: the documents of {data.kind} have no labels. Leave it out.")

@@ -21,9 +21,9 @@ Files = Sequence[Sequence[str]]  # alternatives, each a set of files from which 
 
 FILES = (("tokenizer.json",), ("vocab.txt",))
 CACHED = ("token_ids", "type_ids", "offsets", "truncated")
-SLOTS = ("slot_token", "slot_offsets", "row_offsets")  # of words
+SLOTS = ("slot_token", "slot_offsets", "row_offsets")
 CHARS = (*SLOTS, "slot_chars")  # of contexts
-BLOCKS = (*SLOTS, "label")  # of documents
+NUMBERED = (*SLOTS, "label")  # of words and documents
 PARTS = (*SLOTS, "part_offsets")  # of choices
 TYPES = "token_type_ids"
 CHUNK = 2000  # texts per call; a progress bar moves between calls
@@ -180,6 +180,7 @@ def tokenize(
     progress: Callable[[int], Any] | None = None,
     stride: int | None = None,
     documents: bool = False,
+    all_pieces: bool = False,
 ) -> Examples:
     """The Examples of a Split: [CLS] text [SEP] (text_pair [SEP]), the longest text cut first, on the tokenizer's side.
 
@@ -194,6 +195,7 @@ def tokenize(
         progress: called with the number of texts that are done.
         stride: where text_pair is a context, the tokens that its windows share, 0 for a third of them; else None.
         documents: whether the texts are documents.
+        all_pieces: whether each token of a word has a slot, not the first one alone.
 
     Raises:
         UserError: the tokens that the tokenizer adds leave no room for a text, or windows cannot share so many.
@@ -207,14 +209,15 @@ def tokenize(
         )
     form = "2" if stride is None else f"stride {stride}"
     form = "choices" if split.choices is not None else "documents" if documents else form
+    form = "pieces" if all_pieces else form
     key = hashlib.sha256(f"{tokenizer_sha256(tokenizer)} {max_length} {form}".encode())
     for texts in (split.text, split.text_pair or (), *(split.words or split.choices or ())):
         key.update(f" {len(texts)}".encode())
         for data in map(str.encode, texts):  # with lengths, because a text may have any byte between it and the next
             key.update(f" {len(data)} ".encode() + data)
     file = os.path.join(cache_dir, "tokens", f"{key.hexdigest()}.npz") if cache_dir else ""
-    slots = SLOTS if split.words is not None else PARTS if split.choices is not None else ()
-    slots = BLOCKS if documents else slots if stride is None else CHARS
+    slots = NUMBERED if documents or split.words is not None else PARTS if split.choices is not None else ()
+    slots = slots if stride is None else CHARS
     cached = (*CACHED, *slots)
     arrays = _read_cached(file, cached, None if slots else len(split)) if file else {}
     if arrays:
@@ -222,7 +225,7 @@ def tokenize(
         label = np.zeros(len(arrays["slot_token"]), np.int32) if slots else split.label
         return Examples(truncated=truncated, **({"label": label} | arrays))
     if split.words is not None:
-        examples = windows.tokenize(split.words, tokenizer, max_length, progress)
+        examples = windows.tokenize(split.words, tokenizer, max_length, progress, all_pieces)
     elif split.choices is not None:
         examples = choices.tokenize(split.text, split.choices, tokenizer, max_length, progress)
     elif documents:

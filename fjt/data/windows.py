@@ -59,31 +59,37 @@ class _Special:
 
 
 def tokenize(
-    texts: Sequence[Sequence[str]], tokenizer: Any, max_length: int, progress: Callable[[int], Any] | None = None
+    texts: Sequence[Sequence[str]],
+    tokenizer: Any,
+    max_length: int,
+    progress: Callable[[int], Any] | None = None,
+    every: bool = False,
 ) -> Examples:
-    """The Examples of texts of words: one per window, in order, with a slot for each word, in order; labels are 0.
+    """The Examples of texts of words: one per window, in order, with a slot for each word, in order.
 
-    The slot of a word is its first token.  A word without a token, such as a control character, has the tokenizer's
-    first one.
+    The slot of a word is its first token, or each of its tokens.  A word without a token, such as a control character,
+    has the tokenizer's first one.  The label of a slot is the number of its word in the text.
 
     Args:
         texts: lists of words.
         tokenizer: of the model.
         max_length: largest number of tokens per window.
         progress: called with the number of texts that are done.
+        every: whether each token of a word has a slot.
     """
     tokenizer = of_words(tokenizer)
     backend, special = tokenizer.backend_tokenizer, _special(tokenizer)
     room = max_length - len(special.before) - len(special.after)
-    ids, lengths, slots, counts, rows = [], [], [], [], [0]
+    ids, lengths, slots, numbers, counts, rows = [], [], [], [], [], [0]
     for start in range(0, len(texts), CHUNK):
         chosen = [list(words) for words in texts[start : start + CHUNK]]
         encodings = backend.encode_batch(chosen, is_pretokenized=True, add_special_tokens=False)
         for words, encoding in zip(chosen, encodings, strict=True):
-            for tokens, places in _windows(len(words), encoding.ids, encoding.word_ids, room):
+            for tokens, places, own in _windows(len(words), encoding.ids, encoding.word_ids, room, every):
                 ids += [*special.before, *tokens, *special.after]
                 lengths.append(len(tokens) + len(special.before) + len(special.after))
                 slots += [place + len(special.before) if place >= 0 else 0 for place in places]
+                numbers += own
                 counts.append(len(places))
             rows.append(len(counts))
         if progress:
@@ -93,7 +99,7 @@ def tokenize(
         np.array(ids, np.int32),
         np.zeros(len(ids), np.int8),
         offsets,
-        np.zeros(len(slots), np.int32),
+        np.array(numbers, np.int32),
         0,
         np.array(slots, np.int32),
         slot_offsets,
@@ -102,9 +108,10 @@ def tokenize(
 
 
 def _windows(
-    words: int, ids: Sequence[int], word_ids: Sequence[int], room: int
-) -> Iterator[tuple[list[int], list[int]]]:
-    """Yields (tokens, places of the slots in them, -1 for a word without a token) of each window of a text."""
+    words: int, ids: Sequence[int], word_ids: Sequence[int], room: int, every: bool
+) -> Iterator[tuple[list[int], list[int], list[int]]]:
+    """Yields (tokens, places of the slots in them, -1 for a word without a token, numbers of the slots' words) of each
+    window of a text."""
     first = np.full(words, -1, np.int64)
     owner = np.array(word_ids, np.int64)
     first[owner[::-1]] = np.arange(len(owner))[::-1]
@@ -113,10 +120,17 @@ def _windows(
     window = window_of(np.maximum(seen, 0), starts, room, len(ids))
     bounds = np.searchsorted(window, np.arange(len(starts) + 1))  # windows of words ascend
     for number, start in enumerate(starts):
-        inside = first[bounds[number] : bounds[number + 1]]
-        if not len(inside):  # nothing would be read from it
+        own = np.arange(bounds[number], bounds[number + 1])
+        if not len(own):  # nothing would be read from it
             continue
-        yield list(ids[start : start + room]), np.where(inside < 0, -1, inside - start).tolist()
+        places = np.where(first[own] < 0, -1, first[own] - start)
+        if every:
+            more = np.arange(start, min(start + room, len(ids)))
+            more = more[np.isin(owner[more], own) & (first[owner[more]] != more)]
+            places, own = np.append(places, more - start), np.append(own, owner[more])
+            order = np.lexsort((places, own))
+            places, own = places[order], own[order]
+        yield list(ids[start : start + room]), places.tolist(), own.tolist()
 
 
 def _special(tokenizer: Any) -> _Special:

@@ -61,7 +61,7 @@ class Inputs:
         """{name: Examples} of the splits."""
         task, splits = self.data
         problem = find_problem(task.kind)
-        tokens = _tokenize(splits, self.base[0], self._experiment.model, problem, self._cache, self._view)
+        tokens = _tokenize(splits, self.base[0], self._experiment, problem, self._cache, self._view)
         return {name: problem.targets(splits[name], examples, task) for name, examples in tokens.items()}
 
     @property
@@ -167,18 +167,19 @@ def _load_model(model: ModelConfig, path: str, stamp: tuple[tuple[str, int, int]
 def _tokenize(
     splits: Mapping[str, Split],
     tokenizer: Any,
-    model: ModelConfig,
+    experiment: ExperimentConfig,
     problem: Problem,
     cache: str,
     view: console.View,
 ) -> dict[str, Examples]:
     """{name: Examples} of the splits, with progress, and warnings about truncated texts and unknown tokens."""
-    examples, warn, max_length = {}, view.warn, model.max_length
-    stride = (model.doc_stride or 0) if problem.contexts else None
+    examples, warn, max_length = {}, view.warn, experiment.model.max_length
+    stride = (experiment.model.doc_stride or 0) if problem.contexts else None
     for name, split in splits.items():
         with view.bar(f"tokenizing {name}", len(split), every=EVERY) as bar:
+            pieces = bool(experiment.data.all_pieces) and name == "train"
             examples[name] = tokenization.tokenize(
-                split, tokenizer, max_length, cache, bar.update, stride, problem.documents
+                split, tokenizer, max_length, cache, bar.update, stride, problem.documents, pieces
             )
     paired = any(split.text_pair or split.choices for split in splits.values())
     if tokenization.drops_types(tokenizer) and paired:

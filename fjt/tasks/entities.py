@@ -129,6 +129,12 @@ class Entities(Tagging):
         written = [spans.write(spans.from_ids(row, types), len(row), _scheme(names)) for row in rows]
         return np.array([ids[tag] for tags in written for tag in tags], np.int32)
 
+    def continued(self, ids: Int[np.ndarray, " m"], task: Task) -> Int[np.ndarray, " m"]:
+        """As Hugging Face's script has them: I- behind B-, all others the same."""
+        number = {name: at for at, name in enumerate(task.label_names)}
+        after = [number[f"I-{name[2:]}" if name.startswith("B-") else name] for name in task.label_names]
+        return np.where(ids < 0, ids, np.array(after, np.int32)[ids])
+
     def choose(self, logits: Ragged, task: Task) -> Int[np.ndarray, " M"]:
         if not task.constrained:
             return super().choose(logits, task)

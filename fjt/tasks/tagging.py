@@ -114,12 +114,20 @@ class Tagging(Problem):
         return label.lengths > 0
 
     def targets(self, split: Split, examples: Examples, task: Task) -> Examples:
-        """The examples with the tag of each slot, which is a word; -1 in sentences without tags."""
+        """The examples with the tag of each slot, by the number of its word; -1 in sentences without tags."""
         assert split.words is not None, "a split of this kind has words"
-        label = np.full(len(examples.slot_token), -1, np.int32)
-        labelled = np.repeat(self.is_labelled(split.label), [len(words) for words in split.words])
-        label[labelled] = self.tag_ids(split.label, task)
+        counts = np.array([len(words) for words in split.words])
+        tags = np.full(counts.sum(), -1, np.int32)
+        tags[np.repeat(self.is_labelled(split.label), counts)] = self.tag_ids(split.label, task)
+        word = np.repeat(np.cumsum(counts) - counts, np.diff(examples.row_slots)) + examples.label
+        label, again = tags[word], np.concatenate([[False], np.diff(word) == 0])  # the same word as the slot before
+        label[again] = self.continued(label[again], task)
         return dataclasses.replace(examples, label=label)
+
+    def continued(self, ids: Int[np.ndarray, " m"], task: Task) -> Int[np.ndarray, " m"]:
+        """The tags of the second and later tokens of words, where these have slots, by those of the first ones."""
+        del task
+        return ids
 
     def tag_ids(self, label: Tags, task: Task) -> Int[np.ndarray, " M"]:
         """The index of the logit of each word's tag."""

@@ -103,3 +103,28 @@ def test_a_long_text_takes_time_and_memory_in_proportion():
     starts = windows.starts_of(count, room)
     found = windows.window_of(np.arange(count), starts, room, count)
     assert (starts[found] <= np.arange(count)).all() and (np.arange(count) < starts[found] + room).all()
+
+
+def test_each_token_of_a_word_can_have_a_slot():
+    rng = np.random.default_rng(5)
+    texts = [[str(word) for word in rng.choice(["abc", "the", "bcda"], n)] for n in (3, 40, 1)] + [["​", "abc"]]
+    first, every = (windows.tokenize(texts, TOKENIZER, 14, every=every) for every in (False, True))
+    assert first.token_ids.tolist() == every.token_ids.tolist()
+    assert first.row_offsets.tolist() == every.row_offsets.tolist() and first.row_offsets[2] > 2
+    for row, words in enumerate(texts):
+        slots = slice(every.row_slots[row], every.row_slots[row + 1])
+        numbers = every.label[slots].tolist()
+        assert first.label[first.row_slots[row] : first.row_slots[row + 1]].tolist() == list(range(len(words)))
+        assert numbers == sorted(numbers) and set(numbers) == set(range(len(words)))
+    for window in range(len(every)):
+        one, all_ = (
+            dict.fromkeys(made.slot_token[made.slot_offsets[window] : made.slot_offsets[window + 1]].tolist())
+            for made in (first, every)
+        )
+        assert one.keys() <= all_.keys()
+    spelled = windows.tokenize([["abc", "the"]], TOKENIZER, 14, every=True)
+    pieces = TOKENIZER.backend_tokenizer.encode(["abc", "the"], is_pretokenized=True, add_special_tokens=False)
+    assert spelled.label.tolist() == pieces.word_ids and spelled.slot_token.tolist() == [
+        1 + at for at in range(len(pieces.ids))
+    ]
+    assert len(pieces.ids) > 2

@@ -21,6 +21,7 @@ from fjt.core.ragged import Ragged
 from fjt.core.settings import from_config
 from fjt.data import batches, packing, sources, tokenization, windows
 from fjt.data.glue import Split, Task
+from fjt.data.labels import Cell
 from fjt.data.synthetic import VOCAB
 from fjt.experiment import handed
 from fjt.models.config_json import parse_config
@@ -295,3 +296,21 @@ def test_lists_of_words_and_tags_are_handed_over_from_python(tmp_path):
     task, splits = sources.load(from_config(config).experiment, "unused", find_problem)
     assert splits["train"].words == (("a", "b"), ("c",)) and splits["dev"].label.tolist() == [[1, 2], [0]]
     assert task.label_names == ("O", "B-x", "I-x")
+
+
+def test_tags_of_every_token_of_a_word():
+    words, tags = (("abc", "the", "bcd"), ("the",), ("abc",)), (("B-x", "I-x", "B-x"), (), ("O",))
+    names = spans.names_of(("x",), "bio")
+    label = ENTITIES.read_labels([Cell(list(row), "f:1", False) for row in tags], names)
+    split = Split(("0", "1", "2"), ("", "", ""), None, label, words=words)
+    task = Task("t", "entities", names, ())
+    tokenizer = tokenization.load_tokenizer(str(VOCAB))
+    found = ENTITIES.targets(split, windows.tokenize(words, tokenizer, 30, every=True), task)
+    expected = []
+    for row, known in zip(words, tags, strict=True):
+        for word, tag in zip(row, known or ["none"] * len(row), strict=True):
+            pieces = len(tokenizer.backend_tokenizer.encode(word, add_special_tokens=False).ids)
+            expected += [tag] + [tag.replace("B-", "I-")] * (pieces - 1)
+    assert [names[i] if i >= 0 else "none" for i in found.label] == expected and "I-x" in expected[1:3]
+    plain = TAGGING.targets(split, windows.tokenize(words, tokenizer, 30, every=True), Task("t", "tagging", names, ()))
+    assert plain.label[0] == plain.label[1] == label.values[0]
