@@ -99,8 +99,9 @@ class Run:
             logits = self._predictor.logits(examples)
         wrong = np.flatnonzero(~np.isfinite(logits).all(axis=1))
         if len(wrong):
+            wrong = np.unique(np.searchsorted(examples.row_slots, wrong, side="right") - 1)  # rows of these slots
             raise UserError(
-                f"The logits of {len(wrong):,} of {len(logits):,} texts are not finite, so that these have no label: "
+                f"The logits of {len(wrong):,} of {len(split):,} texts are not finite, so that these have no label: "
                 f"{some(list(map(str, wrong)))} (counted from 0). Leave them out, or use another run than {self.path}."
             )
         task = self.full_task

@@ -1,6 +1,7 @@
 """New text labelled by a finished run, as a command and from Python."""
 
 import csv
+import dataclasses
 import inspect
 import json
 import os
@@ -77,12 +78,18 @@ def test_weights_that_are_not_those_of_the_run_are_refused(finished, tmp_path):
 def test_logits_that_are_not_finite_give_no_labels(monkeypatch):
     logits = np.zeros((30, 2), np.float32)
     logits[[3, 17], 1] = np.nan, np.inf
-    given = small.double(predictor.Predictor, logits=lambda examples: logits, tokenize=lambda split: None)
+    examples = small.make_examples(30)
+    given = small.double(predictor.Predictor, logits=lambda examples: logits, tokenize=lambda split: examples)
     run = small.double(
         finished_run.Run, path="runs/a", pairs=False, task=Task("a", "classification", ("0", "1"), ()), _predictor=given
     )
     monkeypatch.setattr(finished_run.Run, "_check_export", lambda run: None)
     with pytest.raises(UserError, match=r"2 of 30 texts .*: 3, 17 \(counted from 0\).*another run than runs/a"):
+        run.predict(["a text"] * 30)
+    slots = {"slot_token": np.tile([0, 1], 30).astype(np.int32), "slot_offsets": np.arange(0, 61, 2)}
+    examples = dataclasses.replace(examples, label=np.zeros(60, np.int32), **slots)
+    logits = np.repeat(logits, 2, axis=0)
+    with pytest.raises(UserError, match=r"2 of 30 texts .*: 3, 17 \(counted from 0\)"):
         run.predict(["a text"] * 30)
 
 
