@@ -1,6 +1,7 @@
 """Masked language modelling: the tokens that masks hide in documents (Devlin et al. 2019)."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -218,6 +219,7 @@ class MaskedLM(Problem):
         return [self.describe_label(row, task) for row in label]
 
 
+@functools.lru_cache(maxsize=4)  # asked for in each step, and a vocabulary is long
 def _masking(tokenizer: Any, options: MaskConfig) -> Masking:
     """The Masking that options ask for."""
     given = {name: value for name, value in dataclasses.asdict(options).items() if value is not None}

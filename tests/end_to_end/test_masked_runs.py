@@ -160,6 +160,7 @@ def test_masks_do_not_depend_on_the_layout_and_change_with_epoch_and_seed(tmp_pa
     steps = range(each, 2 * each)  # all of the second epoch
     reference = {place: token for step in steps for place, token in masks(plain, step).items()}
     assert {token for token, label in reference.values() if token != label} > {4}
+    assert {example for example, _ in reference} == set(range(len(plain.texts["train"]))), "by their numbers in train"
     for options in (
         {"mesh__data": 4},
         {"train__packing": False},
