@@ -7,7 +7,7 @@ import pytest
 from small import double
 
 from fjt.core.errors import UserError
-from fjt.core.options import EvalConfig, ExperimentConfig, TrainConfig
+from fjt.core.options import EvalConfig, ExperimentConfig, MaskConfig, TrainConfig
 from fjt.data.glue import Split, Task
 from fjt.experiment import prepare
 from fjt.experiment.execute import course
@@ -20,7 +20,13 @@ DEV = Split(("0", "1", "2"), ("a", "b", "c"), None, np.float32([0.5, 1.5, np.nan
 
 def add_metrics(select="last", *metrics, dev=DEV, **others):
     experiment = ExperimentConfig(train=TrainConfig(select=select, patience=2), eval=EvalConfig(metrics=metrics))
-    return experiment, prepare._complete(experiment, TASK, {"train": DEV, "dev": dev} | others)
+    return experiment, complete(experiment, {"train": DEV, "dev": dev} | others)
+
+
+def complete(experiment, splits):
+    task = prepare._complete(experiment, TASK)
+    prepare._try_metrics(experiment, task, splits)
+    return task
 
 
 @pytest.mark.parametrize(
@@ -48,7 +54,7 @@ def test_runs_of_a_study_that_share_their_data_decode_each_in_its_own_way():
     tasks = []
     for given in (EvalConfig(threshold=0.3), EvalConfig(threshold=0.7, constrained=True), EvalConfig()):
         experiment = ExperimentConfig(eval=given)
-        tasks.append(prepare._complete(experiment, TASK, {"train": DEV, "dev": DEV}))
+        tasks.append(prepare._complete(experiment, TASK))
     assert [task.threshold for task in tasks] == [0.3, 0.7, 0.5]
     assert [task.constrained for task in tasks] == [False, True, False]
 
@@ -84,6 +90,11 @@ def test_a_metric_is_called_before_a_run_trains(tmp_path, monkeypatch, body, mes
     assert add_metrics("last", "mine:score", dev=without)[1].metrics[-1] == "mine:score"
 
 
+def test_masks_are_for_models_of_them():
+    with pytest.raises(UserError, match=r"config.mask.rate=0.3: regression masks no tokens"):
+        prepare._complete(ExperimentConfig(mask=MaskConfig(rate=0.3)), TASK)
+
+
 def test_a_constant_is_scored_as_a_run_would_be():
     problem, label = find_problem("regression"), np.float32([0.0, 1.0])
     assert problem.compare(problem.constant(label), label, TASK) == {"pearson": 0.0, "spearman": 0.0, "mse": 0.25}
@@ -98,4 +109,4 @@ def test_a_metric_is_tried_on_every_split_that_is_evaluated(tmp_path, monkeypatc
     with pytest.raises(UserError, match=r"spread:share failed: ZeroDivisionError.* the labels of the test split"):
         add_metrics("last", "spread:share", dev=one, test=DEV)
     unread = ExperimentConfig(eval=EvalConfig(metrics=("spread:share",), test=False))
-    prepare._complete(unread, TASK, {"train": DEV, "dev": one, "test": DEV})
+    complete(unread, {"train": DEV, "dev": one, "test": DEV})

@@ -53,7 +53,7 @@ def make_run(tmp_path_factory, method):
     )
     methods = partition.find_methods(settings.experiment.tune)
     options = {"max_length": 12, "dtype": "float32", "matmul_precision": "highest"}
-    whole = predictor.Predictor(experiment.model, params, experiment.tokenizer, methods, options)
+    whole = predictor.Predictor(experiment.model, params, experiment.tokenizer, methods, options, experiment.problem)
     return method, experiment, params, whole.logits(experiment.examples["dev"])
 
 
