@@ -74,7 +74,12 @@ def pack_evaluated(experiment: Experiment, stage: Stage) -> dict[str, evaluate.P
     if stage.model.start == config.layers:
         return evaluate.deal_splits(splits, groups=groups)
     return evaluate.pack_splits(
-        splits, groups=groups, grid=row_grid(), width=config.width, one_slot=stage.model.one_slot
+        splits,
+        groups=groups,
+        grid=row_grid(),
+        width=config.width,
+        one_slot=stage.model.one_slot,
+        labels=experiment.problem.reduces,
     )
 
 

@@ -74,6 +74,7 @@ class Predictor:
             grid=max(32, row_grid()),
             width=self.model.config.width,
             one_slot=self.model.one_slot,
+            labels=self.problem.reduces,
         )["new"]
         with jax.default_matmul_precision(self.options["matmul_precision"]):
             put = functools.partial(placement.put_batch, mesh=mesh)

@@ -292,6 +292,7 @@ def _want_all(
         batch = abstract_batch(stage.shapes[i], experiment.examples["train"].label, stage.model, experiment.mesh)
         wanted[i] = want(make_train, batch, train, *built_in(experiment, stage).values())
     batch = abstract_batch(eval_shape, experiment.examples["train"].label, stage.model, experiment.mesh)
-    del batch["weight"]
+    for name in ("weight",) if experiment.problem.reduces else ("label", "weight"):
+        del batch[name]
     quiet = dataclasses.replace(stage.model, noisy_from=-1)
     return wanted | {"eval": want(make_eval, batch, evaluator, quiet, experiment.task.kind)}

@@ -71,8 +71,8 @@ class MaskedLM(Problem):
     one_slot = False
     documents = True
     head = "masked"
-    metrics = {"perplexity": perplexity, "accuracy": accuracy}
-    table_metrics = ("perplexity", "accuracy")
+    metrics = {"accuracy": accuracy, "perplexity": perplexity}
+    table_metrics = ("accuracy", "perplexity")
     lower_is_better = ("perplexity",)
     bounds = {"accuracy": (0, 1)}
     hub_task = "fill-mask"

@@ -254,6 +254,11 @@ class Problem(abc.ABC):
         del batch
         return logits
 
+    @property
+    def reduces(self) -> bool:
+        """Whether `reduce` reads labels; otherwise no label reaches an evaluation."""
+        return type(self).reduce is not Problem.reduce
+
     def comparable(self, logits: Float[np.ndarray, "M K"]) -> Float[np.ndarray, "M k"]:
         """The columns of `reduce` that the same model in another form gives as well, but for rounding."""
         return logits

@@ -24,19 +24,22 @@ class Chunks(Sequence):
         indices: the examples of each chunk, -1 for no example.
         shape: of all chunks.
         hidden: cached features, see `batches.build`; None to start from tokens.
+        labels: whether batches have labels.
     """
 
     examples: batches.Examples
     indices: Int[np.ndarray, "K B"]
     shape: packing.Shape
     hidden: np.ndarray | None = None
+    labels: bool = False
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, k: int) -> tuple[Batch, batches.Places]:
         batch, places = batches.build(self.examples, self.indices[k], self.shape, hidden=self.hidden)
-        del batch["weight"]
+        for name in ("weight",) if self.labels else ("label", "weight"):
+            del batch[name]
         return batch, places
 
 
@@ -63,6 +66,7 @@ def pack_splits(
     width: int,
     tokens: int = 0,
     one_slot: bool = True,
+    labels: bool = False,
 ) -> dict[str, Packed]:
     """{name: Packed} of splits, all in one shape, so that one program serves them.
 
@@ -73,6 +77,7 @@ def pack_splits(
         width: of the encoder.
         tokens: about this many tokens per chunk; 0 for TOKENS.
         one_slot: whether each example has exactly one slot.
+        labels: whether batches have labels, which `Problem.reduce` may need.
     """
     chosen = {}
     for name, examples in splits.items():
@@ -85,7 +90,7 @@ def pack_splits(
     shape = packing.plan(
         lengths, slots=None if one_slot else slots, groups=groups, grid=grid, most_shapes=1, width=width
     ).shapes[0]
-    return {name: _packed(splits[name], indices, shape) for name, indices in chosen.items()}
+    return {name: _packed(splits[name], indices, shape, labels) for name, indices in chosen.items()}
 
 
 def deal_splits(splits: Mapping[str, batches.Examples], *, groups: int) -> dict[str, Packed]:
@@ -124,8 +129,8 @@ def _widen(array: np.ndarray, width: int, value: int) -> np.ndarray:
     return np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=value)
 
 
-def _packed(examples: batches.Examples, indices: np.ndarray, shape: packing.Shape) -> Packed:
-    return Packed(shape, Chunks(examples, indices, shape), len(examples.slot_token))
+def _packed(examples: batches.Examples, indices: np.ndarray, shape: packing.Shape, labels: bool = False) -> Packed:
+    return Packed(shape, Chunks(examples, indices, shape, labels=labels), len(examples.slot_token))
 
 
 def results(

@@ -118,7 +118,7 @@ def eval_step(
 
     Args:
         params: all parameters.
-        batch: without weights.
+        batch: without weights, and without labels unless these are reduced with.
         values: of the tuning methods, as in Hyper.methods.
         model: computes the logits.
         reduce: of the kind of problem.

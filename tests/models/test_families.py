@@ -86,6 +86,7 @@ LABELLED = {  # (examples, number of outputs)
     "entities": (small.make_words(16, 12), 3),
     "question_answering": (small.make_windows(16, 12), 2),
     "multiple_choice": (small.make_choices(16, 16), 1),
+    "masked_lm": (small.make_masked(16, 12), 0),
 }
 
 

@@ -32,14 +32,12 @@ LAYOUTS = {
     "accumulation": small.Layout(groups=4, accumulation=4, row_length=64, batch_size=BATCH),
     "devices": small.Layout(groups=4, row_length=64, batch_size=BATCH),
     "devices_and_accumulation": small.Layout(groups=4, accumulation=2, row_length=64, batch_size=BATCH),
+    "all at once": small.Layout(groups=4, accumulation=2, one_a_row=True, batch_size=BATCH),
 }
 TOLERANCE = {np.float32: (20, 2e-6), np.float64: (60, 1e-12)}
 CASES = [(name, np.float64, "classification") for name in LAYOUTS]
 CASES += [(name, np.float32, "classification") for name in ("one_a_row", "devices_and_accumulation")]
-CASES += [
-    (name, np.float64, kind) for kind in small.KINDS if kind != "classification"
-    for name in ("one_a_row", "devices_and_accumulation")
-]  # fmt: skip
+CASES += [("all at once", np.float64, kind) for kind in small.KINDS if kind != "classification"]
 FIRST = [case for case in CASES if case[1] is np.float64]
 
 
@@ -284,6 +282,7 @@ MUTANTS = [
     (softmax_over_the_group, "devices", True, "multiple_choice"),
     (softmax_over_empty_places, "devices", True, "question_answering"),
     (mean_of_means, "accumulation", False, "question_answering"),
+    (mean_of_means, "accumulation", False, "masked_lm"),
 ]
 
 
