@@ -281,7 +281,7 @@ import sys, types
 from fjt import predict
 from fjt.core.errors import exit_code
 from fjt.data.glue import Split
-run = types.SimpleNamespace(problem=types.SimpleNamespace(columns=lambda logits, task: {}), task=None)
+run = types.SimpleNamespace(problem=types.SimpleNamespace(columns=lambda logits, task: {}), full_task=None)
 write = lambda: predict._write("-", ".tsv", run, "-", Split.unlabelled(["0"], ["a"]), {"logits": None})
 sys.exit(exit_code(write, lambda: "stdout"))
 """
