@@ -79,6 +79,9 @@ def test_eighty_ten_ten():
     assert share["same"] == pytest.approx(0.1 + 0.1 / len(ORDINARY), abs=error)
     other = now[(now != MASK) & (now != drawn.label)]
     assert np.isin(other, ORDINARY).all() and len(np.unique(other)) == len(ORDINARY)
+    own = seeds.bits(KEY, 2, masking.TOKEN, np.repeat(np.arange(600), 30), drawn.slot_token)
+    random = (now != MASK) & (now != drawn.label)
+    assert now[random].tolist() == ORDINARY[own[random] % len(ORDINARY)].tolist(), "drawn apart from its fate"
     counts = np.bincount(drawn.slot_token, minlength=202)[1:201]  # each place as often as others
     assert np.abs(counts - 90).max() < 5.5 * np.sqrt(90)
     only = masking.draw(examples, dataclasses.replace(MASKING, replaced=1.0, random=0.0), KEY, 2)
