@@ -178,3 +178,35 @@ def test_chunks_hold_each_example_once_and_are_alike(num, size):
     assert sorted(chunks[chunks >= 0].tolist()) == list(range(num))
     totals = np.where(chunks >= 0, lengths[chunks], 0).sum(axis=1)
     assert totals.max() - totals.min() <= lengths.max()
+
+
+def test_examples_without_a_slot_are_packed_with_the_others():
+    made = small.make_examples(6)
+    slots = {"slot_token": np.int32([1]), "slot_offsets": np.array([0, 0, 0, 1, 1, 1, 1]), "label": np.int32([7])}
+    examples, rows = dataclasses.replace(made, **slots), np.arange(6)
+    (shape,) = packing.plan(
+        made.lengths[None], slots=batches.slots_of(examples, rows[None]), most_shapes=1, width=32
+    ).shapes
+    batch, _ = batches.build(examples, rows, shape)
+    assert shape.slots == 1 and shape.num_slots == 6 and batch["weight"].sum() == 1
+    assert batch["example"][0, batch["slot_example"][0, 0]] == 2 and batch["label"][0, 0] == 7
+    with pytest.raises(ValueError, match="6 examples of a group do not fit into"):
+        batches.build(examples, rows, dataclasses.replace(shape, examples=2))
+
+
+def test_some_examples_keep_their_numbers_and_parts():
+    made = small.make_choices(8, 16)
+    chosen = np.array([6, 1, 3])
+    some = batches.take(made, chosen)
+    assert some.lengths.tolist() == made.lengths[chosen].tolist() and len(some) == 3
+    for at, n in enumerate(chosen):
+        tokens, whole = (slice(*x.offsets[i : i + 2]) for x, i in ((some, at), (made, n)))
+        assert some.token_ids[tokens].tolist() == made.token_ids[whole].tolist()
+        slots, all_ = (slice(*x.slot_offsets[i : i + 2]) for x, i in ((some, at), (made, n)))
+        assert some.slot_token[slots].tolist() == made.slot_token[all_].tolist()
+        assert some.label[slots].tolist() == made.label[all_].tolist()
+        parts = np.searchsorted(made.part_offsets, made.offsets[n : n + 2])
+        bounds = np.searchsorted(some.part_offsets, some.offsets[at : at + 2])
+        assert some.numbers[slice(*bounds)].tolist() == list(range(*parts))
+    again = batches.take(some, np.array([2]))
+    assert again.numbers.tolist() == some.numbers[-len(again.numbers) :].tolist()
