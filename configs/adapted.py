@@ -6,6 +6,8 @@
         --config.data.files.train=train.jsonl --config.data.files.dev=dev.jsonl
 
 Both cells train on the same examples with the same five seeds; the report has the scores of each with their intervals.
+A masked language model has no pooler, here as in PyTorch, so that the adapted one gets a new one; where MODEL has a
+pooler, this is part of the difference.
 """
 
 from ml_collections import ConfigDict
