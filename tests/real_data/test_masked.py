@@ -79,11 +79,10 @@ def test_logits_and_fifty_steps_are_those_of_pytorch(base, trained):
     logits[places.slots[1]] = found[places.slots[0]]
     np.testing.assert_allclose(logits[: len(expected)], expected, atol=1e-4, rtol=0)
     optimizer, losses = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0, eps=1e-8), []
-    each = experiment.schedule.steps_per_epoch
-    assert STEPS > each, "more than one epoch"
+    assert STEPS > experiment.schedule.steps_per_epoch, "more than one epoch"
     for step in range(STEPS):
-        chosen = experiment.schedule.batches(step, step + 1)[0]
-        loss = model(**padded(experiment.of_epoch(step // each), chosen[chosen >= 0])).loss
+        drawn = experiment.of_step(step)
+        loss = model(**padded(drawn, np.arange(len(drawn)))).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
