@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 from fjt.core import tree
 from fjt.core.errors import UserError
+from fjt.data import batches
 from fjt.data.batches import Examples
 from fjt.data.glue import Split
 from fjt.experiment import predictor
@@ -120,11 +121,10 @@ def _check_tokens(experiment: Experiment, folder: str, found: Predictor, rows: I
     chosen, bounds = split.take(rows), wanted.row_offsets
     texts = experiment.problem.targets(chosen, found.read(chosen), experiment.task)
     numbers = np.concatenate([np.arange(int(bounds[row]), int(bounds[row + 1])) for row in rows])
-    if len(texts) != len(numbers):
-        raise _differs(
-            folder, f"its tokenizer makes {len(texts)} examples of texts of which the run made {len(numbers)}"
-        )
-    made = experiment.draw("dev", dataclasses.replace(texts, numbers=numbers), found.tokenizer)
+    taken = batches.take(wanted, numbers)
+    if (len(texts), len(texts.part_offsets)) != (len(taken), len(taken.part_offsets)):
+        raise _differs(folder, f"its tokenizer makes {len(texts)} examples of texts of which the run made {len(taken)}")
+    made = experiment.draw("dev", dataclasses.replace(texts, numbers=taken.numbers), found.tokenizer)
     mine, theirs = made.offsets[made.row_offsets], wanted.offsets[wanted.row_offsets]
     for i, row in enumerate(rows):
         for name, what in (("token_ids", "tokens"), ("type_ids", "token types")):

@@ -36,6 +36,9 @@ class Chunks(Sequence):
     def __len__(self) -> int:
         return len(self.indices)
 
+    def __iter__(self) -> Iterator[tuple[Batch, batches.Places]]:
+        return (self[k] for k in range(len(self)))  # by Sequence, an IndexError in one would pass for the end
+
     def __getitem__(self, k: int) -> tuple[Batch, batches.Places]:
         batch, places = batches.build(self.examples, self.indices[k], self.shape, hidden=self.hidden)
         for name in ("weight",) if self.labels else ("label", "weight"):

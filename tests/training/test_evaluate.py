@@ -107,6 +107,13 @@ def test_no_labels_reach_the_evaluation():
     assert not {"label", "weight"} & set(packed.chunks[0][0])
 
 
+def test_a_chunk_that_cannot_be_built_is_no_end():
+    examples = dataclasses.replace(small.make_examples(num=5), numbers=np.arange(2))
+    packed = evaluate.pack_splits({"dev": examples}, groups=1, grid=8, width=32)["dev"]
+    with pytest.raises(IndexError):
+        list(packed.chunks)
+
+
 def alone(function, params, examples, n):
     """f[C]: the logits of one example, alone in its row."""
     shape = packing.Shape(1, 1, 24, 1)
