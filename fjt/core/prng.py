@@ -11,7 +11,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, UInt32
 
-from fjt.core.seeds import GOLDEN, MULTIPLY_1, MULTIPLY_2, mix
+from fjt.core import seeds
+from fjt.core.seeds import GOLDEN, MULTIPLY_1, MULTIPLY_2
 
 Array = jax.Array | np.ndarray  # what the functions of jax.numpy take
 Rate = Float[Array | np.number, ""]  # of dropout, in [0, 1)
@@ -25,10 +26,7 @@ def fold(key: Key, word: ArrayLike) -> Key:
         key: pair of u32 arrays.
         word: any integer array; it is broadcast against the key.
     """
-    a, b = key
-    word = jnp.asarray(word).astype(jnp.uint32)
-    a = mix(a ^ (word * GOLDEN + MULTIPLY_1))
-    return a, mix(b + a ^ word)
+    return seeds.fold(*key, jnp.asarray(word).astype(jnp.uint32))
 
 
 def uniform_bits(key: Key, feature: ArrayLike) -> UInt32[Array, "... F"]:

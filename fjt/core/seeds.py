@@ -25,6 +25,12 @@ def make_key(seed: int, stream: str) -> UInt32[np.ndarray, "2"]:
     return np.frombuffer(digest[:8], dtype="<u4").astype(np.uint32)
 
 
+def fold(a: Any, b: Any, word: Any) -> tuple[Any, Any]:
+    """The two halves of a key with a word folded in: u32 arrays, of numpy or jax."""
+    a = mix(a ^ (word * GOLDEN + MULTIPLY_1))
+    return a, mix((b + a) ^ word)
+
+
 def bits(key: UInt32[np.ndarray, "2"], *address: int | Shaped[np.ndarray, " n"]) -> UInt32[np.ndarray, " n"]:
     """Uniform bits at addresses: the second words of the keys that `prng.fold` makes of them.
 
@@ -34,9 +40,7 @@ def bits(key: UInt32[np.ndarray, "2"], *address: int | Shaped[np.ndarray, " n"])
     """
     a, b = key[:1], key[1:]
     for word in address:
-        word = np.atleast_1d(np.asarray(word)).astype(np.uint32)
-        a = mix(a ^ (word * GOLDEN + MULTIPLY_1))
-        b = mix((b + a) ^ word)
+        a, b = fold(a, b, np.atleast_1d(np.asarray(word)).astype(np.uint32))
     return b
 
 

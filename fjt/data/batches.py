@@ -238,6 +238,7 @@ def build(
     number, _ = _numbers_in_group(part_group, np.ones(len(parts), np.int64), shape.groups)
     if number.max(initial=-1) >= shape.num_slots:
         raise ValueError(f"{number.max() + 1} examples of a group do not fit into {shape}")
+    to_parts = _make_scatter(part_group * shape.num_slots + number, shape.groups, shape.num_slots)
     _, first_slot = _numbers_in_group(group, counts, shape.groups)
     slots = _ranges(group * shape.num_slots + first_slot, counts), _ranges(examples.slot_offsets[chosen], counts)
     slot_position = examples.slot_token[slots[1]]
@@ -245,9 +246,7 @@ def build(
     among = np.repeat(np.cumsum(lengths) - lengths, counts) + slot_position  # tokens of the batch, one after the other
     slot_part = np.searchsorted(np.cumsum(sizes), among, side="right")
     batch = {
-        "example": _make_scatter(part_group * shape.num_slots + number, shape.groups, shape.num_slots)(
-            _numbers(examples, parts), np.int32
-        ),
+        "example": to_parts(_numbers(examples, parts), np.int32),
         "slot_example": to_slots(number[slot_part], np.int32),
         "slot_position": to_slots(slot_position, np.int32),
         "label": to_slots(examples.label[slots[1]], examples.label.dtype),
@@ -265,11 +264,14 @@ def build(
         "position_ids": to_tokens(_ranges(np.zeros(len(parts), np.int64), sizes), np.int32),
         "segment_ids": to_tokens(np.repeat(number + 1, sizes), np.int32),
     }
+    return batch | _contents(examples, tokens[1], to_tokens, hidden), Places(slots, tokens)
+
+
+def _contents(examples, rows, to_tokens, hidden):
+    """The arrays that the model reads at tokens: ids and types, or cached features.  rows: of the split's tokens."""
     if hidden is not None:
-        return batch | {"hidden": to_tokens(hidden[tokens[1]], hidden.dtype)}, Places(slots, tokens)
-    for name in ("token_ids", "type_ids"):
-        batch[name] = to_tokens(getattr(examples, name)[tokens[1]], np.int32)
-    return batch, Places(slots, tokens)
+        return {"hidden": to_tokens(hidden[rows], hidden.dtype)}
+    return {name: to_tokens(getattr(examples, name)[rows], np.int32) for name in ("token_ids", "type_ids")}
 
 
 def _parts(examples, chosen):

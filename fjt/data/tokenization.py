@@ -200,22 +200,12 @@ def tokenize(
     Raises:
         UserError: the tokens that the tokenizer adds leave no room for a text, or windows cannot share so many.
     """
-    paired = split.text_pair is not None or split.choices is not None
-    added = tokenizer.num_special_tokens_to_add(paired)
-    if max_length <= added:
-        raise UserError(
-            f"config.model.max_length={max_length} leaves no room for a text: the tokenizer adds {added} tokens to "
-            f"each {'pair' if paired else 'text'}. Give at least {added + 1}."
-        )
+    _check_room(tokenizer, max_length, split.text_pair is not None or split.choices is not None)
     form = "2" if stride is None else f"stride {stride}"
     form = "choices" if split.choices is not None else "documents" if documents else form
     form = "pieces" if all_pieces else form
-    key = hashlib.sha256(f"{tokenizer_sha256(tokenizer)} {max_length} {form}".encode())
-    for texts in (split.text, split.text_pair or (), *(split.words or split.choices or ())):
-        key.update(f" {len(texts)}".encode())
-        for data in map(str.encode, texts):  # with lengths, because a text may have any byte between it and the next
-            key.update(f" {len(data)} ".encode() + data)
-    file = os.path.join(cache_dir, "tokens", f"{key.hexdigest()}.npz") if cache_dir else ""
+    key = f"{tokenizer_sha256(tokenizer)} {max_length} {form}"
+    file = os.path.join(cache_dir, "tokens", f"{_sha256(split, key)}.npz") if cache_dir else ""
     slots = NUMBERED if documents or split.words is not None else PARTS if split.choices is not None else ()
     slots = slots if stride is None else CHARS
     cached = (*CACHED, *slots)
@@ -240,6 +230,26 @@ def tokenize(
     if file:
         _write_cached(file, {name: getattr(examples, name) for name in cached})
     return examples
+
+
+def _check_room(tokenizer: Any, max_length: int, paired: bool) -> None:
+    """Raises UserError where examples hold no more than the tokens that the tokenizer adds."""
+    added = tokenizer.num_special_tokens_to_add(paired)
+    if max_length <= added:
+        raise UserError(
+            f"config.model.max_length={max_length} leaves no room for a text: the tokenizer adds {added} tokens to "
+            f"each {'pair' if paired else 'text'}. Give at least {added + 1}."
+        )
+
+
+def _sha256(split: Split, key: str) -> str:
+    """sha256 of a key and of the texts of a split."""
+    digest = hashlib.sha256(key.encode())
+    for texts in (split.text, split.text_pair or (), *(split.words or split.choices or ())):
+        digest.update(f" {len(texts)}".encode())
+        for data in map(str.encode, texts):  # with lengths, because a text may have any byte between it and the next
+            digest.update(f" {len(data)} ".encode() + data)
+    return digest.hexdigest()
 
 
 def _read_cached(file: str, names: Sequence[str], num: int | None) -> dict[str, np.ndarray]:

@@ -73,8 +73,7 @@ def prepare(
     parameters = build_parameters(experiment, inputs, model, adapter, view)
     layout = plan_layout(experiment, examples["train"], model, devices=mesh.size, shapes=shapes)
     stages, rates = _plan_stages(settings, task, model, parameters, layout, examples, view)
-    contents = inputs.sha256 | own_metrics.contents(task)
-    contents |= {"adapter": tree.sha256(tree.unflatten(adapter.trained))} if adapter else {}
+    contents = _contents(inputs, task, adapter)
     return Experiment(
         settings=settings,
         origins={**(given or {}), **origins},
@@ -100,6 +99,12 @@ def prepare(
         fingerprint=fingerprint(experiment, contents),
         adopted=frozenset(adapter.others() if adapter else ()),
     )
+
+
+def _contents(inputs: Inputs, task: Task, adapter: adapters.Adapter | None) -> dict[str, str]:
+    """{name: sha256} of data, weights, tokenizer, the user's own metrics and the adapter."""
+    started = {"adapter": tree.sha256(tree.unflatten(adapter.trained))} if adapter else {}
+    return inputs.sha256 | own_metrics.contents(task) | started
 
 
 def _complete(experiment: ExperimentConfig, task: Task) -> Task:

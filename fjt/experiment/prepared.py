@@ -127,13 +127,10 @@ class Experiment:
         return find_problem(self.task.kind)
 
     def of_step(self, step: int) -> batches.Examples:
-        """The training examples of a step, in the order in which they were drawn."""
+        """The training examples of a step, as the problem draws them in its epoch."""
         chosen = self.schedule.batches(step, step + 1)[0]
-        chosen = chosen[chosen >= 0]
-        if not self.problem.redraws:
-            return batches.take(self.examples["train"], chosen)
-        epoch = step // self.schedule.steps_per_epoch
-        return self.draw("train", batches.take(self.texts["train"], chosen), epoch=epoch)
+        texts = batches.take(self.texts["train"], chosen[chosen >= 0])
+        return self.draw("train", texts, epoch=step // self.schedule.steps_per_epoch)
 
     def draw(self, split: str, texts: batches.Examples, tokenizer: Any = None, epoch: int = 0) -> batches.Examples:
         """As the function `draw`, with the run's options.  tokenizer: by default the run's own."""

@@ -109,12 +109,11 @@ class MaskedLM(Problem):
         places = np.flatnonzero(examples.token_ids == _mask_of(tokenizer))
         if not len(places):
             raise UserError(f"No text has a mask, {tokenizer.mask_token}, at which a token could be predicted.")
+        owner = np.searchsorted(examples.offsets, places, side="right") - 1
         return dataclasses.replace(
             examples,
             label=np.zeros(len(places), np.int32),
-            slot_token=(places - examples.offsets[np.searchsorted(examples.offsets, places, side="right") - 1]).astype(
-                np.int32
-            ),
+            slot_token=(places - examples.offsets[owner]).astype(np.int32),
             slot_offsets=np.searchsorted(places, examples.offsets),
         )
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fjt.core import prng
+from fjt.core import prng, seeds
 from fjt.core.seeds import make_key, permutation
 from fjt.models import layers
 from fjt.models.layers import Tokens
@@ -244,7 +244,7 @@ def test_lowbias32_is_the_published_one():
         return x ^ x >> 16
 
     values = [0, 1, 2, 12345, 2**31, 2**32 - 1]
-    assert np.asarray(prng.mix(jnp.asarray(values, jnp.uint32))).tolist() == [lowbias32(x) for x in values]
+    assert np.asarray(seeds.mix(jnp.asarray(values, jnp.uint32))).tolist() == [lowbias32(x) for x in values]
 
 
 def test_streams_and_seeds_are_separate():
