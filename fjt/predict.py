@@ -12,6 +12,9 @@ A run that answers questions reads a question and its context as such a pair, or
 Its output has the answer, its probability and its place in the context, and, as .jsonl, the best 20 answers; as .json
 it has an answer per id, which the official evaluation of SQuAD reads.
 
+A run on several tasks predicts all of them for each text, in columns that begin with the name of the task.  Where some
+of them are on pairs, lines and tables may have a second text, or none.
+
 A masked language model predicts the tokens at the masks of a text (`[MASK]`, or as its tokenizer writes it); the output
 has the five best for each with their probabilities.  A line of a .txt file is a text here, too.
 
@@ -162,7 +165,7 @@ def read_split(run: "Run", options: argparse.Namespace) -> Split:
         own = run.config["data"]["columns"]
         columns |= {f"{reading.CHOICE_COLUMNS}{name}": str(name) for name in own["choices"]}
         columns |= {"text_pair": name} if (name := options.text_pair or own["text_pair"]) else {}
-    elif run.pairs:
+    elif run.pairs and (options.text_pair or not run.singles):
         second = "context" if path.lower().endswith(squad.SUFFIX) else run.config["data"]["columns"]["text_pair"]
         columns["text_pair"] = options.text_pair or second or "text_pair"
     elif options.text_pair:
@@ -231,22 +234,23 @@ def _read_lines(path: str, run: "Run") -> Split:
     if run.problem.choices:
         rows = read_rows(lambda line: _read_choices(line[1], line[0]), numbered)
         return Split.unlabelled(ids, [text for text, _ in rows], choices=[row for _, row in rows])
-    found = read_rows(lambda line: _read_line(line[1], line[0], 2 if run.pairs else 1), numbered)
-    texts = [list(column) for column in zip(*found, strict=True)]
-    return Split.unlabelled(ids, texts[0], texts[1] if run.pairs else None)
+    found = read_rows(lambda line: _read_line(line[1], line[0], run), numbered)
+    second = [pair for _, pair in found]
+    return Split.unlabelled(ids, [text for text, _ in found], second if any(pair is not None for pair in second) else None)
 
 
 def _of_words(ids: Iterable[str], found: Sequence[tuple[str, tuple[str, ...]]]) -> Split:
     return Split.unlabelled(ids, [text for text, _ in found], words=[one for _, one in found])
 
 
-def _read_line(line: bytes, place: str, count: int) -> list[str]:
-    """The texts of a line.  count: 2 for a run on pairs."""
+def _read_line(line: bytes, place: str, run: "Run") -> tuple[str, str | None]:
+    """The text of a line and the second one, None where it has none."""
     text = encoding.decode(line, place)
-    texts = text.split("\t") if count == 2 else [text]
-    if len(texts) != count:
+    texts = text.split("\t") if run.pairs else [text]
+    if len(texts) > 2 or (len(texts) == 1 and not run.singles):
         raise UserError(f"{place}: {len(texts)} texts, but the run reads pairs: two texts with a tab between them.")
-    return [tables.text_of(text, place, "") for text in texts]
+    first, *rest = [tables.text_of(text, place, "") for text in texts]
+    return first, rest[0] if rest else None
 
 
 def _read_choices(line: bytes, place: str) -> tuple[str, tuple[str, ...]]:
@@ -298,7 +302,7 @@ def _table(suffix: str, run: "Run", split: Split, predicted: dict[str, Any]) -> 
     columns = {name: values for name, values in columns.items() if name not in LONG or suffix == ".jsonl"}
     rows = zip(*columns.values(), strict=True)
     if suffix == ".npz":
-        shown = np.array([tables.cell(value) for value in columns["predicted"]])
+        shown = np.array([tables.cell(value) for value in columns.get("predicted", predicted["labels"])])
         arrays: dict[str, Any] = {"id": np.array(split.id), "predicted": shown, **flat("logits", predicted["logits"])}
         file = io.BytesIO()
         np.savez(file, **arrays, label_names=np.array(run.label_names, str))

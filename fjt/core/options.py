@@ -86,6 +86,12 @@ class DataConfig:
         "entities, question_answering, multiple_choice, masked_lm",
     )
     label_names: tuple = option((), "your own table: the labels in the order of their ids; empty: sorted")
+    each: tuple = option(
+        (),
+        "several tasks: options of config.data for one of them, ((task, option, value), ...), such as "
+        "(('reviews', 'files.train', 'reviews.csv'), ('reviews', 'kind', 'regression')); a task with files.train is "
+        "your own table",
+    )
     holdout: float = option(0.0, "share of the training rows that is kept aside and used as dev", **RATE)
     limit: int = option(
         0, "number of training examples, one draw by seeds.subset for all seeds of a study; 0: all", low=0
@@ -255,6 +261,15 @@ class TrainConfig:
     accumulation: int = option(1, "microbatches per batch; the result is that of the whole batch at once", low=1)
     packing: bool = option(True, "whether several examples share a row; False: one example per row")
     row_length: int = option(0, "number of tokens per packed row; 0: the planner searches for it", low=0)
+    task_shares: tuple = option(
+        (), "several tasks: the share of each among the examples of an epoch; (): by train.task_temperature"
+    )
+    task_temperature: float | None = option(
+        None,
+        "several tasks: their shares are as (number of examples) ** (1 / temperature); None: 1, every example once "
+        "per epoch",
+        low=0.1,
+    )
     select: str = option(
         "last",
         "step whose weights are the result: last; best, by the task's first metric; or the name of a metric of the "
@@ -273,6 +288,7 @@ class TrainConfig:
 class LossConfig:
     label_smoothing: float = option(0.0, "share of each label's weight spread over all classes", **RATE, traced=True)
     class_weights: tuple = option((), 'loss weights, one number per class, or ("balanced",); (): all 1', traced=True)
+    task_weights: tuple = option((), "several tasks: factor of each one's loss; (): all 1", traced=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -338,7 +354,9 @@ class EvalConfig:
 class ExperimentConfig:
     """Everything a result depends on; its fingerprint decides whether a work directory may be continued."""
 
-    task: str = option("sst2", "the task; `python -m fjt.main --list` shows them")
+    task: str = option(
+        "sst2", "the task; `python -m fjt.main --list` shows them; several with + between them train together"
+    )
     seed: int = option(
         0,
         "sets seeds.init, seeds.data and seeds.dropout where these are None",

@@ -44,10 +44,10 @@ def bits(key: UInt32[np.ndarray, "2"], *address: int | Shaped[np.ndarray, " n"])
     return b
 
 
-def permutation(seed: int, epoch: int, n: int) -> Int[np.ndarray, " n"]:
+def permutation(seed: int, epoch: int, n: int, stream: str = "data") -> Int[np.ndarray, " n"]:
     """The order of n examples in an epoch.
 
     It is the sorting order of raw PCG64 output: numpy guarantees these bits, but not those of its shuffles.
     """
-    words = [*make_key(seed, "data").tolist(), epoch]
+    words = [*make_key(seed, stream).tolist(), epoch]
     return np.argsort(np.random.PCG64(np.random.SeedSequence(words)).random_raw(n), kind="stable")

@@ -15,6 +15,7 @@ from fjt.data.packing import Shape
 
 Batch = dict[str, Shaped[np.ndarray, "G ..."]]  # the arrays that a step receives, by name; `build` lists them
 Indices = Int[np.ndarray, "*batch"]  # examples by number, -1 for an empty place
+Mixture = tuple[tuple[int, int], ...]  # of each task: (number of its examples, number of places in an epoch, above 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,13 +132,35 @@ def _order(seed: int, epoch: int, num_examples: int) -> Int[np.ndarray, " N"]:
     return seeds.permutation(seed, epoch, num_examples)
 
 
+@functools.lru_cache(maxsize=2)
+def _mixed(seed: int, epoch: int, mixture: Mixture) -> Int[np.ndarray, " N"]:
+    """The examples of an epoch of a mixture, each task's in the order of its own passes over them."""
+    places = seeds.permutation(seed, epoch, sum(share for _, share in mixture))
+    order, first, taken = np.zeros(len(places), np.int64), 0, 0
+    for number, (size, share) in enumerate(mixture):
+        at = epoch * share + np.arange(share)  # among all examples of the task, pass by pass
+        passes = range(int(at[0]) // size, int(at[-1]) // size + 1)
+        own = np.concatenate([seeds.permutation(seed, one, size, f"data/{number}") for one in passes])
+        order[np.sort(places[taken : taken + share])] = first + own[at - size * passes[0]]
+        first, taken = first + size, taken + share
+    return order
+
+
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """Step k trains on permutation(seed, epoch)[j B : (j + 1) B], j = k mod steps per epoch; the last one is short."""
+    """Step k trains on order(epoch)[j B : (j + 1) B], j = k mod steps per epoch; the last one of an epoch is short.
+
+    Attributes:
+        num_examples: of the split, and of an epoch.
+        batch_size: B.
+        seed: of the orders.
+        mixture: the sizes and shares of several tasks; (): each example once per epoch.
+    """
 
     num_examples: int
     batch_size: int
     seed: int
+    mixture: Mixture = ()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -146,6 +169,8 @@ class Schedule:
 
     def order(self, epoch: int) -> Int[np.ndarray, " N"]:
         """The order of the examples in an epoch."""
+        if self.mixture:
+            return _mixed(self.seed, epoch, self.mixture)
         return _order(self.seed, epoch, self.num_examples)
 
     def batches(self, first: int, last: int) -> Int[np.ndarray, "K B"]:

@@ -19,7 +19,7 @@ class Split:
     Attributes:
         id: identifier of each row.
         text: text of each row.
-        text_pair: second text of each row, or None for single texts.
+        text_pair: second text of each row, None for a single text; or None where all are single texts.
         label: one label per row, in the form of the task's Problem (`fjt.tasks.problem`): an array, or Ragged.
         cluster: the source of each row, equal for rows that share one, or None where the source is unknown.
         words: the words of each text, or None where the task's labels are of whole texts.
@@ -28,7 +28,7 @@ class Split:
 
     id: tuple[str, ...]
     text: tuple[str, ...]
-    text_pair: tuple[str, ...] | None
+    text_pair: tuple[str | None, ...] | None
     label: Any
     cluster: tuple[str, ...] | None = None
     words: tuple[tuple[str, ...], ...] | None = None
@@ -39,7 +39,7 @@ class Split:
         cls,
         ids: Iterable[str],
         text: Sequence[str],
-        text_pair: Sequence[str] | None = None,
+        text_pair: Sequence[str | None] | None = None,
         words: Sequence[tuple[str, ...]] | None = None,
         choices: Sequence[tuple[str, ...]] | None = None,
     ) -> "Split":
@@ -53,6 +53,16 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.text)
+
+    @property
+    def pairs(self) -> bool:
+        """Whether some row has a second text."""
+        return self.text_pair is not None
+
+    @property
+    def singles(self) -> bool:
+        """Whether some row has no second text."""
+        return self.text_pair is None or None in self.text_pair
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "Split":
         """The Split of some of the rows, in the order given.  rows: their numbers."""

@@ -13,7 +13,7 @@ from jaxtyping import Int
 from fjt.core.errors import UserError, suggest
 from fjt.core.options import DataConfig, ExperimentConfig
 from fjt.core.ragged import Ragged, values_of
-from fjt.data import glue, labels, reading, synthetic, tables, tfds
+from fjt.data import glue, labels, reading, several, synthetic, tables, tfds
 from fjt.data.glue import SPLITS, Split, Table, Task
 from fjt.data.reading import LabelReader
 from fjt.data.tables import Rows
@@ -73,6 +73,8 @@ def load(experiment: ExperimentConfig, cache_dir: str, find_problem: FindProblem
     rows.  data.limit draws from the rows that the holdout left; the rows of a smaller limit are among those of a
     larger one.  Both keep the order of the file.
 
+    Of several tasks (`fjt.data.several`), each is loaded like this; then their splits are joined.
+
     Args:
         experiment: the options.
         cache_dir: folder for TFDS's data.
@@ -81,6 +83,11 @@ def load(experiment: ExperimentConfig, cache_dir: str, find_problem: FindProblem
     Raises:
         UserError: the data cannot be read, or nothing can be learned from them.
     """
+    if several.is_several(experiment.task):
+        loaded = {name: load(one, cache_dir, find_problem) for name, one in several.each(experiment).items()}
+        task = several.join({name: task for name, (task, _) in loaded.items()})
+        find_problem(task.kind)  # which refuses kinds that cannot be trained together
+        return task, several.join_splits({name: splits for name, (_, splits) in loaded.items()})
     task = find_task(experiment, find_problem)
     problem = find_problem(task.kind)
     data, subset = experiment.data, experiment.seeds.subset

@@ -213,9 +213,11 @@ def tsv(rows: Iterable[Iterable[Any]]) -> str:
 
 
 def cell(value: Any) -> Any:
-    """A value as a table has it: words or tags with blanks between them, other lists as JSON, and "" for None."""
+    """A value as a table has it: words or tags with blanks between them, other lists and dicts as JSON, "" for None."""
     if value is None:
         return ""
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
     if not isinstance(value, list | tuple):
         return value
     return (

@@ -247,8 +247,8 @@ def _sha256(split: Split, key: str) -> str:
     digest = hashlib.sha256(key.encode())
     for texts in (split.text, split.text_pair or (), *(split.words or split.choices or ())):
         digest.update(f" {len(texts)}".encode())
-        for data in map(str.encode, texts):  # with lengths, because a text may have any byte between it and the next
-            digest.update(f" {len(data)} ".encode() + data)
+        for text in texts:  # with lengths, because a text may have any byte between it and the next
+            digest.update(b" none" if text is None else f" {len(data := text.encode())} ".encode() + data)
     return digest.hexdigest()
 
 
@@ -282,12 +282,13 @@ def _write_cached(file: str, arrays: Mapping[str, Any]) -> None:
 
 def _tokenize(split: Split, tokenizer: Any, max_length: int, progress: Callable[[int], Any] | None) -> Examples:
     backend = tokenizer.backend_tokenizer
-    texts = split.text if split.text_pair is None else tuple(zip(split.text, split.text_pair, strict=True))
+    pairs = split.text_pair or (None,) * len(split)
+    texts = [text if pair is None else (text, pair) for text, pair in zip(split.text, pairs, strict=True)]
     ids, types, lengths, truncated = [], [], [], 0
     backend.enable_truncation(max_length, strategy="longest_first", direction=tokenizer.truncation_side)
     try:
         for start in range(0, len(split), CHUNK):
-            for encoding in backend.encode_batch_fast(list(texts[start : start + CHUNK])):
+            for encoding in backend.encode_batch_fast(texts[start : start + CHUNK]):
                 truncated += bool(encoding.overflowing)
                 ids.append(np.array(encoding.ids, np.int32))
                 types.append(np.array(encoding.type_ids, np.int8))

@@ -42,6 +42,7 @@ class Run:
         config: the "config" of its config.json.
         task: its Task, with the kind of problem and the label names.
         pairs: whether it reads pairs of texts.
+        singles: whether it reads single texts; one on several tasks may read both.
         base: the present directory of the base model, "" if it has not moved.
     """
 
@@ -50,6 +51,7 @@ class Run:
     config: dict[str, Any] = dataclasses.field(repr=False)
     task: Task
     pairs: bool
+    singles: bool = False
     base: str = ""
 
     @functools.cached_property
@@ -78,7 +80,8 @@ class Run:
             are JSON, and there is `n_best`, a list per question of {text, start, end, score, probability}, in
             characters of the context.  For one that chooses, there is `choice`, the text of the choice.  For a masked
             language model, labels are lists of the best token for each mask of a text, and `candidates` has the five
-            best with their probabilities.
+            best with their probabilities.  For several tasks, labels are {task: label} of each text, whichever it is of,
+            the logits of all tasks stand side by side, and probabilities are NaN for scores.
 
         Raises:
             UserError: the texts are not lists of str, do not fit the run, or have logits that are not finite; or the
@@ -87,7 +90,7 @@ class Run:
         if self.problem.words:
             split = _checked_words(texts, pairs)
         else:
-            split = _checked(texts, pairs, self.pairs, self.problem.choices)
+            split = _checked(texts, pairs, self)
         found = self.label(split).items()
         return {name: list(values) if isinstance(values, Ragged) else values for name, values in found}
 
@@ -231,24 +234,24 @@ class Run:
         return predictor.read_over(folder, own, params, checkpoint.config, self.task, options)
 
 
-def _checked(texts: Iterable[Any], pairs: Iterable[Any] | None, wanted: bool, choose: bool = False) -> Split:
+def _checked(texts: Iterable[Any], pairs: Iterable[Any] | None, run: Run) -> Split:
     """The unlabelled Split of what the caller calls texts.
 
     Args:
         texts: the texts.
         pairs: the second texts, or the choices of each text.
-        wanted: whether the run reads pairs.
-        choose: whether it chooses among several second texts.
+        run: says which of them it reads.
 
     Raises:
         UserError: they are not str that fit the run.
     """
-    if (wanted or choose) and pairs is None:
+    choose = run.problem.choices
+    if pairs is None and (choose or not run.singles):
         what = "choices of each text are" if choose else "second texts are"
         raise UserError(
             f"The run reads {'texts with choices' if choose else 'pairs of texts'}, but the {what} missing (`pairs`)."
         )
-    if pairs is not None and not (wanted or choose):
+    if pairs is not None and not (choose or run.pairs):
         raise UserError("The run reads single texts; leave out the second texts (`pairs`).")
     columns: dict[str, Any] = {"texts": texts} if pairs is None else {"texts": texts, "pairs": pairs}
     for name, values in columns.items():
@@ -313,12 +316,14 @@ def read_run(directory: str | os.PathLike[str], base: str | os.PathLike[str] = "
             raise UserError(f"The run in {directory} failed: {failed}. The same command would fail again.")
         raise UserError(f"The run in {directory} is not finished; run its command again to finish it.")
     result, dev = run_records.read_result(directory), run_records.read_predictions(directory, "dev")
+    pairs = bool(dev.get("pairs", False))
     return Run(
         directory,
         result,
         run_records.read_config(directory, USED)["config"],
         task_of_record(dev, result["task"]),
-        bool(dev.get("pairs", False)),
+        pairs,
+        bool(dev.get("singles", not pairs)),
         files.local_path(base, "--base") if base else "",
     )
 

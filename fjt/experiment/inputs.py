@@ -181,12 +181,12 @@ def _tokenize(
             examples[name] = tokenization.tokenize(
                 split, tokenizer, max_length, cache, bar.update, stride, problem.documents, pieces
             )
-    paired = any(split.text_pair or split.choices for split in splits.values())
-    if tokenization.drops_types(tokenizer) and paired:
+    if tokenization.drops_types(tokenizer) and any(split.pairs or split.choices for split in splits.values()):
         warn(
             "both texts of a pair have token type 0: the base model has one type (type_vocab_size), or its tokenizer "
             "gives none (model_input_names in tokenizer_config.json)"
         )
+    paired = {name: not split.singles or split.choices is not None for name, split in splits.items()}
     for name, done in examples.items():
         each, total = np.diff(done.row_offsets), len(splits[name])
         several = 0 if problem.documents else np.count_nonzero(each > 1)
@@ -196,7 +196,7 @@ def _tokenize(
         if problem.documents:
             _check_documents(name, done, total, warn)
         lengths = np.diff(done.part_offsets)
-        bare = np.count_nonzero(lengths <= tokenizer.num_special_tokens_to_add(paired))
+        bare = np.count_nonzero(lengths <= tokenizer.num_special_tokens_to_add(paired[name]))
         if bare:
             warn(f"{bare:,} of {len(lengths):,} {name} examples have no token: the model cannot tell them apart")
         unknown = float(np.mean(done.token_ids == tokenizer.unk_token_id))

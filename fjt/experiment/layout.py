@@ -8,10 +8,11 @@ import numpy as np
 from jaxtyping import Int
 
 from fjt.core.errors import UserError
-from fjt.core.options import ExperimentConfig
+from fjt.core.options import ExperimentConfig, TrainConfig
 from fjt.data import batches, packing
 from fjt.experiment import recipes
 from fjt.models.encoder import Model
+from fjt.tasks.problem import Problem
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Layout:
 
 def plan_layout(
     experiment: ExperimentConfig,
+    problem: Problem,
     train: batches.Examples,
     model: Model,
     *,
@@ -43,6 +45,7 @@ def plan_layout(
 
     Args:
         experiment: options without open values.
+        problem: its Problem.
         train: the training split.
         model: the Model of the run.
         devices: number of devices of the mesh.
@@ -55,7 +58,7 @@ def plan_layout(
     steps, groups = recipes.total_steps(experiment, rows), devices * options.accumulation
     recipes.check_groups(min(options.batch_size, rows), groups)
     assert experiment.seeds.data is not None, "seeds are resolved"
-    schedule = batches.Schedule(rows, options.batch_size, experiment.seeds.data)
+    schedule = make_schedule(experiment, problem, train, experiment.seeds.data)
     indices = schedule.batches(0, max(steps, 1))
     lengths = batches.lengths_of(train, indices)
     slots = None if model.one_slot else batches.slots_of(train, indices)
@@ -73,6 +76,47 @@ def plan_layout(
     else:
         plan = plan_shapes(lengths, experiment, groups, model.config.width, slots=slots)
     return Layout(steps=steps, groups=groups, schedule=schedule, plan=plan)
+
+
+def make_schedule(
+    experiment: ExperimentConfig, problem: Problem, train: batches.Examples, seed: int
+) -> batches.Schedule:
+    """The Schedule of a run.
+
+    Args:
+        experiment: options without open values.
+        problem: its Problem.
+        train: the training split.
+        seed: seeds.data of the run.
+
+    Raises:
+        UserError: shares of tasks that do not fit the tasks.
+    """
+    mixture = _mix(experiment.train, problem.sizes(train.label))
+    return batches.Schedule(len(train), experiment.train.batch_size, seed, mixture)
+
+
+def _mix(options: TrainConfig, sizes: tuple[int, ...]) -> batches.Mixture:
+    """The Mixture of tasks that train.task_shares or train.task_temperature asks for; () without either.
+
+    Shares of an epoch are rounded so that each is less than one example off.
+    """
+    given, temperature = options.task_shares, options.task_temperature
+    if not given and temperature is None:
+        return ()
+    if given and temperature is not None:
+        raise UserError("Give config.train.task_shares or config.train.task_temperature, not both.")
+    if given and (len(given) != len(sizes) or not all(isinstance(x, int | float) and x > 0 for x in given)):
+        raise UserError(f"config.train.task_shares={given} should be {len(sizes)} numbers above 0, one per task.")
+    weights = np.array(given, np.float64) if given else np.array(sizes, np.float64) ** (1 / (temperature or 1))
+    ends = np.round(np.cumsum(weights) / weights.sum() * sum(sizes)).astype(int)
+    places = np.diff(ends, prepend=0)
+    if not places.all():
+        raise UserError(
+            f"config.train: a task would have {places.min()} of the {sum(sizes):,} examples of an epoch, its share "
+            f"being {weights[places.argmin()] / weights.sum():.2g}. Give it a larger share."
+        )
+    return tuple(zip(sizes, map(int, places), strict=True))
 
 
 def plan_shapes(

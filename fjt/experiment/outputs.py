@@ -33,7 +33,7 @@ def write_predictions(folder: str, name: str, task: Task, split: Split, logits: 
     """
     os.makedirs(folder, exist_ok=True)
     arrays: dict[str, Any] = {"id": np.array(split.id)} | flat("logits", logits) | flat("label", split.label)
-    arrays |= {"label_names": np.array(task.label_names, str), "pairs": split.text_pair is not None}
+    arrays |= {"label_names": np.array(task.label_names, str), "pairs": split.pairs, "singles": split.singles}
     arrays |= {"kind": np.array(task.kind), "threshold": np.array(task.threshold)}
     arrays |= {"constrained": np.array(task.constrained), "answer_length": np.array(task.answer_length)}
     arrays |= {} if split.cluster is None else {"cluster": np.array(split.cluster)}
@@ -55,14 +55,15 @@ def write_tables(folder: str, name: str, task: Task, split: Split, logits: Score
     for suffix, text in problem.files(logits, split, task).items():
         records.replace(os.path.join(folder, f"{name}{suffix}"), text)
     predicted = problem.decode(logits, task).values
-    glue.write_submission(task, name, split.id, predicted, os.path.join(folder, "submission"))
+    for one, ids, values in problem.submissions(task, split, predicted):
+        glue.write_submission(one, name, ids, values, os.path.join(folder, "submission"))
 
 
 def write_table(path: str, task: Task, split: Split, logits: Scores) -> None:
     """Writes a TSV of the rows with their predictions: id, text, label, predicted label, probabilities."""
     problem = find_problem(task.kind)
     columns = {"id": split.id, "text": split.text}
-    columns |= {} if split.text_pair is None else {"text_pair": split.text_pair}
+    columns |= {} if split.text_pair is None else {"text_pair": list(map(tables.cell, split.text_pair))}
     columns |= {"label": problem.label_column(split.label, task)}
     for name, values in problem.columns(logits, task).items():
         columns[name] = [f"{x:.4f}" if isinstance(x, float) else tables.cell(x) for x in values]

@@ -71,7 +71,7 @@ def prepare(
     _try_metrics(experiment, task, splits)
     model = _build_model(experiment, config, task)
     parameters = build_parameters(experiment, inputs, model, adapter, view)
-    layout = plan_layout(experiment, examples["train"], model, devices=mesh.size, shapes=shapes)
+    layout = plan_layout(experiment, problem, examples["train"], model, devices=mesh.size, shapes=shapes)
     stages, rates = _plan_stages(settings, task, model, parameters, layout, examples, view)
     contents = _contents(inputs, task, adapter)
     return Experiment(
@@ -117,11 +117,27 @@ def _complete(experiment: ExperimentConfig, task: Task) -> Task:
     for name, value in dataclasses.asdict(experiment.mask).items():
         if value is not None and not problem.documents:
             raise UserError(f"config.mask.{name}={value}: {task.kind} masks no tokens. Leave the option out.")
+    _check_several(experiment, task, problem)
     task = own_metrics.add(problem.configured(task, given), given.metrics)
     select, valid = experiment.train.select, ("last", "best", *task.metrics, "loss")
     if select not in valid:
         raise UserError(f"config.train.select={select!r} is unknown.{suggest(select, valid)}")
     return task
+
+
+def _check_several(experiment: ExperimentConfig, task: Task, problem: Problem) -> None:
+    """Raises UserError for options of several tasks in a run of one, and for those that several do not have."""
+    train, tasks = experiment.train, experiment.loss.task_weights
+    for key, value in {
+        "data.each": experiment.data.each,
+        "loss.task_weights": tasks,
+        "train.task_shares": train.task_shares,
+        "train.task_temperature": train.task_temperature,
+    }.items():
+        if value not in (None, ()) and not problem.several:
+            raise UserError(f"config.{key}={value}: {task.name} is one task. Leave the option out.")
+    if experiment.eval.metrics and problem.several:
+        raise UserError("config.eval.metrics: the labels of several tasks are of no one kind. Leave the option out.")
 
 
 def _try_metrics(experiment: ExperimentConfig, task: Task, splits: Mapping[str, Split]) -> None:

@@ -73,7 +73,7 @@ def _answers(cell: Cell, run: int) -> str:
     predicted = cell.predicted[run]
     most = cell.problem.constant(predicted)
     single, text = values_of(predicted), _value(cell, most)  # tags of words, one by one
-    count = sum(np.array_equal(one, values_of(most)[0]) for one in single)
+    count = sum(map(np.array_equal, single, values_of(most)))
     if count == len(single):
         return f"always {text}"
     return f"{text} for {count:,} of {len(single):,}" if cell.facts.label_names else f"nearly always {text}"

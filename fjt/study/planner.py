@@ -19,7 +19,7 @@ from fjt.data import batches
 from fjt.data.packing import Shape
 from fjt.experiment import arguments, features, programs, run_records, summary
 from fjt.experiment.inputs import Inputs, inputs_key
-from fjt.experiment.layout import plan_shapes
+from fjt.experiment.layout import make_schedule, plan_shapes
 from fjt.experiment.prepare import Experiment, prepare, resolve
 from fjt.experiment.prepared import draw
 from fjt.experiment.recipes import total_steps
@@ -306,8 +306,8 @@ def _shapes(
     experiment = members[0][2]
     problem = find_problem(inputs.data[0].kind)
     examples = draw(experiment, problem, "train", inputs.examples["train"], inputs.base[0])
-    seeds, size = sorted(steps), experiment.train.batch_size
-    indices = np.concatenate([batches.Schedule(rows, size, seed).batches(0, max(steps[seed])) for seed in seeds])
+    seeds = sorted(steps)
+    indices = np.concatenate([make_schedule(experiment, problem, examples, seed).batches(0, max(steps[seed])) for seed in seeds])
     lengths, one_slot = batches.lengths_of(examples, indices), problem.one_slot
     slots = None if one_slot else batches.slots_of(examples, indices)
     groups = make_mesh(settings.execution.mesh.data).size * experiment.train.accumulation

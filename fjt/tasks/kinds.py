@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from fjt.core.errors import UserError, suggest
+from fjt.data import several
 from fjt.data.glue import Task
 from fjt.tasks.classification import CLASSIFICATION
 from fjt.tasks.entities import ENTITIES
@@ -15,6 +16,7 @@ from fjt.tasks.multiple_choice import MULTIPLE_CHOICE
 from fjt.tasks.problem import Problem
 from fjt.tasks.question_answering import QUESTION_ANSWERING
 from fjt.tasks.regression import REGRESSION
+from fjt.tasks.several import SeveralTasks, make
 from fjt.tasks.tagging import TAGGING
 
 PROBLEMS: dict[str, Problem] = {}
@@ -45,6 +47,8 @@ for _problem in (
 
 def find_problem(kind: str) -> Problem:
     """The Problem with a kind's name (`Task.kind`, config.data.kind).  Raises UserError for an unknown name."""
+    if several.is_several(kind):
+        return make(kind, find_problem)
     if kind not in PROBLEMS:
         raise UserError(f"config.data.kind={kind!r} is unknown.{suggest(kind, list(PROBLEMS))}")
     return PROBLEMS[kind]
@@ -52,12 +56,18 @@ def find_problem(kind: str) -> Problem:
 
 def lower_is_better(metric: str) -> bool:
     """Whether a lower value of a metric, or of the loss, is better."""
-    return metric == "loss" or any(metric in problem.lower_is_better for problem in PROBLEMS.values())
+    return metric == "loss" or any(_of_kind(metric) in problem.lower_is_better for problem in PROBLEMS.values())
 
 
 def bounds_of(metric: str) -> tuple[float, float] | None:
     """(lowest, highest) value of a metric, or None where it lacks either bound."""
-    return next((problem.bounds[metric] for problem in PROBLEMS.values() if metric in problem.bounds), None)
+    name = _of_kind(metric)
+    return next((one.bounds[name] for one in (*PROBLEMS.values(), SeveralTasks) if name in one.bounds), None)
+
+
+def _of_kind(metric: str) -> str:
+    """The name that a metric of one of several tasks, such as "rte.accuracy", has in its kind."""
+    return metric.rpartition(".")[2]
 
 
 def task_of_record(arrays: Mapping[str, np.ndarray], name: str = "") -> Task:

@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -61,6 +61,7 @@ class Problem(abc.ABC):
         choices: whether a text has several continuations, each a part of its example with a slot at its first token.
         documents: whether a text is a document without labels, of which tokens are masked anew in each epoch.
         contexts: whether the second text of a pair is a context in which answers are found, with a slot at each token.
+        several: whether rows are of several tasks, each with outputs of its own.
         schemes: the ways to write predicted tags of spans (`fjt.tasks.spans`), () where there are none.
         head: name of the head of a model family that reads the slots.
         metrics: {name: score(predicted, label)} in float64.
@@ -79,6 +80,7 @@ class Problem(abc.ABC):
     words: ClassVar[bool] = False
     choices: ClassVar[bool] = False
     documents: ClassVar[bool] = False
+    several: ClassVar[bool] = False
     contexts: ClassVar[bool] = False
     schemes: ClassVar[tuple[str, ...]] = ()
     head: ClassVar[str] = "sequence"
@@ -196,6 +198,11 @@ class Problem(abc.ABC):
         """The task with the names of its labels, where these are the tokens of the model."""
         del tokenizer
         return task
+
+    def sizes(self, label: Rows) -> tuple[int, ...]:
+        """The number of rows of each task, one after another in a split; () for one task."""
+        del label
+        return ()
 
     def by_row(self, logits: Float[np.ndarray, "M C"], examples: Examples, split: Split, task: Task) -> Scores:
         """The logits of the slots as one value per row of a split.
@@ -358,6 +365,12 @@ class Problem(abc.ABC):
         """{suffix: contents} of predictions in forms of the kind's own.  For the arguments see `details`."""
         del scores, split, task
         return {}
+
+    def submissions(
+        self, task: Task, split: Split, predicted: Rows
+    ) -> Iterator[tuple[Task, Sequence[str], Rows]]:
+        """Yields (task, ids of its rows, decoded values) for each task of a split, for `glue.write_submission`."""
+        yield task, split.id, predicted
 
     @abc.abstractmethod
     def columns(self, logits: Scores, task: Task) -> Mapping[str, Sequence[Any] | np.ndarray]:

@@ -23,7 +23,7 @@ class Hyper:
         dropout_attention: f32[], the rate.
         dropout_classifier: f32[], the rate.
         label_smoothing: f32[].
-        class_weights: f32[C].
+        class_weights: f32[C], as `Problem.label_weights` returns them; for several tasks also the weight of each.
         dropout_key: u32[2], of the run; the step folds its number in.
         methods: {tuning method: {name: f32[] or f32[7]}}.
         multipliers: {trainable leaf: f32[]}, of the learning rate; {} if all are 1.
