@@ -25,20 +25,24 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--run", required=True, metavar="DIR", help="the work directory of a finished run")
     parser.add_argument("--base", default="", metavar="DIR", help="the run's base model, if it has moved")
+    parser.add_argument("--task", default="", metavar="NAME", help="hf: of a run on several tasks, this one alone")
     parser.add_argument("--format", required=True, choices=EXPORT_FORMS)
     parser.add_argument(
-        "--output", metavar="DIR", help="a directory that does not exist yet; default: export-FORMAT in the run's DIR"
+        "--output",
+        metavar="DIR",
+        help="a directory that does not exist yet; default: export-FORMAT[-TASK] in the run's DIR",
     )
     try:
         options = parser.parse_args(argv[1:])
     except SystemExit as stop:
         return int(stop.code or 0)
-    output = os.path.join(options.run, f"export-{options.format}") if options.output is None else options.output
+    own = "-".join(filter(None, ("export", options.format, options.task)))
+    output = os.path.join(options.run, own) if options.output is None else options.output
 
     def command() -> int:
         from fjt.experiment.finished import load_run
 
-        load_run(options.run, options.base).export(output, options.format)
+        load_run(options.run, options.base).export(output, options.format, options.task)
         console.say(f"{output}: {options.run} for {options.format}")
         return 0
 

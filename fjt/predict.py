@@ -235,8 +235,8 @@ def _read_lines(path: str, run: "Run") -> Split:
         rows = read_rows(lambda line: _read_choices(line[1], line[0]), numbered)
         return Split.unlabelled(ids, [text for text, _ in rows], choices=[row for _, row in rows])
     found = read_rows(lambda line: _read_line(line[1], line[0], run), numbered)
-    second = [pair for _, pair in found]
-    return Split.unlabelled(ids, [text for text, _ in found], second if any(pair is not None for pair in second) else None)
+    texts, second = [text for text, _ in found], [pair for _, pair in found]
+    return Split.unlabelled(ids, texts, second if any(pair is not None for pair in second) else None)
 
 
 def _of_words(ids: Iterable[str], found: Sequence[tuple[str, tuple[str, ...]]]) -> Split:

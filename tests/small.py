@@ -141,6 +141,17 @@ def make_masked(num=100, longest=24, seed=0, vocab=100):
     return masking.draw(every, masking.Masking(4, np.arange(5, vocab, dtype=np.int32), 0.3), seeds.make_key(0, "m"), 0)
 
 
+SEVERAL = "topic:classification:2:accuracy+grade:regression:1:pearson"
+
+
+def make_several(num=100, longest=24, seed=0, vocab=100):
+    """Examples of two tasks, two of three of the first one."""
+    examples, rng = make_examples(num, longest, seed, vocab), np.random.default_rng(seed + 4)
+    number = (np.arange(num) >= 2 * num // 3).astype(np.float32)
+    label = np.where(number, rng.normal(size=num).astype(np.float32), examples.label)
+    return dataclasses.replace(examples, label=np.stack([number, label], axis=-1).astype(np.float32))
+
+
 @dataclasses.dataclass(frozen=True)
 class Kind:
     """A kind of problem, for the tests of a step.
@@ -149,11 +160,17 @@ class Kind:
         name: of its Problem.
         classes: number of its outputs.
         make_examples: (number, length of the longest) -> Examples with their slots and labels.
+        tasks: number of tasks, where their weights follow those of the outputs.
     """
 
     name: str
     classes: int
     make_examples: Any
+    tasks: int = 0
+
+    @property
+    def weights(self):
+        return self.classes + self.tasks
 
     @property
     def loss(self):
@@ -170,6 +187,7 @@ KINDS = {  # the tests of layout, lanes and resume have a case for each
     "question_answering": Kind("question_answering", 2, make_windows),
     "multiple_choice": Kind("multiple_choice", 1, make_choices),
     "masked_lm": Kind("masked_lm", 0, make_masked),
+    "several": Kind(SEVERAL, 3, make_several, 2),
 }
 
 

@@ -168,7 +168,7 @@ def check_card(base, names):
     with tempfile.TemporaryDirectory() as folder:
         card.write(
             folder, "fjt", task=task, base=base, revision=base, methods={"lora": {"x": base}}, recipe={base: 1},
-            scores={"accuracy": (0.5, 0.4, 0.6)}, examples={"train": 9, "dev": 5},
+            scores={"accuracy": (0.5, 0.4, 0.6, 5)}, examples={"train": 9, "dev": 5},
         )  # fmt: skip
         card.convert(f"{folder}/README.md", f"{folder}/other.md", "peft")
         for file, library in (("README.md", "fjt"), ("other.md", "peft")):

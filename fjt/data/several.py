@@ -39,7 +39,7 @@ def each(experiment: ExperimentConfig) -> dict[str, ExperimentConfig]:
         if names.count(name) > 1:
             raise UserError(
                 f"config.task={experiment.task!r} has two tasks with the name {name!r}. A second table gets a name of "
-                f'its own by --config.data.each="((\'NAME\', \'files.train\', \'FILE\'),)".'
+                "its own by --config.data.each=\"(('NAME', 'files.train', 'FILE'),)\"."
             )
     own = {name: _own_options(name, experiment.data.each) for name in names}
     for entry in experiment.data.each:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from fjt.core import network
 from fjt.core.errors import UserError, suggest
 from fjt.core.options import DataConfig, ExperimentConfig
 from fjt.core.ragged import Ragged, values_of
@@ -84,7 +85,7 @@ def load(experiment: ExperimentConfig, cache_dir: str, find_problem: FindProblem
         UserError: the data cannot be read, or nothing can be learned from them.
     """
     if several.is_several(experiment.task):
-        loaded = {name: load(one, cache_dir, find_problem) for name, one in several.each(experiment).items()}
+        loaded = {name: _load_one(name, one, cache_dir, find_problem) for name, one in several.each(experiment).items()}
         task = several.join({name: task for name, (task, _) in loaded.items()})
         find_problem(task.kind)  # which refuses kinds that cannot be trained together
         return task, several.join_splits({name: splits for name, (_, splits) in loaded.items()})
@@ -128,6 +129,18 @@ def load(experiment: ExperimentConfig, cache_dir: str, find_problem: FindProblem
     _check_variety(task, train, problem)
     splits["train"] = train
     return task, {name: splits[name] for name in SPLITS if name in splits}
+
+
+def _load_one(
+    name: str, experiment: ExperimentConfig, cache_dir: str, find_problem: FindProblem
+) -> tuple[Task, dict[str, Split]]:
+    """One of several tasks; errors say which."""
+    try:
+        return load(experiment, cache_dir, find_problem)
+    except network.Unreachable:
+        raise
+    except UserError as error:
+        raise UserError(f"{name} (options of its own are in config.data.each): {error}") from None
 
 
 def _named(option: str, given: Sequence[Any]) -> tuple[str, ...]:

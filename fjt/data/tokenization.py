@@ -222,7 +222,8 @@ def tokenize(
         examples = blocks.tokenize(split.text, tokenizer, max_length, progress)
     elif stride is not None:
         assert split.text_pair is not None, "questions have contexts"
-        examples = contexts.tokenize(split.text, split.text_pair, tokenizer, max_length, stride, progress)
+        texts = tuple(map(str, split.text_pair))
+        examples = contexts.tokenize(split.text, texts, tokenizer, max_length, stride, progress)
     else:
         examples = _tokenize(split, tokenizer, max_length, progress)
     if not gives_types(tokenizer):

@@ -19,8 +19,10 @@ from fjt.data.labels import some
 from fjt.data.tables import text_of
 from fjt.experiment import run_records
 from fjt.experiment.process import undisturbed
+from fjt.interop.directory import replaced
 from fjt.tasks.kinds import find_problem, task_of_record
 from fjt.tasks.problem import Problem
+from fjt.tasks.several import SeveralTasks
 
 if TYPE_CHECKING:
     from fjt.experiment.predictor import Predictor
@@ -80,8 +82,8 @@ class Run:
             are JSON, and there is `n_best`, a list per question of {text, start, end, score, probability}, in
             characters of the context.  For one that chooses, there is `choice`, the text of the choice.  For a masked
             language model, labels are lists of the best token for each mask of a text, and `candidates` has the five
-            best with their probabilities.  For several tasks, labels are {task: label} of each text, whichever it is of,
-            the logits of all tasks stand side by side, and probabilities are NaN for scores.
+            best with their probabilities.  For several tasks, labels are {task: label} of each text, the logits of all
+            tasks stand side by side, and probabilities are NaN for scores.
 
         Raises:
             UserError: the texts are not lists of str, do not fit the run, or have logits that are not finite; or the
@@ -115,12 +117,13 @@ class Run:
         return found | ({} if split.words is None else {"words": split.words}) | details
 
     @undisturbed()
-    def export(self, path: str | os.PathLike[str], format: str = "hf") -> None:
+    def export(self, path: str | os.PathLike[str], format: str = "hf", task: str = "") -> None:
         """Writes the tuned model to a new directory.
 
         Args:
             path: the directory.
             format: "hf" for a whole Hugging Face model, "peft" or "adapterhub" for an adapter.
+            task: of a run on several tasks, the one whose outputs the model has ("hf"); "": those of all.
 
         Raises:
             UserError: the directory exists, is among the run's own, the format cannot express the run, or what was
@@ -135,6 +138,9 @@ class Run:
             raise UserError(f"--output: {output} already exists; give a new directory, or move it away.")
         self._check_export()
         own = self._predictor  # which checks the run's files before anything is written
+        if task:
+            self._export_task(output, format, task)
+            return
         convert(
             format,
             output,
@@ -148,6 +154,25 @@ class Run:
                 output, lambda: self._read_export(folder), own, self.pairs, self.problem
             ),
         )
+
+    def _export_task(self, output: str, format: str, name: str) -> None:
+        """Writes one of several tasks as a Hugging Face model."""
+        from fjt.experiment import predictor, readback
+        from fjt.interop import hf
+
+        problem = self.problem
+        if not isinstance(problem, SeveralTasks):
+            raise UserError(f"--task={name}: the run in {self.path} has one task. Leave the option out.")
+        if format != "hf" or not self.model_directory():
+            raise UserError(f"--task={name}: one of several tasks is written as a whole model, by --format=hf, alone.")
+        member = problem.find_member(name)
+        task = member.task(self.task)
+        own = predictor.of_task(self._predictor, task, member.columns)
+        with replaced(output) as folder:
+            hf.export(folder, own.params, own.model.config, task, own.tokenizer, own.options["max_length"])
+            readback.check_conversion(
+                output, lambda: predictor.read(folder, task, own.options), own, self.pairs, own.problem
+            )
 
     def _read_export(self, folder: str) -> "Predictor":
         """The Predictor of an export of this run, or of an adapter in another library's form over the base model."""

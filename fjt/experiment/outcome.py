@@ -141,13 +141,15 @@ def _by_row(
     return dataclasses.replace(experiment, task=task), rows
 
 
-def _with_intervals(
-    experiment: Experiment, scores: dict[str, float], logits: Scores
-) -> dict[str, tuple[float, float, float]]:
-    """{metric: (value, low, high)} of dev, for the card of an export."""
+def _with_intervals(experiment: Experiment, scores: dict[str, float], logits: Scores) -> card.Scored:
+    """{metric: (value, low, high, number of rows)} of dev, for the card of an export."""
     label, problem = experiment.splits["dev"].label, experiment.problem
     return {
-        metric: (value, *card.interval(problem, experiment.task, metric, logits, label))
+        metric: (
+            value,
+            *card.interval(problem, experiment.task, metric, logits, label),
+            problem.num_scored(metric, label),
+        )
         for metric, value in scores.items()
     }
 

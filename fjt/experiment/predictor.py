@@ -123,6 +123,20 @@ def read(folder: str, task: Task, options: Mapping[str, Any]) -> Predictor:
     return Predictor(model, params, tokenizer, {}, options, find_problem(task.kind))
 
 
+def of_task(whole: Predictor, task: Task, columns: slice) -> Predictor:
+    """The Predictor of one of several tasks.
+
+    Args:
+        whole: of all of them.
+        task: the task alone.
+        columns: of its outputs among those of all tasks.
+    """
+    flat = tree.flatten(whole.params)
+    flat |= {name: leaf[..., columns] for name, leaf in flat.items() if name.startswith("head/classifier/")}
+    problem, model = find_problem(task.kind), dataclasses.replace(whole.model, classes=columns.stop - columns.start)
+    return dataclasses.replace(whole, model=model, params=tree.unflatten(flat), problem=problem)
+
+
 def read_over(
     folder: str, own: Adapter, base: tree.Tree, config: EncoderConfig, task: Task, options: Mapping[str, Any]
 ) -> Predictor:

@@ -19,6 +19,7 @@ from fjt.tasks.problem import Problem, Rows, Scores
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
+Scored = Mapping[str, tuple[float, float, float, int]]  # {metric: (value, low, high, number of rows)}
 LIBRARIES = {"hf": "transformers", "peft": "peft", "adapterhub": "adapters", "fjt": "fjt"}
 
 
@@ -59,7 +60,7 @@ def write(
     revision: str,
     methods: Mapping[str, Mapping[str, Any]],
     recipe: Mapping[str, Any],
-    scores: Mapping[str, tuple[float, float, float]],
+    scores: Scored,
     examples: Mapping[str, int],
     merged: bool = False,
 ) -> None:
@@ -73,7 +74,7 @@ def write(
         revision: its commit or branch.
         methods: {name: options}.
         recipe: {option: value}.
-        scores: {metric: (value, low, high)} on dev.
+        scores: {metric: (value, low, high, number of rows)} on dev.
         examples: {split: number of examples}.
         merged: whether new parameters were merged into the model.
     """
@@ -91,7 +92,7 @@ def write(
         "",
         *_facts(task, base, revision, examples),
         "",
-        *_score_rows(task, scores, examples),
+        *_score_rows(task, scores),
         "",
         "One run with one seed: the interval does not cover the variation between seeds.",
         "",
@@ -120,14 +121,14 @@ def _facts(task: Task, base: str, revision: str, examples: Mapping[str, int]) ->
     ]
 
 
-def _score_rows(task: Task, scores: Mapping[str, tuple[float, float, float]], examples: Mapping[str, int]) -> list[str]:
+def _score_rows(task: Task, scores: Scored) -> list[str]:
     """The table of the scores on dev.  For the arguments see `write`."""
     return [
         f"| dev metric | score | {CONFIDENCE:.0%} interval over {find_problem(task.kind).unit}s | n |",
         "| :-- | --: | --: | --: |",
         *[
-            f"| {escape(name)} | {value:.4f} | {_ends(low, high)} | {examples['dev']:,} |"
-            for name, (value, low, high) in scores.items()
+            f"| {escape(name)} | {value:.4f} | {_ends(low, high)} | {count:,} |"
+            for name, (value, low, high, count) in scores.items()
         ],
     ]
 
@@ -146,7 +147,7 @@ def _metadata(form, title, task, base, methods, scores):
         model_name=title,
         eval_results=[
             EvalResult(find_problem(task.kind).hub_task, task.name, task.name, name, value, dataset_split="dev")
-            for name, (value, _, _) in scores.items()
+            for name, (value, *_) in scores.items()
         ],
     ).to_yaml()
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from fjt.core import records, tree
@@ -49,7 +48,7 @@ class Trained(Protocol):
     def contents(self) -> dict[str, str]: ...
 
 
-def write(experiment: Trained, directory: str, params: Tree, scores: Mapping[str, tuple[float, float, float]]) -> None:
+def write(experiment: Trained, directory: str, params: Tree, scores: card.Scored) -> None:
     """Writes a run's exports, each with a model card.
 
     If the methods add no lasting parameters, `directory` is a Hugging Face model.  Otherwise `directory`/adapter has
@@ -60,7 +59,7 @@ def write(experiment: Trained, directory: str, params: Tree, scores: Mapping[str
         experiment: the run.
         directory: its `export/`.
         params: all parameters, numpy arrays.
-        scores: {metric: (value, low, high)} on dev.
+        scores: {metric: (value, low, high, number of rows)} on dev.
     """
     methods, config = partition.find_methods(experiment.settings.experiment.tune), experiment.model.config
     params = partition.lasting(params)
@@ -102,7 +101,7 @@ def _write_model(
     experiment: Trained,
     directory: str,
     params: Tree,
-    scores: Mapping[str, tuple[float, float, float]],
+    scores: card.Scored,
     merged: bool = False,
 ) -> None:
     config, length = experiment.model.config, experiment.settings.experiment.model.max_length
@@ -114,7 +113,7 @@ def _write_card(
     experiment: Trained,
     folder: str,
     form: str,
-    scores: Mapping[str, tuple[float, float, float]],
+    scores: card.Scored,
     merged: bool = False,
 ) -> None:
     options = experiment.settings.experiment

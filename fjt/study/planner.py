@@ -1,6 +1,7 @@
 """The plan of a study: its runs, their groups, the compiled programs and the estimated time."""
 
 import dataclasses
+import functools
 import itertools
 import math
 import os
@@ -306,8 +307,8 @@ def _shapes(
     experiment = members[0][2]
     problem = find_problem(inputs.data[0].kind)
     examples = draw(experiment, problem, "train", inputs.examples["train"], inputs.base[0])
-    seeds = sorted(steps)
-    indices = np.concatenate([make_schedule(experiment, problem, examples, seed).batches(0, max(steps[seed])) for seed in seeds])
+    seeds, schedule_of = sorted(steps), functools.partial(make_schedule, experiment, problem, examples)
+    indices = np.concatenate([schedule_of(seed).batches(0, max(steps[seed])) for seed in seeds])
     lengths, one_slot = batches.lengths_of(examples, indices), problem.one_slot
     slots = None if one_slot else batches.slots_of(examples, indices)
     groups = make_mesh(settings.execution.mesh.data).size * experiment.train.accumulation

@@ -235,7 +235,7 @@ def check_weights(given: tuple[float, ...], count: int) -> Float[np.ndarray, " C
             f"config.loss.class_weights={given} should be {count} numbers, one per label and not all 0, or "
             "('balanced',)."
         )
-    return np.array(given)
+    return np.array(given, np.float64)
 
 
 CLASSIFICATION = Classification()

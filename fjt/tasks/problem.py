@@ -297,6 +297,11 @@ class Problem(abc.ABC):
         without = [[self.metrics[metric](v[rows != i], label[rows != i]) for i in rows] for v in predicted]
         return len(label) * whole - (len(label) - 1) * np.array(without)
 
+    def num_scored(self, metric: str, label: Rows) -> int:
+        """The number of labelled rows of a split that a metric is computed from."""
+        del metric
+        return int(np.count_nonzero(self.is_labelled(label)))
+
     def scorer(self, metric: str, predicted: Rows, label: Rows) -> Callable[[Int[np.ndarray, " m"]], float]:
         """The function from numbers of rows to the metric of these rows.
 
@@ -366,9 +371,7 @@ class Problem(abc.ABC):
         del scores, split, task
         return {}
 
-    def submissions(
-        self, task: Task, split: Split, predicted: Rows
-    ) -> Iterator[tuple[Task, Sequence[str], Rows]]:
+    def submissions(self, task: Task, split: Split, predicted: Rows) -> Iterator[tuple[Task, Sequence[str], Rows]]:
         """Yields (task, ids of its rows, decoded values) for each task of a split, for `glue.write_submission`."""
         yield task, split.id, predicted
 

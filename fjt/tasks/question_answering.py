@@ -125,7 +125,7 @@ class QuestionAnswering(Problem):
         """The best answers to each question, of all its windows, with the lowest score of no answer."""
         assert examples.slot_chars is not None, "examples of contexts have the places of their slots"
         bounds, found = examples.slot_offsets, []
-        for row, context in enumerate(split.text_pair or ()):
+        for row, context in enumerate(map(str, split.text_pair or ())):
             null, spans = np.inf, {}
             for window in range(examples.row_offsets[row], examples.row_offsets[row + 1]):
                 chosen = slice(bounds[window], bounds[window + 1])

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from fjt.core.errors import UserError
+from fjt.core.errors import UserError, suggest
 from fjt.core.options import LossConfig
 from fjt.core.prng import Array
 from fjt.data import batches, glue
@@ -104,7 +104,9 @@ class SeveralTasks(Problem):
     def sizes(self, label: Labels) -> tuple[int, ...]:
         return tuple(int(np.count_nonzero(member.of(label))) for member in self.members)
 
-    def by_row(self, logits: Float[np.ndarray, "M C"], examples: Examples, split: Split, task: Task) -> Logits:
+    def by_row(
+        self, logits: Float[np.ndarray, "M C"], examples: Examples, split: Split, task: Task
+    ) -> Float[np.ndarray, "M K"]:
         if split.label.ndim == 1:  # new texts
             return logits
         return np.concatenate([split.label[:, :1], logits], axis=1)
@@ -208,14 +210,17 @@ class SeveralTasks(Problem):
         if metric == "mean":
             chosen = [f"{member.name}.{member.selection}" for member in self.members]
             return np.mean([self.pseudo_values(one, predicted, label) for one in chosen], axis=0)
-        name, _, own = metric.partition(".")
-        member = next(member for member in self.members if member.name == name)
+        member, own = self._member_of(metric)
         rows = member.of(label)
         whole = np.array([self.metrics[metric](values, label) for values in predicted])[:, None]
         found = member.problem.pseudo_values(own, [member.own(values) for values in predicted], member.own(label))
         values = np.repeat(whole, len(label), axis=1)
         values[:, rows] += (len(label) - 1) / (np.count_nonzero(rows) - 1) * (found - whole)
         return values
+
+    def num_scored(self, metric: str, label: Labels) -> int:
+        counted = label if metric == "mean" else label[self._member_of(metric)[0].of(label)]
+        return super().num_scored(metric, counted)
 
     def constant(self, label: Labels) -> Labels:
         return self._map(lambda member, own: member.problem.constant(own), label)
@@ -236,9 +241,7 @@ class SeveralTasks(Problem):
     def same_for_all(self, predicted: Labels, label: Labels) -> Labels:
         return self._map(lambda member, own: member.problem.same_for_all(own, member.own(label)), predicted)
 
-    def submissions(
-        self, task: Task, split: Split, predicted: Labels
-    ) -> Iterator[tuple[Task, Sequence[str], Labels]]:
+    def submissions(self, task: Task, split: Split, predicted: Labels) -> Iterator[tuple[Task, Sequence[str], Labels]]:
         for member in self._members_of(split.label):
             ids = [split.id[row].removeprefix(f"{member.name}/") for row in np.flatnonzero(member.of(split.label))]
             yield member.task(task), ids, member.own(predicted)
@@ -257,6 +260,18 @@ class SeveralTasks(Problem):
         for member in self._members_of(label):
             found[member.of(label)] = member.problem.label_column(member.own(label), member.task(task))
         return found.tolist()
+
+    def find_member(self, name: str) -> Member:
+        """The task with a name.  Raises UserError for another name."""
+        found = {member.name: member for member in self.members}
+        if name not in found:
+            raise UserError(f"--task={name} is not one of the run's tasks.{suggest(name, list(found))}")
+        return found[name]
+
+    def _member_of(self, metric: str) -> tuple[Member, str]:
+        """(the task of a metric, the name that the metric has there)."""
+        name, _, own = metric.partition(".")
+        return self.find_member(name), own
 
     def _members_of(self, rows: Labels) -> list[Member]:
         """The tasks that rows are of."""

@@ -7,7 +7,7 @@ import pytest
 import squad_files
 from process import StopAfterEvaluation, outcome
 
-from configs import base, choice, ner, pretrain, squad
+from configs import base, choice, multitask, ner, pretrain, squad
 from fjt.core import settings
 from fjt.data import conll
 from fjt.experiment import workdir
@@ -46,6 +46,10 @@ def write_targets(path, rng):
     write_rows(path, rng, lambda rng: {"a": rng.normal(), "b": rng.normal()})
 
 
+def write_topics(path, rng):
+    write_rows(path, rng, lambda rng: {"a": rng.normal(), "label": int(rng.integers(2))})
+
+
 def write_documents(path, rng):
     path.write_text("\n\n".join(" ".join(words(rng)) for _ in range(40)))
 
@@ -65,6 +69,12 @@ KINDS = {  # (config, options, suffix, writer of a file)
         "jsonl",
         write_targets,
     ),
+    "topic:classification:2:accuracy+grade:regression:1:pearson": (
+        multitask,
+        {"task": "topic+grade", "data.source": "files", "train.task_shares": (0.25, 0.75)},
+        "jsonl",
+        write_topics,
+    ),
     "masked_lm": (pretrain, {"mask.whole_words": True}, "txt", write_documents),
 }
 
@@ -76,6 +86,11 @@ def test_a_run_that_is_stopped_ends_with_the_same_bits(kind, tmp_path):
     for name in ("train", "dev"):
         write(tmp_path / f"{name}.{suffix}", rng)
         options |= {f"data.files.{name}": str(tmp_path / f"{name}.{suffix}")}
+    if "+" in kind:
+        files = {name: options.pop(f"data.files.{name}") for name in ("train", "dev")}
+        each = tuple((task, f"files.{name}", path) for task in ("topic", "grade") for name, path in files.items())
+        own = (("grade", "kind", "regression"), ("grade", "columns.label", "a"))
+        options |= {"data.each": (*each, *own)}
     options |= {
         "model.path": "", "model.scratch.vocab": squad_files.write_vocabulary(tmp_path / "vocab.txt"),
         "model.scratch.layers": 1, "model.scratch.width": 32, "model.scratch.heads": 2, "model.scratch.inner": 64,

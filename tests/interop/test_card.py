@@ -29,7 +29,7 @@ def test_the_hub_reads_the_card(tmp_path, base):
     """Whatever a folder is called: the name of a base model may have characters that mean something in YAML."""
     facts = {"task": TASKS["rte"], "base": base, "revision": "", "methods": {"lora": {"rank": 8}}}
     card.write(
-        tmp_path, "peft", **facts, recipe={}, scores={"accuracy": (0.75, 0.7, 0.8)}, examples={"train": 9, "dev": 5}
+        tmp_path, "peft", **facts, recipe={}, scores={"accuracy": (0.75, 0.7, 0.8, 5)}, examples={"train": 9, "dev": 5}
     )
     data = ModelCard.load(tmp_path / "README.md").data
     assert (data.base_model, data.library_name) == (base or None, "peft")

@@ -44,7 +44,9 @@ FIRST = [case for case in CASES if case[1] is np.float64]
 def hyper(dtype, kind):
     """Dropout everywhere, smoothing, and weights that differ by class, so that parts of a batch weigh unequally."""
     made = small.make_hyper(dtype=dtype, smoothing=0.1)
-    return dataclasses.replace(made, class_weights=np.array([1.0, 1.7, 0.6][: small.KINDS[kind].classes], dtype))
+    return dataclasses.replace(
+        made, class_weights=np.array([1.0, 1.7, 0.6, 1.3, 0.4][: small.KINDS[kind].weights], dtype)
+    )
 
 
 @functools.cache

@@ -88,7 +88,7 @@ def prepare(method, run, dtype):
     values = jax.tree.map(lambda x: np.asarray(x, dtype), partition.traced_values(methods))
     rate = run.rate / 20 if method == "full" else run.rate  # trajectories of higher ones drift apart by themselves
     hyper = dataclasses.replace(
-        small.make_hyper(rate=rate, seed=run.seed, dtype=dtype, classes=kind.classes), methods=values
+        small.make_hyper(rate=rate, seed=run.seed, dtype=dtype, classes=kind.weights), methods=values
     )
     examples = batches.prepend(kind.make_examples(150, 12), partition.prompt_length(methods))
     indices = batches.Schedule(len(examples), BATCH, run.seed).batches(0, steps)

@@ -1,0 +1,160 @@
+"""Several tasks at once: the options and rows of each, and mixtures of their examples."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from glue_files import refusal, write
+
+from fjt.core.options import DataConfig, ExperimentConfig, FilesConfig, TrainConfig
+from fjt.data import batches, several, sources
+from fjt.experiment.layout import make_schedule
+from fjt.tasks.kinds import find_problem
+
+
+def options(task, *each, **data):
+    return ExperimentConfig(task, data=DataConfig(source="files", each=each, **data))
+
+
+def test_each_task_has_the_common_options_and_its_own():
+    given = options(
+        "rte+reviews+table",
+        ("reviews", "files.train", "reviews.csv"), ("reviews", "columns.label", "stars"),
+        ("reviews", "kind", "regression"), ("rte", "limit", 5),
+        dir="glue", limit=9, files=FilesConfig("own.csv", "dev.csv"),
+    )  # fmt: skip
+    found = several.each(given)
+    assert list(found) == ["rte", "reviews", "table"]
+    assert [one.task for one in found.values()] == ["rte", "table", "table"]
+    assert [one.data.limit for one in found.values()] == [5, 9, 9]
+    assert [one.data.files.train for one in found.values()] == ["", "reviews.csv", "own.csv"]
+    assert [one.data.columns.label for one in found.values()] == ["label", "stars", "label"]
+    assert [one.data.kind for one in found.values()] == ["classification", "regression", "classification"]
+    assert all(one.data.each == () and one.data.dir == "glue" for one in found.values())
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (options("rte+rte"), ["two tasks with the name 'rte'", "files.train"]),
+        (options("rte+"), ["names of tasks with +"]),
+        (options("rte+a.b"), ["names of tasks with +"]),
+        (options("rte+mrpc", ("rt", "limit", 5)), ["'rt' is not one of the tasks", "Did you mean rte?"]),
+        (options("rte+mrpc", ("rte", "limits", 5)), ["'limits' is not an option", "Did you mean limit?"]),
+        (options("rte+mrpc", ("rte", "each", ())), ["'each' is not an option"]),
+        (options("rte+mrpc", ("rte", "limit", "many")), ["config.data.limit='many'", "int"]),
+        (options("rte+mrpc", ("rte", "limit")), ["should be (task, option, value)"]),
+        (options("rte+mrpc", "rte"), ["should be (task, option, value)"]),
+        (options("rte+rt", dir="x"), ["config.task='rt' is unknown", "Did you mean rte?"]),
+    ],
+)
+def test_what_does_not_fit_the_tasks_is_refused(given, words):
+    def load():
+        for one in several.each(given).values():
+            sources.find_task(one, find_problem)
+
+    refusal(*words, call=load)
+
+
+def load(tmp_path, *each, task="pairs+scores", **data):
+    pairs = write(tmp_path / "pairs.csv", "text,other,label", "a,b,yes", "c,d,no", "e,f,yes", "x,y,no")
+    scores = write(tmp_path / "scores.csv", "text,label,from", "g,1.5,x", "h,-2,x", "i,0,y", "j,3,x")
+    given = [(name, f"files.{split}", path) for name, path in {"pairs": pairs, "scores": scores}.items()
+             for split in ("train", "dev")]  # fmt: skip
+    given += [("pairs", "columns.text_pair", "other"), ("scores", "kind", "regression")]
+    return sources.load(options(task, *given, *each, **data), str(tmp_path), find_problem)
+
+
+def test_rows_stand_one_task_after_another(tmp_path):
+    new = write(tmp_path / "new.csv", "text", "i")
+    task, splits = load(tmp_path, ("scores", "columns.cluster", "from"), ("scores", "files.test", new))
+    assert task.label_names == ("pairs.no", "pairs.yes", "scores")
+    train = splits["train"]
+    assert train.id == ("pairs/0", "pairs/1", "pairs/2", "pairs/3", *(f"scores/{i}" for i in range(4)))
+    assert train.text_pair == ("b", "d", "f", "y", None, None, None, None) and train.pairs and train.singles
+    expected = [[0, 1], [0, 0], [0, 1], [0, 0], [1, 1.5], [1, -2], [1, 0], [1, 3]]
+    np.testing.assert_array_equal(train.label, expected)
+    assert splits["dev"].cluster[3:] == ("pairs/3", "scores/x", "scores/x", "scores/y", "scores/x")
+    assert splits["test"].id == ("scores/0",) and splits["test"].text_pair is None
+    assert splits["test"].label[0, 0] == 1 and np.isnan(splits["test"].label[0, 1])
+    part = train.take([5, 0])
+    assert part.text_pair == (None, "b") and part.label.tolist() == [[1, -2], [0, 1]]
+
+
+def test_limits_and_holdouts_are_of_each_task(tmp_path):
+    _, splits = load(tmp_path, ("scores", "holdout", 0.5), ("pairs", "limit", 3))
+    assert [splits["train"].label[:, 0].tolist(), splits["dev"].label[:, 0].tolist()] == [
+        [0, 0, 0, 1, 1],
+        [0, 0, 0, 0, 1, 1],
+    ]
+    assert splits["official_dev"].id == tuple(f"scores/{i}" for i in range(4))
+
+
+def test_errors_say_which_task(tmp_path):
+    refusal("pairs (options of its own are in config.data.each)", "config.data.limit=9 is more than the 4",
+            call=lambda: load(tmp_path, ("pairs", "limit", 9)))  # fmt: skip
+    other = ("scores", "kind", "multi_label"), ("scores", "columns.label", "from")
+    refusal("scores is of the kind multi_label", "run of its own", call=lambda: load(tmp_path, *other))
+
+
+SIZES = (40, 10, 7)
+LABEL = np.stack([np.repeat(np.arange(3), SIZES), np.zeros(57)], axis=-1).astype(np.float32)
+PROBLEM = find_problem("+".join(f"{name}:classification:2:accuracy" for name in "abc"))
+
+
+def schedule(seed=3, **train):
+    examples = batches.Examples(np.zeros(57, np.int32), np.zeros(57, np.int8), np.arange(58), LABEL, 0)
+    given = dataclasses.replace(ExperimentConfig(), train=TrainConfig(batch_size=8, **train))
+    return make_schedule(given, PROBLEM, examples, seed)
+
+
+def test_without_a_mixture_every_example_is_in_every_epoch_once():
+    made = schedule()
+    assert made == batches.Schedule(57, 8, 3)
+    assert sorted(made.order(0)) == list(range(57))
+
+
+@pytest.mark.parametrize(
+    ("train", "places"),
+    [
+        ({"task_shares": (0.2, 0.2, 0.6)}, (11, 12, 34)),
+        ({"task_shares": (1, 1, 2)}, (14, 14, 29)),
+        ({"task_temperature": 1.0}, SIZES),
+        ({"task_temperature": 1e6}, (19, 19, 19)),
+        ({"task_temperature": 2.0}, (30, 15, 12)),  # sqrt(40) : sqrt(10) : sqrt(7) = 6.32 : 3.16 : 2.65
+    ],
+)
+def test_each_task_has_its_share_of_an_epoch_and_every_example_its_turn(train, places):
+    made = schedule(**train)
+    counts = np.zeros(57, int)
+    for epoch in range(6):
+        order = made.order(epoch)
+        assert np.bincount(LABEL[order, 0].astype(int)).tolist() == list(places)
+        counts += np.bincount(order, minlength=57)
+        for size, end in zip(SIZES, np.cumsum(SIZES), strict=True):
+            assert np.ptp(counts[end - size : end]) <= 1  # no second turn before all have had their first
+    whole = made.batches(0, 20)
+    for first, last in ((0, 3), (7, 9), (15, 20)):
+        np.testing.assert_array_equal(schedule(**train).batches(first, last), whole[first:last])
+    assert not np.array_equal(whole, schedule(4, **train).batches(0, 20))
+    assert len({tuple(made.order(epoch)) for epoch in range(6)}) == 6
+
+
+def test_tasks_are_mixed_all_over_an_epoch():
+    first = [LABEL[schedule(seed, task_shares=(1, 1, 1)).order(0)[:19], 0] for seed in range(40)]
+    found = np.bincount(np.concatenate(first).astype(int)) / (40 * 19)
+    np.testing.assert_allclose(found, 1 / 3, atol=0.06)  # a standard error of 0.015
+
+
+@pytest.mark.parametrize(
+    ("train", "words"),
+    [
+        ({"task_shares": (1, 1)}, ["task_shares=(1, 1)", "3 numbers above 0"]),
+        ({"task_shares": (1, 0, 1)}, ["3 numbers above 0"]),
+        ({"task_shares": (1, 1, "x")}, ["3 numbers above 0"]),
+        ({"task_shares": (1000, 1, 1)}, ["0 of the 57 examples", "larger share"]),
+        ({"task_shares": (1, 1, 1), "task_temperature": 2.0}, ["not both"]),
+    ],
+)
+def test_shares_that_do_not_fit_are_refused(train, words):
+    refusal(*words, call=lambda: schedule(**train))
