@@ -131,9 +131,9 @@ def of_task(whole: Predictor, task: Task, columns: slice) -> Predictor:
         task: the task alone.
         columns: of its outputs among those of all tasks.
     """
-    flat = tree.flatten(whole.params)
-    flat |= {name: leaf[..., columns] for name, leaf in flat.items() if name.startswith("head/classifier/")}
     problem, model = find_problem(task.kind), dataclasses.replace(whole.model, classes=columns.stop - columns.start)
+    flat, shapes = tree.flatten(whole.params), tree.flatten(abstract_params(model))
+    flat |= {name: flat[name][..., columns] for name in shapes if flat[name].shape != shapes[name].shape}
     return dataclasses.replace(whole, model=model, params=tree.unflatten(flat), problem=problem)
 
 
