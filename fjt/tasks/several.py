@@ -81,7 +81,7 @@ class SeveralTasks(Problem):
     unit = "example"
     several = True
     bounds = {"mean": (-1, 1)}  # the others are those of the kinds, see `kinds.bounds_of`
-    constant_name = "each task's best constant"
+    constant_name = "the best constant of each task"
     members: ClassVar[tuple[Member, ...]]
 
     def num_outputs(self, task: Task) -> int:

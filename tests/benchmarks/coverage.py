@@ -31,14 +31,14 @@ from fjt.tasks.kinds import bounds_of
 from fjt.tasks.regression import REGRESSION
 from tests.benchmarks import common
 from tests.benchmarks.coverage_table import ALPHA, PARTS, judge, table
-from tests.benchmarks.populations import EASY, HARD, SHAPES, SOURCES
+from tests.benchmarks.populations import EASY, HARD, SEVERAL, SHAPES, SOURCES
 
 SEEDS = (5, 10, 20)
 
 
 def collapsed(predicted, label):
     """bool[n]: which of n runs the code calls collapsed."""
-    problem = REGRESSION if label.dtype.kind == "f" else CLASSIFICATION
+    problem = SEVERAL if label.ndim > 1 else REGRESSION if label.dtype.kind == "f" else CLASSIFICATION
     return np.array([problem.collapsed(run, label) for run in predicted])
 
 

@@ -13,6 +13,7 @@ import scipy.stats
 from fjt.core.ragged import Ragged
 from fjt.data import squad
 from fjt.tasks.entities import ENTITIES
+from fjt.tasks.kinds import find_problem
 from fjt.tasks.masked_lm import MASKED_LM
 from fjt.tasks.question_answering import QUESTION_ANSWERING
 from tests.scores import pseudo_values
@@ -209,6 +210,45 @@ class Documents:
         return {"perplexity": np.exp(-np.array(self.levels) + self.seed**2 / 2)}
 
 
+@dataclasses.dataclass(frozen=True)
+class Several:
+    """Two methods on two tasks at once: two of three examples are choices, the others pairs with scores."""
+
+    choices: Choices = Choices(margins=(0.524, 0.58), share=0.5)
+    grades: Scores = Scores()
+    metrics: tuple = ("mean", "topic.accuracy", "grade.pearson")
+
+    def draw_examples(self, rng, m):
+        """(None, f64[m, 2] task and label, (what an example adds, of each task))."""
+        (_, ids, one), (_, scores, other) = (
+            part.draw_examples(rng, size) for part, size in ((self.choices, 2 * m // 3), (self.grades, m - 2 * m // 3))
+        )
+        task = np.repeat([0, 1], (len(ids), len(scores)))
+        return None, np.stack([task, np.concatenate([ids, scores])], axis=-1), (one, other)
+
+    def draw_runs(self, rng, n, label, effect):
+        """f64[2, n, m, 2]: the task of each example, and what n new seeds of each method predict there."""
+        ids, scores = (label[label[:, 0] == task, 1] for task in (0, 1))
+        found = [self.choices.draw_runs(rng, n, np.int64(ids), effect[0])]
+        found.append(self.grades.draw_runs(rng, n, scores, effect[1]))
+        values = np.concatenate(found, axis=-1)
+        return np.stack([np.broadcast_to(label[:, 0], values.shape), values], axis=-1)
+
+    def scores(self, predicted, label, metrics):
+        ids, scores = (label[:, 0] == task for task in (0, 1))
+        accuracy = (predicted[..., ids, 1] == label[ids, 1]).mean(-1)
+        pearson = correlation(predicted[..., scores, 1], label[scores, 1])
+        return {"mean": (accuracy + pearson) / 2, "topic.accuracy": accuracy, "grade.pearson": pearson}
+
+    def pseudo_values(self, metric, predicted, label):
+        return SEVERAL.pseudo_values(metric, list(predicted), label)
+
+    def truth(self):
+        accuracy, pearson = self.choices.truth()["accuracy"], self.grades.truth()["pearson"]
+        return {"mean": (accuracy + pearson) / 2, "topic.accuracy": accuracy, "grade.pearson": pearson}
+
+
+SEVERAL = find_problem("topic:classification:2:accuracy+grade:regression:1:pearson")
 ANSWERS, F1_OF = squad.labels_of([[["late"]], [["dark"]], [["dark blue"]]]), np.array([0, 2 / 3, 1])
 
 HARD = Choices(margins=(0.524, 0.58), share=0.5)
@@ -233,6 +273,7 @@ SHAPES = {
     "accuracy 0.70, six examples a source": (SOURCES, (1000,)),
     "correlation 0.88": (Scores(), (277, 1500)),
     "perplexity 20": (Documents(), (150, 1000)),
+    "two tasks, accuracy 0.70 and correlation 0.88": (Several(), (277, 1500)),
     "answer F1 0.78": (Answers((0.524, 0.58), 1.0, source=0.5), (700,)),  # of at least 100 sources
     "entity F1 0.58": (Sentences((1.2, 1.25), 0.12, seed=0.08, bias=0.1, source=0.5), (150, 600)),
 }
