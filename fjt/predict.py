@@ -302,7 +302,8 @@ def _table(suffix: str, run: "Run", split: Split, predicted: dict[str, Any]) -> 
     columns = {name: values for name, values in columns.items() if name not in LONG or suffix == ".jsonl"}
     rows = zip(*columns.values(), strict=True)
     if suffix == ".npz":
-        shown = np.array([tables.cell(value) for value in columns.get("predicted", predicted["labels"])])
+        shown = columns["predicted"] if "predicted" in columns else predicted["labels"]  # of several tasks
+        shown = np.array([tables.cell(value) for value in shown])
         arrays: dict[str, Any] = {"id": np.array(split.id), "predicted": shown, **flat("logits", predicted["logits"])}
         file = io.BytesIO()
         np.savez(file, **arrays, label_names=np.array(run.label_names, str))

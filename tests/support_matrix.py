@@ -56,7 +56,10 @@ def matrix():
     lines += [f"{' '.join(names)} | {' | '.join(found)}" for found, names in rows.items()]
     families, kinds = (", ".join(f"`{name}`" for name in names) for names in (FAMILIES, PROBLEMS))
     lines += ["", f"\\* with other options than the defaults: {'; '.join(notes)}."]
-    lines += [f"Every method works with every family ({families}) and every kind of problem ({kinds})."]
+    lines += [
+        f"Every method works with every family ({families}) and every kind of problem ({kinds}).",
+        "Several classifications and regressions train together on one encoder, as `rte+mrpc+cola`.",
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -53,7 +53,7 @@ class Run:
     config: dict[str, Any] = dataclasses.field(repr=False)
     task: Task
     pairs: bool
-    singles: bool = False
+    singles: bool = True
     base: str = ""
 
     @functools.cached_property
