@@ -36,25 +36,33 @@ def over(model, base, adapter, examples):
 
 
 def logits(model, base, adapter, examples):
-    """f32[N, C] of packed rows."""
+    """f32[M, C] of packed rows: of the slots, in the order of the examples."""
     model, params, examples = over(model, base, adapter, examples)
     indices = np.arange(len(examples))
-    shape = packing.plan(batches.lengths_of(examples, indices[None]), width=model.config.width).shapes[0]
+    (shape,) = _shapes(model, examples, indices[None])
     batch, places = batches.build(examples, indices, shape)
     found = np.asarray(jax.jit(model.apply)(params, batch, partition.traced_values(adapter.methods)))
     return found.reshape(-1, found.shape[-1])[places.slots[0]]
 
 
-def train(model, base, adapter, examples, indices, rate):
+def _shapes(model, examples, indices):
+    """The one shape of batches."""
+    slots = None if model.one_slot else batches.slots_of(examples, indices)
+    lengths, width = batches.lengths_of(examples, indices), model.config.width
+    return packing.plan(lengths, slots=slots, most_shapes=1, width=width).shapes
+
+
+def train(model, base, adapter, examples, indices, rate, problem=CLASSIFICATION):
     """f64[steps]: losses of the pure step from an Adapter, without dropout and decay.  indices: i64[steps, B]."""
     model, params, examples = over(model, base, adapter, examples)
     values = partition.traced_values(adapter.methods)
     quiet = {name: v | ({"dropout": np.float32(0)} if "dropout" in v else {}) for name, v in values.items()}
-    hyper = dataclasses.replace(small.make_hyper(rate=rate, dropout=0.0, decay=0.0), methods=quiet)
+    made = small.make_hyper(rate=rate, dropout=0.0, decay=0.0, classes=model.classes)
+    hyper = dataclasses.replace(made, methods=quiet)
     optimizer = make_optimizer(small.ADAMW)
     trainable, frozen = tree.split(params, {name for name in adapter.trained if not partition.is_fixed(name)})
-    (shape,) = packing.plan(batches.lengths_of(examples, indices), most_shapes=1, width=model.config.width).shapes
-    step = jax.jit(functools.partial(train_step, model=model, loss=CLASSIFICATION.loss, optimizer=optimizer))
+    (shape,) = _shapes(model, examples, indices)
+    step = jax.jit(functools.partial(train_step, model=model, loss=problem.loss, optimizer=optimizer))
     state, seen = init_state(trainable, hyper, optimizer), []
     for rows in indices:
         batch, _ = batches.build(examples, rows, shape)

@@ -9,6 +9,7 @@ its own, since it pins an old transformers.  Their side is tests/benchmarks/thei
 """
 
 import argparse
+import dataclasses
 import json
 import subprocess
 import sys
@@ -22,10 +23,11 @@ import transformers
 from fjt.core import seeds
 from fjt.core.options import TOGETHER
 from fjt.data import batches, tokenization
-from fjt.data.glue import Split
+from fjt.data.glue import Split, Task
 from fjt.interop import adapterhub, formats, hf, peft
 from fjt.models import pretrained
 from fjt.models.encoder import Model
+from fjt.tasks.kinds import find_problem
 from fjt.tuning import partition
 from tests import adapted, small
 from tests.benchmarks import common
@@ -62,6 +64,11 @@ CASES = {
         "p_tuning": (
             {"prompt_length": 20}, "PromptEncoderConfig", {"num_virtual_tokens": 20, "encoder_hidden_size": 128}
         ),
+        "lora, tagging": ({"rank": 8}, "LoraConfig", {"r": 8, "lora_alpha": 16, "target_modules": ["query", "value"]}),
+        "prompt, tagging": ({"prompt_length": 20}, "PromptTuningConfig", {"num_virtual_tokens": 20}),
+        "lora, question_answering": (
+            {"rank": 8}, "LoraConfig", {"r": 8, "lora_alpha": 16, "target_modules": ["query", "value"]}
+        ),
     },
     "adapters": {
         "houlsby": ({}, "DoubleSeqBnConfig", {"reduction_factor": 16}),
@@ -86,9 +93,17 @@ CASES = {
         "unipelt": ({"prefix_length": 10, "rank": 8}, "UniPELTConfig", {
             "prefix_tuning": ["PrefixTuningConfig", {"prefix_length": 10, "flat": True}],
             "adapter": ["SeqBnConfig", {"reduction_factor": 16}], "lora": ["LoRAConfig", {"r": 8, "alpha": 16}]}),
+        "pfeiffer, tagging": ({}, "SeqBnConfig", {"reduction_factor": 16}),
+        "prefix, tagging": (
+            {"prefix_length": 20, "shift_positions": False}, "PrefixTuningConfig", {"prefix_length": 20, "flat": True}
+        ),
+        "pfeiffer, question_answering": ({}, "SeqBnConfig", {"reduction_factor": 16}),
+        "lora, question_answering": ({"rank": 8}, "LoRAConfig", {"r": 8, "alpha": 16}),
     },
 }  # fmt: skip
 
+
+OUTPUTS = {"classification": 2, "tagging": 3, "question_answering": 2}  # of each kind, which follows a comma
 
 # At RATE the losses of MAM are chaotic: both sides agree to 1e-7 at first, and three steps make ten times of it. Here
 # stands the rate of its recipe for MiniLM.
@@ -121,37 +136,40 @@ def main(argv=None):
 
 def compare(folder, library, interpreter, args):
     """(rows of the matrix, versions of the other side) for a library."""
-    tokenizer, examples = write_inputs(folder, args)
-    model, base = write_base(folder, args.model, tokenizer)
+    tokenizer, examples_of = write_inputs(folder, args)
+    bases = {kind: write_base(folder, args.model, tokenizer, kind) for kind in OUTPUTS}
     cases = {}
     chosen = {name: case for name, case in CASES[library].items() if not args.methods or name in args.methods}
     for name, (options, kind, arguments) in chosen.items():
-        methods, more = TOGETHER.get(name, ((name.split()[0],), {}))
+        methods, more = methods_of(name)
+        model, base = bases[kind_of(name)]
         cases[name] = {"class": kind, "arguments": arguments, "alone": more.get("gating", False)}
+        cases[name]["kind"] = kind_of(name)
         cases[name]["rate"] = RATES.get(name, RATE)
         own = adapted.shaken(small.tune(*methods, **options, **more), model, base, "base")
         target = folder / "ours" / name
         target.mkdir(parents=True)
         if library == "peft":
-            peft.write(target, own, model.config)
+            peft.write(target, own, model.config, model.head)
         else:
-            adapterhub.write(target, own, model.config, ("0", "1"))
+            adapterhub.write(target, own, model.config, tuple(map(str, range(model.classes))), model.head)
     spec = {"cases": cases, "shake": adapted.SHAKE}
     (folder / "spec.json").write_text(json.dumps(spec))
     command = [interpreter, str(Path(__file__).with_name("theirs.py")), library, str(folder)]
     subprocess.run(command, check=True)
     theirs, rows, indices = np.load(folder / "theirs.npz"), [], np.load(folder / "inputs.npz")["batches"]
     for name in cases:
+        (model, base), examples = bases[kind_of(name)], examples_of[kind_of(name)]
         found = formats.read(str(folder / "ours" / name), model.config)
         forth = difference(adapted.logits(model, base, found, examples), theirs[f"{name}/ours"])
         found = formats.read(str(folder / "theirs" / name), model.config)
         back = difference(adapted.logits(model, base, found, examples), theirs[f"{name}/theirs"])
         bare = difference(theirs[f"{name}/theirs"], theirs[f"{name}/ours"])
         trained = None
-        if set(found.methods) == set(TOGETHER.get(name, ((name.split()[0],),))[0]):
-            trained = difference(
-                adapted.train(model, base, found, examples, indices, cases[name]["rate"]), theirs[f"{name}/losses"]
-            )
+        if set(found.methods) == set(methods_of(name)[0]):
+            problem, rate = find_problem(kind_of(name)), cases[name]["rate"]
+            losses = adapted.train(model, base, found, examples, indices, rate, problem)
+            trained = difference(losses, theirs[f"{name}/losses"])
         moved = float(np.ptp(theirs[f"{name}/losses"]))
         passed = forth <= LOGITS and back <= LOGITS and (trained or 0.0) <= LOSSES and bare > 1e-2 and moved > 1e-2
         rows.append(
@@ -169,15 +187,30 @@ def compare(folder, library, interpreter, args):
     return rows, json.loads((folder / "versions.json").read_text())
 
 
+def methods_of(name):
+    """(methods, their options beside those of the case) of a case."""
+    words = name.partition(",")[0]
+    return TOGETHER.get(words, ((words.split()[0],), {}))
+
+
+def kind_of(name):
+    """The kind of problem of a case."""
+    return name.partition(", ")[2] or "classification"
+
+
 def difference(found, expected):
     return float(np.abs(np.float64(found) - expected).max())
 
 
 def write_inputs(folder, args):
-    """(tokenizer, Examples): MRPC's first dev pairs; writes their padded form for the other side."""
+    """(tokenizer, {kind: Examples}): MRPC's first dev pairs; writes their padded form for the other side.
+
+    Tags and answers are drawn: a tag for every token but the first, and a first and a last token for each pair.
+    """
     texts, pairs, labels = common.read_glue(args.data, "mrpc", "dev")
     split = Split((), tuple(texts[:SENTENCES]), tuple(pairs[:SENTENCES]), np.int32(labels[:SENTENCES]))
     tokenizer = tokenization.load_tokenizer(args.model)
+    examples = tokenization.tokenize(split, tokenizer, LONGEST)  # first: the tokenizer goes on padding
     padded = tokenizer(
         list(split.text),
         list(split.text_pair),
@@ -187,24 +220,51 @@ def write_inputs(folder, args):
         return_tensors="np",
     )
     rows = batches.Schedule(SENTENCES, BATCH, 3).batches(0, STEPS)
-    np.savez(folder / "inputs.npz", **padded, labels=split.label.astype(np.int64), batches=rows)
-    return tokenizer, tokenization.tokenize(split, tokenizer, LONGEST)
+    rng = np.random.default_rng(5)
+    lengths, first = examples.lengths, examples.offsets[:-1]
+    tags, spans = rng.integers(0, OUTPUTS["tagging"], lengths.sum()), np.zeros(lengths.sum(), np.int32)
+    places = np.sort(rng.integers(0, lengths[:, None], (SENTENCES, 2)), axis=1)
+    for bit, at in zip((1, 2), (first[:, None] + places).T, strict=True):
+        spans[at] |= bit
+    np.savez(
+        folder / "inputs.npz", **padded, classification=split.label.astype(np.int64),
+        tagging=padded_tags(padded["attention_mask"], tags), question_answering=places, batches=rows,
+    )  # fmt: skip
+    return tokenizer, {
+        "classification": examples,
+        "tagging": with_slots(examples, 1, np.delete(tags, first)),
+        "question_answering": with_slots(examples, 0, spans),
+    }
 
 
-def write_base(folder, path, tokenizer):
-    """(Model, base parameters) with a pooler and a head of some size, written for the other side too."""
-    checkpoint = pretrained.read_checkpoint(path)
-    model, rng = Model(checkpoint.config, 2), np.random.default_rng(0)
+def padded_tags(mask, tags):
+    """i64[N, T]: the tags at their tokens, -100 at first tokens and padding."""
+    found = np.full(mask.shape, -100)
+    found[mask > 0] = tags
+    found[:, 0] = -100
+    return found
+
+
+def with_slots(examples, first, label):
+    """Examples with a slot at each token from `first` on."""
+    token = np.concatenate([np.arange(first, n) for n in examples.lengths]).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(examples.lengths - first)])
+    return dataclasses.replace(examples, label=label.astype(np.int32), slot_token=token, slot_offsets=offsets)
+
+
+def write_base(folder, path, tokenizer, kind):
+    """(Model, base parameters) of a kind, with a head of some size, written for the other side too."""
+    checkpoint, problem, rng = pretrained.read_checkpoint(path), find_problem(kind), np.random.default_rng(0)
+    model = Model(checkpoint.config, OUTPUTS[kind], one_slot=problem.one_slot, head=problem.head)
     abstract = jax.eval_shape(model.init, seeds.make_key(0, "init"))
     params = pretrained.take(checkpoint, abstract, path).params
-    params["head"] = {
-        "classifier": {
-            "kernel": np.float32(rng.normal(0, 0.3, (model.config.width, 2))),
-            "bias": np.zeros(2, np.float32),
-        }
-    }
-    params["head"]["pooler"]["bias"] = np.float32(rng.normal(0, 0.1, model.config.width))
-    hf.export(folder / "base", params, checkpoint.config, common.GLUE["mrpc"][3], tokenizer, 512)
+    (output,) = (name for name in abstract["head"] if name != "pooler")
+    kernel = np.float32(rng.normal(0, 0.3, (model.config.width, model.classes)))
+    params["head"] = params.get("head", {}) | {output: {"kernel": kernel, "bias": np.zeros(model.classes, np.float32)}}
+    if "pooler" in params["head"]:
+        params["head"]["pooler"]["bias"] = np.float32(rng.normal(0, 0.1, model.config.width))
+    task = Task("mrpc", kind, tuple(map(str, range(model.classes))), ())
+    hf.export(folder / "base" / kind, params, checkpoint.config, task, tokenizer, 512)
     return model, params
 
 
@@ -230,8 +290,8 @@ def table(record):
                 f"{LOGITS:g}), and of the losses of {STEPS} AdamW steps from the library's adapter, dropout off "
                 f"(at most {LOSSES:g}). The adapters and the head are moved at random from their start, so that they "
                 "matter. A saved P-tuning adapter is the prompt that its MLP made, so its training cannot go on from "
-                "the file. UniPELT's gates are means over a text's tokens, in `adapters` over padding too: its logits "
-                "are of texts one by one, unpadded. "
+                "the file. Tags and answers are drawn at random, for all tokens. UniPELT's gates are means over a "
+                "text's tokens, in `adapters` over padding too: its logits are of texts one by one, unpadded. "
                 f"The losses are at the rate {RATE:g}, "
                 + ", ".join(f"of {name} at {rate:g}" for name, rate in RATES.items())
                 + ", its recipe's (at the common one both sides part after the first steps, from differences of 1e-7).",

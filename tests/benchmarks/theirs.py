@@ -29,7 +29,10 @@ class Peft:
         return self.library.PeftModel.from_pretrained(model, folder)
 
     def make(self, model, case):
-        config = getattr(self.library, case["class"])(task_type="SEQ_CLS", **case["arguments"])
+        task = {"classification": "SEQ_CLS", "tagging": "TOKEN_CLS"}.get(case["kind"])
+        # peft's own class for questions hands no token types to its model, so that the plain one is taken.
+        more = {} if task else {"modules_to_save": ["qa_outputs"]}
+        config = getattr(self.library, case["class"])(task_type=task, **case["arguments"], **more)
         return self.library.get_peft_model(model, config)
 
     def save(self, model, folder, case):
@@ -68,9 +71,14 @@ class Adapters:
         model.save_adapter(str(folder), "theirs", with_head=True, use_safetensors=not prefix)
         if prefix:
             state = {k: v.clone() for k, v in model.state_dict().items()}
-            for file, word in (("adapter", ".theirs."), ("model_head", "classifier.")):
+            for file, word in (("adapter", ".theirs."), ("model_head", HEADS[case["kind"]])):
                 own = {k: v for k, v in state.items() if word in k and ".pool." not in k}
                 safetensors.torch.save_file(own, folder / f"{file}.safetensors")
+
+
+HEADS = {"classification": "classifier.", "tagging": "classifier.", "question_answering": "qa_outputs."}
+CLASSES = {"classification": "SequenceClassification", "tagging": "TokenClassification",
+           "question_answering": "QuestionAnswering"}  # fmt: skip
 
 
 def main(library, folder):
@@ -79,25 +87,32 @@ def main(library, folder):
     folder, side = pathlib.Path(folder), {"peft": Peft, "adapters": Adapters}[library]()
     spec, arrays = json.loads((folder / "spec.json").read_text()), np.load(folder / "inputs.npz")
     inputs = {name: torch.tensor(arrays[name]) for name in ("input_ids", "attention_mask", "token_type_ids")}
-    labels, found = torch.tensor(arrays["labels"]), {}
+    labels, found = {kind: torch.tensor(arrays[kind]) for kind in CLASSES}, {}
     for name, case in spec["cases"].items():
-        model = side.load(base(folder), folder / "ours" / name, case).eval()
-        every, alone = torch.arange(len(labels)), case["alone"]
-        with torch.no_grad():
-            found[f"{name}/ours"] = logits(model, inputs, every, alone).numpy()
+        kind, mask = case["kind"], inputs["attention_mask"] > 0
+        mask = labels[kind] >= 0 if kind == "tagging" else mask
+        model = side.load(base(folder, kind), folder / "ours" / name, case).eval()
+        every, alone = torch.arange(len(mask)), case["alone"]
+
+        def all_logits(model, every=every, alone=alone, kind=kind, mask=mask):
+            with torch.no_grad():
+                values = logits(model, inputs, every, alone)
+            return (values if kind == "classification" else values[:, -mask.shape[1] :][mask]).numpy()
+
+        found[f"{name}/ours"] = all_logits(model)
         torch.manual_seed(3)
-        model = side.make(base(folder), case).eval()  # eval: without dropout, in training as well
+        model = side.make(base(folder, kind), case).eval()  # eval: without dropout, in training as well
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         with torch.no_grad():
             for parameter in trained:
                 parameter.add_(spec["shake"] * torch.randn_like(parameter))
-            found[f"{name}/theirs"] = logits(model, inputs, every, alone).numpy()
+        found[f"{name}/theirs"] = all_logits(model)
         (folder / "theirs" / name).mkdir(parents=True)
         side.save(model, folder / "theirs" / name, case)
         optimizer, losses = torch.optim.AdamW(trained, lr=case["rate"], weight_decay=0.0), []
         for rows in torch.tensor(arrays["batches"]):
             optimizer.zero_grad()
-            loss = torch.nn.functional.cross_entropy(logits(model, inputs, rows, alone), labels[rows])
+            loss = loss_of(kind, logits(model, inputs, rows, alone), labels[kind][rows], mask[rows])
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
@@ -109,16 +124,27 @@ def main(library, folder):
     (folder / "versions.json").write_text(json.dumps(versions))
 
 
+def loss_of(kind, values, labels, mask):
+    """The mean cross-entropy of rows, of their tags, or of the first and last tokens of their answers."""
+    if kind == "classification":
+        return torch.nn.functional.cross_entropy(values, labels)
+    if kind == "tagging":
+        return torch.nn.functional.cross_entropy(values[:, -mask.shape[1] :][mask], labels[mask])  # without prompts
+    values = values.masked_fill(~mask[..., None], -torch.inf)
+    return sum(torch.nn.functional.cross_entropy(values[..., i], labels[:, i]) for i in range(2)) / 2
+
+
 def logits(model, inputs, rows, alone):
     """Of rows of the padded inputs; alone: each by itself, without padding, over which gates average as well."""
     if not alone:
-        return model(**{key: x[rows] for key, x in inputs.items()}).logits
+        found = model(**{key: x[rows] for key, x in inputs.items()})
+        return found.logits if "logits" in found else torch.stack([found.start_logits, found.end_logits], dim=-1)
     lengths = inputs["attention_mask"].sum(dim=1)
     return torch.cat([model(**{key: x[i : i + 1, : lengths[i]] for key, x in inputs.items()}).logits for i in rows])
 
 
-def base(folder):
-    return transformers.BertForSequenceClassification.from_pretrained(folder / "base", num_labels=2)
+def base(folder, kind):
+    return getattr(transformers, f"AutoModelFor{CLASSES[kind]}").from_pretrained(folder / "base" / kind)
 
 
 if __name__ == "__main__":
