@@ -9,8 +9,9 @@ The best step is that with the best mean of the tasks' own metrics, `train.selec
 
 Tables of your own have names of your own:
 
-    ... --config configs/multitask.py:reviews+topics --config.data.source=files \\
-        --config.data.each="(('reviews','files.train','reviews.csv'),('topics','files.train','topics.csv'))"
+    ... --config configs/multitask.py:reviews+topics --config.data.source=files --config.data.holdout=0.1 \\
+        --config.data.tables="(('reviews','train','reviews.csv'),('topics','train','topics.csv'))" \\
+        --config.data.each="(('topics','columns.label','topic'),)"
 """
 
 from ml_collections import ConfigDict

@@ -133,8 +133,10 @@ def _check_output(path: str, source: str, run: "Run", overwrite: bool) -> None:
     from fjt.experiment import workdir
 
     workdir.check_output(path, "--output")
-    given = run.config["data"]["files"]
-    read = {f"--input={source}": source} | {f"config.data.files.{name} of the run": given[name] for name in given}
+    data = run.config["data"]
+    read = {f"--input={source}": source}
+    read |= {f"config.data.files.{name} of the run": path for name, path in data["files"].items()}
+    read |= {f"config.data.tables of the run, {task} {name}": path for task, name, path in data.get("tables") or ()}
     for name, other in read.items():
         if other and os.path.exists(other) and os.path.exists(path) and os.path.samefile(path, other):
             raise UserError(f"--output={path} is also {name}, and would replace it. Give another file.")
@@ -165,7 +167,7 @@ def read_split(run: "Run", options: argparse.Namespace) -> Split:
         own = run.config["data"]["columns"]
         columns |= {f"{reading.CHOICE_COLUMNS}{name}": str(name) for name in own["choices"]}
         columns |= {"text_pair": name} if (name := options.text_pair or own["text_pair"]) else {}
-    elif run.pairs and (options.text_pair or not run.singles):
+    elif run.pairs:
         second = "context" if path.lower().endswith(squad.SUFFIX) else run.config["data"]["columns"]["text_pair"]
         columns["text_pair"] = options.text_pair or second or "text_pair"
     elif options.text_pair:
@@ -174,10 +176,12 @@ def read_split(run: "Run", options: argparse.Namespace) -> Split:
         columns["id"] = options.id or "id"
         if path.lower().endswith(conll.SUFFIXES):
             raise UserError(f"--id={options.id}: the sentences of {path} have no ids. Leave the option out.")
+    either = run.pairs and run.singles
     rows = tables.read(
         path,
         columns,
         header=not options.no_header,
+        optional=("text_pair",) if either and not options.text_pair else (),
         remedy="Name it with --{role}=COLUMN; a file without a header is read with --no-header and columns by number.",
     )
     if not rows.lines and not rows.faults:
@@ -194,7 +198,11 @@ def read_split(run: "Run", options: argparse.Namespace) -> Split:
     if run.problem.choices:
         readers |= {"choices": lambda: reading.read_choices(rows, remedy)}
         columns = {"text": columns["text"]}
-    readers |= {role: functools.partial(rows.texts, role, remedy.format(role=role)) for role in columns if role != "id"}
+    for role in rows.values if not run.problem.choices else ("text",):
+        if role != "id":
+            readers[role] = functools.partial(rows.texts, role, remedy.format(role=role))
+    if either and "text_pair" in readers:
+        readers["text_pair"] = lambda: rows.read("text_pair", lambda value, place: _second(value, place, remedy))
     found = rows.columns(readers)
     ids = found.get("id", map(str, rows.numbers))
     return Split.unlabelled(ids, found["text"], found.get("text_pair"), choices=found.get("choices"))
@@ -239,6 +247,11 @@ def _read_lines(path: str, run: "Run") -> Split:
     return Split.unlabelled(ids, texts, second if any(pair is not None for pair in second) else None)
 
 
+def _second(value: Any, place: str, remedy: str) -> str | None:
+    """The second text in a cell, None where there is none."""
+    return tables.text_of(value, place, remedy.format(role="text_pair")) if value not in (None, "") else None
+
+
 def _of_words(ids: Iterable[str], found: Sequence[tuple[str, tuple[str, ...]]]) -> Split:
     return Split.unlabelled(ids, [text for text, _ in found], words=[one for _, one in found])
 
@@ -247,6 +260,7 @@ def _read_line(line: bytes, place: str, run: "Run") -> tuple[str, str | None]:
     """The text of a line and the second one, None where it has none."""
     text = encoding.decode(line, place)
     texts = text.split("\t") if run.pairs else [text]
+    texts = texts[:1] if run.singles and texts[1:] == [""] else texts
     if len(texts) > 2 or (len(texts) == 1 and not run.singles):
         raise UserError(f"{place}: {len(texts)} texts, but the run reads pairs: two texts with a tab between them.")
     first, *rest = [tables.text_of(text, place, "") for text in texts]

@@ -16,11 +16,13 @@ from fjt.reports import archive, gather
 from fjt.reports.cells import make_cells
 from fjt.study import plans, spec
 from fjt.tasks.entities import ENTITIES
+from fjt.tasks.kinds import find_problem
 from fjt.tasks.question_answering import QUESTION_ANSWERING
 
 LABELS = {"choices": ("no", "yes"), "topics": tuple("abcdef"), "marks": ()}
 LABELS["names"] = ("O", "B-loc", "I-loc", "B-per", "I-per")
 LABELS["questions"] = ("answer", "no answer")
+LABELS["choices+marks"] = ("choices.no", "choices.yes", "marks")
 NAMES_IN = (0, 1, 2, 0, 0, 3, 4, 4, 0, 1, 3)  # ids of LABELS["names"], over and over
 METRICS = {
     "choices": ("accuracy", "f1"),
@@ -29,7 +31,9 @@ METRICS = {
     "errors": ("mse",),
     "names": ("entity_f1", "token_accuracy"),
     "questions": ("f1", "exact_match"),
+    "choices+marks": ("mean", "choices.accuracy", "marks.pearson"),
 }
+SEVERAL = find_problem("choices:classification:2:accuracy+marks:regression:1:pearson")
 STUDY = {
     "seeds": 8, "first_seed": 0, "tuning_seeds": 2, "first_tuning_seed": 1000, "holdout": 0.1, "baseline": "full",
     "alpha": 0.05, "family": "task", "metric": "", "lanes": 16,
@@ -61,7 +65,15 @@ def truth(task, count=120):
         return decoded(Ragged.of([np.array(NAMES_IN)[words % len(NAMES_IN)] for words in sentences], np.int32))
     if task == "questions":  # every third has no answer
         return squad.labels_of([("dark blue", i), ("blue", i + 5)] if i % 3 else [] for i in range(count))
+    if task == "choices+marks":
+        return both(truth("choices", count - count // 3), truth("marks", count // 3))
     return np.float32(rng(task).normal(size=count))
+
+
+def both(choices, marks):
+    """[m, 2]: labels or predictions of choices, and behind them of marks."""
+    number = np.repeat([0, 1], (len(choices), len(marks)))
+    return np.stack([number, np.concatenate([choices, marks])], axis=-1).astype(np.float32)
 
 
 def decoded(tags):
@@ -87,6 +99,9 @@ def predictions(task, skill, *words, count=120):
         wrong = squad.labels_of([[text]] if text else [] for text in texts)
         best = squad.labels_of([[text] for text in squad.texts_of(label)[:1]] for label in right)
         return np.where(random.uniform(size=count) < skill, best, wrong)
+    if task == "choices+marks":
+        counts = {"choices": count - count // 3, "marks": count // 3}
+        return both(*(predictions(one, skill, *words, count=size) for one, size in counts.items()))
     if task == "topics":
         return np.where(random.uniform(size=count) < skill, right, (right + 1) % 6)
     return skill * right + np.sqrt(1 - skill**2) * random.normal(size=count)
@@ -208,7 +223,8 @@ def write_run(
         (path / "result.json").write_text(json.dumps(result))
         return
     right, names = truth(task, count), label_names or LABELS.get(task, ())
-    metrics = QUESTION_ANSWERING.metrics if task == "questions" else SCORES
+    metrics = {"questions": QUESTION_ANSWERING, "choices+marks": SEVERAL}.get(task)
+    metrics = metrics.metrics if metrics else SCORES
     scores = {
         name: metrics[name](np.float32(outcome) if right.dtype.kind == "f" else outcome, right)
         for name in METRICS[task]
@@ -235,6 +251,10 @@ def write_run(
     if task == "questions":
         arrays |= {"kind": np.array("question_answering")}
         logits = np.array([candidates(label) for label in values], values.dtype)
+    elif task == "choices+marks":
+        arrays |= {"kind": np.array(SEVERAL.name)}
+        chosen = np.where(values[:, :1] == 0, np.eye(2)[np.where(values[:, 0] == 0, values[:, 1], 0).astype(int)], 0)
+        logits = np.float32(np.concatenate([values[:, :1], chosen, values[:, 1:]], axis=1))
     elif right.dtype.kind == "f":
         logits = np.float32(values)[:, None]
     else:

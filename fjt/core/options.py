@@ -86,11 +86,16 @@ class DataConfig:
         "entities, question_answering, multiple_choice, masked_lm",
     )
     label_names: tuple = option((), "your own table: the labels in the order of their ids; empty: sorted")
+    tables: tuple = option(
+        (),
+        "your own tables under names of your own, to train together: ((task, split, file), ...), such as "
+        "(('reviews', 'train', 'reviews.csv'), ('topics', 'train', 'topics.csv'))",
+        place=True,
+    )
     each: tuple = option(
         (),
-        "several tasks: options of config.data for one of them, ((task, option, value), ...), such as "
-        "(('reviews', 'files.train', 'reviews.csv'), ('reviews', 'kind', 'regression')); a task with files.train is "
-        "your own table",
+        "options of config.data for one of several tasks: ((task, option, value), ...), such as "
+        "(('reviews', 'kind', 'regression'), ('rte', 'limit', 500))",
     )
     holdout: float = option(0.0, "share of the training rows that is kept aside and used as dev", **RATE)
     limit: int = option(

@@ -75,8 +75,8 @@ class Option:
         if self.optional and isinstance(value, types.NoneType):
             return None
         given = f"config.{self.key}={value!r}"
-        if self.kind is tuple and isinstance(value, list):
-            return tuple(value)
+        if self.kind is tuple and isinstance(value, list | tuple):
+            value = _tuples(value)
         if self.kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value) if abs(value) <= LARGEST else math.copysign(math.inf, value)
             given = f"config.{self.key}={value!r}"
@@ -89,6 +89,11 @@ class Option:
         if (self.low is not None and value < self.low) or (self.high is not None and value > self.high):
             raise UserError(f"{given} should be {self.allowed}.")
         return local_path(str(value), f"config.{self.key}") if self.path and value else value
+
+
+def _tuples(value: Any) -> Any:
+    """The value with tuples in place of lists, which have no hash."""
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def _floats(value: Any) -> Iterator[float]:

@@ -74,7 +74,7 @@ def load(experiment: ExperimentConfig, cache_dir: str, find_problem: FindProblem
     rows.  data.limit draws from the rows that the holdout left; the rows of a smaller limit are among those of a
     larger one.  Both keep the order of the file.
 
-    Of several tasks (`fjt.data.several`), each is loaded like this; then their splits are joined.
+    Of several tasks (`fjt.data.several`), each is loaded for itself; then their splits are joined.
 
     Args:
         experiment: the options.
@@ -84,11 +84,26 @@ def load(experiment: ExperimentConfig, cache_dir: str, find_problem: FindProblem
     Raises:
         UserError: the data cannot be read, or nothing can be learned from them.
     """
-    if several.is_several(experiment.task):
-        loaded = {name: _load_one(name, one, cache_dir, find_problem) for name, one in several.each(experiment).items()}
-        task = several.join({name: task for name, (task, _) in loaded.items()})
-        find_problem(task.kind)  # which refuses kinds that cannot be trained together
-        return task, several.join_splits({name: splits for name, (_, splits) in loaded.items()})
+    experiments = several.each(experiment)
+    if not several.is_several(experiment.task):
+        task, splits = _load_one(experiments[experiment.task], cache_dir, find_problem)
+        return dataclasses.replace(task, name=experiment.task), splits
+    loaded = {}
+    for name, one in experiments.items():
+        try:
+            loaded[name] = _load_one(one, cache_dir, find_problem)
+        except network.Unreachable:
+            raise
+        except UserError as error:
+            raise UserError(
+                f"{name} (its files are in config.data.tables, other options of its own in config.data.each): {error}"
+            ) from None
+    task = several.join({name: task for name, (task, _) in loaded.items()})
+    find_problem(task.kind)  # which refuses kinds that cannot be trained together
+    return task, several.join_splits({name: splits for name, (_, splits) in loaded.items()})
+
+
+def _load_one(experiment: ExperimentConfig, cache_dir: str, find_problem: FindProblem) -> tuple[Task, dict[str, Split]]:
     task = find_task(experiment, find_problem)
     problem = find_problem(task.kind)
     data, subset = experiment.data, experiment.seeds.subset
@@ -129,18 +144,6 @@ def load(experiment: ExperimentConfig, cache_dir: str, find_problem: FindProblem
     _check_variety(task, train, problem)
     splits["train"] = train
     return task, {name: splits[name] for name in SPLITS if name in splits}
-
-
-def _load_one(
-    name: str, experiment: ExperimentConfig, cache_dir: str, find_problem: FindProblem
-) -> tuple[Task, dict[str, Split]]:
-    """One of several tasks; errors say which."""
-    try:
-        return load(experiment, cache_dir, find_problem)
-    except network.Unreachable:
-        raise
-    except UserError as error:
-        raise UserError(f"{name} (options of its own are in config.data.each): {error}") from None
 
 
 def _named(option: str, given: Sequence[Any]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import glob
 import os
+import shutil
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,6 @@ from fjt.experiment.process import undisturbed
 from fjt.interop.directory import replaced
 from fjt.tasks.kinds import find_problem, task_of_record
 from fjt.tasks.problem import Problem
-from fjt.tasks.several import SeveralTasks
 
 if TYPE_CHECKING:
     from fjt.experiment.predictor import Predictor
@@ -64,14 +64,14 @@ class Run:
     def predict(
         self,
         texts: Sequence[str] | Sequence[Sequence[str]],
-        pairs: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        pairs: Sequence[str | None] | Sequence[Sequence[str]] | None = None,
     ) -> dict[str, Any]:
         """{labels, probabilities, logits} of texts, in their order.
 
         Args:
             texts: the texts; for a run that labels words, also lists of words.
-            pairs: the second texts, for a run on pairs; the contexts, for a run that answers questions; a list of
-                choices for each text, for a run that chooses among them.
+            pairs: the second texts, for a run on pairs (None for none, where it reads single texts too); the contexts,
+                for a run that answers questions; a list of choices for each text, for a run that chooses among them.
 
         Returns:
             labels: one per text: a name, a tuple of names, a score, or a list of tags.  probabilities: f64[N, C], None
@@ -160,15 +160,12 @@ class Run:
         from fjt.experiment import predictor, readback
         from fjt.interop import hf
 
-        problem = self.problem
-        if not isinstance(problem, SeveralTasks):
-            raise UserError(f"--task={name}: the run in {self.path} has one task. Leave the option out.")
+        task, columns = self.problem.member(self.task, name)
         if format != "hf" or not self.model_directory():
             raise UserError(f"--task={name}: one of several tasks is written as a whole model, by --format=hf, alone.")
-        member = problem.find_member(name)
-        task = member.task(self.task)
-        own = predictor.of_task(self._predictor, task, member.columns)
+        own = predictor.of_task(self._predictor, task, columns)
         with replaced(output) as folder:
+            shutil.copyfile(os.path.join(self.model_directory(), "README.md"), os.path.join(folder, "README.md"))
             hf.export(folder, own.params, own.model.config, task, own.tokenizer, own.options["max_length"])
             readback.check_conversion(
                 output, lambda: predictor.read(folder, task, own.options), own, self.pairs, own.problem
@@ -279,12 +276,17 @@ def _checked(texts: Iterable[Any], pairs: Iterable[Any] | None, run: Run) -> Spl
     if pairs is not None and not (choose or run.pairs):
         raise UserError("The run reads single texts; leave out the second texts (`pairs`).")
     columns: dict[str, Any] = {"texts": texts} if pairs is None else {"texts": texts, "pairs": pairs}
+    either = run.pairs and run.singles  # None stands for no second text
     for name, values in columns.items():
         if isinstance(values, str):
             raise UserError(f"`{name}` is one str; give a list of str.")
         columns[name] = tuple(
             read_rows(
-                lambda cell, name=name: _item(cell[1], f"{name}[{cell[0]}]", choose and name == "pairs"),
+                lambda cell, name=name: (
+                    None
+                    if cell[1] is None and either and name == "pairs"
+                    else _item(cell[1], f"{name}[{cell[0]}]", choose and name == "pairs")
+                ),
                 enumerate(values),
             )
         )

@@ -148,7 +148,7 @@ def _with_intervals(experiment: Experiment, scores: dict[str, float], logits: Sc
         metric: (
             value,
             *card.interval(problem, experiment.task, metric, logits, label),
-            problem.num_scored(metric, label),
+            int(np.count_nonzero(problem.scored(metric, label) & problem.is_labelled(label))),
         )
         for metric, value in scores.items()
     }

@@ -129,7 +129,6 @@ def _check_several(experiment: ExperimentConfig, task: Task, problem: Problem) -
     """Raises UserError for options of several tasks in a run of one, and for those that several do not have."""
     train, tasks = experiment.train, experiment.loss.task_weights
     for key, value in {
-        "data.each": experiment.data.each,
         "loss.task_weights": tasks,
         "train.task_shares": train.task_shares,
         "train.task_temperature": train.task_temperature,

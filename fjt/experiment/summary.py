@@ -61,7 +61,7 @@ def _classes(experiment: Experiment) -> str:
     counts = experiment.problem.count_labels(label, task)
     listed = labels.some([f"{name} {count:,}" for name, count in zip(task.label_names, counts, strict=True)])
     if len(counts) <= labels.LABELS_IN_MESSAGES:
-        return f"classes: {listed}"
+        return f"{'rows' if experiment.problem.several else 'classes'}: {listed}"
     return f"{len(counts):,} classes of {counts.min():,} to {counts.max():,} training rows: {listed}"
 
 

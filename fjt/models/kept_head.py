@@ -60,6 +60,8 @@ def compare_labels(theirs: Sequence[str], label_names: Sequence[str], path: str)
     ours = {name.lower(): name for name in label_names}
     if len(ours) == len(label_names) and sorted(ours) == sorted(lower):
         names = ",".join(repr(ours[name]) for name in lower)
+        if all("." in name for name in theirs):  # of several tasks
+            raise UserError(f"{text} Name the tasks in that order in config.task.")
         raise UserError(f'{text} Give the task the same order by --config.data.label_names="({names})".')
     raise UserError(f"{text} Only a classifier of the same labels can be kept.")
 

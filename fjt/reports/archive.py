@@ -49,7 +49,7 @@ class Records:
         rows: one row per run.
         dev: {name in the column "dev": {id: str[m], label_names: str[C], label: [m], predicted: [n, m], runs: i[n]}}
             for the m labelled examples of a dev set and the n finished runs scored on it.  Labels and predictions are
-            class ids or scores; `runs` are indices into `rows`.
+            in the form of the Problem, such as class ids or scores; `runs` are indices into `rows`.
         curves: {"train": curve of losses, "held_out": curve of scores}.
         facts: the study's options and declarations, from its plan; and what its runs share: `metrics` of each task,
             `selection`, the metric of each task that selects, `held_out`, the scores of a constant on the held-out rows

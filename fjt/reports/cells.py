@@ -94,10 +94,25 @@ class Cell:
         return _scores(self, metric)
 
     def pseudo_values(self, metric: str) -> Float[np.ndarray, "n m"]:
-        """The jackknife's pseudo-values of a metric.  Raises UserError for a user's own metric."""
+        """The jackknife's pseudo-values of a metric, of the examples that it is computed from.
+
+        Raises:
+            UserError: a user's own metric, or the mean of metrics one of which is of too few examples.
+        """
         if metric not in self.problem.metrics:
             raise UserError(f"{metric} is a function of the user, which a report does not call on other examples.")
+        for part in self.problem.parts(metric):
+            count = np.count_nonzero(self.problem.scored(part, self.truth))
+            if count < inference.LEAST_EXAMPLES:
+                raise UserError(
+                    f"{part}, a part of the {metric}, is of {count} examples: an interval over new ones needs "
+                    f"{inference.LEAST_EXAMPLES}. Evaluate on more, or report this dev set alone."
+                )
         return _pseudo_values(self, metric)
+
+    def sources(self, metric: str) -> Int32[np.ndarray, " k"] | None:
+        """`cluster` of the examples that a metric is computed from."""
+        return None if self.cluster is None else self.cluster[self.problem.scored(metric, self.truth)]
 
 
 @functools.cache
@@ -255,7 +270,7 @@ def summarize(cell: Cell, metric: str) -> dict[str, Any] | str:
     examples = table
     if not isinstance(table, str):
         bounds = bounds_of(metric)
-        examples = attempt(inference.crossed_interval, scores, table, cell.failed, bounds, cell.cluster)
+        examples = attempt(inference.crossed_interval, scores, table, cell.failed, bounds, cell.sources(metric))
     return summary | {"new_seeds": seeds, "new_examples": examples}
 
 

@@ -126,9 +126,10 @@ def compare(cell: Cell, base: Cell, metric: str) -> Comparison:
         if isinstance(tables, str):
             new_examples = smallest = all_runs = tables
         else:
-            new_examples = attempt(inference.crossed_interval, differences, tables, failed, None, cell.cluster)
-            all_runs = attempt(inference.crossed_interval, differences, tables, failed & False, None, cell.cluster)
-            smallest = attempt(inference.smallest_difference, tables, failed, cell.cluster)
+            sources = cell.sources(metric)
+            new_examples = attempt(inference.crossed_interval, differences, tables, failed, None, sources)
+            all_runs = attempt(inference.crossed_interval, differences, tables, failed & False, None, sources)
+            smallest = attempt(inference.smallest_difference, tables, failed, sources)
     needed = f"{metric} has no bounds, and a point is a hundredth of a score between bounds."
     if bounds_of(metric):
         needed = attempt(inference.seeds_needed, differences, failed, POINT)

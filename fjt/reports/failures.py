@@ -7,10 +7,12 @@ import numpy as np
 
 from fjt.core.markdown import code, escape
 from fjt.core.ragged import Ragged, values_of
+from fjt.data.glue import Task
 from fjt.reports import cells as values
 from fjt.reports.cells import Cell
 from fjt.reports.formatting import Name
 from fjt.reports.pages import Text
+from fjt.tasks.problem import Problem
 
 
 def of_runs(cells: Sequence[Cell]) -> list[Text]:
@@ -28,7 +30,7 @@ def of_runs(cells: Sequence[Cell]) -> list[Text]:
         texts.append(Text(f"**Collapsed**, (nearly) one prediction for every example of dev: {'; '.join(collapsed)}."))
     if diverged:
         constants = {
-            f"always {_value(cell, cell.predicted[i])}"
+            f"always {_value(cell.problem, cell.facts, cell.predicted[i])}"
             for cell in cells
             for i in range(len(cell.scored))
             if cell.constant[i]
@@ -65,24 +67,28 @@ def always(cell: Cell) -> str:
     """The name of the row of a constant."""
     constant = cell.problem.constant(cell.truth)
     named = cell.facts.label_names or cell.problem.constant_name
-    return f"always {_value(cell, constant)}" if named else "always the mean"
+    return f"always {_value(cell.problem, cell.facts, constant)}" if named else "always the mean"
 
 
 def _answers(cell: Cell, run: int) -> str:
     """ "always `no`", or "`no` for 118 of 120", of a run of a cell that collapsed."""
-    predicted = cell.predicted[run]
-    most = cell.problem.constant(predicted)
-    single, text = values_of(predicted), _value(cell, most)  # tags of words, one by one
-    count = sum(map(np.array_equal, single, values_of(most)))
-    if count == len(single):
-        return f"always {text}"
-    return f"{text} for {count:,} of {len(single):,}" if cell.facts.label_names else f"nearly always {text}"
+    found = []
+    for name, problem, facts, predicted in cell.problem.collapsed_parts(cell.predicted[run], cell.truth, cell.facts):
+        most = problem.constant(predicted)
+        single, text = values_of(predicted), _value(problem, facts, most)  # tags of words, one by one
+        count = sum(map(np.array_equal, single, values_of(most)))
+        if count == len(single):
+            text = f"always {text}"
+        else:
+            text = f"{text} for {count:,} of {len(single):,}" if facts.label_names else f"nearly always {text}"
+        found.append(f"{name}: {text}" if name else text)
+    return "; ".join(found)
 
 
-def _value(cell: Cell, predicted: Any) -> str:
+def _value(problem: Problem, facts: Task, predicted: Any) -> str:
     """The first of predictions, in words."""
-    if cell.problem.constant_name:
-        return cell.problem.constant_name
+    if problem.constant_name:
+        return problem.constant_name
     first = predicted.values[:1] if isinstance(predicted, Ragged) else predicted[0]
-    text = cell.problem.describe_label(first, cell.facts)
-    return code(text) if cell.facts.label_names else text
+    text = problem.describe_label(first, facts)
+    return code(text) if facts.label_names else text

@@ -13,6 +13,7 @@ def items(cells: Sequence[Cell], comparisons: Sequence[Comparison]) -> Items:
     """What the words and numbers of a report mean, those that it has."""
     bounded = any(bounds_of(metric) for cell in cells for metric in cell.metrics)
     has_scores = any(cell.truth.dtype.kind == "f" for cell in cells)
+    several = any(cell.problem.several for cell in cells)
     texts = [
         "**Points** are hundredths of a score. "
         * bounded
@@ -21,7 +22,9 @@ def items(cells: Sequence[Cell], comparisons: Sequence[Comparison]) -> Items:
         "**95 %: new seeds, new examples** covers the mean score of other seeds on other examples of the same sources. "
         "**95 %: new seeds, this dev set** covers the mean score of other seeds on the same examples. Both are about "
         "runs that neither collapse nor diverge, and are not adjusted for the number of comparisons.",
-        "**Collapsed** runs give (nearly) the same answer to every example: at most a tenth as many of their "
+        "**Collapsed** runs give (nearly) the same answer to every example"
+        + " of one of their tasks" * several
+        + ": at most a tenth as many of their "
         "predictions differ from the most frequent one as labels do"
         + "; the middle nine tenths of predicted scores span at most 1 % of the labels' range" * has_scores
         + ". The row *always ...* has the score of such an answer.",

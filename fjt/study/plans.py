@@ -219,7 +219,10 @@ def check_config(folder: str, plan: Mapping[str, Any], base: Mapping[str, Any]) 
     differ = [
         f"config.{key}: {before.get(key)!r} there, {now.get(key)!r} now"
         for key in dict.fromkeys([*now, *before])
-        if before.get(key) != now.get(key) and key not in PATHS and not key.startswith(execution)
+        if (before.get(key) or now.get(key))  # options that are unset are equal, as in a run's fingerprint
+        and before.get(key) != now.get(key)
+        and key not in PATHS
+        and not key.startswith(execution)
     ]
     if differ:
         raise UserError(

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped, UInt32
 
+from fjt.core.errors import UserError
 from fjt.core.options import EvalConfig, LossConfig, MaskConfig
 from fjt.core.prng import Array
 from fjt.core.ragged import Ragged
@@ -287,6 +288,8 @@ class Problem(abc.ABC):
     def pseudo_values(self, metric: str, predicted: Collection[Rows], label: Rows) -> Float[np.ndarray, "n M"]:
         """Jackknife pseudo-values of a metric for n runs: m theta - (m - 1) theta without each unit (Tukey 1958).
 
+        They are of the rows that are `scored`.
+
         Args:
             metric: a name in `metrics`.
             predicted: decoded values of each run.
@@ -297,10 +300,23 @@ class Problem(abc.ABC):
         without = [[self.metrics[metric](v[rows != i], label[rows != i]) for i in rows] for v in predicted]
         return len(label) * whole - (len(label) - 1) * np.array(without)
 
-    def num_scored(self, metric: str, label: Rows) -> int:
-        """The number of labelled rows of a split that a metric is computed from."""
+    def scored(self, metric: str, label: Rows) -> Bool[np.ndarray, " M"]:
+        """Whether a metric is computed from each row."""
         del metric
-        return int(np.count_nonzero(self.is_labelled(label)))
+        return np.ones(len(label), bool)
+
+    def parts(self, metric: str) -> tuple[str, ...]:
+        """The metrics that a metric is the mean of; () for others."""
+        del metric
+        return ()
+
+    def member(self, task: Task, name: str) -> tuple[Task, slice]:
+        """(one of several tasks alone, the columns of its outputs).
+
+        Raises:
+            UserError: there is no such task, or one task alone.
+        """
+        raise UserError(f"--task={name}: the run has one task, {task.name}. Leave the option out.")
 
     def scorer(self, metric: str, predicted: Rows, label: Rows) -> Callable[[Int[np.ndarray, " m"]], float]:
         """The function from numbers of rows to the metric of these rows.
@@ -337,6 +353,11 @@ class Problem(abc.ABC):
             label: labels, none missing.
         """
         return share_of_others(predicted) <= NEARLY * share_of_others(label)
+
+    def collapsed_parts(self, predicted: Rows, label: Rows, task: Task) -> Iterator[tuple[str, "Problem", Task, Rows]]:
+        """Yields (name, kind, task, predictions) of the tasks in which a run has collapsed; "" for the name of one."""
+        if self.collapsed(predicted, label):
+            yield "", self, task, predicted
 
     def per_class(self, predicted: Rows, label: Rows, task: Task) -> list[dict[str, Any]]:
         """The scores of each class, rows {label, precision, recall, f1, support, predicted}; [] without classes.

@@ -48,6 +48,16 @@ class Member:
         """The type of its labels."""
         return KINDS[self.problem.name]
 
+    @property
+    def size(self) -> int:
+        """The number of its outputs."""
+        return self.columns.stop - self.columns.start
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether its labels are classes, not scores."""
+        return self.dtype is np.int32
+
     def of(self, rows: Labels) -> Bool[np.ndarray, " m"]:
         """Which rows are its own."""
         return rows[:, 0] == self.number
@@ -59,7 +69,8 @@ class Member:
     def task(self, together: Task) -> Task:
         """The Task of this one alone."""
         names = together.label_names[self.columns]
-        known = glue.TASKS.get(self.name)
+        official = any(place.startswith(f"{self.name}.") for place, _ in together.submission)
+        known = glue.TASKS.get(self.name) if official else None  # a table of one's own may have the same name
         return dataclasses.replace(
             together,
             name=self.name,
@@ -127,21 +138,25 @@ class SeveralTasks(Problem):
 
     def label_weights(self, loss: LossConfig, label: Labels, task: Task) -> Float[np.ndarray, " C"]:
         """The weights of the labels of each task, and after them the weights of the tasks."""
-        given, outputs, size = loss.class_weights, self.num_outputs(task), len(self.members)
-        if given not in ((), ("balanced",)) and len(given) != outputs:
+        given, size, balanced = loss.class_weights, len(self.members), loss.class_weights == ("balanced",)
+        labels = sum(member.size for member in self.members if member.has_classes)
+        if given and not balanced and len(given) != labels:
             raise UserError(
-                f"config.loss.class_weights={given} should be {outputs} numbers, one per label of all tasks, or "
-                "('balanced',)."
+                f"config.loss.class_weights={given} should be {labels} numbers, one per label of the classifications "
+                f"among {task.name}, or ('balanced',)."
             )
         tasks = loss.task_weights or (1.0,) * size
         if len(tasks) != size or not all(isinstance(x, int | float) and x >= 0 for x in tasks) or not any(tasks):
             raise UserError(
                 f"config.loss.task_weights={tasks} should be {size} numbers, one per task of {task.name} and not all 0."
             )
-        found = []
+        found, taken = [], 0
         for member in self.members:
-            own = given if given == ("balanced",) else given[member.columns]
-            options = dataclasses.replace(loss, class_weights=own, task_weights=())
+            options = LossConfig()  # scores have neither weights of labels nor smoothing
+            if member.has_classes:
+                own = given if balanced else given[taken : taken + member.size]
+                options = dataclasses.replace(loss, class_weights=own, task_weights=())
+                taken += member.size
             found.append(member.problem.label_weights(options, member.own(label), member.task(task)))
         return np.concatenate([*found, tasks])
 
@@ -172,7 +187,7 @@ class SeveralTasks(Problem):
         for member in self.members:
             found = member.problem.decode(logits[:, member.columns], member.task(task))
             value = np.where(number == member.number, found.values, value)
-            labels.append(found.labels)
+            labels.append(np.asarray(found.labels).tolist())
             blank = np.full((len(logits), 1), np.nan)
             probabilities.append(blank if found.probabilities is None else found.probabilities)
         names = [member.name for member in self.members]
@@ -206,30 +221,42 @@ class SeveralTasks(Problem):
         return super().compare(predicted, label, task, names)
 
     def pseudo_values(self, metric: str, predicted: Collection[Labels], label: Labels) -> Float[np.ndarray, "n M"]:
-        """Those of the task's own rows, spread as far as all rows ask for; rows of other tasks change nothing."""
-        if metric == "mean":
-            chosen = [f"{member.name}.{member.selection}" for member in self.members]
-            return np.mean([self.pseudo_values(one, predicted, label) for one in chosen], axis=0)
-        member, own = self._member_of(metric)
-        rows = member.of(label)
-        whole = np.array([self.metrics[metric](values, label) for values in predicted])[:, None]
-        found = member.problem.pseudo_values(own, [member.own(values) for values in predicted], member.own(label))
-        values = np.repeat(whole, len(label), axis=1)
-        values[:, rows] += (len(label) - 1) / (np.count_nonzero(rows) - 1) * (found - whole)
-        return values
+        """Those of a task's own rows; of the mean, those of all rows: a row changes the score of its task alone."""
+        if not self.parts(metric):
+            member, own = self._member_of(metric)
+            return member.problem.pseudo_values(own, [member.own(values) for values in predicted], member.own(label))
+        means = np.array([self.metrics[metric](values, label) for values in predicted])[:, None]
+        found = np.repeat(means, len(label), axis=1)
+        for part in self.parts(metric):
+            rows = self.scored(part, label)
+            whole = np.array([self.metrics[part](values, label) for values in predicted])[:, None]
+            far = (len(label) - 1) / (np.count_nonzero(rows) - 1) / len(self.members)
+            found[:, rows] += far * (self.pseudo_values(part, predicted, label) - whole)
+        return found
 
-    def num_scored(self, metric: str, label: Labels) -> int:
-        counted = label if metric == "mean" else label[self._member_of(metric)[0].of(label)]
-        return super().num_scored(metric, counted)
+    def parts(self, metric: str) -> tuple[str, ...]:
+        return tuple(f"{one.name}.{one.selection}" for one in self.members) if metric == "mean" else ()
+
+    def scored(self, metric: str, label: Labels) -> Bool[np.ndarray, " M"]:
+        return super().scored(metric, label) if metric == "mean" else self._member_of(metric)[0].of(label)
 
     def constant(self, label: Labels) -> Labels:
         return self._map(lambda member, own: member.problem.constant(own), label)
 
     def collapsed(self, predicted: Labels, label: Labels) -> bool:
-        """Whether (nearly) all predictions of one of the tasks are one value."""
-        return any(
-            member.problem.collapsed(member.own(predicted), member.own(label)) for member in self._members_of(label)
-        )
+        """Whether (nearly) all predictions of one of the tasks are one value, where its labels are not."""
+        return any(self._collapsed(member, predicted, label) for member in self.members)
+
+    def _collapsed(self, member: Member, predicted: Labels, label: Labels) -> bool:
+        mine = member.own(label)
+        return bool((mine != mine[:1]).any()) and member.problem.collapsed(member.own(predicted), mine)
+
+    def collapsed_parts(
+        self, predicted: Labels, label: Labels, task: Task
+    ) -> Iterator[tuple[str, Problem, Task, Labels]]:
+        for member in self.members:
+            if self._collapsed(member, predicted, label):
+                yield member.name, member.problem, member.task(task), member.own(predicted)
 
     def per_class(self, predicted: Labels, label: Labels, task: Task) -> list[dict[str, Any]]:
         rows = []
@@ -261,17 +288,16 @@ class SeveralTasks(Problem):
             found[member.of(label)] = member.problem.label_column(member.own(label), member.task(task))
         return found.tolist()
 
-    def find_member(self, name: str) -> Member:
-        """The task with a name.  Raises UserError for another name."""
+    def member(self, task: Task, name: str) -> tuple[Task, slice]:
         found = {member.name: member for member in self.members}
         if name not in found:
             raise UserError(f"--task={name} is not one of the run's tasks.{suggest(name, list(found))}")
-        return found[name]
+        return found[name].task(task), found[name].columns
 
     def _member_of(self, metric: str) -> tuple[Member, str]:
         """(the task of a metric, the name that the metric has there)."""
         name, _, own = metric.partition(".")
-        return self.find_member(name), own
+        return next(member for member in self.members if member.name == name), own
 
     def _members_of(self, rows: Labels) -> list[Member]:
         """The tasks that rows are of."""

@@ -6,7 +6,7 @@ import scipy.stats
 
 from fjt.reports import inference
 from tests.benchmarks import common
-from tests.benchmarks.populations import Choices, Documents, Scores, Sentences
+from tests.benchmarks.populations import Choices, Documents, Scores, Sentences, Several
 
 BAND, BAND_AT_ZERO, ALPHA = (0.93, 0.97), (0.965, 0.985), 0.05
 PARTS = ("rows", "columns", "rest")  # of a variance
@@ -74,7 +74,14 @@ def table(record):
     """coverage.md."""
     lines = ["# How often 95 % intervals hold", ""]
     for name, words in (("new examples", "new seeds, new examples"), ("this dev set", "new seeds, this dev set")):
-        for metrics in (Choices.metrics, Scores.metrics, Sentences.metrics, Documents.metrics, ("any score",)):
+        for metrics in (
+            Choices.metrics,
+            Scores.metrics,
+            Sentences.metrics,
+            Documents.metrics,
+            Several.metrics,
+            ("any score",),
+        ):
             held = {}
             for row in record[name]:  # rows of one study's metrics, apart or together
                 if set(row["held"]) <= set(metrics):

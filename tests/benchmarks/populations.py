@@ -273,7 +273,7 @@ SHAPES = {
     "accuracy 0.70, six examples a source": (SOURCES, (1000,)),
     "correlation 0.88": (Scores(), (277, 1500)),
     "perplexity 20": (Documents(), (150, 1000)),
-    "two tasks, accuracy 0.70 and correlation 0.88": (Several(), (277, 1500)),
+    "two tasks, accuracy 0.70 and correlation 0.88": (Several(), (450, 1500)),  # of 150 pairs and more
     "answer F1 0.78": (Answers((0.524, 0.58), 1.0, source=0.5), (700,)),  # of at least 100 sources
     "entity F1 0.58": (Sentences((1.2, 1.25), 0.12, seed=0.08, bias=0.1, source=0.5), (150, 600)),
 }

@@ -183,7 +183,7 @@ CONTENTS = {"data": "d", "weights": "w", "tokenizer": "t"}
 # Where things lie, and `seed`, which acts through the three seeds that it sets.
 WITHOUT_EFFECT = {
     "data.source", "data.dir", "data.manual_dir", "data.files.train", "data.files.dev", "data.files.test",
-    "model.path", "model.revision", "model.name", "model.adapter", "model.scratch.vocab", "seed",
+    "data.tables", "model.path", "model.revision", "model.name", "model.adapter", "model.scratch.vocab", "seed",
 }  # fmt: skip
 
 
@@ -245,7 +245,7 @@ def test_an_optimizer_of_another_scale_needs_its_rate(name):
     assert build(optim__name=name, optim__learning_rate=0.1).experiment.optim.learning_rate == 0.1
 
 
-NO_PATHS = {"data.source", "model.revision", "model.name"}  # places all the same
+NO_PATHS = {"data.source", "data.tables", "model.revision", "model.name"}  # places all the same
 
 
 @pytest.mark.parametrize("key", [key for key, one in options.OPTIONS.items() if one.path])

@@ -1,6 +1,7 @@
 """Several tasks at once: the options and rows of each, and mixtures of their examples."""
 
 import dataclasses
+import os
 
 import numpy as np
 import pytest
@@ -12,39 +13,43 @@ from fjt.experiment.layout import make_schedule
 from fjt.tasks.kinds import find_problem
 
 
-def options(task, *each, **data):
-    return ExperimentConfig(task, data=DataConfig(source="files", each=each, **data))
+def options(task, *each, tables=(), **data):
+    return ExperimentConfig(task, data=DataConfig(source="files", tables=tables, each=each, **data))
 
 
 def test_each_task_has_the_common_options_and_its_own():
     given = options(
         "rte+reviews+table",
-        ("reviews", "files.train", "reviews.csv"), ("reviews", "columns.label", "stars"),
-        ("reviews", "kind", "regression"), ("rte", "limit", 5),
+        ("reviews", "columns.label", "stars"), ("reviews", "kind", "regression"), ("rte", "limit", 5),
+        tables=(("reviews", "train", "~/reviews.csv"),),
         dir="glue", limit=9, files=FilesConfig("own.csv", "dev.csv"),
     )  # fmt: skip
     found = several.each(given)
     assert list(found) == ["rte", "reviews", "table"]
     assert [one.task for one in found.values()] == ["rte", "table", "table"]
     assert [one.data.limit for one in found.values()] == [5, 9, 9]
-    assert [one.data.files.train for one in found.values()] == ["", "reviews.csv", "own.csv"]
+    assert [one.data.files.train for one in found.values()] == ["", os.path.expanduser("~/reviews.csv"), "own.csv"]
     assert [one.data.columns.label for one in found.values()] == ["label", "stars", "label"]
     assert [one.data.kind for one in found.values()] == ["classification", "regression", "classification"]
-    assert all(one.data.each == () and one.data.dir == "glue" for one in found.values())
+    assert all(one.data.each == one.data.tables == () and one.data.dir == "glue" for one in found.values())
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (options("rte+rte"), ["two tasks with the name 'rte'", "files.train"]),
+        (options("rte+rte"), ["two tasks with the name 'rte'", "config.data.tables"]),
         (options("rte+"), ["names of tasks with +"]),
         (options("rte+a.b"), ["names of tasks with +"]),
-        (options("rte+mrpc", ("rt", "limit", 5)), ["'rt' is not one of the tasks", "Did you mean rte?"]),
-        (options("rte+mrpc", ("rte", "limits", 5)), ["'limits' is not an option", "Did you mean limit?"]),
-        (options("rte+mrpc", ("rte", "each", ())), ["'each' is not an option"]),
-        (options("rte+mrpc", ("rte", "limit", "many")), ["config.data.limit='many'", "int"]),
-        (options("rte+mrpc", ("rte", "limit")), ["should be (task, option, value)"]),
-        (options("rte+mrpc", "rte"), ["should be (task, option, value)"]),
+        (options("rte+mrpc", ("rte", "limits", 5)), ["'limits' is unknown", "Did you mean limit?"]),
+        (options("rte+mrpc", ("rte", "each", ())), ["'each' is unknown"]),
+        (options("rte+mrpc", ("rte", "files.train", "a.csv")), ["'files.train' is unknown"]),
+        (options("rte+mrpc", ("rte", "limit", "many")), ["config.data.each, of rte:", "limit='many'", "int"]),
+        (options("rte+mrpc", ("rte", "limit")), ["should be (task, option of config.data, value)"]),
+        (options("rte+mrpc", "rte"), ["should be (task, option of config.data, value)"]),
+        (options("rte+mrpc", ("rte", "limit", 5), ("rte", "limit", 6)), ["limit of rte is given twice"]),
+        (options("rte+a", tables=(("a", "trian", "a.csv"),)), ["'trian' is unknown", "Did you mean train?"]),
+        (options("rte+a", tables=(("a", "a.csv"),)), ["should be (task, split, file)"]),
+        (options("rte+mrpc", files=FilesConfig("own.csv")), ["config.data.files is for a task of the name 'table'"]),
         (options("rte+rt", dir="x"), ["config.task='rt' is unknown", "Did you mean rte?"]),
     ],
 )
@@ -56,18 +61,18 @@ def test_what_does_not_fit_the_tasks_is_refused(given, words):
     refusal(*words, call=load)
 
 
-def load(tmp_path, *each, task="pairs+scores", **data):
+def load(tmp_path, *each, task="pairs+scores", tables=(), **data):
     pairs = write(tmp_path / "pairs.csv", "text,other,label", "a,b,yes", "c,d,no", "e,f,yes", "x,y,no")
     scores = write(tmp_path / "scores.csv", "text,label,from", "g,1.5,x", "h,-2,x", "i,0,y", "j,3,x")
-    given = [(name, f"files.{split}", path) for name, path in {"pairs": pairs, "scores": scores}.items()
-             for split in ("train", "dev")]  # fmt: skip
-    given += [("pairs", "columns.text_pair", "other"), ("scores", "kind", "regression")]
-    return sources.load(options(task, *given, *each, **data), str(tmp_path), find_problem)
+    files = {"pairs": pairs, "scores": scores}
+    tables += tuple((name, split, path) for name, path in files.items() for split in ("train", "dev"))
+    given = (("pairs", "columns.text_pair", "other"), ("scores", "kind", "regression"))
+    return sources.load(options(task, *given, *each, tables=tables, **data), str(tmp_path), find_problem)
 
 
 def test_rows_stand_one_task_after_another(tmp_path):
     new = write(tmp_path / "new.csv", "text", "i")
-    task, splits = load(tmp_path, ("scores", "columns.cluster", "from"), ("scores", "files.test", new))
+    task, splits = load(tmp_path, ("scores", "columns.cluster", "from"), tables=(("scores", "test", new),))
     assert task.label_names == ("pairs.no", "pairs.yes", "scores")
     train = splits["train"]
     assert train.id == ("pairs/0", "pairs/1", "pairs/2", "pairs/3", *(f"scores/{i}" for i in range(4)))
@@ -87,14 +92,22 @@ def test_limits_and_holdouts_are_of_each_task(tmp_path):
         [0, 0, 0, 1, 1],
         [0, 0, 0, 0, 1, 1],
     ]
-    assert splits["official_dev"].id == tuple(f"scores/{i}" for i in range(4))
+    assert "official_dev" not in splits  # reports would score it, without the other task
+    _, splits = load(tmp_path, holdout=0.25)
+    assert len(splits["official_dev"]) == 8
+
+
+def test_a_table_of_a_name_is_a_task_alone_as_well(tmp_path, caplog):
+    task, splits = load(tmp_path, task="scores")
+    assert (task.name, task.kind, len(splits["train"])) == ("scores", "regression", 4)
+    assert "'pairs' is not one of the tasks scores" in caplog.text
 
 
 def test_errors_say_which_task(tmp_path):
-    refusal("pairs (options of its own are in config.data.each)", "config.data.limit=9 is more than the 4",
+    refusal("pairs (its files are in config.data.tables", "config.data.limit=9 is more than the 4",
             call=lambda: load(tmp_path, ("pairs", "limit", 9)))  # fmt: skip
-    other = ("scores", "kind", "multi_label"), ("scores", "columns.label", "from")
-    refusal("scores is of the kind multi_label", "run of its own", call=lambda: load(tmp_path, *other))
+    other = ("pairs", "kind", "multi_label")
+    refusal("pairs is of the kind multi_label", "run of its own", call=lambda: load(tmp_path, other))
 
 
 SIZES = (40, 10, 7)

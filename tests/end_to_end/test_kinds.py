@@ -88,9 +88,9 @@ def test_a_run_that_is_stopped_ends_with_the_same_bits(kind, tmp_path):
         options |= {f"data.files.{name}": str(tmp_path / f"{name}.{suffix}")}
     if "+" in kind:
         files = {name: options.pop(f"data.files.{name}") for name in ("train", "dev")}
-        each = tuple((task, f"files.{name}", path) for task in ("topic", "grade") for name, path in files.items())
+        tables = tuple((task, name, path) for task in ("topic", "grade") for name, path in files.items())
         own = (("grade", "kind", "regression"), ("grade", "columns.label", "a"))
-        options |= {"data.each": (*each, *own)}
+        options |= {"data.tables": tables, "data.each": own}
     options |= {
         "model.path": "", "model.scratch.vocab": squad_files.write_vocabulary(tmp_path / "vocab.txt"),
         "model.scratch.layers": 1, "model.scratch.width": 32, "model.scratch.heads": 2, "model.scratch.inner": 64,

@@ -1,5 +1,6 @@
 """Runs on several tasks: from a table of each to predictions in all of them, and to a model of each."""
 
+import csv
 import json
 
 import numpy as np
@@ -37,17 +38,18 @@ def write(path, rows):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, launch):
     """The work directory of a run from random weights, by a method that is merged; its tables are beside it."""
-    folder, each = tmp_path_factory.mktemp("several"), []
+    folder, given = tmp_path_factory.mktemp("several"), []
     for seed, task in enumerate(TASKS):
         for split, count in (("train", 240), ("dev", 40 + 10 * seed)):
             write(folder / f"{task}_{split}.jsonl", rows_of(task, 2 * seed + (split == "dev"), count))
-            each.append((task, f"files.{split}", str(folder / f"{task}_{split}.jsonl")))
-    each += [("grade", "kind", "regression"), ("whom", "columns.text_pair", "other")]
+            given.append((task, split, str(folder / f"{task}_{split}.jsonl")))
+    each = (("grade", "kind", "regression"), ("whom", "columns.text_pair", "other"))
     words = sorted({*squad_files.NAMES, *squad_files.FILLERS, *TOPICS, "very"})
     (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]) + "\n")
     config = {
-        "data.source": "files", "data.each": tuple(each), "model.path": "", "model.scratch.layers": 2,
-        "model.scratch.vocab": folder / "vocab.txt", "model.scratch.width": 32, "model.scratch.heads": 2,
+        "data.source": "files", "data.tables": tuple(given), "data.each": each,
+        "model.path": "", "model.scratch.layers": 2, "model.scratch.vocab": folder / "vocab.txt",
+        "model.scratch.width": 32, "model.scratch.heads": 2,
         "model.scratch.inner": 64, "model.max_length": 32, "train.epochs": 20, "train.batch_size": 24,
         "train.task_shares": "(0.25,0.25,0.5)", "loss.task_weights": "(1,0.1,1)", "train.select": "best",
         "optim.learning_rate": 3e-3, "eval.every_epochs": 10, "cache.dir": folder / "cache", "mesh.data": 1,
@@ -102,11 +104,30 @@ def test_new_texts_are_predicted_in_all_tasks(run, launch, tmp_path):
         assert row["text_pair"] == (names[i] if i % 2 else None)
         assert row["whom.predicted"] == expected["whom"] and row["topic.predicted"] == expected["topic"]
         assert row["grade.predicted"] == pytest.approx(expected["grade"], abs=1e-4)
+    mixed = fjt.load_run(run).predict(texts, [name if i % 2 else None for i, name in enumerate(names)])
+    assert [one["whom"] for one in mixed["labels"]] == [row["whom.predicted"] for row in found]
+    for source in (
+        tmp_path / "a.jsonl",
+        tmp_path / "a.csv",
+    ):  # what it has written: null, or an empty cell, for no text
+        command = ("--run", run, "--input", source, "--output", tmp_path / "a.csv", "--overwrite")
+        done = launch(*command, program="fjt.predict")
+        assert done.code == (0 if source.suffix == ".jsonl" else 2), done.text
+    with open(tmp_path / "a.csv", newline="") as file:
+        again = list(csv.DictReader(file))
+    assert [row["text_pair"] for row in again] == [row["text_pair"] or "" for row in found]
+    assert [row["whom.p(ada)"] for row in again] == [str(row["whom.p(ada)"]) for row in found]
+    own = run.parent / "topic_dev.jsonl"
+    done = launch(
+        "--run", run, "--input", own, "--output", own.parent / "grade_dev.jsonl", "--overwrite", program="fjt.predict"
+    )
+    assert done.code == 2 and "is also config.data.tables of the run, grade dev" in done.text
 
 
 def test_one_of_the_tasks_becomes_a_model(run, launch, tmp_path):
     done = launch("--run", run, "--format", "hf", "--task", "whom", "--output", tmp_path / "whom", program="fjt.export")
     assert done.code == 0, done.text
+    assert (tmp_path / "whom" / "README.md").exists()
     about = json.loads((tmp_path / "whom" / "config.json").read_text())
     assert about["id2label"] == {"0": "ada", "1": "bo"} and about["problem_type"] == "single_label_classification"
     whole, alone = (

@@ -66,13 +66,13 @@ def test_each_task_becomes_a_model_that_computes_the_same_in_pytorch(write, meth
         {"text": text, "label": label if i >= 12 else f"l{label:.0f}"} | ({"other": PAIRS[i]} if i < 12 else {})
         for i, (text, label) in enumerate(zip(TEXTS, LABEL[:, 1].tolist(), strict=True))
     ]
-    each = [("same", "columns.text_pair", "other"), ("grade", "kind", "regression")]
+    each, tables = (("same", "columns.text_pair", "other"), ("grade", "kind", "regression")), []
     for name, of_task in (("same", rows[:12]), ("grade", rows[12:])):
         path = tmp_path / f"{name}.jsonl"
         path.write_text("\n".join(map(json.dumps, of_task)))
-        each += [(name, f"files.{split}", str(path)) for split in ("train", "dev")]
+        tables += [(name, split, str(path)) for split in ("train", "dev")]
     made = multitask.get_config("same+grade")
-    made.data.source, made.data.each = "files", tuple(each)
+    made.data.source, made.data.tables, made.data.each = "files", tuple(tables), each
     made.model.path, made.model.max_length, made.model.dtype = str(tmp_path / "base"), 64, "float32"
     made.train.batch_size, made.train.steps, made.tune.method = 8, 2, (method,)
     made.optim.learning_rate, made.optim.warmup_fraction = 1e-2, 0.0

@@ -11,9 +11,10 @@ from glue_files import refusal
 
 from fjt.core.options import LossConfig
 from fjt.data import several
-from fjt.data.glue import TASKS, Split
+from fjt.data.glue import NLI, TASKS, Split
 from fjt.tasks.classification import CLASSIFICATION
 from fjt.tasks.kinds import bounds_of, find_problem, lower_is_better
+from fjt.tasks.problem import Problem
 from fjt.tasks.regression import REGRESSION
 
 TASK = several.join({name: TASKS[name] for name in ("rte", "stsb", "mnli")})
@@ -126,23 +127,18 @@ def test_a_split_that_some_tasks_lack_has_no_mean():
     assert list(PROBLEM.score(of_row(logits[rows], label[rows]), label[rows], TASK, ("mcc",))) == ["mnli.mcc"]
 
 
-def test_pseudo_values_vary_as_those_of_the_task_alone():
-    """Their mean is the score, nearly, and their standard error that of the task's own rows (of n - 1)."""
+def test_pseudo_values_are_those_of_the_task_alone_and_of_the_mean_those_of_every_row():
     logits, label = made(90)
     runs = [PROBLEM.decode(of_row(made(90, seed)[0], label), TASK).values for seed in (1, 2)]
     for metric in ("rte.accuracy", "stsb.pearson", "mnli.macro_f1"):
         name, _, short = metric.partition(".")
         target, rows = own(name, logits, label)[1], label[:, 0] == list(COLUMNS).index(name)
         alone = KIND[name].pseudo_values(short, [values[rows, 1].astype(target.dtype) for values in runs], target)
-        found = PROBLEM.pseudo_values(metric, runs, label)
-        assert found.shape == (2, 90)
-        se = found.std(axis=1, ddof=1) / np.sqrt(90)
-        expected = alone.std(axis=1, ddof=1) / np.sqrt(30)
-        np.testing.assert_allclose(se, expected * np.sqrt(30 / 29), rtol=0.02)
-        scores = [PROBLEM.metrics[metric](values, label) for values in runs]
-        np.testing.assert_allclose(found[:, ~rows], np.repeat(scores, 60).reshape(2, 60))
-    each = [PROBLEM.pseudo_values(m, runs, label) for m in ("rte.accuracy", "stsb.pearson", "mnli.accuracy")]
-    np.testing.assert_allclose(PROBLEM.pseudo_values("mean", runs, label), np.mean(each, axis=0))
+        np.testing.assert_array_equal(PROBLEM.pseudo_values(metric, runs, label), alone)
+        np.testing.assert_array_equal(PROBLEM.scored(metric, label), rows)
+    one_by_one = Problem.pseudo_values(PROBLEM, "mean", runs, label)
+    np.testing.assert_allclose(PROBLEM.pseudo_values("mean", runs, label), one_by_one, atol=1e-9)
+    assert PROBLEM.scored("mean", label).all()
 
 
 def test_new_texts_are_predicted_in_all_tasks():
@@ -180,7 +176,12 @@ def test_constants_collapse_and_classes_are_told_task_by_task():
     assert counts.sum() == 60 and counts[2] == 20 and PROBLEM.sizes(label) == (20, 20, 20)
     assert PROBLEM.describe_label(label[1], TASK).startswith("stsb: ")
     assert PROBLEM.label_column(label, TASK)[0] in TASKS["rte"].label_names
-    assert PROBLEM.num_scored("stsb.pearson", label) == 20 and PROBLEM.num_scored("mean", label) == 60
+    assert PROBLEM.member(TASK, "mnli")[1] == slice(3, 6) and PROBLEM.member(TASK, "mnli")[0].label_names == NLI
+    mixed[label[:, 0] == 2] = 2, 0  # a task whose labels are all one has not collapsed
+    single = np.where(label[:, :1] == 2, [2, 0], label).astype(np.float32)
+    assert not PROBLEM.collapsed(mixed, single)
+    parts = list(PROBLEM.collapsed_parts(constant, label, TASK))
+    assert [name for name, *_ in parts] == list(COLUMNS) and parts[1][1] is REGRESSION
 
 
 def test_weights_of_classes_and_tasks():
@@ -198,10 +199,10 @@ def test_weights_of_classes_and_tasks():
     balanced = weights(no_score, rows, task, class_weights=("balanced",))
     counts = np.bincount(rows[rows[:, 0] == 0, 1].astype(int))
     np.testing.assert_allclose(balanced[:2], 20 / (2 * counts))
-    refusal("5 numbers", "one per label of all tasks", call=lambda: weights(no_score, rows, task, class_weights=(1, 2)))
+    refusal("5 numbers", "one per label of the class", call=lambda: weights(no_score, rows, task, class_weights=(1, 2)))
+    assert weights(PROBLEM, label, TASK, class_weights=(1, 2, 3, 4, 5), label_smoothing=0.1)[:6] == [1, 2, 1, 3, 4, 5]
     refusal("2 numbers", "one per task", call=lambda: weights(no_score, rows, task, task_weights=(1, 2, 3)))
     refusal("not all 0", call=lambda: weights(no_score, rows, task, task_weights=(0, 0)))
-    refusal("stsb is a regression", call=lambda: weights(PROBLEM, label, TASK, class_weights=("balanced",)))
 
 
 def test_kinds_that_cannot_be_trained_together_are_refused():
