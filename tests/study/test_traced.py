@@ -54,6 +54,7 @@ TRACED = {
     "train.patience": (0, 2),
     "loss.label_smoothing": (0.0, 0.2),
     "loss.class_weights": ((), (1.0, 2.0)),
+    "loss.task_weights": ((), (2.0, 0.5)),
     "eval.every_epochs": (0, 2),
     "eval.every_steps": (0, 2),
     "eval.threshold": (0.0, 0.5),
@@ -61,6 +62,8 @@ TRACED = {
     "eval.null_threshold": (0.0, 1.0),
     "eval.answer_length": (1, 30),
 }
+# Other options that an option needs.
+WITH = {"loss.task_weights": {"task": "agreement+hearsay"}}
 # (key, two values, method) of options that are part of a program.
 STATIC = (
     ("model.dtype", ("float32", "bfloat16"), "full"),
@@ -96,9 +99,10 @@ def prepared(tmp_path_factory):
             values["train.steps"] = None
         config.update_from_flattened_dict(values)
         made = settings.from_config(config)
-        if path and not inputs:
+        if path and not inputs and "task" not in values:
             inputs.append(Inputs(made, Silent()))
-        return prepare(made, view=Silent(), inputs=inputs[0] if path else None)
+        same = path and values.get("task", config.task) == quickstart.get_config().task
+        return prepare(made, view=Silent(), inputs=inputs[0] if same else None)
 
     (folder / "run").mkdir()
     run(experiment("full", (), ""), str(folder / "run"), view=Silent())
@@ -126,7 +130,7 @@ def test_every_traced_option_has_two_values_here():
 def test_a_traced_option_changes_no_program(key, prepared):
     """From all first values, one changes to its second."""
     method, (one, other) = METHOD.get(key, "full"), TRACED[key]
-    first = FIRST | ({key: one} if key in METHOD else {})
+    first = FIRST | WITH.get(key, {}) | ({key: one} if key in METHOD else {})
     before, after = tuple(first.items()), tuple((first | {key: other}).items())
     assert prepared(method, before).fingerprint != prepared(method, after).fingerprint or key == "seed"
     assert _keys(prepared, method, before) == _keys(prepared, method, after)
