@@ -38,7 +38,8 @@ class SeedsConfig:
 class FilesConfig:
     train: str = option(
         "",
-        "your own training table: a .csv, .tsv, .jsonl, .parquet, CoNLL or SQuAD file, or documents as .txt",
+        "your own training table: a .csv, .tsv, .jsonl, .parquet, CoNLL or SQuAD file, documents as .txt, or a split "
+        "that TFDS has prepared in data.dir, as tfds:conll2003/train",
         place=True,
         path=True,
     )
@@ -68,7 +69,10 @@ class DataConfig:
         place=True,
     )
     dir: str = option(
-        "", "files: folder in GLUE's official layout (DIR/SST-2/train.tsv); tfds: its data_dir", place=True, path=True
+        "",
+        "files: folder in GLUE's official layout (DIR/SST-2/train.tsv); tfds: its data_dir, also of files tfds:...",
+        place=True,
+        path=True,
     )
     manual_dir: str = option(
         "", "tfds: a folder with the archives as downloaded (SST-2.zip, ...)", place=True, path=True

@@ -112,7 +112,7 @@ def _load_one(experiment: ExperimentConfig, cache_dir: str, find_problem: FindPr
     elif data.source == "tfds":
         splits = tfds.load(task, data.dir or os.path.join(cache_dir, "tfds"), data.manual_dir, cache_dir)
     elif task.name == glue.OWN_TABLE:
-        task, splits = _load_own(task, data, problem)
+        task, splits = _load_own(task, data, problem, data.dir or os.path.join(cache_dir, "tfds"))
     else:
         splits = _load_official(task, data, problem)
     for name, split in splits.items():
@@ -251,7 +251,8 @@ def _without(rows: Rows, dropped: Collection[int]) -> Rows:
     return tables.Rows(rows.path, values, keep(rows.numbers), keep(rows.lines), rows.faults)
 
 
-def _load_own(task: Task, data: DataConfig, problem: LabelReader) -> tuple[Task, dict[str, Split]]:
+def _load_own(task: Task, data: DataConfig, problem: LabelReader, tfds_dir: str) -> tuple[Task, dict[str, Split]]:
+    """A user's own table.  tfds_dir: the folder of TFDS, where files are named as `tfds.read_columns` has it."""
     if not data.files.train:
         raise UserError(f"config.data.files.train is empty; give a file ({' '.join(tables.READ)}).")
     if (problem.words or problem.documents) and data.columns.text_pair:
@@ -268,7 +269,9 @@ def _load_own(task: Task, data: DataConfig, problem: LabelReader) -> tuple[Task,
         rule = "it names the columns of the choices" if problem.choices else "leave it out"
         raise UserError(f"config.data.columns.choices={data.columns.choices!r}: for {data.kind}, {rule}.")
     files = {
-        name: _read_own(name, path, data, problem) for name, path in dataclasses.asdict(data.files).items() if path
+        name: _read_own(name, path, data, problem, tfds_dir)
+        for name, path in dataclasses.asdict(data.files).items()
+        if path
     }
     found = {} if task.label_names else problem.find_labels(reading.cells(files["train"], problem, required=True))
     task = dataclasses.replace(task, label_names=task.label_names or tuple(found))
@@ -314,8 +317,8 @@ def _warn_of_counts(
             )
 
 
-def _read_own(name: str, path: str, data: DataConfig, problem: LabelReader) -> Rows:
-    if not os.path.isfile(path):
+def _read_own(name: str, path: str, data: DataConfig, problem: LabelReader, tfds_dir: str) -> Rows:
+    if not (tfds.is_place(path) or os.path.isfile(path)):
         fault = "is a directory; name the file in it" if os.path.isdir(path) else "does not exist"
         raise UserError(f"config.data.files.{name}={path!r} {fault}.")
     columns = {role: column for role, column in dataclasses.asdict(data.columns).items() if column}
@@ -344,6 +347,8 @@ def _read_own(name: str, path: str, data: DataConfig, problem: LabelReader) -> R
                     f"config.data.columns.{role.partition(':')[0]}={column!r} should be a number from 0: with "
                     f"config.data.header=False {path} names no columns."
                 )
+    if tfds.is_place(path):
+        return tfds.read_columns(path, columns, tfds_dir, _optional(name, columns))
     rows = tables.read(
         path,
         columns,

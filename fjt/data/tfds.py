@@ -1,4 +1,4 @@
-"""GLUE through TFDS's builder, without TensorFlow: fjt downloads and unzips the archives, TFDS builds and reads."""
+"""TFDS without TensorFlow: GLUE, which fjt downloads and unzips and TFDS builds; columns of any prepared data set."""
 
 import fcntl
 import hashlib
@@ -8,6 +8,7 @@ import shutil
 import sys
 import urllib.parse
 import zipfile
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,11 @@ import numpy as np
 from fjt.core import files, network
 from fjt.core.errors import UserError
 from fjt.data.glue import Split, Task
+from fjt.data.tables import Rows
 
 log = logging.getLogger(__name__)
 
+PREFIX = "tfds:"  # of the name of a split in place of a file's
 # Seconds until a server must have answered.  A user without a network waits less than ten seconds in all.
 CONNECT_SECONDS = 5
 
@@ -51,14 +54,82 @@ def load(task: Task, data_dir: str, manual_dir: str, cache_dir: str) -> dict[str
     return splits
 
 
-def _read(builder: Any, split: str) -> Split:
+def is_place(path: str) -> bool:
+    """Whether a file's name in config.data stands for a split of TFDS, such as "tfds:squad/v1.1:3.0.0/validation"."""
+    return path.startswith(PREFIX)
+
+
+def read_columns(path: str, columns: Mapping[str, str], data_dir: str, optional: Collection[str] = ()) -> Rows:
+    """The Rows of a split that TFDS has prepared, in its order.
+
+    Args:
+        path: PREFIX, the name of the data set with its config and version, if it has them, a slash, and the split.
+        columns: {role: name of a feature}.
+        data_dir: the folder of TFDS.
+        optional: roles whose feature may be missing.
+
+    Raises:
+        UserError: the data set is not prepared there in array_record format, or lacks a feature.
+    """
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import read_only_builder
+
+    name, slash, split = path.removeprefix(PREFIX).rpartition("/")
+    if not slash:
+        raise UserError(f"{path} should be {PREFIX}NAME/SPLIT, such as {PREFIX}conll2003/train.")
     try:
-        source = builder.as_data_source(split=split)
+        builder = read_only_builder.builder_from_files(name, data_dir=data_dir)
+    except (tfds.core.DatasetNotFoundError, ValueError):  # ValueError: not a name
+        raise UserError(
+            f"{path}: {data_dir} has no {name}. Prepare it in an environment with TensorFlow, by `tfds build {name} "
+            f"--file_format=array_record --data_dir={data_dir}`; another folder is given by --config.data.dir."
+        ) from None
+    features, source = builder.info.features, _source(builder, split, path)
+    names = {role: column for role, column in columns.items() if column in features or role not in optional}
+    for role, column in names.items():
+        if column not in features:
+            raise UserError(
+                f"{path}: no feature {column!r}; there are: {', '.join(features)}. Name it with "
+                f"--config.data.columns.{role.partition(':')[0]}=FEATURE."
+            )
+    found = source.__getitems__(range(len(source)))
+    values = {role: [_plain(row[column], features[column]) for row in found] for role, column in names.items()}
+    return Rows(path, values, list(range(len(found))), list(range(1, len(found) + 1)), {})
+
+
+def _plain(value: Any, feature: Any) -> Any:
+    """A value of TFDS as JSON would have it; classes by name, None for one that is unknown (-1)."""
+    import tensorflow_datasets as tfds
+
+    if isinstance(feature, tfds.features.Sequence):
+        inner = feature.feature
+        if isinstance(inner, tfds.features.FeaturesDict):  # a list of objects is an object of lists there
+            return {key: [_plain(one, inner[key]) for one in value[key]] for key in inner}
+        return [_plain(one, inner) for one in value]
+    if isinstance(feature, tfds.features.FeaturesDict):
+        return {key: _plain(value[key], feature[key]) for key in feature}
+    if isinstance(feature, tfds.features.ClassLabel):
+        return feature.int2str(int(value)) if value >= 0 else None
+    if isinstance(value, bytes):
+        return value.decode()
+    return value.item() if isinstance(value, np.generic | np.ndarray) and np.ndim(value) == 0 else value
+
+
+def _source(builder: Any, split: str, place: str) -> Any:
+    """The rows of a split by number.  place: for messages."""
+    try:
+        return builder.as_data_source(split=split)
     except NotImplementedError:  # TFDS raises it for a format without random access, such as tfrecord
         raise UserError(
             f"{builder.data_dir} is in {builder.info.file_format.value} format, which only TensorFlow can read. Give "
-            "another --config.data.dir: fjt prepares the data set there in array_record format."
+            "another --config.data.dir, with the data set in array_record format; fjt prepares GLUE there itself."
         ) from None
+    except ValueError as error:
+        raise UserError(f"{place}: {str(error).splitlines()[0]}") from None
+
+
+def _read(builder: Any, split: str) -> Split:
+    source = _source(builder, split, f"glue/{builder.builder_config.name}")
     rows = sorted(source.__getitems__(range(len(source))), key=lambda row: row["idx"])
     texts = [tuple(row[name].decode() for row in rows) for name in builder.builder_config.text_features]
     label = np.array([row["label"] for row in rows], np.float32)
