@@ -84,7 +84,8 @@ def read_columns(path: str, columns: Mapping[str, str], data_dir: str, optional:
             f"{path}: {data_dir} has no {name}. Prepare it in an environment with TensorFlow, by `tfds build {name} "
             f"--file_format=array_record --data_dir={data_dir}`; another folder is given by --config.data.dir."
         ) from None
-    features, source = builder.info.features, _source(builder, split, path)
+    features: Any = builder.info.features
+    source = _source(builder, split, path)
     names = {role: column for role, column in columns.items() if column in features or role not in optional}
     for role, column in names.items():
         if column not in features:
@@ -99,16 +100,16 @@ def read_columns(path: str, columns: Mapping[str, str], data_dir: str, optional:
 
 def _plain(value: Any, feature: Any) -> Any:
     """A value of TFDS as JSON would have it; classes by name, None for one that is unknown (-1)."""
-    import tensorflow_datasets as tfds
+    from tensorflow_datasets import features
 
-    if isinstance(feature, tfds.features.Sequence):
-        inner = feature.feature
-        if isinstance(inner, tfds.features.FeaturesDict):  # a list of objects is an object of lists there
+    if isinstance(feature, features.Sequence):
+        inner: Any = feature.feature
+        if isinstance(inner, features.FeaturesDict):  # a list of objects is an object of lists there
             return {key: [_plain(one, inner[key]) for one in value[key]] for key in inner}
         return [_plain(one, inner) for one in value]
-    if isinstance(feature, tfds.features.FeaturesDict):
+    if isinstance(feature, features.FeaturesDict):
         return {key: _plain(value[key], feature[key]) for key in feature}
-    if isinstance(feature, tfds.features.ClassLabel):
+    if isinstance(feature, features.ClassLabel):
         return feature.int2str(int(value)) if value >= 0 else None
     if isinstance(value, bytes):
         return value.decode()
