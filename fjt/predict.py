@@ -4,7 +4,9 @@ The input has one text per line (.txt; `-` reads stdin), or is a .csv .tsv .json
 texts.  For a run on pairs, a line has both texts with a tab between them, and a table has two columns.  The output has
 the id, the text, the predicted label, its probability and the probability of every label if there are at most 200 (for
 a regression: the score), as .tsv .csv .jsonl or .npz (with logits); `-` writes TSV to stdout.  A file that exists is
-replaced with --overwrite only.  Exit codes: 0 success, 2 a mistake in the arguments or files, 130 Ctrl-C.
+replaced with --overwrite only.  Texts are read and labelled in parts, so that a file may be of any size; .npz, .json,
+and CoNLL files with a further column are of all texts at once.  Exit codes: 0 success, 2 a mistake in the arguments or
+files, 130 Ctrl-C.
 
 A run that chooses reads the choices after the text, with tabs between them, or the columns that it was trained on.
 
@@ -27,21 +29,20 @@ From Python:  fjt.load_run("runs/first").predict(["one text", "another"])["label
 """
 
 import argparse
-import functools
 import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fjt.core import console, files
-from fjt.core.errors import UserError, exit_code, read_rows, suggest
+from fjt.core.errors import UserError, exit_code, suggest
 from fjt.core.options import ExecutionConfig
 from fjt.core.ragged import flat
-from fjt.data import choices, conll, encoding, labels, reading, squad, tables, words
+from fjt.data import conll, squad, tables
 from fjt.data.glue import Split
 from fjt.tasks import spans
 
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
 RETURNED = ("words", "labels", "probabilities", "logits")  # by every run; others are columns of the output
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".npz")  # and, of words, those of conll.SUFFIXES, of answers squad.SUFFIX
 LONG = ("n_best",)  # columns of .jsonl alone
+PART = 8192  # texts in memory
+Labelled = tuple[Split, dict[str, Any]]  # texts, and what `Run.label` says of them
 
 
 def main(argv: Sequence[str]) -> int:
@@ -82,8 +85,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from fjt.experiment import program_cache
+    from fjt.experiment import new_texts, program_cache
     from fjt.experiment.finished import load_run
+    from fjt.experiment.new_texts import Source
 
     for name, stream in (("input", sys.stdin), ("output", sys.stdout)):
         if getattr(options, name) != "-":
@@ -104,15 +108,25 @@ def _predict(options: argparse.Namespace) -> int:
         _check_output(options.output, options.input, run, options.overwrite)
     if options.scheme and options.scheme not in run.problem.schemes:
         raise UserError(f"--scheme={options.scheme}: the run in {run.path} has no tags of spans. Leave the option out.")
-    split = read_split(run, options)
+    source = Source(options.input, options.text or "", options.text_pair or "", options.id or "", not options.no_header)
+    # Some forms are of all texts at once: arrays, answers in one object, a CoNLL file with a further column.
+    size = 0 if suffix in (".npz", squad.SUFFIX) or (suffix in conll.SUFFIXES and _is_conll(source.path)) else PART
+    total = new_texts.count(run, source, size) if size and source.path != "-" else 0  # errors come before work
     program_cache.keep_programs(ExecutionConfig())
-    predicted = run.label(split)
+    found = _labelled(run, new_texts.read(run, source, size), total)
     if options.scheme:
-        predicted["labels"] = [spans.converted(tags, options.scheme) for tags in predicted["labels"]]
-    _write(options.output, suffix, run, options.input, split, predicted)
+        found = (
+            (split, one | {"labels": [spans.converted(tags, options.scheme) for tags in one["labels"]]})
+            for split, one in found
+        )
+    count = _write(options.output, suffix, run, options.input, found)
     if options.output != "-":
-        console.say(f"{options.output}: {len(split):,} texts labelled")
+        console.say(f"{options.output}: {count:,} texts labelled")
     return 0
+
+
+def _is_conll(path: str) -> bool:
+    return os.path.splitext(path)[1].lower() in conll.SUFFIXES
 
 
 def _output_suffix(path: str) -> str:
@@ -144,167 +158,63 @@ def _check_output(path: str, source: str, run: "Run", overwrite: bool) -> None:
         raise UserError(f"--output={path} already exists. Give a new file, or --overwrite to replace it.")
 
 
-def read_split(run: "Run", options: argparse.Namespace) -> Split:
-    """The rows of the input, without labels.
-
-    Args:
-        run: a finished run.
-        options: of the command line.
-
-    Raises:
-        UserError: the input cannot be read; the message has file and line.
-    """
-    path = options.input
-    if path == "-" or path.lower().endswith(".txt"):
-        for name in ("text", "text_pair", "id"):
-            if getattr(options, name) is not None:
-                raise UserError(f"--{name} names a column, but --input={path} has one text per line.")
-        return _read_lines(path, run)
-    if not os.path.isfile(path):
-        raise UserError(f"--input={path} does not exist.")
-    columns = {"text": options.text or _text_column(run, path)}
-    if run.problem.choices:
-        own = run.config["data"]["columns"]
-        columns |= {f"{reading.CHOICE_COLUMNS}{name}": str(name) for name in own["choices"]}
-        columns |= {"text_pair": name} if (name := options.text_pair or own["text_pair"]) else {}
-    elif run.pairs:
-        second = "context" if path.lower().endswith(squad.SUFFIX) else run.config["data"]["columns"]["text_pair"]
-        columns["text_pair"] = options.text_pair or second or "text_pair"
-    elif options.text_pair:
-        raise UserError(f"--text_pair={options.text_pair}: the run in {run.path} reads single texts.")
-    if options.id or path.lower().endswith(squad.SUFFIX):
-        columns["id"] = options.id or "id"
-        if path.lower().endswith(conll.SUFFIXES):
-            raise UserError(f"--id={options.id}: the sentences of {path} have no ids. Leave the option out.")
-    either = run.pairs and run.singles
-    rows = tables.read(
-        path,
-        columns,
-        header=not options.no_header,
-        optional=("text_pair",) if either and not options.text_pair else (),
-        remedy="Name it with --{role}=COLUMN; a file without a header is read with --no-header and columns by number.",
-    )
-    if not rows.lines and not rows.faults:
-        raise UserError(f"--input={path} has no rows.")
-    remedy = "--{role}=COLUMN should name a text column."
-    readers: dict[str, Any] = {}
-    if "id" in columns:
-        readers["id"] = lambda: (
-            labels.unique_ids(rows.values["id"], rows.place) if run.problem.contexts else rows.read("id", labels.id_of)
-        )
-    if run.problem.words:
-        found: dict[str, Any] = rows.columns(readers | {"text": lambda: rows.read("text", words.read)})
-        return _of_words(found.get("id", map(str, rows.numbers)), found["text"])
-    if run.problem.choices:
-        readers |= {"choices": lambda: reading.read_choices(rows, remedy)}
-        columns = {"text": columns["text"]}
-    for role in rows.values if not run.problem.choices else ("text",):
-        if role != "id":
-            readers[role] = functools.partial(rows.texts, role, remedy.format(role=role))
-    if either and "text_pair" in readers:
-        readers["text_pair"] = lambda: rows.read("text_pair", lambda value, place: _second(value, place, remedy))
-    found = rows.columns(readers)
-    ids = found.get("id", map(str, rows.numbers))
-    return Split.unlabelled(ids, found["text"], found.get("text_pair"), choices=found.get("choices"))
+def _labelled(run: "Run", parts: Iterable[Split], total: int) -> Iterator[Labelled]:
+    """Yields each part with what the run predicts, and shows progress.  total: number of texts, 0 if unknown."""
+    done = 0
+    with console.bar("labelling", total, every=PART if total > PART else 0) as bar:
+        for split in parts:
+            yield split, run.label(split, done)
+            done += len(split)
+            bar.update(done)
 
 
-def _text_column(run: "Run", path: str) -> str:
-    """The column of the texts, unless the user names one: that of the run's own file, if it has such columns too."""
-    data = run.config["data"]
-    own, trained = data["columns"]["text"], data["files"]["train"]
-    here, there = (os.path.splitext(file)[1].lower() in conll.SUFFIXES for file in (path, trained))
-    universal = path.lower().endswith(".conllu")
-    if path.lower().endswith(squad.SUFFIX):
-        return "question"
-    if here and (not there or not (universal or own.lstrip("-").isdecimal())):
-        return "form" if universal else "0"
-    return "text" if there and not here else own
+def _write(path: str, suffix: str, run: "Run", source: str, parts: Iterable[Labelled]) -> int:
+    """The number of texts of the output, which is written whole or not at all, or to stdout.  source: the input."""
+    count = 0
 
+    def pieces() -> Iterator[bytes]:
+        nonlocal count
+        for split, predicted in parts:
+            yield _piece(suffix, run, source, split, predicted, not count)
+            count += len(split)
 
-def _read_lines(path: str, run: "Run") -> Split:
-    """The rows of a text file, a text per line, with its second text or its choices after tabs."""
-    try:
-        if path == "-":
-            data = sys.stdin.buffer.read()
-        else:
-            with open(path, "rb") as file:
-                data = file.read()
-    except OSError as error:
-        raise UserError(f"--input={path} cannot be read: {error.strerror or error}.") from None
-    encoding.check(path, data[: encoding.START])
-    lines = data.splitlines()
-    if not lines:
-        raise UserError(f"--input={path} has no lines.")
-    ids, numbered = list(map(str, range(len(lines)))), [(f"{path}:{at}", line) for at, line in enumerate(lines, 1)]
-    if run.problem.words:
-        found = read_rows(lambda line: words.read(encoding.decode(line[1], line[0]), line[0]), numbered)
-        return _of_words(ids, found)
-    if run.problem.choices:
-        rows = read_rows(lambda line: _read_choices(line[1], line[0]), numbered)
-        return Split.unlabelled(ids, [text for text, _ in rows], choices=[row for _, row in rows])
-    found = read_rows(lambda line: _read_line(line[1], line[0], run), numbered)
-    texts, second = [text for text, _ in found], [pair for _, pair in found]
-    return Split.unlabelled(ids, texts, second if any(pair is not None for pair in second) else None)
-
-
-def _second(value: Any, place: str, remedy: str) -> str | None:
-    """The second text in a cell, None where there is none."""
-    return tables.text_of(value, place, remedy.format(role="text_pair")) if value not in (None, "") else None
-
-
-def _of_words(ids: Iterable[str], found: Sequence[tuple[str, tuple[str, ...]]]) -> Split:
-    return Split.unlabelled(ids, [text for text, _ in found], words=[one for _, one in found])
-
-
-def _read_line(line: bytes, place: str, run: "Run") -> tuple[str, str | None]:
-    """The text of a line and the second one, None where it has none."""
-    text = encoding.decode(line, place)
-    texts = text.split("\t") if run.pairs else [text]
-    texts = texts[:1] if run.singles and texts[1:] == [""] else texts
-    if len(texts) > 2 or (len(texts) == 1 and not run.singles):
-        raise UserError(f"{place}: {len(texts)} texts, but the run reads pairs: two texts with a tab between them.")
-    first, *rest = [tables.text_of(text, place, "") for text in texts]
-    return first, rest[0] if rest else None
-
-
-def _read_choices(line: bytes, place: str) -> tuple[str, tuple[str, ...]]:
-    """The text and the choices of a line."""
-    text, *rest = encoding.decode(line, place).split("\t")
-    return tables.text_of(text, place, ""), choices.read([rest], place)
-
-
-def _write(path: str, suffix: str, run: "Run", source: str, split: Split, predicted: dict[str, Any]) -> None:
-    """Writes the output, whole or not at all.  source: the input."""
-    if suffix in conll.SUFFIXES:
-        data = _conll(source, split, predicted)
-    elif suffix == squad.SUFFIX:
-        data = run.problem.files(predicted["logits"], split, run.task)[suffix].encode()
-    else:
-        data = _table(suffix, run, split, predicted)
     if path == "-":
-        try:
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
-        except OSError:
-            console.CONSOLE.on_broken_pipe()  # or Python would try, and fail, to write the rest at its end
-            raise
-        return
+        for piece in pieces():
+            try:
+                sys.stdout.buffer.write(piece)
+                sys.stdout.buffer.flush()
+            except OSError:
+                console.CONSOLE.on_broken_pipe()  # or Python would try, and fail, to write the rest at its end
+                raise
+        return count
     try:
-        files.write(path, data)
+        with files.written(path) as file:
+            for piece in pieces():
+                file.write(piece)
     except OSError as error:
         raise UserError(f"--output={path} cannot be written: {error.strerror or error}.") from None
+    return count
+
+
+def _piece(suffix: str, run: "Run", source: str, split: Split, predicted: dict[str, Any], first: bool) -> bytes:
+    """The part of the output for a part of the texts.  first: whether it is the first one, which has the header."""
+    if suffix in conll.SUFFIXES:
+        return (b"" if first else b"\n") + _conll(source, split, predicted)
+    if suffix == squad.SUFFIX:
+        return run.problem.files(predicted["logits"], split, run.task)[suffix].encode()
+    return _table(suffix, run, split, predicted, first)
 
 
 def _conll(source: str, split: Split, predicted: dict[str, Any]) -> bytes:
     """A CoNLL file of words and tags; of an input in that form, its lines, with the tag as a further column."""
     tags = predicted["labels"]
-    if os.path.splitext(source)[1].lower() not in conll.SUFFIXES:
+    if not _is_conll(source):
         return conll.text(zip(*row, strict=True) for row in zip(predicted["words"], tags, strict=True)).encode()
     with open(source, encoding="utf-8-sig") as file:
         return conll.append(source, file, (tag for row in tags for tag in row)).encode()
 
 
-def _table(suffix: str, run: "Run", split: Split, predicted: dict[str, Any]) -> bytes:
+def _table(suffix: str, run: "Run", split: Split, predicted: dict[str, Any], first: bool) -> bytes:
     columns: dict[str, Any] = {"id": split.id, "text": split.text}
     columns |= {} if split.text_pair is None else {"text_pair": split.text_pair}
     if split.words is None:
@@ -325,7 +235,7 @@ def _table(suffix: str, run: "Run", split: Split, predicted: dict[str, Any]) -> 
     if suffix == ".jsonl":
         objects = (dict(zip(columns, row, strict=True)) for row in rows)
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in objects).encode()
-    cells = [columns, *(map(tables.cell, row) for row in rows)]
+    cells = [*([columns] if first else []), *(map(tables.cell, row) for row in rows)]
     return (tables.csv_text(cells) if suffix == ".csv" else tables.tsv(cells)).encode()
 
 

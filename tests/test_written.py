@@ -118,7 +118,7 @@ def check_predictions(texts, ids, names):
     with tempfile.TemporaryDirectory() as folder:
         for suffix in predict.SUFFIXES:
             path = Path(folder, f"t{suffix}")
-            predict._write(str(path), suffix, run, "-", split, {"logits": logits})
+            predict._write(str(path), suffix, run, "-", [(split, {"logits": logits})])
             if suffix == ".npz":
                 arrays = np.load(path)
                 assert (arrays["id"].tolist(), arrays["predicted"].tolist()) == (ids, predicted)

@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 
@@ -145,34 +145,79 @@ def read(
     Raises:
         UserError: the file cannot be read, or a column is missing.
     """
-    suffix = os.path.splitext(path)[1].lower()
+    options = {"header": header, "optional": optional, "drop_short": drop_short, "remedy": remedy}
+    return next(read_parts(path, columns, 0, **options))
+
+
+def read_parts(path: str, columns: Mapping[str, str], size: int, **options: Any) -> Iterator[Rows]:
+    """Yields the Rows of a file in parts, so that no more than one of them is in memory (SQuAD: all).
+
+    Args:
+        path: the file.
+        columns: as for `read`.
+        size: number of rows of a part; 0 for all in one.
+        options: as for `read`.
+
+    Raises:
+        UserError: as for `read`.
+    """
+    suffix, header = os.path.splitext(path)[1].lower(), options.get("header", True)
     if suffix not in READ:
         raise UserError(f"{path}: the suffix {suffix!r} is not that of a known table format.{suggest(suffix, READ)}")
-    find = _Finder(path, columns, optional, remedy)
+    find = _Finder(path, columns, options.get("optional", ()), options.get("remedy", "{role}"))
     try:
         if suffix == ".parquet":
-            return _read_parquet(path, find)
+            yield from _read_parquet(path, find, size)
+            return
         with open(path, "rb") as f:
             encoding.check(path, f.read(encoding.START))
-        if suffix == ".jsonl":
-            return _read_jsonl(path, find)
-        if suffix == squad.SUFFIX:
-            return _read_squad(path, find)
-        if suffix in conll.SUFFIXES:
-            with open(path, encoding="utf-8-sig") as f:
-                return _read_conll(path, f, find)
-        if suffix == documents.SUFFIX:
-            with open(path, encoding="utf-8-sig") as f:
-                return _read_documents(path, f, find)
         # Universal newlines for TSV, as csv.reader under TFDS sees them; csv itself ends the lines of a CSV.
         with open(path, encoding="utf-8-sig", newline="" if suffix == ".csv" else None) as f:
-            lines = (line.replace(BYTE_ORDER_MARK, "") for line in f)  # files that were joined have one in the middle
-            records = _csv_records(path, lines) if suffix == ".csv" else _tsv_records(lines)
-            return _read_delimited(path, records, find, header, drop_short)
+            if suffix == ".jsonl":
+                yield from _read_jsonl(path, f, find, size)
+            elif suffix == squad.SUFFIX:
+                yield from _read_squad(path, f, find, size)
+            elif suffix in conll.SUFFIXES:
+                yield from _read_conll(path, f, find, size)
+            elif suffix == documents.SUFFIX:
+                yield from _read_documents(path, f, find, size)
+            else:
+                lines = (line.replace(BYTE_ORDER_MARK, "") for line in f)  # joined files have one in the middle
+                records = _csv_records(path, lines) if suffix == ".csv" else _tsv_records(lines)
+                yield from _read_delimited(path, records, find, header, options.get("drop_short", False), size)
     except UnicodeDecodeError:
         raise encoding.broken(path) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
+
+
+# (number of a row, its line, {role: value} or the message about a malformed row)
+_Found = Iterator[tuple[int, int, dict[str, Any] | str]]
+
+
+def _parts(path: str, found: _Found, size: int, roles: Collection[str], some: bool = False) -> Iterator[Rows]:
+    """Yields Rows of `size` rows each, 0 for all; at least one, which may be empty.
+
+    Args:
+        path: the file.
+        found: its rows.
+        size: see above.
+        roles: of the columns.
+        some: whether a part is without the columns that none of its rows has.
+    """
+    for number in itertools.count():
+        rows = list(itertools.islice(found, size or None))
+        if number and not rows:
+            return
+        good = [(at, line, row) for at, line, row in rows if isinstance(row, dict)]
+        there = {role for _, _, row in good for role in row} if some and good else roles
+        yield Rows(
+            path,
+            {role: [row.get(role) for _, _, row in good] for role in roles if role in there},
+            [at for at, _, _ in good],
+            [line for _, line, _ in good],
+            {line: row for _, line, row in rows if isinstance(row, str)},
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,7 +305,9 @@ def _csv_records(path: str, lines: Iterable[str]) -> Records:
         csv.field_size_limit(limit)
 
 
-def _read_delimited(path: str, records: Records, find: _Finder, header: bool, drop_short: bool) -> Rows:
+def _read_delimited(
+    path: str, records: Records, find: _Finder, header: bool, drop_short: bool, size: int
+) -> Iterator[Rows]:
     first = next((record for record in records if record[1]), None)
     if first is None:
         raise UserError(f"{path} is empty; it needs {'a header and ' if header else ''}at least one row.")
@@ -274,20 +321,16 @@ def _read_delimited(path: str, records: Records, find: _Finder, header: bool, dr
         names = [str(number) for number in range(len(fields))]
         records = itertools.chain([first], records)
     positions = {role: names.index(name) for role, name in find.among(names, line, fields).items()}
-    values: dict[str, list[Any]] = {role: [] for role in positions}
-    numbers, lines, faults = [], [], {}
-    for number, (line, fields) in enumerate(records):
-        if drop_short and isinstance(fields, list) and len(fields) < len(names):
-            continue
-        fault = _fault(f"{path}:{line}", fields, names, header)
-        if isinstance(fields, UserError) or fault:
-            faults[line] = fault
-            continue
-        for role, position in positions.items():
-            values[role].append(fields[position])
-        numbers.append(number)
-        lines.append(line)
-    return Rows(path, values, numbers, lines, faults)
+
+    def rows() -> _Found:
+        for number, (line, fields) in enumerate(records):
+            if drop_short and isinstance(fields, list) and len(fields) < len(names):
+                continue
+            fault = _fault(f"{path}:{line}", fields, names, header)
+            good = {} if isinstance(fields, UserError) or fault else {r: fields[at] for r, at in positions.items()}
+            yield number, line, fault or good
+
+    return _parts(path, rows(), size, positions)
 
 
 def _fault(place: str, fields: list[str] | UserError, names: Sequence[str], header: bool) -> str:
@@ -309,70 +352,69 @@ def _folded(name: str) -> str:
     return name.strip().casefold()
 
 
-def _read_jsonl(path: str, find: _Finder) -> Rows:
-    records: list[dict[str, Any]] = []
-    lines, faults, names = [], {}, {}
-    with open(path, encoding="utf-8-sig") as f:
-        for line, text in enumerate(f, 1):
+def _read_jsonl(path: str, lines: Iterable[str], find: _Finder, size: int) -> Iterator[Rows]:
+    """A key that only some rows have is a column; the other rows are empty there."""
+
+    def rows() -> _Found:
+        number = 0
+        for line, text in enumerate(lines, 1):
             if not (text := text.replace(BYTE_ORDER_MARK, "").strip()):
                 continue
             try:
                 record = _read_object(text, f"{path}:{line}")
-                find.among(list(record), line)
+                names = find.among(list(record), line)
             except UserError as error:
-                faults[line] = str(error)
+                yield number, line, str(error)
                 continue
-            names |= dict.fromkeys(record)
-            records.append(record)
-            lines.append(line)
-    # A key that only some rows have is a column; the other rows are empty there.
-    name_by_role = find.among(list(names)) if records else find.columns
-    values = {role: [record.get(name) for record in records] for role, name in name_by_role.items()}
-    return Rows(path, values, list(range(len(records))), lines, faults)
+            yield number, line, {role: record[name] for role, name in names.items()}
+            number += 1
+
+    return _parts(path, rows(), size, find.columns, some=True)
 
 
-def _read_documents(path: str, lines: Iterable[str], find: _Finder) -> Rows:
-    """The Rows of a plain text, one per document; its only column is `text`."""
+def _read_documents(path: str, lines: Iterable[str], find: _Finder, size: int) -> Iterator[Rows]:
+    """Of a plain text, one row per document; its only column is `text`."""
     find.among(["text"])
-    found = list(documents.read(lines))
-    return Rows(path, {"text": [text for _, text in found]}, list(range(len(found))), [line for line, _ in found], {})
+    found = enumerate(documents.read(lines))
+    return _parts(path, ((number, line, {"text": text}) for number, (line, text) in found), size, ("text",))
 
 
-def _read_conll(path: str, lines: Iterable[str], find: _Finder) -> Rows:
-    """The Rows of sentences: lists of words and of tags; `cluster` is the document, where the file marks several."""
+def _read_conll(path: str, lines: Iterable[str], find: _Finder, size: int) -> Iterator[Rows]:
+    """Of sentences: lists of words and of tags; `cluster` is the document, where the file marks several."""
     columns = dict(find.columns)
     if others := columns.keys() - {"text", "label"}:
         raise UserError(f"config.data.columns.{min(others)}: {path} has words and tags alone. Leave it out.")
     if "label" in find.optional and not conll.has_tags(lines := list(lines), columns["label"]):
         del columns["label"]
-    values: dict[str, list[Any]] = {role: [] for role in columns}
     universal = path.lower().endswith(".conllu")
-    documents, starts, faults = [], [], {}
-    for start, sentence in conll.read(path, lines, columns):
-        if isinstance(sentence, UserError):
-            faults[start] = str(sentence)
-            continue
-        for role, words in sentence[0].items():
-            unknown = role == "label" and universal and set(words) == {conll.UNKNOWN}
-            values[role].append(None if unknown else words)
-        documents.append(sentence[1])
-        starts.append(start)
-    if len(set(documents)) > 1:
-        values["cluster"] = documents
-    return Rows(path, values, list(range(len(starts))), starts, faults)
+
+    def rows() -> _Found:
+        number = 0
+        for start, sentence in conll.read(path, lines, columns):
+            if isinstance(sentence, UserError):
+                yield number, start, str(sentence)
+                continue
+            unknown = {role for role in ("label",) if universal and set(sentence[0].get(role, ())) == {conll.UNKNOWN}}
+            found = {role: None if role in unknown else words for role, words in sentence[0].items()}
+            yield number, start, found | {"cluster": sentence[1]}
+            number += 1
+
+    for part in _parts(path, rows(), size, (*columns, "cluster")):
+        if len(set(part.values["cluster"])) < 2:
+            del part.values["cluster"]
+        yield part
 
 
-def _read_squad(path: str, find: _Finder) -> Rows:
-    with open(path, encoding="utf-8-sig") as f:
-        text = f.read()
+def _read_squad(path: str, file: IO[str], find: _Finder, size: int) -> Iterator[Rows]:
+    text = file.read()
     try:
         records = squad.rows_of(path, json.loads(text, object_pairs_hook=_without_repeats))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON: {error}.") from None
     names = [name for name in squad.NAMES if any(name in record for record in records)]
     name_by_role = find.among(names) if records else find.columns
-    values = {role: [record.get(name) for record in records] for role, name in name_by_role.items()}
-    return Rows(path, values, list(range(len(records))), list(range(1, len(records) + 1)), {})
+    found = ({role: record.get(name) for role, name in name_by_role.items()} for record in records)
+    return _parts(path, ((at, at + 1, row) for at, row in enumerate(found)), size, name_by_role)
 
 
 def _read_object(text: str, place: str) -> dict[str, Any]:
@@ -395,16 +437,30 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return record
 
 
-def _read_parquet(path: str, find: _Finder) -> Rows:
+def _read_parquet(path: str, find: _Finder, size: int) -> Iterator[Rows]:
     import pyarrow
     import pyarrow.parquet
 
+    start = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             name_by_role = find.among(file.schema_arrow.names)
-            table = file.read(columns=list(name_by_role.values()))
+            names = list(name_by_role.values())
+            if size:
+                tables = map(pyarrow.Table.from_batches, ([part] for part in file.iter_batches(size, columns=names)))
+            else:
+                tables = iter([file.read(columns=names)])
+            for table in tables:
+                yield _rows_of(path, table, name_by_role, start)
+                start += table.num_rows
     except pyarrow.ArrowException as error:
         raise UserError(f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}") from None
+
+
+def _rows_of(path: str, table: Any, name_by_role: Mapping[str, str], start: int) -> Rows:
+    """The Rows of a part of a Parquet file.  start: number of its first row."""
+    import pyarrow
+
     values: dict[str, list[Any]] = {}
     for role, name in name_by_role.items():
         try:
@@ -415,4 +471,5 @@ def _read_parquet(path: str, find: _Finder) -> Rows:
                 values[role] = [None if x is None else float(str(number(x))) for x in values[role]]
         except (ValueError, pyarrow.ArrowException) as error:  # text that is not UTF-8; times that Python cannot hold
             raise UserError(f"{path}: the column {name!r} cannot be read: {error}. Write it again as text.") from None
-    return Rows(path, values, list(range(table.num_rows)), list(range(1, table.num_rows + 1)), {})
+    numbers = range(start, start + table.num_rows)
+    return Rows(path, values, list(numbers), [number + 1 for number in numbers], {})

@@ -90,7 +90,7 @@ def read_columns(path: str, columns: Mapping[str, str], data_dir: str, optional:
     for role, column in names.items():
         if column not in features:
             raise UserError(
-                f"{path}: no feature {column!r}; there are: {', '.join(features)}. Name it with "
+                f"{path}: no feature {column!r}; there are: {', '.join(sorted(features))}. Name it with "
                 f"--config.data.columns.{role.partition(':')[0]}=FEATURE."
             )
     found = source.__getitems__(range(len(source)))

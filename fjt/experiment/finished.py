@@ -96,8 +96,8 @@ class Run:
         found = self.label(split).items()
         return {name: list(values) if isinstance(values, Ragged) else values for name, values in found}
 
-    def label(self, split: Split) -> dict[str, Any]:
-        """As `predict`, of a split; the arrays of words are Ragged."""
+    def label(self, split: Split, first: int = 0) -> dict[str, Any]:
+        """As `predict`, of a split; the arrays of words are Ragged.  first: number of its first row, for messages."""
         self._check_export()
         with undisturbed():
             examples = self._predictor.tokenize(split)
@@ -107,7 +107,8 @@ class Run:
             wrong = np.unique(np.searchsorted(examples.row_slots, wrong, side="right") - 1)  # rows of these slots
             raise UserError(
                 f"The logits of {len(wrong):,} of {len(split):,} texts are not finite, so that these have no label: "
-                f"{some(list(map(str, wrong)))} (counted from 0). Leave them out, or use another run than {self.path}."
+                f"{some(list(map(str, first + wrong)))} (counted from 0). Leave them out, or use another run than "
+                f"{self.path}."
             )
         task = self.full_task
         rows = self.problem.by_row(logits, examples, split, task)

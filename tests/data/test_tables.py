@@ -139,3 +139,37 @@ def test_parquet_columns_that_python_cannot_hold_are_refused(tmp_path):
         path = tmp_path / f"{name}.parquet"
         pyarrow.parquet.write_table(pyarrow.table({"text": ["x"] * len(column), "label": column}), path)
         refusal(f"{name}.parquet", call=lambda path=path: load_own(path, path))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet", ".conll"])
+@pytest.mark.parametrize("size", [1, 3, 7, 50])
+def test_parts_of_a_file_are_its_rows(tmp_path, suffix, size):
+    """With malformed rows and empty lines between; numbers and lines are those of the whole file."""
+    path = tmp_path / f"rows{suffix}"
+    rows = [(f"a {i}", f"b {i}") for i in range(20)]
+    if suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.table({"text": [a for a, _ in rows], "more": [b for _, b in rows]}), path)
+    elif suffix == ".conll":
+        path.write_text(
+            "\n\n".join(f"{a.split()[0]} {b.split()[1]}" if i % 6 else "alone" for i, (a, b) in enumerate(rows))
+        )
+    elif suffix == ".jsonl":
+        lines = [json.dumps({"text": a} | ({"more": b} if i % 5 else {})) for i, (a, b) in enumerate(rows)]
+        path.write_text("\n\n".join([*lines[:9], "{", *lines[9:]]))
+    else:
+        separator = "\t" if suffix == ".tsv" else ","
+        lines = [separator.join(row) for row in rows]
+        path.write_text("\n\n".join([separator.join(("text", "more")), *lines[:9], "alone", *lines[9:]]))
+    columns = {"text": "0", "label": "1"} if suffix == ".conll" else {"text": "text", "text_pair": "more"}
+    options = {"optional": ("text_pair",)} if suffix == ".jsonl" else {}
+    whole, parts = (
+        tables.read(str(path), columns, **options),
+        list(tables.read_parts(str(path), columns, size, **options)),
+    )
+    counts = [len(part.lines) + len(part.faults) for part in parts]
+    assert set(counts[:-1]) <= {size} and 0 < counts[-1] <= size
+    assert [line for part in parts for line in part.lines] == whole.lines
+    assert [number for part in parts for number in part.numbers] == whole.numbers
+    assert {line: fault for part in parts for line, fault in part.faults.items()} == whole.faults
+    for role, values in whole.values.items():
+        assert [x for part in parts for x in part.values.get(role, [None] * len(part.lines))] == values

@@ -21,7 +21,7 @@ from fjt import predict
 from fjt.core.errors import UserError
 from fjt.data.glue import Task
 from fjt.experiment import finished as finished_run
-from fjt.experiment import predictor
+from fjt.experiment import new_texts, predictor
 
 LABELS = ["acceptable", "unacceptable"]
 
@@ -56,6 +56,43 @@ def test_from_python(run, dev, finished):
     assert run.result["metrics"] == json.loads((finished[0] / "result.json").read_text())["metrics"]
     assert run.config["train"]["batch_size"] == 24 and run.label_names == tuple(LABELS)
     assert [row["step"] for row in run.records["eval"]] == [4, 8, 12] and len(run.records["train"]) == 12
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet", ".txt"])
+def test_parts_make_the_same_output(finished, dev, tmp_path, monkeypatch, suffix):
+    """In whichever parts texts are read: every row once, in order, with its number and its own prediction."""
+    texts, logits = dev
+    source, output = tmp_path / f"new{suffix}", tmp_path / "out.tsv"
+    if suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.table({"text": texts}), source)
+    elif suffix == ".txt":
+        source.write_text("\n".join(texts))
+    else:
+        line = {".csv": lambda text: f'"{text}"', ".jsonl": lambda text: json.dumps({"text": text})}[suffix]
+        source.write_text("\n".join(["text"] * (suffix == ".csv") + list(map(line, texts))))
+    seen = []
+    label = finished_run.Run.label
+    monkeypatch.setattr(
+        finished_run.Run, "label", lambda run, split, *a: seen.append(len(split)) or label(run, split, *a)
+    )
+    monkeypatch.setattr(predict, "PART", 40)
+    assert predict.main(["", "--run", str(finished[0]), "--input", str(source), "--output", str(output)]) == 0
+    assert seen == [40, 40, 10]
+    rows = read_table(output, "\t")
+    assert [row["id"] for row in rows] == list(map(str, range(90))) and [row["text"] for row in rows] == texts
+    assert [row["predicted"] for row in rows] == [LABELS[i] for i in logits.argmax(axis=-1)]
+
+
+def test_bad_rows_of_all_parts_are_told_before_any_text_is_labelled(finished, tmp_path, monkeypatch, capsys):
+    rows = [json.dumps({"text": f"text {i}" if i % 4 else 7}) for i in range(30)]
+    (tmp_path / "new.jsonl").write_text("\n".join(rows))
+    monkeypatch.setattr(predict, "PART", 10)
+    monkeypatch.setattr(finished_run.Run, "label", lambda *_: pytest.fail("labelled"))
+    command = ["--run", str(finished[0]), "--input", str(tmp_path / "new.jsonl"), "--output", str(tmp_path / "a.tsv")]
+    assert predict.main(["", *command]) == 2
+    text = " ".join(capsys.readouterr().err.split())
+    assert "8 bad rows" in text and "new.jsonl:1:" in text and "new.jsonl:29:" in text
+    assert not (tmp_path / "a.tsv").exists()
 
 
 def test_weights_that_are_not_those_of_the_run_are_refused(finished, tmp_path):
@@ -108,7 +145,7 @@ def test_logits_that_are_not_finite_give_no_labels(monkeypatch):
 )
 def test_the_column_of_texts_is_the_run_s_own_where_the_input_has_such(trained, column, given, expected):
     data = {"columns": {"text": column}, "files": {"train": trained}}
-    assert predict._text_column(small.double(finished_run.Run, config={"data": data}), given) == expected
+    assert new_texts.text_column(small.double(finished_run.Run, config={"data": data}), given) == expected
 
 
 def test_calls_share_programs(run, dev):
@@ -282,7 +319,7 @@ from fjt import predict
 from fjt.core.errors import exit_code
 from fjt.data.glue import Split
 run = types.SimpleNamespace(problem=types.SimpleNamespace(columns=lambda logits, task: {}), full_task=None)
-write = lambda: predict._write("-", ".tsv", run, "-", Split.unlabelled(["0"], ["a"]), {"logits": None})
+write = lambda: predict._write("-", ".tsv", run, "-", [(Split.unlabelled(["0"], ["a"]), {"logits": None})])
 sys.exit(exit_code(write, lambda: "stdout"))
 """
 
