@@ -168,11 +168,10 @@ class SeveralTasks(Problem):
         tasks = weights[self.members[-1].columns.stop :]
         values, sums = [], []
         for member in self.members:
-            own = label[..., 0] == member.number
-            mine = batch | {"label": jnp.where(own, label[..., 1], 0).astype(member.dtype)}
+            mine = batch | {"label": label[..., 1].astype(member.dtype)}  # of the rows of others, any value
             part = dataclasses.replace(hyper, class_weights=weights[member.columns])
             value, weight = member.problem.loss(logits[..., member.columns], mine, part)
-            factor = jnp.where(own, tasks[member.number], 0)
+            factor = jnp.where(label[..., 0] == member.number, tasks[member.number], 0)
             values.append(factor * value)
             sums.append(factor * weight)
         return sum(values[1:], values[0]), sum(sums[1:], sums[0])
