@@ -154,6 +154,12 @@ def test_each_task_has_its_share_of_an_epoch_and_every_example_its_turn(train, p
     assert len({tuple(made.order(epoch)) for epoch in range(6)}) == 6
 
 
+def test_tasks_of_one_size_have_orders_of_their_own():
+    order = batches.Schedule(40, 8, 3, ((20, 20), (20, 20))).order(0)
+    one, other = order[order < 20], order[order >= 20] - 20
+    assert sorted(one) == sorted(other) == list(range(20)) and one.tolist() != other.tolist()
+
+
 def test_tasks_are_mixed_all_over_an_epoch():
     first = [LABEL[schedule(seed, task_shares=(1, 1, 1)).order(0)[:19], 0] for seed in range(40)]
     found = np.bincount(np.concatenate(first).astype(int)) / (40 * 19)
