@@ -34,10 +34,9 @@ def logits_of(model, tokenizer, rows):
     return np.array(found)
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta"])
-def test_logits_loss_and_gradients(family, tmp_path):
+def test_logits_loss_and_gradients(tmp_path):
     torch.manual_seed(0)
-    config = RANDOM[family](tmp_path)
+    config = RANDOM["bert"](tmp_path)
     config.num_labels = 4
     theirs = transformers.AutoModelForSequenceClassification.from_config(config).eval()
     model, params, tokenizer = with_head(theirs, tmp_path, 4, "sequence")
