@@ -4,6 +4,7 @@ Version 1.1's rules differ where nothing is left of a text once it is normalized
 """
 
 import collections
+import functools
 import re
 import string
 from collections.abc import Callable, Sequence
@@ -49,8 +50,13 @@ def best(score: Callable[[str, str], float], predicted: str, answers: Sequence[s
 
 def each(score: Callable[[str, str], float], predicted: np.ndarray, label: np.ndarray) -> Float[np.ndarray, " N"]:
     """The score of each question.  predicted, label: as `fjt.data.squad` spells labels."""
-    pairs = zip(map(squad.texts_of, predicted), map(squad.texts_of, label), strict=True)
-    return np.array([best(score, found[0] if found else "", answers) for found, answers in pairs])
+    return np.array([_score(score, found, true) for found, true in zip(predicted, label, strict=True)])
+
+
+@functools.lru_cache(maxsize=1 << 16)  # the runs of a study often give the same answer
+def _score(score: Callable[[str, str], float], predicted: str, label: str) -> float:
+    found = squad.texts_of(predicted)
+    return best(score, found[0] if found else "", squad.texts_of(label))
 
 
 def f1(predicted: np.ndarray, label: np.ndarray) -> float:
