@@ -4,9 +4,9 @@ The input has one text per line (.txt; `-` reads stdin), or is a .csv .tsv .json
 texts.  For a run on pairs, a line has both texts with a tab between them, and a table has two columns.  The output has
 the id, the text, the predicted label, its probability and the probability of every label if there are at most 200 (for
 a regression: the score), as .tsv .csv .jsonl or .npz (with logits); `-` writes TSV to stdout.  A file that exists is
-replaced with --overwrite only.  Texts are read and labelled in parts, so that a file may be of any size; .npz, .json,
-and CoNLL files with a further column are of all texts at once.  Exit codes: 0 success, 2 a mistake in the arguments or
-files, 130 Ctrl-C.
+replaced with --overwrite only.  Texts are checked, and then labelled in parts, so that a file may be of any size;
+stdin is read once, so that a bad line ends the command where it stands.  Of .npz, .json and CoNLL files, all texts are
+in memory at once.  Exit codes: 0 success, 2 a mistake in the arguments or files, 130 Ctrl-C.
 
 A run that chooses reads the choices after the text, with tabs between them, or the columns that it was trained on.
 
@@ -111,9 +111,11 @@ def _predict(options: argparse.Namespace) -> int:
     source = Source(options.input, options.text or "", options.text_pair or "", options.id or "", not options.no_header)
     # Some forms are of all texts at once: arrays, answers in one object, a CoNLL file with a further column.
     size = 0 if suffix in (".npz", squad.SUFFIX) or (suffix in conll.SUFFIXES and _is_conll(source.path)) else PART
-    total = new_texts.count(run, source, size) if size and source.path != "-" else 0  # errors come before work
+    once = source.path == "-" or not os.path.isfile(source.path)  # a pipe
+    total = 0 if once or not size else new_texts.count(run, source, size)  # errors come before work
     program_cache.keep_programs(ExecutionConfig())
-    found = _labelled(run, new_texts.read(run, source, size), total)
+    view = console.Silent() if options.output == "-" else console  # which prints to stdout, too
+    found = _labelled(run, new_texts.read(run, source, size), total, view)
     if options.scheme:
         found = (
             (split, one | {"labels": [spans.converted(tags, options.scheme) for tags in one["labels"]]})
@@ -158,14 +160,18 @@ def _check_output(path: str, source: str, run: "Run", overwrite: bool) -> None:
         raise UserError(f"--output={path} already exists. Give a new file, or --overwrite to replace it.")
 
 
-def _labelled(run: "Run", parts: Iterable[Split], total: int) -> Iterator[Labelled]:
+def _labelled(run: "Run", parts: Iterable[Split], total: int, view: console.View) -> Iterator[Labelled]:
     """Yields each part with what the run predicts, and shows progress.  total: number of texts, 0 if unknown."""
     done = 0
-    with console.bar("labelling", total, every=PART if total > PART else 0) as bar:
+    with view.bar("labelling", total, every=PART if total > PART else 0) as bar:
         for split in parts:
             yield split, run.label(split, done)
             done += len(split)
             bar.update(done)
+
+
+class _Elsewhere(Exception):
+    """An OSError of another file than the output."""
 
 
 def _write(path: str, suffix: str, run: "Run", source: str, parts: Iterable[Labelled]) -> int:
@@ -174,9 +180,12 @@ def _write(path: str, suffix: str, run: "Run", source: str, parts: Iterable[Labe
 
     def pieces() -> Iterator[bytes]:
         nonlocal count
-        for split, predicted in parts:
-            yield _piece(suffix, run, source, split, predicted, not count)
-            count += len(split)
+        try:
+            for split, predicted in parts:
+                yield _piece(suffix, run, source, split, predicted, not count)
+                count += len(split)
+        except OSError as error:
+            raise _Elsewhere(error) from error
 
     if path == "-":
         for piece in pieces():
@@ -191,6 +200,8 @@ def _write(path: str, suffix: str, run: "Run", source: str, parts: Iterable[Labe
         with files.written(path) as file:
             for piece in pieces():
                 file.write(piece)
+    except _Elsewhere as error:
+        raise error.args[0] from None
     except OSError as error:
         raise UserError(f"--output={path} cannot be written: {error.strerror or error}.") from None
     return count

@@ -9,7 +9,7 @@ import pytest
 from fjt import predict, reproduce
 from fjt.core.errors import UserError
 from fjt.data.glue import Task
-from fjt.experiment import finished, workdir
+from fjt.experiment import finished, new_texts, workdir
 from fjt.experiment.finished import Run
 
 TASK = Task("choices", "classification", ("no", "yes"), ())
@@ -61,7 +61,8 @@ def run_in(folder):
 )
 def test_predictions_never_replace_what_a_run_or_a_prediction_reads(folder, monkeypatch, capsys, output, message):
     monkeypatch.setattr(finished, "load_run", lambda path, base: run_in(folder))
-    monkeypatch.setattr(predict, "read_split", pytest.fail)
+    monkeypatch.setattr(new_texts, "read", pytest.fail)
+    monkeypatch.setattr(new_texts, "count", pytest.fail)
     before = tree(folder)
     arguments = ["--run", folder / "run", "--input", folder / "new.tsv", "--output", folder / output]
     assert predict.main(["predict", *map(str, arguments)]) == 2

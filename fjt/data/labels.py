@@ -110,10 +110,15 @@ def unique_ids(values: Sequence[Any], place: Callable[[int], str]) -> tuple[str,
         if not name:
             raise UserError(f"{place(row)}: the row has no id. Give it one.")
         if first.setdefault(name, row) != row:
-            raise UserError(f"{place(row)}: the id {name!r} is that of {place(first[name])} too. Give it another one.")
+            raise UserError(same_id(place(row), name, place(first[name])))
         return name
 
     return tuple(read_rows(read, enumerate(values)))
+
+
+def same_id(place: str, name: str, first: str) -> str:
+    """The message about an identifier that another row has.  first: the place of that row."""
+    return f"{place}: the id {name!r} is that of {first} too. Give it another one."
 
 
 def _spelled(value: Any, place: str, kind: str) -> str:

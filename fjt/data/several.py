@@ -93,7 +93,11 @@ def _alone(experiment: ExperimentConfig, name: str, tables: dict[str, Any], own:
     data = dataclasses.replace(experiment.data, tables=(), each=())
     if tables:
         paths = {split: local_path(path, f"config.data.tables, {split} of {name}") for split, path in tables.items()}
-        data = dataclasses.replace(data, files=FilesConfig(**paths))
+        both = [split for split in paths if name == OWN_TABLE and getattr(data.files, split)]
+        if both:
+            raise UserError(f"config.data.files.{both[0]} and config.data.tables both have a file of {name}. Give one.")
+        files = data.files if name == OWN_TABLE else FilesConfig()
+        data = dataclasses.replace(data, files=dataclasses.replace(files, **paths))
     elif name != OWN_TABLE and is_several(experiment.task):
         data = dataclasses.replace(data, files=FilesConfig())
     for key, value in own.items():

@@ -347,16 +347,18 @@ def _read_own(name: str, path: str, data: DataConfig, problem: LabelReader, tfds
                     f"config.data.columns.{role.partition(':')[0]}={column!r} should be a number from 0: with "
                     f"config.data.header=False {path} names no columns."
                 )
+    optional = _optional(name, columns)
     if tfds.is_place(path):
-        return tfds.read_columns(path, columns, tfds_dir, _optional(name, columns))
-    rows = tables.read(
-        path,
-        columns,
-        header=data.header,
-        optional=_optional(name, columns),
-        remedy="Name it with --config.data.columns.{role}=COLUMN; a file without a header is read with "
-        "--config.data.header=False and columns by number.",
-    )
+        rows = tfds.read_columns(path, columns, tfds_dir, optional)
+    else:
+        rows = tables.read(
+            path,
+            columns,
+            header=data.header,
+            optional=optional,
+            remedy="Name it with --config.data.columns.{role}=COLUMN; a file without a header is read with "
+            "--config.data.header=False and columns by number.",
+        )
     if not rows.lines and not rows.faults:
         raise UserError(f"{path} (config.data.files.{name}) has no rows.")
     return rows

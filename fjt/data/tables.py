@@ -150,7 +150,7 @@ def read(
 
 
 def read_parts(path: str, columns: Mapping[str, str], size: int, **options: Any) -> Iterator[Rows]:
-    """Yields the Rows of a file in parts, so that no more than one of them is in memory (SQuAD: all).
+    """Yields the Rows of a file in parts, so that no more than one of them is in memory (SQuAD, CoNLL: all).
 
     Args:
         path: the file.
@@ -448,6 +448,7 @@ def _read_parquet(path: str, find: _Finder, size: int) -> Iterator[Rows]:
             names = list(name_by_role.values())
             if size:
                 tables = map(pyarrow.Table.from_batches, ([part] for part in file.iter_batches(size, columns=names)))
+                tables = tables if file.metadata.num_rows else iter([file.read(columns=names)])
             else:
                 tables = iter([file.read(columns=names)])
             for table in tables:

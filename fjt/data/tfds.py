@@ -74,8 +74,8 @@ def read_columns(path: str, columns: Mapping[str, str], data_dir: str, optional:
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import read_only_builder
 
-    name, slash, split = path.removeprefix(PREFIX).rpartition("/")
-    if not slash:
+    name, _, split = path.removeprefix(PREFIX).rpartition("/")
+    if not (name and split):
         raise UserError(f"{path} should be {PREFIX}NAME/SPLIT, such as {PREFIX}conll2003/train.")
     try:
         builder = read_only_builder.builder_from_files(name, data_dir=data_dir)
@@ -93,8 +93,12 @@ def read_columns(path: str, columns: Mapping[str, str], data_dir: str, optional:
                 f"{path}: no feature {column!r}; there are: {', '.join(sorted(features))}. Name it with "
                 f"--config.data.columns.{role.partition(':')[0]}=FEATURE."
             )
-    found = source.__getitems__(range(len(source)))
-    values = {role: [_plain(row[column], features[column]) for row in found] for role, column in names.items()}
+    found, values = source.__getitems__(range(len(source))), {}
+    for role, column in names.items():
+        try:
+            values[role] = [_plain(row[column], features[column]) for row in found]
+        except UnicodeDecodeError:
+            raise UserError(f"{path}: the feature {column!r} has texts that are not UTF-8. Name another one.") from None
     return Rows(path, values, list(range(len(found))), list(range(1, len(found) + 1)), {})
 
 
@@ -105,7 +109,7 @@ def _plain(value: Any, feature: Any) -> Any:
     if isinstance(feature, features.Sequence):
         inner: Any = feature.feature
         if isinstance(inner, features.FeaturesDict):  # a list of objects is an object of lists there
-            return {key: [_plain(one, inner[key]) for one in value[key]] for key in inner}
+            return {key: _plain(value[key], features.Sequence(inner[key])) for key in inner}
         return [_plain(one, inner) for one in value]
     if isinstance(feature, features.FeaturesDict):
         return {key: _plain(value[key], feature[key]) for key in feature}
@@ -113,6 +117,8 @@ def _plain(value: Any, feature: Any) -> Any:
         return feature.int2str(int(value)) if value >= 0 else None
     if isinstance(value, bytes):
         return value.decode()
+    if isinstance(value, np.floating):  # 0.1 of 32 bits is the text 0.1, not 0.10000000149011612
+        return float(str(value))
     return value.item() if isinstance(value, np.generic | np.ndarray) and np.ndim(value) == 0 else value
 
 

@@ -106,7 +106,7 @@ class Run:
         if len(wrong):
             wrong = np.unique(np.searchsorted(examples.row_slots, wrong, side="right") - 1)  # rows of these slots
             raise UserError(
-                f"The logits of {len(wrong):,} of {len(split):,} texts are not finite, so that these have no label: "
+                f"The logits of {len(wrong):,} texts are not finite, so that these have no label: "
                 f"{some(list(map(str, first + wrong)))} (counted from 0). Leave them out, or use another run than "
                 f"{self.path}."
             )

@@ -56,12 +56,17 @@ def count(run: "Run", source: Source, size: int) -> int:
         BadRows: the rows that cannot be read; the message has file and line.
         UserError: the file cannot be read.
     """
-    total, faults = 0, {}
+    total, faults, first = 0, {}, {}
     for rows in _read(run, source, size):
         try:
-            total += len(_split(run, source, rows))
+            split = _split(run, source, rows)
         except BadRows as error:
             faults |= error.faults
+            continue
+        total += len(split)
+        for row, name in enumerate(split.id if run.problem.contexts and "id" in rows.values else ()):
+            if (place := first.setdefault(name, rows.place(row))) != rows.place(row):
+                faults[rows.lines[row]] = labels.same_id(rows.place(row), name, place)
     if faults:
         raise BadRows(faults)
     return total
@@ -196,13 +201,12 @@ def _read_lines(path: str, size: int) -> Iterator[Rows]:
 
 
 def _line_parts(path: str, file: IO[bytes], size: int) -> Iterator[Rows]:
+    encoding.check(path, getattr(file, "peek", bytes)(encoding.START)[: encoding.START])
     lines = (line for block in file for line in block.splitlines())  # which a carriage return alone ends, too
     for start in itertools.count(0, size or 1):
         found = list(itertools.islice(lines, size or None))
         if start and not found:
             return
-        if not start:
-            encoding.check(path, b"\n".join(found[: encoding.START])[: encoding.START])
         numbers = list(range(start, start + len(found)))
         yield Rows(path, {LINE: found}, numbers, [number + 1 for number in numbers], {})
 

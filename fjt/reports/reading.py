@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from fjt.reports.cells import Cell
+from fjt.reports.cells import Cell, classes_of
 from fjt.reports.comparisons import Comparison
 from fjt.reports.inference import most_failures
 from fjt.reports.pages import Items
@@ -12,8 +12,8 @@ from fjt.tasks.kinds import bounds_of
 def items(cells: Sequence[Cell], comparisons: Sequence[Comparison]) -> Items:
     """What the words and numbers of a report mean, those that it has."""
     bounded = any(bounds_of(metric) for cell in cells for metric in cell.metrics)
-    has_scores = any(cell.truth.dtype.kind == "f" for cell in cells)
     several = any(cell.dev and cell.problem.several for cell in cells)
+    has_scores = any(cell.truth.dtype.kind == "f" and not _only_classes(cell) for cell in cells)
     texts = [
         "**Points** are hundredths of a score. "
         * bounded
@@ -42,6 +42,11 @@ def items(cells: Sequence[Cell], comparisons: Sequence[Comparison]) -> Items:
     chosen = " Chosen values are chosen on held-out training rows." * any(cell.open for cell in cells)
     texts.append(f"**Looks at dev** is the number of times that a reported run was scored on dev.{chosen}")
     return Items(tuple(texts))
+
+
+def _only_classes(cell: Cell) -> bool:
+    """Whether all outputs of several tasks are classes."""
+    return cell.problem.several and len(classes_of(cell).names) == cell.problem.num_outputs(cell.facts)
 
 
 def _tests(tested: Sequence[Comparison]) -> str:

@@ -212,6 +212,11 @@ def changed(study: Mapping[str, Any], before: Mapping[str, Any]) -> str:
     )
 
 
+def _set(value: Any) -> Any:
+    """The value of an option, None where it is unset, as in a run's fingerprint: a later version adds such options."""
+    return None if value in ((), []) else value
+
+
 def check_config(folder: str, plan: Mapping[str, Any], base: Mapping[str, Any]) -> None:
     """Raises UserError when the base config differs from that of the plan, other than in paths and execution."""
     before, now = flatten(plan["config"]), flatten(records.plain(base))
@@ -219,10 +224,7 @@ def check_config(folder: str, plan: Mapping[str, Any], base: Mapping[str, Any]) 
     differ = [
         f"config.{key}: {before.get(key)!r} there, {now.get(key)!r} now"
         for key in dict.fromkeys([*now, *before])
-        if (before.get(key) or now.get(key))  # options that are unset are equal, as in a run's fingerprint
-        and before.get(key) != now.get(key)
-        and key not in PATHS
-        and not key.startswith(execution)
+        if _set(before.get(key)) != _set(now.get(key)) and key not in PATHS and not key.startswith(execution)
     ]
     if differ:
         raise UserError(

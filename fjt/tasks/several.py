@@ -168,7 +168,7 @@ class SeveralTasks(Problem):
         tasks = weights[self.members[-1].columns.stop :]
         values, sums = [], []
         for member in self.members:
-            mine = batch | {"label": label[..., 1].astype(member.dtype)}  # of the rows of others, any value
+            mine: dict[str, Any] = batch | {"label": label[..., 1].astype(member.dtype)}  # any, of the rows of others
             part = dataclasses.replace(hyper, class_weights=weights[member.columns])
             value, weight = member.problem.loss(logits[..., member.columns], mine, part)
             factor = jnp.where(label[..., 0] == member.number, tasks[member.number], 0)

@@ -10,9 +10,9 @@ import pytest
 import small
 from glue_files import load_own, refusal
 
-from fjt import predict
 from fjt.data.glue import Task
 from fjt.experiment import finished as finished_run
+from fjt.experiment import new_texts
 
 TABLE = "text,label\nfirst,a\nsecond,b\n"
 
@@ -39,20 +39,25 @@ FORMS = {
 RUN = small.double(finished_run.Run, task=Task("t", "classification", (), ()), pairs=False)
 
 
+def first_part(path):
+    return next(new_texts.read(RUN, new_texts.Source(str(path)), 0))
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
 def test_a_file_of_another_form_is_called_by_its_name(form, suffix, tmp_path):
     path = tmp_path / f"table.{suffix}"
     path.write_bytes(FORMS[form])
     refusal(str(path), form, call=lambda: load_own(path, data__holdout=0.5))
-    refusal(str(path), form, call=lambda: predict._read_lines(str(path), RUN))
+    lines = path.rename(tmp_path / "lines.txt")
+    refusal(str(lines), form, call=lambda: first_part(lines))
 
 
 @pytest.mark.parametrize("start", ["BZhang wrote", "PAR1 is a receptor", "ARROW1 ", "SQLite format is", "PKs"])
 def test_a_text_that_begins_as_a_form_is_named_is_text(tmp_path, start):
     path = tmp_path / "lines.txt"
     path.write_text(f"{start}\nsecond\n")
-    assert predict._read_lines(str(path), RUN).text[0] == start
+    assert first_part(path).text[0] == start
 
 
 def test_a_text_that_holds_null_bytes_is_text(tmp_path):

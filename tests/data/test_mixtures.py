@@ -49,6 +49,10 @@ def test_each_task_has_the_common_options_and_its_own():
         (options("rte+mrpc", ("rte", "limit", 5), ("rte", "limit", 6)), ["limit of rte is given twice"]),
         (options("rte+a", tables=(("a", "trian", "a.csv"),)), ["'trian' is unknown", "Did you mean train?"]),
         (options("rte+a", tables=(("a", "a.csv"),)), ["should be (task, split, file)"]),
+        (
+            options("table+rte", tables=(("table", "train", "a.csv"),), files=FilesConfig("own.csv")),
+            ["config.data.files.train and config.data.tables both"],
+        ),
         (options("rte+mrpc", files=FilesConfig("own.csv")), ["config.data.files is for a task of the name 'table'"]),
         (options("rte+rt", dir="x"), ["config.task='rt' is unknown", "Did you mean rte?"]),
     ],

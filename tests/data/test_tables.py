@@ -173,3 +173,9 @@ def test_parts_of_a_file_are_its_rows(tmp_path, suffix, size):
     assert {line: fault for part in parts for line, fault in part.faults.items()} == whole.faults
     for role, values in whole.values.items():
         assert [x for part in parts for x in part.values.get(role, [None] * len(part.lines))] == values
+
+
+def test_a_parquet_file_without_rows_is_one_part(tmp_path):
+    pyarrow.parquet.write_table(pyarrow.table({"text": pyarrow.array([], pyarrow.string())}), tmp_path / "t.parquet")
+    (part,) = tables.read_parts(str(tmp_path / "t.parquet"), {"text": "text"}, 4)
+    assert part.lines == [] and part.values == {"text": []}

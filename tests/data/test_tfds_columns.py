@@ -6,6 +6,7 @@ import tensorflow_datasets as tfds
 from glue_files import load_own, refusal
 
 from fjt.data import squad
+from fjt.data import tfds as tfds_columns
 
 TAGS = ("O", "B-PER", "I-PER", "B-LOC")
 SENTENCES = [(("Ada", "sees", "Rome"), ("B-PER", "O", "B-LOC")), (("Bo", "Li", "slept"), ("B-PER", "I-PER", "O"))] * 3
@@ -95,6 +96,8 @@ def test_questions_and_their_contexts(folder):
     [
         ("tfds:made_word/train", WORDS, ["has no made_word", "tfds build made_word --file_format=array_record"]),
         ("tfds:made_words/trian", WORDS, ["tfds:made_words/trian", "Unknown split"]),
+        ("tfds:made_words/dev[:0%]", WORDS, ["tfds:made_words/dev[:0%]"]),
+        ("tfds:/train", WORDS, ["should be tfds:NAME/SPLIT"]),
         ("tfds:made_words", WORDS, ["should be tfds:NAME/SPLIT"]),
         ("tfds:made_words/train", WORDS | {"data__columns__label": "pos"},
          ["no feature 'pos'; there are: ner, tokens", "config.data.columns.label=FEATURE"]),
@@ -116,3 +119,10 @@ def test_a_format_that_needs_tensorflow_is_refused(folder, monkeypatch):
         "which only TensorFlow can read",
         call=lambda: load_own(path, path, kind="entities", data__dir=str(folder), **WORDS),
     )
+
+
+def test_values_are_those_of_json():
+    features = tfds.features
+    nested = features.Sequence({"a": {"u": features.Text(), "v": np.float32}, "b": features.ClassLabel(names=TAGS)})
+    value = {"a": {"u": [b"x", b"y"], "v": np.float32([0.1, 2])}, "b": np.int64([1, -1])}
+    assert tfds_columns._plain(value, nested) == {"a": {"u": ["x", "y"], "v": [0.1, 2.0]}, "b": ["B-PER", None]}

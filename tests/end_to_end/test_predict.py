@@ -59,7 +59,7 @@ def test_from_python(run, dev, finished):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet", ".txt"])
-def test_parts_make_the_same_output(finished, dev, tmp_path, monkeypatch, suffix):
+def test_parts_make_the_same_output(finished, dev, tmp_path, monkeypatch, capfdbinary, suffix):
     """In whichever parts texts are read: every row once, in order, with its number and its own prediction."""
     texts, logits = dev
     source, output = tmp_path / f"new{suffix}", tmp_path / "out.tsv"
@@ -81,6 +81,8 @@ def test_parts_make_the_same_output(finished, dev, tmp_path, monkeypatch, suffix
     rows = read_table(output, "\t")
     assert [row["id"] for row in rows] == list(map(str, range(90))) and [row["text"] for row in rows] == texts
     assert [row["predicted"] for row in rows] == [LABELS[i] for i in logits.argmax(axis=-1)]
+    assert predict.main(["", "--run", str(finished[0]), "--input", str(source), "--output", "-"]) == 0
+    assert capfdbinary.readouterr().out.endswith(output.read_bytes())  # without progress in between
 
 
 def test_bad_rows_of_all_parts_are_told_before_any_text_is_labelled(finished, tmp_path, monkeypatch, capsys):
@@ -121,12 +123,12 @@ def test_logits_that_are_not_finite_give_no_labels(monkeypatch):
         finished_run.Run, path="runs/a", pairs=False, task=Task("a", "classification", ("0", "1"), ()), _predictor=given
     )
     monkeypatch.setattr(finished_run.Run, "_check_export", lambda run: None)
-    with pytest.raises(UserError, match=r"2 of 30 texts .*: 3, 17 \(counted from 0\).*another run than runs/a"):
+    with pytest.raises(UserError, match=r"2 texts .*: 3, 17 \(counted from 0\).*another run than runs/a"):
         run.predict(["a text"] * 30)
     slots = {"slot_token": np.tile([0, 1], 30).astype(np.int32), "slot_offsets": np.arange(0, 61, 2)}
     examples = dataclasses.replace(examples, label=np.zeros(60, np.int32), **slots)
     logits = np.repeat(logits, 2, axis=0)
-    with pytest.raises(UserError, match=r"2 of 30 texts .*: 3, 17 \(counted from 0\)"):
+    with pytest.raises(UserError, match=r"2 texts .*: 3, 17 \(counted from 0\)"):
         run.predict(["a text"] * 30)
 
 

@@ -179,3 +179,16 @@ def test_the_time_of_a_plan_is_that_of_what_is_left_and_more_than_its_training(t
     assert len(said) == 1 and said[0].startswith(
         "40 runs, 39 of them left -> 3 programs in 2 groups of up to 30 runs; about 2:24, if training reaches half"
     )
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "same"),
+    [(None, (), True), ([], (), True), (None, 0.0, False), (None, False, False), ((), ("a",), False), (0, 0, True)],
+)
+def test_options_of_a_later_version_are_unset_in_an_earlier_plan(before, now, same):
+    old, new = {"loss": {} if before is None else {"made": before}}, {"loss": {"made": now}}
+    if same:
+        plans.check_config("study", {"config": old}, new)
+    else:
+        with pytest.raises(UserError, match=r"config\.loss\.made: .* there, .* now"):
+            plans.check_config("study", {"config": old}, new)
