@@ -70,7 +70,8 @@ class DataConfig:
     )
     dir: str = option(
         "",
-        "files: folder in GLUE's official layout (DIR/SST-2/train.tsv); tfds: its data_dir, also of files tfds:...",
+        "files: folder in GLUE's official layout (DIR/SST-2/train.tsv); tfds: its data_dir, also for files such as "
+        "tfds:conll2003/train",
         place=True,
         path=True,
     )

@@ -13,7 +13,7 @@ def items(cells: Sequence[Cell], comparisons: Sequence[Comparison]) -> Items:
     """What the words and numbers of a report mean, those that it has."""
     bounded = any(bounds_of(metric) for cell in cells for metric in cell.metrics)
     several = any(cell.dev and cell.problem.several for cell in cells)
-    has_scores = any(cell.truth.dtype.kind == "f" and not _only_classes(cell) for cell in cells)
+    has_scores = any(cell.truth.dtype.kind == "f" and not (cell.dev and _only_classes(cell)) for cell in cells)
     texts = [
         "**Points** are hundredths of a score. "
         * bounded
