@@ -3,7 +3,7 @@
     python -m fjt.sweep --config configs/multitask_sweep.py:rte+mrpc+cola --config.model.path=MODEL \\
         --config.data.source=files --config.data.dir=DIR --workdir runs/together
 
-The report has the scores of each task in every cell; those of "rte" stand beside "rte.accuracy" of all together.
+The report has a section for each of the four; compare the accuracy of `rte` with `rte.accuracy` of `rte+mrpc+cola`.
 """
 
 from ml_collections import ConfigDict

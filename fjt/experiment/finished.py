@@ -283,10 +283,8 @@ def _checked(texts: Iterable[Any], pairs: Iterable[Any] | None, run: Run) -> Spl
             raise UserError(f"`{name}` is one str; give a list of str.")
         columns[name] = tuple(
             read_rows(
-                lambda cell, name=name: (
-                    None
-                    if cell[1] is None and either and name == "pairs"
-                    else _item(cell[1], f"{name}[{cell[0]}]", choose and name == "pairs")
+                lambda cell, second=name == "pairs", name=name: _item(
+                    cell[1], f"{name}[{cell[0]}]", choose and second, either and second
                 ),
                 enumerate(values),
             )
@@ -300,8 +298,10 @@ def _checked(texts: Iterable[Any], pairs: Iterable[Any] | None, run: Run) -> Spl
     return Split.unlabelled(map(str, range(count)), columns["texts"], **second)
 
 
-def _item(value: Any, place: str, listed: bool) -> Any:
-    """A text, or a list of choices."""
+def _item(value: Any, place: str, listed: bool, optional: bool) -> Any:
+    """A text, or a list of choices; None where it is optional and not there."""
+    if value is None and optional:
+        return None
     return choices.read([value], place) if listed else text_of(value, place, "Give a list of str.")
 
 
