@@ -1,7 +1,7 @@
 """Run a study:  python -m fjt.sweep --config configs/peft_ablation.py --workdir runs/ablation [--config.key=value ...]
 
   --plan        print the runs, the number of compiled programs and the estimated time, without running the study
-  --shard i/n   run only every n-th group of runs, starting from the i-th (i from 0): one of the n jobs of an array
+  --shard i/n   run only every n-th bundle of runs, starting from the i-th (i from 0): one of the n jobs of an array
   --help        print this text and every config key with its default
 
 The same command continues an interrupted study; if the config has more seeds or values, only the new runs are added.
@@ -29,7 +29,7 @@ from fjt.study.spec import OPTIONS
 
 if TYPE_CHECKING:
     from fjt.experiment.finished import Results
-    from fjt.study.plans import Group
+    from fjt.study.plans import Bundle
     from fjt.study.spec import Run
     from fjt.training.protocols import Events
 
@@ -37,7 +37,7 @@ FLAGS = absl_flags.FlagValues()
 CONFIG = config_flags.DEFINE_config_file("config", None, "The config file of a study.", flag_values=FLAGS)
 WORKDIR = absl_flags.DEFINE_string("workdir", None, "The folder to which this study is written.", flag_values=FLAGS)
 PLAN = absl_flags.DEFINE_bool("plan", False, "Print the plan of the study, and stop.", flag_values=FLAGS)
-SHARD = absl_flags.DEFINE_string("shard", "0/1", "i/n: every n-th group, from the i-th on.", flag_values=FLAGS)
+SHARD = absl_flags.DEFINE_string("shard", "0/1", "i/n: every n-th bundle, from the i-th on.", flag_values=FLAGS)
 
 
 def main(argv: list[str], events: "Events | None" = None) -> int:
@@ -120,7 +120,7 @@ def execute(
         workdir: the study's folder.
         command: the command line, for the report.
         plan: whether to print the plan and stop.
-        shard: (i, n) for every n-th group from the i-th on.
+        shard: (i, n) for every n-th bundle from the i-th on.
         events: of `main`.
     """
     from fjt.core.settings import from_config
@@ -140,15 +140,15 @@ def execute(
     with lock(os.path.join(workdir, "groups"), wait=True, kind=""):  # one process plans; the others read its plan
         if not plan:
             worker.put_aside_damaged(workdir)
-        runs, groups, planned = planner.make_plan(workdir, options, base, runs, shared, command)
+        runs, bundles, planned = planner.make_plan(workdir, options, base, runs, shared, command)
     document.check_baseline(options.baseline, list(dict.fromkeys(run.cell.split("/")[1] for run in runs.values())))
     changed = plans.changed(planned["study"], planned["declared"])
     for text in [*power.too_few(planned["study"], runs.values()), *([changed] if changed else [])]:
         console.warn(text)
-    show_plan(workdir, runs, groups, planned)
+    show_plan(workdir, runs, bundles, planned)
     if plan:
         return
-    if not worker.work(workdir, base, runs, groups, shared, metric=options.metric, shard=shard, events=events):
+    if not worker.work(workdir, base, runs, bundles, shared, metric=options.metric, shard=shard, events=events):
         console.say("runs of other shards are left; `python -m fjt.report` reports when they are done")
         return
     made = publication.report(workdir)
@@ -198,13 +198,13 @@ def make_base(name: str, base: Mapping[str, Any]) -> str:
     return os.path.join(folder, "export")
 
 
-def show_plan(workdir: str, runs: "Mapping[str, Run]", groups: "Sequence[Group]", plan: Mapping[str, Any]) -> None:
+def show_plan(workdir: str, runs: "Mapping[str, Run]", bundles: "Sequence[Bundle]", plan: Mapping[str, Any]) -> None:
     """Prints the size of a study and the runs that are left.
 
     Args:
         workdir: the study's folder.
         runs: {name: Run}.
-        groups: the groups of runs.
+        bundles: the bundles of runs.
         plan: the contents of plan.json.
     """
     from fjt.experiment import run_records
@@ -214,19 +214,20 @@ def show_plan(workdir: str, runs: "Mapping[str, Run]", groups: "Sequence[Group]"
     tuning = sum(run.phase == "tuning" for run in runs.values())
     counts = f"{len(runs)} runs" + (f", {tuning} of them to choose" if tuning else "")
     lacking = {
-        group.id: sum(not run_records.ended(os.path.join(workdir, name)) for name in group.runs) for group in groups
+        bundle.id: sum(not run_records.ended(os.path.join(workdir, name)) for name in bundle.runs) for bundle in bundles
     }
-    left = [group for group in groups if lacking[group.id]]
+    left = [bundle for bundle in bundles if lacking[bundle.id]]
     if not left:
         console.say(f"{counts}, all of them ended")
         return
     if sum(lacking.values()) < len(runs):
         counts += f", {sum(lacking.values())} of them left"
-    word = "lanes" if all(group.mode == "vmap" for group in left) else "runs"
-    programs = {program for group in left for program in group.programs}
-    seconds = sum(group.run_seconds * lacking[group.id] for group in left)
+    word = "lanes" if all(bundle.mode == "vmap" for bundle in left) else "runs"
+    programs = {program for bundle in left for program in bundle.programs}
+    seconds = sum(bundle.run_seconds * lacking[bundle.id] for bundle in left)
+    most = max(len(bundle.runs) for bundle in left)
     console.say(
-        f"{counts} -> {len(programs)} programs in {len(left)} groups of up to {max(len(g.runs) for g in left)} {word}; "
+        f"{counts} -> {len(programs)} programs in {len(left)} bundles of up to {most} {word}; "
         f"about {console.duration(seconds)}, if training reaches half this device's rate of matrix products and "
         f"each run takes {plans.BESIDE:g} s besides; about {gib(plan['bytes'])}"
     )

@@ -1,4 +1,4 @@
-"""A group of runs as the lanes of one program: trained by one loop, saved together, each with records of its own."""
+"""A bundle of runs as the lanes of one program: trained by one loop, saved together, each with records of its own."""
 
 import contextlib
 import dataclasses
@@ -26,7 +26,7 @@ from fjt.training.protocols import Events
 from fjt.training.stop import Stop, Stopped
 
 
-def run_group(
+def run_bundle(
     experiments: Sequence[Experiment],
     workdirs: Sequence[str],
     folder: str,
@@ -36,18 +36,18 @@ def run_group(
     view: console.View = console,
     events: Events | None = None,
 ) -> list[dict[str, Any] | None]:
-    """The result of each run of a group whose runs share their programs; None for runs that had ended before.
+    """The result of each run of a bundle whose runs share their programs; None for runs that had ended before.
 
     A run whose numbers stop being finite ends alone.
 
     Args:
         experiments: the runs.
         workdirs: their work directories, which this process has locked.
-        folder: of the group, for its checkpoints.
+        folder: of the bundle, for its checkpoints.
         already_done: bool[J].  A run that has ended keeps its lane, so that the compiled program is unchanged; its
             files are not written again.
         compiled: programs of earlier runs, see `compile_programs`.
-        view: where the progress of the group is shown.
+        view: where the progress of the bundle is shown.
         events: called at named moments.
 
     Raises:
@@ -61,7 +61,7 @@ def run_group(
     saved = os.path.join(folder, "checkpoints")
     with Stop() as stop:
         with Checkpoints(saved, 1, view.warn) as checkpoints, contextlib.ExitStack() as stack:
-            group = _Group(
+            bundle = _Bundle(
                 experiments=experiments,
                 workdirs=workdirs,
                 already_done=already_done,
@@ -71,9 +71,9 @@ def run_group(
                 view=view,
                 events=events or Events(),
             )
-            stepper, loop = group.begin(stack)
-            group.train(loop)
-            results = group.finish(stepper, loop)
+            stepper, loop = bundle.begin(stack)
+            bundle.train(loop)
+            results = bundle.finish(stepper, loop)
         checkpoint.remove(saved)
     return results
 
@@ -100,7 +100,7 @@ def check_static(experiments: Sequence[Experiment], workdirs: Sequence[str]) -> 
             ]
             raise UserError(
                 f"{workdirs[i]} cannot share a program with {workdirs[0]}: another {', another '.join(differ)}. Lanes "
-                f"differ in traced options only; these runs go into groups of their own.\n  " + "\n  ".join(options)
+                f"differ in traced options only; these runs go into bundles of their own.\n  " + "\n  ".join(options)
             )
 
 
@@ -118,8 +118,8 @@ def _static(experiment):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Group:
-    """A group of runs in this process.  See `run_group` for the attributes."""
+class _Bundle:
+    """A bundle of runs in this process.  See `run_bundle` for the attributes."""
 
     experiments: Sequence[Experiment]
     workdirs: Sequence[str]
@@ -131,10 +131,10 @@ class _Group:
     events: Events
 
     def begin(self, stack: contextlib.ExitStack) -> tuple[LaneRuns, Loop]:
-        """(the lanes on the devices, their loop), at step 0 or at the group's checkpoint.
+        """(the lanes on the devices, their loop), at step 0 or at the bundle's checkpoint.
 
         Args:
-            stack: closes the files of the runs when the group ends.
+            stack: closes the files of the runs when the bundle ends.
         """
         self.events.stage_begins(0)
         stepper = LaneRuns(self.experiments, stop=self.stop, compiled=self.compiled, view=self.view)

@@ -162,7 +162,7 @@ class LaneRuns:
         return dataclasses.replace(self.lanes, state=dataclasses.replace(self.lanes.state, trainable=trainable))
 
     def check_frozen(self) -> None:
-        """Raises RuntimeError if a frozen parameter has changed since the group began."""
+        """Raises RuntimeError if a frozen parameter has changed since the bundle began."""
         if tree.sha256(placement.fetch({"shared": self.shared, "own": self.lanes.frozen})) != self._frozen_sha256:
             raise RuntimeError("a frozen parameter has changed")
 

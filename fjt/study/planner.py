@@ -1,4 +1,4 @@
-"""The plan of a study: its runs, their groups, the compiled programs and the estimated time."""
+"""The plan of a study: its runs, their bundles, the compiled programs and the estimated time."""
 
 import dataclasses
 import functools
@@ -36,7 +36,7 @@ Member = tuple[Run, Settings, ExperimentConfig]  # a run, its settings, and thei
 
 
 POOLER = ("tune.train_pooler", True)
-MEMORY_SHARE = 0.9  # share of a device's memory that the program of a group may need
+MEMORY_SHARE = 0.9  # share of a device's memory that the program of a bundle may need
 
 
 class Shared:
@@ -65,10 +65,10 @@ def make_plan(
     runs: Sequence[Run],
     shared: Shared,
     command: str = "",
-) -> tuple[dict[str, Run], list[plans.Group], dict[str, Any]]:
-    """(runs, groups, plan) as `plans.load` returns them, after plan.json was created or extended by new runs.
+) -> tuple[dict[str, Run], list[plans.Bundle], dict[str, Any]]:
+    """(runs, bundles, plan) as `plans.load` returns them, after plan.json was created or extended by new runs.
 
-    Entries of an existing plan.json stay unchanged: new runs form new groups.
+    Entries of an existing plan.json stay unchanged: new runs form new bundles.
 
     Args:
         folder: the study's folder.
@@ -94,7 +94,7 @@ def make_plan(
     options = {key: value for key, value in vars(study).items() if key not in ("products", "without")}
     left = [run for run in runs if run.name not in known or not run_records.ended(os.path.join(folder, run.name))]
     contents = _read_contents(folder, base, left, shared, plan.get("contents", {}), study.metric)
-    made, size = _make_groups(study, base, new, shared, plan, prints) if new else ((), plan.get("bytes", 0))
+    made, size = _make_bundles(study, base, new, shared, plan, prints) if new else ((), plan.get("bytes", 0))
     plan = {
         "command": command,
         "config": plan.get("config") or base,
@@ -161,19 +161,19 @@ def _read_contents(
     return found
 
 
-def _lists(group: plans.Group) -> list[tuple[int, ...]]:
-    return [dataclasses.astuple(shape) for shape in group.shapes]
+def _lists(bundle: plans.Bundle) -> list[tuple[int, ...]]:
+    return [dataclasses.astuple(shape) for shape in bundle.shapes]
 
 
-def _make_groups(
+def _make_bundles(
     study: StudyConfig,
     base: Mapping[str, Any],
     runs: Sequence[Run],
     shared: Shared,
     plan: Mapping[str, Any],
     prints: dict[str, str],
-) -> tuple[list[plans.Group], float]:
-    """(Groups of runs, bytes of a device that the largest group needs).
+) -> tuple[list[plans.Bundle], float]:
+    """(Bundles of runs, bytes of a device that the largest bundle needs).
 
     prints: {fingerprint and phase: name} of earlier runs, to which these runs are added.
     """
@@ -189,7 +189,7 @@ def _make_groups(
             key = run.phase, program_key(resolved.experiment, inputs.sha256)
             found.setdefault(key, []).append((run, settings, resolved.experiment))
             bar.update(i)
-    groups, size, rate = [], plan.get("bytes", 0), {}
+    bundles, size, rate = [], plan.get("bytes", 0), {}
     alike = [(*key, open_, part) for key, members in found.items() for open_, part in _by_start(members, shared)]
     for phase, program, open_, members in sorted(alike, key=lambda item: item[0] == "runs"):
         _, settings, experiment = members[0]
@@ -209,10 +209,10 @@ def _make_groups(
         each = summary.step_flops(first) * first.steps / (summary.USUAL_SHARE * rate[dtype] * first.mesh.size)
         for part, own in zip(parts, keys, strict=True):
             names = tuple(run.name for run, _, _ in part)
-            id_ = f"{len(plan.get('groups', [])) + len(groups):03d}-{plans.word(names)}"
+            id_ = f"{len(plan.get('groups', [])) + len(bundles):03d}-{plans.word(names)}"
             words = tuple(sorted(map(word_of, own)))
-            groups.append(plans.Group(id_, phase, mode, program, shapes, names, words, each * len(part)))
-    return groups, size
+            bundles.append(plans.Bundle(id_, phase, mode, program, shapes, names, words, each * len(part)))
+    return bundles, size
 
 
 def word_of(key: Hashable) -> str:
@@ -242,7 +242,7 @@ def _by_start(members: Sequence[Member], shared: Shared) -> list[tuple[bool, Seq
 
 
 def _mode(study: StudyConfig, experiment: ExperimentConfig, open_: bool) -> str:
-    """ "loop" or "vmap" for a group.
+    """ "loop" or "vmap" for a bundle.
 
     Gradual unfreezing changes its program during the run, and runs whose starting layer is undecided may need
     different programs: both are executed one after another.

@@ -1,4 +1,4 @@
-"""A study's plan.json: its runs, their groups, and the declarations that are fixed by the first result."""
+"""A study's plan.json: its runs, their bundles, and the declarations that are fixed by the first result."""
 
 import collections
 import dataclasses
@@ -34,7 +34,7 @@ PLAN: records.Form = {
     "groups": list,
 }  # fmt: skip
 RUN: records.Form = {"name": str, "phase": str, "cell": str, "values": list, "open": list}
-GROUP: records.Form = {
+BUNDLE: records.Form = {
     "id": str, "phase": str, "mode": str, "program": str, "shapes": list, "runs": list, "programs": list,
     "seconds": (int, float),
 }  # fmt: skip
@@ -43,8 +43,8 @@ Row = dict[str, Any]  # a Run as plan.json stores it
 
 
 @dataclasses.dataclass(frozen=True)
-class Group:
-    """Runs that share every compiled program.  One process works on a group at a time.
+class Bundle:
+    """Runs that share every compiled program.  One process works on a bundle at a time.
 
     Attributes:
         id: the name of its folder below groups/.
@@ -72,8 +72,8 @@ class Group:
         return BESIDE + self.seconds / len(self.runs)
 
 
-def load(folder: str) -> tuple[dict[str, Run], list[Group], dict[str, Any]]:
-    """({name: Run}, groups, contents of plan.json) of a study's folder, all empty without a plan.json.
+def load(folder: str) -> tuple[dict[str, Run], list[Bundle], dict[str, Any]]:
+    """({name: Run}, bundles, contents of plan.json) of a study's folder, all empty without a plan.json.
 
     Runs of earlier configs that are not in the latest config appear only in the contents of plan.json.
 
@@ -84,23 +84,25 @@ def load(folder: str) -> tuple[dict[str, Run], list[Group], dict[str, Any]]:
         return {}, [], {}
     plan = read(folder)
     runs = {name: to_run(name, plan["runs"][name]) for name in plan["active"]}
-    groups = []
-    for group in plan["groups"]:
-        shapes = tuple(packing.Shape(*shape) for shape in group["shapes"])
-        active = tuple(name for name in group["runs"] if name in runs)
+    bundles = []
+    for bundle in plan["groups"]:
+        shapes = tuple(packing.Shape(*shape) for shape in bundle["shapes"])
+        active = tuple(name for name in bundle["runs"] if name in runs)
         if active:
             # Fewer lanes are another program: they must not resume from a checkpoint of all lanes.
-            id_ = group["id"] if len(active) == len(group["runs"]) else f"{group['id']}-{word(active)}"
-            hashes, seconds = tuple(group["programs"]), group["seconds"] * len(active) / len(group["runs"])
-            groups.append(Group(id_, group["phase"], group["mode"], group["program"], shapes, active, hashes, seconds))
-    return runs, groups, plan
+            id_ = bundle["id"] if len(active) == len(bundle["runs"]) else f"{bundle['id']}-{word(active)}"
+            hashes, seconds = tuple(bundle["programs"]), bundle["seconds"] * len(active) / len(bundle["runs"])
+            bundles.append(
+                Bundle(id_, bundle["phase"], bundle["mode"], bundle["program"], shapes, active, hashes, seconds)
+            )
+    return runs, bundles, plan
 
 
 def read(folder: str) -> dict[str, Any]:
     """The contents of a study's plan.json, with its names checked: they lead to folders below the study.
 
     Raises:
-        Damaged: it is missing, cut off, of another form, or names a run or group whose folder is not below the study.
+        Damaged: it is missing, cut off, of another form, or names a run or bundle whose folder is not below the study.
     """
     path, remedy = os.path.join(folder, "plan.json"), "Restore the file, or give another --workdir."
     plan = records.read_json(path, PLAN, remedy)
@@ -111,13 +113,13 @@ def read(folder: str) -> dict[str, Any]:
                 raise ValueError(f"the run {name!r} is not a plain name below {row['phase']}/")
             for pairs in (row["values"], row["open"]):
                 dict(pairs)
-        for group in plan["groups"]:
-            _check_form(group, GROUP)
-            if not _is_plain(group["id"]) or "/" in group["id"]:
-                raise ValueError(f"the group {group['id']!r} is not a plain name")
-            if not set(group["runs"]) <= set(plan["runs"]):
-                raise ValueError(f"the group {group['id']} has a run that is not in the plan")
-            [packing.Shape(*shape) for shape in group["shapes"]]
+        for bundle in plan["groups"]:
+            _check_form(bundle, BUNDLE)
+            if not _is_plain(bundle["id"]) or "/" in bundle["id"]:
+                raise ValueError(f"the bundle {bundle['id']!r} is not a plain name")
+            if not set(bundle["runs"]) <= set(plan["runs"]):
+                raise ValueError(f"the bundle {bundle['id']} has a run that is not in the plan")
+            [packing.Shape(*shape) for shape in bundle["shapes"]]
         if not set(plan["active"]) <= set(plan["runs"]):
             raise ValueError("an active run is not in the plan")
         for declared in (plan["study"], plan["declared"]):
@@ -135,7 +137,7 @@ def _is_plain(name: str) -> bool:
 
 def _check_form(row: Any, form: records.Form) -> None:
     if not isinstance(row, dict) or not all(isinstance(row.get(key), kinds) for key, kinds in form.items()):
-        raise ValueError(f"a run or group lacks one of {', '.join(form)}, or it has another type")
+        raise ValueError(f"a run or bundle lacks one of {', '.join(form)}, or it has another type")
 
 
 def to_run(name: str, row: Row) -> Run:

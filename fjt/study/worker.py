@@ -1,4 +1,4 @@
-"""The work of a study: claims groups, runs their members, and chooses the open values from the tuning runs."""
+"""The work of a study: claims bundles, runs their members, and chooses the open values from the tuning runs."""
 
 import collections
 import contextlib
@@ -19,9 +19,9 @@ from fjt.experiment.prepared import Experiment
 from fjt.experiment.run_records import ended
 from fjt.experiment.workdir import InUse, lock
 from fjt.study import plans
-from fjt.study.bundle import run_group
+from fjt.study.bundle import run_bundle
 from fjt.study.planner import Shared
-from fjt.study.plans import BESIDE, Group
+from fjt.study.plans import BESIDE, Bundle
 from fjt.study.spec import PHASES, Run, settings_of
 from fjt.tasks.kinds import lower_is_better
 from fjt.training import checkpoint
@@ -37,9 +37,9 @@ Chosen = dict[str, dict[str, Any]]  # {cell: {key: value}}
 class Progress:
     """The output of a study: a bar over all runs of all processes, and one line per run that ends in this process."""
 
-    def __init__(self, bar: console.BarView, folder: str, groups: Sequence[Group]) -> None:
+    def __init__(self, bar: console.BarView, folder: str, bundles: Sequence[Bundle]) -> None:
         self._bar, self._folder = bar, folder
-        self._seconds = {name: group.run_seconds for group in groups for name in group.runs}
+        self._seconds = {name: bundle.run_seconds for bundle in bundles for name in bundle.runs}
         self._start, (self.done, self._first) = time.monotonic(), self._look()
 
     def _look(self) -> tuple[int, float]:
@@ -90,7 +90,7 @@ def work(
     folder: str,
     base: Mapping[str, Any],
     runs: dict[str, Run],
-    groups: Sequence[Group],
+    bundles: Sequence[Bundle],
     shared: Shared,
     *,
     metric: str = "",
@@ -99,38 +99,38 @@ def work(
 ) -> bool:
     """Whether all runs of the study have ended, after this process has done its share of the work.
 
-    Tuning runs come first.  A group that another process holds is waited for, because that process may die.  Runs of
+    Tuning runs come first.  A bundle that another process holds is waited for, because that process may die.  Runs of
     other shards may not have ended.
 
     Args:
         folder: the study.
         base: settings that all runs share.
         runs: {name: Run}.
-        groups: all groups of the plan.
+        bundles: all bundles of the plan.
         shared: inputs and compiled programs that runs share.
         metric: by which values are chosen, by default the first one of each task.
-        shard: (i, n): this process works on every n-th group, starting from the i-th.
+        shard: (i, n): this process works on every n-th bundle, starting from the i-th.
         events: called at named moments of each run.
 
     Raises:
         train.Stopped: the process was asked to stop.
     """
-    names = [name for group in groups for name in group.runs]
+    names = [name for bundle in bundles for name in bundle.runs]
     with console.bar("runs", len(names)) as bar:
-        progress = Progress(bar, folder, groups)
+        progress = Progress(bar, folder, bundles)
         progress.show("")
         worker = _Worker(folder, base, runs, shared, progress, events, metric)
         for phase in PHASES:
-            shard_groups = [
-                group for i, group in enumerate(groups) if i % shard[1] == shard[0] and group.phase == phase
+            shard_bundles = [
+                bundle for i, bundle in enumerate(bundles) if i % shard[1] == shard[0] and bundle.phase == phase
             ]
-            if phase == "runs" and any(runs[name].open for group in shard_groups for name in group.runs):
-                worker.wait([group for group in groups if group.phase == "tuning"])
-            worker.wait(shard_groups)
+            if phase == "runs" and any(runs[name].open for bundle in shard_bundles for name in bundle.runs):
+                worker.wait([bundle for bundle in bundles if bundle.phase == "tuning"])
+            worker.wait(shard_bundles)
     all_ended = all(ended(os.path.join(folder, name)) for name in names)
     if all_ended:
-        for group in groups:  # a process that was killed at the very end of a group or a run leaves its checkpoints
-            checkpoint.remove(os.path.join(folder, "groups", group.id, "checkpoints"))
+        for bundle in bundles:  # a process that was killed at the very end of a bundle or a run leaves its checkpoints
+            checkpoint.remove(os.path.join(folder, "groups", bundle.id, "checkpoints"))
         for name in names:
             outcome.clean_up(os.path.join(folder, name))
     return all_ended
@@ -142,16 +142,16 @@ def put_aside_damaged(folder: str) -> None:
     Args:
         folder: the study.
     """
-    runs, groups, _ = plans.load(folder)
+    runs, bundles, _ = plans.load(folder)
     for name in runs:
         workdir = os.path.join(folder, name)
         if damage := run_records.find_damage(workdir):
             with contextlib.suppress(InUse), lock(workdir):
                 aside = f"{workdir}-damaged"
                 number = next(i for i in itertools.count(1) if not os.path.lexists(f"{aside}-{i}"))
-                for group in groups:  # lanes go on together, and this one's rows are gone
-                    if name in group.runs:
-                        checkpoint.remove(os.path.join(folder, "groups", group.id, "checkpoints"))
+                for bundle in bundles:  # lanes go on together, and this one's rows are gone
+                    if name in bundle.runs:
+                        checkpoint.remove(os.path.join(folder, "groups", bundle.id, "checkpoints"))
                 os.rename(workdir, f"{aside}-{number}")
                 console.warn(f"{name} is moved to {aside}-{number} and made again: {damage}")
 
@@ -173,45 +173,45 @@ class _Worker:
         self._folder, self._base, self._runs, self._shared = folder, base, runs, shared
         self._progress, self._events = progress, events
         self._warned: set[str] = set()
-        self._holders: dict[str, str] = {}  # of the groups that could not be locked
+        self._holders: dict[str, str] = {}  # of the bundles that could not be locked
 
-    def _all_ended(self, group: Group) -> bool:
-        return all(ended(os.path.join(self._folder, name)) for name in group.runs)
+    def _all_ended(self, bundle: Bundle) -> bool:
+        return all(ended(os.path.join(self._folder, name)) for name in bundle.runs)
 
-    def wait(self, groups: Sequence[Group]) -> None:
-        """Works on groups until all their runs have ended, in this process or in others."""
+    def wait(self, bundles: Sequence[Bundle]) -> None:
+        """Works on bundles until all their runs have ended, in this process or in others."""
         announced = False
-        while waiting := [group for group in groups if not self._all_ended(group)]:
-            if not any([self._try_group(group) for group in waiting]):
+        while waiting := [bundle for bundle in bundles if not self._all_ended(bundle)]:
+            if not any([self._try_bundle(bundle) for bundle in waiting]):
                 if not announced:
                     first = self._holders[waiting[0].id].split(". ")[0]
-                    console.say(f"waiting for {len(waiting)} groups that other processes work on: {first}")
+                    console.say(f"waiting for {len(waiting)} bundles that other processes work on: {first}")
                     announced = True
                 time.sleep(POLL)
 
-    def _try_group(self, group: Group) -> bool:
-        """False when another process holds the group; else True, after all its runs have ended."""
-        folder = os.path.join(self._folder, "groups", group.id)
+    def _try_bundle(self, bundle: Bundle) -> bool:
+        """False when another process holds the bundle; else True, after all its runs have ended."""
+        folder = os.path.join(self._folder, "groups", bundle.id)
         os.makedirs(folder, exist_ok=True)  # `lock` would remove a folder that it created and that stays empty
         with contextlib.ExitStack() as held:
             try:
                 held.enter_context(lock(folder, kind=""))
-                if not self._all_ended(group):  # the process that held the group a moment ago may have ended them
-                    self._run(group, folder)
-            except InUse as error:  # of the group, or of one of its runs, which somebody may train alone
-                self._holders[group.id] = str(error)
+                if not self._all_ended(bundle):  # the process that held the bundle a moment ago may have ended them
+                    self._run(bundle, folder)
+            except InUse as error:  # of the bundle, or of one of its runs, which somebody may train alone
+                self._holders[bundle.id] = str(error)
                 return False
         return True
 
-    def _run(self, group: Group, folder: str) -> None:
-        """Runs the members of a group that this process holds.  Raises InUse if another process holds one of them."""
+    def _run(self, bundle: Bundle, folder: str) -> None:
+        """Runs the members of a bundle that this process holds.  Raises InUse if another process holds one of them."""
         chosen: Chosen = {}
-        if group.phase == "runs" and any(self._runs[name].open for name in group.runs):
+        if bundle.phase == "runs" and any(self._runs[name].open for name in bundle.runs):
             chosen = choose(self._folder, self._runs, self._metric)
         members = [
-            _Member(self._folder, self._runs[name], self._base, chosen, self._shared, group) for name in group.runs
+            _Member(self._folder, self._runs[name], self._base, chosen, self._shared, bundle) for name in bundle.runs
         ]
-        if group.mode == "vmap":
+        if bundle.mode == "vmap":
             _run_lanes(members, folder, self._shared, self._progress, self._warned, self._events)
             return
         in_use = None
@@ -226,7 +226,7 @@ class _Worker:
 
 
 class _Member:
-    """A run of a group.
+    """A run of a bundle.
 
     Attributes:
         name: its name.
@@ -234,10 +234,10 @@ class _Member:
     """
 
     def __init__(
-        self, folder: str, run: Run, base: Mapping[str, Any], chosen: Chosen, shared: Shared, group: Group
+        self, folder: str, run: Run, base: Mapping[str, Any], chosen: Chosen, shared: Shared, bundle: Bundle
     ) -> None:
         self.name, self.workdir = run.name, os.path.join(folder, run.name)
-        self._run, self._base, self._shared, self._shapes = run, base, shared, group.shapes
+        self._run, self._base, self._shared, self._shapes = run, base, shared, bundle.shapes
         self._chosen = chosen.get(run.cell, {})
 
     def prepare(self, view: console.View) -> Experiment:
@@ -289,7 +289,7 @@ def _run_lanes(
         already_done = [ended(workdir) for workdir in workdirs]
         experiments = [member.prepare(view) for member in members]
         results = _resumed(
-            lambda: run_group(
+            lambda: run_bundle(
                 experiments, workdirs, folder, already_done, compiled=shared.compiled, view=view, events=events
             ),
             os.path.join(folder, "checkpoints"),

@@ -86,14 +86,14 @@ def done(launch, arguments, tmp_path_factory):
 
 def test_the_plan_says_how_many_programs_are_compiled(done):
     folder, text = done
-    said = re.search(r"13 runs, 3 of them to choose -> (\d+) programs in (\d+) groups", text)
+    said = re.search(r"13 runs, 3 of them to choose -> (\d+) programs in (\d+) bundles", text)
     assert said, text
     assert "warning: 2 seeds of table/lora/tune.max_rank=4/tune.rank=2/optim.learning_rate=0.001: a 95 % inter" in text
     assert "warning: 2 seeds in a family of 4 tests: " in text and "Plan 8 seeds per cell" in text
     assert text.count("compiled a program") == int(said.group(1))
-    # LoRA's 8 runs, of two ranks, two rates and two seeds, are one group.
-    groups = json.loads((folder / "plan.json").read_text())["groups"]
-    assert sorted(len(group["runs"]) for group in groups) == [2, 3, 8]
+    # LoRA's 8 runs, of two ranks, two rates and two seeds, are one bundle.
+    bundles = json.loads((folder / "plan.json").read_text())["groups"]
+    assert sorted(len(bundle["runs"]) for bundle in bundles) == [2, 3, 8]
 
 
 def test_every_run_ends_with_its_records_and_no_more(done):
@@ -285,14 +285,14 @@ def test_a_grid_compiles_what_the_plan_says(launch, arguments, tmp_path, mode):
         *arguments(GRID, **options), "--workdir", tmp_path / "study", program="fjt.sweep", hook=compilations_are_told
     )
     assert ended.code == 0, ended.text
-    planned = re.search(r"30 runs -> (\d) programs in 1 groups", ended.text).group(1)
+    planned = re.search(r"30 runs -> (\d) programs in 1 bundles", ended.text).group(1)
     assert ended.text.count("compiled a program") == int(planned) <= 4
     assert count(tmp_path / "study", "DONE") == 30
 
 
 @pytest.fixture(scope="module")
 def lanes(launch, arguments, tmp_path_factory):
-    """(study's folder, what was printed) of the study whose groups are the lanes of one program."""
+    """(study's folder, what was printed) of the study whose bundles are the lanes of one program."""
     folder = tmp_path_factory.mktemp("lanes") / "study"
     options = arguments(study__mode="vmap", checkpoint__every_steps=2, cache__dir=folder.parent / "cache")
     ended = launch(*options, "--workdir", folder, program="fjt.sweep", hook=compilations_are_told)
@@ -302,7 +302,7 @@ def lanes(launch, arguments, tmp_path_factory):
 
 def test_lanes_are_the_runs_in_as_many_programs_as_planned(done, lanes):
     folder, text = lanes
-    said = re.search(r"13 runs, 3 of them to choose -> (\d+) programs in 3 groups of up to 8 lanes", text)
+    said = re.search(r"13 runs, 3 of them to choose -> (\d+) programs in 3 bundles of up to 8 lanes", text)
     assert said and text.count("compiled a program") == int(said.group(1)), text
     assert set(runs_below(folder)) == set(runs_below(done[0]))
     for name, path in runs_below(folder).items():

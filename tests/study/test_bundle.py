@@ -1,4 +1,4 @@
-"""A group of lanes leaves the records that its runs leave alone, also where they end early, fail or are stopped."""
+"""A bundle of lanes leaves the records that its runs leave alone, also where they end early, fail or are stopped."""
 
 import contextlib
 import ctypes
@@ -24,7 +24,7 @@ from fjt.experiment.inputs import Inputs
 from fjt.experiment.prepare import prepare
 from fjt.experiment.solo import SoloRun
 from fjt.study import planner, worker
-from fjt.study.bundle import run_group
+from fjt.study.bundle import run_bundle
 from fjt.training.checkpoint import NotFinite
 from fjt.training.protocols import Events
 from fjt.training.stop import Stopped
@@ -44,7 +44,7 @@ PROGRAMS = {}  # compiled once for all of this file
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("group")
+    return tmp_path_factory.mktemp("bundle")
 
 
 def settings_of(folder, options):
@@ -82,15 +82,15 @@ def alone(folder, experiments):
     return [folder / f"alone-{i}" for i in range(len(RUNS))]
 
 
-def make_group(experiments, folder, over=(), view=None, events=None):
+def make_bundle(experiments, folder, over=(), view=None, events=None):
     """The work directories of RUNS, made as lanes."""
     workdirs = [folder / f"lane-{i}" for i in range(len(experiments))]
     for workdir in workdirs:
         workdir.mkdir(parents=True, exist_ok=True)
-    run_group(
+    run_bundle(
         experiments,
         [str(x) for x in workdirs],
-        str(folder / "group"),
+        str(folder / "bundle"),
         over or [False] * len(RUNS),
         compiled=PROGRAMS,
         view=view or console.Silent(),
@@ -101,7 +101,7 @@ def make_group(experiments, folder, over=(), view=None, events=None):
 
 @pytest.fixture(scope="module")
 def together(folder, experiments):
-    return make_group(experiments, folder / "together")
+    return make_bundle(experiments, folder / "together")
 
 
 def result(workdir):
@@ -144,7 +144,7 @@ def test_the_runs_end_as_they_are_meant_to(together):
     steps = [result(workdir)["steps"] for workdir in together]
     assert steps[2] < 12 and steps[4] == 8 and steps[0] == steps[1] == 12
     assert (result(together[1])["selected_step"] < 12) and result(together[1])["lanes"] == len(RUNS)
-    assert not os.path.exists(together[0].parent / "group" / "checkpoints")
+    assert not os.path.exists(together[0].parent / "bundle" / "checkpoints")
 
 
 class StopAt(console.Silent):
@@ -159,13 +159,13 @@ class StopAt(console.Silent):
 
 
 @pytest.mark.parametrize("step", [2, 8, 11])  # after the last one three lanes are over and two go on
-def test_a_group_that_is_stopped_goes_on_to_the_same_bits(experiments, together, tmp_path, step):
+def test_a_bundle_that_is_stopped_goes_on_to_the_same_bits(experiments, together, tmp_path, step):
     with pytest.raises(Stopped):
-        make_group(experiments, tmp_path, view=StopAt(step))
-    assert (tmp_path / "group" / "checkpoints").exists()
+        make_bundle(experiments, tmp_path, view=StopAt(step))
+    assert (tmp_path / "bundle" / "checkpoints").exists()
     over = [(tmp_path / f"lane-{i}" / "result.json").exists() for i in range(len(RUNS))]
     assert over[FAILS] and sum(over) == 1
-    again = make_group(experiments, tmp_path, over)
+    again = make_bundle(experiments, tmp_path, over)
     for i in range(len(RUNS)):
         if i != FAILS:
             assert outcome(again[i]) == outcome(together[i])
@@ -213,11 +213,11 @@ def test_a_signal_while_results_are_written_is_raised_when_the_runs_have_ended(e
     events = SignalAt("export_begins")
     with pytest.raises(Stopped):
         if lanes:
-            make_group(experiments[:2], tmp_path, [False, False], events=events)
+            make_bundle(experiments[:2], tmp_path, [False, False], events=events)
         else:
             run(experiments[0], str(workdirs[0]), compiled=PROGRAMS, view=console.Silent(), events=events)
     assert all((workdir / "DONE").exists() for workdir in workdirs)
-    assert not (tmp_path / "group" / "checkpoints").exists()
+    assert not (tmp_path / "bundle" / "checkpoints").exists()
 
 
 @pytest.mark.parametrize("lanes", [False, True], ids=["alone", "lanes"])
@@ -235,13 +235,13 @@ def test_runs_of_a_study_whose_log_lacks_rows_start_again_to_the_same_bits(
     rest = small.double(planner.Shared, compiled=PROGRAMS), progress, set(), None
     with pytest.raises(Stopped):
         if lanes:
-            make_group(experiments, tmp_path, view=StopAt(8))
+            make_bundle(experiments, tmp_path, view=StopAt(8))
         else:
             (tmp_path / "lane-0").mkdir()
             run(experiments[0], members[0].workdir, compiled=PROGRAMS, view=StopAt(8))
     (tmp_path / "lane-0" / ("eval.jsonl" if lanes else "train.jsonl")).write_bytes(b"")
     if lanes:
-        worker._run_lanes(members, str(tmp_path / "group"), *rest)
+        worker._run_lanes(members, str(tmp_path / "bundle"), *rest)
     else:
         worker._run_member(members[0], *rest)
     assert outcome(tmp_path / "lane-0") == outcome((together if lanes else alone)[0])
@@ -256,7 +256,7 @@ def test_runs_that_were_over_are_left_as_they_are(experiments, together, tmp_pat
     before = {i: (tmp_path / f"lane-{i}" / "result.json").stat().st_mtime_ns for i in range(len(RUNS))}
     for name in ("DONE", "result.json", "train.jsonl"):
         (tmp_path / "lane-1" / name).unlink()
-    again = make_group(experiments, tmp_path, [i != 1 for i in range(len(RUNS))])
+    again = make_bundle(experiments, tmp_path, [i != 1 for i in range(len(RUNS))])
     assert outcome(again[1]) == outcome(together[1])
     assert [i for i in before if (again[i] / "result.json").stat().st_mtime_ns != before[i]] == [1]
 
@@ -297,7 +297,7 @@ class SpoilLane(Events):
 )
 def test_numbers_that_no_loss_shows_end_their_lane_alone(experiments, together, tmp_path, lane, part, after, failed):
     """Lane 1 keeps its best step; its infinite ones come before its first evaluation, and so its best."""
-    found = make_group(experiments, tmp_path, events=SpoilLane(lane, part, after))
+    found = make_bundle(experiments, tmp_path, events=SpoilLane(lane, part, after))
     assert failed in result(found[lane])["failed"] and "metrics" not in result(found[lane])
     assert not (found[lane] / "DONE").exists()
     for i in {0, 1, 2, 4} - {lane}:
@@ -313,7 +313,7 @@ def test_lanes_over_two_devices_and_two_parts_of_a_batch_are_the_runs_alone(fold
         shapes[0], rows=max(one.rows for one in shapes), examples=max(one.examples for one in shapes)
     )
     made = [prepare(settings, view=console.Silent(), shapes=(shape,)) for settings in all_settings]
-    found = make_group(made, tmp_path, [False, False])
+    found = make_bundle(made, tmp_path, [False, False])
     for i in (0, 1):
         rows, wanted = read_rows(found[i] / "train.jsonl"), read_rows(alone[i] / "train.jsonl")
         np.testing.assert_allclose([row["loss"] for row in rows], [row["loss"] for row in wanted], rtol=2e-6)
@@ -339,7 +339,7 @@ def test_runs_that_cannot_share_a_program_are_refused(folder, experiments, tmp_p
     shapes = experiments[0].plan.shapes if not {"mesh.data", "train.accumulation"} & set(changes) else ()
     other = prepare(settings_of(folder, options), view=console.Silent(), shapes=shapes)
     with pytest.raises(UserError, match=f"(?s)lane-1 cannot share a program with .*lane-0: .*{message}"):
-        make_group([experiments[0], other], tmp_path, [False, False])
+        make_bundle([experiments[0], other], tmp_path, [False, False])
     assert not list((tmp_path / "lane-0").iterdir()) and not list((tmp_path / "lane-1").iterdir())
 
 
@@ -368,7 +368,7 @@ def test_a_frozen_weight_that_changes_ends_the_run(experiments, tmp_path, togeth
     try:
         with pytest.raises(RuntimeError, match="a frozen parameter has changed"):
             if together:
-                make_group(experiments, tmp_path, events=events)
+                make_bundle(experiments, tmp_path, events=events)
             else:
                 run(
                     experiments[0],

@@ -1,4 +1,4 @@
-"""How runs are divided into groups: evenly, by what shares a batch, as many lanes as the device's memory holds."""
+"""How runs are divided into bundles: evenly, by what shares a batch, as many lanes as the device's memory holds."""
 
 import dataclasses
 import shutil
@@ -40,12 +40,12 @@ class Said(Silent):
 
 
 def plan(folder, *products, **options):
-    """(Groups, plan.json) of a study of tiny models."""
+    """(Bundles, plan.json) of a study of tiny models."""
     study, base, runs = make(*(TINY | product for product in products), mode="vmap", **options)
     base["cache"]["dir"], base["mesh"]["data"] = str(folder / "cache"), 1
     (folder / "study").mkdir()
-    _, groups, made = planner.make_plan(str(folder / "study"), study, base, runs, planner.Shared(Silent()))
-    return groups, made
+    _, bundles, made = planner.make_plan(str(folder / "study"), study, base, runs, planner.Shared(Silent()))
+    return bundles, made
 
 
 @pytest.fixture(scope="module")
@@ -66,48 +66,48 @@ PRODUCTS = [
 ]
 
 
-@pytest.mark.parametrize(("product", "groups"), small.tiers(PRODUCTS, PRODUCTS[0]))
-def test_what_is_compiled_is_what_was_planned(tmp_path, base_model, product, groups):
+@pytest.mark.parametrize(("product", "bundles"), small.tiers(PRODUCTS, PRODUCTS[0]))
+def test_what_is_compiled_is_what_was_planned(tmp_path, base_model, product, bundles):
     """Word for word, in runs of other lengths."""
     product = {"data.limit": (96,), "train.batch_size": (24,), "model.path": (str(base_model),)} | product
     study, base, runs = make(product | {"optim.learning_rate": (1e-3,)}, seeds=1, mode="loop")
     base["cache"]["dir"], base["mesh"]["data"] = str(tmp_path / "cache"), 1
     shared = planner.Shared(Silent())
     runs, made, _ = planner.make_plan(str(tmp_path), study, base, runs, shared)
-    assert len(made) == groups and worker.work(str(tmp_path), base, runs, made, shared)
+    assert len(made) == bundles and worker.work(str(tmp_path), base, runs, made, shared)
     compiled = {planner.word_of(key) for key in shared.compiled if key[0] != "hidden states"}
     hidden = [key for key in shared.compiled if key[0] == "hidden states"]
-    planned = {word for group in made for word in group.programs}
+    planned = {word for bundle in made for word in bundle.programs}
     assert compiled <= planned and len(planned - compiled) == len(hidden)
 
 
-def seeds_of(group):
-    return [name.rsplit("=", 1)[1] for name in group.runs]
+def seeds_of(bundle):
+    return [name.rsplit("=", 1)[1] for name in bundle.runs]
 
 
 @pytest.fixture(scope="module")
 def of_four(tmp_path_factory):
-    """(folder, Groups, plan.json) of ten runs as at most four lanes."""
+    """(folder, Bundles, plan.json) of ten runs as at most four lanes."""
     folder = tmp_path_factory.mktemp("four")
     return folder, *plan(folder, {"tune.method": ("full",)}, seeds=5, lanes=4)
 
 
 def test_lanes_are_divided_evenly_and_share_their_batches_where_they_can(of_four):
-    folder, groups, made = of_four
-    assert [seeds_of(group) for group in groups] == [["0", "0", "1"], ["1", "2", "2"], ["3", "3", "4", "4"]]
-    assert {group.mode for group in groups} == {"vmap"}
+    folder, bundles, made = of_four
+    assert [seeds_of(bundle) for bundle in bundles] == [["0", "0", "1"], ["1", "2", "2"], ["3", "3", "4", "4"]]
+    assert {bundle.mode for bundle in bundles} == {"vmap"}
     assert made["bytes"] > 0
-    programs = [set(group.programs) for group in groups]  # of three lanes, of four: steps and evaluation
+    programs = [set(bundle.programs) for bundle in bundles]  # of three lanes, of four: steps and evaluation
     assert programs[0] == programs[1] and len(programs[0] | programs[2]) == 4
-    assert plans.load(str(folder / "study"))[1] == groups
+    assert plans.load(str(folder / "study"))[1] == bundles
 
 
 def test_no_more_lanes_than_the_memory_holds(of_four, tmp_path, monkeypatch):
     """With memory for four lanes, eight are halved."""
     made = of_four[2]
     monkeypatch.setattr(memory, "device_bytes", lambda: 1.01 * made["bytes"] / planner.MEMORY_SHARE)
-    groups, again = plan(tmp_path, {"tune.method": ("full",)}, seeds=4, lanes=8)
-    assert [len(group.runs) for group in groups] == [4, 4] and again["bytes"] <= made["bytes"]
+    bundles, again = plan(tmp_path, {"tune.method": ("full",)}, seeds=4, lanes=8)
+    assert [len(bundle.runs) for bundle in bundles] == [4, 4] and again["bytes"] <= made["bytes"]
 
 
 def test_a_run_that_does_not_fit_is_refused(tmp_path, monkeypatch):
@@ -117,8 +117,8 @@ def test_a_run_that_does_not_fit_is_refused(tmp_path, monkeypatch):
 
 
 def test_methods_that_change_their_program_go_one_by_one(tmp_path):
-    (group,), made = plan(tmp_path, {"tune.method": ("gradual",), "model.path": ("",), "seed": (7, 8)}, seeds=5)
-    assert group.mode == "loop"
+    (bundle,), made = plan(tmp_path, {"tune.method": ("gradual",), "model.path": ("",), "seed": (7, 8)}, seeds=5)
+    assert bundle.mode == "loop"
     assert set(made["planned_seeds"].values()) == {2}  # the axis's, not the study's
 
 
@@ -214,8 +214,8 @@ def test_a_metric_of_the_study_is_one_of_every_task_and_stays_what_it_was(tmp_pa
     with pytest.raises(UserError, match=r"'acuracy' is not a metric of the task agreement. Did you mean acc"):
         plan(tmp_path, product, metric="acuracy")
     shutil.rmtree(tmp_path / "study")
-    groups, made = plan(tmp_path, product | own, metric="mine:cost")
-    assert made["declared"]["metric"] == "mine:cost" and len(groups) == 1
+    bundles, made = plan(tmp_path, product | own, metric="mine:cost")
+    assert made["declared"]["metric"] == "mine:cost" and len(bundles) == 1
     (contents,) = made["contents"].values()
     assert set(contents) == {"data", "weights", "tokenizer", "metric mine:cost"}
     (tmp_path / "mine.py").write_text("def cost(p, y): return -2.0\n")
@@ -226,7 +226,7 @@ def test_a_metric_of_the_study_is_one_of_every_task_and_stays_what_it_was(tmp_pa
         planner.make_plan(str(tmp_path / "before"), study, base, runs, planner.Shared(Silent()))
 
 
-def test_the_shapes_of_a_group_hold_every_slot(monkeypatch):
+def test_the_shapes_of_a_bundle_hold_every_slot(monkeypatch):
     """A kind whose examples have a slot per token, so that all batches have more slots than examples."""
     monkeypatch.setitem(kinds.PROBLEMS, "tags", small.double(Classification, one_slot=False))
     _, base, (one,) = make({key: values[:1] for key, values in TINY.items()} | {"tune.method": ("full",)}, seeds=1)
@@ -259,6 +259,6 @@ def test_sentences_of_several_windows_are_planned_by_window(tmp_path):
         "data.columns.text": ("0",), "data.columns.label": ("1",), "model.max_length": (12,), "train.steps": (9,),
         "train.batch_size": (4,), "optim.learning_rate": (1e-3,),
     }  # fmt: skip
-    groups, _ = plan(tmp_path, product, seeds=2)
-    assert sum(len(group.runs) for group in groups) == 2
-    assert all(shape.slots > shape.examples for group in groups for shape in group.shapes)
+    bundles, _ = plan(tmp_path, product, seeds=2)
+    assert sum(len(bundle.runs) for bundle in bundles) == 2
+    assert all(shape.slots > shape.examples for bundle in bundles for shape in bundle.shapes)

@@ -83,12 +83,12 @@ def test_tuning_and_reported_runs_read_other_data():
 
 
 def whole_plan(**entries):
-    """plan.json of two runs in one group; entries: what differs."""
+    """plan.json of two runs in one bundle; entries: what differs."""
     declared = {"baseline": "", "family": "task", "alpha": 0.05}
-    group = {"id": "000-ab", "phase": "runs", "mode": "loop", "program": "", "shapes": [[1, 2, 3, 4, 5]]}
-    group |= {"runs": [run.name for run in seeds_of(2)], "programs": [], "seconds": 1.0}
+    bundle = {"id": "000-ab", "phase": "runs", "mode": "loop", "program": "", "shapes": [[1, 2, 3, 4, 5]]}
+    bundle |= {"runs": [run.name for run in seeds_of(2)], "programs": [], "seconds": 1.0}
     plan = plan_of(seeds_of(2), config={}, study=declared, declared=declared, planned_seeds={"t/head": 2})
-    return plan | {"active": group["runs"], "groups": [group]} | entries
+    return plan | {"active": bundle["runs"], "groups": [bundle]} | entries
 
 
 def changed_plan(path, value):
@@ -135,8 +135,8 @@ def test_a_plan_with_another_form_or_with_names_that_lead_elsewhere_is_refused(t
 
 def test_a_sound_plan_is_read(tmp_path):
     (tmp_path / "plan.json").write_text(json.dumps(whole_plan()))
-    runs, (group,), _ = plans.load(str(tmp_path))
-    assert list(runs) == list(group.runs) == [run.name for run in seeds_of(2)]
+    runs, (bundle,), _ = plans.load(str(tmp_path))
+    assert list(runs) == list(bundle.runs) == [run.name for run in seeds_of(2)]
 
 
 def test_the_results_of_a_study_are_those_of_its_present_runs(tmp_path, monkeypatch):
@@ -170,14 +170,14 @@ def test_a_base_that_was_killed_at_its_very_end_keeps_no_checkpoints(tmp_path, m
 def test_the_time_of_a_plan_is_that_of_what_is_left_and_more_than_its_training(tmp_path, monkeypatch):
     said, runs = [], {run.name: run for run in seeds_of(40)}
     monkeypatch.setattr(console, "say", said.append)
-    groups = [
-        plans.Group("0", "runs", "loop", "", (), tuple(list(runs)[:30]), ("a", "b"), 15.0),
-        plans.Group("1", "runs", "loop", "", (), tuple(list(runs)[30:]), ("b", "c"), 90.0),
+    bundles = [
+        plans.Bundle("0", "runs", "loop", "", (), tuple(list(runs)[:30]), ("a", "b"), 15.0),
+        plans.Bundle("1", "runs", "loop", "", (), tuple(list(runs)[30:]), ("b", "c"), 90.0),
     ]
     end(tmp_path, next(iter(runs.values())), failed="the loss of step 8 is nan", task="t", method=["head"], steps=7)
-    sweep.show_plan(str(tmp_path), runs, groups, {"bytes": 2**30})
+    sweep.show_plan(str(tmp_path), runs, bundles, {"bytes": 2**30})
     assert len(said) == 1 and said[0].startswith(
-        "40 runs, 39 of them left -> 3 programs in 2 groups of up to 30 runs; about 2:24, if training reaches half"
+        "40 runs, 39 of them left -> 3 programs in 2 bundles of up to 30 runs; about 2:24, if training reaches half"
     )
 
 

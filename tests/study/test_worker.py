@@ -87,11 +87,11 @@ def test_the_time_left_is_by_what_the_plan_expects_and_whoever_ends_runs(tmp_pat
     now, said = [0.0], []
     monkeypatch.setattr(console, "say", said.append)
     monkeypatch.setattr(worker.time, "monotonic", lambda: now[0])
-    groups = [
-        plans.Group("0", "runs", "loop", "", (), ("a", "b"), (), 198.0),
-        plans.Group("1", "runs", "loop", "", (), ("c", "d"), (), 2.0),
+    bundles = [
+        plans.Bundle("0", "runs", "loop", "", (), ("a", "b"), (), 198.0),
+        plans.Bundle("1", "runs", "loop", "", (), ("c", "d"), (), 2.0),
     ]
-    progress = worker.Progress(console.Silent(), str(tmp_path), groups)
+    progress = worker.Progress(console.Silent(), str(tmp_path), bundles)
     for name in ("a", "c"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "DONE").write_text("")
@@ -103,27 +103,27 @@ def test_the_time_left_is_by_what_the_plan_expects_and_whoever_ends_runs(tmp_pat
 def test_a_shard_waits_for_its_groups_and_no_others(tmp_path, monkeypatch):
     """One of its two is held at first, by a process that then dies."""
     names, tried = ("runs/a", "runs/b", "runs/c"), []
-    groups = [plans.Group(str(i), "runs", "loop", "", (), (name,), (), 1.0) for i, name in enumerate(names)]
+    bundles = [plans.Bundle(str(i), "runs", "loop", "", (), (name,), (), 1.0) for i, name in enumerate(names)]
 
-    def try_group(self, group):
-        tried.append(group.id)
+    def try_group(self, bundle):
+        tried.append(bundle.id)
         if tried == ["0"]:
             return False
-        (tmp_path / group.runs[0]).mkdir(parents=True)
-        (tmp_path / group.runs[0] / "DONE").write_text("")
+        (tmp_path / bundle.runs[0]).mkdir(parents=True)
+        (tmp_path / bundle.runs[0] / "DONE").write_text("")
         return True
 
-    monkeypatch.setattr(worker._Worker, "_try_group", try_group)
+    monkeypatch.setattr(worker._Worker, "_try_bundle", try_group)
     monkeypatch.setattr(worker, "POLL", 0.0)
     runs = {name: Run(name, "runs", name[-1], ()) for name in names}
-    assert not worker.work(str(tmp_path), {}, runs, groups, planner.Shared(console.Silent()), shard=(0, 2))
+    assert not worker.work(str(tmp_path), {}, runs, bundles, planner.Shared(console.Silent()), shard=(0, 2))
     assert tried == ["0", "2", "0"]
 
 
 def test_a_group_that_another_process_holds_is_waited_for_and_run_when_that_process_lets_go(tmp_path, monkeypatch):
     """Of its two runs, the other process has ended one."""
-    group, told = plans.Group("0", "runs", "loop", "", (), ("runs/a", "runs/b"), (), 1.0), []
-    runs = {name: Run(name, "runs", name[-1], ()) for name in group.runs}
+    bundle, told = plans.Bundle("0", "runs", "loop", "", (), ("runs/a", "runs/b"), (), 1.0), []
+    runs = {name: Run(name, "runs", name[-1], ()) for name in bundle.runs}
     other = contextlib.ExitStack()
     other.enter_context(workdir.lock(tmp_path / "groups" / "0", wait=True))
 
@@ -139,17 +139,17 @@ def test_a_group_that_another_process_holds_is_waited_for_and_run_when_that_proc
 
     monkeypatch.setattr(worker.time, "sleep", sleep)
     monkeypatch.setattr(worker, "_run_member", lambda member, *_: end(member.name))
-    assert worker.work(str(tmp_path), {}, runs, [group], planner.Shared(console.Silent()))
+    assert worker.work(str(tmp_path), {}, runs, [bundle], planner.Shared(console.Silent()))
     assert told == ["runs/a", "released", "runs/b"]
 
 
 def test_a_run_that_somebody_trains_alone_keeps_no_other_waiting(tmp_path, monkeypatch):
-    """The other member of its group, and the group after it, come first; who holds it is said."""
-    groups = [
-        plans.Group("0", "runs", "loop", "", (), ("runs/a", "runs/b"), (), 1.0),
-        plans.Group("1", "runs", "loop", "", (), ("runs/c",), (), 1.0),
+    """The other member of its bundle, and the bundle after it, come first; who holds it is said."""
+    bundles = [
+        plans.Bundle("0", "runs", "loop", "", (), ("runs/a", "runs/b"), (), 1.0),
+        plans.Bundle("1", "runs", "loop", "", (), ("runs/c",), (), 1.0),
     ]
-    runs, told = {name: Run(name, "runs", name[-1], ()) for group in groups for name in group.runs}, []
+    runs, told = {name: Run(name, "runs", name[-1], ()) for bundle in bundles for name in bundle.runs}, []
     other = contextlib.ExitStack()
     other.enter_context(workdir.lock(tmp_path / "runs" / "a"))
 
@@ -161,23 +161,25 @@ def test_a_run_that_somebody_trains_alone_keeps_no_other_waiting(tmp_path, monke
     monkeypatch.setattr(worker.time, "sleep", lambda seconds: other.close())
     monkeypatch.setattr(worker.console, "say", told.append)
     monkeypatch.setattr(worker, "_run_member", run)
-    assert worker.work(str(tmp_path), {}, runs, groups, planner.Shared(console.Silent()))
+    assert worker.work(str(tmp_path), {}, runs, bundles, planner.Shared(console.Silent()))
     assert [*told[:2], told[3]] == ["runs/b", "runs/c", "runs/a"]
-    assert told[2].startswith("waiting for 1 groups that other processes work on: ") and f"({os.getpid()} on" in told[2]
+    assert (
+        told[2].startswith("waiting for 1 bundles that other processes work on: ") and f"({os.getpid()} on" in told[2]
+    )
 
 
 @pytest.mark.parametrize("others", [True, False])
 def test_what_a_group_left_that_was_killed_at_its_very_end_goes_with_the_study(tmp_path, others):
     """Its state is kept while runs of others are lacking: only the end of the study tells that nobody writes there."""
     names = ("runs/a", "runs/b")
-    groups = [plans.Group(str(i), "runs", "vmap", "", (), (name,), (), 1.0) for i, name in enumerate(names)]
+    bundles = [plans.Bundle(str(i), "runs", "vmap", "", (), (name,), (), 1.0) for i, name in enumerate(names)]
     for name in names if others else names[:1]:
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "DONE").write_text("")
     kept = tmp_path / "groups" / "0" / "checkpoints"
     (kept / "12").mkdir(parents=True)
     runs = {name: Run(name, "runs", name[-1], ()) for name in names}
-    assert worker.work(str(tmp_path), {}, runs, groups, planner.Shared(console.Silent()), shard=(0, 2)) == others
+    assert worker.work(str(tmp_path), {}, runs, bundles, planner.Shared(console.Silent()), shard=(0, 2)) == others
     assert kept.exists() != others
 
 
@@ -295,10 +297,10 @@ def test_a_damaged_run_is_moved_away_to_be_made_again(tmp_path, monkeypatch):
     cell = study / "runs/choices/head"
     plan = json.loads((study / "plan.json").read_text())
     lanes = [f"runs/choices/head/seed={seed}" for seed in (1, 2)]
-    groups = {"damaged": lanes[:1], "whole": ["runs/choices/full/seed=0"], "held": lanes[1:]}
-    made = [plans.Group(name, "runs", "vmap", "", (), tuple(runs), (), 1.0) for name, runs in groups.items()]
-    (study / "plan.json").write_text(json.dumps(plan | {"groups": [dataclasses.asdict(group) for group in made]}))
-    for name in groups:
+    bundles = {"damaged": lanes[:1], "whole": ["runs/choices/full/seed=0"], "held": lanes[1:]}
+    made = [plans.Bundle(name, "runs", "vmap", "", (), tuple(runs), (), 1.0) for name, runs in bundles.items()]
+    (study / "plan.json").write_text(json.dumps(plan | {"groups": [dataclasses.asdict(bundle) for bundle in made]}))
+    for name in bundles:
         (study / "groups" / name / "checkpoints").mkdir(parents=True)
     worker.put_aside_damaged(str(study))
     assert not warned
@@ -310,4 +312,4 @@ def test_a_damaged_run_is_moved_away_to_be_made_again(tmp_path, monkeypatch):
     assert sorted(os.listdir(cell)) == ["seed=0", "seed=1-damaged-1", "seed=1-damaged-2", "seed=2"]
     assert len(warned) == 1 and "seed=1/result.json is damaged" in warned[0]
     assert (cell / "seed=1-damaged-2" / "result.json").read_text() == "{"
-    assert [name for name in groups if (study / "groups" / name / "checkpoints").exists()] == ["whole", "held"]
+    assert [name for name in bundles if (study / "groups" / name / "checkpoints").exists()] == ["whole", "held"]
