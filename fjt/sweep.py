@@ -1,15 +1,21 @@
 """Run a study:  python -m fjt.sweep --config configs/peft_ablation.py --workdir runs/ablation [--config.key=value ...]
 
-  --plan        print the runs, the number of compiled programs and the estimated time, without running the study
-  --shard i/n   run only every n-th bundle of runs, starting from the i-th (i from 0): one of the n jobs of an array
-  --help        print this text and every config key with its default
+  --plan          print the runs, the bundles, the number of compiled programs and the estimated time, and stop
+  --shard i/n     run only every n-th bundle of runs, starting from the i-th (i from 0): one of the n jobs of an array
+  --bundles A,B   run exactly these bundles, by the names that --plan prints
+  --engine ray    run the bundles on the nodes of Ray, each with config.study.devices accelerators and .cpus cores
+  --address HOST  of a running Ray, such as auto; without it Ray is started on this machine
+  --help          print this text and every config key with its default
 
 The same command continues an interrupted study; if the config has more seeds or values, only the new runs are added.
 Several of these commands may work in one --workdir, on one machine or on several with a shared folder; file locks must
-reach across the machines, as they do on NFS.  `python -m fjt.report DIR` repeats the report.
+reach across the machines, as they do on NFS; Ray needs no shared folder with --config.study.shared=False.
+`python -m fjt.report DIR` repeats the report.
 Exit codes: 0 success, 2 a mistake in the arguments or files, 130 Ctrl-C, 143 SIGTERM (state saved).
 """
 
+import contextlib
+import dataclasses
 import os
 import re
 import shlex
@@ -22,12 +28,13 @@ from absl import flags as absl_flags
 from ml_collections import config_flags
 
 from fjt import api, configs, flags
-from fjt.core import console, files
+from fjt.core import console, files, records
 from fjt.core.errors import UserError, exit_code
 from fjt.experiment.process import undisturbed
 from fjt.study.spec import OPTIONS
 
 if TYPE_CHECKING:
+    from fjt.core.options import Settings
     from fjt.experiment.finished import Results
     from fjt.study.plans import Bundle
     from fjt.study.spec import Run
@@ -37,7 +44,11 @@ FLAGS = absl_flags.FlagValues()
 CONFIG = config_flags.DEFINE_config_file("config", None, "The config file of a study.", flag_values=FLAGS)
 WORKDIR = absl_flags.DEFINE_string("workdir", None, "The folder to which this study is written.", flag_values=FLAGS)
 PLAN = absl_flags.DEFINE_bool("plan", False, "Print the plan of the study, and stop.", flag_values=FLAGS)
-SHARD = absl_flags.DEFINE_string("shard", "0/1", "i/n: every n-th bundle, from the i-th on.", flag_values=FLAGS)
+SHARD = absl_flags.DEFINE_string("shard", None, "i/n: every n-th bundle, from the i-th on.", flag_values=FLAGS)
+BUNDLES = absl_flags.DEFINE_list("bundles", None, "The bundles to run.", flag_values=FLAGS)
+ENGINE = absl_flags.DEFINE_string("engine", "", "ray: bundles run on its nodes.", flag_values=FLAGS)
+ADDRESS = absl_flags.DEFINE_string("address", "", "The address of a running Ray.", flag_values=FLAGS)
+PROCESSES = absl_flags.DEFINE_string("processes", "1", "Of fjt.main; a study has --engine.", flag_values=FLAGS)
 
 
 def main(argv: list[str], events: "Events | None" = None) -> int:
@@ -62,26 +73,75 @@ def _start(argv: list[str], events: "Events | None") -> int:
             "--workdir runs/quickstart_sweep."
         )
     command = shlex.join(["python", "-m", "fjt.sweep", *argv[1:]])
-    shard = parse_shard(SHARD.value or "")
     workdir = files.local_path(WORKDIR.value, "--workdir")
-    execute(config, workdir, command, plan=bool(PLAN.value), shard=shard, events=events)
+    share = Share(SHARD.value or "", tuple(BUNDLES.value or ()), ENGINE.value or "", ADDRESS.value or "")
+    if PROCESSES.value not in ("", "0", "1"):
+        raise UserError(
+            f"--processes={PROCESSES.value}: each bundle of a study runs in one process. --engine=ray runs bundles in "
+            "many processes and on many machines; --shard and --bundles divide a study by hand."
+        )
+    execute(config, workdir, command, plan=bool(PLAN.value), share=share, events=events)
     return 0
 
 
-def parse_shard(text: str) -> tuple[int, int]:
-    """(i, n) of "i/n".  Raises UserError for another text."""
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not match or not int(match.group(1)) < int(match.group(2)):
-        raise UserError(f"--shard={text} should be i/n with i from 0 to n - 1, for example --shard=0/4.")
-    return int(match.group(1)), int(match.group(2))
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """Who runs which bundles of a study; by default this process runs all.
+
+    Attributes:
+        shard: "i/n" for every n-th bundle from the i-th on.
+        bundles: ids of the bundles that this process runs.
+        engine: "ray" for the nodes of Ray.
+        address: of a running Ray.
+
+    Raises:
+        UserError: values that are not allowed, alone or together.
+    """
+
+    shard: str = ""
+    bundles: tuple[str, ...] = ()
+    engine: str = ""
+    address: str = ""
+
+    def __post_init__(self) -> None:
+        match = re.fullmatch(r"(\d+)/(\d+)", self.shard or "0/1")
+        if not match or not int(match.group(1)) < int(match.group(2)):
+            raise UserError(f"--shard={self.shard} should be i/n with i from 0 to n - 1, for example --shard=0/4.")
+        if self.engine not in ("", "ray"):
+            raise UserError(f"--engine={self.engine} is not known; ray is.")
+        if self.address and not self.engine:
+            raise UserError(f"--address={self.address} is of a running Ray: give --engine=ray as well.")
+        given = {"--shard": self.shard, "--bundles": self.bundles, "--engine": self.engine}
+        given = [name for name, value in given.items() if value]
+        if len(given) > 1:
+            raise UserError(f"{' and '.join(given)} both divide the study; give one of them.")
+
+    def of(self, folder: str, bundles: "Sequence[Bundle]", runs: "Mapping[str, Run]") -> "Sequence[Bundle]":
+        """The bundles that this process runs.
+
+        Args:
+            folder: the study.
+            bundles: all bundles of the plan.
+            runs: {name: Run} of the plan.
+        """
+        from fjt.study import plans
+
+        if self.bundles:
+            return plans.find(self.bundles, folder, bundles, runs)
+        first, step = map(int, (self.shard or "0/1").split("/"))
+        return bundles[first::step]
 
 
-def sweep(config: Any, workdir: str | os.PathLike[str], **options: Any) -> "Results":
+def sweep(
+    config: Any, workdir: str | os.PathLike[str], *, engine: str = "", address: str = "", **options: Any
+) -> "Results":
     """The results of a study's reported runs, after those that were left have been run.  `fjt.sweep` is this function.
 
     Args:
         config: "configs/quickstart_sweep.py", "quickstart_sweep", a config file of your own, a ConfigDict or dict.
         workdir: the study's folder; its report is in report/.
+        engine: "ray" to run the bundles of runs on the nodes of Ray.
+        address: of a running Ray, such as "auto"; without it Ray is started on this machine.
         options: values of options, with `__` for the dot: `study__seeds=7`, `train__epochs=3`.
 
     Raises:
@@ -89,11 +149,13 @@ def sweep(config: Any, workdir: str | os.PathLike[str], **options: Any) -> "Resu
         KeyboardInterrupt: Ctrl-C; the state is saved, and the same call continues from it.
     """
     folder = files.local_path(workdir, "workdir")
+    share = Share(engine=engine, address=address)
     with api.interruptible():
         made, file = configs.load(config, options, OPTIONS)
         given = [f"--config={file}"] if file else []
         given += [f"--config.{key.replace('__', '.')}={value}" for key, value in options.items()]
-        execute(made, folder, shlex.join(["python", "-m", "fjt.sweep", *given]))
+        given += [f"--engine={engine}"] if engine else []
+        execute(made, folder, shlex.join(["python", "-m", "fjt.sweep", *given]), share=share)
     from fjt.experiment import run_records
     from fjt.experiment.finished import Results
     from fjt.study import plans
@@ -110,7 +172,7 @@ def execute(
     command: str,
     *,
     plan: bool = False,
-    shard: tuple[int, int] = (0, 1),
+    share: Share = Share(),
     events: "Events | None" = None,
 ) -> None:
     """Runs the runs of a study that are left, and reports it when all have ended.
@@ -120,37 +182,45 @@ def execute(
         workdir: the study's folder.
         command: the command line, for the report.
         plan: whether to print the plan and stop.
-        shard: (i, n) for every n-th bundle from the i-th on.
+        share: who runs which bundles.
         events: of `main`.
     """
-    from fjt.core.settings import from_config
-    from fjt.experiment.program_cache import configure_jax
     from fjt.experiment.workdir import STUDY, lock, own
     from fjt.reports import document, power, publication
-    from fjt.study import planner, plans, spec, worker
+    from fjt.study import engine, node, plans, spec, worker
 
     own(workdir, STUDY)
     publication.check_output(os.path.join(workdir, "report"))
     options, base = spec.read(config)
     runs = spec.make_runs(options, base)
-    configure_jax(from_config(base))
-    if options.base:
-        base["model"]["path"] = make_base(options.base, base)
-    shared = planner.Shared()
-    with lock(os.path.join(workdir, "groups"), wait=True, kind=""):  # one process plans; the others read its plan
-        if not plan:
-            worker.put_aside_damaged(workdir)
-        runs, bundles, planned = planner.make_plan(workdir, options, base, runs, shared, command)
-    document.check_baseline(options.baseline, list(dict.fromkeys(run.cell.split("/")[1] for run in runs.values())))
-    changed = plans.changed(planned["study"], planned["declared"])
-    for text in [*power.too_few(planned["study"], runs.values()), *([changed] if changed else [])]:
-        console.warn(text)
-    show_plan(workdir, runs, bundles, planned)
-    if plan:
-        return
-    if not worker.work(workdir, base, runs, bundles, shared, metric=options.metric, shard=shard, events=events):
-        console.say("runs of other shards are left; `python -m fjt.report` reports when they are done")
-        return
+    order = node.Order(
+        folder=os.path.abspath(workdir) if share.engine else workdir,
+        directory=os.getcwd(),
+        study=options,
+        base=base,
+        encoder=(options.base, encoder_settings(options.base, base)) if options.base else None,
+        runs=runs,
+        command=command,
+        versions=records.versions(),
+    )
+    with engine.connect(share.address, order) if share.engine else contextlib.nullcontext(node.Here(order)) as host:
+        with lock(os.path.join(workdir, "groups"), wait=True, kind=""):  # one process plans; the others read its plan
+            if not plan:
+                worker.put_aside_damaged(workdir)
+            host.plan()
+        runs, bundles, planned = plans.load(workdir)
+        document.check_baseline(options.baseline, list(dict.fromkeys(run.cell.split("/")[1] for run in runs.values())))
+        changed = plans.changed(planned["study"], planned["declared"])
+        for text in [*power.too_few(planned["study"], runs.values()), *([changed] if changed else [])]:
+            console.warn(text)
+        left = [bundle for bundle in bundles if not plans.has_ended(workdir, bundle)]
+        show_plan(workdir, runs, left, planned)
+        if plan:
+            show_bundles(left, bundles, runs)
+            return
+        if not host.work(share.of(workdir, bundles, runs), events):
+            console.say("runs of other bundles are left; `python -m fjt.report` reports when they are done")
+            return
     made = publication.report(workdir)
     if not base["output"]["export"]:
         for task, name in worker.best_runs(workdir, runs, options.metric).items():
@@ -159,52 +229,34 @@ def execute(
     publication.show(*made)
 
 
-def make_base(name: str, base: Mapping[str, Any]) -> str:
-    """The directory of the encoder that a config trains; it is trained first unless the cache has it.
+def encoder_settings(name: str, base: Mapping[str, Any]) -> "Settings":
+    """The settings of the run that trains the encoder of a study.
 
     Args:
         name: NAME[:ARGUMENT] of configs/NAME.py.
         base: the config of the study's runs.
 
     Raises:
-        UserError: there is no such config, or it cannot be run.
+        UserError: there is no such config.
     """
     from fjt.core.errors import suggest
     from fjt.core.settings import from_config
-    from fjt.experiment import outcome, run_records
-    from fjt.experiment.execute import run
-    from fjt.experiment.inputs import cache_dir
-    from fjt.experiment.prepare import prepare
-    from fjt.experiment.workdir import lock
+    from fjt.study import bases
 
     known = [path.stem for path in (configs.ROOT / "configs").glob("*.py")]
     module = name.partition(":")[0]
     if module not in known:
         raise UserError(f"config.study.base={name!r}: there is no configs/{module}.py.{suggest(module, known)}")
-    changes = {"cache.dir": base["cache"]["dir"], "mesh.data": base["mesh"]["data"], "log.tensorboard": False}
-    changes |= {f"output.{kind}": False for kind in ("curve", "tables", "checkpoints")}
-    config, _ = configs.load(name, changes)
-    settings = from_config(config)
-    experiment = prepare(settings, view=console.Silent())
-    folder = os.path.join(cache_dir(settings.execution), "bases", experiment.fingerprint[:16])
-    with lock(folder, wait=True):
-        if not run_records.is_done(folder):
-            console.say(f"training the encoder of {name} first: {experiment.steps:,} steps on {experiment.task.name}")
-            result = run(experiment, folder, view=console.Silent())
-            scores = "  ".join(f"{metric} {value:.4f}" for metric, value in result["metrics"].items())
-            console.say(f"  dev {scores}; saved in {folder}")
-        outcome.clean_up(folder)  # a process that was killed after DONE leaves its checkpoints
-        run_records.check_export(folder, run_records.read_result(folder))
-    return os.path.join(folder, "export")
+    return from_config(configs.load(name, bases.changes(base))[0])
 
 
-def show_plan(workdir: str, runs: "Mapping[str, Run]", bundles: "Sequence[Bundle]", plan: Mapping[str, Any]) -> None:
+def show_plan(workdir: str, runs: "Mapping[str, Run]", left: "Sequence[Bundle]", plan: Mapping[str, Any]) -> None:
     """Prints the size of a study and the runs that are left.
 
     Args:
         workdir: the study's folder.
         runs: {name: Run}.
-        bundles: the bundles of runs.
+        left: the bundles with runs that have not ended.
         plan: the contents of plan.json.
     """
     from fjt.experiment import run_records
@@ -214,9 +266,8 @@ def show_plan(workdir: str, runs: "Mapping[str, Run]", bundles: "Sequence[Bundle
     tuning = sum(run.phase == "tuning" for run in runs.values())
     counts = f"{len(runs)} runs" + (f", {tuning} of them to choose" if tuning else "")
     lacking = {
-        bundle.id: sum(not run_records.ended(os.path.join(workdir, name)) for name in bundle.runs) for bundle in bundles
+        bundle.id: sum(not run_records.ended(os.path.join(workdir, name)) for name in bundle.runs) for bundle in left
     }
-    left = [bundle for bundle in bundles if lacking[bundle.id]]
     if not left:
         console.say(f"{counts}, all of them ended")
         return
@@ -231,6 +282,26 @@ def show_plan(workdir: str, runs: "Mapping[str, Run]", bundles: "Sequence[Bundle
         f"about {console.duration(seconds)}, if training reaches half this device's rate of matrix products and "
         f"each run takes {plans.BESIDE:g} s besides; about {gib(plan['bytes'])}"
     )
+
+
+def show_bundles(left: "Sequence[Bundle]", bundles: "Sequence[Bundle]", runs: "Mapping[str, Run]") -> None:
+    """Prints the bundles that are left, by the names that --bundles takes.
+
+    Args:
+        left: these bundles.
+        bundles: all bundles of the plan.
+        runs: {name: Run} of the plan.
+    """
+    from fjt.study import plans
+
+    rows = []
+    for bundle in left:
+        cells = list(dict.fromkeys(runs[name].cell for name in bundle.runs))
+        shown = cells[0] if len(cells) == 1 else f"{cells[0]} and {len(cells) - 1} more"
+        needs = ",".join(one.id for one in plans.needs(bundle, bundles, runs) if one in left)
+        rows.append((bundle.id, bundle.phase, len(bundle.runs), console.duration(bundle.seconds), needs or "-", shown))
+    columns = ("bundle", "phase", ">runs", ">training", "after", "cells")
+    console.table("Bundles that are left (--bundles)", columns, rows)
 
 
 class _Callable(types.ModuleType):

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes launch/lock/<python>/{base,test,cuda,tpu}.txt anew from pyproject.toml: the newest versions that fit together.
+# Writes launch/lock/<python>/{base,test,ray,cuda,tpu}.txt anew from pyproject.toml: the newest versions that fit together.
 #   bash launch/lock.sh [3.11 3.12 ...]      needs a network and uv (pip install uv)
 # Resolved for Linux; the hashes are those of every platform's files. `base` is complete, the others hold only
 # what they add to it. A lock names no index, so that it serves behind a mirror too.
@@ -21,7 +21,7 @@ for version in "$@"; do
   mkdir "$new"
   echo "locking for Python $version ..."
   resolve "$version" >"$new/base.txt"
-  for extra in test cuda tpu; do
+  for extra in test ray cuda tpu; do
     resolve "$version" --extra "$extra" --constraint "$new/base.txt" >"$whole"
     # Entries (a pin and the hash lines below it) that base has not.
     awk 'NR == FNR { if (/==/) base[$1]; next } /==/ { keep = !($1 in base) } keep' \

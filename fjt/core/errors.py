@@ -102,25 +102,37 @@ def exit_code(command: Callable[[], int], place: Callable[[], str], interrupted:
         line, code = f"stopped by SIGINT{interrupted}", 130
     except Ended as ended:
         line, code = str(ended), ended.code
-    except UserError as error:
-        line, code = str(error), 2
-    except OSError as error:
-        line, code = f"{error.strerror or error}: {error.filename or place()}.{kept}", 2
-    except ValueError as error:
-        if not any(part in str(error) for part in BAD_ENVIRONMENT):
+    except Exception as error:
+        line, code = explain(error, place(), kept), 2
+        if not line:
             raise
-        line, code = f"JAX refuses the environment: {error}. Correct or unset the variable of that name.", 2
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and OUT_OF_MEMORY not in str(error):
-            raise
-        why = next(iter(str(error).splitlines()), "")
-        line, code = f"there is not enough memory{f' ({why:.200})' if why else ''}. {MEMORY_REMEDY}", 2
     # Orbax leaves futures behind that failed with the error: at the end of the process each would print a traceback.
     atexit.register(logging.getLogger("asyncio").setLevel, logging.CRITICAL)
     atexit.register(setattr, sys, "unraisablehook", without_closed_loops(sys.unraisablehook))
     with contextlib.suppress(BrokenPipeError):  # of 2>&1 | head: nobody reads it
         print(f"fjt: {line}", file=sys.stderr)
     return code
+
+
+def explain(error: Exception, place: str, kept: str = "") -> str:
+    """The line that tells a user what went wrong, "" for an error of another kind, which is fjt's own.
+
+    Args:
+        error: what was raised.
+        place: names the output, for errors of the system that name no file, such as a full disk.
+        kept: a sentence after an error of the system, about files written before it.
+    """
+    match error:
+        case UserError():
+            return str(error)
+        case OSError():
+            return f"{error.strerror or error}: {error.filename or place}.{kept}"
+        case ValueError() if any(part in str(error) for part in BAD_ENVIRONMENT):
+            return f"JAX refuses the environment: {error}. Correct or unset the variable of that name."
+        case MemoryError() | RuntimeError() if isinstance(error, MemoryError) or OUT_OF_MEMORY in str(error):
+            why = next(iter(str(error).splitlines()), "")
+            return f"there is not enough memory{f' ({why:.200})' if why else ''}. {MEMORY_REMEDY}"
+    return ""
 
 
 def without_closed_loops(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -93,7 +93,7 @@ def make_plan(
     prints = dict(plan.get("fingerprints", {}))
     options = {key: value for key, value in vars(study).items() if key not in ("products", "without")}
     left = [run for run in runs if run.name not in known or not run_records.ended(os.path.join(folder, run.name))]
-    contents = _read_contents(folder, base, left, shared, plan.get("contents", {}), study.metric)
+    contents = read_contents(folder, base, left, shared, plan.get("contents", {}), study.metric)
     made, size = _make_bundles(study, base, new, shared, plan, prints) if new else ((), plan.get("bytes", 0))
     plan = {
         "command": command,
@@ -141,12 +141,21 @@ def _train_poolers(
     return made
 
 
-def _read_contents(
+def read_contents(
     folder: str, base: Mapping[str, Any], runs: Sequence[Run], shared: Shared, known: Mapping[str, Any], metric: str
 ) -> dict[str, Any]:
     """{`plans.data_key`: {name: sha256}} of all that runs read: the known ones, and those of the runs that are left.
 
-    Raises UserError if a run would read other contents than the known ones, or lacks config.study.metric.
+    Args:
+        folder: the study.
+        base: the config of its runs.
+        runs: those that are left.
+        shared: parts that the runs share.
+        known: the contents of plan.json.
+        metric: config.study.metric.
+
+    Raises:
+        UserError: a run would read other contents than the known ones, or lacks the metric.
     """
     found = dict(known)
     for name, run in {plans.data_key(run.phase, run.cell): run for run in runs}.items():

@@ -5,13 +5,14 @@ import dataclasses
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fjt.core import records
-from fjt.core.errors import UserError
+from fjt.core.errors import UserError, suggest
 from fjt.core.options import PATHS, ExecutionConfig, flatten
 from fjt.data import packing
+from fjt.experiment import run_records
 from fjt.study.spec import Run
 
 # These keys change the data or the base model, so that runs that differ in them may differ in their hashes.
@@ -152,6 +153,52 @@ def to_run(name: str, row: Row) -> Run:
 def to_row(run: Run) -> Row:
     """The row of plan.json that describes a Run."""
     return records.plain(dataclasses.asdict(run))
+
+
+def needs(bundle: Bundle, bundles: Iterable[Bundle], runs: Mapping[str, Run]) -> list[Bundle]:
+    """The bundles of tuning runs that choose the open values of a bundle's runs.
+
+    Args:
+        bundle: the bundle.
+        bundles: all bundles of the plan.
+        runs: {name: Run} of the plan.
+    """
+    cells = {runs[name].cell for name in bundle.runs if runs[name].open}
+    return [one for one in bundles if one.phase == "tuning" and any(runs[name].cell in cells for name in one.runs)]
+
+
+def find(ids: Iterable[str], folder: str, bundles: Sequence[Bundle], runs: Mapping[str, Run]) -> list[Bundle]:
+    """The bundles of these ids, each with its needs among them or ended.
+
+    Args:
+        ids: as --bundles gives them.
+        folder: the study.
+        bundles: all bundles of the plan.
+        runs: {name: Run} of the plan.
+
+    Raises:
+        UserError: there is no such bundle, or one needs another that has not ended.
+    """
+    known = {bundle.id: bundle for bundle in bundles}
+    for id_ in ids:
+        if id_ not in known:
+            raise UserError(
+                f"--bundles: {folder} has no bundle {id_!r}.{suggest(id_, known)} --plan lists those that are left."
+            )
+    found = [bundle for bundle in bundles if bundle.id in ids]
+    for bundle in found:
+        left = [one.id for one in needs(bundle, bundles, runs) if one not in found and not has_ended(folder, one)]
+        if left:
+            raise UserError(
+                f"--bundles: {bundle.id} needs tuning runs that have not ended. Run their bundles first: "
+                f"--bundles {','.join(left)}."
+            )
+    return found
+
+
+def has_ended(folder: str, bundle: Bundle) -> bool:
+    """Whether all runs of a bundle have ended.  folder: the study."""
+    return all(run_records.ended(os.path.join(folder, name)) for name in bundle.runs)
 
 
 def has_result(folder: str, rows: Iterable[Row]) -> bool:

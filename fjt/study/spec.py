@@ -70,6 +70,15 @@ class StudyConfig:
         "on an accelerator, loop on a CPU",
         choices=("", *MODES),
     )
+    devices: float = option(
+        1.0, "with --engine: accelerators per bundle, where the nodes have any; 0.5: two bundles share one", low=0.01
+    )
+    cpus: float = option(1.0, "with --engine: processor cores that a bundle reserves", low=0.01)
+    shared: bool = option(
+        True,
+        "with --engine: whether every node sees --workdir; False: the files of runs are sent to the driver, and the "
+        "bundle of a lost worker starts again",
+    )
 
 
 OPTIONS = options.OPTIONS | schema.collect(StudyConfig, "study.")  # of configs of studies

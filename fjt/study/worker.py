@@ -7,7 +7,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from fjt.core import console
@@ -22,7 +22,7 @@ from fjt.study import plans
 from fjt.study.bundle import run_bundle
 from fjt.study.planner import Shared
 from fjt.study.plans import BESIDE, Bundle
-from fjt.study.spec import PHASES, Run, settings_of
+from fjt.study.spec import Run, settings_of
 from fjt.tasks.kinds import lower_is_better
 from fjt.training import checkpoint
 from fjt.training.checkpoint import NotFinite
@@ -35,10 +35,19 @@ Chosen = dict[str, dict[str, Any]]  # {cell: {key: value}}
 
 
 class Progress:
-    """The output of a study: a bar over all runs of all processes, and one line per run that ends in this process."""
+    """The output of a study: a bar over all runs of all processes, and one line per run that ends in this process.
 
-    def __init__(self, bar: console.BarView, folder: str, bundles: Sequence[Bundle]) -> None:
-        self._bar, self._folder = bar, folder
+    Args:
+        bar: the bar.
+        folder: the study.
+        bundles: all bundles of the plan.
+        view: where lines are printed.
+    """
+
+    def __init__(
+        self, bar: console.BarView, folder: str, bundles: Sequence[Bundle], view: console.View = console
+    ) -> None:
+        self._bar, self._folder, self.view = bar, folder, view
         self._seconds = {name: bundle.run_seconds for bundle in bundles for name in bundle.runs}
         self._start, (self.done, self._first) = time.monotonic(), self._look()
 
@@ -55,7 +64,7 @@ class Progress:
         """Prints the line of a run that has ended, with the time that the study still needs."""
         self.done, left = self._look()
         left *= (time.monotonic() - self._start) / max(self._first - left, BESIDE)
-        console.say(f"{self.done}/{len(self._seconds)}  {name}  {text}  ETA {console.duration(left)}")
+        self.view.say(f"{self.done}/{len(self._seconds)}  {name}  {text}  ETA {console.duration(left)}")
         self.show("")
 
 
@@ -83,7 +92,7 @@ class _View(console.Silent):
     def warn(self, text: str) -> None:
         if text not in self._warned:
             self._warned.add(text)
-            console.warn(f"{self._name}: {text}")
+            self._progress.view.warn(f"{self._name}: {text}")
 
 
 def work(
@@ -93,14 +102,14 @@ def work(
     bundles: Sequence[Bundle],
     shared: Shared,
     *,
+    own: Sequence[Bundle] | None = None,
     metric: str = "",
-    shard: tuple[int, int] = (0, 1),
+    view: console.View = console,
     events: Events | None = None,
 ) -> bool:
-    """Whether all runs of the study have ended, after this process has done its share of the work.
+    """Whether all runs of the study have ended, after those of this process's bundles and of their needs have.
 
-    Tuning runs come first.  A bundle that another process holds is waited for, because that process may die.  Runs of
-    other shards may not have ended.
+    A bundle that another process holds is waited for, because that process may die.
 
     Args:
         folder: the study.
@@ -108,25 +117,23 @@ def work(
         runs: {name: Run}.
         bundles: all bundles of the plan.
         shared: inputs and compiled programs that runs share.
+        own: the bundles that this process works on, by default all.
         metric: by which values are chosen, by default the first one of each task.
-        shard: (i, n): this process works on every n-th bundle, starting from the i-th.
+        view: where progress is shown.
         events: called at named moments of each run.
 
     Raises:
         train.Stopped: the process was asked to stop.
     """
     names = [name for bundle in bundles for name in bundle.runs]
-    with console.bar("runs", len(names)) as bar:
-        progress = Progress(bar, folder, bundles)
+    with view.bar("runs", len(names)) as bar:
+        progress = Progress(bar, folder, bundles, view)
         progress.show("")
         worker = _Worker(folder, base, runs, shared, progress, events, metric)
-        for phase in PHASES:
-            shard_bundles = [
-                bundle for i, bundle in enumerate(bundles) if i % shard[1] == shard[0] and bundle.phase == phase
-            ]
-            if phase == "runs" and any(runs[name].open for bundle in shard_bundles for name in bundle.runs):
-                worker.wait([bundle for bundle in bundles if bundle.phase == "tuning"])
-            worker.wait(shard_bundles)
+        needs = {bundle.id: plans.needs(bundle, bundles, runs) for bundle in (bundles if own is None else own)}
+        needed = needs.keys() | {one.id for some in needs.values() for one in some}
+        first = sorted(bundles, key=lambda bundle: bundle.phase != "tuning")  # a later config may add tuning runs
+        worker.wait([bundle for bundle in first if bundle.id in needed], needs)
     all_ended = all(ended(os.path.join(folder, name)) for name in names)
     if all_ended:
         for bundle in bundles:  # a process that was killed at the very end of a bundle or a run leaves its checkpoints
@@ -175,17 +182,23 @@ class _Worker:
         self._warned: set[str] = set()
         self._holders: dict[str, str] = {}  # of the bundles that could not be locked
 
-    def _all_ended(self, bundle: Bundle) -> bool:
-        return all(ended(os.path.join(self._folder, name)) for name in bundle.runs)
+    def _is_left(self, bundle: Bundle) -> bool:
+        return not plans.has_ended(self._folder, bundle)
 
-    def wait(self, bundles: Sequence[Bundle]) -> None:
-        """Works on bundles until all their runs have ended, in this process or in others."""
+    def wait(self, bundles: Sequence[Bundle], needs: Mapping[str, Sequence[Bundle]]) -> None:
+        """Works on bundles until all their runs have ended, in this process or in others.
+
+        Args:
+            bundles: the bundles, those of tuning runs first.
+            needs: {id: bundles that have to end before this one begins}.
+        """
         announced = False
-        while waiting := [bundle for bundle in bundles if not self._all_ended(bundle)]:
-            if not any([self._try_bundle(bundle) for bundle in waiting]):
+        while waiting := [bundle for bundle in bundles if self._is_left(bundle)]:
+            tried = [self._try_bundle(one) for one in waiting if not any(map(self._is_left, needs.get(one.id, ())))]
+            if not any(tried):
                 if not announced:
                     first = self._holders[waiting[0].id].split(". ")[0]
-                    console.say(f"waiting for {len(waiting)} bundles that other processes work on: {first}")
+                    self._progress.view.say(f"waiting for {len(waiting)} bundles that other processes work on: {first}")
                     announced = True
                 time.sleep(POLL)
 
@@ -196,7 +209,7 @@ class _Worker:
         with contextlib.ExitStack() as held:
             try:
                 held.enter_context(lock(folder, kind=""))
-                if not self._all_ended(bundle):  # the process that held the bundle a moment ago may have ended them
+                if self._is_left(bundle):  # the process that held the bundle a moment ago may have ended them
                     self._run(bundle, folder)
             except InUse as error:  # of the bundle, or of one of its runs, which somebody may train alone
                 self._holders[bundle.id] = str(error)
@@ -205,9 +218,8 @@ class _Worker:
 
     def _run(self, bundle: Bundle, folder: str) -> None:
         """Runs the members of a bundle that this process holds.  Raises InUse if another process holds one of them."""
-        chosen: Chosen = {}
-        if bundle.phase == "runs" and any(self._runs[name].open for name in bundle.runs):
-            chosen = choose(self._folder, self._runs, self._metric)
+        cells = {self._runs[name].cell for name in bundle.runs if self._runs[name].open}
+        chosen = choose(self._folder, self._runs, cells, self._metric) if cells else {}
         members = [
             _Member(self._folder, self._runs[name], self._base, chosen, self._shared, bundle) for name in bundle.runs
         ]
@@ -269,7 +281,7 @@ def _run_member(member: _Member, shared: Shared, progress: Progress, warned: set
         except NotFinite as error:
             result = {"failed": str(error)}
             outcome.clean_up(member.workdir)
-    _show_end(member, result, f"{time.perf_counter() - start:.1f} s", progress)
+    show_end(member.name, result, f"{time.perf_counter() - start:.1f} s", progress)
 
 
 def _run_lanes(
@@ -298,7 +310,7 @@ def _run_lanes(
     duration = f"{time.perf_counter() - start:.1f} s for {len(members)} lanes"
     for member, result in zip(members, results, strict=True):
         if result:
-            _show_end(member, result, duration, progress)
+            show_end(member.name, result, duration, progress)
 
 
 def _resumed(run: Callable[[], Made], saved: str, view: _View) -> Made:
@@ -311,20 +323,28 @@ def _resumed(run: Callable[[], Made], saved: str, view: _View) -> Made:
     return run()
 
 
-def _show_end(member: _Member, result: dict[str, Any], duration: str, progress: Progress) -> None:
+def show_end(name: str, result: Mapping[str, Any], duration: str, progress: Progress) -> None:
+    """Prints the line of a run that has ended.
+
+    Args:
+        name: the run.
+        result: its result.json.
+        duration: how long it took.
+        progress: the study's output.
+    """
     if result["failed"]:
-        progress.end(member.name, f"failed: {result['failed']}")
+        progress.end(name, f"failed: {result['failed']}")
         return
-    scores = "  ".join(f"{name} {value:.4f}" for name, value in result["metrics"].items())
-    progress.end(member.name, f"{scores}  ({duration})")
+    scores = "  ".join(f"{metric} {value:.4f}" for metric, value in result["metrics"].items())
+    progress.end(name, f"{scores}  ({duration})")
 
 
-def choose(folder: str, runs: dict[str, Run], metric: str = "") -> Chosen:
+def choose(folder: str, runs: dict[str, Run], cells: Collection[str], metric: str = "") -> Chosen:
     """{cell: {key: value}} of the open keys of its runs, from the tuning trial with the best score.
 
-    All tuning runs must have ended.  A trial's score is the mean over its seeds of the metric, by default the one that
-    the task selects by, on the held-out rows.  A trial with fewer failed runs, those that diverged or collapsed, ranks
-    before one with more; among equal trials the first is used.
+    The tuning runs of these cells must have ended.  A trial's score is the mean over its seeds of the metric, by
+    default the one that the task selects by, on the held-out rows.  A trial with fewer failed runs, those that diverged
+    or collapsed, ranks before one with more; among equal trials the first is used.
     """
     trials: dict[str, dict[str, list[Run]]] = collections.defaultdict(lambda: collections.defaultdict(list))
     for run in runs.values():
@@ -332,7 +352,7 @@ def choose(folder: str, runs: dict[str, Run], metric: str = "") -> Chosen:
             trials[run.cell][run.name.rsplit("/seed=", 1)[0]].append(run)
     chosen: Chosen = {}
     for run in runs.values():
-        if run.phase == "runs" and run.open and run.cell not in chosen:
+        if run.phase == "runs" and run.cell in cells and run.cell not in chosen:
             best = max(trials[run.cell].values(), key=lambda trial: _rank(folder, trial, metric))
             chosen[run.cell] = {key: dict(best[0].values)[key] for key, _ in run.open}
     return chosen

@@ -11,8 +11,7 @@ from fjt import sweep
 from fjt.core import console, records
 from fjt.core.errors import UserError
 from fjt.core.options import PATHS
-from fjt.experiment import prepare
-from fjt.study import plans
+from fjt.study import bases, plans
 from fjt.study.spec import Run
 
 
@@ -161,9 +160,9 @@ def test_a_base_that_was_killed_at_its_very_end_keeps_no_checkpoints(tmp_path, m
     about["config"]["output"] = {"checkpoints": False}
     (folder / "config.json").write_text(json.dumps(about))
     (folder / "checkpoints" / "12").mkdir(parents=True)
-    monkeypatch.setattr(prepare, "prepare", lambda *_, **__: types.SimpleNamespace(fingerprint="0123"))
+    monkeypatch.setattr(bases, "prepare", lambda *_, **__: types.SimpleNamespace(fingerprint="0123"))
     base = {"cache": {"dir": str(tmp_path)}, "mesh": {"data": 0}}
-    assert sweep.make_base("quickstart", base) == str(folder / "export")
+    assert bases.train("quickstart", sweep.encoder_settings("quickstart", base)) == str(folder / "export")
     assert not (folder / "checkpoints").exists()
 
 

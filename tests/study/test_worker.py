@@ -32,7 +32,7 @@ def chosen(folder, scores, metric, by=""):
             result = ABOUT | about
             (folder / name).mkdir(parents=True)
             (folder / name / "result.json").write_text(json.dumps(result))
-    return worker.choose(folder, runs, by)["t/head"]
+    return worker.choose(folder, runs, ["t/head"], by)["t/head"]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_what_cannot_win_and_what_selects(tmp_path, trials, value):
         result = ABOUT | {"collapsed": False, "selection": list(metrics or ["f1"])[-1], "metrics": metrics}
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "result.json").write_text(json.dumps(result | facts))
-    assert worker.choose(tmp_path, runs)["t/head"] == {key: value}
+    assert worker.choose(tmp_path, runs, ["t/head"])["t/head"] == {key: value}
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_shard_waits_for_its_groups_and_no_others(tmp_path, monkeypatch):
     monkeypatch.setattr(worker._Worker, "_try_bundle", try_group)
     monkeypatch.setattr(worker, "POLL", 0.0)
     runs = {name: Run(name, "runs", name[-1], ()) for name in names}
-    assert not worker.work(str(tmp_path), {}, runs, bundles, planner.Shared(console.Silent()), shard=(0, 2))
+    assert not worker.work(str(tmp_path), {}, runs, bundles, planner.Shared(console.Silent()), own=bundles[::2])
     assert tried == ["0", "2", "0"]
 
 
@@ -179,7 +179,7 @@ def test_what_a_group_left_that_was_killed_at_its_very_end_goes_with_the_study(t
     kept = tmp_path / "groups" / "0" / "checkpoints"
     (kept / "12").mkdir(parents=True)
     runs = {name: Run(name, "runs", name[-1], ()) for name in names}
-    assert worker.work(str(tmp_path), {}, runs, bundles, planner.Shared(console.Silent()), shard=(0, 2)) == others
+    assert worker.work(str(tmp_path), {}, runs, bundles, planner.Shared(console.Silent()), own=bundles[::2]) == others
     assert kept.exists() != others
 
 
