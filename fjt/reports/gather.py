@@ -202,12 +202,15 @@ def _tail(path: str, count: int) -> str:
     return "/".join([part for part in path.split("/") if part not in ("", "~")][-count:])
 
 
+DIVISION = ("shard", "bundles", "engine", "address")  # flags that say who runs which runs: the results are the same
+
+
 def _without_paths(command: str) -> str:
     """A command with paths shortened to their last parts, and the study's folder as DIR."""
     words, shortened = iter(shlex.split(command)), []
     for word in words:
         name = word.partition("=")[0].lstrip("-") if word.startswith("-") else ""
-        if name in ("workdir", "shard"):
+        if name in ("workdir", *DIVISION):
             value = None if "=" in word else next(words, "")
             if name == "workdir":
                 shortened += ["--workdir", "DIR"] if value is not None else ["--workdir=DIR"]

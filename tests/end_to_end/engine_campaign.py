@@ -3,11 +3,11 @@
     python -m tests.end_to_end.engine_campaign --kills 10 --workdir runs/engine --output results/engine_faults.json \\
         [--seed 0] [-- --config configs/quickstart_sweep.py ...]
 
-What follows `--` is given to `python -m fjt.sweep` (default: the quickstart study).  It is made twice, below
---workdir: `whole`, by the plain command, and `killed`, on a Ray of two nodes with one core each, in which at random
-moments the process of a task gets a SIGKILL (--kills times), the driver a SIGKILL (three times) or a Ctrl-C (twice), and
-a node is removed and another added (twice).  A driver that ended comes again at once.  When the study is done before
-all faults were made, it is made again from nothing.
+What follows `--` is given to `python -m fjt.sweep` (default: the quickstart study).  It is made three times, below
+--workdir: `whole`, by the plain command; `engine`, on a Ray of two nodes with one core each; and `killed`, there too,
+while at random moments the process of a task gets a SIGKILL (--kills times), the driver a SIGKILL (three times) or a
+Ctrl-C (twice), and a node is removed and another added (twice).  A driver that ended comes again at once.  When the
+study is done before all faults were made, it is made again from nothing.
 
 What is compared: see `tests.end_to_end.study_kills`.  Exit code 1 when something differs.  Needs the package ray.
 """

@@ -49,6 +49,7 @@ def test_the_base_model_is_named_without_its_place(tmp_path, path, study, name):
             ["--config", "configs/a.py", "--shard", "1/2", "--workdir", "x"],
             ["--config", "configs/a.py", "--workdir", "DIR"],
         ),
+        (["--engine", "ray", "--address=192.0.2.1:6379", "--config.seed=1"], ["--config.seed=1"]),
         (["--shard=1/2", "--config.data.dir=~/glue/data/"], ["--config.data.dir=data"]),
         (["--config.x=('/a/b', 'c/d')"], ["--config.x=('b', 'c/d')"]),
     ],
