@@ -8,7 +8,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 cd "$root"
 
 export JAX_PLATFORMS=cpu HF_HUB_OFFLINE=1
-prepare_environment base test
+prepare_environment base test ray
 "$python" -m ruff check .
 "$python" -m ruff format --check .
 # Types, when all tests run: they take most of a minute.

@@ -58,7 +58,7 @@ def test_every_supported_python_has_its_locks():
     assert {"3.11", "3.12"} <= set(VERSIONS)
     for version in VERSIONS:
         parts = {path.stem for path in LOCKS if path.parent.name == version}
-        assert parts == {"base", "test", "cuda", "tpu"}, version
+        assert parts == {"base", "test", "ray", "cuda", "tpu"}, version
 
 
 @pytest.mark.parametrize("path", LOCKS, ids=lambda path: f"{path.parent.name}-{path.stem}")
@@ -73,11 +73,12 @@ def test_locks_hold_pins_and_hashes_and_nothing_else(path):
 @pytest.mark.parametrize("version", VERSIONS)
 def test_locks_cover_pyproject(version):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    base, test, cuda, tpu = (
-        read_lock(ROOT / "launch" / "lock" / version / f"{part}.txt") for part in ("base", "test", "cuda", "tpu")
+    base, test, ray, cuda, tpu = (
+        read_lock(ROOT / "launch" / "lock" / version / f"{part}.txt") for part in ("base", "test", "ray", "cuda", "tpu")
     )
     wanted = [(base, line) for line in project["dependencies"]]
     wanted += [(base | test, line) for line in project["optional-dependencies"]["test"]]
+    wanted += [(base | ray, line) for line in project["optional-dependencies"]["ray"]]
     wanted += [(base, line) for extra in ("cuda", "tpu") for line in project["optional-dependencies"][extra]]
     for pins, line in wanted:
         requirement = Requirement(line)
@@ -141,7 +142,7 @@ def test_local_installs_once_and_again_when_a_lock_changes(launch):
     assert installed(launch(JAX_PLATFORMS="cpu")[1]) == ["3.12/base.txt"]
     done, calls = launch(JAX_PLATFORMS="cpu")
     assert installed(calls) == [] and done.stderr == ""
-    assert installed(launch(script="test.sh")[1]) == ["3.12/test.txt"]
+    assert installed(launch(script="test.sh")[1]) == ["3.12/test.txt", "3.12/ray.txt"]
     with (launch.checkout / "launch" / "lock" / "3.12" / "base.txt").open("a") as file:
         file.write("# changed\n")
     assert installed(launch(JAX_PLATFORMS="cpu")[1]) == ["3.12/base.txt"]
@@ -222,7 +223,7 @@ def test_an_environment_of_another_python_is_not_used_silently(launch, tmp_path)
 def test_test_script_lints_and_passes_arguments(launch):
     done, calls = launch("-k", "a or b", script="test.sh")
     assert done.returncode == 0, done.stderr
-    assert installed(calls) == ["3.12/base.txt", "3.12/test.txt"]
+    assert installed(calls) == ["3.12/base.txt", "3.12/test.txt", "3.12/ray.txt"]
     workers = min(8, os.cpu_count() + 1)
     assert calls[-3:] == [
         "<-m><ruff><check><.>",

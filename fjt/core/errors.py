@@ -103,7 +103,7 @@ def exit_code(command: Callable[[], int], place: Callable[[], str], interrupted:
     except Ended as ended:
         line, code = str(ended), ended.code
     except Exception as error:
-        line, code = explain(error, place(), kept), 2
+        line, code = explain(error, place, kept), 2
         if not line:
             raise
     # Orbax leaves futures behind that failed with the error: at the end of the process each would print a traceback.
@@ -114,7 +114,7 @@ def exit_code(command: Callable[[], int], place: Callable[[], str], interrupted:
     return code
 
 
-def explain(error: Exception, place: str, kept: str = "") -> str:
+def explain(error: Exception, place: Callable[[], str], kept: str = "") -> str:
     """The line that tells a user what went wrong, "" for an error of another kind, which is fjt's own.
 
     Args:
@@ -126,7 +126,7 @@ def explain(error: Exception, place: str, kept: str = "") -> str:
         case UserError():
             return str(error)
         case OSError():
-            return f"{error.strerror or error}: {error.filename or place}.{kept}"
+            return f"{error.strerror or error}: {error.filename or place()}.{kept}"
         case ValueError() if any(part in str(error) for part in BAD_ENVIRONMENT):
             return f"JAX refuses the environment: {error}. Correct or unset the variable of that name."
         case MemoryError() | RuntimeError() if isinstance(error, MemoryError) or OUT_OF_MEMORY in str(error):

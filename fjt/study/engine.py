@@ -8,6 +8,7 @@ import contextlib
 import importlib
 import logging
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -96,25 +97,34 @@ class Cluster:
         reserved = " and ".join(f"{amount:g} {kind}" for kind, amount in self._resources.items())
         count = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
         console.say(f"Ray has {count}; a bundle reserves {reserved} of one of them")
-        if self._shared:
-            self._check_shared(order.folder)
+        self._check_nodes(order.folder)
 
-    def _check_shared(self, folder: str) -> None:
-        """Raises UserError if a node does not see the study's folder."""
+    def _check_nodes(self, folder: str) -> None:
+        """Raises UserError for a node that lacks fjt, has other versions, or does not see a shared folder."""
         path, text = os.path.join(folder, "groups", node.TOKEN), secrets.token_hex(8)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "w", encoding="utf-8") as file:
             file.write(text)
         try:
             on = importlib.import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
-            read = self._ray.remote(node.read_token)
+            look = self._ray.remote(node.look)
             asked = {
-                address: read.options(num_cpus=0, scheduling_strategy=on(id_, soft=False)).remote(path)
+                address: look.options(num_cpus=0, scheduling_strategy=on(id_, soft=False)).remote(path)
                 for id_, address in self._nodes.items()
             }
-            blind = [address for address, reference in asked.items() if self._ray.get(reference) != text]
+            seen = {address: self._ray.get(reference) for address, reference in asked.items()}
+        except (self._ray.exceptions.RayTaskError, RuntimeError) as error:
+            missing = re.search(r"No module named '([\w.]+)'", str(error))
+            if not missing:
+                raise
+            raise UserError(
+                f"A node of Ray lacks the package {missing[1]}. Install fjt and Ray on all nodes."
+            ) from None
         finally:
             os.remove(path)
+        for address, (_, versions) in seen.items():
+            node.check_versions(versions, self._order.versions, f"The node {address}")
+        blind = [address for address, (read, _) in seen.items() if self._shared and read != text]
         if blind:
             raise UserError(
                 f"--workdir={folder} is not seen by {', '.join(blind)}. Give a folder that all nodes share, or set "

@@ -87,11 +87,12 @@ class _Kept(console.Silent):
         self.warned.append(text)
 
 
-def read_token(path: str) -> str:
-    """The text of a small file, "" if this node does not see it."""
+def look(path: str) -> tuple[str, dict[str, str]]:
+    """(the text of a small file or "" if this node does not see it, the versions of this node's packages)."""
+    text = ""
     with contextlib.suppress(OSError), open(path, encoding="utf-8") as file:
-        return file.read()
-    return ""
+        text = file.read()
+    return text, records.versions()
 
 
 class Here:
@@ -189,13 +190,13 @@ def _answer(order: Order, known: Files, do: Callable[[Order, console.View], Sequ
     view, found, mistake = _Kept(), {}, ""
     try:
         with undisturbed(), _at(order, known) as folder:
-            _check_versions(order.versions)
+            check_versions(records.versions(), order.versions)
             left = do(dataclasses.replace(order, folder=folder), view)
             found = {} if folder == order.folder else collect(folder, left)
     except Ended:
         raise
     except Exception as error:
-        mistake = explain(error, order.folder)
+        mistake = explain(error, lambda: order.folder)
         if not mistake:
             raise
         mistake = f"{mistake} (On the node {platform.node()}.)"
@@ -228,12 +229,21 @@ def _at(order: Order, known: Files) -> Iterator[str]:
         os.chdir(before)
 
 
-def _check_versions(expected: Mapping[str, str]) -> None:
-    """Raises UserError where this node has other versions of packages than the driver."""
-    here = records.versions()
-    differ = [f"{name} {value} there, {here[name]} here" for name, value in expected.items() if here[name] != value]
+def check_versions(found: Mapping[str, str], expected: Mapping[str, str], place: str = "this node") -> None:
+    """Raises UserError where a node has other versions of packages than the driver.
+
+    Args:
+        found: the node's.
+        expected: the driver's.
+        place: the node.
+    """
+    differ = [
+        f"{name} {found.get(name, '')} instead of {one}" for name, one in expected.items() if found.get(name) != one
+    ]
     if differ:
-        raise UserError(f"This node has other versions than the driver: {', '.join(differ)}. Install the same lock.")
+        raise UserError(
+            f"{place} has other versions than the driver: {', '.join(differ)}. Install the same on all nodes."
+        )
 
 
 def records_of(folder: str, names: Iterable[str]) -> Files:

@@ -1,14 +1,19 @@
 """A study: planned, run by one process or several, killed, extended; each of its runs is the run alone."""
 
+import csv
 import functools
+import itertools
 import json
 import os
 import pathlib
 import re
 import shutil
+import signal
+import warnings
 
 import numpy as np
 import pytest
+import ray_nodes
 from process import Slow, finish, flags, outcome, read_rows, start, wait_for
 
 CONFIG = """
@@ -340,6 +345,140 @@ def test_shards_divide_the_groups(done, launch, arguments, tmp_path):
     ended = launch(*arguments(), "--workdir", folder, "--shard", "0/2", program="fjt.sweep")
     assert ended.code == 0, ended.text
     same_outcomes(folder, done[0])
+
+
+def test_bundles_are_run_one_by_one(done, launch, arguments, tmp_path):
+    """By the names that --plan prints; one whose tuning runs have not ended is refused, and names their bundle."""
+    folder = tmp_path / "study"
+
+    def sweep(*flags):
+        return launch(*arguments(), "--workdir", folder, *flags, program="fjt.sweep")
+
+    planned = sweep("--plan")
+    assert planned.code == 0, planned.text
+    rows = re.findall(r"^  (\d{3}-\w{8})  (\w+) +(\d+) .* (-|\d{3}-\w{8}) +(\S+)", planned.text, re.M)
+    ((tuning, _, count, *_),) = [row for row in rows if row[1] == "tuning"]
+    ((head, *_, needs, cell),) = [row for row in rows if row[3] != "-"]
+    assert (count, needs, cell) == ("3", tuning, "table/head")
+    early = sweep("--bundles", head)
+    assert early.code == 2 and f"--bundles {tuning}" in early.text and not (folder / "runs").exists(), early.text
+    for bundle, seen in ((tuning, 3), (head, 5)):
+        ended = sweep(f"--bundles={bundle}")
+        assert ended.code == 0 and "runs of other bundles are left" in ended.text, ended.text
+        assert len(list(folder.glob("*/**/DONE"))) == seen
+    ended = sweep()
+    assert ended.code == 0, ended.text
+    same_outcomes(folder, done[0])
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    """The address of a Ray of two nodes with one core each."""
+    pytest.importorskip("ray")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's own
+        with ray_nodes.cluster() as made:
+            yield made.address
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("shared", [True, False])
+def test_ray_makes_the_study_that_one_process_makes(done, nodes, arguments, launch, tmp_path, shared):
+    """Each node takes one bundle at a time, so that bundles that overlap are on two nodes."""
+    folder = tmp_path / "study"
+    options = arguments(study__shared=shared)
+    ended = launch(*options, "--workdir", folder, "--engine", "ray", "--address", nodes, program="fjt.sweep")
+    assert ended.code == 0 and "Ray has 2 nodes; a bundle reserves 1 CPU" in ended.text, ended.text
+    same_outcomes(folder, done[0])
+    assert without_measures(folder) == without_measures(done[0])
+    assert ended.text.count("  accuracy 0.") == 13 and "report: " in ended.text
+    spans = [
+        [os.path.getmtime(folder / name / file) for name in bundle["runs"] for file in ("config.json", "DONE")]
+        for bundle in json.loads((folder / "plan.json").read_text())["groups"]
+    ]
+    spans = sorted((min(times), max(times)) for times in spans)
+    assert not shared or any(later[0] < earlier[1] for earlier, later in itertools.pairwise(spans))
+
+
+MEASURED = ("seconds", "per_second", "memory_bytes")
+
+
+def without_measures(folder):
+    """The rows of a report's runs.csv, without times, rates and memory."""
+    with open(folder / "report" / "runs.csv", newline="") as file:
+        return [
+            {key: value for key, value in row.items() if not key.endswith(MEASURED)} for row in csv.DictReader(file)
+        ]
+
+
+@pytest.mark.thorough
+def test_ray_is_interrupted_and_goes_on(done, nodes, arguments, cache, tmp_path):
+    """Tasks save within seconds; a task's process that is killed comes again by itself."""
+    folder, output = tmp_path / "study", tmp_path / "first"
+
+    def begin(output):
+        flags = ["--workdir", folder, "--engine", "ray", "--address", nodes]
+        return start([*arguments(), *flags], output, program="fjt.sweep", cache=cache)
+
+    first = begin(output)
+    assert wait_for(lambda: any(folder.glob("*/**/train.jsonl")), first)
+    os.kill(first.pid, signal.SIGINT)
+    ended = finish(first, output)
+    assert ended.code == 130 and "stopped by SIGINT; the same command goes on" in ended.text, ended.text
+    second = begin(tmp_path / "second")
+    assert wait_for(ray_nodes.task_pids, second)
+    os.kill(ray_nodes.task_pids()[0], signal.SIGKILL)
+    ended = finish(second, tmp_path / "second")
+    assert ended.code == 0, ended.text
+    same_outcomes(folder, done[0])
+
+
+@pytest.mark.thorough
+def test_resources_that_no_node_has_are_refused(nodes, arguments, launch, tmp_path):
+    flags = ["--workdir", tmp_path / "study", "--engine", "ray", "--address", nodes]
+    for options, words in (
+        ({"study__cpus": 3}, ["config.study.cpus=3", "They have 1 CPU; 1 CPU"]),
+        ({"study__devices": 2}, ["config.study.devices=2", "no node of Ray has an accelerator"]),
+    ):
+        ended = launch(*arguments(**options), *flags, program="fjt.sweep")
+        assert ended.code == 2 and all(word in ended.text for word in words), ended.text
+
+
+@pytest.mark.thorough
+def test_a_folder_that_a_node_does_not_see_is_refused(nodes, arguments, launch, tmp_path):
+    """/proc/self/cwd is another folder for each process."""
+    (tmp_path / "own").mkdir()
+    flags = ["--workdir", "/proc/self/cwd/study", "--engine", "ray", "--address", nodes]
+    hook = functools.partial(os.chdir, tmp_path / "own")
+    ended = launch(*arguments(), *flags, program="fjt.sweep", hook=hook)
+    assert ended.code == 2 and "is not seen by " in ended.text and "config.study.shared=False" in ended.text
+    assert not list((tmp_path / "own" / "study" / "groups").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--engine", "rya"], ["--engine=rya", "ray is"]),
+        (["--engine", "ray"], ["needs the package ray", "pip install"]),
+        (["--address", "auto"], ["--address=auto", "--engine=ray"]),
+        (["--shard", "0/2", "--bundles", "000-aa"], ["--shard and --bundles", "give one"]),
+        (["--shard", "2/2"], ["--shard=2/2", "i from 0 to n - 1"]),
+        (["--bundles", "000-aa"], ["has no bundle '000-aa'", "Valid: 000-"]),
+        (["--processes", "2"], ["--processes=2", "--engine=ray"]),
+        (["--workdir", "gs://bucket/study"], ["gs://bucket/study", "files of this machine only"]),
+    ],
+)
+def test_flags_that_do_not_fit(launch, arguments, tmp_path, flags, words):
+    ended = launch(*arguments(), "--workdir", tmp_path / "study", *flags, program="fjt.sweep", hook=no_ray)
+    assert ended.code == 2 and all(word in ended.text for word in words), ended.text
+    assert ended.text.count("\n") <= 4 and not (tmp_path / "study" / "runs").exists()
+
+
+def no_ray():
+    """Ray cannot be imported."""
+    import sys
+
+    sys.modules["ray"] = None
 
 
 @pytest.mark.parametrize(
