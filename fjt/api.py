@@ -1,16 +1,17 @@
 """Runs and studies from Python; `fjt.train` and `fjt.sweep` are these functions, and the commands call them too."""
 
+import contextlib
+import dataclasses
 import os
 import signal
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fjt import configs
-from fjt.core import console, files
+from fjt.core import console, files, records
 from fjt.core.errors import Ended, UserError
-from fjt.core.options import Settings
-from fjt.core.settings import from_config
+from fjt.core.options import Settings, flatten
+from fjt.core.settings import from_config, to_dict
 from fjt.experiment.process import undisturbed
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def train(
         return read_run(folder)
 
 
-@contextmanager
+@contextlib.contextmanager
 def interruptible() -> Iterator[None]:
     """A context that raises KeyboardInterrupt where a run was stopped by Ctrl-C, after its state was saved."""
     try:
@@ -101,26 +102,42 @@ def execute(
     """
     from fjt.experiment import outcome, run_records, summary
     from fjt.experiment.execute import run
+    from fjt.experiment.inputs import Inputs
     from fjt.experiment.prepare import prepare
     from fjt.experiment.program_cache import configure_jax
     from fjt.experiment.workdir import check, lock
+    from fjt.training import processes
     from fjt.training.checkpoint import NotFinite
 
     configure_jax(settings)
     if plan:
         summary.show_plan(prepare(settings, given=origins))
         return
-    with lock(workdir):
+    options = to_dict(settings)
+    options.pop("cache", None)  # each machine may have a place of its own
+    processes.agree("options", flatten(options) | records.versions() | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "")})
+    with contextlib.ExitStack() as held:
+        processes.decide(lambda: held.enter_context(lock(workdir)))
+        processes.share(workdir)
         try:
-            experiment = prepare(settings, given=origins)
-            if run_records.is_done(workdir):
+            inputs = Inputs(settings)
+            if processes.count() > 1:  # one downloads and unpacks
+                processes.decide(lambda: inputs.sha256)
+            experiment = prepare(settings, given=origins, inputs=inputs)
+            shapes = [dataclasses.astuple(shape) for shape in experiment.plan.shapes]
+            processes.agree("data and model", experiment.contents | {"shapes of batches": shapes})
+
+            def is_over() -> bool:
+                if not run_records.is_done(workdir):
+                    return False
                 check(experiment, workdir)
                 outcome.clean_up(workdir)
                 console.say(f"{workdir} is already finished; its result:")
-                summary.show_result(workdir)
-                return
-            summary.show_start(experiment, workdir)
-            run(experiment, workdir, events=events)
+                return True
+
+            if not processes.decide(is_over):
+                summary.show_start(experiment, workdir)
+                run(experiment, workdir, events=events)
         except NotFinite as error:
             raise Ended(
                 f"{error}. Stopped; checkpoints saved earlier are kept, and the same command would stop here again. "
@@ -128,4 +145,4 @@ def execute(
                 "--workdir, may help.",
                 error.code,
             ) from None
-        summary.show_result(workdir)
+        processes.decide(lambda: summary.show_result(workdir))

@@ -4,6 +4,11 @@
   --plan   print the run's resolved options, trainable parameters, steps, shapes and cost, without running it
   --help   print this text and every config key with its default
 
+One run in several processes, on one machine or many, each started by the same command and these flags:
+
+  --processes=auto        as JAX detects them: Slurm, Open MPI, TPU hosts
+  --processes=N --process=I --coordinator=HOST:PORT   the I-th of N, from 0; process 0 is reached at the address
+
 The same command on an unfinished work directory continues from the last checkpoint, to the same bits.
 Exit codes: 0 success, 2 a mistake in the arguments or files, 3 numbers not finite; after a signal the state is saved:
 129 SIGHUP, 130 Ctrl-C, 141 nobody reads the output, 143 SIGTERM.
@@ -33,6 +38,9 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = absl_flags.DEFINE_string("workdir", None, "The folder to which this run is written.", flag_values=FLAGS)
 PLAN = absl_flags.DEFINE_bool("plan", False, "Print the plan of the run, and stop.", flag_values=FLAGS)
 LIST = absl_flags.DEFINE_bool("list", False, "Print tasks, methods and configs.", flag_values=FLAGS)
+PROCESSES = absl_flags.DEFINE_string("processes", "1", "Processes of this run: a number or auto.", flag_values=FLAGS)
+PROCESS = absl_flags.DEFINE_integer("process", None, "The number of this process, from 0.", flag_values=FLAGS)
+COORDINATOR = absl_flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0.", flag_values=FLAGS)
 
 
 def main(argv: list[str], events: "Events | None" = None) -> int:
@@ -64,7 +72,15 @@ def _start(argv: list[str], events: "Events | None") -> int:
             "--workdir is missing: the folder to which this run is written, for example --workdir runs/first."
         )
     workdir = "" if PLAN.value else files.local_path(WORKDIR.value or "", "--workdir")
-    api.execute(settings, workdir, flags.given(config, argv), events, plan=bool(PLAN.value))
+    given, plan = flags.given(config, argv), bool(PLAN.value)
+    if (PROCESSES.value, PROCESS.value, COORDINATOR.value) == ("1", None, ""):
+        api.execute(settings, workdir, given, events, plan=plan)
+        return 0
+    from fjt.training import processes
+
+    processes.start(PROCESSES.value or "", PROCESS.value, COORDINATOR.value or "")
+    with processes.ending(workdir):
+        api.execute(settings, workdir, given, events, plan=plan)
     return 0
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int, Int8, Int32, Shaped
@@ -231,10 +231,12 @@ def build(
     shape: Shape,
     one_a_row: bool = False,
     hidden: Float[np.ndarray, "rows D"] | None = None,
+    own: Sequence[int] | None = None,
 ) -> tuple[Batch, Places]:
     """(batch, Places): the packed arrays of one batch, and the row of the split of each of its slots and tokens.
 
-    Row r is in group r mod G, so that an example is in one group and all groups are about equally full.
+    The Places are those of all groups.  Row r is in group r mod G, so that an example is in one group and all groups
+    are about equally full.
 
     Args:
         examples: the split.
@@ -243,6 +245,7 @@ def build(
         one_a_row: whether each example has its own row.
         hidden: f[T, D] for the split's tokens, or f[M, D] for its slots where the shape has no rows; None trains on
             the token ids.
+        own: the groups that are laid out, in ascending order: G is their number.  None for all.
 
     Returns:
         batch: token_ids, segment_ids, position_ids, type_ids i32[G, R, L]; example i32[G, S], the parts of the split;
@@ -255,17 +258,37 @@ def build(
         ValueError: the examples do not fit into the shape.
     """
     chosen = indices[indices >= 0]
+    rows, columns = _assign_rows(lengths_of(examples, chosen), shape, one_a_row)
+    places = _find_places(examples, chosen, rows, columns, shape)
+    if own is None:
+        return _lay_out(examples, chosen, rows, columns, places, shape, hidden), places
+    mine = np.isin(rows % shape.groups, own)
+    chosen, columns, part = chosen[mine], columns[mine], dataclasses.replace(shape, groups=len(own))
+    rows = rows[mine] // shape.groups * len(own) + np.searchsorted(own, rows[mine] % shape.groups)
+    own_places = _find_places(examples, chosen, rows, columns, part)
+    return _lay_out(examples, chosen, rows, columns, own_places, part, hidden), places
+
+
+def _find_places(examples, chosen, rows, columns, shape) -> Places:
+    """The Places of chosen examples that begin at these columns of these rows."""
+    lengths, counts, group = lengths_of(examples, chosen), slots_of(examples, chosen), rows % shape.groups
+    _, first_slot = _numbers_in_group(group, counts, shape.groups)
+    slots = _ranges(group * shape.num_slots + first_slot, counts), _ranges(examples.slot_offsets[chosen], counts)
+    if not shape.rows:
+        return Places(slots, ())
+    first = group * shape.rows * shape.row_length + rows // shape.groups * shape.row_length + columns
+    return Places(slots, (_ranges(first, lengths), _ranges(examples.offsets[chosen], lengths)))
+
+
+def _lay_out(examples, chosen, rows, columns, places, shape, hidden) -> Batch:
+    """The arrays of a batch.  See `build`; places: of the chosen examples, see `_find_places`."""
     lengths, counts = lengths_of(examples, chosen), slots_of(examples, chosen)
-    rows, columns = _assign_rows(lengths, shape, one_a_row)
-    group = rows % shape.groups
     parts, sizes, of = _parts(examples, chosen)
-    part_group = group[of]
+    part_group, slots = (rows % shape.groups)[of], places.slots
     number, _ = _numbers_in_group(part_group, np.ones(len(parts), np.int64), shape.groups)
     if number.max(initial=-1) >= shape.num_slots:
         raise ValueError(f"{number.max() + 1} examples of a group do not fit into {shape}")
     to_parts = _make_scatter(part_group * shape.num_slots + number, shape.groups, shape.num_slots)
-    _, first_slot = _numbers_in_group(group, counts, shape.groups)
-    slots = _ranges(group * shape.num_slots + first_slot, counts), _ranges(examples.slot_offsets[chosen], counts)
     slot_position = examples.slot_token[slots[1]]
     to_slots = _make_scatter(slots[0], shape.groups, shape.num_slots)
     among = np.repeat(np.cumsum(lengths) - lengths, counts) + slot_position  # tokens of the batch, one after the other
@@ -279,17 +302,15 @@ def build(
     }
     if not shape.rows:
         assert hidden is not None, "a shape without rows has no tokens"
-        return batch | {"hidden": to_slots(hidden[slots[1]], hidden.dtype)}, Places(slots, ())
+        return batch | {"hidden": to_slots(hidden[slots[1]], hidden.dtype)}
     first = rows // shape.groups * shape.row_length + columns
-    places = _ranges(group * shape.rows * shape.row_length + first, lengths)
-    tokens = places, _ranges(examples.offsets[chosen], lengths)
-    to_tokens = _make_scatter(places, shape.groups, shape.rows, shape.row_length)
+    to_tokens = _make_scatter(places.tokens[0], shape.groups, shape.rows, shape.row_length)
     batch |= {
         "slot_token": to_slots(np.repeat(first, counts) + slot_position, np.int32),
         "position_ids": to_tokens(_ranges(np.zeros(len(parts), np.int64), sizes), np.int32),
         "segment_ids": to_tokens(np.repeat(number + 1, sizes), np.int32),
     }
-    return batch | _contents(examples, tokens[1], to_tokens, hidden), Places(slots, tokens)
+    return batch | _contents(examples, places.tokens[1], to_tokens, hidden)
 
 
 def _contents(examples, rows, to_tokens, hidden):

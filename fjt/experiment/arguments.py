@@ -62,7 +62,8 @@ def build_batch(
         examples = experiment.of_step(k)
         indices = np.arange(len(examples))
     one_a_row = not experiment.settings.experiment.train.packing
-    batch, _ = batches.build(examples, indices, shape, one_a_row, cached["train"])
+    own = placement.own_groups(experiment.mesh, shape.groups)
+    batch, _ = batches.build(examples, indices, shape, one_a_row, cached["train"], own)
     return batch, int((indices >= 0).sum()), int(batches.lengths_of(examples, indices).sum())
 
 
@@ -71,11 +72,13 @@ def pack_evaluated(experiment: Experiment, stage: Stage) -> dict[str, evaluate.P
     names = recipes.evaluated_splits(experiment.settings.experiment, experiment.examples)
     splits = {name: experiment.examples[name] for name in names}
     groups, config = experiment.mesh.size, stage.model.config
+    own = placement.own_groups(experiment.mesh, groups)
     if stage.model.start == config.layers:
-        return evaluate.deal_splits(splits, groups=groups)
+        return evaluate.deal_splits(splits, groups=groups, own=own)
     return evaluate.pack_splits(
         splits,
         groups=groups,
+        own=own,
         grid=row_grid(),
         width=config.width,
         one_slot=stage.model.one_slot,

@@ -16,11 +16,11 @@ from fjt.experiment import outcome, recipes
 from fjt.experiment.arguments import above, first_state
 from fjt.experiment.prepared import Experiment, Stage
 from fjt.experiment.programs import Compiled
-from fjt.experiment.recorder import FileRecorder
+from fjt.experiment.recorder import FileRecorder, Unrecorded
 from fjt.experiment.solo import SoloRun, frozen_of
 from fjt.experiment.workdir import claim
 from fjt.tasks.kinds import lower_is_better
-from fjt.training import placement
+from fjt.training import placement, processes
 from fjt.training.checkpoint import Checkpoints, HostState
 from fjt.training.hyper import Hyper
 from fjt.training.loop import Loop
@@ -51,7 +51,7 @@ def run(
         Stopped: a signal came; the state is saved, or the run has ended.
         NotFinite: numbers of the run are not finite; result.json says so.
     """
-    claim(experiment, workdir)
+    processes.decide(lambda: claim(experiment, workdir))
     execution = experiment.settings.execution
     saved = os.path.join(workdir, "checkpoints")
     with Stop() as stop:
@@ -141,9 +141,7 @@ class _Session:
     def fit(self, stepper: SoloRun, position: _Position) -> _Position:
         """The position at the end of a stage."""
         output, last = self.experiment.settings.execution.output, stepper.stage.last
-        with FileRecorder(
-            self.experiment, self.workdir, step=position.step, host=position.host, view=self.view
-        ) as recorder:
+        with self._record(position) as recorder:
             loop = Loop(
                 runs=[course(self.experiment, last, recorder)],
                 hosts=[position.host],
@@ -158,6 +156,19 @@ class _Session:
             loop.fit()
         self.events.stage_ends(stepper)
         return _Position(step=loop.step, state=stepper.state, host=loop.hosts[0])
+
+    def _record(self, position: _Position) -> FileRecorder | Unrecorded:
+        """The Recorder of the run from a position on."""
+        made: list[FileRecorder] = []
+
+        def begin() -> None:
+            recorder = FileRecorder(
+                self.experiment, self.workdir, step=position.step, host=position.host, view=self.view
+            )
+            made.append(recorder)
+
+        processes.decide(begin)
+        return made[0] if made else Unrecorded()
 
     def finish(self, stepper: SoloRun, position: _Position) -> dict[str, Any]:
         """The result, after the selected step is evaluated on every split and its files are written."""

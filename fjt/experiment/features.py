@@ -28,7 +28,7 @@ from fjt.experiment.inputs import cache_dir
 from fjt.experiment.prepared import Experiment, Stage
 from fjt.models.encoder import Model
 from fjt.tasks.problem import Problem
-from fjt.training import evaluate, placement
+from fjt.training import evaluate, placement, processes
 from fjt.tuning import cost, partition
 
 EPOCHS = 2  # in fewer epochs they save no more time than it costs to compute them
@@ -192,6 +192,7 @@ class States:
         self._packed = evaluate.pack_splits(
             experiment.examples,
             groups=experiment.mesh.size,
+            own=placement.own_groups(experiment.mesh, experiment.mesh.size),
             grid=grid,
             width=config.width,
             tokens=tokens,
@@ -210,7 +211,7 @@ class States:
         if key not in compiled:
             function = jax.jit(
                 lambda params, batch: self._model.hidden(params, batch, methods),
-                out_shardings=placement.by_group(experiment.mesh),
+                out_shardings=placement.read_by_all(experiment.mesh),
             )
             compiled[key] = function.lower(shapes, self._put(self._packed["train"].chunks[0][0]))
         return compiled[key]
@@ -232,7 +233,7 @@ class States:
             if self._opened[split] is None:
                 path = os.path.join(self._folder, f"{self._fingerprint(split)}.npy")
                 self._opened[split] = self._open(path, split)
-                if self._opened[split] is None:
+                if processes.any_of(self._opened[split] is None):  # all compute it, those that have it as well
                     start = time.perf_counter()
                     self._make(path, split)
                     seconds += time.perf_counter() - start
@@ -312,7 +313,7 @@ def _raw(name: str) -> np.dtype:
 
 def _environment() -> str:
     """What the bits depend on besides the program: versions, device, cores, flags."""
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     kind = records.processor() if device.platform == "cpu" else device.device_kind
     version = jaxlib.__version__  # pyright: ignore[reportPrivateImportUsage]
     return repr((jax.__version__, version, kind, records.cores(), os.environ.get("XLA_FLAGS", "")))

@@ -1,6 +1,7 @@
 """The end of a run: its predictions, its export, its result.json, and DONE; or the result of a run that failed."""
 
 import dataclasses
+import functools
 import os
 import resource
 from typing import Any
@@ -16,7 +17,7 @@ from fjt.experiment.prepared import Experiment
 from fjt.interop import card, exports
 from fjt.models.families import find_family
 from fjt.tasks.problem import Scores
-from fjt.training import checkpoint, placement
+from fjt.training import checkpoint, placement, processes
 from fjt.training.checkpoint import HostState, NotFinite
 from fjt.training.protocols import Events
 from fjt.tuning import partition
@@ -64,7 +65,7 @@ def _check_finite(experiment: Experiment, workdir: str, logits: dict[str, Float[
     """Raises NotFinite, after result.json is written, where a logit is not finite."""
     for name, values in logits.items():
         if error := not_finite(name, values):
-            write_failure(experiment, workdir, error)
+            processes.decide(functools.partial(write_failure, experiment, workdir, error))
             raise error
 
 
@@ -103,12 +104,15 @@ def finish(
     experiment, rows = _by_row(experiment, logits)
     trainable, frozen = placement.fetch((trainable, frozen))
     params = tree.merge(trainable, frozen)
-    splits = {name: _write_split(experiment, workdir, name, values) for name, values in rows.items()}
+    splits = processes.decide(
+        lambda: {name: _write_split(experiment, workdir, name, values) for name, values in rows.items()}
+    )
     splits = {name: scores for name, scores in splits.items() if scores}
     events.export_begins()
     if experiment.settings.execution.output.export:
         folder = os.path.join(workdir, "export")
-        exports.write(experiment, folder, params, _with_intervals(experiment, splits.get("dev", {}), rows["dev"]))
+        scored = _with_intervals(experiment, splits.get("dev", {}), rows["dev"])
+        processes.decide(lambda: exports.write(experiment, folder, params, scored))
         readback.check(experiment, folder, params, logits["dev"], evaluate)
     return (
         identity(experiment, done)
@@ -206,7 +210,7 @@ def _measured(experiment: Experiment, host: HostState, done: int) -> dict[str, A
 
 
 def end(workdir: str, result: dict[str, Any], *, keep_checkpoints: bool = True) -> None:
-    """Writes result.json and DONE, and then removes the checkpoints.  With several processes, one of them writes.
+    """Writes result.json and DONE, and then removes the checkpoints.
 
     A run that is killed after DONE is complete; `clean_up` removes the checkpoints that are left.
 
@@ -215,8 +219,10 @@ def end(workdir: str, result: dict[str, Any], *, keep_checkpoints: bool = True) 
         result: see `finish`.
         keep_checkpoints: whether its checkpoints are kept.
     """
-    if not placement.is_main():
-        return
+    processes.decide(lambda: _end(workdir, result, keep_checkpoints))
+
+
+def _end(workdir: str, result: dict[str, Any], keep_checkpoints: bool) -> None:
     records.write_json(os.path.join(workdir, "result.json"), result)
     records.replace(os.path.join(workdir, "DONE"), "")
     if not keep_checkpoints:
@@ -268,7 +274,7 @@ def _constant_scores(experiment: Experiment) -> dict[str, dict[str, float]]:
 
 def _peak_memory() -> tuple[int, str]:
     """(peak bytes, whose: a device's, or the process's where the device does not say)."""
-    stats = jax.devices()[0].memory_stats()
+    stats = jax.local_devices()[0].memory_stats()
     if stats and "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"], "device"
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "host resident set"

@@ -71,6 +71,7 @@ class Predictor:
         packed = evaluate.pack_splits(
             {"new": examples},
             groups=mesh.size,
+            own=placement.own_groups(mesh, mesh.size),
             grid=max(32, row_grid()),
             width=self.model.config.width,
             one_slot=self.model.one_slot,

@@ -13,6 +13,28 @@ from fjt.training.protocols import EvaluationRow, StepRow
 CURVE_SECONDS = 5  # of training between two drawings of the curve, which takes as long as a hundred steps of a head
 
 
+class Unrecorded(contextlib.AbstractContextManager):
+    """The Recorder of a process that writes no files, because another one of the run does."""
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def log_step(self, row: StepRow) -> None:
+        pass
+
+    def log_evaluation(self, row: EvaluationRow) -> None:
+        pass
+
+    def sync(self) -> None:
+        pass
+
+    def fail(self, error: NotFinite) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 class FileRecorder:
     """Writes the rows of a run to train.jsonl, eval.jsonl and TensorBoard, draws its curve and shows its progress.
 

@@ -15,7 +15,7 @@ from fjt.experiment.arguments import above, build_batch, pack_evaluated
 from fjt.experiment.layout import row_grid
 from fjt.experiment.prepared import Experiment, Stage
 from fjt.experiment.programs import Compiled, Programs, compile_programs
-from fjt.training import evaluate, placement
+from fjt.training import evaluate, placement, processes
 from fjt.training.checkpoint import NotFinite
 from fjt.training.hyper import Hyper
 from fjt.training.protocols import Count
@@ -77,7 +77,7 @@ class SoloRun:
     def evaluate(self, runs: Sequence[int]) -> list[dict[str, float] | NotFinite]:
         del runs
         logits = self.logits(tree.merge(self.state.trainable, self.frozen), "dev")
-        return [outcome.score_dev(self._experiment, logits)]
+        return [processes.decide(lambda: outcome.score_dev(self._experiment, logits))]
 
     def logits(self, params: tree.Tree, split: str, chunks: int | None = None) -> Float[np.ndarray, "M C"]:
         """The logits of a split, or of so many of its chunks and NaN for the others.  Raises Stopped.

@@ -281,7 +281,7 @@ def _config(experiment: Experiment) -> dict[str, Any]:
 
 
 def _environment(experiment: Experiment) -> dict[str, Any]:
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     return records.plain(
         {
             "versions": records.versions(),

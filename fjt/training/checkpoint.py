@@ -17,7 +17,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from fjt.core import records, tree
 from fjt.core.errors import Ended, UserError, without_closed_loops
-from fjt.training import placement
+from fjt.training import placement, processes
 
 STEP = re.compile(r"\d+(\.orbax-checkpoint-tmp.*)?")  # the folder of a step, complete or not
 
@@ -169,20 +169,24 @@ class Checkpoints:
             state=ocp.args.StandardSave(state),
             host=ocp.args.JsonSave({"host": _to_json(hosts), "checksums": checksums}),
         )
+        failed = saved = None
         try:
             saved = self._manager.save(step, args=args, force=True)
         except Exception as error:
-            raise self._failed(error) from None
+            failed = self._failed(error)
+        processes.fail_together(failed)
         if not saved:
             raise RuntimeError(f"the checkpoint of step {step} was not saved")
 
     def wait(self) -> None:
         """Waits for the current save.  Raises UserError if it failed."""
+        failed = None
         try:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
         except Exception as error:
-            raise self._failed(error) from None
+            failed = self._failed(error)
+        processes.fail_together(failed)
 
     def restore(
         self, abstract: Callable[[int], Any], step: int | None = None
@@ -202,12 +206,15 @@ class Checkpoints:
         """
         candidates = [step] if step is not None else self.steps()
         for candidate in candidates:
+            state, hosts, reason = None, [], ""
             try:
                 state, hosts = self._read(candidate, abstract(candidate))
             except (MemoryError, jax.errors.JaxRuntimeError, OtherLeaves):
                 raise  # not the checkpoint's fault
             except Exception as error:
                 reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            if processes.any_of(bool(reason)):
+                reason = reason or "another process cannot read it"
                 if step is not None:
                     raise records.Unresumable(
                         f"the checkpoint of step {step} in {self._manager.directory} cannot be read ({reason}). It "
@@ -230,10 +237,13 @@ class Checkpoints:
         return f"{self._manager.directory}-unreadable"
 
     def _put_aside(self, step: int) -> None:
-        os.makedirs(self._unreadable(), exist_ok=True)
-        target = os.path.join(self._unreadable(), str(step))
-        shutil.rmtree(target, ignore_errors=True)
-        os.rename(os.path.join(self._manager.directory, str(step)), target)
+        def move() -> None:
+            os.makedirs(self._unreadable(), exist_ok=True)
+            target = os.path.join(self._unreadable(), str(step))
+            shutil.rmtree(target, ignore_errors=True)
+            os.rename(os.path.join(self._manager.directory, str(step)), target)
+
+        processes.decide(move)
         self._manager.reload()
 
     def _read(self, step: int, abstract: Any) -> tuple[Any, list[HostState]]:

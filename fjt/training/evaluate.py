@@ -25,6 +25,7 @@ class Chunks(Sequence):
         shape: of all chunks.
         hidden: cached features, see `batches.build`; None to start from tokens.
         labels: whether batches have labels.
+        own: the groups that this process lays out, see `batches.build`.
     """
 
     examples: batches.Examples
@@ -32,6 +33,7 @@ class Chunks(Sequence):
     shape: packing.Shape
     hidden: np.ndarray | None = None
     labels: bool = False
+    own: Sequence[int] | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -40,7 +42,7 @@ class Chunks(Sequence):
         return (self[k] for k in range(len(self)))  # by Sequence, an IndexError in one would pass for the end
 
     def __getitem__(self, k: int) -> tuple[Batch, batches.Places]:
-        batch, places = batches.build(self.examples, self.indices[k], self.shape, hidden=self.hidden)
+        batch, places = batches.build(self.examples, self.indices[k], self.shape, hidden=self.hidden, own=self.own)
         for name in ("weight",) if self.labels else ("label", "weight"):
             del batch[name]
         return batch, places
@@ -70,6 +72,7 @@ def pack_splits(
     tokens: int = 0,
     one_slot: bool = True,
     labels: bool = False,
+    own: Sequence[int] | None = None,
 ) -> dict[str, Packed]:
     """{name: Packed} of splits, all in one shape, so that one program serves them.
 
@@ -81,6 +84,7 @@ def pack_splits(
         tokens: about this many tokens per chunk; 0 for TOKENS.
         one_slot: whether each example has exactly one slot.
         labels: whether batches have labels, which `Problem.reduce` may need.
+        own: the groups that this process lays out, see `batches.build`.
     """
     chosen = {}
     for name, examples in splits.items():
@@ -93,15 +97,18 @@ def pack_splits(
     shape = packing.plan(
         lengths, slots=None if one_slot else slots, groups=groups, grid=grid, most_shapes=1, width=width
     ).shapes[0]
-    return {name: _packed(splits[name], indices, shape, labels) for name, indices in chosen.items()}
+    return {name: _packed(splits[name], indices, shape, own, labels) for name, indices in chosen.items()}
 
 
-def deal_splits(splits: Mapping[str, batches.Examples], *, groups: int) -> dict[str, Packed]:
+def deal_splits(
+    splits: Mapping[str, batches.Examples], *, groups: int, own: Sequence[int] | None = None
+) -> dict[str, Packed]:
     """{name: Packed} of splits with one cached vector per slot instead of tokens, all in one shape.
 
     Args:
         splits: {name: Examples}.
         groups: number of devices.
+        own: the groups that this process lays out, see `batches.build`.
     """
     longest = max(len(examples) for examples in splits.values())
     each = max(len(examples.slot_token) // len(examples) for examples in splits.values())  # vectors of an example
@@ -112,7 +119,8 @@ def deal_splits(splits: Mapping[str, batches.Examples], *, groups: int) -> dict[
     for name, examples in splits.items():
         order = np.arange(len(examples))
         indices = np.pad(order, (0, -len(order) % (groups * shape.examples)), constant_values=-1)
-        dealt[name] = _packed(examples, indices.reshape(-1, groups * shape.examples), shape)
+        indices = indices.reshape(-1, groups * shape.examples)
+        dealt[name] = _packed(examples, indices, shape, own)
     return dealt
 
 
@@ -132,8 +140,14 @@ def _widen(array: np.ndarray, width: int, value: int) -> np.ndarray:
     return np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=value)
 
 
-def _packed(examples: batches.Examples, indices: np.ndarray, shape: packing.Shape, labels: bool = False) -> Packed:
-    return Packed(shape, Chunks(examples, indices, shape, labels=labels), len(examples.slot_token))
+def _packed(
+    examples: batches.Examples,
+    indices: np.ndarray,
+    shape: packing.Shape,
+    own: Sequence[int] | None,
+    labels: bool = False,
+) -> Packed:
+    return Packed(shape, Chunks(examples, indices, shape, labels=labels, own=own), len(examples.slot_token))
 
 
 def results(

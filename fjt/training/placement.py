@@ -1,4 +1,4 @@
-"""Placement: the only file that puts arrays on devices, fetches them to the host, and knows about other processes.
+"""Placement: the only file that puts arrays on devices and fetches them to the host.
 
 The mesh has one axis, `data`: the groups of a batch are spread over it, and every device holds all parameters.
 """
@@ -17,6 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from fjt.core.errors import UserError
+from fjt.training import processes
 
 FLAGS_TIMEOUT = 60  # seconds; importing jaxlib takes about one
 Arrays = TypeVar("Arrays")  # a tree of arrays, on the host or on devices
@@ -64,6 +65,11 @@ def make_mesh(num: int) -> Mesh:
     devices = find_devices()
     if num > len(devices):
         raise UserError(f"config.mesh.data={num}: there are {len(devices)} {devices[0].platform} devices here.")
+    if processes.count() > 1 and num not in (0, len(devices)):
+        raise UserError(
+            f"config.mesh.data={num}: {processes.count()} processes have {len(devices)} devices, and all of them take "
+            "part. Leave it 0."
+        )
     num = num or len(devices)
     return jax.make_mesh((num,), ("data",), axis_types=(AxisType.Auto,), devices=devices[:num])
 
@@ -78,19 +84,67 @@ def by_group(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P("data"))
 
 
+def read_by_all(mesh: Mesh) -> NamedSharding:
+    """The sharding of arrays [G, ...] that a program returns to be fetched: by group, if one process has all groups."""
+    return by_group(mesh) if processes.count() == 1 else replicated(mesh)
+
+
 def lanes_by_group(mesh: Mesh) -> NamedSharding:
     """The sharding of arrays whose leading axis is lanes and whose second axis is groups."""
     return NamedSharding(mesh, P(None, "data"))
 
 
 def put_whole(arrays: Arrays, mesh: Mesh) -> Arrays:
-    """The arrays on every device of the mesh: parameters, optimizer states, hyper-parameters."""
-    return jax.device_put(arrays, replicated(mesh))
+    """The arrays on every device of the mesh: parameters, optimizer states, hyper-parameters.
+
+    Each process has all of them.  `device_put` would send them around to see whether they agree.
+    """
+    if processes.count() == 1:
+        return jax.device_put(arrays, replicated(mesh))
+
+    def put(leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(replicated(mesh), leaf.ndim):
+            return leaf
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, replicated(mesh), lambda index: host[index])
+
+    return jax.tree.map(put, arrays)
+
+
+def own_groups(mesh: Mesh, groups: int) -> tuple[int, ...] | None:
+    """The groups of a batch that this process lays out, None for all: those of its own devices.
+
+    Args:
+        mesh: the devices.
+        groups: number of groups.
+    """
+    if processes.count() == 1:
+        return None
+    places = by_group(mesh).addressable_devices_indices_map((groups,)).values()
+    return tuple(sorted({group for place in places if place for group in range(*place[0].indices(groups))}))
 
 
 def put_batch(batch: Arrays, mesh: Mesh) -> Arrays:
-    """The arrays [G, ...] of a batch, spread over the mesh by group."""
-    return jax.device_put(batch, by_group(mesh))
+    """The arrays [G, ...] of a batch, spread over the mesh by group.
+
+    Args:
+        batch: of several processes, each has its own groups alone.
+        mesh: the devices.
+    """
+    if processes.count() == 1:
+        return jax.device_put(batch, by_group(mesh))
+
+    def put(own: np.ndarray) -> jax.Array:
+        groups = len(own) * processes.count()
+        first = {group: i for i, group in enumerate(own_groups(mesh, groups) or ())}
+
+        def part(index: Any) -> np.ndarray:
+            start, end, _ = index[0].indices(groups)
+            return own[first[start] : first[start] + end - start][:, *index[1:]]
+
+        return jax.make_array_from_callback((groups, *own.shape[1:]), by_group(mesh), part)
+
+    return jax.tree.map(put, batch)
 
 
 def put_lanes(batches: Arrays, mesh: Mesh) -> Arrays:
@@ -106,20 +160,3 @@ def fetch(arrays: Arrays) -> Arrays:
 def fetch_numbers(arrays: Mapping[str, Any]) -> dict[str, list[float]]:
     """{name: the values of a small array as a list}.  Several times as fast as `fetch`; every step calls it."""
     return {name: np.ravel(np.asarray(array)).tolist() for name, array in arrays.items()}
-
-
-def is_main() -> bool:
-    """Whether this process is the one that writes the files of a run."""
-    return jax.process_index() == 0
-
-
-def agree_to_stop(signal_number: int | None) -> int | None:
-    """The signal at which all processes of a run stop, or None.
-
-    Every stop passes through this function, because processes that share a mesh have to stop after the same step.
-    There is one process today, so the answer is its own signal.
-
-    Args:
-        signal_number: the signal that this process has received, or None.
-    """
-    return signal_number

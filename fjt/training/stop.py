@@ -9,9 +9,10 @@ from typing import Any
 
 from fjt.core import console
 from fjt.core.errors import Ended
-from fjt.training import placement
+from fjt.training import processes
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+OF_SEVERAL = (signal.SIGINT, signal.SIGHUP)  # JAX notes SIGTERM for all processes of a run
 NOTE = b"\nfjt: stopping at the next step, after saving; once more stops at once\n"
 
 
@@ -42,7 +43,7 @@ class Stop:
     def __enter__(self) -> "Stop":
         if threading.current_thread() is not threading.main_thread():
             return self
-        for number in SIGNALS:
+        for number in SIGNALS if processes.count() == 1 else OF_SEVERAL:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # which nohup ignores
                 self._before[number] = signal.signal(number, self._note)
         self._pipe = os.pipe()
@@ -66,7 +67,7 @@ class Stop:
 
     def wanted(self) -> int | None:
         """The signal at which all processes stop now, or None."""
-        return placement.agree_to_stop(self._number or (signal.SIGPIPE if console.lost() else None))
+        return processes.agree_to_stop(self._number or (signal.SIGPIPE if console.lost() else None))
 
     def check(self) -> None:
         """Raises Stopped if a stop is wanted."""
