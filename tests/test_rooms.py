@@ -172,18 +172,20 @@ def test_a_method_is_named_in_its_own_room_alone():
     assert named_methods('if name == "lora": pass') == {"lora"}  # a source that the test above rejects
 
 
-# What moves arrays between host and devices, lays out devices, or knows of other processes.
-PLACES = ("device_put", "device_get", "process_index", "process_count", "Mesh(", "NamedSharding")
+# What moves arrays between host and devices or lays out devices, and what knows of other processes.
+PLACES = ("device_put", "device_get", "Mesh(", "NamedSharding")
+PROCESSES = ("process_index", "process_count", "multihost_utils", "jax.distributed")
 
 
-def placed(source):
-    """The names of PLACES in a source."""
-    return {name for name in PLACES if name in source}
+def placed(source, names=PLACES):
+    """The names in a source."""
+    return {name for name in names if name in source}
 
 
-def test_transfers_stay_behind_placement():
-    found = {name for name, path in MODULES.items() if placed(path.read_text("utf-8"))}
-    assert found == {"training.placement"}, found
+@pytest.mark.parametrize(("names", "file"), [(PLACES, "training.placement"), (PROCESSES, "training.processes")])
+def test_transfers_stay_behind_placement_and_processes(names, file):
+    found = {name for name, path in MODULES.items() if placed(path.read_text("utf-8"), names)}
+    assert found == {file}, found
     assert placed("y = jax.device_put(x)") == {"device_put"}  # a source that the test above rejects
     assert placed("mesh = jax.sharding.Mesh(devices, names)") == {"Mesh("}
     assert not placed("def f(mesh: jax.sharding.Mesh): ...")

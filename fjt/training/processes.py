@@ -28,6 +28,7 @@ from fjt.core.errors import Ended, UserError
 
 HEARTBEAT = 10  # seconds after which the others end when a process has stopped answering
 UNREACHABLE = 25.0  # seconds in which the coordinator has to answer
+LATE = 5.0  # seconds after which it is said that others are waited for
 ABSENT = 300.0  # seconds in which all processes have to be there: on a cluster some start late
 CHUNK = 4096  # bytes: what is sent has a multiple of this length, so that few programs are compiled for it
 
@@ -122,19 +123,21 @@ def _reach(coordinator: str) -> None:
 
 @contextlib.contextmanager
 def _watched(reason: str) -> Iterator[None]:
-    """A context that ends this process after ABSENT seconds: JAX would abort it without a word."""
+    """A context that says after LATE seconds that it waits, and ends this process after ABSENT: JAX would abort it."""
 
     def end() -> None:
         print(f"fjt: --processes: {reason}.", file=sys.stderr, flush=True)
         os._exit(2)
 
-    timer = threading.Timer(ABSENT, end)
-    timer.daemon = True
-    timer.start()
+    timers = [threading.Timer(LATE, console.say, ["waiting for the other processes"]), threading.Timer(ABSENT, end)]
+    for timer in timers:
+        timer.daemon = True
+        timer.start()
     try:
         yield
     finally:
-        timer.cancel()
+        for timer in timers:
+            timer.cancel()
 
 
 def count() -> int:
@@ -303,11 +306,11 @@ def share(folder: str) -> None:
         return
 
     def write() -> str:
-        made = os.path.join(folder, f".fjt-{secrets.token_hex(8)}.tmp")
-        with open(made, "x"):
-            return made
+        name = f".fjt-{secrets.token_hex(8)}.tmp"
+        with open(os.path.join(folder, name), "x"):
+            return name
 
-    path = decide(write)
+    path = os.path.join(folder, decide(write))
     seen = np.ravel(multihost_utils.process_allgather(np.bool_(os.path.exists(path))))
     if is_main():
         os.remove(path)

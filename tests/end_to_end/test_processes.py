@@ -1,0 +1,184 @@
+"""One run in two processes with two devices each is the run of one process: its numbers, its files, its end."""
+
+import contextlib
+import functools
+import json
+import os
+import re
+import signal
+import socket
+
+import numpy as np
+import pytest
+import small
+from process import Slow, finish, outcome, read_rows, start, tiny, wait_for
+
+SHARED = dict(mesh__data=0, train__batch_size=24, output__tables=True)
+CASES = {
+    "full": dict(tune__method="full", train__accumulation=2, train__select="best", train__packing=True),
+    "lora": dict(tune__method="lora", optim__learning_rate=1e-2),
+    "head": dict(tune__method="head", train__epochs=8, optim__learning_rate=1e-2),
+}
+MARK = 0o077  # umask of process 1: what it writes can be told from the files of process 0
+
+
+def two_devices(umask=None):
+    """In a process before JAX starts: it has two devices."""
+    os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("device_count=4", "device_count=2")
+    if umask is not None:
+        os.umask(umask)
+
+
+def free_port():
+    with contextlib.closing(socket.socket()) as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+class Pair:
+    """Two processes of one run.  own: of each, arguments that follow the shared ones."""
+
+    def __init__(self, arguments, folder, workdir, cache, own=((), ()), events=(None, None)):
+        folder.mkdir()
+        address = f"127.0.0.1:{free_port()}"
+        self.outputs = [folder / f"output-{i}" for i in (0, 1)]
+        self.processes = []
+        for i in (0, 1):
+            flags = ["--workdir", workdir, "--processes=2", f"--process={i}", f"--coordinator={address}", *own[i]]
+            hook = functools.partial(two_devices, MARK if i else None)
+            self.processes.append(
+                start([*arguments, *flags], self.outputs[i], cache=cache, hook=hook, events=events[i])
+            )
+
+    def finish(self):
+        """[Done, Done]."""
+        return [finish(one, output) for one, output in zip(self.processes, self.outputs, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def base(finished):
+    return finished[0] / "export"
+
+
+def arguments_of(name, even, base, **options):
+    given = SHARED | CASES[name] | dict(model__path=base, cache__dir=None) | options
+    return tiny(even, **given)
+
+
+@pytest.fixture(scope="module", params=list(CASES))
+def both(request, even, base, cache, launch, tmp_path_factory):
+    """(name, work directory of one process, work directory of two, their outputs)."""
+    name, folder = request.param, tmp_path_factory.mktemp(request.param)
+    arguments = arguments_of(name, even, base)
+    ended = launch(*arguments, f"--config.cache.dir={folder}/cache", "--workdir", folder / "one")
+    assert ended.code == 0, ended.text
+    own = [[f"--config.cache.dir={folder}/cache-{i}"] for i in (0, 1)]
+    done = Pair(arguments, folder / "pair", folder / "two", cache, own).finish()
+    assert [one.code for one in done] == [0, 0], "\n".join(one.text for one in done)
+    return name, folder / "one", folder / "two", done
+
+
+def test_losses_are_those_of_one_process(both):
+    _, one, two, _ = both
+    first, second = read_rows(one / "train.jsonl"), read_rows(two / "train.jsonl")
+    assert [row["step"] for row in first] == [row["step"] for row in second] and len(first) >= 12
+    for before, now in zip(first, second, strict=True):
+        assert (before["examples"], before["shape"]) == (now["examples"], now["shape"])
+        np.testing.assert_allclose(now["loss"], before["loss"], rtol=2e-6)
+    for split in ("dev", "test"):
+        with (
+            np.load(one / "predictions" / f"{split}.npz") as before,
+            np.load(two / "predictions" / f"{split}.npz") as now,
+        ):
+            assert before["id"].tolist() == now["id"].tolist()
+            np.testing.assert_allclose(now["logits"], before["logits"], atol=2e-5)
+    results = [json.loads((folder / "result.json").read_text()) for folder in (one, two)]
+    same = ("steps", "selected_step", "trainable_params", "flops_per_step", "token_efficiency", "start_layer")
+    assert [results[0][key] for key in same] == [results[1][key] for key in same]
+
+
+def test_there_is_one_set_of_records_and_one_writer(both):
+    """Process 1 writes nothing but its part of Orbax's checkpoints, and its own cache."""
+    name, one, two, done = both
+
+    def names(folder):
+        return {
+            str(path.relative_to(folder))
+            for path in folder.rglob("*")
+            if path.is_file() and "checkpoints" not in path.parts
+        }
+
+    assert names(one) == names(two) and "DONE" in names(two)
+    by_second = [path for path in names(two) if not (two / path).stat().st_mode & 0o040]
+    assert not by_second
+    assert "dev accuracy" in done[0].text
+    assert not re.sub(r"^\[Gloo\].*\n", "", done[1].text, flags=re.M).strip()
+    assert [json.loads((folder / "env.json").read_text())["devices"] for folder in (one, two)] == [4, 4]
+    kept = [list((two.parent / f"cache-{i}").rglob("*.npy")) for i in (0, 1)]
+    assert [bool(found) for found in kept] == [name == "head"] * 2
+
+
+@pytest.mark.parametrize("both", ["lora"], indirect=True)
+@pytest.mark.parametrize("who", small.tiers([0, 1], 0))
+def test_all_stop_at_the_same_step_and_go_on_to_the_same_bits(both, even, base, cache, tmp_path, who):
+    _, _, undisturbed, _ = both
+    arguments = arguments_of("lora", even, base, cache__dir=f"{even}/cache")
+    workdir = tmp_path / "run"
+    first = Pair(arguments, tmp_path / "first", workdir, cache, events=(Slow(0.05), Slow(0.05)))
+    assert wait_for(lambda: len(read_rows(workdir / "train.jsonl")) > 4, first.processes[0])
+    os.kill(first.processes[who].pid, signal.SIGINT if who == 0 else signal.SIGTERM)
+    done = first.finish()
+    assert [one.code for one in done] == [130 if who == 0 else 143, 143], done[0].text
+    assert "the same command goes on from here" in done[0].text
+    steps = len(read_rows(workdir / "train.jsonl"))
+    assert 4 < steps < 12 and (workdir / "checkpoints" / str(steps)).is_dir()
+    again = Pair(arguments, tmp_path / "second", workdir, cache).finish()
+    assert [one.code for one in again] == [0, 0], again[0].text
+    assert f"resuming after step {steps} " in again[0].text
+    assert outcome(workdir) == outcome(undisturbed)
+    over = Pair(arguments, tmp_path / "third", workdir, cache).finish()
+    assert [one.code for one in over] == [0, 0] and "is already finished" in over[0].text
+
+
+@pytest.mark.thorough
+def test_the_other_process_ends_when_one_is_killed(even, base, cache, tmp_path):
+    arguments = arguments_of("lora", even, base, cache__dir=f"{even}/cache")
+    pair = Pair(arguments, tmp_path / "pair", tmp_path / "run", cache, events=(Slow(0.05), Slow(0.05)))
+    assert wait_for(lambda: len(read_rows(tmp_path / "run" / "train.jsonl")) > 4, pair.processes[0])
+    pair.processes[1].kill()
+    pair.processes[0].join(15)
+    assert pair.processes[0].exitcode not in (None, 0)  # by an error of its computation, or by JAX's heartbeat
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        ([[], ["--config.train.batch_size=12"]], ["the same options", "train.batch_size: 24 in process 0, 12 in"]),
+        ([[], ["--workdir", "ELSEWHERE"]], ["is not seen by process 1", "a folder that all share"]),
+        ([["--config.mesh.data=2"]] * 2, ["config.mesh.data=2", "have 4 devices", "all of them take part"]),
+    ],
+)
+def test_processes_that_differ_are_refused_by_all(even, base, cache, tmp_path, own, words):
+    own = [[str(tmp_path / "other") if word == "ELSEWHERE" else word for word in flags] for flags in own]
+    arguments = arguments_of("lora", even, base, cache__dir=f"{even}/cache")
+    done = Pair(arguments, tmp_path / "pair", tmp_path / "run", cache, own).finish()
+    assert [one.code for one in done] == [2, 2], done[0].text
+    assert all(word in done[0].text for word in words), done[0].text
+    assert not (tmp_path / "run" / "train.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--processes=2"], ["--processes=2 needs --process=I, from 0 to 1, and --coordinator=HOST:PORT"]),
+        (["--processes=2", "--process=2", "--coordinator=127.0.0.1:1"], ["--process=2", "from 0 to 1"]),
+        (["--processes=two"], ["--processes=two", "a number or auto"]),
+        (["--processes=auto", "--process=0"], ["--processes=auto detects"]),
+        (["--processes=auto"], ["--processes=auto: JAX cannot start", "--coordinator=HOST:PORT"]),
+        (["--processes=2", "--process=0", "--coordinator=here"], ["--coordinator=here", "HOST:PORT"]),
+    ],
+)
+def test_flags_of_processes_that_do_not_fit(launch, even, tmp_path, flags, words):
+    ended = launch(*tiny(even), "--workdir", tmp_path / "run", *flags)
+    assert ended.code == 2 and all(word in ended.text for word in words), ended.text
+    assert ended.text.count("\n") == 1
