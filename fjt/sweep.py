@@ -74,6 +74,8 @@ def _start(argv: list[str], events: "Events | None") -> int:
         )
     command = shlex.join(["python", "-m", "fjt.sweep", *argv[1:]])
     workdir = files.local_path(WORKDIR.value, "--workdir")
+    if BUNDLES.value == []:
+        raise UserError("--bundles is empty: give the names that --plan prints, or leave it out.")
     share = Share(SHARD.value or "", tuple(BUNDLES.value or ()), ENGINE.value or "", ADDRESS.value or "")
     if PROCESSES.value not in ("", "0", "1"):
         raise UserError(

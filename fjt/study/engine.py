@@ -10,6 +10,8 @@ import logging
 import os
 import re
 import secrets
+import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
@@ -18,8 +20,9 @@ from typing import Any
 from fjt.core import console
 from fjt.core.errors import UserError
 from fjt.experiment.run_records import ended, read_result
+from fjt.experiment.workdir import lock
 from fjt.study import node, plans, worker
-from fjt.study.node import Answer, Order
+from fjt.study.node import Order
 from fjt.study.spec import StudyConfig
 from fjt.training.protocols import Events
 from fjt.training.stop import Stop, Stopped
@@ -31,6 +34,8 @@ RETRIES = 10  # times that Ray starts a bundle again whose worker or node was lo
 STORE_BYTES = 200_000_000  # of Ray's object store, where fjt starts Ray: it would take 30 % of the memory
 MEMORY_SHARE = 0.9  # share of an accelerator's memory that bundles divide among them
 ACCELERATORS = ("GPU", "TPU")
+TPU_CHIPS = (1, 2, 4, 8)  # of a host, as Ray divides them
+SILENCE = 30.0  # seconds of planning after which it is said that Ray may be waiting
 PASSED_ON = ("FJT_", "HF_", "JAX_", "TFDS_", "XLA_")  # prefixes of the driver's variables that tasks have as well
 
 
@@ -50,8 +55,11 @@ def connect(address: str, order: Order) -> Iterator["Cluster"]:
         ray = importlib.import_module("ray")
     except ImportError:
         raise UserError("--engine=ray needs the package ray: pip install 'fjt[ray]', or pip install ray.") from None
+    if ray.is_initialized():
+        raise UserError("--engine=ray: this program is connected to Ray already. Call ray.shutdown() first.")
     address = address or os.environ.get("RAY_ADDRESS", "")
     variables = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
+    variables = {name: value for name, value in variables.items() if "TOKEN" not in name}  # a cluster shows them to all
     study = order.study
     if study.devices < 1:
         variables.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{MEMORY_SHARE * study.devices:.3f}")
@@ -61,6 +69,7 @@ def connect(address: str, order: Order) -> Iterator["Cluster"]:
         "address": "local", "include_dashboard": False, "object_store_memory": STORE_BYTES
     }  # fmt: skip
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             **options,
@@ -71,7 +80,9 @@ def connect(address: str, order: Order) -> Iterator["Cluster"]:
         )
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"--engine=ray: Ray does not answer at {address or 'this machine'} ({reason}).") from None
+        raise UserError(f"--engine=ray: Ray cannot be used at {address or 'this machine'} ({reason}).") from None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # Ray's own would end this process with another code
     try:
         yield Cluster(ray, order)
     finally:
@@ -92,16 +103,18 @@ class Cluster:
     def __init__(self, ray: ModuleType, order: Order) -> None:
         self._ray, self._order, self._shared = ray, order, order.study.shared
         nodes = [one for one in ray.nodes() if one["Alive"]]
-        self._nodes = {one["NodeID"]: one["NodeManagerAddress"] for one in nodes}
         self._resources = _resources(order.study, [one["Resources"] for one in nodes])
+        nodes = [one for one in nodes if _has(one["Resources"], self._resources)]
+        self._nodes = {one["NodeID"]: one["NodeManagerAddress"] for one in nodes}
         reserved = " and ".join(f"{amount:g} {kind}" for kind, amount in self._resources.items())
         count = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
-        console.say(f"Ray has {count}; a bundle reserves {reserved} of one of them")
+        console.say(f"Ray has {count} for bundles; each bundle reserves {reserved}")
         self._check_nodes(order.folder)
 
     def _check_nodes(self, folder: str) -> None:
         """Raises UserError for a node that lacks fjt, has other versions, or does not see a shared folder."""
-        path, text = os.path.join(folder, "groups", node.TOKEN), secrets.token_hex(8)
+        text = secrets.token_hex(8)
+        path = os.path.join(folder, "groups", f"token-{text}")
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "w", encoding="utf-8") as file:
             file.write(text)
@@ -112,14 +125,7 @@ class Cluster:
                 address: look.options(num_cpus=0, scheduling_strategy=on(id_, soft=False)).remote(path)
                 for id_, address in self._nodes.items()
             }
-            seen = {address: self._ray.get(reference) for address, reference in asked.items()}
-        except (self._ray.exceptions.RayTaskError, RuntimeError) as error:
-            missing = re.search(r"No module named '([\w.]+)'", str(error))
-            if not missing:
-                raise
-            raise UserError(
-                f"A node of Ray lacks the package {missing[1]}. Install fjt and Ray on all nodes."
-            ) from None
+            seen = {address: self._get(reference, f"the node {address}") for address, reference in asked.items()}
         finally:
             os.remove(path)
         for address, (_, versions) in seen.items():
@@ -130,6 +136,29 @@ class Cluster:
                 f"--workdir={folder} is not seen by {', '.join(blind)}. Give a folder that all nodes share, or set "
                 "config.study.shared=False: runs are then sent to this process."
             )
+
+    def _get(self, reference: Any, place: str) -> Any:
+        """The value of a task.
+
+        Args:
+            reference: to it.
+            place: names the task, for messages.
+
+        Raises:
+            UserError: it was lost, or its node cannot run it.
+        """
+        try:
+            return self._ray.get(reference, timeout=GRACE)
+        except (self._ray.exceptions.RayError, RuntimeError) as error:
+            if missing := re.search(r"No module named '([\w.]+)'", str(error)):
+                raise UserError(f"{place} lacks the package {missing[1]}. Install fjt on all nodes.") from None
+            if isinstance(error, self._ray.exceptions.RayTaskError):
+                raise
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise UserError(
+                f"{place}: Ray says: {reason.rstrip('.')}. Look at the nodes, first at their memory. The same command "
+                "goes on."
+            ) from None
 
     def plan(self) -> None:
         """Makes or extends the study's plan.json on a node.
@@ -142,11 +171,15 @@ class Cluster:
         known |= {} if self._shared else node.records_of(order.folder, [run.name for run in order.runs])
         reference = self._task(node.plan).remote(order, known)
         with Stop() as stop:
+            said, start = False, time.monotonic()
             while not self._wait([reference]):
                 if stop.wanted():
                     self._cancel([reference])
                     stop.check()
-        self._take(reference)
+                if not said and time.monotonic() - start > SILENCE:
+                    console.say("Ray plans the study, or waits for a node with these resources to be free")
+                    said = True
+        self._take(reference, "the plan")
 
     def work(self, own: Sequence[plans.Bundle], events: Events | None = None) -> bool:
         """Whether all runs of the plan have ended, after one task per bundle.
@@ -159,9 +192,15 @@ class Cluster:
             UserError: of a node, or a bundle was lost too often.
             Stopped: a signal came; where the folder is shared, the tasks have saved.
         """
+        held = os.path.join(self._order.folder, "groups", "driver")
+        with contextlib.nullcontext() if self._shared else lock(held, kind=""):  # runs are locked on their nodes
+            return self._work(own, events)
+
+    def _work(self, own: Sequence[plans.Bundle], events: Events | None) -> bool:
         del events
         order, (runs, bundles, _) = self._order, plans.load(self._order.folder)
-        task, plan, tasks = self._task(node.work), node.collect(order.folder, ["plan.json"]), {}
+        task, plan = self._task(node.work), node.collect(order.folder, ["plan.json"])
+        tasks: dict[str, Any] = {}
         for bundle in sorted(own, key=lambda bundle: bundle.phase != "tuning"):
             if plans.has_ended(order.folder, bundle):
                 continue
@@ -173,7 +212,7 @@ class Cluster:
         names = [name for bundle in bundles for name in bundle.runs]
         with console.bar("runs", len(names)) as bar:
             self._follow({reference: id_ for id_, reference in tasks.items()}, _Lines(order, bundles, bar))
-        return all(ended(os.path.join(order.folder, name)) for name in names)
+        return worker.clean_up(order.folder, bundles)
 
     def _follow(self, tasks: dict[Any, str], lines: "_Lines") -> None:
         """Waits for tasks, {reference: id of the bundle}, and cancels what is left after a signal or a mistake."""
@@ -181,11 +220,13 @@ class Cluster:
             try:
                 while tasks:
                     for reference in self._wait(list(tasks)):
-                        self._take(reference, tasks.pop(reference), lines)
+                        self._take(reference, f"the bundle {tasks.pop(reference)}", lines)
                     lines.look(f"{len(tasks)} bundles left")
                     stop.check()
-            except (UserError, Stopped):
-                self._cancel(list(tasks))
+            except BaseException:
+                for reference in self._cancel(list(tasks)):
+                    with contextlib.suppress(Exception):  # the first error is the one that counts
+                        self._take(reference, "", lines)
                 lines.look("")
                 raise
 
@@ -201,26 +242,25 @@ class Cluster:
         """The tasks that have ended, after at most POLL seconds of waiting for one."""
         return self._ray.wait(references, num_returns=1, timeout=POLL)[0]
 
-    def _take(self, reference: Any, id_: str = "", lines: "_Lines | None" = None) -> None:
-        """Writes the files of a task that has ended, and prints its lines and warnings."""
-        try:
-            answer: Answer = self._ray.get(reference)
-        except (self._ray.exceptions.WorkerCrashedError, self._ray.exceptions.NodeDiedError) as error:
-            reason, lost = next(iter(str(error).splitlines()), ""), f"the bundle {id_}" if id_ else "the plan"
-            raise UserError(
-                f"{lost} was lost with its worker {RETRIES + 1} times ({reason}). Look at the nodes, first at their "
-                "memory; the same command goes on."
-            ) from None
+    def _take(self, reference: Any, place: str, lines: "_Lines | None" = None) -> None:
+        """Writes the files of a task that has ended, and prints its lines and warnings.  place: names it."""
+        folder, answer = self._order.folder, self._get(reference, place)
+        for name in answer.ended if answer.files else ():
+            with lock(os.path.join(folder, name)):
+                node.put(folder, {path: text for path, text in answer.files.items() if path.startswith(f"{name}/")})
+        plan = answer.files.get("plan.json", b"")
+        if plan and not self._shared:
+            node.put(folder, {"plan.json": plan})
+        node.await_seen(folder, answer.ended, plan)
         for text in answer.said:
             console.say(text)
         for text in answer.warned:
             (lines or console).warn(text)
         if answer.mistake:
             raise UserError(answer.mistake)
-        node.put(self._order.folder, answer.files)
 
-    def _cancel(self, references: Sequence[Any]) -> None:
-        """Interrupts tasks, waits until they have saved, and kills those that take too long."""
+    def _cancel(self, references: Sequence[Any]) -> list[Any]:
+        """The tasks that have ended, after all are interrupted; those that take too long to save are killed."""
         for reference in references:
             self._ray.cancel(reference, force=False)
         end = time.monotonic() + GRACE
@@ -229,6 +269,7 @@ class Cluster:
             left = self._ray.wait(left, num_returns=len(left), timeout=POLL)[1]
         for reference in left:
             self._ray.cancel(reference, force=True)
+        return [reference for reference in references if reference not in left]
 
 
 class _Lines:
@@ -256,7 +297,7 @@ class _Lines:
 
     def warn(self, text: str) -> None:
         """Prints a warning, each once, whatever run it is about."""
-        about = text.partition(": ")[2]
+        about = text.partition(": ")[2] or text
         if about not in self._warned:
             self._warned.add(about)
             console.warn(text)
@@ -266,6 +307,11 @@ def _duration(result: Mapping[str, Any]) -> str:
     """The time that a run took on its node, from its result.json."""
     parts = ("train_seconds", "compile_seconds", "hidden_seconds")
     return f"{sum(result.get(part, 0.0) for part in parts):.1f} s"
+
+
+def _has(resources: Mapping[str, float], wanted: Mapping[str, float]) -> bool:
+    """Whether a node has these resources when it is idle."""
+    return all(resources.get(kind, 0) >= amount for kind, amount in wanted.items())
 
 
 def _resources(study: StudyConfig, nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -283,9 +329,16 @@ def _resources(study: StudyConfig, nodes: Sequence[Mapping[str, float]]) -> dict
     kinds = [] if cpu else [kind for kind in ACCELERATORS if any(one.get(kind) for one in nodes)]
     if kinds:
         wanted[kinds[0]] = study.devices
+        if (study.devices > 1 and study.devices % 1) or (kinds[0] == "TPU" and study.devices not in TPU_CHIPS):
+            whole = f"one of {', '.join(map(str, TPU_CHIPS))}" if kinds[0] == "TPU" else "a whole number above 1"
+            raise UserError(
+                f"config.study.devices={study.devices:g}: Ray divides a {kinds[0]} otherwise. Give {whole}."
+            )
     elif study.devices > 1:
         raise UserError(f"config.study.devices={study.devices:g}: no node of Ray has an accelerator.")
-    if not any(all(one.get(kind, 0) >= amount for kind, amount in wanted.items()) for one in nodes):
+    if cpu and any(one.get(kind) for one in nodes for kind in ACCELERATORS):
+        console.say("JAX_PLATFORMS=cpu: the accelerators of Ray's nodes are not used")
+    if not any(_has(one, wanted) for one in nodes):
         have = "; ".join(" ".join(f"{one.get(kind, 0):g} {kind}" for kind in wanted) for one in nodes)
         asked = " and ".join(f"{amount:g} {kind}" for kind, amount in wanted.items())
         given = f"config.study.cpus={study.cpus:g}, .devices={study.devices:g}"

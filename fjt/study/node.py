@@ -9,7 +9,10 @@ import dataclasses
 import functools
 import os
 import platform
+import shutil
+import signal
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,11 +27,12 @@ from fjt.experiment.workdir import LOCK, MARKER, STUDY, own
 from fjt.study import bases, planner, plans, worker
 from fjt.study.spec import Run, StudyConfig
 from fjt.training.protocols import Events
+from fjt.training.stop import Stopped
 
 Files = dict[str, bytes]
 
-TOKEN = "token"  # below groups/: a file by which a node shows that it sees the study's folder
-LEFT_OUT = (LOCK, "checkpoints", "checkpoints-unreadable")  # of a run's files, those that stay on its node
+POLL = 1.0  # seconds between two looks
+SEEN = 90.0  # seconds after which a file system of several machines shows to one what another has written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +68,14 @@ class Answer:
         mistake: the message of a UserError, "" without one.
         said: lines for the driver's output.
         warned: warnings for it.
-        files: the files that the work left, where the nodes do not see the study's folder.
+        ended: the runs of the bundle that have ended, whether now or before.
+        files: plan.json, or the files of runs that have ended now, where the nodes do not see the study's folder.
     """
 
     mistake: str = ""
     said: tuple[str, ...] = ()
     warned: tuple[str, ...] = ()
+    ended: tuple[str, ...] = ()
     files: Files = dataclasses.field(default_factory=dict)
 
 
@@ -143,12 +149,7 @@ def plan(order: Order, known: Files) -> Answer:
         order: the study.
         known: `records_of` all its runs and its plan.json, where the nodes do not see its folder.
     """
-
-    def make(order: Order, view: console.View) -> list[str]:
-        Here(order, _shared(), view).plan()
-        return ["plan.json"]
-
-    return _answer(order, known, make)
+    return _answer(order, known, lambda order, view: Here(order, _shared(), view).plan(), lambda folder: ())
 
 
 def work(order: Order, id_: str, known: Files, *needs: Answer) -> Answer:
@@ -165,17 +166,54 @@ def work(order: Order, id_: str, known: Files, *needs: Answer) -> Answer:
     for answer in needs:
         known = known | answer.files
 
-    def run(order: Order, view: console.View) -> Sequence[str]:
-        runs, bundles, _ = plans.load(order.folder)
-        own = plans.find([id_], order.folder, bundles, runs)
-        here = Here(order, _shared(), _Warnings(view))
-        here.check_contents(own)
-        names = [name for bundle in own for name in bundle.runs]
-        left = [name for name in names if not run_records.ended(os.path.join(order.folder, name))]
-        here.work(own)
-        return left
+    def find(folder: str) -> Sequence[plans.Bundle]:
+        runs, bundles, _ = plans.load(folder)
+        return plans.find([id_], folder, bundles, runs)
 
-    return _answer(order, known, run)
+    def run(order: Order, view: console.View) -> None:
+        await_seen(order.folder, [name for answer in needs for name in answer.ended])
+        here, own = Here(order, _shared(), _Warnings(view)), find(order.folder)
+        here.check_contents(own)
+        here.work(own)
+
+    def ended(folder: str) -> Sequence[str]:
+        _, bundles, _ = plans.load(folder)
+        names = [name for bundle in bundles if bundle.id == id_ for name in bundle.runs]
+        return [name for name in names if run_records.ended(os.path.join(folder, name))]
+
+    return _answer(order, known, run, ended)
+
+
+def await_seen(folder: str, names: Iterable[str], plan: bytes = b"") -> None:
+    """Waits until this machine sees that runs have ended, as others have said.
+
+    Args:
+        folder: the study.
+        names: the runs.
+        plan: the contents of its plan.json, b"" for any.
+
+    Raises:
+        UserError: after SEEN seconds it does not.
+    """
+    end = time.monotonic() + SEEN
+    for path in [*([os.path.join(folder, "plan.json")] if plan else []), *(os.path.join(folder, one) for one in names)]:
+        is_plan = path.endswith("plan.json")
+        while not (_bytes(path) == plan if is_plan else run_records.ended(path)):
+            if time.monotonic() > end:
+                raise UserError(
+                    f"{path} was written by another machine and is not seen here. Share --workdir among all, or set "
+                    "config.study.shared=False."
+                )
+            time.sleep(POLL)
+            for parent in (os.path.dirname(path), path):  # a look into a folder makes NFS forget what it has not seen
+                with contextlib.suppress(OSError):
+                    os.listdir(parent)
+
+
+def _bytes(path: str) -> bytes:
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        return file.read()
+    return b""
 
 
 class _Warnings(console.Silent):
@@ -185,22 +223,52 @@ class _Warnings(console.Silent):
         self.warn = view.warn
 
 
-def _answer(order: Order, known: Files, do: Callable[[Order, console.View], Sequence[str]]) -> Answer:
-    """The Answer after `do`, which is called with the study in its folder on this node and returns what it has left."""
-    view, found, mistake = _Kept(), {}, ""
+def _answer(
+    order: Order,
+    known: Files,
+    do: Callable[[Order, console.View], None],
+    ended: Callable[[str], Sequence[str]],
+) -> Answer:
+    """The Answer after `do`, which is called with the study in its folder on this node.
+
+    What has ended is in the answer also where `do` fails, or the driver interrupts it.
+
+    Args:
+        order: the study.
+        known: files that the folder has at first, where the nodes do not see the study's.
+        do: the work.
+        ended: the folder -> the runs that have ended.
+    """
+    view, mistake, names, found = _Kept(), "", (), {}
     try:
         with undisturbed(), _at(order, known) as folder:
-            check_versions(records.versions(), order.versions)
-            left = do(dataclasses.replace(order, folder=folder), view)
-            found = {} if folder == order.folder else collect(folder, left)
+            try:
+                check_versions(records.versions(), order.versions)
+                do(dataclasses.replace(order, folder=folder), view)
+            except Stopped as stop:
+                if stop.number != signal.SIGINT:  # not by the driver: the engine starts the bundle again
+                    raise
+            except KeyboardInterrupt:
+                pass
+            except Exception as error:
+                mistake = _explain(error, order)
+            names = ended(folder) if os.path.exists(os.path.join(folder, "plan.json")) else ()
+            new = [name for name in names if f"{name}/DONE" not in known and f"{name}/result.json" not in known]
+            found = collect(folder, new) if folder != order.folder else {}
+            found |= collect(folder, ["plan.json"]) if not names and not mistake else {}
     except Ended:
         raise
     except Exception as error:
-        mistake = explain(error, lambda: order.folder)
-        if not mistake:
-            raise
-        mistake = f"{mistake} (On the node {platform.node()}.)"
-    return Answer(mistake, tuple(view.said), tuple(view.warned), found)
+        mistake = _explain(error, order)
+    return Answer(mistake, tuple(view.said), tuple(view.warned), tuple(names), found)
+
+
+def _explain(error: Exception, order: Order) -> str:
+    """The message of a user's mistake.  Raises the error again if it is fjt's own."""
+    mistake = explain(error, lambda: order.folder)
+    if not mistake:
+        raise error
+    return f"{mistake} (On the node {platform.node()}.)"
 
 
 @functools.cache
@@ -221,12 +289,28 @@ def _at(order: Order, known: Files) -> Iterator[str]:
                 raise UserError(f"--workdir={order.folder} is not there. Share it, or set config.study.shared=False.")
             yield order.folder
             return
-        with tempfile.TemporaryDirectory(prefix="fjt-study-") as folder:
+        with _temporary() as folder:
             own(folder, STUDY)
             put(folder, known)
             yield folder
     finally:
         os.chdir(before)
+
+
+@contextlib.contextmanager
+def _temporary() -> Iterator[str]:
+    """A context with a new folder, which another process removes if this one is killed."""
+    place = tempfile.gettempdir()
+    files.remove_leftovers(place)
+    folder = os.path.join(place, files.temporary_name())
+    os.mkdir(folder)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        files.hold(descriptor)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
 
 
 def check_versions(found: Mapping[str, str], expected: Mapping[str, str], place: str = "this node") -> None:
@@ -258,12 +342,11 @@ def records_of(folder: str, names: Iterable[str]) -> Files:
 
 
 def collect(folder: str, paths: Iterable[str]) -> Files:
-    """The files at or below paths of a study's folder, without checkpoints and locks."""
+    """The files at or below paths of a study's folder, without locks."""
     found = []
     for path in paths:
-        for place, folders, names in os.walk(os.path.join(folder, path)):
-            folders[:] = [name for name in folders if name not in LEFT_OUT]
-            found += [os.path.relpath(os.path.join(place, name), folder) for name in names if name not in LEFT_OUT]
+        for place, _, names in os.walk(os.path.join(folder, path)):
+            found += [os.path.relpath(os.path.join(place, name), folder) for name in names if name != LOCK]
         if os.path.isfile(os.path.join(folder, path)):
             found.append(path)
     return _read(folder, found)

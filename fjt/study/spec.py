@@ -71,7 +71,7 @@ class StudyConfig:
         choices=("", *MODES),
     )
     devices: float = option(
-        1.0, "with --engine: accelerators per bundle, where the nodes have any; 0.5: two bundles share one", low=0.01
+        1.0, "with --engine: accelerators per bundle, where the nodes have any; 0.5: two bundles share a GPU", low=0.01
     )
     cpus: float = option(1.0, "with --engine: processor cores that a bundle reserves", low=0.01)
     shared: bool = option(

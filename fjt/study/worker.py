@@ -134,13 +134,25 @@ def work(
         needed = needs.keys() | {one.id for some in needs.values() for one in some}
         first = sorted(bundles, key=lambda bundle: bundle.phase != "tuning")  # a later config may add tuning runs
         worker.wait([bundle for bundle in first if bundle.id in needed], needs)
-    all_ended = all(ended(os.path.join(folder, name)) for name in names)
-    if all_ended:
-        for bundle in bundles:  # a process that was killed at the very end of a bundle or a run leaves its checkpoints
-            checkpoint.remove(os.path.join(folder, "groups", bundle.id, "checkpoints"))
-        for name in names:
+    return clean_up(folder, bundles)
+
+
+def clean_up(folder: str, bundles: Sequence[Bundle]) -> bool:
+    """Whether all runs of a study have ended; if so, no checkpoints are left that it does not keep.
+
+    A process that was killed at the very end of a bundle or a run leaves some.
+
+    Args:
+        folder: the study.
+        bundles: all bundles of the plan.
+    """
+    if not all(plans.has_ended(folder, bundle) for bundle in bundles):
+        return False
+    for bundle in bundles:
+        checkpoint.remove(os.path.join(folder, "groups", bundle.id, "checkpoints"))
+        for name in bundle.runs:
             outcome.clean_up(os.path.join(folder, name))
-    return all_ended
+    return True
 
 
 def put_aside_damaged(folder: str) -> None:

@@ -23,6 +23,10 @@ class Stopped(Ended):
         name = signal.Signals(number).name
         why = f" ({console.lost()})" if number == signal.SIGPIPE else ""
         super().__init__(f"stopped by {name}{why}; the same command goes on from here", 128 + number)
+        self.number = number
+
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        return Stopped, (self.number,)
 
 
 class Stop:

@@ -388,7 +388,7 @@ def test_ray_makes_the_study_that_one_process_makes(done, nodes, arguments, laun
     folder = tmp_path / "study"
     options = arguments(study__shared=shared)
     ended = launch(*options, "--workdir", folder, "--engine", "ray", "--address", nodes, program="fjt.sweep")
-    assert ended.code == 0 and "Ray has 2 nodes; a bundle reserves 1 CPU" in ended.text, ended.text
+    assert ended.code == 0 and "Ray has 2 nodes for bundles; each bundle reserves 1 CPU" in ended.text, ended.text
     same_outcomes(folder, done[0])
     assert without_measures(folder) == without_measures(done[0])
     assert ended.text.count("  accuracy 0.") == 13 and "report: " in ended.text
@@ -421,16 +421,34 @@ def test_ray_is_interrupted_and_goes_on(done, nodes, arguments, cache, tmp_path)
         return start([*arguments(), *flags], output, program="fjt.sweep", cache=cache)
 
     first = begin(output)
-    assert wait_for(lambda: any(folder.glob("*/**/train.jsonl")), first)
+    assert wait_for(lambda: any(folder.glob("*/**/DONE")), first)
     os.kill(first.pid, signal.SIGINT)
     ended = finish(first, output)
     assert ended.code == 130 and "stopped by SIGINT; the same command goes on" in ended.text, ended.text
+    assert 0 < len(list(folder.glob("*/**/DONE"))) < 13
     second = begin(tmp_path / "second")
     assert wait_for(ray_nodes.task_pids, second)
     os.kill(ray_nodes.task_pids()[0], signal.SIGKILL)
     ended = finish(second, tmp_path / "second")
     assert ended.code == 0, ended.text
     same_outcomes(folder, done[0])
+
+
+@pytest.mark.thorough
+def test_a_mistake_on_a_node_ends_the_study_and_keeps_what_has_ended(done, nodes, arguments, launch, even, tmp_path):
+    """The data change after the plan was made; without a shared folder, so that no file of it is there."""
+    folder, table = tmp_path / "study", tmp_path / "train.csv"
+    shutil.copy(even / "train.csv", table)
+    options = arguments(study__shared=False, data__files__train=table)
+    flags = ["--workdir", folder, "--engine", "ray", "--address", nodes]
+    planned = launch(*options, *flags, "--plan", program="fjt.sweep")
+    assert planned.code == 0 and "Bundles that are left" in planned.text, planned.text
+    plan = json.loads((folder / "plan.json").read_text())
+    for contents in plan["contents"].values():
+        contents["data"] = "0" * 64
+    (folder / "plan.json").write_text(json.dumps(plan))
+    ended = launch(*options, *flags, program="fjt.sweep")
+    assert ended.code == 2 and "was planned over other contents" in ended.text and "Traceback" not in ended.text
 
 
 @pytest.mark.thorough

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import signal
 
 import pytest
 from made_study import make
@@ -12,6 +13,7 @@ from fjt.core.console import Silent
 from fjt.core.errors import UserError
 from fjt.experiment import run_records
 from fjt.study import node, plans, spec
+from fjt.training.stop import Stopped
 
 TINY = {
     "data.limit": (96,), "model.scratch.layers": (1,), "model.scratch.width": (32,), "model.scratch.inner": (64,),
@@ -144,6 +146,60 @@ def test_fjt_s_own_errors_are_not_the_user_s(planned, monkeypatch):
     monkeypatch.setattr(node.Here, "plan", fail)
     with pytest.raises(KeyError):
         node.plan(order, plan)
+
+
+def test_runs_that_ended_before_a_mistake_or_an_interruption_are_sent(here, planned, monkeypatch):
+    order, plan = planned
+    runs, bundles, _ = plans.load(here)
+    (bundle,) = [one for one in bundles if plans.needs(one, bundles, runs)]
+    needs = [name for one in plans.needs(bundle, bundles, runs) for name in one.runs]
+    known, made = plan | node.records_of(here, needs), []
+    whole = node.worker._run_member
+
+    def run_one(member, *others):
+        if made:
+            raise error
+        made.append(member.name)
+        whole(member, *others)
+
+    monkeypatch.setattr(node.worker, "_run_member", run_one)
+    for error in (UserError("a mistake"), Stopped(signal.SIGINT), KeyboardInterrupt()):
+        made.clear()
+        answer = node.work(order, bundle.id, known)
+        assert answer.ended == tuple(made) and f"{made[0]}/DONE" in answer.files
+        assert answer.mistake.startswith("a mistake") == isinstance(error, UserError)
+    made.clear()
+    error = Stopped(signal.SIGTERM)  # of the node, which goes away: the engine starts the bundle again
+    with pytest.raises(Stopped):
+        node.work(order, bundle.id, known)
+
+
+def test_temporary_folders_of_killed_nodes_are_removed(planned, tmp_path, monkeypatch):
+    monkeypatch.setattr(node.tempfile, "gettempdir", lambda: str(tmp_path))
+    with node._temporary() as held:
+        left = tmp_path / node.files.temporary_name()
+        left.mkdir()
+        with node._temporary() as other:
+            assert os.path.isdir(held) and os.path.isdir(other) and not left.exists()
+    assert not os.path.exists(held) and not os.path.exists(other)
+
+
+def test_what_others_have_written_is_waited_for(tmp_path, monkeypatch):
+    """A network file system shows it late."""
+    waits = []
+
+    def sleep(seconds):
+        waits.append(seconds)
+        if len(waits) == 3:
+            (tmp_path / "runs" / "a").mkdir(parents=True)
+            (tmp_path / "runs" / "a" / "DONE").write_text("")
+
+    monkeypatch.setattr(node.time, "sleep", sleep)
+    node.await_seen(str(tmp_path), ["runs/a"])
+    assert len(waits) == 3
+    monkeypatch.setattr(node, "SEEN", -1.0)
+    with pytest.raises(UserError, match="was written by another machine and is not seen here"):
+        node.await_seen(str(tmp_path), [], b"{}")
 
 
 def test_files_with_which_a_run_counts_as_ended_come_last(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Signals are noted, acted on between two steps, and a second one ends the process whatever it computes."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -97,3 +98,22 @@ def test_a_second_signal_ends_a_process_that_compiles():
             time.sleep(0.05)
         assert process.poll() == wanted
     assert "stopping at the next step" in process.communicate()[1]
+
+
+def test_a_stop_can_be_sent_to_another_process():
+    for number in (signal.SIGINT, signal.SIGTERM):
+        sent = pickle.loads(pickle.dumps(Stopped(number)))
+        assert (type(sent), sent.number, sent.code, str(sent)) == (Stopped, number, 128 + number, str(Stopped(number)))
+
+
+def test_looking_for_a_stop_starts_no_device():
+    """The driver of a study on other machines would take the memory of an accelerator of its own."""
+    program = """
+import jax._src.xla_bridge as bridge
+from fjt.training.stop import Stop
+with Stop() as stop:
+    assert stop.wanted() is None
+print("started:", list(bridge._backends))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "started: []\n"
