@@ -394,7 +394,13 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    data: int = option(0, "number of devices that share a batch; 0: all", low=0)
+    data: int = option(0, "number of devices that share a batch; 0: all, divided by mesh.model", low=0)
+    model: int = option(
+        1, "number of devices that share each layer (tensor parallelism); it has to divide the heads", low=1
+    )
+    shard_params: bool = option(
+        False, "whether the devices that share a batch divide parameters and optimizer state among them"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -71,7 +71,7 @@ def pack_evaluated(experiment: Experiment, stage: Stage) -> dict[str, evaluate.P
     """{name: chunks} of the splits that are evaluated, as a stage evaluates them."""
     names = recipes.evaluated_splits(experiment.settings.experiment, experiment.examples)
     splits = {name: experiment.examples[name] for name in names}
-    groups, config = experiment.mesh.size, stage.model.config
+    groups, config = placement.num_shards(experiment.mesh), stage.model.config
     own = placement.own_groups(experiment.mesh, groups)
     if stage.model.start == config.layers:
         return evaluate.deal_splits(splits, groups=groups, own=own)

@@ -117,7 +117,7 @@ class _Session:
         else:
             step, host = 0, HostState()
             state = first_state(self.experiment, self.experiment.stages[0], self.hyper)
-        return _Position(step=step, state=placement.put_whole(state, self.experiment.mesh), host=host)
+        return _Position(step=step, state=self.experiment.sharding.put(state), host=host)
 
     def is_over(self, number: int, position: _Position) -> bool:
         """Whether a stage has nothing left to do.  The stage in which the run ended has: it evaluates the result."""
@@ -132,7 +132,7 @@ class _Session:
         self.events.stage_begins(number)
         stepper = SoloRun(experiment, stage, self.hyper, stop=self.stop, compiled=self.compiled, view=self.view)
         position = self._prepare(stepper, ["train", "dev"] if position.step < stage.last else ["dev"], position)
-        state = placement.put_whole(_open_stage(experiment, stage, position.state, self.hyper), experiment.mesh)
+        state = experiment.sharding.put(_open_stage(experiment, stage, position.state, self.hyper))
         if number:
             self.view.say(f"stage {number}, from step {stage.first}: {tree.count(state.trainable):,} parameters train")
         seconds = stepper.compile(state, self.compiled, self.view)
@@ -181,12 +181,12 @@ class _Session:
         splits = recipes.evaluated_splits(options, experiment.splits)
         position = self._prepare(stepper, splits, position)
         frozen = frozen_of(experiment, trainable)
-        params = above(stepper.stage, tree.merge(trainable, placement.put_whole(frozen, experiment.mesh)))
+        params = above(stepper.stage, tree.merge(trainable, experiment.sharding.put(frozen)))
         with self._saving(position):
             logits = {split: stepper.logits(params, split) for split in splits}
 
         def evaluate(exported: tree.Tree) -> Float[np.ndarray, "M C"]:
-            placed = placement.put_whole(above(stepper.stage, exported), experiment.mesh)
+            placed = experiment.sharding.put(above(stepper.stage, exported))
             return stepper.logits(placed, "dev", chunks=1)
 
         return outcome.finish(
@@ -222,9 +222,7 @@ class _Session:
         """The shapes of the TrainState after a step: on a boundary, of the stage that ends there."""
         stage = next(stage for stage in self.experiment.stages if step <= stage.last)
         first = functools.partial(first_state, self.experiment, stage, self.hyper)
-        whole = placement.replicated(self.experiment.mesh)
-        shapes = jax.eval_shape(first, self.experiment.params)
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shapes)
+        return self.experiment.sharding.shapes(jax.eval_shape(first, self.experiment.params))
 
 
 def course(experiment: Experiment, last: int, recorder: Recorder | None) -> Course:

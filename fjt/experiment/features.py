@@ -188,11 +188,12 @@ class States:
         config = self._model.config
         self._folder = folder(experiment.settings)
         self._params = partition.split_below(experiment.params, self._model.start, config.layers)[0]
-        tokens = CPU_TOKENS * experiment.mesh.size if jax.default_backend() == "cpu" else 0
+        shards = placement.num_shards(experiment.mesh)
+        tokens = CPU_TOKENS * shards if jax.default_backend() == "cpu" else 0
         self._packed = evaluate.pack_splits(
             experiment.examples,
-            groups=experiment.mesh.size,
-            own=placement.own_groups(experiment.mesh, experiment.mesh.size),
+            groups=shards,
+            own=placement.own_groups(experiment.mesh, shards),
             grid=grid,
             width=config.width,
             tokens=tokens,
@@ -207,7 +208,14 @@ class States:
         whole = placement.replicated(self._mesh)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), self._params)
         leaves, structure = jax.tree.flatten((shapes, jax.tree.map(lambda x: np.asarray(x).tolist(), methods)))
-        key = "hidden states", self._model, experiment.mesh, self._packed["train"].shape, structure, tuple(leaves)
+        key = (
+            "hidden states",
+            self._model,
+            experiment.mesh,
+            self._packed["train"].shape,
+            structure,
+            tuple(leaves),
+        )
         if key not in compiled:
             function = jax.jit(
                 lambda params, batch: self._model.hidden(params, batch, methods),

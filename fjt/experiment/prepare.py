@@ -25,6 +25,7 @@ from fjt.interop import adapter as adapters
 from fjt.interop import formats
 from fjt.models.config_json import unread_keys
 from fjt.models.encoder import Model, abstract_params
+from fjt.models.families import find_family
 from fjt.models.family import EncoderConfig
 from fjt.models.pretrained import Checkpoint
 from fjt.tasks import own_metrics
@@ -62,7 +63,7 @@ def prepare(
     inputs = inputs or Inputs(settings, view)
     settings, origins, adapter = resolve(settings, inputs, view)
     experiment = settings.experiment
-    mesh = placement.make_mesh(settings.execution.mesh.data)
+    sharding = _share(settings, inputs.base[1])
     task, splits = inputs.data
     task, problem = _complete(experiment, task), find_problem(task.kind)
     tokenizer, config, _, _ = inputs.base
@@ -71,7 +72,9 @@ def prepare(
     _try_metrics(experiment, task, splits)
     model = _build_model(experiment, config, task)
     parameters = build_parameters(experiment, inputs, model, adapter, view)
-    layout = plan_layout(experiment, problem, examples["train"], model, devices=mesh.size, shapes=shapes)
+    layout = plan_layout(
+        experiment, problem, examples["train"], model, devices=placement.num_shards(sharding.mesh), shapes=shapes
+    )
     stages, rates = _plan_stages(settings, task, model, parameters, layout, examples, view)
     contents = _contents(inputs, task, adapter)
     return Experiment(
@@ -94,11 +97,22 @@ def prepare(
         evaluations=recipes.evaluation_steps(experiment, len(examples["train"])),
         rates=rates,
         hyper=_build_hyper(experiment, task, examples["train"].label, parameters, config),
-        mesh=mesh,
+        sharding=sharding,
         contents=contents,
         fingerprint=fingerprint(experiment, contents),
         adopted=frozenset(adapter.others() if adapter else ()),
     )
+
+
+def _share(settings: Settings, config: EncoderConfig) -> placement.Layout:
+    """Where the parameters of a run are.  Raises UserError for a mesh that is not there or does not fit the model."""
+    given, family = settings.execution.mesh, find_family(config.family)
+    if config.heads % given.model:
+        raise UserError(
+            f"config.mesh.model={given.model} does not divide the {config.heads} attention heads of the model. Valid: "
+            f"{', '.join(str(n) for n in range(1, config.heads + 1) if config.heads % n == 0)}."
+        )
+    return placement.Layout(placement.make_mesh(given.data, given.model), family.sharding, given.shard_params)
 
 
 def _contents(inputs: Inputs, task: Task, adapter: adapters.Adapter | None) -> dict[str, str]:

@@ -15,6 +15,7 @@ from fjt.data.glue import Split, Task
 from fjt.models.encoder import Model
 from fjt.tasks.kinds import find_problem
 from fjt.tasks.problem import Problem
+from fjt.training import placement
 from fjt.training.hyper import Hyper
 from fjt.tuning import partition
 
@@ -91,7 +92,7 @@ class Experiment:
         evaluations: the steps after which dev is evaluated.
         rates: the learning rate of each step.
         hyper: the other hyper-parameters; its learning rate is 0.
-        mesh: the devices.
+        sharding: where each parameter is on the devices.
         contents: {name: sha256} of data, weights, tokenizer and adapter.
         fingerprint: of settings and contents.
         adopted: the names of base parameters that came from an adapter.
@@ -116,10 +117,15 @@ class Experiment:
     evaluations: tuple[int, ...]
     rates: Float32[np.ndarray, " steps"]
     hyper: Hyper
-    mesh: jax.sharding.Mesh
+    sharding: placement.Layout
     contents: dict[str, str]
     fingerprint: str
     adopted: frozenset[str]
+
+    @property
+    def mesh(self) -> jax.sharding.Mesh:
+        """The devices."""
+        return self.sharding.mesh
 
     @property
     def problem(self) -> Problem:

@@ -18,7 +18,7 @@ from fjt.training import placement
 from fjt.training.hyper import Hyper
 from fjt.training.lanes import lanes_eval, lanes_step
 from fjt.training.optim import constants, make_optimizer
-from fjt.training.step import TrainState, eval_step, train_step
+from fjt.training.step import WHOLE, Layout, TrainState, eval_step, train_step
 
 Compiled = dict[Any, Any]  # {key of a program: (executable, operations)}, and lowered programs of cached features
 
@@ -216,7 +216,11 @@ def _wanted_lanes(
         (0,),
         train=_Function(
             functools.partial(lanes_step, one_batch=one_batch, **step.keywords),
-            lambda batch: (all_lanes, shared, batch if one_batch else add_lane_axis(batch, size, experiment.mesh)),
+            lambda batch: (
+                all_lanes,
+                shared,
+                batch if one_batch else add_lane_axis(batch, size, experiment.mesh),
+            ),
         ),
         counted=_Function(alone, lambda batch: (state, frozen, batch, experiment.hyper)),
         evaluator=_Function(lanes_eval, lambda batch: (all_lanes, shared, batch)),
@@ -231,8 +235,14 @@ def _steps(experiment: Experiment, stage: Stage) -> tuple[functools.partial, fun
         model=stage.model,
         loss=experiment.problem.loss,
         optimizer=make_optimizer(options.optim, stage.groups),
+        layout=_layout(experiment),
     )
     return functools.partial(alone, accumulation=options.train.accumulation), alone
+
+
+def _layout(experiment: Experiment) -> Layout:
+    """The layout that a step is compiled with.  Where every device holds everything, the program has no constraint."""
+    return WHOLE if experiment.sharding.is_whole else experiment.sharding
 
 
 def built_in(experiment: Experiment, stage: Stage) -> dict[str, Any]:
@@ -269,23 +279,28 @@ def _want_all(
         evaluator: an evaluation.
     """
     accumulation = experiment.settings.experiment.train.accumulation
-    whole = placement.replicated(experiment.mesh)
-    jit = functools.partial(jax.jit, donate_argnums=0, out_shardings=(whole, whole))
+    sharding = experiment.sharding
+    whole = placement.replicated(sharding.mesh)
 
     def make_train(batch: Shapes) -> tuple[Any, float]:
-        lowered = jit(train.function).lower(*train.arguments(batch))
+        arguments = train.arguments(batch)
+        stored = whole if sharding.is_whole else sharding.shardings(arguments[0])
+        jit = functools.partial(jax.jit, donate_argnums=0, out_shardings=(stored, whole))
+        lowered = jit(train.function).lower(*arguments)
         plain = accumulation == 1 and train.function.func is counted.function.func
         count = lowered if plain else jit(counted.function).lower(*counted.arguments(batch))
         return lowered.compile(), (count.cost_analysis() or {}).get("flops", float("nan"))
 
     def make_eval(batch: Shapes) -> tuple[Any, float]:
         function = functools.partial(evaluator.function, model=stage.model, reduce=experiment.problem.reduce)
+        if not sharding.is_whole:
+            function = functools.partial(function, layout=sharding)
         return jax.jit(function, out_shardings=whole).lower(*evaluator.arguments(batch)).compile(), 0.0
 
     def want(make: Callable[[Shapes], tuple[Any, float]], batch: Shapes, function: _Function, *static: Any) -> _Wanted:
         leaves, structure = jax.tree.flatten(function.arguments(batch))
         shapes = tuple((np.shape(leaf), str(leaf.dtype)) for leaf in leaves)
-        return _Wanted((*static, experiment.mesh, structure, shapes), make, batch)
+        return _Wanted((*static, sharding, structure, shapes), make, batch)
 
     wanted = {}
     for i in sorted(numbers):

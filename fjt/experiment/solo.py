@@ -58,7 +58,7 @@ class SoloRun:
         """Seconds of compilation.  Afterwards the stage can start from `state`, a TrainState on the devices."""
         kept = above(self.stage, frozen_of(self._experiment, state.trainable))
         self._frozen_sha256 = tree.sha256(kept)
-        self.state, self.frozen = state, placement.put_whole(kept, self._experiment.mesh)
+        self.state, self.frozen = state, self._experiment.sharding.put(kept)
         eval_shape = self._packed["dev"].shape
         self._programs = compile_programs(
             self._experiment, self.stage, state, self.frozen, self._hyper, eval_shape, compiled, view

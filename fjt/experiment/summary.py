@@ -249,11 +249,16 @@ def step_flops(experiment: Experiment, names: Collection[str] | None = None, sha
 
 def memory(experiment: Experiment) -> tuple[int, int, int]:
     """Bytes per device of (weights, gradients and Adam's moments, activations); the last is a rough estimate."""
-    trained = sum(int(np.prod(tree.flatten(experiment.params)[name].shape)) for name in experiment.trainable)
+
+    def held(name: str, leaf: Any) -> int:
+        return int(np.prod(experiment.sharding.stored(name, leaf.shape).shard_shape(leaf.shape)))
+
+    sizes = {name: held(name, leaf) for name, leaf in tree.flatten(experiment.params).items()}
+    trained = sum(sizes[name] for name in experiment.trainable)
     tokens = max(shape.rows * shape.row_length for shape in experiment.plan.shapes)
     # Logits, their logarithms and their gradient, in float32: most of it where each slot has a whole vocabulary.
     logits = 3 * 4 * experiment.model.classes * max(shape.num_slots for shape in experiment.plan.shapes)
-    return 4 * tree.count(experiment.params), 12 * trained, _activation_bytes(experiment, tokens) + logits
+    return 4 * sum(sizes.values()), 12 * trained, _activation_bytes(experiment, tokens) + logits
 
 
 def _activation_bytes(experiment: Experiment, tokens: int) -> int:

@@ -54,6 +54,7 @@ BERT = Family(
     tokenizer=(("tokenizer.json",), ("vocab.txt",)),
     renamed={"encoder/pooler": "head/pooler"},
     entries=blocks.ENTRIES,
+    sharding=blocks.SHARDING,
 )
 
 

@@ -44,6 +44,15 @@ MODULES = {
     "layer_{i}/output_norm": "encoder.layer.{i}.output.LayerNorm",
 }
 
+# Devices that share a layer have some of its heads and of its inner units each: only what is added to the stream of
+# hidden states is summed over them (Shoeybi et al. 2019, Megatron-LM).
+_COLUMNS, _ROWS = r"encoder/layer_\d+/(query|key|value|intermediate)", r"encoder/layer_\d+/(attention_output|output)"
+SHARDING = (
+    (f"{_COLUMNS}/kernel", (None, "model")),
+    (f"{_COLUMNS}/bias", ("model",)),
+    (f"{_ROWS}/kernel", ("model", None)),
+)
+
 RATE = number(0.0, 0.99)  # of dropout, as in fjt's own options
 # The keys of a config.json with BERT's names that `parse` reads.
 ENTRIES = {

@@ -86,6 +86,7 @@ class Family:
     tokenizer: the alternatives of files from which a tokenizer is built, the first one that is there is read.
     renamed: {module: module} of names in files that earlier versions of fjt wrote.
     entries: the keys of config.json that the family reads, besides those of `config_entries.ENTRIES`.
+    sharding: ((pattern of a parameter's name, axis of the mesh for each of its axes), ...) where devices share a layer.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Family:
     tokenizer: tuple[tuple[str, ...], ...]
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
     entries: declared.Table = dataclasses.field(default_factory=dict)
+    sharding: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
 
     def torch_module(self, module: str) -> str:
         """The PyTorch name of a module such as `encoder/layer_0/query` or `head/classifier`.

@@ -102,6 +102,7 @@ ROBERTA = Family(
     },
     tokenizer=(("tokenizer.json",), ("vocab.json", "merges.txt")),
     entries=blocks.ENTRIES | {"pad_token_id": whole(0, 10**8)},
+    sharding=blocks.SHARDING,
 )
 
 XLM_ROBERTA = dataclasses.replace(

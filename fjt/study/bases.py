@@ -19,7 +19,8 @@ def changes(base: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         base: the config of the study's runs.
     """
-    made = {"cache.dir": base["cache"]["dir"], "mesh.data": base["mesh"]["data"], "log.tensorboard": False}
+    made = {"cache.dir": base["cache"]["dir"], "log.tensorboard": False}
+    made |= {f"mesh.{key}": value for key, value in base["mesh"].items()}
     return made | {f"output.{kind}": False for kind in ("curve", "tables", "checkpoints")}
 
 

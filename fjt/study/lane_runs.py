@@ -46,7 +46,7 @@ class LaneRuns:
     ) -> None:
         self._experiments, self._stop = experiments, stop
         first, (self._stage,) = experiments[0], experiments[0].stages
-        self._first, self._mesh, self._size = first, first.mesh, len(experiments)
+        self._first, self._mesh, self._size = first, first.sharding.mesh, len(experiments)
         self._one_batch = len({experiment.schedule for experiment in experiments}) == 1
         self.steps = max(experiment.steps for experiment in experiments)
         rates = [np.pad(experiment.rates, (0, self.steps - experiment.steps)) for experiment in experiments]

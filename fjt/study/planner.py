@@ -29,7 +29,7 @@ from fjt.study import plans
 from fjt.study.spec import Run, StudyConfig, program_key, settings_of
 from fjt.tasks import own_metrics
 from fjt.tasks.kinds import find_problem
-from fjt.training.placement import make_mesh
+from fjt.training import placement
 from fjt.tuning import partition
 
 Member = tuple[Run, Settings, ExperimentConfig]  # a run, its settings, and their experiment part, resolved
@@ -202,7 +202,7 @@ def _make_bundles(
     alike = [(*key, open_, part) for key, members in found.items() for open_, part in _by_start(members, shared)]
     for phase, program, open_, members in sorted(alike, key=lambda item: item[0] == "runs"):
         _, settings, experiment = members[0]
-        inputs, mode = shared.inputs(settings), _mode(study, experiment, open_)
+        inputs, mode = shared.inputs(settings), _mode(study, settings, experiment, open_)
         shapes, taken = _shapes(settings, members, inputs, most=1 if mode == "vmap" else 3)
         first = prepare(settings, view=console.Silent(), inputs=inputs, shapes=shapes)
         members = sorted(members, key=lambda member: member[2].seeds.data or 0)  # parts of one batch where sizes permit
@@ -215,7 +215,7 @@ def _make_bundles(
         size = max(size, taken_bytes)
         dtype = first.model.dtype
         rate[dtype] = rate.get(dtype) or summary.product_rate(dtype)
-        each = summary.step_flops(first) * first.steps / (summary.USUAL_SHARE * rate[dtype] * first.mesh.size)
+        each = summary.step_flops(first) * first.steps / (summary.USUAL_SHARE * rate[dtype] * first.sharding.mesh.size)
         for part, own in zip(parts, keys, strict=True):
             names = tuple(run.name for run, _, _ in part)
             id_ = f"{len(plan.get('groups', [])) + len(bundles):03d}-{plans.word(names)}"
@@ -250,12 +250,14 @@ def _by_start(members: Sequence[Member], shared: Shared) -> list[tuple[bool, Seq
     return [(len(long) > 1, part) for long, part in found.items()]
 
 
-def _mode(study: StudyConfig, experiment: ExperimentConfig, open_: bool) -> str:
+def _mode(study: StudyConfig, settings: Settings, experiment: ExperimentConfig, open_: bool) -> str:
     """ "loop" or "vmap" for a bundle.
 
     Gradual unfreezing changes its program during the run, and runs whose starting layer is undecided may need
-    different programs: both are executed one after another.
+    different programs: both are executed one after another.  So are runs whose parameters are spread over devices.
     """
+    if settings.execution.mesh.model > 1 or settings.execution.mesh.shard_params:
+        return "loop"
     if partition.has_stages(experiment.tune.method) or open_:
         return "loop"
     return study.mode or ("loop" if jax.default_backend() == "cpu" else "vmap")
@@ -320,7 +322,8 @@ def _shapes(
     indices = np.concatenate([schedule_of(seed).batches(0, max(steps[seed])) for seed in seeds])
     lengths, one_slot = batches.lengths_of(examples, indices), problem.one_slot
     slots = None if one_slot else batches.slots_of(examples, indices)
-    groups = make_mesh(settings.execution.mesh.data).size * experiment.train.accumulation
+    mesh = settings.execution.mesh
+    groups = placement.num_shards(placement.make_mesh(mesh.data, mesh.model)) * experiment.train.accumulation
     plan = plan_shapes(lengths, experiment, groups, inputs.base[1].width, most, slots)
     taken = np.split(plan.shape_of, np.cumsum([max(steps[seed]) for seed in seeds])[:-1])
     return plan.shapes, [shape_of[:k] for seed, shape_of in zip(seeds, taken, strict=True) for k in steps[seed]]

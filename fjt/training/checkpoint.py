@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from fjt.core import records, tree
+from fjt.core import records, seeds, tree
 from fjt.core.errors import Ended, UserError, without_closed_loops
 from fjt.training import placement, processes
 
@@ -162,12 +162,11 @@ class Checkpoints:
             NotFinite: a leaf is not finite; nothing is saved.
             UserError: this save or the save before it failed.
         """
-        leaves = check_finite(step, state)
+        sums = check_finite(step, state)
         self.keep_best(hosts)
-        checksums = {name: tree.crc32(leaf) for name, leaf in leaves.items()}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
-            host=ocp.args.JsonSave({"host": _to_json(hosts), "checksums": checksums}),
+            host=ocp.args.JsonSave({"host": _to_json(hosts), "sums": sums}),
         )
         failed = saved = None
         try:
@@ -248,7 +247,8 @@ class Checkpoints:
 
     def _read(self, step: int, abstract: Any) -> tuple[Any, list[HostState]]:
         about: Any = self._manager.restore(step, args=ocp.args.Composite(host=ocp.args.JsonRestore()))
-        if other := set(about.host["checksums"]) ^ set(_flatten(abstract)):
+        sums = about.host.get("sums") or about.host["checksums"]
+        if other := set(sums) ^ set(_flatten(abstract)):
             raise OtherLeaves(
                 f"the checkpoint of step {step} in {self._manager.directory} and this run do not have the same leaves, "
                 f"{min(other)} among them: another version of fjt wrote it. Finish the run with that version, or train "
@@ -256,8 +256,9 @@ class Checkpoints:
             )
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), host=ocp.args.JsonRestore())
         restored: Any = self._manager.restore(step, args=args)
-        for name, leaf in _flatten(placement.fetch(restored.state)).items():
-            if tree.crc32(leaf) != restored.host["checksums"][name]:
+        for name, leaf in _flatten(restored.state).items():
+            found = digest(leaf)[1] if "sums" in about.host else tree.crc32(placement.fetch(leaf))  # of version 0.1.0
+            if found != sums[name]:
                 raise ValueError(f"the bytes of {name} do not give its checksum")
         return restored.state, _from_json(restored.host["host"])
 
@@ -277,17 +278,40 @@ def remove(directory: records.Path) -> None:
         os.rmdir(directory)
 
 
-def check_finite(step: int, state: Any) -> dict[str, np.ndarray]:
-    """{name: array on the host} of the leaves of a state.
+def check_finite(step: int, state: Any) -> dict[str, int]:
+    """{name: checksum} of the leaves of a state.
 
     Raises:
         NotFinite: a leaf is not finite.
     """
-    leaves = {name: np.asarray(leaf) for name, leaf in _flatten(placement.fetch(state)).items()}
-    for name, leaf in leaves.items():
-        if np.issubdtype(leaf.dtype, np.floating) and not np.isfinite(leaf).all():
+    sums = {}
+    started = {name: _digest(leaf) for name, leaf in _flatten(state).items()}
+    for name, (finite, total) in placement.fetch(started).items():
+        if not finite:
             raise NotFinite(f"{name} is not finite after step {step}")
-    return leaves
+        sums[name] = int(total)
+    return sums
+
+
+def digest(leaf: Any) -> tuple[bool, int]:
+    """(whether all values of an array are finite, its checksum), computed where the array is.
+
+    The checksum is the sum, modulo 2**32, of a hash of each value's bits and index: the same however the array is
+    divided among devices.
+    """
+    finite, total = placement.fetch(_digest(leaf))
+    return bool(finite), int(total)
+
+
+@jax.jit
+def _digest(leaf: jax.Array) -> tuple[jax.Array, jax.Array]:
+    finite = jnp.isfinite(leaf).all() if jnp.issubdtype(leaf.dtype, jnp.floating) else jnp.bool_(True)
+    leaf = leaf.astype(jnp.uint8) if leaf.dtype == jnp.bool_ else leaf
+    bits = jax.lax.bitcast_convert_type(leaf, {1: jnp.uint8, 2: jnp.uint16}.get(leaf.dtype.itemsize, jnp.uint32))
+    index = jnp.zeros(bits.shape, jnp.uint32)
+    for axis, length in enumerate(bits.shape):
+        index = index * jnp.uint32(length) + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+    return finite, jnp.sum(seeds.mix(bits.astype(jnp.uint32) ^ seeds.mix(index)), dtype=jnp.uint32)
 
 
 def _flatten(state: Any) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Placement: the only file that puts arrays on devices and fetches them to the host.
 
-The mesh has one axis, `data`: the groups of a batch are spread over it, and every device holds all parameters.
+The mesh has two axes.  The groups of a batch are spread over `data`.  Every device holds all parameters, unless a
+Layout spreads them: over `data` to save memory, over `model` to share each layer.
 """
 
+import dataclasses
 import functools
 import os
 import re
@@ -56,22 +58,40 @@ def _check_flags(flags: str) -> None:
         raise UserError(f"XLA_FLAGS={flags}: {fault[1].rstrip('. ')}. Correct or unset the variable.")
 
 
-def make_mesh(num: int) -> Mesh:
-    """A mesh of `num` devices, or of all devices if `num` is 0.
+def make_mesh(num: int, model: int = 1) -> Mesh:
+    """A mesh of num x model devices, or of all devices if `num` is 0.
+
+    Its axes have the type Auto: XLA moves what a program needs elsewhere, and `Layout` says what stays where.  JAX's
+    guides begin with Explicit axes; those fail at the first lookup of an embedding, and every layer would have to know
+    of the mesh.
+
+    Args:
+        num: devices that share a batch, the axis `data`.
+        model: devices that share each layer, the axis `model`.
 
     Raises:
         UserError: there are fewer devices.
     """
     devices = find_devices()
-    if num > len(devices):
-        raise UserError(f"config.mesh.data={num}: there are {len(devices)} {devices[0].platform} devices here.")
-    if processes.count() > 1 and num not in (0, len(devices)):
+    if num * model > len(devices) or len(devices) < model:
         raise UserError(
-            f"config.mesh.data={num}: {processes.count()} processes have {len(devices)} devices, and all of them take "
-            "part. Leave it 0."
+            f"config.mesh.data={num}, .model={model}: there are {len(devices)} {devices[0].platform} devices here."
         )
-    num = num or len(devices)
-    return jax.make_mesh((num,), ("data",), axis_types=(AxisType.Auto,), devices=devices[:num])
+    num = num or len(devices) // model
+    if processes.count() > 1 and num * model != len(devices):
+        raise UserError(
+            f"config.mesh.data={num}, .model={model}: {processes.count()} processes have {len(devices)} devices, and "
+            "all of them take part. Leave config.mesh.data 0."
+        )
+    axes = {"data": num, "model": model}
+    return jax.make_mesh(
+        tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * 2, devices=devices[: num * model]
+    )
+
+
+def num_shards(mesh: Mesh) -> int:
+    """The number of devices that share a batch."""
+    return mesh.shape["data"]
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -94,6 +114,93 @@ def lanes_by_group(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(None, "data"))
 
 
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where each parameter is, and with it its gradient and its moments.
+
+    Attributes:
+        mesh: the devices.
+        rules: of the family, `Family.sharding`: the axis `model` of some parameters.
+        spread: whether each array is divided over `data` as well, along its largest axis that this divides.
+    """
+
+    mesh: Mesh
+    rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
+    spread: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every device holds everything."""
+        return self.mesh.shape["model"] == 1 and not (self.spread and num_shards(self.mesh) > 1)
+
+    def _axes(self, name: str, shape: tuple[int, ...]) -> list[str | None]:
+        """The axis of the mesh for each axis of an array, while a model reads it."""
+        size = self.mesh.shape["model"]
+        for pattern, axes in self.rules if size > 1 else ():
+            if re.search(f"(^|/){pattern}$", name) and len(axes) == len(shape):
+                if all(axis is None or length % size == 0 for axis, length in zip(axes, shape, strict=True)):
+                    return list(axes)
+        return [None] * len(shape)
+
+    def in_use(self, name: str, shape: tuple[int, ...]) -> NamedSharding:
+        """The sharding of a parameter while the model reads it.
+
+        Args:
+            name: ends with the parameter's name.
+            shape: of the array.
+        """
+        return NamedSharding(self.mesh, P(*self._axes(name, shape)))
+
+    def stored(self, name: str, shape: tuple[int, ...]) -> NamedSharding:
+        """The sharding of a parameter, gradient or moment between two uses.  See `in_use`."""
+        axes, shards = self._axes(name, shape), num_shards(self.mesh)
+        free = [i for i, axis in enumerate(axes) if axis is None and shape[i] % shards == 0 and shape[i] >= shards]
+        if self.spread and shards > 1 and free:
+            axes[max(free, key=lambda i: shape[i])] = "data"
+        return NamedSharding(self.mesh, P(*axes))
+
+    def shardings(self, state: Any) -> Any:
+        """The tree of `stored` shardings of parameters or of a TrainState, or of their shapes."""
+        return _by_name(lambda name, leaf: self.stored(name, leaf.shape), state)
+
+    def shapes(self, state: Any) -> Any:
+        """The tree of shapes with their shardings."""
+        return jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state, self.shardings(state)
+        )
+
+    def put(self, state: Arrays) -> Arrays:
+        """The arrays of parameters or of a TrainState, each where it is stored."""
+        if self.is_whole:
+            return put_whole(state, self.mesh)
+        return _by_name(lambda name, leaf: _put(leaf, self.stored(name, np.shape(leaf))), state)
+
+    def gather(self, params: Any) -> Any:
+        """The parameters as the model reads them: inside a program, they are sent where they are needed."""
+        return _by_name(lambda name, x: jax.lax.with_sharding_constraint(x, self.in_use(name, x.shape)), params)
+
+    def scatter(self, grads: Any) -> Any:
+        """Gradients as the optimizer reads them: inside a program, each device gets the sums of its own part."""
+        return _by_name(lambda name, x: jax.lax.with_sharding_constraint(x, self.stored(name, x.shape)), grads)
+
+
+def _by_name(function: Any, tree: Any) -> Any:
+    """The tree of function(name, leaf), names joined by `/`."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: function(jax.tree_util.keystr(path, simple=True, separator="/"), leaf), tree
+    )
+
+
+def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """An array of which each process has all, on devices."""
+    if processes.count() == 1:
+        return jax.device_put(leaf, sharding)
+    if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
+        return leaf
+    host = np.asarray(fetch(leaf))
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
 def put_whole(arrays: Arrays, mesh: Mesh) -> Arrays:
     """The arrays on every device of the mesh: parameters, optimizer states, hyper-parameters.
 
@@ -101,14 +208,7 @@ def put_whole(arrays: Arrays, mesh: Mesh) -> Arrays:
     """
     if processes.count() == 1:
         return jax.device_put(arrays, replicated(mesh))
-
-    def put(leaf: Any) -> jax.Array:
-        if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(replicated(mesh), leaf.ndim):
-            return leaf
-        host = np.asarray(leaf)
-        return jax.make_array_from_callback(host.shape, replicated(mesh), lambda index: host[index])
-
-    return jax.tree.map(put, arrays)
+    return jax.tree.map(lambda leaf: _put(leaf, replicated(mesh)), arrays)
 
 
 def own_groups(mesh: Mesh, groups: int) -> tuple[int, ...] | None:
@@ -135,7 +235,8 @@ def put_batch(batch: Arrays, mesh: Mesh) -> Arrays:
         return jax.device_put(batch, by_group(mesh))
 
     def put(own: np.ndarray) -> jax.Array:
-        groups = len(own) * processes.count()
+        shards = num_shards(mesh)
+        groups = len(own) * shards // len(own_groups(mesh, shards) or ())
         first = {group: i for i, group in enumerate(own_groups(mesh, groups) or ())}
 
         def part(index: Any) -> np.ndarray:
@@ -154,7 +255,17 @@ def put_lanes(batches: Arrays, mesh: Mesh) -> Arrays:
 
 def fetch(arrays: Arrays) -> Arrays:
     """The arrays as numpy arrays on the host.  Waits for the computations that they come from."""
+    if processes.count() > 1:
+        arrays = jax.tree.map(_collect, arrays)
     return jax.device_get(arrays)
+
+
+def _collect(leaf: Any) -> Any:
+    """A leaf of which this process has all parts: others have some of a sharded one."""
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
+        return leaf
+    mesh: Any = leaf.sharding
+    return jax.jit(lambda x: x, out_shardings=replicated(mesh.mesh))(leaf)
 
 
 def fetch_numbers(arrays: Mapping[str, Any]) -> dict[str, list[float]]:

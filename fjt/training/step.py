@@ -29,6 +29,32 @@ class Model(Protocol):
         ...
 
 
+@runtime_checkable
+class Layout(Protocol):
+    """Where parameters are while a step uses them.  `fjt.training.placement.Layout` spreads them over devices."""
+
+    def gather(self, params: Any) -> Any:
+        """The parameters as the model reads them."""
+        ...
+
+    def scatter(self, grads: Any) -> Any:
+        """Gradients as the optimizer reads them."""
+        ...
+
+
+class Whole:
+    """The Layout of parameters that every device holds completely: nothing moves."""
+
+    def gather(self, params: Any) -> Any:
+        return params
+
+    def scatter(self, grads: Any) -> Any:
+        return grads
+
+
+WHOLE = Whole()
+
+
 @no_type_check  # trees of shapes and of shardings are made of it as well
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +87,7 @@ def train_step(
     loss: Loss,
     optimizer: optim.Optimizer,
     accumulation: int = 1,
+    layout: Layout = WHOLE,
 ) -> tuple[TrainState, dict[str, Float[jax.Array, ""]]]:
     """The TrainState after one optimizer step on a batch, and the metrics of the step.
 
@@ -75,6 +102,7 @@ def train_step(
         loss: of the kind of problem.
         optimizer: builds the transformation of gradients inside the trace.
         accumulation: number of parts that each shard of the batch is computed in.
+        layout: where parameters and gradients are.  Without its constraints XLA would move activations in their place.
 
     Returns:
         state: after the step.
@@ -87,8 +115,10 @@ def train_step(
         value, weight = loss(logits, part, hyper)
         return jnp.sum(value * part["weight"]), jnp.sum(weight * part["weight"])
 
+    frozen, gathered = layout.gather(frozen), layout.gather(state.trainable)
     gradient = jax.value_and_grad(sums, has_aux=True)
-    (value, weight), grads = _accumulate(lambda part: gradient(state.trainable, part), batch, accumulation)
+    (value, weight), grads = _accumulate(lambda part: gradient(gathered, part), batch, accumulation)
+    grads = layout.scatter(grads)
     share = 1.0 / jnp.where(weight > 0, weight, 1.0)  # a batch of classes with weight 0 teaches nothing
     grad_norm = optim.global_norm(grads) * share
     # One product: a quotient, or the norm of what was scaled already, makes XLA store every gradient once more.
@@ -112,7 +142,13 @@ def _accumulate(function: Callable[[Batch], Sums], batch: Batch, parts: int) -> 
 
 
 def eval_step(
-    params: tree.Tree, batch: Batch, values: Mapping[str, Any] | None = None, *, model: Model, reduce: Reduce
+    params: tree.Tree,
+    batch: Batch,
+    values: Mapping[str, Any] | None = None,
+    *,
+    model: Model,
+    reduce: Reduce,
+    layout: Layout = WHOLE,
 ) -> Float[jax.Array, "G S K"]:
     """The logits of a batch as the kind of problem reduces them, without dropout.
 
@@ -122,5 +158,6 @@ def eval_step(
         values: of the tuning methods, as in Hyper.methods.
         model: computes the logits.
         reduce: of the kind of problem.
+        layout: where parameters are.
     """
-    return reduce(model.apply(params, batch, values), batch)
+    return reduce(model.apply(layout.gather(params), batch, values), batch)

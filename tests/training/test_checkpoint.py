@@ -141,12 +141,50 @@ def test_a_flipped_byte_is_seen_in_any_part_of_a_leaf(tmp_path):
 def test_checksums_are_what_notices(tmp_path, monkeypatch):
     """A restored leaf that differs by its last bit is refused."""
     save(tmp_path, 5)
-    crc32 = tree.crc32
-    monkeypatch.setattr(tree, "crc32", lambda leaf: crc32(np.nextafter(leaf, np.inf) if np.ndim(leaf) == 2 else leaf))
+    digest = checkpoint.digest
+    nudged = lambda leaf: digest(np.nextafter(leaf, np.inf) if np.ndim(leaf) == 2 else leaf)
+    monkeypatch.setattr(checkpoint, "digest", nudged)
     lines = []
     with pytest.raises(UserError, match="none of the 1 checkpoints"):
         restore(tmp_path, lines=lines)
     assert "do not give its checksum" in lines[0]
+
+
+def test_checkpoints_of_version_0_1_0_are_read(tmp_path, monkeypatch):
+    """They have a CRC-32 of each leaf's bytes."""
+
+    def old(hosts):
+        leaves = checkpoint._flatten(make_state(5))
+        return {"host": whole(hosts), "checksums": {name: tree.crc32(leaf) for name, leaf in leaves.items()}}
+
+    whole, json_save = checkpoint._to_json, checkpoint.ocp.args.JsonSave
+    monkeypatch.setattr(checkpoint.ocp.args, "JsonSave", lambda item: json_save(old([host(5)])))
+    save(tmp_path, 5)
+    monkeypatch.undo()
+    (step, state, values), lines, _ = restore(tmp_path)
+    assert step == 5 and same_bits(state, make_state(5)) and values == [host(5)] and not lines
+    flip(tmp_path, 5)
+    with pytest.raises(UserError, match="none of the 1 checkpoints"):
+        restore(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32, np.uint32, jnp.bfloat16, np.bool_, np.float64])
+def test_the_checksum_sees_every_bit_and_every_place(dtype):
+    with jax.enable_x64(True):
+        leaf = np.arange(2, 14).reshape(3, 4).astype(dtype)
+        finite, total = checkpoint.digest(leaf)
+        assert finite and checkpoint.digest(jnp.asarray(leaf)) == (finite, total)
+        mesh = placement.make_mesh(2)
+        halves = jax.device_put(leaf, placement.Layout(mesh, (), True).stored("x", leaf.shape))
+        assert checkpoint.digest(halves) == (finite, total) and len(halves.sharding.device_set) == 2
+        for bit in range(8 * leaf.dtype.itemsize if dtype is not np.bool_ else 1):
+            changed = leaf.copy()
+            changed.view(np.uint8)[1, bit // 8] ^= 1 << bit % 8
+            assert checkpoint.digest(changed)[1] != total
+        if dtype is not np.bool_:
+            assert checkpoint.digest(leaf[::-1])[1] != total
+        if np.issubdtype(leaf.dtype, np.floating):
+            assert not checkpoint.digest(np.where(leaf == leaf[1, 1], np.nan, leaf))[0]
 
 
 def test_every_checkpoint_damaged(tmp_path):

@@ -1,0 +1,141 @@
+"""The losses of runs in many layouts of eight devices, and what their programs send around.
+
+    python tests/training/eight_devices.py OUTPUT.json
+
+A process of its own, because JAX's simulated devices are counted when it starts.  `test_layouts.py` reads the file:
+{"losses": {"METHOD/DTYPE/LAYOUT": [...]}, "sent": {"METHOD/LAYOUT": {kind of collective: bytes}}, "trained": {METHOD:
+bytes}}.
+"""
+
+import collections
+import dataclasses
+import functools
+import json
+import math
+import os
+import pathlib
+import re
+import sys
+
+DEVICES = 8
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES} --xla_backend_optimization_level=0"
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+import jax
+import numpy as np
+import small
+
+from fjt.core import seeds, tree
+from fjt.data import batches, packing
+from fjt.models import blocks
+from fjt.models.encoder import Model
+from fjt.training import placement
+from fjt.training.optim import make_optimizer
+from fjt.training.step import WHOLE, init_state, train_step
+from fjt.tuning import partition
+
+STEPS = {np.float32: 20, np.float64: 60}
+# (devices that share a batch, devices that share a layer, whether parameters are spread); the first is the reference.
+LAYOUTS = {"1x1": (1, 1, False)}
+LAYOUTS |= {
+    f"{data}x{model}{'-spread' if spread else ''}": (data, model, spread)
+    for data, model in ((8, 1), (4, 2), (2, 4))
+    for spread in (False, True)
+}
+METHODS = {"full": small.tune("full"), "lora": small.tune("lora")}
+BYTES = {"f32": 4, "f64": 8, "s32": 4, "u32": 4, "pred": 1, "bf16": 2, "f16": 2, "s64": 8, "u64": 8}
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+
+
+@functools.cache
+def prepare(method):
+    """(Model, parameters, names that train) of a method."""
+    tune = METHODS[method]
+    methods = partition.find_methods(tune)
+    base = jax.tree.map(np.asarray, jax.jit(Model(small.CONFIG, 2).init)(seeds.make_key(0, "init")))
+    added = partition.add_leaves(methods, seeds.make_key(1, "init"), base, small.CONFIG)
+    rng = np.random.default_rng(0)
+    added = jax.tree.map(lambda x: np.float32(x + 0.1 * rng.normal(size=x.shape)), added)
+    params = base | ({"adapters": added} if added else {})
+    chosen = partition.trainable_names(params, small.CONFIG, tune, ())
+    lowest = partition.lowest_layer(chosen, small.CONFIG.layers)
+    return Model(small.CONFIG, 2, adapt=partition.make_adapt(methods), noisy_from=lowest), params, chosen, methods
+
+
+def program(method, dtype, name, constrained=True, rules=blocks.SHARDING):
+    """(the compiled step, its state, frozen parameters, hyper, put, examples, indices, shape) of a layout."""
+    data, model_axis, spread = LAYOUTS[name]
+    mesh = placement.make_mesh(data, model_axis)
+    layout = placement.Layout(mesh, rules, spread)
+    model, params, chosen, methods = prepare(method)
+    model = dataclasses.replace(model, dtype=np.dtype(dtype).name)
+    cast = functools.partial(jax.tree.map, lambda x: np.asarray(x, dtype) if np.asarray(x).dtype == np.float32 else x)
+    hyper = dataclasses.replace(small.make_hyper(dtype=dtype, rate=1e-3), methods=partition.traced_values(methods))
+    trainable, frozen = tree.split(cast(params), chosen)
+    optimizer, examples = make_optimizer(small.ADAMW), small.make_examples(150)
+    indices = batches.Schedule(len(examples), 32, 0).batches(0, STEPS[dtype])
+    lengths = batches.lengths_of(examples, indices)
+    (shape,) = packing.plan(lengths, groups=data, row_length=64, most_shapes=1, width=32).shapes
+    state, frozen = layout.put(init_state(trainable, hyper, optimizer)), layout.put(frozen)
+    whole = placement.replicated(mesh)
+    step = jax.jit(
+        functools.partial(
+            train_step,
+            model=model,
+            loss=small.KINDS["classification"].loss,
+            optimizer=optimizer,
+            layout=WHOLE if layout.is_whole or not constrained else layout,
+        ),
+        donate_argnums=0,
+        out_shardings=(layout.shardings(state), whole),
+    )
+
+    def put(k):
+        batch, _ = batches.build(examples, indices[k], shape)
+        return placement.put_batch(cast(batch), mesh)
+
+    return step.lower(state, frozen, put(0), hyper).compile(), state, frozen, hyper, put
+
+
+def losses(method, dtype, name):
+    """The losses of a run."""
+    with jax.enable_x64(dtype is np.float64):
+        step, state, frozen, hyper, put = program(method, dtype, name)
+        seen = []
+        for k in range(STEPS[dtype]):
+            state, measured = step(state, frozen, put(k), hyper)
+            seen.append(float(measured["loss"]))
+    return seen
+
+
+def sent(text):
+    """{kind of collective: bytes of its results} of a compiled program's text."""
+    found = collections.Counter()
+    for line in text.splitlines():
+        match = re.search(r"= (.*?) (" + "|".join(KINDS) + r")(?:-start)?\(", line)
+        if match:
+            sizes = re.findall(r"(\w+)\[([\d,]*)\]", match[1])
+            found[match[2]] += sum(BYTES[kind] * math.prod(map(int, filter(None, shape.split(",")))) for kind, shape in sizes)
+    return dict(found)
+
+
+def main(output):
+    record = {"losses": {}, "sent": {}, "trained": {}}
+    for method in METHODS:
+        _, params, chosen, _ = prepare(method)
+        flat = tree.flatten(params)
+        record["trained"][method] = sum(flat[name].nbytes for name in chosen)
+        record["trained"][f"{method}-all"] = sum(leaf.nbytes for leaf in flat.values())
+        for name in LAYOUTS:
+            record["sent"][f"{method}/{name}"] = sent(program(method, np.float32, name)[0].as_text())
+            for dtype in STEPS:
+                record["losses"][f"{method}/{np.dtype(dtype).name}/{name}"] = losses(method, dtype, name)
+    record["sent"]["full/8x1-spread/free"] = sent(program("full", np.float32, "8x1-spread", False)[0].as_text())
+    wrong = tuple((pattern, axes[::-1]) if "output" in pattern else (pattern, axes) for pattern, axes in blocks.SHARDING)
+    record["sent"]["full/2x4/wrong"] = sent(program("full", np.float32, "2x4", rules=wrong)[0].as_text())
+    pathlib.Path(output).write_text(json.dumps(record))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
