@@ -1,10 +1,9 @@
 """The losses of runs in many layouts of eight devices, and what their programs send around.
 
-    python tests/training/eight_devices.py OUTPUT.json
-
-A process of its own, because JAX's simulated devices are counted when it starts.  `test_layouts.py` reads the file:
-{"losses": {"METHOD/DTYPE/LAYOUT": [...]}, "sent": {"METHOD/LAYOUT": {kind of collective: bytes}}, "trained": {METHOD:
-bytes}}.
+A process of its own, because JAX's simulated devices are counted when it starts: `test_layouts.py` starts it, and reads
+the file that it writes:
+{"losses": {"METHOD/DTYPE/LAYOUT": [...]}, "sent": {"METHOD/LAYOUT": {kind of collective: bytes}}, "bytes": {METHOD:
+[those that train, all]}}.
 """
 
 import collections
@@ -12,15 +11,9 @@ import dataclasses
 import functools
 import json
 import math
-import os
 import pathlib
 import re
 import sys
-
-DEVICES = 8
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES} --xla_backend_optimization_level=0"
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import jax
 import numpy as np
@@ -35,6 +28,7 @@ from fjt.training.optim import make_optimizer
 from fjt.training.step import WHOLE, init_state, train_step
 from fjt.tuning import partition
 
+CONFIG = dataclasses.replace(small.CONFIG, layers=1)  # compilation takes most of the time
 STEPS = {np.float32: 20, np.float64: 60}
 # (devices that share a batch, devices that share a layer, whether parameters are spread); the first is the reference.
 LAYOUTS = {"1x1": (1, 1, False)}
@@ -53,14 +47,14 @@ def prepare(method):
     """(Model, parameters, names that train) of a method."""
     tune = METHODS[method]
     methods = partition.find_methods(tune)
-    base = jax.tree.map(np.asarray, jax.jit(Model(small.CONFIG, 2).init)(seeds.make_key(0, "init")))
-    added = partition.add_leaves(methods, seeds.make_key(1, "init"), base, small.CONFIG)
+    base = jax.tree.map(np.asarray, jax.jit(Model(CONFIG, 2).init)(seeds.make_key(0, "init")))
+    added = partition.add_leaves(methods, seeds.make_key(1, "init"), base, CONFIG)
     rng = np.random.default_rng(0)
     added = jax.tree.map(lambda x: np.float32(x + 0.1 * rng.normal(size=x.shape)), added)
     params = base | ({"adapters": added} if added else {})
-    chosen = partition.trainable_names(params, small.CONFIG, tune, ())
-    lowest = partition.lowest_layer(chosen, small.CONFIG.layers)
-    return Model(small.CONFIG, 2, adapt=partition.make_adapt(methods), noisy_from=lowest), params, chosen, methods
+    chosen = partition.trainable_names(params, CONFIG, tune, ())
+    lowest = partition.lowest_layer(chosen, CONFIG.layers)
+    return Model(CONFIG, 2, adapt=partition.make_adapt(methods), noisy_from=lowest), params, chosen, methods
 
 
 def program(method, dtype, name, constrained=True, rules=blocks.SHARDING):
@@ -98,15 +92,15 @@ def program(method, dtype, name, constrained=True, rules=blocks.SHARDING):
     return step.lower(state, frozen, put(0), hyper).compile(), state, frozen, hyper, put
 
 
-def losses(method, dtype, name):
-    """The losses of a run."""
+def run(method, dtype, name):
+    """(losses of a run, what its step sends)."""
     with jax.enable_x64(dtype is np.float64):
         step, state, frozen, hyper, put = program(method, dtype, name)
         seen = []
         for k in range(STEPS[dtype]):
             state, measured = step(state, frozen, put(k), hyper)
             seen.append(float(measured["loss"]))
-    return seen
+    return seen, sent(step.as_text())
 
 
 def sent(text):
@@ -116,23 +110,29 @@ def sent(text):
         match = re.search(r"= (.*?) (" + "|".join(KINDS) + r")(?:-start)?\(", line)
         if match:
             sizes = re.findall(r"(\w+)\[([\d,]*)\]", match[1])
-            found[match[2]] += sum(BYTES[kind] * math.prod(map(int, filter(None, shape.split(",")))) for kind, shape in sizes)
+            found[match[2]] += sum(
+                BYTES[kind] * math.prod(map(int, filter(None, shape.split(",")))) for kind, shape in sizes
+            )
     return dict(found)
 
 
 def main(output):
-    record = {"losses": {}, "sent": {}, "trained": {}}
+    record = {"losses": {}, "sent": {}, "bytes": {}}
     for method in METHODS:
         _, params, chosen, _ = prepare(method)
         flat = tree.flatten(params)
-        record["trained"][method] = sum(flat[name].nbytes for name in chosen)
-        record["trained"][f"{method}-all"] = sum(leaf.nbytes for leaf in flat.values())
+        record["bytes"][method] = [sum(flat[name].nbytes for name in names) for names in (chosen, flat)]
         for name in LAYOUTS:
-            record["sent"][f"{method}/{name}"] = sent(program(method, np.float32, name)[0].as_text())
-            for dtype in STEPS:
-                record["losses"][f"{method}/{np.dtype(dtype).name}/{name}"] = losses(method, dtype, name)
+            seen, _ = run(method, np.float64, name)
+            record["losses"][f"{method}/float64/{name}"] = seen
+            if method == "full":
+                seen, record["sent"][f"{method}/{name}"] = run(method, np.float32, name)
+                record["losses"][f"{method}/float32/{name}"] = seen
+    record["sent"]["lora/8x1"] = sent(program("lora", np.float32, "8x1")[0].as_text())
     record["sent"]["full/8x1-spread/free"] = sent(program("full", np.float32, "8x1-spread", False)[0].as_text())
-    wrong = tuple((pattern, axes[::-1]) if "output" in pattern else (pattern, axes) for pattern, axes in blocks.SHARDING)
+    wrong = tuple(
+        (pattern, axes[::-1]) if "output" in pattern else (pattern, axes) for pattern, axes in blocks.SHARDING
+    )
     record["sent"]["full/2x4/wrong"] = sent(program("full", np.float32, "2x4", rules=wrong)[0].as_text())
     pathlib.Path(output).write_text(json.dumps(record))
 

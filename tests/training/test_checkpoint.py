@@ -16,7 +16,7 @@ import small
 
 from fjt.core import tree
 from fjt.core.errors import UserError
-from fjt.training import checkpoint
+from fjt.training import checkpoint, placement
 from fjt.training.optim import make_optimizer
 from fjt.training.step import TrainState, init_state
 
@@ -142,7 +142,10 @@ def test_checksums_are_what_notices(tmp_path, monkeypatch):
     """A restored leaf that differs by its last bit is refused."""
     save(tmp_path, 5)
     digest = checkpoint.digest
-    nudged = lambda leaf: digest(np.nextafter(leaf, np.inf) if np.ndim(leaf) == 2 else leaf)
+
+    def nudged(leaf):
+        return digest(np.nextafter(leaf, np.inf) if np.ndim(leaf) == 2 else leaf)
+
     monkeypatch.setattr(checkpoint, "digest", nudged)
     lines = []
     with pytest.raises(UserError, match="none of the 1 checkpoints"):

@@ -1,0 +1,101 @@
+"""Eight devices in any layout give the losses of one, and send no more than the layout asks for."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from fjt.core.errors import UserError
+from fjt.models import blocks
+from fjt.training import placement
+
+SCRIPT = Path(__file__).parent / "eight_devices.py"
+NAMES = [f"{mesh}{spread}" for mesh in ("8x1", "4x2", "2x4") for spread in ("", "-spread")]
+SCALARS = 1024  # bytes: the loss, its weight, and the sums that make the norm of the gradient
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    output = tmp_path_factory.mktemp("eight") / "record.json"
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
+        "PYTHONPATH": str(SCRIPT.parent.parent),
+    }
+    command = [sys.executable, SCRIPT, output]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    return json.loads(output.read_text())
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("kind", "tolerance", "steps"),
+    [("full/float64", 1e-12, 60), ("lora/float64", 1e-12, 60), ("full/float32", 2e-6, 20)],
+)
+def test_losses_are_those_of_one_device(record, name, kind, tolerance, steps):
+    found, reference = record["losses"][f"{kind}/{name}"], record["losses"][f"{kind}/1x1"]
+    assert len(found) == steps and len(set(reference)) == steps and np.isfinite(reference).all()
+    np.testing.assert_allclose(found, reference, rtol=tolerance)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_data_parallelism_reduces_what_trains_once_and_sends_nothing_else(record, method):
+    trained, _ = record["bytes"][method]
+    sent = record["sent"][f"{method}/8x1"]
+    assert set(sent) == {"all-reduce"} and trained <= sent["all-reduce"] <= trained + SCALARS
+
+
+def test_spread_parameters_are_gathered_once_and_their_gradients_reduced_once(record):
+    trained, whole = record["bytes"]["full"]
+    sent = record["sent"]["full/8x1-spread"]
+    assert set(sent) <= {"all-reduce", "all-gather", "reduce-scatter"}
+    reduced = sent["all-reduce"] + sent.get("reduce-scatter", 0)
+    assert whole - SCALARS <= sent["all-gather"] <= whole and trained <= reduced <= trained + SCALARS
+
+
+def test_without_constraints_xla_would_send_activations(record):
+    """The mutant of the test above: sharded arguments and results alone."""
+    free = record["sent"]["full/8x1-spread/free"]
+    assert "all-to-all" in free and free["all-gather"] > 3 * record["bytes"]["full"][1]
+
+
+def test_devices_that_share_a_layer_gather_no_parameters(record):
+    """A rule with a wrong axis gives the same numbers, and is seen by what it sends."""
+    _, whole = record["bytes"]["full"]
+    assert set(record["sent"]["full/2x4"]) == {"all-reduce"}
+    assert record["sent"]["full/2x4/wrong"].get("all-gather", 0) > whole
+
+
+def test_where_parameters_are_stored():
+    mesh = placement.make_mesh(2, 2)
+    whole, both = placement.Layout(placement.make_mesh(4)), placement.Layout(mesh, blocks.SHARDING, True)
+    spread = placement.Layout(placement.make_mesh(4), blocks.SHARDING, True)
+    assert whole.is_whole and placement.Layout(placement.make_mesh(1), blocks.SHARDING, True).is_whole
+    assert not both.is_whole and not spread.is_whole
+    expected = {
+        "encoder/layer_0/query/kernel": ((32, 32), ("data", "model")),
+        "opt_state/0/mu/encoder/layer_1/output/kernel": ((64, 32), ("model", "data")),
+        "encoder/layer_0/intermediate/bias": ((64,), ("model",)),
+        "encoder/layer_0/output/bias": ((32,), ("data",)),
+        "adapters/lora/layer_0/query/a": ((32, 8), ("data",)),
+        "encoder/layer_0/value/kernel": ((32, 31), ("data", None)),  # the axis `model` does not divide it
+        "head/classifier/bias": ((3,), (None,)),
+        "step": ((), ()),
+    }
+    for name, (shape, axes) in expected.items():
+        sharding = both.stored(name, shape)
+        wanted = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+        assert sharding.is_equivalent_to(wanted, len(shape)), (name, sharding.spec)
+        assert "data" not in both.in_use(name, shape).spec
+
+
+def test_a_mesh_that_is_not_there_is_refused():
+    for data, model in ((8, 1), (3, 2), (0, 8)):
+        with pytest.raises(UserError, match=rf"config.mesh.data={data}, .model={model}: there are 4 cpu devices"):
+            placement.make_mesh(data, model)
+    assert placement.make_mesh(0, 2).shape == {"data": 2, "model": 2}
