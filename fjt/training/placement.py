@@ -149,7 +149,10 @@ class Layout:
             name: ends with the parameter's name.
             shape: of the array.
         """
-        return NamedSharding(self.mesh, P(*self._axes(name, shape)))
+        return self._sharding(self._axes(name, shape))
+
+    def _sharding(self, axes: list[str | None]) -> NamedSharding:
+        return NamedSharding(self.mesh, P(*axes) if any(axes) else P())
 
     def stored(self, name: str, shape: tuple[int, ...]) -> NamedSharding:
         """The sharding of a parameter, gradient or moment between two uses.  See `in_use`."""
@@ -157,7 +160,7 @@ class Layout:
         free = [i for i, axis in enumerate(axes) if axis is None and shape[i] % shards == 0 and shape[i] >= shards]
         if self.spread and shards > 1 and free:
             axes[max(free, key=lambda i: shape[i])] = "data"
-        return NamedSharding(self.mesh, P(*axes))
+        return self._sharding(axes)
 
     def shardings(self, state: Any) -> Any:
         """The tree of `stored` shardings of parameters or of a TrainState, or of their shapes."""

@@ -141,6 +141,35 @@ def test_all_stop_at_the_same_step_and_go_on_to_the_same_bits(both, even, base, 
 
 
 @pytest.mark.thorough
+@pytest.mark.parametrize("first", [1, 2])
+def test_a_run_goes_on_in_another_number_of_processes(even, base, cache, tmp_path, first):
+    """Stopped in one with four devices and continued in two, whose parameters are spread, or the reverse."""
+    arguments = arguments_of("full", even, base, cache__dir=f"{even}/cache")
+    spread = [["--config.mesh.shard_params=True", "--config.mesh.model=2"]] * 2
+    workdir, other, output = tmp_path / "run", tmp_path / "other", tmp_path / "output"
+
+    def alone(folder, **options):
+        return start([*arguments, "--workdir", folder], output, cache=cache, **options)
+
+    assert finish(alone(other), output).code == 0
+    if first == 1:
+        one = alone(workdir, events=Slow(0.05))
+        assert wait_for(lambda: len(read_rows(workdir / "train.jsonl")) > 4, one)
+        os.kill(one.pid, signal.SIGTERM)
+        assert finish(one, output).code == 143
+        again = Pair(arguments, tmp_path / "pair", workdir, cache, spread).finish()
+    else:
+        pair = Pair(arguments, tmp_path / "pair", workdir, cache, spread, (Slow(0.3), Slow(0.3)))
+        assert wait_for(lambda: len(read_rows(workdir / "train.jsonl")) > 4, pair.processes[0])
+        os.kill(pair.processes[0].pid, signal.SIGTERM)
+        assert [one.code for one in pair.finish()] == [143, 143]
+        again = [finish(alone(workdir), output)]
+    assert {one.code for one in again} == {0} and "resuming after step" in again[0].text, again[0].text
+    found, wanted = ([row["loss"] for row in read_rows(folder / "train.jsonl")] for folder in (workdir, other))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+@pytest.mark.thorough
 def test_the_other_process_ends_when_one_is_killed(even, base, cache, tmp_path):
     arguments = arguments_of("lora", even, base, cache__dir=f"{even}/cache")
     pair = Pair(arguments, tmp_path / "pair", tmp_path / "run", cache, events=(Slow(0.05), Slow(0.05)))

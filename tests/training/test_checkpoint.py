@@ -315,3 +315,36 @@ def test_late_calls_of_a_failed_save_print_nothing_and_other_errors_do(tmp_path,
         for error in (late, *others):
             sys.unraisablehook(SimpleNamespace(exc_type=type(error), exc_value=error))
     assert [dropped.exc_value for dropped in printed] == others and sys.unraisablehook is hook
+
+
+LAYOUTS = {
+    "1": (1, 1, False),
+    "4": (4, 1, False),
+    "4 spread": (4, 1, True),
+    "2 x 2": (2, 2, False),
+    "2 x 2 spread": (2, 2, True),
+}
+
+
+def laid_out(name, state):
+    """A state in a layout."""
+    data, model, spread = LAYOUTS[name]
+    rules = ((r"head/kernel", (None, "model")),)
+    layout = placement.Layout(placement.make_mesh(data, model), rules, spread)
+    return layout.put(jax.device_get(state)), layout
+
+
+@pytest.mark.parametrize("saved_as", LAYOUTS)
+def test_a_state_comes_back_in_any_layout_with_the_same_bits(tmp_path, saved_as):
+    widths = {"head": {"kernel": jnp.arange(64.0 * 32).reshape(64, 32), "bias": jnp.full((32,), 0.5)}}
+    state = init_state(widths, small.make_hyper(), make_optimizer(small.ADAMW))
+    made, _ = laid_out(saved_as, state)
+    with checkpoint.Checkpoints(tmp_path, 1, pytest.fail) as checkpoints:
+        checkpoints.save(3, made, [host(3)])
+        checkpoints.wait()
+    for name in LAYOUTS:
+        target, layout = laid_out(name, state)
+        with checkpoint.Checkpoints(tmp_path, 1, pytest.fail) as checkpoints:
+            step, found, _ = checkpoints.restore(lambda _, layout=layout: layout.shapes(jax.eval_shape(lambda: state)))
+        assert step == 3 and same_bits(jax.device_get(found), jax.device_get(state))
+        assert jax.tree.map(lambda x: x.sharding, found) == jax.tree.map(lambda x: x.sharding, target)
