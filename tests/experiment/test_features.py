@@ -82,7 +82,7 @@ def states_of(case, folder, *, examples=None, devices=1, check=lambda: None, vie
         settings=small.double(Settings, execution=small.double(ExecutionConfig, cache=cache)),
         examples=examples or EXAMPLES,
         params=case.params,
-        mesh=device_mesh,
+        sharding=placement.Layout(device_mesh),
         hyper=case.hyper,
     )
     model = dataclasses.replace(case.model, start=case.layer if layer is None else layer)

@@ -231,7 +231,7 @@ def test_runs_of_a_study_whose_log_lacks_rows_start_again_to_the_same_bits(
         )
         for i, made in enumerate(experiments)
     ]
-    progress = small.double(worker.Progress, show=lambda text: None, end=lambda name, text: None)
+    progress = worker.Progress(console.Silent(), str(tmp_path), [], console)
     rest = small.double(planner.Shared, compiled=PROGRAMS), progress, set(), None
     with pytest.raises(Stopped):
         if lanes:

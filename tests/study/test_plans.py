@@ -147,7 +147,7 @@ def test_the_results_of_a_study_are_those_of_its_present_runs(tmp_path, monkeypa
     cell = made.finish(active=made.active[:-1]) / "runs/choices/full"
     shutil.copytree(cell / "seed=0", cell / "seed=0-damaged-1")
     (cell / "seed=0-damaged-1" / "result.json").write_text("{")
-    monkeypatch.setattr(sweep, "execute", lambda *arguments: None)
+    monkeypatch.setattr(sweep, "execute", lambda *arguments, **options: None)
     assert [row["workdir"] for row in sweep.sweep("quickstart_sweep", tmp_path)] == [
         str(cell / f"seed={seed}") for seed in range(2)
     ]

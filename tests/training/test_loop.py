@@ -6,7 +6,7 @@ import signal
 import numpy as np
 import pytest
 
-from fjt.training import placement
+from fjt.training import processes
 from fjt.training.checkpoint import Checkpoints, HostState, NotFinite
 from fjt.training.loop import Loop, update_best
 from fjt.training.protocols import Count, Course, Events
@@ -221,7 +221,7 @@ def test_a_stop_that_processes_agree_on_ends_all_of_them(stop, monkeypatch):
     """No signal came to this process; another one got it while this one took its second step."""
     diary = Diary(scores=[0.5, 0.4])
     monkeypatch.setattr(
-        placement, "agree_to_stop", lambda own: own or (signal.SIGTERM if "step 0" in diary.happened else None)
+        processes, "agree_to_stop", lambda own: own or (signal.SIGTERM if "step 0" in diary.happened else None)
     )
     loop = make_loop(diary, stop=stop())
     if stop is Deaf:
