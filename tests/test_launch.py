@@ -245,3 +245,12 @@ def test_the_environment_knows_the_checkout(launch, tmp_path):
     launch()
     assert path.read_text() == f"{tmp_path / 'check out'}\n" and path.stat().st_ino != before.st_ino
     assert os.listdir(path.parent) == [path.name]
+
+
+def test_local_starts_processes_of_one_run(launch):
+    done, calls = launch("--processes", "2", "--config", "a.py", JAX_PLATFORMS="cpu", FAKE_EXIT="3")
+    assert done.returncode == 3, done.stderr
+    started = sorted(call for call in calls if call.startswith("<-m><fjt.main>"))
+    assert [re.sub(r":\d*>", ":PORT>", call) for call in started] == [
+        f"<-m><fjt.main><--processes=2><--process={i}><--coordinator=127.0.0.1:PORT><--config><a.py>" for i in (0, 1)
+    ]

@@ -19,6 +19,7 @@ from fjt.training import optim
 from fjt.tuning import cost, partition
 
 MANY_CLASSES = 20  # a table at the end of a run lists at most this many
+TENSOR_PARALLEL = 1e9  # parameters below which devices that share a layer cost more than they save
 USUAL_SHARE = 0.5  # share of the matrix-product rate that a step reaches, for a rough estimate of its time
 
 Leaves = dict[str, Any]  # {name: array} of all parameters
@@ -202,6 +203,13 @@ def show_plan(experiment: Experiment) -> None:
         f"  memory: {weights:,.0f} MiB of weights, {moments:,.0f} MiB of gradients and Adam's moments, about "
         f"{activations:,.0f} MiB of activations per device"
     )
+    total, shared = tree.count(experiment.params), experiment.mesh.shape["model"]
+    if shared > 1 and total < TENSOR_PARALLEL:
+        console.say(
+            f"  config.mesh.model={shared}: below {TENSOR_PARALLEL / 1e9:g} billion parameters ({total / 1e6:,.0f} "
+            "million here) devices that share each layer cost more than they save; config.mesh.shard_params=True saves "
+            "memory"
+        )
     if len(experiment.stages) > 1:
         firsts = ", ".join(str(stage.first) for stage in experiment.stages)
         console.say(

@@ -9,8 +9,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import small
 
 from fjt.core.errors import UserError
+from fjt.core.options import ExecutionConfig, MeshConfig, Settings
+from fjt.experiment import prepare
 from fjt.models import blocks
 from fjt.training import placement
 
@@ -99,3 +102,14 @@ def test_a_mesh_that_is_not_there_is_refused():
         with pytest.raises(UserError, match=rf"config.mesh.data={data}, .model={model}: there are 4 cpu devices"):
             placement.make_mesh(data, model)
     assert placement.make_mesh(0, 2).shape == {"data": 2, "model": 2}
+
+
+def test_a_mesh_that_does_not_divide_the_heads_is_refused():
+    settings = small.double(Settings, execution=small.double(ExecutionConfig, mesh=MeshConfig(1, 3)))
+    with pytest.raises(
+        UserError, match=r"config.mesh.model=3 does not divide the 4 attention heads .* Valid: 1, 2, 4\."
+    ):
+        prepare._share(settings, small.CONFIG)
+    shared = small.double(Settings, execution=small.double(ExecutionConfig, mesh=MeshConfig(0, 2, True)))
+    layout = prepare._share(shared, small.CONFIG)
+    assert layout.mesh.shape == {"data": 2, "model": 2} and layout.spread and layout.rules == blocks.SHARDING
