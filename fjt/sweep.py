@@ -189,7 +189,7 @@ def execute(
     """
     from fjt.experiment.workdir import STUDY, lock, own
     from fjt.reports import document, power, publication
-    from fjt.study import engine, node, plans, spec, worker
+    from fjt.study import choosing, engine, node, plans, spec, worker
 
     own(workdir, STUDY)
     publication.check_output(os.path.join(workdir, "report"))
@@ -225,7 +225,7 @@ def execute(
             return
     made = publication.report(workdir)
     if not base["output"]["export"]:
-        for task, name in worker.best_runs(workdir, runs, options.metric).items():
+        for task, name in choosing.best_runs(workdir, runs, options.metric).items():
             run = shlex.quote(os.path.join(workdir, name))
             console.say(f"model of the best run on {task}: python -m fjt.reproduce {run} --workdir DIR makes it again")
     publication.show(*made)

@@ -13,7 +13,7 @@ from fjt import reproduce
 from fjt.core import console
 from fjt.core.errors import UserError
 from fjt.experiment import workdir
-from fjt.study import planner, plans, worker
+from fjt.study import choosing, planner, plans, worker
 from fjt.study.spec import Run
 
 ABOUT = made_study.RESULT | {"task": "t", "method": ["head"], "steps": 1, "planned_steps": 1, "epochs": 1.0}
@@ -32,7 +32,7 @@ def chosen(folder, scores, metric, by=""):
             result = ABOUT | about
             (folder / name).mkdir(parents=True)
             (folder / name / "result.json").write_text(json.dumps(result))
-    return worker.choose(folder, runs, ["t/head"], by)["t/head"]
+    return choosing.choose(folder, runs, ["t/head"], by)["t/head"]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_what_cannot_win_and_what_selects(tmp_path, trials, value):
         result = ABOUT | {"collapsed": False, "selection": list(metrics or ["f1"])[-1], "metrics": metrics}
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "result.json").write_text(json.dumps(result | facts))
-    assert worker.choose(tmp_path, runs, ["t/head"])["t/head"] == {key: value}
+    assert choosing.choose(tmp_path, runs, ["t/head"])["t/head"] == {key: value}
 
 
 @pytest.mark.parametrize(
@@ -286,8 +286,8 @@ def test_the_best_reported_run_of_each_task_is_found(tmp_path):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "result.json").write_text(json.dumps(result if value else ABOUT | {"failed": "nan"}))
     runs = {name: Run(name, name.split("/")[0], name, ()) for name in scores}
-    assert worker.best_runs(tmp_path, runs) == {"a": "runs/a/full/seed=0", "b": "runs/b/full/seed=0"}
-    assert worker.best_runs(tmp_path, runs, "other") == {"a": "runs/a/head/seed=0", "b": "runs/b/full/seed=0"}
+    assert choosing.best_runs(tmp_path, runs) == {"a": "runs/a/full/seed=0", "b": "runs/b/full/seed=0"}
+    assert choosing.best_runs(tmp_path, runs, "other") == {"a": "runs/a/head/seed=0", "b": "runs/b/full/seed=0"}
 
 
 def test_a_damaged_run_is_moved_away_to_be_made_again(tmp_path, monkeypatch):
