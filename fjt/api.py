@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fjt import configs
@@ -16,6 +16,7 @@ from fjt.experiment.process import undisturbed
 
 if TYPE_CHECKING:
     from fjt.experiment.finished import Run
+    from fjt.experiment.prepared import Experiment
     from fjt.training.protocols import Events
 
 ORIGIN = "given in Python"
@@ -83,6 +84,20 @@ def interruptible() -> Iterator[None]:
         raise
 
 
+def _together(make: "Callable[[], Experiment]") -> "Experiment":
+    """The value of a function that each process of a run calls; they raise the UserError of any of them together."""
+    from fjt.training import processes
+
+    made, mistake = None, None
+    try:
+        made = make()
+    except UserError as error:
+        mistake = error
+    processes.fail_together(mistake)
+    assert made is not None, "without a mistake there is a run"
+    return made
+
+
 @undisturbed()
 def execute(
     settings: Settings, workdir: str, origins: Mapping[str, str], events: "Events | None" = None, plan: bool = False
@@ -123,7 +138,7 @@ def execute(
             inputs = Inputs(settings)
             if processes.count() > 1:  # one downloads and unpacks
                 processes.decide(lambda: inputs.sha256)
-            experiment = prepare(settings, given=origins, inputs=inputs)
+            experiment = _together(lambda: prepare(settings, given=origins, inputs=inputs))
             shapes = [dataclasses.astuple(shape) for shape in experiment.plan.shapes]
             processes.agree("data and model", experiment.contents | {"shapes of batches": shapes})
 

@@ -67,6 +67,9 @@ class Ended(Exception):
         super().__init__(text)
         self.code = code
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Ended, (str(self), self.code)
+
 
 def suggest(name: Any, valid: Iterable[Any]) -> str:
     """' Did you mean ...?' with the valid names nearest to `name`, or a list of all of them when none is near."""

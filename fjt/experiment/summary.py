@@ -258,15 +258,20 @@ def step_flops(experiment: Experiment, names: Collection[str] | None = None, sha
 def memory(experiment: Experiment) -> tuple[int, int, int]:
     """Bytes per device of (weights, gradients and Adam's moments, activations); the last is a rough estimate."""
 
-    def held(name: str, leaf: Any) -> int:
-        return int(np.prod(experiment.sharding.stored(name, leaf.shape).shard_shape(leaf.shape)))
+    sharding, flat = experiment.sharding, tree.flatten(experiment.params)
 
-    sizes = {name: held(name, leaf) for name, leaf in tree.flatten(experiment.params).items()}
+    def held(name: str, leaf: Any, place: Any) -> int:
+        return int(np.prod(place(name, leaf.shape).shard_shape(leaf.shape)))
+
+    sizes = {name: held(name, leaf, sharding.stored) for name, leaf in flat.items()}
+    # What is spread is gathered while a step uses it, and the gradients are whole until they are reduced.
+    used = {name: held(name, leaf, sharding.in_use) for name, leaf in flat.items()} if sharding.spread else {}
+    gathered = 4 * sum(used.values()) + 4 * sum(used.get(name, 0) for name in experiment.trainable)
     trained = sum(sizes[name] for name in experiment.trainable)
     tokens = max(shape.rows * shape.row_length for shape in experiment.plan.shapes)
     # Logits, their logarithms and their gradient, in float32: most of it where each slot has a whole vocabulary.
     logits = 3 * 4 * experiment.model.classes * max(shape.num_slots for shape in experiment.plan.shapes)
-    return 4 * sum(sizes.values()), 12 * trained, _activation_bytes(experiment, tokens) + logits
+    return 4 * sum(sizes.values()), 12 * trained, _activation_bytes(experiment, tokens) + logits + gathered
 
 
 def _activation_bytes(experiment: Experiment, tokens: int) -> int:

@@ -28,6 +28,9 @@ class NotFinite(Ended):
     def __init__(self, text: str) -> None:
         super().__init__(text, 3)
 
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        return NotFinite, (str(self),)
+
 
 @dataclasses.dataclass(frozen=True)
 class HostState:
@@ -93,6 +96,18 @@ class _KeepBest:
         return [checkpoint.step == self.step for checkpoint in checkpoints]
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's manager, which takes no part in stopping.
+
+    It would report steps to the counter by which processes agree where they stop (`processes.agree_to_stop`), and JAX
+    would wait for a look that never comes.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        del step
+        return False
+
+
 class Checkpoints:
     """The checkpoints of a run or of a group of lanes, one folder per step.
 
@@ -108,7 +123,7 @@ class Checkpoints:
         self._best = _KeepBest()
         self._report, self._hook = report, sys.unraisablehook
         policy = checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(keep), self._best])
-        self._manager = ocp.CheckpointManager(
+        self._manager = _Manager(
             os.path.abspath(directory),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policy,
@@ -168,12 +183,10 @@ class Checkpoints:
             state=ocp.args.StandardSave(state),
             host=ocp.args.JsonSave({"host": _to_json(hosts), "sums": sums}),
         )
-        failed = saved = None
         try:
             saved = self._manager.save(step, args=args, force=True)
-        except Exception as error:
-            failed = self._failed(error)
-        processes.fail_together(failed)
+        except Exception as error:  # of several processes, the others may wait inside Orbax: this one ends
+            raise self._failed(error) from None
         if not saved:
             raise RuntimeError(f"the checkpoint of step {step} was not saved")
 
@@ -203,7 +216,7 @@ class Checkpoints:
             Unresumable: the given step, or every checkpoint, cannot be read: a run does not start over silently.
             OtherLeaves: a checkpoint is whole, and of another version of fjt; it stays where it is.
         """
-        candidates = [step] if step is not None else self.steps()
+        candidates = [step] if step is not None else processes.decide(self.steps)
         for candidate in candidates:
             state, hosts, reason = None, [], ""
             try:
@@ -212,13 +225,18 @@ class Checkpoints:
                 raise  # not the checkpoint's fault
             except Exception as error:
                 reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-            if processes.any_of(bool(reason)):
-                reason = reason or "another process cannot read it"
+            if reason:
                 if step is not None:
                     raise records.Unresumable(
                         f"the checkpoint of step {step} in {self._manager.directory} cannot be read ({reason}). It "
                         "holds what was to be the result; train again in another --workdir."
                     ) from None
+                if processes.count() > 1:  # the others may wait inside Orbax: this one ends
+                    self._put_aside(candidate)
+                    raise records.Unresumable(
+                        f"the checkpoint of step {candidate} in {self._manager.directory} cannot be read ({reason}). "
+                        f"It lies in {self._unreadable()} now; the same commands go on without it."
+                    )
                 before = "; trying the one before" if candidate != candidates[-1] else ""
                 self._report(f"the checkpoint of step {candidate} cannot be read ({reason}){before}")
                 self._put_aside(candidate)
@@ -236,14 +254,13 @@ class Checkpoints:
         return f"{self._manager.directory}-unreadable"
 
     def _put_aside(self, step: int) -> None:
-        def move() -> None:
-            os.makedirs(self._unreadable(), exist_ok=True)
-            target = os.path.join(self._unreadable(), str(step))
-            shutil.rmtree(target, ignore_errors=True)
+        os.makedirs(self._unreadable(), exist_ok=True)
+        target = os.path.join(self._unreadable(), str(step))
+        shutil.rmtree(target, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another process of the run was first
             os.rename(os.path.join(self._manager.directory, str(step)), target)
-
-        processes.decide(move)
-        self._manager.reload()
+        if processes.count() == 1:
+            self._manager.reload()
 
     def _read(self, step: int, abstract: Any) -> tuple[Any, list[HostState]]:
         about: Any = self._manager.restore(step, args=ocp.args.Composite(host=ocp.args.JsonRestore()))

@@ -173,15 +173,15 @@ def decide(function: Callable[[], Value]) -> Value:
         kind, *parts = pickle.loads(_broadcast(b""))
         if kind == "value":
             return parts[0]
-        raise agreed(UserError(*parts) if kind == "mistake" else Ended(*parts))
+        raise agreed(parts[0])
     try:
         value = function()
     except (UserError, OSError) as error:
         line = str(error) if isinstance(error, UserError) else f"{error.strerror or error}: {error.filename}."
-        _broadcast(pickle.dumps(("mistake", line)))
+        _broadcast(pickle.dumps(("error", UserError(line))))
         raise agreed(error) from None
     except Ended as error:
-        _broadcast(pickle.dumps(("ended", str(error), error.code)))
+        _broadcast(pickle.dumps(("error", error)))
         raise agreed(error) from None
     _broadcast(pickle.dumps(("value", value)))
     return value
@@ -210,9 +210,15 @@ def any_of(flag: bool) -> bool:
 
 
 def fail_together(error: UserError | None) -> None:
-    """Raises the error, in all processes where one of them has one."""
-    if any_of(error is not None):
-        raise agreed(error or UserError("Another process of the run has failed; its message says why."))
+    """Raises the error, in all processes where one of them has one.  All come here, whatever they have done before."""
+    if count() == 1:
+        if error:
+            raise error
+        return
+    texts = [text.decode() for text in _gather(str(error or "").encode())]
+    if any(texts):
+        which = next(i for i, text in enumerate(texts) if text)
+        raise agreed(UserError(texts[which] if which == 0 else f"process {which}: {texts[which]}"))
 
 
 def agree(what: str, values: Mapping[str, Any]) -> None:
@@ -245,7 +251,8 @@ def agree_to_stop(received: int | None) -> int | None:
     """The signal at which all processes of a run stop now, or None.
 
     Processes that compute together have to stop after the same step.  With several, JAX notes a SIGTERM in any of them,
-    and tells all at which of their next looks to stop; they look equally often.
+    and tells all at which of their next looks to stop; they look equally often.  One that comes before the first look,
+    such as in compilation, waits for it.  The process that got Ctrl-C ends with its code, the others with SIGTERM's.
 
     Args:
         received: the signal that this process has received, or None.

@@ -117,8 +117,12 @@ def train_step(
 
     frozen, gathered = layout.gather(frozen), layout.gather(state.trainable)
     gradient = jax.value_and_grad(sums, has_aux=True)
-    (value, weight), grads = _accumulate(lambda part: gradient(gathered, part), batch, accumulation)
-    grads = layout.scatter(grads)
+
+    def parts(part: Batch) -> tuple[tuple[Array, Array], tree.Tree]:
+        found, grads = gradient(gathered, part)
+        return found, layout.scatter(grads)
+
+    (value, weight), grads = _accumulate(parts, batch, accumulation)
     share = 1.0 / jnp.where(weight > 0, weight, 1.0)  # a batch of classes with weight 0 teaches nothing
     grad_norm = optim.global_norm(grads) * share
     # One product: a quotient, or the norm of what was scaled already, makes XLA store every gradient once more.

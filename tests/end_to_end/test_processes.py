@@ -170,13 +170,33 @@ def test_a_run_goes_on_in_another_number_of_processes(even, base, cache, tmp_pat
 
 
 @pytest.mark.thorough
-def test_the_other_process_ends_when_one_is_killed(even, base, cache, tmp_path):
+def test_a_damaged_checkpoint_is_put_aside_and_the_same_commands_go_on(even, base, cache, tmp_path):
+    arguments = arguments_of("lora", even, base, cache__dir=f"{even}/cache")
+    workdir = tmp_path / "run"
+    pair = Pair(arguments, tmp_path / "first", workdir, cache, events=(Slow(0.2), Slow(0.2)))
+    assert wait_for(lambda: len(read_rows(workdir / "train.jsonl")) > 4, pair.processes[0])
+    os.kill(pair.processes[1].pid, signal.SIGTERM)
+    assert [one.code for one in pair.finish()] == [143, 143]
+    steps = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal())
+    for path in (workdir / "checkpoints" / str(steps[-1]) / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:-7])
+    refused = Pair(arguments, tmp_path / "second", workdir, cache).finish()
+    assert 0 not in [one.code for one in refused] and "cannot be read" in "".join(one.text for one in refused)
+    again = Pair(arguments, tmp_path / "third", workdir, cache).finish()
+    assert [one.code for one in again] == [0, 0], again[0].text
+    assert f"resuming after step {steps[-2]} " in again[0].text
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("who", [0, 1])
+def test_the_other_process_ends_when_one_is_killed(even, base, cache, tmp_path, who):
     arguments = arguments_of("lora", even, base, cache__dir=f"{even}/cache")
     pair = Pair(arguments, tmp_path / "pair", tmp_path / "run", cache, events=(Slow(0.05), Slow(0.05)))
     assert wait_for(lambda: len(read_rows(tmp_path / "run" / "train.jsonl")) > 4, pair.processes[0])
-    pair.processes[1].kill()
-    pair.processes[0].join(15)
-    assert pair.processes[0].exitcode not in (None, 0)  # by an error of its computation, or by JAX's heartbeat
+    pair.processes[who].kill()
+    pair.processes[1 - who].join(15)
+    assert pair.processes[1 - who].exitcode not in (None, 0)  # by an error of its computation, or by JAX's heartbeat
 
 
 @pytest.mark.parametrize(
