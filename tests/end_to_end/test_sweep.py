@@ -382,12 +382,10 @@ def nodes():
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("shared", [True, False])
-def test_ray_makes_the_study_that_one_process_makes(done, nodes, arguments, launch, tmp_path, shared):
+def test_ray_makes_the_study_that_one_process_makes(done, nodes, arguments, launch, tmp_path):
     """Each node takes one bundle at a time, so that bundles that overlap are on two nodes."""
     folder = tmp_path / "study"
-    options = arguments(study__shared=shared)
-    ended = launch(*options, "--workdir", folder, "--engine", "ray", "--address", nodes, program="fjt.sweep")
+    ended = launch(*arguments(), "--workdir", folder, "--engine", "ray", "--address", nodes, program="fjt.sweep")
     assert ended.code == 0 and "Ray has 2 nodes for bundles; each bundle reserves 1 CPU" in ended.text, ended.text
     same_outcomes(folder, done[0])
     assert without_measures(folder) == without_measures(done[0])
@@ -397,7 +395,7 @@ def test_ray_makes_the_study_that_one_process_makes(done, nodes, arguments, laun
         for bundle in json.loads((folder / "plan.json").read_text())["groups"]
     ]
     spans = sorted((min(times), max(times)) for times in spans)
-    assert not shared or any(later[0] < earlier[1] for earlier, later in itertools.pairwise(spans))
+    assert any(later[0] < earlier[1] for earlier, later in itertools.pairwise(spans))
 
 
 MEASURED = ("seconds", "per_second", "memory_bytes")
@@ -413,12 +411,12 @@ def without_measures(folder):
 
 @pytest.mark.thorough
 def test_ray_is_interrupted_and_goes_on(done, nodes, arguments, cache, tmp_path):
-    """Tasks save within seconds; a task's process that is killed comes again by itself."""
+    """Without a shared folder, runs that have ended are kept; a task's process that is killed comes again by itself."""
     folder, output = tmp_path / "study", tmp_path / "first"
 
     def begin(output):
         flags = ["--workdir", folder, "--engine", "ray", "--address", nodes]
-        return start([*arguments(), *flags], output, program="fjt.sweep", cache=cache)
+        return start([*arguments(study__shared=False), *flags], output, program="fjt.sweep", cache=cache)
 
     first = begin(output)
     assert wait_for(lambda: any(folder.glob("*/**/DONE")), first)
@@ -432,6 +430,7 @@ def test_ray_is_interrupted_and_goes_on(done, nodes, arguments, cache, tmp_path)
     ended = finish(second, tmp_path / "second")
     assert ended.code == 0, ended.text
     same_outcomes(folder, done[0])
+    assert without_measures(folder) == without_measures(done[0])
 
 
 @pytest.mark.thorough

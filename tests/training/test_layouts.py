@@ -41,6 +41,8 @@ def record(tmp_path_factory):
     [("full/float64", 1e-12, 60), ("lora/float64", 1e-12, 60), ("full/float32", 2e-6, 20)],
 )
 def test_losses_are_those_of_one_device(record, name, kind, tolerance, steps):
+    if f"{kind}/{name}" not in record["losses"]:
+        pytest.skip("layouts in float32 are those whose programs are read")
     found, reference = record["losses"][f"{kind}/{name}"], record["losses"][f"{kind}/1x1"]
     assert len(found) == steps and len(set(reference)) == steps and np.isfinite(reference).all()
     np.testing.assert_allclose(found, reference, rtol=tolerance)
