@@ -5,8 +5,9 @@ import os
 import pathlib
 
 STORE_BYTES = 100_000_000  # of a node's object store
-# Ray would write a token into the home directory, and report its use over the network.
-ALONE = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+# Ray would write a token into the home directory, report its use over the network, and give way to all other processes
+# of the machine, such as those of other tests.
+ALONE = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 
 
 @contextlib.contextmanager
