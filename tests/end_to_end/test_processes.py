@@ -126,7 +126,7 @@ def test_all_stop_at_the_same_step_and_go_on_to_the_same_bits(both, even, base, 
     _, _, undisturbed, _ = both
     arguments = arguments_of("lora", even, base, cache__dir=f"{even}/cache")
     workdir = tmp_path / "run"
-    first = Pair(arguments, tmp_path / "first", workdir, cache, events=(Slow(0.05), Slow(0.05)))
+    first = Pair(arguments, tmp_path / "first", workdir, cache, events=(Slow(0.4), Slow(0.4)))
     assert wait_for(lambda: len(read_rows(workdir / "train.jsonl")) > 4, first.processes[0])
     os.kill(first.processes[0].pid, signal.SIGINT)
     done = first.finish()
