@@ -98,6 +98,19 @@ def _together(make: "Callable[[], Experiment]") -> "Experiment":
     return made
 
 
+def _is_over(experiment: "Experiment", workdir: str) -> bool:
+    """Whether a work directory has the finished run of an experiment, which is then said."""
+    from fjt.experiment import outcome, run_records
+    from fjt.experiment.workdir import check
+
+    if not run_records.is_done(workdir):
+        return False
+    check(experiment, workdir)
+    outcome.clean_up(workdir)
+    console.say(f"{workdir} is already finished; its result:")
+    return True
+
+
 @undisturbed()
 def execute(
     settings: Settings, workdir: str, origins: Mapping[str, str], events: "Events | None" = None, plan: bool = False
@@ -115,12 +128,12 @@ def execute(
         UserError: a mistake in the options or files.
         Ended: a signal came and the state is saved, or the loss is not finite.
     """
-    from fjt.experiment import outcome, run_records, summary
+    from fjt.experiment import summary
     from fjt.experiment.execute import run
     from fjt.experiment.inputs import Inputs
     from fjt.experiment.prepare import prepare
     from fjt.experiment.program_cache import configure_jax
-    from fjt.experiment.workdir import check, lock
+    from fjt.experiment.workdir import lock
     from fjt.training import processes
     from fjt.training.checkpoint import NotFinite
 
@@ -141,16 +154,7 @@ def execute(
             experiment = _together(lambda: prepare(settings, given=origins, inputs=inputs))
             shapes = [dataclasses.astuple(shape) for shape in experiment.plan.shapes]
             processes.agree("data and model", experiment.contents | {"shapes of batches": shapes})
-
-            def is_over() -> bool:
-                if not run_records.is_done(workdir):
-                    return False
-                check(experiment, workdir)
-                outcome.clean_up(workdir)
-                console.say(f"{workdir} is already finished; its result:")
-                return True
-
-            if not processes.decide(is_over):
+            if not processes.decide(lambda: _is_over(experiment, workdir)):
                 summary.show_start(experiment, workdir)
                 run(experiment, workdir, events=events)
         except NotFinite as error:

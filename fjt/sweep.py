@@ -239,7 +239,7 @@ def encoder_settings(name: str, base: Mapping[str, Any]) -> "Settings":
         base: the config of the study's runs.
 
     Raises:
-        UserError: there is no such config.
+        UserError: configs/ has no file of this name.
     """
     from fjt.core.errors import suggest
     from fjt.core.settings import from_config

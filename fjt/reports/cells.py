@@ -97,7 +97,7 @@ class Cell:
         """The jackknife's pseudo-values of a metric, of the examples that it is computed from.
 
         Raises:
-            UserError: the metric is a user's own, or a mean of which one part has too few examples.
+            UserError: the metric is the user's own function, or a mean over tasks, one of which has too few examples.
         """
         if metric not in self.problem.metrics:
             raise UserError(f"{metric} is a function of the user, which a report does not call on other examples.")

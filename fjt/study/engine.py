@@ -27,7 +27,6 @@ from fjt.study.spec import StudyConfig
 from fjt.training.protocols import Events
 from fjt.training.stop import Stop, Stopped
 
-ENGINES = ("ray",)
 POLL = 1.0  # seconds between two looks at the runs
 GRACE = 120.0  # seconds in which interrupted tasks save, before they are killed
 RETRIES = 10  # times that Ray starts a bundle again whose worker or node was lost
@@ -288,7 +287,7 @@ class _Lines:
         self._left = [name for name in names if not ended(os.path.join(order.folder, name))]
 
     def look(self, text: str) -> None:
-        """Prints a line for each run that has ended since the last look.  text: stands beside the bar."""
+        """Prints a line for each run that has ended since the last look.  text: what the bar shows beside its count."""
         for name in [name for name in self._left if ended(os.path.join(self._folder, name))]:
             self._left.remove(name)
             result = read_result(os.path.join(self._folder, name))

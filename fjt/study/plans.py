@@ -177,7 +177,7 @@ def find(ids: Iterable[str], folder: str, bundles: Sequence[Bundle], runs: Mappi
         runs: {name: Run} of the plan.
 
     Raises:
-        UserError: there is no such bundle, or one needs another that has not ended.
+        UserError: a bundle is not in the plan, or it needs another bundle that has not ended.
     """
     known = {bundle.id: bundle for bundle in bundles}
     for id_ in ids:

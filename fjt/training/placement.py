@@ -195,7 +195,7 @@ def _by_name(function: Any, tree: Any) -> Any:
 
 
 def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
-    """An array of which each process has all, on devices."""
+    """The array on devices in a sharding.  Each process has the whole array on its host."""
     if processes.count() == 1:
         return jax.device_put(leaf, sharding)
     if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
