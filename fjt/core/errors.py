@@ -80,6 +80,17 @@ def suggest(name: Any, valid: Iterable[Any]) -> str:
     return f" Valid: {', '.join(names)}."
 
 
+class _Process:
+    """This process.  command: whether it executes a command of fjt, not another program that uses fjt."""
+
+    command = False
+
+
+def in_command() -> bool:
+    """Whether this process executes a command of fjt, and nothing else that has to go on after it."""
+    return _Process.command
+
+
 def exit_code(command: Callable[[], int], place: Callable[[], str], interrupted: str = "", kept: str = "") -> int:
     """The exit code of a command of fjt.  An error of the system or Ctrl-C is one line on stderr.
 
@@ -100,6 +111,7 @@ def exit_code(command: Callable[[], int], place: Callable[[], str], interrupted:
     try:
         with _every_interrupt():
             _check_directory()
+            _Process.command = True
             return command()
     except KeyboardInterrupt:
         line, code = f"stopped by SIGINT{interrupted}", 130
@@ -109,6 +121,8 @@ def exit_code(command: Callable[[], int], place: Callable[[], str], interrupted:
         line, code = explain(error, place, kept), 2
         if not line:
             raise
+    finally:
+        _Process.command = False
     # Orbax leaves futures behind that failed with the error: at the end of the process each would print a traceback.
     atexit.register(logging.getLogger("asyncio").setLevel, logging.CRITICAL)
     atexit.register(setattr, sys, "unraisablehook", without_closed_loops(sys.unraisablehook))

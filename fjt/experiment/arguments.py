@@ -11,7 +11,7 @@ from fjt.core import tree
 from fjt.data import batches, packing
 from fjt.experiment import features, recipes
 from fjt.experiment.layout import row_grid
-from fjt.experiment.prepared import Experiment, Stage
+from fjt.experiment.prepared import Blueprint, Experiment, Stage
 from fjt.models.encoder import Model
 from fjt.training import evaluate, placement
 from fjt.training.hyper import Hyper
@@ -23,7 +23,7 @@ from fjt.tuning import partition
 Shapes = dict[str, jax.ShapeDtypeStruct]  # of the arrays of a batch
 
 
-def first_state(experiment: Experiment, stage: Stage, hyper: Hyper, params: tree.Tree | None = None) -> TrainState:
+def first_state(experiment: Blueprint, stage: Stage, hyper: Hyper, params: tree.Tree | None = None) -> TrainState:
     """The TrainState of a stage at step 0.
 
     Args:
@@ -79,14 +79,14 @@ def pack_evaluated(experiment: Experiment, stage: Stage) -> dict[str, evaluate.P
         splits,
         groups=groups,
         own=own,
-        grid=row_grid(),
+        grid=row_grid(placement.platform(experiment.mesh)),
         width=config.width,
         one_slot=stage.model.one_slot,
         labels=experiment.problem.reduces,
     )
 
 
-def abstract_run(experiment: Experiment, stage: Stage) -> tuple[TrainState, tree.Tree]:
+def abstract_run(experiment: Blueprint, stage: Stage) -> tuple[TrainState, tree.Tree]:
     """The shapes of a stage's TrainState and of the frozen parameters that it computes with."""
     state = jax.eval_shape(functools.partial(first_state, experiment, stage, experiment.hyper), experiment.params)
     frozen = jax.eval_shape(lambda params: tree.split(params, stage.trainable)[1], experiment.params)

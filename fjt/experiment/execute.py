@@ -135,7 +135,9 @@ class _Session:
         state = experiment.sharding.put(_open_stage(experiment, stage, position.state, self.hyper))
         if number:
             self.view.say(f"stage {number}, from step {stage.first}: {tree.count(state.trainable):,} parameters train")
-        seconds = stepper.compile(state, self.compiled, self.view)
+        self.checkpoints.wait()  # at a boundary between stages
+        with self.stop.at_once():
+            seconds = stepper.compile(state, self.compiled, self.view)
         return stepper, dataclasses.replace(position, state=state).spent(compile_seconds=seconds)
 
     def fit(self, stepper: SoloRun, position: _Position) -> _Position:

@@ -25,6 +25,7 @@ from fjt.core.options import Settings
 from fjt.data import batches, packing
 from fjt.experiment import recipes
 from fjt.experiment.inputs import cache_dir
+from fjt.experiment.layout import row_grid
 from fjt.experiment.prepared import Experiment, Stage
 from fjt.models.encoder import Model
 from fjt.tasks.problem import Problem
@@ -166,7 +167,6 @@ class States:
     Args:
         experiment: the run.
         stage: the stage.
-        grid: row lengths are multiples of this number.
         check: called between chunks; may raise to stop.
         compiled: programs of earlier runs; a new one is added.
         view: where progress is shown.
@@ -176,7 +176,6 @@ class States:
         self,
         experiment: Experiment,
         stage: Stage,
-        grid: int,
         check: Callable[[], None],
         compiled: dict[Any, Any],
         view: console.View = console,
@@ -189,12 +188,13 @@ class States:
         self._folder = folder(experiment.settings)
         self._params = partition.split_below(experiment.params, self._model.start, config.layers)[0]
         shards = placement.num_shards(experiment.mesh)
-        tokens = CPU_TOKENS * shards if jax.default_backend() == "cpu" else 0
+        platform = placement.platform(experiment.mesh)
+        tokens = CPU_TOKENS * shards if platform == "cpu" else 0
         self._packed = evaluate.pack_splits(
             experiment.examples,
             groups=shards,
             own=placement.own_groups(experiment.mesh, shards),
-            grid=grid,
+            grid=row_grid(platform),
             width=config.width,
             tokens=tokens,
             one_slot=self._model.one_slot,

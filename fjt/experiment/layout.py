@@ -13,6 +13,7 @@ from fjt.data import batches, packing
 from fjt.experiment import recipes
 from fjt.models.encoder import Model
 from fjt.tasks.problem import Problem
+from fjt.training import placement
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,7 @@ def plan_layout(
     train: batches.Examples,
     model: Model,
     *,
-    devices: int,
+    mesh: jax.sharding.Mesh,
     shapes: Sequence[packing.Shape] = (),
 ) -> Layout:
     """The Layout of a run.
@@ -48,14 +49,14 @@ def plan_layout(
         problem: its Problem.
         train: the training split.
         model: the Model of the run.
-        devices: number of devices of the mesh.
+        mesh: the devices.
         shapes: the shapes that batches take; by default they are planned for this run.
 
     Raises:
         UserError: options that do not fit the data, the devices or the shapes.
     """
     options, rows = experiment.train, len(train)
-    steps, groups = recipes.total_steps(experiment, rows), devices * options.accumulation
+    steps, groups = recipes.total_steps(experiment, rows), placement.num_shards(mesh) * options.accumulation
     recipes.check_groups(min(options.batch_size, rows), groups)
     assert experiment.seeds.data is not None, "seeds are resolved"
     schedule = make_schedule(experiment, problem, train, experiment.seeds.data)
@@ -74,7 +75,8 @@ def plan_layout(
     if shapes:
         plan = packing.assign(lengths, shapes, one_a_row=not options.packing, slots=slots)
     else:
-        plan = plan_shapes(lengths, experiment, groups, model.config.width, slots=slots)
+        grid = row_grid(placement.platform(mesh))
+        plan = plan_shapes(lengths, experiment, groups, grid, model.config.width, slots=slots)
     return Layout(steps=steps, groups=groups, schedule=schedule, plan=plan)
 
 
@@ -123,6 +125,7 @@ def plan_shapes(
     lengths: Int[np.ndarray, "K B"],
     experiment: ExperimentConfig,
     groups: int,
+    grid: int,
     width: int,
     most: int = 3,
     slots: Int[np.ndarray, "K B"] | None = None,
@@ -133,6 +136,7 @@ def plan_shapes(
         lengths: tokens of each example; 0 for no example.
         experiment: options without open values.
         groups: groups per batch.
+        grid: row lengths are multiples of this number.
         width: of the encoder.
         most: maximum number of shapes.
         slots: slots of each example; None where each has one.
@@ -143,13 +147,13 @@ def plan_shapes(
         slots=slots,
         groups=groups,
         row_length=options.row_length,
-        grid=row_grid(),
+        grid=grid,
         most_shapes=most,
         one_a_row=not options.packing,
         width=width,
     )
 
 
-def row_grid() -> int:
+def row_grid(platform: str) -> int:
     """The number of which row lengths are multiples: 128 on a TPU, whose tiles are that wide, else 8."""
-    return 128 if jax.default_backend() == "tpu" else 8
+    return 128 if platform == "tpu" else 8

@@ -72,7 +72,7 @@ class Predictor:
             {"new": examples},
             groups=mesh.size,
             own=placement.own_groups(mesh, mesh.size),
-            grid=max(32, row_grid()),
+            grid=max(32, row_grid(placement.platform(mesh))),
             width=self.model.config.width,
             one_slot=self.model.one_slot,
             labels=self.problem.reduces,

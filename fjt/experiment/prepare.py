@@ -63,18 +63,16 @@ def prepare(
     inputs = inputs or Inputs(settings, view)
     settings, origins, adapter = resolve(settings, inputs, view)
     experiment = settings.experiment
-    sharding = _share(settings, inputs.base[1])
+    sharding = share(settings, inputs.base[1])
     task, splits = inputs.data
     task, problem = _complete(experiment, task), find_problem(task.kind)
     tokenizer, config, _, _ = inputs.base
     examples = _read_examples(experiment, inputs, problem)
     splits = {name: problem.label_rows(split, examples[name]) for name, split in splits.items()}
     _try_metrics(experiment, task, splits)
-    model = _build_model(experiment, config, task)
+    model = build_model(experiment, config, task)
     parameters = build_parameters(experiment, inputs, model, adapter, view)
-    layout = plan_layout(
-        experiment, problem, examples["train"], model, devices=placement.num_shards(sharding.mesh), shapes=shapes
-    )
+    layout = plan_layout(experiment, problem, examples["train"], model, mesh=sharding.mesh, shapes=shapes)
     stages, rates = _plan_stages(settings, task, model, parameters, layout, examples, view)
     contents = _contents(inputs, task, adapter)
     return Experiment(
@@ -96,7 +94,8 @@ def prepare(
         steps=layout.steps,
         evaluations=recipes.evaluation_steps(experiment, len(examples["train"])),
         rates=rates,
-        hyper=_build_hyper(experiment, task, examples["train"].label, parameters, config),
+        label=examples["train"].label,
+        hyper=build_hyper(experiment, task, examples["train"].label, parameters, config),
         sharding=sharding,
         contents=contents,
         fingerprint=fingerprint(experiment, contents),
@@ -104,15 +103,18 @@ def prepare(
     )
 
 
-def _share(settings: Settings, config: EncoderConfig) -> placement.Layout:
-    """Where the parameters of a run are.  Raises UserError for a mesh that is not there or does not fit the model."""
+def share(settings: Settings, config: EncoderConfig, devices: Sequence[Any] = ()) -> placement.Layout:
+    """Where the parameters of a run are on its devices, by default those of this machine.
+
+    Raises UserError for a mesh that is not there or does not fit the model.
+    """
     given, family = settings.execution.mesh, find_family(config.family)
     if config.heads % given.model:
         raise UserError(
             f"config.mesh.model={given.model} does not divide the {config.heads} attention heads of the model. Valid: "
             f"{', '.join(str(n) for n in range(1, config.heads + 1) if config.heads % n == 0)}."
         )
-    return placement.Layout(placement.make_mesh(given.data, given.model), family.sharding, given.shard_params)
+    return placement.Layout(placement.make_mesh(given.data, given.model, devices), family.sharding, given.shard_params)
 
 
 def _contents(inputs: Inputs, task: Task, adapter: adapters.Adapter | None) -> dict[str, str]:
@@ -178,7 +180,7 @@ def _read_examples(experiment: ExperimentConfig, inputs: Inputs, problem: Proble
     return {name: draw(experiment, problem, name, texts, inputs.base[0]) for name, texts in inputs.examples.items()}
 
 
-def _build_model(experiment: ExperimentConfig, config: EncoderConfig, task: Task) -> Model:
+def build_model(experiment: ExperimentConfig, config: EncoderConfig, task: Task) -> Model:
     """The Model of a task under the tuning methods, with dropout in every layer."""
     problem, methods = find_problem(task.kind), partition.find_methods(experiment.tune)
     assert experiment.model.dtype is not None, "the recipe has filled it"
@@ -217,22 +219,25 @@ def _plan_stages(
     opened: tuple[frozenset[str], ...] = ()
     for (first, names, factor), last in zip(plans, ends, strict=True):
         rates[first:last] *= factor
-        # Layers below the lowest trainable one have no dropout by default.
-        lowest = partition.lowest_layer(names, layers)
-        staged = dataclasses.replace(model, noisy_from=-1 if experiment.model.frozen_dropout else lowest)
         opened = (*opened, frozenset(names).difference(*opened))
         stages.append(
             Stage(
                 first=first,
                 last=last,
                 trainable=frozenset(names),
-                model=staged,
+                model=quiet_below(experiment, model, names),
                 groups=opened if len(plans) > 1 else (),
                 shapes=layout.plan.shapes,
             )
         )
     problem = find_problem(task.kind)
     return features.start_stages(settings, problem, model, examples, stages, layout.schedule, layout.groups), rates
+
+
+def quiet_below(experiment: ExperimentConfig, model: Model, names: Collection[str]) -> Model:
+    """The Model of a stage that trains these names: the layers below all of them have no dropout by default."""
+    lowest = partition.lowest_layer(names, model.config.layers)
+    return dataclasses.replace(model, noisy_from=-1 if experiment.model.frozen_dropout else lowest)
 
 
 def resolve(
@@ -257,20 +262,24 @@ def resolve(
             if unread:
                 view.warn(unread)
     settings, adapter, adopted = _find_adapter(settings, config, checkpoint, view)
+    settings, origins = fill(
+        settings, rows=rows, config=config, scratch=checkpoint is None, platform=jax.default_backend()
+    )
+    return settings, origins | dict.fromkeys(adopted, "the adapter"), adapter
+
+
+def fill(
+    settings: Settings, *, rows: int, config: EncoderConfig, scratch: bool, platform: str
+) -> tuple[Settings, dict[str, str]]:
+    """(settings without open values, {key: origin} of those that were filled).  See `recipes.resolve`."""
     experiment = settings.experiment
     tune, solved = experiment.tune, ()
     if tune.budget:
         shapes = abstract_params(Model(config, 1))
         tune, solved = solve_budget(tune, shapes, config, experiment.model.max_length)
     settings = dataclasses.replace(settings, experiment=dataclasses.replace(experiment, tune=tune))
-    settings, origins = recipes.resolve(
-        settings,
-        rows=rows,
-        config=config,
-        scratch=checkpoint is None,
-        platform=jax.default_backend(),
-    )
-    return settings, origins | dict.fromkeys(adopted, "the adapter") | dict.fromkeys(solved, "the budget"), adapter
+    settings, origins = recipes.resolve(settings, rows=rows, config=config, scratch=scratch, platform=platform)
+    return settings, origins | dict.fromkeys(solved, "the budget")
 
 
 def _find_adapter(
@@ -296,7 +305,7 @@ def _find_adapter(
     return dataclasses.replace(settings, experiment=dataclasses.replace(experiment, tune=tune)), adapter, filled
 
 
-def _build_hyper(
+def build_hyper(
     experiment: ExperimentConfig, task: Task, labels: np.ndarray, parameters: Parameters, config: EncoderConfig
 ) -> Hyper:
     """The hyper-parameters of a run, see `make_hyper`, with the factors of its learning rate."""

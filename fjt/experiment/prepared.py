@@ -69,58 +69,24 @@ def draw(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """Everything that is known about a run before compilation.
+class Blueprint:
+    """What the programs of a run are made from.
 
     Attributes:
         settings: its settings, without open values.
-        origins: {key: origin} of the options that were open or given.
         task: what is predicted.
-        splits: {name: texts and labels}.
-        texts: {name: tokens and slots of the splits}, as they were read.
-        examples: {name: tokens and slots} that the model reads; of train, those of its first epoch.
-        tokenizer: of the base model.
-        model: the Model of the last stage.
-        params: all parameters, float32 on the host.
-        trainable: the names that are trained, in the last stage at least.
-        stages: its stages.
-        missing: the names that the checkpoint lacked.
-        unused: the checkpoint's tensors that no parameter took.
-        schedule: the examples of each step.
-        plan: the shapes of the batches.
-        steps: number of optimizer steps.
-        evaluations: the steps after which dev is evaluated.
-        rates: the learning rate of each step.
-        hyper: the other hyper-parameters; its learning rate is 0.
+        params: all parameters, float32 on the host, or their shapes.
+        label: the labels of any slots.
+        hyper: the hyper-parameters; its learning rate is 0.
         sharding: where each parameter is on the devices.
-        contents: {name: sha256} of data, weights, tokenizer and adapter.
-        fingerprint: of settings and contents.
-        adopted: the names of base parameters that came from an adapter.
     """
 
     settings: Settings
-    origins: dict[str, str]
     task: Task
-    splits: dict[str, Split]
-    texts: dict[str, batches.Examples]
-    examples: dict[str, batches.Examples]
-    tokenizer: Any
-    model: Model
     params: tree.Tree
-    trainable: frozenset[str]
-    stages: tuple[Stage, ...]
-    missing: tuple[str, ...]
-    unused: tuple[str, ...]
-    schedule: batches.Schedule
-    plan: packing.Plan
-    steps: int
-    evaluations: tuple[int, ...]
-    rates: Float32[np.ndarray, " steps"]
+    label: np.ndarray
     hyper: Hyper
     sharding: placement.Layout
-    contents: dict[str, str]
-    fingerprint: str
-    adopted: frozenset[str]
 
     @property
     def mesh(self) -> jax.sharding.Mesh:
@@ -131,6 +97,51 @@ class Experiment:
     def problem(self) -> Problem:
         """The Problem of the task."""
         return find_problem(self.task.kind)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment(Blueprint):
+    """Everything that is known about a run before compilation.
+
+    Attributes:
+        origins: {key: origin} of the options that were open or given.
+        splits: {name: texts and labels}.
+        texts: {name: tokens and slots of the splits}, as they were read.
+        examples: {name: tokens and slots} that the model reads; of train, those of its first epoch.
+        tokenizer: of the base model.
+        model: the Model of the last stage.
+        trainable: the names that are trained, in the last stage at least.
+        stages: its stages.
+        missing: the names that the checkpoint lacked.
+        unused: the checkpoint's tensors that no parameter took.
+        schedule: the examples of each step.
+        plan: the shapes of the batches.
+        steps: number of optimizer steps.
+        evaluations: the steps after which dev is evaluated.
+        rates: the learning rate of each step.
+        contents: {name: sha256} of data, weights, tokenizer and adapter.
+        fingerprint: of settings and contents.
+        adopted: the names of base parameters that came from an adapter.
+    """
+
+    origins: dict[str, str]
+    splits: dict[str, Split]
+    texts: dict[str, batches.Examples]
+    examples: dict[str, batches.Examples]
+    tokenizer: Any
+    model: Model
+    trainable: frozenset[str]
+    stages: tuple[Stage, ...]
+    missing: tuple[str, ...]
+    unused: tuple[str, ...]
+    schedule: batches.Schedule
+    plan: packing.Plan
+    steps: int
+    evaluations: tuple[int, ...]
+    rates: Float32[np.ndarray, " steps"]
+    contents: dict[str, str]
+    fingerprint: str
+    adopted: frozenset[str]
 
     def of_step(self, step: int) -> batches.Examples:
         """The training examples of a step, as the problem draws them in its epoch."""

@@ -12,13 +12,14 @@ import numpy as np
 from fjt.core import console, tree
 from fjt.data import packing
 from fjt.experiment.arguments import Shapes, abstract_batch, abstract_lanes, abstract_run, add_lane_axis, pack_evaluated
-from fjt.experiment.prepared import Experiment, Stage
+from fjt.experiment.prepared import Blueprint, Experiment, Stage
 from fjt.experiment.program_cache import damaged_removed
 from fjt.training import placement
 from fjt.training.hyper import Hyper
 from fjt.training.lanes import lanes_eval, lanes_step
 from fjt.training.optim import constants, make_optimizer
 from fjt.training.step import WHOLE, Layout, TrainState, eval_step, train_step
+from fjt.tuning import cost
 
 Compiled = dict[Any, Any]  # {key of a program: (executable, operations)}, and lowered programs of cached features
 
@@ -227,7 +228,7 @@ def _wanted_lanes(
     )
 
 
-def _steps(experiment: Experiment, stage: Stage) -> tuple[functools.partial, functools.partial]:
+def _steps(experiment: Blueprint, stage: Stage) -> tuple[functools.partial, functools.partial]:
     """(the step of a run, the step whose operations are counted: XLA counts the body of a loop once)."""
     options = experiment.settings.experiment
     alone = functools.partial(
@@ -240,12 +241,12 @@ def _steps(experiment: Experiment, stage: Stage) -> tuple[functools.partial, fun
     return functools.partial(alone, accumulation=options.train.accumulation), alone
 
 
-def _layout(experiment: Experiment) -> Layout:
+def _layout(experiment: Blueprint) -> Layout:
     """The layout that a step is compiled with.  Where every device holds everything, the program has no constraint."""
     return WHOLE if experiment.sharding.is_whole else experiment.sharding
 
 
-def built_in(experiment: Experiment, stage: Stage) -> dict[str, Any]:
+def built_in(experiment: Blueprint, stage: Stage) -> dict[str, Any]:
     """{name: value} of everything that a training program is compiled for, except for arrays and devices."""
     options = experiment.settings.experiment
     return {
@@ -278,18 +279,8 @@ def _want_all(
         counted: the step whose operations are counted.
         evaluator: an evaluation.
     """
-    accumulation = experiment.settings.experiment.train.accumulation
     sharding = experiment.sharding
     whole = placement.replicated(sharding.mesh)
-
-    def make_train(batch: Shapes) -> tuple[Any, float]:
-        arguments = train.arguments(batch)
-        stored = whole if sharding.is_whole else sharding.shardings(arguments[0])
-        jit = functools.partial(jax.jit, donate_argnums=0, out_shardings=(stored, whole))
-        lowered = jit(train.function).lower(*arguments)
-        plain = accumulation == 1 and train.function.func is counted.function.func
-        count = lowered if plain else jit(counted.function).lower(*counted.arguments(batch))
-        return lowered.compile(), (count.cost_analysis() or {}).get("flops", float("nan"))
 
     def make_eval(batch: Shapes) -> tuple[Any, float]:
         function = functools.partial(evaluator.function, model=stage.model, reduce=experiment.problem.reduce)
@@ -304,10 +295,69 @@ def _want_all(
 
     wanted = {}
     for i in sorted(numbers):
-        batch = abstract_batch(stage.shapes[i], experiment.examples["train"].label, stage.model, experiment.mesh)
+        batch = abstract_batch(stage.shapes[i], experiment.label, stage.model, experiment.mesh)
+        make_train = functools.partial(_compile_step, experiment, stage, stage.shapes[i], train, counted)
         wanted[i] = want(make_train, batch, train, *built_in(experiment, stage).values())
-    batch = abstract_batch(eval_shape, experiment.examples["train"].label, stage.model, experiment.mesh)
+    batch = abstract_batch(eval_shape, experiment.label, stage.model, experiment.mesh)
     for name in ("weight",) if experiment.problem.reduces else ("label", "weight"):
         del batch[name]
     quiet = dataclasses.replace(stage.model, noisy_from=-1)
     return wanted | {"eval": want(make_eval, batch, evaluator, quiet, experiment.task.kind)}
+
+
+def _compile_step(
+    blueprint: Blueprint, stage: Stage, shape: packing.Shape, train: _Function, counted: _Function, batch: Shapes
+) -> tuple[Any, float]:
+    """(executable, operations) of a step.
+
+    Args:
+        blueprint: the run.
+        stage: the stage.
+        shape: of the batch.
+        train: the step.
+        counted: the step whose operations are counted.
+        batch: the shapes of the batch's arrays.
+    """
+    sharding, arguments = blueprint.sharding, train.arguments(batch)
+    whole = placement.replicated(sharding.mesh)
+    stored = whole if sharding.is_whole else sharding.shardings(arguments[0])
+    jit = functools.partial(jax.jit, donate_argnums=0, out_shardings=(stored, whole))
+    lowered = jit(train.function).lower(*arguments)
+    plain = blueprint.settings.experiment.train.accumulation == 1 and train.function.func is counted.function.func
+    count = lowered if plain else jit(counted.function).lower(*counted.arguments(batch))
+    # XLA counts the operations of a lowered program for CPUs and GPUs alone.
+    return lowered.compile(), (count.cost_analysis() or {}).get("flops") or _flops(blueprint, stage, shape)
+
+
+def _flops(blueprint: Blueprint, stage: Stage, shape: packing.Shape) -> float:
+    """The operations of a step on a batch of a shape, by the law."""
+    sizes = {name: leaf.shape for name, leaf in tree.flatten(blueprint.params).items() if name in stage.trainable}
+    return cost.step_flops(
+        stage.model.config,
+        sizes,
+        tokens=shape.groups * shape.rows * shape.row_length,
+        row_length=shape.row_length,
+        examples=shape.groups * shape.num_slots,
+        classes=stage.model.classes,
+        start=stage.model.start,
+        one_slot=stage.model.one_slot,
+        head=stage.model.head,
+    )
+
+
+def compile_ahead(blueprint: Blueprint, stage: Stage, shape: packing.Shape) -> tuple[Any, float]:
+    """(executable, operations) of a step on a batch of a shape.  The devices may be those of another machine.
+
+    Args:
+        blueprint: of the run; shapes suffice for its parameters.
+        stage: the stage.
+        shape: of the batch.
+    """
+    state, frozen = map(blueprint.sharding.shapes, abstract_run(blueprint, stage))
+    step, alone = _steps(blueprint, stage)
+
+    def arguments(batch: Shapes) -> tuple[Any, ...]:
+        return state, frozen, batch, blueprint.hyper
+
+    batch = abstract_batch(shape, blueprint.label, stage.model, blueprint.mesh)
+    return _compile_step(blueprint, stage, shape, _Function(step, arguments), _Function(alone, arguments), batch)

@@ -12,7 +12,6 @@ from jaxtyping import Float
 from fjt.core import console, tree
 from fjt.experiment import features, outcome
 from fjt.experiment.arguments import above, build_batch, pack_evaluated
-from fjt.experiment.layout import row_grid
 from fjt.experiment.prepared import Experiment, Stage
 from fjt.experiment.programs import Compiled, Programs, compile_programs
 from fjt.training import evaluate, placement, processes
@@ -50,9 +49,7 @@ class SoloRun:
     ) -> None:
         self.stage, self._experiment, self._hyper, self._stop = stage, experiment, hyper, stop
         self._packed = pack_evaluated(experiment, stage)
-        self.features = features.States(
-            experiment, stage, grid=row_grid(), check=stop.check, compiled=compiled, view=view
-        )
+        self.features = features.States(experiment, stage, check=stop.check, compiled=compiled, view=view)
 
     def compile(self, state: TrainState, compiled: Compiled, view: console.View) -> float:
         """Seconds of compilation.  Afterwards the stage can start from `state`, a TrainState on the devices."""

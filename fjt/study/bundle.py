@@ -137,7 +137,8 @@ class _Bundle:
             stack: closes the files of the runs when the bundle ends.
         """
         self.events.stage_begins(0)
-        stepper = LaneRuns(self.experiments, stop=self.stop, compiled=self.compiled, view=self.view)
+        with self.stop.at_once():
+            stepper = LaneRuns(self.experiments, stop=self.stop, compiled=self.compiled, view=self.view)
         step, saved, hosts = 0, stepper.first(), [HostState() for _ in self.experiments]
         restored = self.checkpoints.restore(stepper.abstract)
         if restored:

@@ -12,7 +12,6 @@ from jaxtyping import Array, Bool, Float
 from fjt.core import console, tree
 from fjt.experiment import features, outcome
 from fjt.experiment.arguments import above, abstract_lanes, build_batch, first_state, pack_evaluated
-from fjt.experiment.layout import row_grid
 from fjt.experiment.prepared import Experiment
 from fjt.experiment.programs import Compiled, Programs, compile_lanes
 from fjt.training import evaluate, placement
@@ -53,9 +52,7 @@ class LaneRuns:
         self._rates = np.stack(rates, axis=1)
         self._selects = any(e.settings.experiment.train.select != "last" for e in experiments)
         self._packed = pack_evaluated(first, self._stage)
-        self.features = features.States(
-            first, self._stage, grid=row_grid(), check=stop.check, compiled=compiled, view=view
-        )
+        self.features = features.States(first, self._stage, check=stop.check, compiled=compiled, view=view)
         eval_shape = self._packed["dev"].shape
         self.programs: Programs = compile_lanes(
             first, self._stage, self._size, self._one_batch, eval_shape, compiled, view

@@ -20,7 +20,7 @@ from fjt.data import batches
 from fjt.data.packing import Shape
 from fjt.experiment import arguments, features, programs, run_records, summary
 from fjt.experiment.inputs import Inputs, inputs_key
-from fjt.experiment.layout import make_schedule, plan_shapes
+from fjt.experiment.layout import make_schedule, plan_shapes, row_grid
 from fjt.experiment.prepare import Experiment, prepare, resolve
 from fjt.experiment.prepared import draw
 from fjt.experiment.recipes import total_steps
@@ -322,9 +322,10 @@ def _shapes(
     indices = np.concatenate([schedule_of(seed).batches(0, max(steps[seed])) for seed in seeds])
     lengths, one_slot = batches.lengths_of(examples, indices), problem.one_slot
     slots = None if one_slot else batches.slots_of(examples, indices)
-    mesh = settings.execution.mesh
-    groups = placement.num_shards(placement.make_mesh(mesh.data, mesh.model)) * experiment.train.accumulation
-    plan = plan_shapes(lengths, experiment, groups, inputs.base[1].width, most, slots)
+    given = settings.execution.mesh
+    mesh = placement.make_mesh(given.data, given.model)
+    groups, grid = placement.num_shards(mesh) * experiment.train.accumulation, row_grid(placement.platform(mesh))
+    plan = plan_shapes(lengths, experiment, groups, grid, inputs.base[1].width, most, slots)
     taken = np.split(plan.shape_of, np.cumsum([max(steps[seed]) for seed in seeds])[:-1])
     return plan.shapes, [shape_of[:k] for seed, shape_of in zip(seeds, taken, strict=True) for k in steps[seed]]
 

@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -58,7 +58,7 @@ def _check_flags(flags: str) -> None:
         raise UserError(f"XLA_FLAGS={flags}: {fault[1].rstrip('. ')}. Correct or unset the variable.")
 
 
-def make_mesh(num: int, model: int = 1) -> Mesh:
+def make_mesh(num: int, model: int = 1, devices: Sequence[Any] = ()) -> Mesh:
     """A mesh of num x model devices, or of all devices if `num` is 0.
 
     Its axes have the type Auto: XLA moves what a program needs elsewhere, and `Layout` says what stays where.  JAX's
@@ -68,11 +68,12 @@ def make_mesh(num: int, model: int = 1) -> Mesh:
     Args:
         num: devices that share a batch, the axis `data`.
         model: devices that share each layer, the axis `model`.
+        devices: those to choose from; by default those of JAX's platform.
 
     Raises:
         UserError: there are fewer devices.
     """
-    devices = find_devices()
+    devices = devices or find_devices()
     if num * model > len(devices) or len(devices) < model:
         raise UserError(
             f"config.mesh.data={num}, .model={model}: there are {len(devices)} {devices[0].platform} devices here."
@@ -87,6 +88,11 @@ def make_mesh(num: int, model: int = 1) -> Mesh:
     return jax.make_mesh(
         tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * 2, devices=devices[: num * model]
     )
+
+
+def platform(mesh: Mesh) -> str:
+    """JAX's name of the kind of devices, which need not be those of this machine: fjt.aot compiles for others."""
+    return mesh.devices.flat[0].platform
 
 
 def num_shards(mesh: Mesh) -> int:

@@ -4,15 +4,17 @@ import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from fjt.core import console
+from fjt.core import console, errors
 from fjt.core.errors import Ended
 from fjt.training import processes
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 OF_SEVERAL = (signal.SIGINT, signal.SIGHUP)  # JAX notes SIGTERM for all processes of a run
+AT_ONCE = "\nfjt: stopped by {}; there was nothing to save, and the same command goes on from here\n"
 NOTE = b"\nfjt: stopping at the next step, after saving; once more stops at once\n"
 
 
@@ -34,8 +36,9 @@ class Stop:
 
     Leaving it raises Stopped for a signal that came after the last step, such as while the result is written.
 
-    Output that cannot be written any more counts as SIGPIPE.  A second signal ends the process at once, even while a
-    program compiles: Python's own handlers wait for the compiler, so a thread watches the signals as they arrive.
+    Output that cannot be written any more counts as SIGPIPE.  A second signal ends the process at once, and so does
+    the first one within `at_once`, in a command.  Python's own handlers wait for the compiler, so a thread watches the
+    signals as they arrive.
     Outside the main thread, where Python cannot set handlers, signals keep the meaning that they had.
     """
 
@@ -43,6 +46,7 @@ class Stop:
         self._number: int | None = None
         self._before: dict[int, Any] = {}
         self._pipe: tuple[int, int] | None = None
+        self._idle = False
 
     def __enter__(self) -> "Stop":
         if threading.current_thread() is not threading.main_thread():
@@ -53,7 +57,7 @@ class Stop:
         self._pipe = os.pipe()
         os.set_blocking(self._pipe[1], False)
         self._wakeup = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
-        threading.Thread(target=_watch, args=(self._pipe[0], set(self._before)), daemon=True).start()
+        threading.Thread(target=self._watch, args=(self._pipe[0],), daemon=True).start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
@@ -69,6 +73,16 @@ class Stop:
         del frame
         self._number = self._number or number
 
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """A context with nothing to save, such as compilation.  Raises Stopped for a signal that came before."""
+        self.check()
+        self._idle = errors.in_command() and processes.count() == 1  # others may have something to save
+        try:
+            yield
+        finally:
+            self._idle = False
+
     def wanted(self) -> int | None:
         """The signal at which all processes stop now, or None."""
         return processes.agree_to_stop(self._number or (signal.SIGPIPE if console.lost() else None))
@@ -79,15 +93,15 @@ class Stop:
         if number is not None:
             raise Stopped(number)
 
-
-def _watch(pipe: int, numbers: set[int]) -> None:
-    """Says that the process will stop at the first signal that comes through a pipe, and ends it at the second."""
-    received = 0
-    while byte := os.read(pipe, 1):
-        if byte[0] in numbers:
-            received += 1
-            if received == 2:
-                os._exit(128 + byte[0])
-            with contextlib.suppress(OSError):  # nobody reads it
-                os.write(2, NOTE)
-    os.close(pipe)
+    def _watch(self, pipe: int) -> None:
+        """Says that the process will stop at the first signal that comes through a pipe, and ends it at the second."""
+        received = 0
+        while byte := os.read(pipe, 1):
+            if byte[0] in self._before:
+                received, idle = received + 1, self._idle
+                with contextlib.suppress(OSError):  # nobody reads it
+                    if received == 1:
+                        os.write(2, AT_ONCE.format(signal.Signals(byte[0]).name).encode() if idle else NOTE)
+                if received == 2 or idle:
+                    os._exit(128 + byte[0])
+        os.close(pipe)

@@ -22,6 +22,9 @@ from process import (
     wait_for,
 )
 
+from fjt.core import console
+from fjt.experiment import programs
+
 SLOW = Slow(0.1)
 EVALUATIONS = (4, 8, 12)
 
@@ -104,6 +107,33 @@ def test_asked_to_stop(begin, launch, tables, finished, tmp_path):
     done = finish(process, output)
     assert done.code == 0 and f"resuming after step {stopped}" in done.text
     same(workdir, finished)
+
+
+COMPILES = 100  # seconds
+
+
+def slow_compiler():
+    """The compiler takes long, and a program may look for signals only afterwards."""
+    compile_step = programs._compile_step
+
+    def slow(*arguments):
+        console.say("compiling for a long time")
+        time.sleep(COMPILES)
+        return compile_step(*arguments)
+
+    programs._compile_step = slow
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_compilation_does_not_wait_for_its_end(tables, cache, tmp_path, number):
+    output = tmp_path / "output"
+    process = start([*tiny(tables), "--workdir", tmp_path / "run"], output, cache=cache, hook=slow_compiler)
+    assert wait_for(lambda: "compiling for a long time" in output.read_text(), process)
+    began = time.monotonic()
+    os.kill(process.pid, number)
+    done = finish(process, output)
+    assert done.code == 128 + number and time.monotonic() - began < COMPILES / 2
+    assert f"stopped by {signal.Signals(number).name}; there was nothing to save" in done.text
 
 
 @pytest.mark.thorough
