@@ -31,13 +31,14 @@ from fjt.models import config_json
 from fjt.models.encoder import Model, abstract_params
 from fjt.models.families import scratch_config
 from fjt.models.family import EncoderConfig
+from fjt.tasks.classification import CLASSIFICATION
 from fjt.tasks.kinds import find_problem
 from fjt.training import placement
 from fjt.tuning import partition
 
 ENCODERS = {"base": (12, 768, 12, 3072), "large": (24, 1024, 16, 4096)}  # layers, width, heads, inner width
 WORDS, POSITIONS = 30522, 512  # of BERT
-TASK = Task("imagined", "classification", ("no", "yes"), ("accuracy",))  # where no data is read
+TASK = Task("imagined", CLASSIFICATION.name, ("no", "yes"), CLASSIFICATION.table_metrics)  # where no data is read
 ROWS = 10_000  # of that data; the programs do not depend on it
 TRIES = 5  # compilations that look for the largest batch, or confirm it
 CLOSE = 1.05  # a batch is not tried that is larger than one that fits by less than this factor
