@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Lint, format, types and the default test suite, on the CPU and without a network; arguments go to pytest.
 #   bash launch/test.sh            bash launch/test.sh -n 0 tests/test_launch.py -k locks
-#   bash launch/test.sh -m ""      also the thorough cases, which the default suite leaves to CI
+#   bash launch/test.sh -m "not slow"   also the thorough cases, which the default suite leaves to CI
+#   bash launch/test.sh -m ""           also the slow ones, which CI leaves out
 set -euo pipefail
 # shellcheck source=launch/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

@@ -62,13 +62,13 @@ def test_that_ends_before_its_stages(finished, even, launch):
     assert "training ends before" not in launch(*tiny(even, **options | {"tune__stage_epochs": 1.0}), "--plan").text
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_with_layers_that_start_anew(finished, even, launch, tmp_path):
     """A stage that opens nothing, since all of it trains from the start."""
     run(launch, even, finished[0], tmp_path / "run", "gradual", model__reinit_layers=1)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_on_other_devices_in_between_and_in_another_layout(finished, even, launch, tmp_path):
     """Stopped in the second stage and resumed on two devices; one example per row in two parts: the same losses."""
     base, _ = finished

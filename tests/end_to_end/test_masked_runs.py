@@ -211,6 +211,7 @@ def get_config():
 """
 
 
+@pytest.mark.slow
 def test_a_study_of_masks_ends_with_its_report(run, launch, tmp_path):
     (tmp_path / "masks.py").write_text(STUDY)
     config = {

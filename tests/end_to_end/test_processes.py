@@ -34,10 +34,6 @@ def free_port():
         return one.getsockname()[1]
 
 
-# Two minutes of processes that are stopped and started, which CI has no time for: FJT_SLOW=1 runs them.
-slow = pytest.mark.skipif("FJT_SLOW" not in os.environ, reason="FJT_SLOW is not set")
-
-
 class Pair:
     """Two processes of one run.  own: of each, arguments that follow the shared ones."""
 
@@ -142,7 +138,7 @@ def test_all_stop_at_the_same_step_and_go_on_to_the_same_bits(both, even, base, 
     assert [one.code for one in over] == [0, 0] and "is already finished" in over[0].text
 
 
-@slow
+@pytest.mark.slow
 def test_a_run_goes_on_in_another_number_of_processes(even, base, cache, tmp_path):
     """Stopped in one with four devices and continued in two, whose parameters are spread."""
     arguments = arguments_of("full", even, base, cache__dir=f"{even}/cache")
@@ -163,7 +159,7 @@ def test_a_run_goes_on_in_another_number_of_processes(even, base, cache, tmp_pat
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
-@slow
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_put_aside_and_the_same_commands_go_on(even, base, cache, tmp_path):
     arguments = arguments_of("lora", even, base, cache__dir=f"{even}/cache")
     workdir = tmp_path / "run"

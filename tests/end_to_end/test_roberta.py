@@ -6,7 +6,6 @@ import shutil
 import pytest
 import roberta_files
 import safetensors.numpy
-import small
 from outside_family import DISTILBERT, register_distilbert
 from process import predicts_as_it_was, tiny
 
@@ -56,7 +55,9 @@ ADAPTERS = [
 ]
 
 
-@pytest.mark.parametrize(("method", "form", "tensor"), small.tiers(ADAPTERS, ADAPTERS[0]))
+@pytest.mark.parametrize(
+    ("method", "form", "tensor"), [ADAPTERS[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in ADAPTERS[1:])]
+)
 def test_a_roberta_s_adapters(method, form, tensor, roberta, even, launch, texts, tmp_path):
     done = run(launch, even, roberta, tmp_path / "run", method, model__max_length=24)
     assert done.code == 0, done.text

@@ -175,7 +175,7 @@ def test_a_run_of_a_study_is_the_run_alone(done, launch, name):
     assert ended.code == 0 and f"{name}: the same bits" in ended.text, ended.text
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_full_tuning_and_prefixes_are_the_runs_alone(arguments, launch, tmp_path):
     """As LoRA and the head above: after another run of their method in the same process, at another rate."""
     products = """(
@@ -253,7 +253,7 @@ def same_outcomes(folder, wanted):
         assert outcome(path) == outcome(wanted / name), name
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_two_processes_and_kills_end_as_one_undisturbed(done, arguments, cache, tmp_path):
     """Two share the study; one is killed in the middle of a run, comes again, and neither makes a run twice."""
     folder = tmp_path / "study"
@@ -282,7 +282,7 @@ GRID = """(
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("mode", ["loop", "vmap"])
+@pytest.mark.parametrize("mode", [pytest.param("loop", marks=pytest.mark.slow), "vmap"])
 def test_a_grid_compiles_what_the_plan_says(launch, arguments, tmp_path, mode):
     """Five rates, three ranks and two seeds: a program for each shape of steps and one for evaluation."""
     options = dict(study__mode=mode, study__lanes=30, train__steps=1)
@@ -316,6 +316,7 @@ def test_lanes_are_the_runs_in_as_many_programs_as_planned(done, lanes):
         assert {entry.name for entry in path.iterdir()} == {entry.name for entry in (done[0] / name).iterdir()}
 
 
+@pytest.mark.slow
 def test_a_lane_is_reproduced_within_tolerance(lanes, launch):
     ended = launch(lanes[0] / "runs/table/head/seed=1", program="fjt.reproduce")
     assert ended.code == 0 and "the same" in ended.text, ended.text
@@ -409,7 +410,7 @@ def without_measures(folder):
         ]
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_ray_is_interrupted_and_goes_on(done, nodes, arguments, cache, tmp_path):
     """Without a shared folder, runs that have ended are kept; a task's process that is killed comes again by itself."""
     folder, output = tmp_path / "study", tmp_path / "first"
