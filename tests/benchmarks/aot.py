@@ -65,7 +65,7 @@ def table(folder):
         "",
         "Written by `python -m tests.benchmarks.aot --output results/aot` from the records here, on a machine without",
         "a TPU. Nothing was run: cycles are the compiler's estimate, without communication, and ms are those",
-        "cycles at the chip's clock. Examples have 128 tokens, computation is in bfloat16, dropout is 0.1. MiB are sent.",
+        "cycles at the chip's clock. Examples have 128 tokens, computation is in bfloat16, dropout 0.1. MiB are sent.",
         "",
         "| case | chips | layout | examples | GiB per chip | fits | Mcycles | ms | of peak | all-reduce | all-gather |",
         "|---|---|---|--:|--:|---|--:|--:|--:|--:|--:|",
