@@ -1,20 +1,20 @@
 """What a step takes on devices that need not be here:  python -m fjt.aot --config FILE --topology v5e:2x4 [...]
 
-It compiles the run's own training step with the TPU's compiler (pip install libtpu), on any machine, and prints memory
-per chip, estimated cycles and the bytes that chips send each other.
+It compiles the run's own training step with the TPU's compiler (pip install -e .[tpu]) on any machine, and prints
+memory per chip, estimated cycles and the bytes that chips send each other.
 
-  --topology NAME      v5e:2x4, v5p:2x2x2, v6e:4x4, ...; v5e-8 counts as on the cloud; local: this machine's devices
+  --topology NAME      v5e:2x4, v5p:2x2x2, v6e:4x4, ...; v5e-8 is v5e:2x4; local: this machine's devices
   --batch 64,256       examples per batch of all chips; largest: what fits; default: config.train.batch_size
   --mesh 8x1,4x2       chips that share a batch x chips that share a layer; default: config.mesh
   --shard_params both  True, False or both: parameters divided among the chips of a batch; default: config.mesh
   --padded 128         batches of examples of so many tokens each; without it the data of the run is read
   --encoder base       base, large, LAYERSxWIDTHxHEADSxINNER or a directory with a config.json, in place of the run's
-                       own; with --padded neither weights nor data nor a network is needed
+                       own, with a head of two classes: neither weights nor data nor a network is needed
   --output FILE        also write what was found, as JSON
   --help               print this text and every config key with its default
 
 The step starts from tokens, without cached features.  Estimated cycles contain no communication: the time of a step is
-at least theirs at the chip's clock.  Exit codes: 0 success, 2 a mistake or nothing fits, 130 Ctrl-C.
+at least theirs at the chip's clock.  Exit codes: 0 if a batch fits, 2 a mistake or none fits, 130 Ctrl-C.
 """
 
 import contextlib
@@ -76,6 +76,8 @@ def _start(argv: list[str]) -> int:
     topology = TOPOLOGY.value
     meshes = _meshes(settings.execution.mesh)
     batches = _batches(settings.experiment.train.batch_size)
+    if output:
+        records.write_json(output, {})  # it can be written: nobody waits for a compilation in vain
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own handler would wait for the compiler
     if topology != "local":
         os.environ.update(ELSEWHERE)
@@ -91,7 +93,7 @@ def _start(argv: list[str]) -> int:
 
         def tell(one: "Measured") -> None:
             found.append(one)
-            fits = gib(one.peak) if one.fits else f"does not fit into {gib(one.capacity)}"
+            fits = gib(one.needed) if one.fits else f"does not fit into {gib(one.capacity)}"
             console.say(
                 f"  {_name(one.case.mesh)}, {one.case.batch:,} examples: {fits} (compiled in {one.seconds:.0f} s)"
             )
@@ -108,13 +110,13 @@ def _start(argv: list[str]) -> int:
     _show(found, there)
     if output:
         console.say(f"written to {output}")
-    asked = [one.fits for one in found if one.case.batch in batches]
-    if asked and not any(asked):
+    if not any(one.fits and (one.case.batch in batches or not all(batches)) for one in found):
         raise UserError(f"no batch fits. {_remedy(found)}")
     return 0
 
 
 def _remedy(found: "Sequence[Measured]") -> str:
+    """What to do where no batch that was asked for fits."""
     fitting = [one.case.batch for one in found if one.fits]
     if not fitting:
         return "Take more or larger chips, or --shard_params=True."
@@ -177,6 +179,7 @@ def _record(one: "Measured", there: "Chips") -> dict[str, Any]:
         "fits": one.fits,
         "argument_bytes": one.arguments,
         "temporary_bytes": one.temporaries,
+        "needed_bytes": one.needed,
         "peak_bytes": one.peak,
         "capacity_bytes": one.capacity,
         "flops": one.flops,
@@ -210,7 +213,8 @@ def _show(found: "Sequence[Measured]", there: "Chips") -> None:
                 f"{one.case.batch:,}",
                 gib(one.arguments) if one.arguments else "-",
                 gib(one.temporaries) if one.arguments else "-",
-                gib(one.peak),
+                gib(one.peak) if one.arguments else "-",
+                gib(one.needed),
                 "yes" if one.fits else "no",
                 f"{one.flops / 1e9:,.0f}" if one.arguments else "-",
                 f"{one.cycles / 1e6:,.1f}" if known else "-",
@@ -226,6 +230,7 @@ def _show(found: "Sequence[Measured]", there: "Chips") -> None:
         ">arguments",
         ">temporaries",
         ">peak",
+        ">allocated",
         "fits",
         ">GFLOP",
         ">M cycles",

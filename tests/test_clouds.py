@@ -160,6 +160,12 @@ def test_a_job_that_was_stopped_is_queued_again(tmp_path, ends, again):
     assert code == int(ends) and (calls[1:] == ["<scontrol><requeue><7>"]) == again
 
 
+def test_a_task_of_an_array_is_queued_again_alone(tmp_path):
+    variables = {"SLURM_JOB_ID": "5", "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "3"}
+    _, _, calls = submit(tmp_path, "sweep", *ARGUMENTS, ENDS="143", **variables)
+    assert calls[1:] == ["<scontrol><requeue><5_3>"]
+
+
 def test_a_job_from_another_folder_is_refused(tmp_path):
     code, said, calls = submit(tmp_path, *ARGUMENTS, SLURM_SUBMIT_DIR=str(tmp_path))
     assert code == 2 and "from the checkout" in said and not calls

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from fjt.core import tree
 from fjt.core.errors import UserError
 from fjt.core.options import ExperimentConfig, MeshConfig, ScratchConfig, Settings
 from fjt.core.settings import resolve_seeds
@@ -23,13 +24,13 @@ from fjt.data.glue import Task
 from fjt.experiment import chips, program_text, recipes
 from fjt.experiment.inputs import Inputs
 from fjt.experiment.layout import plan_layout, row_grid
-from fjt.experiment.parameters import Parameters
+from fjt.experiment.parameters import Parameters, choose, load
 from fjt.experiment.prepare import build_hyper, build_model, fill, quiet_below, share
 from fjt.experiment.prepared import Blueprint, Stage, draw
 from fjt.experiment.programs import bytes_of, compile_ahead
 from fjt.models import config_json
 from fjt.models.encoder import Model, abstract_params
-from fjt.models.families import scratch_config
+from fjt.models.families import find_family, scratch_config
 from fjt.models.family import EncoderConfig
 from fjt.tasks.classification import CLASSIFICATION
 from fjt.tasks.kinds import find_problem
@@ -39,8 +40,9 @@ from fjt.tuning import partition
 ENCODERS = {"base": (12, 768, 12, 3072), "large": (24, 1024, 16, 4096)}  # layers, width, heads, inner width
 WORDS, POSITIONS = 30522, 512  # of BERT
 TASK = Task("imagined", CLASSIFICATION.name, ("no", "yes"), CLASSIFICATION.table_metrics)  # where no data is read
-ROWS = 10_000  # of that data; the programs do not depend on it
+ROWS, STEPS = 10_000, 2**40  # of that data and of the run; the programs do not depend on them
 TRIES = 5  # compilations that look for the largest batch, or confirm it
+JUMP = 64  # a batch is at most so many times as large as one that fits
 CLOSE = 1.05  # a batch is not tried that is larger than one that fits by less than this factor
 
 
@@ -65,8 +67,9 @@ class Measured:
         case: the step.
         arguments: bytes of what it reads: parameters, the optimizer's state, the batch.
         temporaries: bytes that it needs besides while it runs.
-        peak: bytes of both, without results that take the place of arguments; where it does not fit, what it would need
-            as far as the compiler says.
+        needed: bytes of both, without results that take the place of arguments; where it does not fit, what it would
+            need as far as the compiler says.
+        peak: bytes of the arrays that exist at one time at most, as the compiler counts them.
         capacity: bytes of the device that programs can use; inf where nobody says.
         flops: operations.
         cycles: of a core, as estimated by a TPU's compiler without communication; 0 for other devices.
@@ -78,7 +81,8 @@ class Measured:
     case: Case
     arguments: int
     temporaries: int
-    peak: float
+    needed: float
+    peak: int
     capacity: float
     flops: float
     cycles: int
@@ -89,7 +93,7 @@ class Measured:
     @property
     def fits(self) -> bool:
         """Whether the compiler made the program, and the device has as much memory."""
-        return self.arguments > 0 and self.peak <= self.capacity
+        return self.arguments > 0 and self.needed <= self.capacity
 
 
 class Ahead:
@@ -99,7 +103,8 @@ class Ahead:
         settings: of the run, perhaps with open values; their batch size and mesh are those of each Case.
         devices: for which it is compiled.
         encoder: "base", "large", LAYERSxWIDTHxHEADSxINNER or a directory with a config.json; "" for the run's own.
-        padded: tokens of each example; 0: the batches that the run's data gives.
+        padded: tokens of each example; 0: the batches that the run's data gives.  With an encoder of its own, the head
+            has two classes.
         capacity: bytes of a device that programs can use; inf where nobody says.
 
     Raises:
@@ -120,6 +125,10 @@ class Ahead:
             self._scratch = checkpoint is None
         else:
             self._config, self._scratch = find_encoder(encoder), False
+        self._task = self._inputs.data[0] if self._inputs else TASK
+        if padded and not find_problem(self._task.kind).one_slot:
+            raise UserError(f"--padded={padded}: {self._task.name} predicts several places of a text. Leave it out.")
+        self._rows = self._inputs.train_size if self._inputs and not padded else 0  # 0: as many as a batch takes
         self._settings = resolve_seeds(settings)
 
     def compile(self, case: Case) -> Measured:
@@ -132,13 +141,14 @@ class Ahead:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             needed, spent = max(chips.sizes(str(error)), default=math.inf), time.perf_counter() - start
-            return Measured(case, 0, 0, needed, self._capacity, math.nan, 0, {}, {}, spent)
+            return Measured(case, 0, 0, needed, 0, self._capacity, math.nan, 0, {}, {}, spent)
         about, text = executable.memory_analysis(), executable.as_text()
         return Measured(
             case=case,
             arguments=about.argument_size_in_bytes,
             temporaries=about.temp_size_in_bytes,
-            peak=bytes_of(executable),
+            needed=bytes_of(executable),
+            peak=about.peak_memory_in_bytes,
             capacity=self._capacity,
             flops=flops / blueprint.mesh.size,
             cycles=program_text.cycles(text),
@@ -175,17 +185,19 @@ class Ahead:
             return fitting.popitem()[1] if fitting else None
         other, best = (fitting[batch] for batch in sorted(fitting)[-2:])
         for _ in range(TRIES):
-            each = (other.peak - best.peak) / (other.case.batch - best.case.batch)
-            batch = groups * int((best.case.batch + (self._capacity - best.peak) / max(each, 1.0)) // groups)
+            each = (other.needed - best.needed) / (other.case.batch - best.case.batch)
+            most = min(JUMP * best.case.batch, self._rows or math.inf)
+            estimate = best.case.batch + (self._capacity - best.needed) / each if each > 0 else most
+            batch = groups * int(min(estimate, most) // groups)
             if batch <= best.case.batch * (1.0 if other.fits else CLOSE):
                 break
             found = measure(batch)
             if not found.fits:
                 other = found
-            elif other.fits:
+            elif other.fits and estimate <= most:
                 return found
             else:
-                best = found
+                other, best = (best if other.fits else other), found
         return best
 
     def _plan(self, case: Case) -> tuple[Blueprint, Stage, packing.Shape]:
@@ -198,40 +210,46 @@ class Ahead:
         sharding = share(settings, self._config, self._devices)
         settings, _ = fill(
             settings,
-            rows=ROWS if self._padded or not self._inputs else self._inputs.train_size,
+            rows=self._rows or ROWS,
             config=self._config,
             scratch=self._scratch,
             platform=placement.platform(sharding.mesh),
         )
         experiment, methods = settings.experiment, partition.find_methods(settings.experiment.tune)
         partition.check(methods, self._config, self._padded or experiment.model.max_length)
-        task = TASK if self._padded or not self._inputs else self._inputs.data[0]
-        model = build_model(experiment, self._config, task)
+        model = build_model(experiment, self._config, self._task)
         base = abstract_params(model)
-        added = partition.abstract_leaves(methods, base, self._config)
-        params = base | ({"adapters": added} if added else {})
-        missing = tuple(sorted(params)) if self._scratch else ()
-        names = frozenset(partition.trainable_names(params, self._config, experiment.tune, missing))
+        missing = self._missing(experiment, base)
+        params, names = choose(experiment, self._config, base, missing, scratch=self._scratch)
         shape, label = self._shape(experiment, model, sharding.mesh)
-        _, chosen, _ = partition.stages(methods, names, missing, self._config.layers, 1, 1)[-1]
-        stage = Stage(0, 1, frozenset(chosen), quiet_below(experiment, model, chosen), (), (shape,))
+        plans = partition.stages(methods, names, missing, self._config.layers, STEPS, 1)
+        _, chosen, _ = plans[-1]
+        model = quiet_below(experiment, model, chosen)
+        stage = Stage(0, STEPS, frozenset(chosen), model, partition.opened(plans), (shape,))
         blueprint = Blueprint(
             settings=settings,
-            task=task,
+            task=self._task,
             params=params,
             label=label,
-            hyper=build_hyper(experiment, task, label, Parameters(params, names, missing, ()), self._config),
+            hyper=build_hyper(experiment, self._task, label, Parameters(params, names, missing, ()), self._config),
             sharding=sharding,
         )
         return blueprint, stage, shape
+
+    def _missing(self, experiment: ExperimentConfig, base: tree.Tree) -> tuple[str, ...]:
+        """The names that a checkpoint lacks; of an encoder without one, what is new in every run."""
+        if self._inputs:
+            return load(experiment, self._inputs, base, None).missing
+        names, family = tree.flatten(base), find_family(self._config.family)
+        again = partition.reinitialised(names, self._config, experiment.model.reinit_layers)
+        return tuple(sorted({*again, *(name for name in names if family.is_new(name))}))
 
     def _shape(
         self, experiment: ExperimentConfig, model: Model, mesh: jax.sharding.Mesh
     ) -> tuple[packing.Shape, np.ndarray]:
         """(the largest shape of a batch, labels)."""
-        if not self._padded:
-            assert self._inputs is not None
-            problem, texts = find_problem(self._inputs.data[0].kind), self._inputs.examples["train"]
+        if self._inputs and not self._padded:
+            problem, texts = find_problem(self._task.kind), self._inputs.examples["train"]
             examples = draw(experiment, problem, "train", texts, self._inputs.base[0])
             shapes = plan_layout(experiment, problem, examples, model, mesh=mesh).plan.shapes
             return max(shapes, key=lambda shape: shape.rows * shape.row_length), examples.label
@@ -241,7 +259,7 @@ class Ahead:
         tokens = self._padded + partition.prompt_length(partition.find_methods(experiment.tune))
         rows = -(-experiment.train.batch_size // groups)
         shape = packing.Shape(groups, rows, grid * -(-tokens // grid), rows)
-        return shape, np.zeros(1, np.int32)
+        return shape, self._inputs.examples["train"].label if self._inputs else np.zeros(1, np.int32)
 
 
 def find_encoder(name: str) -> EncoderConfig:

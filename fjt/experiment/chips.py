@@ -64,22 +64,21 @@ class Chips:
 
 
 def full_name(topology: str) -> str:
-    """The name of a TPU topology as its compiler knows it: v5e:2x4 for v5e:2x4 and for v5e-8.
+    """The name of a TPU topology as its compiler knows it: v5e:2x4 for v5e:2x4, v5e-8 and v5litepod-8.
 
     Raises:
         UserError: it is none of those that were tried.
     """
     known = [f"{name}:{size}" for name, one in GENERATIONS.items() for size in one.sizes]
-    counted = re.fullmatch(r"(\w+)-(\d+)", topology)
+    name = topology.replace("v5litepod", "v5e")
+    counted = re.fullmatch(r"(\w+)-(\d+)", name)
     if counted and counted[1] in GENERATIONS:
         one = GENERATIONS[counted[1]]
         by_count = {one.cores * math.prod(map(int, size.split("x"))): size for size in one.sizes}
-        topology = f"{counted[1]}:{by_count.get(int(counted[2]), counted[2])}"
-    if topology not in known:
-        raise UserError(
-            f"--topology={topology} is not known.{suggest(topology, known)} {LOCAL}: this machine's devices."
-        )
-    return topology
+        name = f"{counted[1]}:{by_count.get(int(counted[2]), counted[2])}"
+    if name not in known:
+        raise UserError(f"--topology={topology} is not known.{suggest(name, known)} {LOCAL}: this machine's devices.")
+    return name
 
 
 def find(topology: str) -> Chips:
@@ -100,7 +99,7 @@ def find(topology: str) -> Chips:
     except (ImportError, RuntimeError, ValueError) as error:
         raise UserError(
             f"--topology={topology} needs the TPU's compiler ({str(error).splitlines()[0]:.200}). Install it with: "
-            "pip install libtpu"
+            "pip install -e .[tpu]"
         ) from None
     generation = GENERATIONS[name.partition(":")[0]]
     return Chips(name, devices, _capacity(devices[0]), generation.clock, generation.peak)
@@ -112,7 +111,7 @@ def _capacity(device: Any) -> float:
     try:
         jax.jit(lambda x: x + 1).lower(one).compile()
     except jax.errors.JaxRuntimeError as error:
-        return sizes(str(error))[-1]
+        return (sizes(str(error)) or [math.inf])[-1]
     return math.inf
 
 

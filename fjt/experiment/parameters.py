@@ -64,14 +64,11 @@ def build_parameters(
     methods = partition.find_methods(experiment.tune)
     assert experiment.seeds.init is not None, "seeds are resolved"
     key, abstract = make_key(experiment.seeds.init, "init"), abstract_params(model)
-    loaded = _load(experiment, inputs, abstract, adapter)
-    added = partition.abstract_leaves(methods, abstract, config)
-    if added and not checkpoint:
-        raise UserError(
-            "config.model.path is empty, so every weight is random and trains; "
-            f"{' and '.join(added)} tunes a model that was trained before."
-        )
-    trainable = _trainable(experiment, config, abstract | ({"adapters": added} if added else {}), loaded, adapter)
+    loaded = load(experiment, inputs, abstract, adapter)
+    from_adapter = adapter is not None and experiment.model.keep_head  # its head does not count as missing
+    given = {name for name in loaded.missing if from_adapter and family.is_new(name)}
+    missing = tuple(sorted(set(loaded.missing) - given))
+    shapes, trainable = choose(experiment, config, abstract, missing, scratch=checkpoint is None)
     pooler = {f"{module}/kernel" for module in family.pretrained_head()} & set(tree.flatten(abstract))
     pooler -= {*trainable, *(adapter.trained if adapter else ())}
     if pooler and checkpoint and pretrained.untrained_pooler(checkpoint, model.head):
@@ -82,14 +79,39 @@ def build_parameters(
     with damaged_removed(view):
         drawn = placement.fetch(_init_missing(key, model=model, missing=frozenset(loaded.missing)))
         params = tree.merge(loaded.params, drawn)
-        if added:
+        if "adapters" in shapes:
             params["adapters"] = placement.fetch(_init_added(key, params, methods=_hashable(methods), config=config))
     if adapter:
         params = _put_adapter(experiment, inputs.data[0], params, adapter, config.family)
     return Parameters(tree=params, trainable=trainable, missing=loaded.missing, unused=loaded.unused)
 
 
-def _load(
+def choose(
+    experiment: ExperimentConfig, config: EncoderConfig, base: tree.Tree, missing: tuple[str, ...], *, scratch: bool
+) -> tuple[tree.Tree, frozenset[str]]:
+    """(the shapes of all parameters, the names that are trained).
+
+    Args:
+        experiment: options without open values.
+        config: of the encoder.
+        base: the shapes of the base parameters.
+        missing: names that the checkpoint lacks.
+        scratch: whether there is no checkpoint.
+
+    Raises:
+        UserError: a method needs one, or nothing trains.
+    """
+    added = partition.abstract_leaves(partition.find_methods(experiment.tune), base, config)
+    if added and scratch:
+        raise UserError(
+            "config.model.path is empty, so every weight is random and trains; "
+            f"{' and '.join(added)} tunes a model that was trained before."
+        )
+    whole = base | ({"adapters": added} if added else {})
+    return whole, frozenset(partition.trainable_names(whole, config, experiment.tune, missing))
+
+
+def load(
     experiment: ExperimentConfig, inputs: Inputs, abstract: tree.Tree, adapter: adapters.Adapter | None
 ) -> pretrained.Loaded:
     """The base parameters of the checkpoint without those that are drawn anew; none without a checkpoint."""
@@ -111,20 +133,6 @@ def _load(
         kept_head.check_labels(hf_config, problem.output_names(inputs.data[0]), inputs.path)
     missing = tuple(sorted({*loaded.missing, *again}))
     return dataclasses.replace(loaded, params=tree.split(loaded.params, again)[1], missing=missing)
-
-
-def _trainable(
-    experiment: ExperimentConfig,
-    config: EncoderConfig,
-    whole: tree.Tree,
-    loaded: pretrained.Loaded,
-    adapter: adapters.Adapter | None,
-) -> frozenset[str]:
-    """The names that are trained.  A head that comes from the adapter does not count as missing."""
-    from_adapter = adapter is not None and experiment.model.keep_head
-    given = {name for name in loaded.missing if from_adapter and find_family(config.family).is_new(name)}
-    missing = tuple(sorted(set(loaded.missing) - given))
-    return frozenset(partition.trainable_names(whole, config, experiment.tune, missing))
 
 
 def _put_adapter(

@@ -213,20 +213,18 @@ def _plan_stages(
         view.warn(
             f"training ends before {len(never)} leaves open, {sorted(never)[0]} among them: they keep their values"
         )
-    ends = [*(first for first, _, _ in plans[1:]), steps]
+    ends, opened = [*(first for first, _, _ in plans[1:]), steps], partition.opened(plans)
     rates = learning_rates(experiment.optim, steps)
     stages: list[Stage] = []
-    opened: tuple[frozenset[str], ...] = ()
-    for (first, names, factor), last in zip(plans, ends, strict=True):
+    for number, ((first, names, factor), last) in enumerate(zip(plans, ends, strict=True), 1):
         rates[first:last] *= factor
-        opened = (*opened, frozenset(names).difference(*opened))
         stages.append(
             Stage(
                 first=first,
                 last=last,
                 trainable=frozenset(names),
                 model=quiet_below(experiment, model, names),
-                groups=opened if len(plans) > 1 else (),
+                groups=opened[:number],
                 shapes=layout.plan.shapes,
             )
         )

@@ -5,8 +5,6 @@ import math
 import re
 from collections.abc import Iterator
 
-import jax.numpy as jnp
-
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 # A program's text names each dtype by a word of its own.
 DTYPES = {"f64": "float64", "f32": "float32", "f16": "float16", "bf16": "bfloat16", "pred": "bool"}
@@ -15,31 +13,69 @@ DTYPES |= {
 }
 
 Sent = dict[tuple[str, str], int]  # {(kind of collective, dtype): bytes}
+Line = tuple[str, str, int]  # (name of the computation, the line of an operation, number of times that it is executed)
 
 _HEADER = re.compile(r"^(ENTRY )?%?(\S+) \(.*\{$")  # the first line of a computation
 _INNER = re.compile(r" (while|conditional|call|async-start)\(")  # operations that execute other computations
 _COLLECTIVE = re.compile(r"= (.*?) (" + "|".join(COLLECTIVES) + r")(-start)?\(")
+_CALLED = re.compile(r"(?:body|to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)")
 
 
 def sent(text: str) -> Sent:
-    """The bytes of the results of all collectives that a device executes.  What stays within a loop counts each time.
+    """The bytes of the arrays that devices reduce, gather or exchange: each whole, as if one device held it.
+
+    What stays within a loop counts each time.  A collective that a TPU computes in parts beside other operations has
+    several lines with one number, and counts once; one that is fused with the choice of a part is a reduce-scatter.
 
     Args:
         text: `as_text()` of an executable.
     """
-    found: Sent = collections.Counter()
-    for line, times in _executed(text):
+    found, seen = collections.Counter(), set()
+    for computation, line, times in _executed(text, fused=True):
         match = _COLLECTIVE.search(line)
-        if match:
-            kind = str(match[2])
-            arrays = re.findall(r"(\w+)\[([\d,]*)\]", re.sub(r"\{[^}]*\}", "", match[1]))
-            if match[3] and kind in ("all-gather", "collective-permute"):  # (what is sent, what comes back, ...)
-                arrays = arrays[len(arrays) // 2 :] if kind == "all-gather" else arrays[1:2]
-            for dtype, shape in arrays:
-                size = math.prod(map(int, filter(None, shape.split(","))))
-                name = DTYPES.get(str(dtype), str(dtype))
-                found[kind, name] += times * size * jnp.dtype(name).itemsize
+        if not match:
+            continue
+        kind, number = str(match[2]), re.search(r"channel_id=(\d+)", line)
+        key = (kind, number[1] if number else line)
+        if key in seen:
+            continue
+        seen.add(key)
+        result, whole = str(match[1]), 1
+        if match[3] and kind != "all-reduce":  # (what is sent, what comes back, ...)
+            result = _parts(result)[1]
+        if kind == "reduce-scatter":
+            whole = _group(line)
+        elif kind == "all-reduce" and computation.startswith("all-reduce-scatter"):
+            kind = "reduce-scatter"
+        for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", re.sub(r"\{[^}]*\}", "", result)):
+            bits = 8 if dtype == "pred" else int((re.findall(r"\d+", dtype) or "0")[0])
+            size = math.prod(map(int, filter(None, shape.split(","))))
+            found[kind, DTYPES.get(dtype, dtype)] += times * whole * size * bits // 8
     return dict(found)
+
+
+def _parts(result: str) -> list[str]:
+    """The elements of a tuple's text."""
+    parts, depth = [""], 0
+    for sign in result.removeprefix("(").removesuffix(")"):
+        depth += (sign in "([{") - (sign in ")]}")
+        if sign == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += sign
+    return parts
+
+
+def _group(line: str) -> int:
+    """The number of devices that take part in a collective, as its line names them in one of three ways."""
+    if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", line):
+        return len(listed[1].split(","))
+    if divided := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
+        return int(divided[1])
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", line):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", named[2]))
+    return 1
 
 
 def cycles(text: str) -> int:
@@ -48,23 +84,31 @@ def cycles(text: str) -> int:
     Args:
         text: `as_text()` of an executable.
     """
-    estimates = ((re.search(r'"estimated_cycles":"(\d+)"', line), times) for line, times in _executed(text))
-    return sum(int(found[1]) * times for found, times in estimates if found)
+    return sum(costs(text).values())
 
 
 def costs(text: str) -> dict[str, int]:
-    """{where in fjt's code, as jax.named_scope and transformations name it: estimated cycles}, see `cycles`."""
+    """{place in fjt's code, all layers together: estimated cycles}, see `cycles`.
+
+    The place is JAX's path of modules and transformations; what XLA added has the name that XLA gave it, such as copy.
+    """
     found = collections.Counter()
-    for line, times in _executed(text):
+    for _, line, times in _executed(text):
         estimate, name = re.search(r'"estimated_cycles":"(\d+)"', line), re.search(r'op_name="([^"]*)"', line)
         if estimate:
-            found[name[1] if name else ""] += int(estimate[1]) * times
+            own = re.match(r"\s*(?:ROOT )?%?([a-z_\-]*)", line)
+            place = name[1] if name else f"({own[1] if own else ''})"
+            found[re.sub(r"layer_\d+", "layer_*", place)] += int(estimate[1]) * times
     return dict(found)
 
 
-def _executed(text: str) -> Iterator[tuple[str, int]]:
-    """(line of an operation, number of times that it is executed).  Computations inside of fused ones are no operations
-    of their own.  Of a loop whose number of rounds is unknown, one round counts; of branches, all do."""
+def _executed(text: str, fused: bool = False) -> Iterator[Line]:
+    """The operations of a program.  Of a loop without a known number of rounds one counts; of branches, all do.
+
+    Args:
+        text: of the program.
+        fused: whether the operations inside of fused ones count as well.
+    """
     computations: dict[str, list[str]] = {}
     entry, current = "", []
     for line in text.splitlines():
@@ -75,17 +119,15 @@ def _executed(text: str) -> Iterator[tuple[str, int]]:
         elif " = " in line:
             current.append(line)
 
-    def walk(name: str, times: int) -> Iterator[tuple[str, int]]:
+    def walk(name: str, times: int) -> Iterator[Line]:
         for line in computations.get(name, ()):
-            yield line, times
+            yield name, line, times
             inner = _INNER.search(line)
-            if inner:
+            if inner or (fused and " fusion(" in line):
                 rounds = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
-                again = int(rounds[1]) if rounds and inner[1] == "while" else 1
-                called = r"(?:body|to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)"
+                again = int(rounds[1]) if rounds and " while(" in line else 1
                 branches = re.search(r"branch_computations=\{([^}]*)\}", line)
-                names = re.findall(called, line) + re.findall(r"[\w.\-]+", branches[1] if branches else "")
-                for callee in names:
+                for callee in _CALLED.findall(line) + re.findall(r"[\w.\-]+", branches[1] if branches else ""):
                     yield from walk(callee, times * again)
 
     return walk(entry, 1)

@@ -76,9 +76,9 @@ class Stop:
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
         """A context with nothing to save, such as compilation.  Raises Stopped for a signal that came before."""
-        self.check()
         self._idle = errors.in_command() and processes.count() == 1  # others may have something to save
         try:
+            self.check()
             yield
         finally:
             self._idle = False
@@ -94,7 +94,7 @@ class Stop:
             raise Stopped(number)
 
     def _watch(self, pipe: int) -> None:
-        """Says that the process will stop at the first signal that comes through a pipe, and ends it at the second."""
+        """Ends the process at the second signal that comes through a pipe, or at the first one within `at_once`."""
         received = 0
         while byte := os.read(pipe, 1):
             if byte[0] in self._before:

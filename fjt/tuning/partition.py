@@ -395,6 +395,14 @@ def stages(
     return ((0, trainable, 1.0),)
 
 
+def opened(plan: Stages) -> tuple[frozenset[str], ...]:
+    """The names that begin to train in each of the stages; () of a run with one stage."""
+    found: tuple[frozenset[str], ...] = ()
+    for _, names, _ in plan:
+        found = (*found, frozenset(names).difference(*found))
+    return found if len(plan) > 1 else ()
+
+
 def has_stages(names: Collection[str]) -> bool:
     """Whether one of the methods of these names trains other parameters in later stages of a run."""
     return any(METHODS[name].stages for name in names)

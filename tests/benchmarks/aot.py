@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.aot --output results/aot [--only NAME ...]
 
-Needs the TPU's compiler (pip install libtpu) and two to ten minutes for each case on two cores.  Cases whose record is
-there are not compiled again.  Examples have 128 tokens; the head has two classes; dropout is BERT's.
+Needs the TPU's compiler (pip install -e .[tpu]) and two to ten minutes for each case on two cores.  Cases whose record
+is there are not compiled again.  Examples have 128 tokens; the head has two classes; dropout is BERT's.
 """
 
 import argparse
@@ -67,35 +67,28 @@ def table(folder):
         "a TPU. Nothing was run: cycles are the compiler's estimate, without communication, and ms are those",
         "cycles at the chip's clock. Examples have 128 tokens, computation is in bfloat16, dropout 0.1. MiB are sent.",
         "",
-        "| case | chips | layout | examples | GiB per chip | fits | Mcycles | ms | of peak | all-reduce | all-gather |",
-        "|---|---|---|--:|--:|---|--:|--:|--:|--:|--:|",
+        "| case | chips | layout | examples | peak GiB | allocated | fits | Mcycles | ms | of peak | sent |",
+        "|---|---|---|--:|--:|--:|---|--:|--:|--:|---|",
     ]
     for name in CASES:
         path = folder / f"{name}.json"
         for step in common.read_json(path)["steps"] if path.exists() else ():
             mesh = step["mesh"]
             layout = f"{mesh['data'] or 'all'}x{mesh['model']}{' spread' if mesh['shard_params'] else ''}"
-            sent = {
-                kind: "; ".join(
-                    f"{key.split()[1]} {size / 2**20:,.1f}"
-                    for key, size in step["sent_bytes"].items()
-                    if key.startswith(kind) and size > 1e5
-                )
-                for kind in ("all-reduce", "all-gather")
-            }
+            sent = [f"{key} {size / 2**20:,.1f}" for key, size in step["sent_bytes"].items() if size > 1e5]
             fits = step["fits"]
             cells = [
                 name,
                 common.read_json(path)["topology"],
                 layout,
                 f"{step['batch']:,}",
-                f"{step['peak_bytes'] / GIB:.2f}",
+                f"{step['peak_bytes'] / GIB:.2f}" if step["fits"] else "",
+                f"{step['needed_bytes'] / GIB:.2f}",
                 "yes" if fits else "no",
                 f"{step['estimated_cycles'] / 1e6:,.1f}" if fits else "",
                 f"{1e3 * step['seconds_without_communication']:,.1f}" if fits else "",
                 f"{step['share_of_peak_without_communication']:.0%}" if fits else "",
-                sent["all-reduce"],
-                sent["all-gather"],
+                ", ".join(sent),
             ]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])

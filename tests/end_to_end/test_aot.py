@@ -50,7 +50,7 @@ def no_libtpu():
 
 def test_without_the_compiler_of_tpus_it_says_what_to_install(launch):
     done = launch(*TINY, "--topology", "v5e-8", program="fjt.aot", hook=no_libtpu)
-    assert done.code == 2 and "pip install libtpu" in done.text, done.text
+    assert done.code == 2 and "pip install -e .[tpu]" in done.text, done.text
 
 
 def little_memory():

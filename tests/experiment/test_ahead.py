@@ -41,7 +41,7 @@ def test_it_is_the_step_of_the_run(mesh):
     text = own.train[largest].as_text()
     case = ahead.Case(settings.experiment.train.batch_size, mesh)
     found = ahead.Ahead(settings, jax.devices(), "", 0).compile(case)
-    assert found.fits and found.peak == programs.bytes_of(own.train[largest])
+    assert found.fits and found.needed == programs.bytes_of(own.train[largest])
     assert found.sent == ahead.program_text.sent(text) and (mesh.data == 1 or found.sent)
     assert found.flops == pytest.approx(own.flops[largest] / experiment.mesh.size)
 
@@ -63,14 +63,14 @@ class Imagined(ahead.Ahead):
     """A compiler whose programs take `each` bytes per example above `base`."""
 
     def __init__(self, capacity, base=100.0, each=7.0, bend=0.0):
-        self._settings, self._devices, self._capacity = settings_of(), jax.devices(), capacity
+        self._settings, self._devices, self._capacity, self._rows = settings_of(), jax.devices(), capacity, 0
         self._law = base, each, bend
 
     def compile(self, case):
         base, each, bend = self._law
-        peak = base + each * case.batch + bend * case.batch**2
-        fits = peak <= self._capacity
-        return ahead.Measured(case, int(fits), 0, peak, self._capacity, 0.0, 0, {}, {}, 0.0)
+        needed = base + each * case.batch + bend * case.batch**2
+        fits = needed <= self._capacity
+        return ahead.Measured(case, int(fits), 0, needed, 0, self._capacity, 0.0, 0, {}, {}, 0.0)
 
 
 @pytest.mark.parametrize("capacity", [100.0, 131.9, 132.0, 500.0, 12_345.0])
@@ -113,6 +113,7 @@ def test_what_cannot_be_compiled_is_refused(options, encoder, padded, words):
     [
         ("v5e:2x4", "v5e:2x4"),
         ("v5e-8", "v5e:2x4"),
+        ("v5litepod-16", "v5e:4x4"),
         ("v5e-1", "v5e:1x1"),
         ("v6e-16", "v6e:4x4"),
         ("v5p-16", "v5p:2x2x2"),
@@ -126,7 +127,7 @@ def test_topologies_have_two_names(given, name):
     ("given", "words"),
     [
         ("v5e:2x3", ["v5e:2x4"]),
-        ("v5e-7", ["--topology=v5e"]),
+        ("v5e-7", ["--topology=v5e-7", "v5e:"]),
         ("v5:2x4", ["v5e:2x4"]),
         ("h100", ["local"]),
         ("", ["local"]),
