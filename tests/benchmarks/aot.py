@@ -33,14 +33,20 @@ def main(argv):
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--only", nargs="*", choices=CASES, default=list(CASES))
     options = parser.parse_args(argv[1:])
+    options.output.mkdir(parents=True, exist_ok=True)
     codes = []
     for name in options.only:
         record = options.output / f"{name}.json"
-        if not record.exists():
+        if not steps_of(record):
             codes.append(common.run(command(name, record), options.output.parent / f"{name}.log"))
             print(f"{name}: exit code {codes[-1]}", flush=True)
     (options.output / "README.md").write_text(table(options.output))
     return int(any(codes))
+
+
+def steps_of(record):
+    """The steps of a record; none before the first one is compiled."""
+    return common.read_json(record).get("steps", []) if record.exists() else []
 
 
 def command(name, record):
@@ -72,7 +78,7 @@ def table(folder):
     ]
     for name in CASES:
         path = folder / f"{name}.json"
-        for step in common.read_json(path)["steps"] if path.exists() else ():
+        for step in steps_of(path):
             mesh = step["mesh"]
             layout = f"{mesh['data'] or 'all'}x{mesh['model']}{' spread' if mesh['shard_params'] else ''}"
             sent = [f"{key} {size / 2**20:,.1f}" for key, size in step["sent_bytes"].items() if size > 1e5]
