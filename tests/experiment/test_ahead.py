@@ -5,6 +5,7 @@ import math
 import jax
 import numpy as np
 import pytest
+import roberta_files
 
 from fjt import configs
 from fjt.core import console, tree
@@ -59,6 +60,36 @@ def test_without_weights_and_data_it_sends_the_gradients_of_what_trains(method):
     assert (params_bytes(trained) < 0.2 * params_bytes(blueprint.params)) == (method == "lora")
 
 
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A model directory with random weights."""
+    return str(roberta_files.write(tmp_path_factory.mktemp("roberta") / "model"))
+
+
+@pytest.mark.parametrize("method", ["head", "gradual", "lora", "top_k"])
+@pytest.mark.parametrize("reinit", [0, 1])
+def test_the_same_names_train_as_in_the_run(checkpoint, method, reinit):
+    options = {"model__path": checkpoint, "tune__method": (method,), "model__reinit_layers": reinit}
+    settings = settings_of(**options, model__max_length=48, train__epochs=9)
+    run = prepare(settings, view=console.Silent()).stages[-1]
+    for encoder, padded in ("", 0), (checkpoint, 16):
+        _, stage, _ = ahead.Ahead(settings, jax.devices(), encoder, padded)._plan(ahead.Case(32, MeshConfig(1)))
+        assert (stage.trainable, stage.groups) == (run.trainable, run.groups)
+
+
+def test_from_random_weights_all_trains():
+    settings = settings_of(tune__method=("head",))
+    run = prepare(settings, view=console.Silent())
+    _, stage, _ = ahead.Ahead(settings, jax.devices(), "", 0)._plan(ahead.Case(32, MeshConfig(1)))
+    assert stage.trainable == run.trainable == set(tree.flatten(run.params))
+
+
+def test_the_largest_batch_is_no_larger_than_the_data():
+    made = Imagined(1e12)
+    made._rows = 300
+    assert made.largest(ahead.Case(0, MeshConfig(4)), [], lambda one: None).case.batch == 300
+
+
 class Imagined(ahead.Ahead):
     """A compiler whose programs take `each` bytes per example above `base`."""
 
@@ -100,6 +131,7 @@ def test_of_a_device_whose_memory_nobody_knows_no_batch_is_the_largest():
         ({}, "base", 0, ["--padded"]),
         ({}, "base", 513, ["513", "512 positions"]),
         ({"model__adapter": "runs/lora/export"}, "base", 128, ["config.model.adapter"]),
+        ({"tune__method": ("lora",)}, "", 16, ["config.model.path is empty"]),
     ],
 )
 def test_what_cannot_be_compiled_is_refused(options, encoder, padded, words):
