@@ -316,12 +316,12 @@ def test_lanes_are_the_runs_in_as_many_programs_as_planned(done, lanes):
         assert {entry.name for entry in path.iterdir()} == {entry.name for entry in (done[0] / name).iterdir()}
 
 
-@pytest.mark.slow
 def test_a_lane_is_reproduced_within_tolerance(lanes, launch):
     ended = launch(lanes[0] / "runs/table/head/seed=1", program="fjt.reproduce")
     assert ended.code == 0 and "the same" in ended.text, ended.text
 
 
+@pytest.mark.slow
 def test_lanes_that_are_killed_end_as_undisturbed_ones(lanes, arguments, cache, tmp_path):
     folder = tmp_path / "study"
     options = [*arguments(study__mode="vmap", checkpoint__every_steps=2), "--workdir", folder]
