@@ -3,7 +3,8 @@
 A process of its own, because JAX's simulated devices are counted when it starts: `test_layouts.py` starts it, and reads
 the file that it writes:
 {"losses": {"METHOD/DTYPE/LAYOUT": [...]}, "sent": {"METHOD/LAYOUT": {kind of collective: bytes}}, "bytes": {METHOD:
-[those that train, all]}}.
+[those that train, all]}}.  As `eight_devices.py FILE restarts` it saves runs in some layouts and resumes them in
+others: {"SAVED to RESUMED": {"bits": whether all leaves are equal, "losses": [...], "undisturbed": [...]}}.
 """
 
 import collections
@@ -14,6 +15,7 @@ import math
 import pathlib
 import re
 import sys
+import tempfile
 
 import jax
 import numpy as np
@@ -23,7 +25,7 @@ from fjt.core import seeds, tree
 from fjt.data import batches, packing
 from fjt.models import blocks
 from fjt.models.encoder import Model
-from fjt.training import placement
+from fjt.training import checkpoint, placement
 from fjt.training.optim import make_optimizer
 from fjt.training.step import WHOLE, init_state, train_step
 from fjt.tuning import partition
@@ -38,6 +40,8 @@ LAYOUTS |= {
     for spread in (False, True)
 }
 SENT = ("1x1", "8x1", "8x1-spread", "2x4")  # layouts that run in float32, too, and whose programs are read
+SAVED = {"1x1": (1, 1, False), "8x1": (8, 1, False), "2x2": (2, 2, False), "8x1-spread": (8, 1, True)}
+RESUMED = {"1x1": (1, 1, False), "4x1": (4, 1, False), "8x1": (8, 1, False), "2x2": (2, 2, False)}
 METHODS = {"full": small.tune("full"), "lora": small.tune("lora")}
 BYTES = {"f32": 4, "f64": 8, "s32": 4, "u32": 4, "pred": 1, "bf16": 2, "f16": 2, "s64": 8, "u64": 8}
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -60,7 +64,7 @@ def prepare(method):
 
 def program(method, dtype, name, constrained=True, rules=blocks.SHARDING):
     """(the compiled step, its state, frozen parameters, hyper, put, examples, indices, shape) of a layout."""
-    data, model_axis, spread = LAYOUTS[name]
+    data, model_axis, spread = (LAYOUTS | SAVED | RESUMED)[name]
     mesh = placement.make_mesh(data, model_axis)
     layout = placement.Layout(mesh, rules, spread)
     model, params, chosen, methods = prepare(method)
@@ -69,7 +73,7 @@ def program(method, dtype, name, constrained=True, rules=blocks.SHARDING):
     hyper = dataclasses.replace(small.make_hyper(dtype=dtype, rate=1e-3), methods=partition.traced_values(methods))
     trainable, frozen = tree.split(cast(params), chosen)
     optimizer, examples = make_optimizer(small.ADAMW), small.make_examples(150)
-    indices = batches.Schedule(len(examples), 32, 0).batches(0, STEPS[dtype])
+    indices = batches.Schedule(len(examples), 32, 0).batches(0, 2 * STEPS[dtype])
     lengths = batches.lengths_of(examples, indices)
     (shape,) = packing.plan(lengths, groups=data, row_length=64, most_shapes=1, width=32).shapes
     state, frozen = layout.put(init_state(trainable, hyper, optimizer)), layout.put(frozen)
@@ -117,7 +121,45 @@ def sent(text):
     return dict(found)
 
 
-def main(output):
+def restarts():
+    """{"SAVED to RESUMED": what is equal}."""
+    steps, record, programs = STEPS[np.float32], {}, {}
+    for name in SAVED | RESUMED:
+        programs[name] = program("full", np.float32, name)
+
+    def go_on(name, state, first):
+        step, _, frozen, hyper, put = programs[name]
+        seen = []
+        for k in range(first, first + steps):
+            state, measured = step(state, frozen, put(k), hyper)
+            seen.append(float(measured["loss"]))
+        return state, seen
+
+    for saved in SAVED:
+        state, _ = go_on(saved, programs[saved][1], 0)
+        wanted = placement.fetch(state)
+        with tempfile.TemporaryDirectory() as folder:
+            with checkpoint.Checkpoints(folder, 1) as checkpoints:
+                checkpoints.save(steps, state, [checkpoint.HostState()])
+                checkpoints.wait()
+            _, undisturbed = go_on(saved, state, steps)
+            for resumed, (data, model, spread) in ({saved: SAVED[saved]} | RESUMED).items():
+                layout = placement.Layout(placement.make_mesh(data, model), blocks.SHARDING, spread)
+                with checkpoint.Checkpoints(folder, 1) as checkpoints:
+                    _, restored, _ = checkpoints.restore(
+                        lambda step, layout=layout, wanted=wanted: layout.shapes(wanted)
+                    )
+                equal = jax.tree.map(lambda a, b: np.array_equal(a, b), placement.fetch(restored), wanted)
+                _, losses = go_on(resumed, restored, steps)
+                bits = all(jax.tree.leaves(equal))
+                record[f"{saved} to {resumed}"] = {"bits": bits, "losses": losses, "undisturbed": undisturbed}
+    return record
+
+
+def main(output, part=""):
+    if part == "restarts":
+        pathlib.Path(output).write_text(json.dumps(restarts()))
+        return
     record = {"losses": {}, "sent": {}, "bytes": {}}
     for method in METHODS:
         _, params, chosen, _ = prepare(method)

@@ -22,17 +22,33 @@ NAMES = [f"{mesh}{spread}" for mesh in ("8x1", "4x2", "2x4") for spread in ("", 
 SCALARS = 1024  # bytes: the loss, its weight, and the sums that make the norm of the gradient
 
 
-@pytest.fixture(scope="module")
-def record(tmp_path_factory):
-    output = tmp_path_factory.mktemp("eight") / "record.json"
+def run_eight(output, *part):
+    """What a process with eight devices writes."""
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
         "PYTHONPATH": str(SCRIPT.parent.parent),
     }
-    command = [sys.executable, SCRIPT, output]
+    command = [sys.executable, SCRIPT, output, *part]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     return json.loads(output.read_text())
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    return run_eight(tmp_path_factory.mktemp("eight") / "record.json")
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_in_any_layout(tmp_path):
+    record = run_eight(tmp_path / "restarts.json", "restarts")
+    assert len(record) == 17  # four by four, and the spread one in its own
+    for name, found in record.items():
+        saved, resumed = name.split(" to ")
+        assert found["bits"] and len(set(found["losses"])) == 20, name
+        if saved == resumed:
+            assert found["losses"] == found["undisturbed"], name
+        np.testing.assert_allclose(found["losses"], found["undisturbed"], rtol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +125,7 @@ def test_a_mesh_that_does_not_divide_the_heads_is_refused():
     with pytest.raises(
         UserError, match=r"config.mesh.model=3 does not divide the 4 attention heads .* Valid: 1, 2, 4\."
     ):
-        prepare._share(settings, small.CONFIG)
+        prepare.share(settings, small.CONFIG)
     shared = small.double(Settings, execution=small.double(ExecutionConfig, mesh=MeshConfig(0, 2, True)))
-    layout = prepare._share(shared, small.CONFIG)
+    layout = prepare.share(shared, small.CONFIG)
     assert layout.mesh.shape == {"data": 2, "model": 2} and layout.spread and layout.rules == blocks.SHARDING
