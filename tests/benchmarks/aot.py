@@ -40,7 +40,7 @@ def main(argv):
         if not steps_of(record):
             codes.append(common.run(command(name, record), options.output.parent / f"{name}.log"))
             print(f"{name}: exit code {codes[-1]}", flush=True)
-    (options.output / "README.md").write_text(table(options.output))
+    (options.output / "table.md").write_text(table(options.output))
     return int(any(codes))
 
 
