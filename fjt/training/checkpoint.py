@@ -218,20 +218,23 @@ class Checkpoints:
         """
         candidates = [step] if step is not None else processes.decide(self.steps)
         for candidate in candidates:
-            state, hosts, reason = None, [], ""
+            state, hosts, reason, whole = None, [], "", False
             try:
-                state, hosts = self._read(candidate, abstract(candidate))
+                state, hosts, reason = self._read(candidate, abstract(candidate))
+                whole = True
             except (MemoryError, jax.errors.JaxRuntimeError, OtherLeaves):
                 raise  # not the checkpoint's fault
             except Exception as error:
                 reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            if whole and processes.any_of(bool(reason)):
+                reason = reason or "another process read other bytes"
             if reason:
                 if step is not None:
                     raise records.Unresumable(
                         f"the checkpoint of step {step} in {self._manager.directory} cannot be read ({reason}). It "
                         "holds what was to be the result; train again in another --workdir."
                     ) from None
-                if processes.count() > 1:  # the others may wait inside Orbax: this one ends
+                if processes.count() > 1 and not whole:  # the others may wait inside Orbax: this one ends
                     self._put_aside(candidate)
                     raise records.Unresumable(
                         f"the checkpoint of step {candidate} in {self._manager.directory} cannot be read ({reason}). "
@@ -239,7 +242,8 @@ class Checkpoints:
                     )
                 before = "; trying the one before" if candidate != candidates[-1] else ""
                 self._report(f"the checkpoint of step {candidate} cannot be read ({reason}){before}")
-                self._put_aside(candidate)
+                processes.decide(lambda candidate=candidate: self._put_aside(candidate))
+                self._manager.reload()
                 continue
             self.keep_best(hosts)
             return candidate, state, hosts
@@ -259,10 +263,9 @@ class Checkpoints:
         shutil.rmtree(target, ignore_errors=True)
         with contextlib.suppress(FileNotFoundError):  # another process of the run was first
             os.rename(os.path.join(self._manager.directory, str(step)), target)
-        if processes.count() == 1:
-            self._manager.reload()
 
-    def _read(self, step: int, abstract: Any) -> tuple[Any, list[HostState]]:
+    def _read(self, step: int, abstract: Any) -> tuple[Any, list[HostState], str]:
+        """(state, host states, why they are not what was saved or "")."""
         about: Any = self._manager.restore(step, args=ocp.args.Composite(host=ocp.args.JsonRestore()))
         sums = about.host.get("sums") or about.host["checksums"]
         if other := set(sums) ^ set(_flatten(abstract)):
@@ -276,8 +279,8 @@ class Checkpoints:
         for name, leaf in _flatten(restored.state).items():
             found = digest(leaf)[1] if "sums" in about.host else tree.crc32(placement.fetch(leaf))  # of version 0.1.0
             if found != sums[name]:
-                raise ValueError(f"the bytes of {name} do not give its checksum")
-        return restored.state, _from_json(restored.host["host"])
+                return None, [], f"the bytes of {name} do not give its checksum"
+        return restored.state, _from_json(restored.host["host"]), ""
 
 
 def remove(directory: records.Path) -> None:

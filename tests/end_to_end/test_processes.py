@@ -178,6 +178,27 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_same_commands_go_on(even, bas
     assert f"resuming after step {steps[-2]} " in again[0].text
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("both", ["lora"], indirect=True)
+def test_a_checkpoint_whose_checksums_do_not_fit_is_skipped_by_all(both, even, base, cache, tmp_path):
+    arguments = arguments_of("lora", even, base, cache__dir=f"{even}/cache")
+    workdir = tmp_path / "run"
+    pair = Pair(arguments, tmp_path / "first", workdir, cache, events=(Slow(0.2), Slow(0.2)))
+    assert wait_for(lambda: len(read_rows(workdir / "train.jsonl")) > 4, pair.processes[0])
+    os.kill(pair.processes[1].pid, signal.SIGTERM)
+    assert [one.code for one in pair.finish()] == [143, 143]
+    steps = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal())
+    about = workdir / "checkpoints" / str(steps[-1]) / "host" / "metadata"
+    host = json.loads(about.read_text())
+    host["sums"] = {name: value + 1 for name, value in host["sums"].items()}
+    about.write_text(json.dumps(host))
+    again = Pair(arguments, tmp_path / "second", workdir, cache).finish()
+    text = "".join(one.text for one in again)
+    assert "do not give its checksum" in text, text
+    assert [one.code for one in again] == [0, 0] and f"resuming after step {steps[-2]} " in again[0].text, text
+    assert outcome(workdir) == outcome(both[2])
+
+
 @pytest.mark.thorough
 def test_the_other_process_ends_when_one_is_killed(even, base, cache, tmp_path):
     arguments = arguments_of("lora", even, base, cache__dir=f"{even}/cache")

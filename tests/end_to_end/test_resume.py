@@ -128,7 +128,7 @@ def slow_compiler():
 def test_a_signal_in_compilation_does_not_wait_for_its_end(tables, cache, tmp_path, number):
     output = tmp_path / "output"
     process = start([*tiny(tables), "--workdir", tmp_path / "run"], output, cache=cache, hook=slow_compiler)
-    assert wait_for(lambda: "compiling for a long time" in output.read_text(), process)
+    assert wait_for(lambda: output.exists() and "compiling for a long time" in output.read_text(), process)
     began = time.monotonic()
     os.kill(process.pid, number)
     done = finish(process, output)
