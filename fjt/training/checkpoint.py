@@ -2,11 +2,13 @@
 
 import contextlib
 import dataclasses
+import json
 import math
 import os
 import re
 import shutil
 import sys
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -70,6 +72,11 @@ class HostState:
 
 
 Hosts = Sequence[HostState]  # one per run: a run alone has one, lanes have several
+
+
+def _checksum(about: dict[str, Any]) -> int:
+    """The CRC-32 of what JSON holds of a checkpoint."""
+    return zlib.crc32(json.dumps(about, sort_keys=True).encode())
 
 
 def _to_json(hosts: Hosts) -> dict[str, Any]:
@@ -179,12 +186,14 @@ class Checkpoints:
         """
         sums = check_finite(step, state)
         self.keep_best(hosts)
+        about = {"host": _to_json(hosts), "sums": sums}
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
-            host=ocp.args.JsonSave({"host": _to_json(hosts), "sums": sums}),
+            state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(about | {"sum": _checksum(about)})
         )
         try:
             saved = self._manager.save(step, args=args, force=True)
+        except jax.errors.JaxRuntimeError:
+            raise  # another process was lost
         except Exception as error:  # of several processes, the others may wait inside Orbax: this one ends
             raise self._failed(error) from None
         if not saved:
@@ -267,7 +276,10 @@ class Checkpoints:
     def _read(self, step: int, abstract: Any) -> tuple[Any, list[HostState], str]:
         """(state, host states, why they are not what was saved or "")."""
         about: Any = self._manager.restore(step, args=ocp.args.Composite(host=ocp.args.JsonRestore()))
-        sums = about.host.get("sums") or about.host["checksums"]
+        kept = {name: value for name, value in about.host.items() if name != "sum"}
+        if about.host.get("sum", _checksum(kept)) != _checksum(kept):  # version 0.1.0 wrote none
+            return None, [], "its host state does not give its checksum"
+        sums = kept.get("sums") or kept["checksums"]
         if other := set(sums) ^ set(_flatten(abstract)):
             raise OtherLeaves(
                 f"the checkpoint of step {step} in {self._manager.directory} and this run do not have the same leaves, "

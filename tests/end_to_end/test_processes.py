@@ -194,7 +194,7 @@ def test_a_checkpoint_whose_checksums_do_not_fit_is_skipped_by_all(both, even, b
     about.write_text(json.dumps(host))
     again = Pair(arguments, tmp_path / "second", workdir, cache).finish()
     text = "".join(one.text for one in again)
-    assert "do not give its checksum" in text, text
+    assert "does not give its checksum" in text, text
     assert [one.code for one in again] == [0, 0] and f"resuming after step {steps[-2]} " in again[0].text, text
     assert outcome(workdir) == outcome(both[2])
 

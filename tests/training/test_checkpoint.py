@@ -1,6 +1,7 @@
 """Checkpoints: the same bits back, damage noticed and passed over, the best one never lost."""
 
 import dataclasses
+import json
 import math
 import os
 import sys
@@ -106,7 +107,23 @@ def empty_host(folder, step):
         file.write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [flip, truncate, lose, empty_host])
+def change_host(folder, step):
+    """Another number of the run's own state."""
+    file = Path(folder, str(step), "host", "metadata")
+    about = json.loads(file.read_text())
+    about["host"]["best_score"] += 0.5
+    file.write_text(json.dumps(about))
+
+
+def rename_leaf(folder, step):
+    """The name of a leaf, whose checksum is then not found."""
+    file = Path(folder, str(step), "host", "metadata")
+    about = json.loads(file.read_text())
+    about["sums"] = {f"{name}x": value for name, value in about["sums"].items()}
+    file.write_text(json.dumps(about))
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, lose, empty_host, change_host, rename_leaf])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(tmp_path, damage):
     save(tmp_path, 3, 5)
     damage(tmp_path, 5)
