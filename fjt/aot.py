@@ -17,14 +17,12 @@ The step starts from tokens, without cached features.  Estimated cycles contain 
 at least theirs at the chip's clock.  Exit codes: 0 if a batch fits, 2 a mistake or none fits, 130 Ctrl-C.
 """
 
-import contextlib
 import os
 import re
 import shlex
 import signal
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags as absl_flags
@@ -52,8 +50,17 @@ OUTPUT = absl_flags.DEFINE_string("output", None, "The file of the record.", fla
 
 LARGEST = "largest"
 SMALL = 10_000  # bytes; the table lists no collective that sends less
-# Read by JAX when it is imported: no TPU is looked for here, and its compiler may serve several processes.
-ELSEWHERE = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+# Read by JAX and libtpu when they are imported: no TPU is looked for here, the compiler may serve several processes, and
+# says nothing but why it ends.
+ELSEWHERE = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
 SPREAD = {"True": (True,), "False": (False,), "both": (False, True)}
 
 
@@ -82,31 +89,28 @@ def _start(argv: list[str]) -> int:
     if topology != "local":
         os.environ.update(ELSEWHERE)
     command = shlex.join(["python", "-m", "fjt.aot", *argv[1:]])
-    with _quiet():
-        from fjt.experiment import ahead, chips
-        from fjt.experiment.features import gib
+    from fjt.experiment import ahead, chips
+    from fjt.experiment.features import gib
 
-        there = chips.find(topology)
-        runs = ahead.Ahead(settings, there.devices, ENCODER.value or "", PADDED.value or 0, there.capacity)
-        console.say(f"{there.name}: {len(there.devices)} devices, {gib(there.capacity)} each for programs")
-        found: list[Measured] = []
+    there = chips.find(topology)
+    runs = ahead.Ahead(settings, there.devices, ENCODER.value or "", PADDED.value or 0, there.capacity)
+    console.say(f"{there.name}: {len(there.devices)} devices, {gib(there.capacity)} each for programs")
+    found: list[Measured] = []
 
-        def tell(one: "Measured") -> None:
-            found.append(one)
-            fits = gib(one.needed) if one.fits else f"does not fit into {gib(one.capacity)}"
-            console.say(
-                f"  {_name(one.case.mesh)}, {one.case.batch:,} examples: {fits} (compiled in {one.seconds:.0f} s)"
-            )
-            if output:
-                record = {"command": command, "topology": there.name, "versions": records.versions()}
-                records.write_json(output, record | {"steps": [_record(one, there) for one in found]})
+    def tell(one: "Measured") -> None:
+        found.append(one)
+        fits = gib(one.needed) if one.fits else f"does not fit into {gib(one.capacity)}"
+        console.say(f"  {_name(one.case.mesh)}, {one.case.batch:,} examples: {fits} (compiled in {one.seconds:.0f} s)")
+        if output:
+            record = {"command": command, "topology": there.name, "versions": records.versions()}
+            records.write_json(output, record | {"steps": [_record(one, there) for one in found]})
 
-        for mesh in meshes:
-            for batch in filter(None, batches):
-                tell(runs.compile(ahead.Case(batch, mesh)))
-            known = [one for one in found if one.case.mesh == mesh]
-            if not all(batches) or not all(one.fits for one in known):
-                runs.largest(ahead.Case(0, mesh), known, tell)
+    for mesh in meshes:
+        for batch in filter(None, batches):
+            tell(runs.compile(ahead.Case(batch, mesh)))
+        known = [one for one in found if one.case.mesh == mesh]
+        if not all(batches) or not all(one.fits for one in known):
+            runs.largest(ahead.Case(0, mesh), known, tell)
     _show(found, there)
     if output:
         console.say(f"written to {output}")
@@ -142,28 +146,6 @@ def _batches(own: int) -> list[int]:
         if batch != LARGEST and not re.fullmatch(r"[1-9]\d*", batch):
             raise UserError(f"--batch={batch} should be numbers of examples, or {LARGEST}.")
     return [0 if batch == LARGEST else int(batch) for batch in given]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """A context in which what libtpu writes to stderr is kept, and shown if an error of another kind leaves it."""
-    if TOPOLOGY.value == "local":
-        yield
-        return
-    with tempfile.TemporaryFile("w+") as kept:
-        sys.stderr.flush()
-        before = os.dup(2)
-        os.dup2(kept.fileno(), 2)
-        try:
-            yield
-        except BaseException as error:
-            if not isinstance(error, UserError | KeyboardInterrupt):
-                kept.seek(0)
-                os.write(before, kept.read().encode())
-            raise
-        finally:
-            os.dup2(before, 2)
-            os.close(before)
 
 
 def _name(mesh: MeshConfig) -> str:

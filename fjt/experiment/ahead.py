@@ -69,7 +69,8 @@ class Measured:
         temporaries: bytes that it needs besides while it runs.
         needed: bytes of both, without results that take the place of arguments; where it does not fit, what it would
             need as far as the compiler says.
-        peak: bytes of the arrays that exist at one time at most, as the compiler counts them.
+        peak: bytes of the arrays that exist at one time at most, in all kinds of the device's memory, as the compiler
+            counts them.
         capacity: bytes of the device that programs can use; inf where nobody says.
         flops: operations.
         cycles: of a core, as estimated by a TPU's compiler without communication; 0 for other devices.

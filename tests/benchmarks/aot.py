@@ -97,7 +97,26 @@ def table(folder):
                 ", ".join(sent),
             ]
             lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "", *costs(folder), ""])
+
+
+def costs(folder, name="base-full-v5e", most=8):
+    """The largest costs of a case, and what its step would be without each of them."""
+    steps = steps_of(folder / f"{name}.json")
+    if not steps:
+        return []
+    total, share = steps[0]["estimated_cycles"], steps[0]["share_of_peak_without_communication"]
+    lines = [
+        f"The largest costs of {name}, all layers together, by their place in the code:",
+        "",
+        "| place | Mcycles | of all | share of peak without it |",
+        "|---|--:|--:|--:|",
+    ]
+    for place, cycles in list(steps[0]["largest_costs"].items())[:most]:
+        lines.append(
+            f"| `{place}` | {cycles / 1e6:.2f} | {cycles / total:.1%} | {share * total / (total - cycles):.1%} |"
+        )
+    return lines
 
 
 if __name__ == "__main__":
