@@ -50,8 +50,8 @@ OUTPUT = absl_flags.DEFINE_string("output", None, "The file of the record.", fla
 
 LARGEST = "largest"
 SMALL = 10_000  # bytes; the table lists no collective that sends less
-# Read by JAX and libtpu when they are imported: no TPU is looked for here, the compiler may serve several processes, and
-# says nothing but why it ends.
+# Read by JAX and libtpu when they are imported: no TPU is looked for here, the compiler may serve several processes,
+# and it says nothing but why it ends.
 ELSEWHERE = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
