@@ -144,7 +144,7 @@ def made_config(folder, **options):
 def masks(experiment, step):
     """{(example, position): (token, label)} of the slots of a batch."""
     shape = experiment.stages[0].shapes[experiment.plan.shape_of[step]]
-    cached = States(experiment, experiment.stages[0], 8, lambda: None, {})
+    cached = States(experiment, experiment.stages[0], lambda: None, {})
     batch, *_ = build_batch(experiment, shape, cached, step)
     found = {}
     for g, s in np.argwhere(batch["weight"] > 0):

@@ -87,7 +87,7 @@ def states_of(case, folder, *, examples=None, devices=1, check=lambda: None, vie
     )
     model = dataclasses.replace(case.model, start=case.layer if layer is None else layer)
     stage = small.double(Stage, model=model)
-    return features.States(experiment, stage, 8, check, {} if compiled is None else compiled, view or console.Silent())
+    return features.States(experiment, stage, check, {} if compiled is None else compiled, view or console.Silent())
 
 
 def train(case, dtype, layout, steps, kept=None):
