@@ -35,10 +35,10 @@ ADAMW = OptimConfig(
 )  # fmt: skip
 
 
-def tiers(cases, *first):
-    """The cases of a test, for parametrize: the default suite runs the first ones, the thorough tier the others."""
-    assert all(case in cases for case in first), "renamed?"
-    marks = [() if case in first else pytest.mark.thorough for case in cases]
+def tiers(cases, *first, slow=()):
+    """The cases of a test, for parametrize: the default suite runs the first ones, CI also those that are not slow."""
+    assert all(case in cases for case in (*first, *slow)), "renamed?"
+    marks = [() if case in first else pytest.mark.slow if case in slow else pytest.mark.thorough for case in cases]
     values = [case if isinstance(case, tuple) else (case,) for case in cases]
     return [pytest.param(*value, marks=mark) for value, mark in zip(values, marks, strict=True)]
 

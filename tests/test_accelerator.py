@@ -12,7 +12,7 @@ import pytest
 from tests.benchmarks import common
 from tests.benchmarks.accelerator_parts import exact, flips, plan, steps, tables, texts
 
-FIRST = (  # of each part; the thorough tier has the others
+FIRST = (  # of each part; a slow test has the others
     "smoke/quickstart",
     "exact/layouts small float32",
     "exact/flips",
@@ -155,7 +155,7 @@ def test_options_can_be_made_without_ml_collections():
     subprocess.run([sys.executable, "-c", program], cwd=common.ROOT, check=True, env=os.environ)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_the_other_cases_pass_too(done, tmp_path):
     folder = shutil.copytree(done[0], tmp_path / "copy")
     code, text = call(folder)

@@ -55,7 +55,10 @@ LIKE_BASE = [*MERGED, "houlsby", "pfeiffer", "parallel", "compacter", "top_k pfe
 FIRST = ("top_k", "lora", "pfeiffer", "prefix", "prompt")  # one or two from each file of methods
 # The others have a model of one layer, which compiles in half the time, unless theirs differ or share something.
 DEEP = (*FIRST, "pattern", "llrd", "vera", "compacter", "prefix projected", "top_k pfeiffer")
-every = pytest.mark.parametrize("case", small.tiers(CASES, *FIRST))
+# Their code is that of other cases as well.
+SLOW = ("attention_only", "layernorm", "lora by site", "houlsby", "prefix projected", "lora prefix bitfit", "dora ia3",
+        "top_k pfeiffer")  # fmt: skip
+every = pytest.mark.parametrize("case", small.tiers(CASES, *FIRST, slow=SLOW))
 
 
 def config_of(case):
