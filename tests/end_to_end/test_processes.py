@@ -165,15 +165,20 @@ def test_a_run_goes_on_in_another_number_of_processes(even, base, cache, tmp_pat
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
-@pytest.mark.slow
-def test_a_damaged_checkpoint_is_put_aside_and_the_same_commands_go_on(even, base, cache, tmp_path):
-    arguments = arguments_of("lora", even, base, cache__dir=f"{even}/cache")
-    workdir = tmp_path / "run"
-    pair = Pair(arguments, tmp_path / "first", workdir, cache, events=(Slow(0.2), Slow(0.2)))
+def stop_saved(arguments, folder, cache):
+    """The steps whose checkpoints a run in `folder` has after a SIGTERM to its second process."""
+    workdir = folder / "run"
+    pair = Pair(arguments, folder / "first", workdir, cache, events=(Slow(0.2), Slow(0.2)))
     assert wait_for(lambda: len(read_rows(workdir / "train.jsonl")) > 4, pair.processes[0])
     os.kill(pair.processes[1].pid, signal.SIGTERM)
     assert [one.code for one in pair.finish()] == [143, 143]
-    steps = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal())
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal())
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_put_aside_and_the_same_commands_go_on(even, base, cache, tmp_path):
+    arguments = arguments_of("lora", even, base, cache__dir=f"{even}/cache")
+    workdir, steps = tmp_path / "run", stop_saved(arguments, tmp_path, cache)
     for path in (workdir / "checkpoints" / str(steps[-1]) / "state").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[:-7])
@@ -188,12 +193,7 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_same_commands_go_on(even, bas
 @pytest.mark.parametrize("both", ["lora"], indirect=True)
 def test_a_checkpoint_whose_checksums_do_not_fit_is_skipped_by_all(both, even, base, cache, tmp_path):
     arguments = arguments_of("lora", even, base, cache__dir=f"{even}/cache")
-    workdir = tmp_path / "run"
-    pair = Pair(arguments, tmp_path / "first", workdir, cache, events=(Slow(0.2), Slow(0.2)))
-    assert wait_for(lambda: len(read_rows(workdir / "train.jsonl")) > 4, pair.processes[0])
-    os.kill(pair.processes[1].pid, signal.SIGTERM)
-    assert [one.code for one in pair.finish()] == [143, 143]
-    steps = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal())
+    workdir, steps = tmp_path / "run", stop_saved(arguments, tmp_path, cache)
     about = workdir / "checkpoints" / str(steps[-1]) / "host" / "metadata"
     host = json.loads(about.read_text())
     host["sums"] = {name: value + 1 for name, value in host["sums"].items()}
