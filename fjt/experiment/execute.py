@@ -131,11 +131,14 @@ class _Session:
         experiment, stage = self.experiment, self.experiment.stages[number]
         self.events.stage_begins(number)
         stepper = SoloRun(experiment, stage, self.hyper, stop=self.stop, compiled=self.compiled, view=self.view)
-        position = self._prepare(stepper, ["train", "dev"] if position.step < stage.last else ["dev"], position)
+        self.checkpoints.wait()  # at a boundary between stages
+        splits = ["train", "dev"] if position.step < stage.last else ["dev"]
+        with self.stop.at_once():
+            stepper.features.compile(splits)
+        position = self._prepare(stepper, splits, position)
         state = experiment.sharding.put(_open_stage(experiment, stage, position.state, self.hyper))
         if number:
             self.view.say(f"stage {number}, from step {stage.first}: {tree.count(state.trainable):,} parameters train")
-        self.checkpoints.wait()  # at a boundary between stages
         with self.stop.at_once():
             seconds = stepper.compile(state, self.compiled, self.view)
         return stepper, dataclasses.replace(position, state=state).spent(compile_seconds=seconds)
@@ -149,7 +152,7 @@ class _Session:
                 hosts=[position.host],
                 stepper=stepper,
                 step=position.step,
-                saves=steps_to_save(self.experiment, self.experiment.steps),
+                saves=steps_to_save(self.experiment, self.experiment.steps) | {last},  # then the next stage compiles
                 checkpoints=self.checkpoints,
                 stop=self.stop,
                 events=self.events,

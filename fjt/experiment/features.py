@@ -230,6 +230,11 @@ class States:
     def __getitem__(self, split: str) -> np.ndarray | None:
         return self._opened[split]
 
+    def compile(self, splits: Iterable[str]) -> None:
+        """Compiles the program that computes features, if those of any of these splits are not there."""
+        if self._model.start >= 0 and any([self._missing(split) for split in splits]):  # all splits, in each process
+            _ = self._program
+
     def prepare(self, splits: Iterable[str]) -> float:
         """The seconds in which features were computed.  Afterwards those of all these splits can be read.
 
@@ -238,15 +243,18 @@ class States:
         """
         seconds = 0.0
         for split in splits if self._model.start >= 0 else ():
-            if self._opened[split] is None:
-                path = os.path.join(self._folder, f"{self._fingerprint(split)}.npy")
-                self._opened[split] = self._open(path, split)
-                if processes.any_of(self._opened[split] is None):  # all compute it, those that have it as well
-                    start = time.perf_counter()
-                    self._make(path, split)
-                    seconds += time.perf_counter() - start
-                    self._opened[split] = self._open(path, split)
+            if self._missing(split):
+                start = time.perf_counter()
+                self._make(split)
+                seconds += time.perf_counter() - start
+                self._opened[split] = self._open(split)
         return seconds
+
+    def _missing(self, split: str) -> bool:
+        """Whether any process lacks the features of a split: then all compute them, those that have them as well."""
+        if self._opened[split] is None:
+            self._opened[split] = self._open(split)
+        return processes.any_of(self._opened[split] is None)
 
     @functools.cached_property
     def _program(self) -> Any:
@@ -254,6 +262,9 @@ class States:
 
     def _shape_of(self, split: str) -> tuple[int, int]:
         return _shape(self._model, self._model.start, self._packed[split].chunks.examples)
+
+    def _path(self, split: str) -> str:
+        return os.path.join(self._folder, f"{self._fingerprint(split)}.npy")
 
     def _fingerprint(self, split: str) -> str:
         """sha256 of everything that the bits depend on: program, device, parameters, tokens and their places."""
@@ -263,8 +274,9 @@ class States:
             digest.update(f"{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
-    def _open(self, path: str, split: str) -> np.ndarray | None:
-        """The array in a file, None if there is no complete one with its checksum."""
+    def _open(self, split: str) -> np.ndarray | None:
+        """The array in the file of a split, None if there is no complete one with its checksum."""
+        path = self._path(split)
         try:
             with open(path, "rb") as file:
                 if not files.has_checksum(file):
@@ -276,7 +288,7 @@ class States:
             return None
         return np.asarray(array).view(jnp.dtype(self._model.dtype))
 
-    def _make(self, path: str, split: str) -> None:
+    def _make(self, split: str) -> None:
         """Computes the features of a split into a file that appears when it is complete."""
         packed, shape, dtype = self._packed[split], self._shape_of(split), _raw(self._model.dtype)
         size = math.prod(shape) * dtype.itemsize
@@ -288,7 +300,7 @@ class States:
             files.remove_leftovers(self._folder)  # before the room is measured
             if shutil.disk_usage(self._folder).free < size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            with files.written(path) as file:
+            with files.written(self._path(split)) as file:
                 header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)
                 begin = file.tell()

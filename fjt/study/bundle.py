@@ -167,7 +167,10 @@ class _Bundle:
             events=self.events,
         )
         loop.charge("compile_seconds", stepper.programs.seconds)
-        self._prepare(stepper, loop, ["train", "dev"] if step < stepper.steps else ["dev"])
+        splits = ["train", "dev"] if step < stepper.steps else ["dev"]
+        with self.stop.at_once():
+            stepper.features.compile(splits)
+        self._prepare(stepper, loop, splits)
         return stepper, loop
 
     def train(self, loop: Loop) -> None:

@@ -21,6 +21,7 @@ from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
+from jax._src import distributed
 from jax.experimental import multihost_utils
 
 from fjt.core import console, errors
@@ -30,6 +31,7 @@ HEARTBEAT = 10  # seconds after which the others end when a process has stopped 
 UNREACHABLE = 25.0  # seconds in which the coordinator has to answer
 LATE = 5.0  # seconds after which it is said that others are waited for
 ABSENT = 300.0  # seconds in which all processes have to be there: on a cluster some start late
+PREEMPTED = "RECEIVED_PREEMPTION_NOTICE"  # under which JAX's service tells all processes of a SIGTERM
 CHUNK = 4096  # bytes: what is sent has a multiple of this length, so that few programs are compiled for it
 
 Value = TypeVar("Value")
@@ -259,13 +261,28 @@ def agree_to_stop(received: int | None) -> int | None:
     """
     if count() == 1:
         return received
-    if received and received != signal.SIGTERM and not _State.forwarded:
-        _State.forwarded = True
-        os.kill(os.getpid(), signal.SIGTERM)  # which JAX notes
+    if received and received != signal.SIGTERM:
+        forward()
     if not _State.stopped:
         _State.polls += 1
         _State.stopped = multihost_utils.reached_preemption_sync_point(_State.polls)
     return (received or signal.SIGTERM) if _State.stopped else None
+
+
+def forward() -> None:
+    """Passes a signal of another kind on as SIGTERM, which JAX notes: once."""
+    if not _State.forwarded:
+        _State.forwarded = True
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def is_preempted() -> bool:
+    """Whether JAX has noted a SIGTERM in any process.  Unlike `agree_to_stop`, each process asks when it likes."""
+    client = distributed.global_state.client
+    try:
+        return client is not None and bool(client.key_value_try_get(PREEMPTED))
+    except jax.errors.JaxRuntimeError:  # there is no such key
+        return False
 
 
 @contextlib.contextmanager

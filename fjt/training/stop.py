@@ -2,11 +2,13 @@
 
 import contextlib
 import os
+import select
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from fjt.core import console, errors
 from fjt.core.errors import Ended
@@ -15,6 +17,7 @@ from fjt.training import processes
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 OF_SEVERAL = (signal.SIGINT, signal.SIGHUP)  # JAX notes SIGTERM for all processes of a run
 AT_ONCE = "\nfjt: stopped by {}; there was nothing to save, and the same command goes on from here\n"
+LOOK = 0.5  # seconds between two looks for a signal that another process has received
 NOTE = b"\nfjt: stopping at the next step, after saving; once more stops at once\n"
 
 
@@ -38,7 +41,7 @@ class Stop:
 
     Output that cannot be written any more counts as SIGPIPE.  A second signal ends the process at once, and so does
     the first one within `at_once`, in a command.  Python's own handlers wait for the compiler, so a thread watches the
-    signals as they arrive.
+    signals as they arrive.  With several processes all end that are within `at_once`, process 0 last.
     Outside the main thread, where Python cannot set handlers, signals keep the meaning that they had.
     """
 
@@ -76,7 +79,7 @@ class Stop:
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
         """A context with nothing to save, such as compilation.  Raises Stopped for a signal that came before."""
-        self._idle = errors.in_command() and processes.count() == 1  # others may have something to save
+        self._idle = errors.in_command()  # of several too: none takes a step while one compiles
         try:
             self.check()
             yield
@@ -95,13 +98,37 @@ class Stop:
 
     def _watch(self, pipe: int) -> None:
         """Ends the process at the second signal that comes through a pipe, or at the first one within `at_once`."""
-        received = 0
-        while byte := os.read(pipe, 1):
+        several, received = processes.count() > 1, []
+        while True:
+            if several and self._idle and processes.is_preempted():
+                _end(received[0] if received else signal.SIGTERM)
+            if several and not select.select([pipe], [], [], LOOK)[0]:
+                continue
+            byte = os.read(pipe, 1)
+            if not byte:
+                break
             if byte[0] in self._before:
-                received, idle = received + 1, self._idle
-                with contextlib.suppress(OSError):  # nobody reads it
-                    if received == 1:
-                        os.write(2, AT_ONCE.format(signal.Signals(byte[0]).name).encode() if idle else NOTE)
-                if received == 2 or idle:
+                received.append(byte[0])
+                if len(received) == 2:
                     os._exit(128 + byte[0])
+                if self._idle and not several:
+                    _end(byte[0])
+                if self._idle:
+                    processes.forward()
+                else:
+                    _tell(NOTE)
         os.close(pipe)
+
+
+def _end(number: int) -> NoReturn:
+    """Ends this process at a signal that found nothing to save."""
+    if processes.is_main():
+        _tell(AT_ONCE.format(signal.Signals(number).name).encode())
+        if processes.count() > 1:
+            time.sleep(2 * LOOK)  # without process 0 the others would fail instead
+    os._exit(128 + number)
+
+
+def _tell(line: bytes) -> None:
+    with contextlib.suppress(OSError):  # nobody reads it
+        os.write(2, line)

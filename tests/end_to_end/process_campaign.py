@@ -15,8 +15,7 @@ comes in the middle.  Then both commands are started again, until the run is don
 
 Four checks follow each fault.  The finished run equals the undisturbed one, bit for bit.  A signal costs no step, and
 any other fault at most one interval between checkpoints; where a save was not finished yet, the steps since its start
-come on top.  The processes that still run end by themselves within 15 seconds; on a busy machine a signal during
-compilation may take longer, since a stop waits for the compiler.  Their exit codes are the expected ones.
+come on top.  The processes that still run end by themselves within 15 seconds, with the expected exit codes.
 
 The record has one row per fault, with the exit codes of processes 0 and 1.  --only makes the faults of these kinds,
 and keeps the record's other kinds if they are of the same seed and versions.  Exit code 1 if a check failed.

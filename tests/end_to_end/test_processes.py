@@ -7,6 +7,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -213,6 +215,45 @@ def test_the_other_process_ends_when_one_is_killed(even, base, cache, tmp_path):
     pair.processes[1].kill()
     pair.processes[0].join(15)
     assert pair.processes[0].exitcode not in (None, 0)  # by an error of its computation, or by JAX's heartbeat
+
+
+# A long compilation, as far as signals are concerned: a call of C that lets no handler of Python run.
+COMPILING = """
+import hashlib, sys, threading
+from fjt.core import errors
+from fjt.training import processes
+from fjt.training.stop import Stop
+errors.in_command = lambda: True
+processes.start("2", int(sys.argv[1]), sys.argv[2])
+with Stop() as stop, stop.at_once():
+    threading.Timer(0.5, print, ["ready"], {"flush": True}).start()  # when the call has begun
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
+"""
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("number", "to", "codes"), [(signal.SIGTERM, 0, [143, 143]), (signal.SIGINT, 1, [143, 130])])
+def test_a_signal_to_one_ends_all_while_they_compile(number, to, codes):
+    address = f"127.0.0.1:{free_port()}"
+    pair = [
+        subprocess.Popen(
+            [sys.executable, "-c", COMPILING, str(i), address],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in (0, 1)
+    ]
+    try:
+        assert [one.stdout.readline() for one in pair] == ["ready\n"] * 2
+        pair[to].send_signal(number)
+        texts = [one.communicate(timeout=8)[1] for one in pair]
+    finally:
+        for one in pair:
+            one.kill()
+            one.wait()
+    assert [one.returncode for one in pair] == codes
+    assert "there was nothing to save" in texts[0] and "fjt:" not in texts[1]
 
 
 @pytest.mark.parametrize(
