@@ -242,7 +242,10 @@ class OptimConfig:
     schedule: str = option(
         "linear",
         "shape of the learning rate after warm-up",
-        choices=("linear", "cosine", "constant", "cosine_restarts", "polynomial", "exponential", "inverse_sqrt"),
+        choices=(
+            *("linear", "cosine", "constant", "cosine_restarts", "polynomial", "exponential", "inverse_sqrt"),
+            *("wsd", "one_cycle"),
+        ),
         traced=True,
         in_card=True,
     )
@@ -254,6 +257,20 @@ class OptimConfig:
     )
     power: float = option(2.0, "polynomial: the exponent", traced=True)
     cycles: int = option(2, "cosine_restarts: the number of cycles", low=1, traced=True)
+    decay_fraction: float | None = option(
+        None, "wsd: share of the steps in which the rate falls at the end; None: 0.2", **SHARE, traced=True
+    )
+    decay_toward: str | None = option(
+        None,
+        "where weight decay and l1 pull: zero, or start, the weights before training; None: zero",
+        choices=("zero", "start"),
+    )
+    l1: float | None = option(
+        None,
+        "strength of an L1 penalty (not of biases, LayerNorm), by its proximal step; None: none",
+        low=0.0,
+        traced=True,
+    )
     clip_norm: float = option(1.0, "largest norm of the gradient; 0: no clipping", low=0.0, traced=True, in_card=True)
     b1: float = option(0.9, "adamw, adam, lamb, lion: decay of the first moment", low=0.0, high=0.999999)
     b2: float = option(0.999, "adamw, adam, lamb: decay of the second moment", low=0.0, high=0.999999)
@@ -292,12 +309,43 @@ class TrainConfig:
         low=0,
         traced=True,
     )
+    ema: float | None = option(
+        None,
+        "decay of an exponential average of the weights, which is evaluated and exported in their place; None: none",
+        low=0.0,
+        high=0.999999,
+        traced=True,
+    )
+    swa: float | None = option(
+        None,
+        "share of the steps, the last ones, whose weights' mean is evaluated and exported in their place; None: none",
+        **SHARE,
+        traced=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
     label_smoothing: float = option(0.0, "share of each label's weight spread over all classes", **RATE, traced=True)
-    class_weights: tuple = option((), 'loss weights, one number per class, or ("balanced",); (): all 1', traced=True)
+    class_weights: tuple = option(
+        (),
+        'loss weights, one number per class, ("balanced",), or ("effective", 0.999), by the effective number of '
+        "examples for this beta; (): all 1",
+        traced=True,
+    )
+    focal: float | None = option(
+        None,
+        "exponent of the focal loss: confident examples count less; None: cross-entropy",
+        low=0.0,
+        traced=True,
+    )
+    r_drop: float | None = option(
+        None,
+        "strength of R-Drop: two passes under other dropout should agree, which doubles the work of a step; None: one "
+        "pass",
+        low=0.0,
+        traced=True,
+    )
     task_weights: tuple = option((), "several tasks: factor of each one's loss; (): all 1", traced=True)
 
 

@@ -178,11 +178,11 @@ class _Session:
     def finish(self, stepper: SoloRun, position: _Position) -> dict[str, Any]:
         """The result, after the selected step is evaluated on every split and its files are written."""
         experiment, options = self.experiment, self.experiment.settings.experiment
-        selected, trainable, best = position.step, position.state.trainable, position.host.best_step
+        selected, trainable, best = position.step, position.state.result, position.host.best_step
         if options.train.select != "last" and best != selected:
             restored = self.checkpoints.restore(self._abstract_state, best)
             assert restored is not None
-            selected, trainable = restored[0], restored[1].trainable
+            selected, trainable = restored[0], restored[1].result
         splits = recipes.evaluated_splits(options, experiment.splits)
         position = self._prepare(stepper, splits, position)
         frozen = frozen_of(experiment, trainable)

@@ -31,9 +31,8 @@ from fjt.models.pretrained import Checkpoint
 from fjt.tasks import own_metrics
 from fjt.tasks.kinds import find_problem
 from fjt.tasks.problem import Problem
-from fjt.training import placement
+from fjt.training import placement, schedules
 from fjt.training.hyper import Hyper
-from fjt.training.optim import learning_rates
 from fjt.tuning import partition
 from fjt.tuning.budget import solve_budget
 
@@ -94,6 +93,7 @@ def prepare(
         steps=layout.steps,
         evaluations=recipes.evaluation_steps(experiment, len(examples["train"])),
         rates=rates,
+        average_rates=schedules.average_rates(experiment.train, layout.steps),
         label=examples["train"].label,
         hyper=build_hyper(experiment, task, examples["train"].label, parameters, config),
         sharding=sharding,
@@ -214,7 +214,7 @@ def _plan_stages(
             f"training ends before {len(never)} leaves open, {sorted(never)[0]} among them: they keep their values"
         )
     ends, opened = [*(first for first, _, _ in plans[1:]), steps], partition.opened(plans)
-    rates = learning_rates(experiment.optim, steps)
+    rates = schedules.learning_rates(experiment.optim, steps)
     stages: list[Stage] = []
     for number, ((first, names, factor), last) in enumerate(zip(plans, ends, strict=True), 1):
         rates[first:last] *= factor
@@ -327,8 +327,10 @@ def make_hyper(experiment: ExperimentConfig, task: Task, labels: np.ndarray, met
     Raises:
         UserError: class weights that do not fit the task.
     """
-    optim, dropout = experiment.optim, experiment.model.dropout
-    weights = find_problem(task.kind).label_weights(experiment.loss, labels, task)
+    optim, dropout, train = experiment.optim, experiment.model.dropout, experiment.train
+    problem = find_problem(task.kind)
+    problem.check_loss(experiment.loss, task)
+    weights = problem.label_weights(experiment.loss, labels, task)
     assert experiment.seeds.dropout is not None, "seeds are resolved"
     return Hyper(
         learning_rate=np.float32(0),
@@ -341,4 +343,12 @@ def make_hyper(experiment: ExperimentConfig, task: Task, labels: np.ndarray, met
         class_weights=np.float32(weights),
         dropout_key=make_key(experiment.seeds.dropout, "dropout"),
         methods=partition.traced_values(methods),
+        l1=_given(optim.l1),
+        average_rate=None if train.ema is None and train.swa is None else np.float32(0),
+        focal=_given(experiment.loss.focal),
+        r_drop=_given(experiment.loss.r_drop),
     )
+
+
+def _given(value: float | None) -> np.float32 | None:
+    return None if value is None else np.float32(value)

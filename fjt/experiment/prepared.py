@@ -119,6 +119,7 @@ class Experiment(Blueprint):
         steps: number of optimizer steps.
         evaluations: the steps after which dev is evaluated.
         rates: the learning rate of each step.
+        average_rates: the share of each step in the average over steps, see `schedules.average_rates`.
         contents: {name: sha256} of data, weights, tokenizer and adapter.
         fingerprint: of settings and contents.
         adopted: the names of base parameters that came from an adapter.
@@ -139,6 +140,7 @@ class Experiment(Blueprint):
     steps: int
     evaluations: tuple[int, ...]
     rates: Float32[np.ndarray, " steps"]
+    average_rates: Float32[np.ndarray, " steps"] | None
     contents: dict[str, str]
     fingerprint: str
     adopted: frozenset[str]
@@ -152,6 +154,12 @@ class Experiment(Blueprint):
     def draw(self, split: str, texts: batches.Examples, tokenizer: Any = None, epoch: int = 0) -> batches.Examples:
         """As the function `draw`, with the run's options.  tokenizer: by default the run's own."""
         return draw(self.settings.experiment, self.problem, split, texts, tokenizer or self.tokenizer, epoch)
+
+    @property
+    def each_step(self) -> dict[str, Float32[np.ndarray, " steps"]]:
+        """{attribute of Hyper: its value in each step}."""
+        averaged = {} if self.average_rates is None else {"average_rate": self.average_rates}
+        return {"learning_rate": self.rates} | averaged
 
     @property
     def choice(self) -> str:

@@ -235,6 +235,7 @@ def _steps(experiment: Blueprint, stage: Stage) -> tuple[functools.partial, func
         train_step,
         model=stage.model,
         loss=experiment.problem.loss,
+        divergence=experiment.problem.divergence,
         optimizer=make_optimizer(options.optim, stage.groups),
         layout=_layout(experiment),
     )

@@ -66,14 +66,15 @@ class SoloRun:
         del moving
         shape = self._experiment.plan.shape_of[step]
         batch, examples, tokens = build_batch(self._experiment, self.stage.shapes[shape], self.features, step)
-        hyper = dataclasses.replace(self._hyper, learning_rate=self._experiment.rates[step])
+        values = {name: each[step] for name, each in self._experiment.each_step.items()}
+        hyper = dataclasses.replace(self._hyper, **values)
         batch = placement.put_batch(batch, self._experiment.mesh)
         self.state, measured = self._programs.train[shape](self.state, self.frozen, batch, hyper)
         return measured, [Count(examples=examples, tokens=tokens, operations=self._programs.flops[shape])]
 
     def evaluate(self, runs: Sequence[int]) -> list[dict[str, float] | NotFinite]:
         del runs
-        logits = self.logits(tree.merge(self.state.trainable, self.frozen), "dev")
+        logits = self.logits(tree.merge(self.state.result, self.frozen), "dev")
         return [processes.decide(lambda: outcome.score_dev(self._experiment, logits))]
 
     def logits(self, params: tree.Tree, split: str, chunks: int | None = None) -> Float[np.ndarray, "M C"]:

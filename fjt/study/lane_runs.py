@@ -48,8 +48,10 @@ class LaneRuns:
         self._first, self._mesh, self._size = first, first.sharding.mesh, len(experiments)
         self._one_batch = len({experiment.schedule for experiment in experiments}) == 1
         self.steps = max(experiment.steps for experiment in experiments)
-        rates = [np.pad(experiment.rates, (0, self.steps - experiment.steps)) for experiment in experiments]
-        self._rates = np.stack(rates, axis=1)
+        self._each_step = {
+            name: np.stack([np.pad(e.each_step[name], (0, self.steps - e.steps)) for e in experiments], axis=1)
+            for name in first.each_step
+        }
         self._selects = any(e.settings.experiment.train.select != "last" for e in experiments)
         self._packed = pack_evaluated(first, self._stage)
         self.features = features.States(first, self._stage, check=stop.check, compiled=compiled, view=view)
@@ -95,7 +97,7 @@ class LaneRuns:
 
     def advance(self, step: int, moving: Sequence[int]) -> tuple[dict[str, Any], list[Count]]:
         batch, counts = self._feed(step, moving)
-        hyper = dataclasses.replace(self.lanes.hyper, learning_rate=self._rates[step])
+        hyper = dataclasses.replace(self.lanes.hyper, **{name: each[step] for name, each in self._each_step.items()})
         given = dataclasses.replace(self.lanes, hyper=hyper)
         self.lanes, measured = self.programs.train[0](given, self.shared, batch)
         return measured, counts
@@ -113,7 +115,7 @@ class LaneRuns:
         return placement.put_lanes(arrays, self._mesh), counts
 
     def evaluate(self, runs: Sequence[int]) -> list[dict[str, float] | NotFinite]:
-        logits = self.logits("dev", self.lanes)
+        logits = self.logits("dev", self._with(self.lanes.state.result))
         return [outcome.score_dev(self._experiments[i], logits[:, i]) for i in runs]
 
     def logits(self, split: str, moved: Lanes) -> Float[np.ndarray, "M J C"]:
@@ -136,7 +138,7 @@ class LaneRuns:
     def keep_best(self, improved: Sequence[int]) -> None:
         if self._selects:
             chosen = jnp.asarray(np.isin(np.arange(self._size), improved))
-            self.best = _choose(chosen, self.lanes.state.trainable, self.best)
+            self.best = _choose(chosen, self.lanes.state.result, self.best)
 
     def drop(self, run: int, error: NotFinite) -> None:
         del error  # the other lanes go on
@@ -153,9 +155,10 @@ class LaneRuns:
 
     def select(self, selects: Sequence[bool]) -> Lanes:
         """The lanes with the parameters of the best step where `selects`, bool[J], and else of the last step."""
-        trainable = self.lanes.state.trainable
-        if self._selects:
-            trainable = _choose(jnp.asarray(selects), self.best, trainable)
+        result = self.lanes.state.result
+        return self._with(_choose(jnp.asarray(selects), self.best, result) if self._selects else result)
+
+    def _with(self, trainable: tree.Tree) -> Lanes:
         return dataclasses.replace(self.lanes, state=dataclasses.replace(self.lanes.state, trainable=trainable))
 
     def check_frozen(self) -> None:

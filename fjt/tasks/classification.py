@@ -102,26 +102,43 @@ def mcc(predicted: Ids, label: Ids) -> float:
 def cross_entropy(
     logits: Float[Array, "*slots C"], label: Int[Array, "*slots"], hyper: Any
 ) -> tuple[Float[Array, "*slots"], Float[Array, "*slots"]]:
-    """(value, weight) of each slot: smoothed, class-weighted cross-entropy.
+    """(value, weight) of each slot: smoothed, class-weighted cross-entropy, or the focal loss.
 
-    The sum of values over the sum of weights is PyTorch's CrossEntropyLoss(weight, label_smoothing), mean.
+    The sum of values over the sum of weights is PyTorch's CrossEntropyLoss(weight, label_smoothing), mean.  The focal
+    loss multiplies the term of each class with probability p by (1 - p) ** focal (Lin et al. 2017, equation 4).
 
     Args:
         logits: of the slots.
         label: label ids, 0 to C - 1.
-        hyper: Hyper with label_smoothing f32[] and class_weights f32[C].
+        hyper: Hyper with label_smoothing f32[], class_weights f32[C] and focal f32[] or None.
     """
     log_probs = jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
     one_hot = jax.nn.one_hot(label, logits.shape[-1], dtype=log_probs.dtype)
     target = one_hot * (1.0 - hyper.label_smoothing) + hyper.label_smoothing / logits.shape[-1]
+    if hyper.focal is not None:
+        target = target * confidence_factor(log_probs, hyper.focal)
     value = -jnp.einsum("...c,...c,c->...", target, log_probs, hyper.class_weights)
     return value, jnp.einsum("...c,c->...", one_hot, hyper.class_weights)
+
+
+def confidence_factor(
+    log_probs: Float[Array, "*slots C"], focal: Float[Array | np.number, ""]
+) -> Float[Array, "*slots C"]:
+    """(1 - p) ** focal of log-probabilities, with a finite gradient where p is 1."""
+    return jnp.maximum(-jnp.expm1(log_probs), jnp.finfo(log_probs.dtype).tiny) ** focal
+
+
+def symmetric_divergence(one: Float[Array, "*slots C"], other: Float[Array, "*slots C"]) -> Float[Array, "*slots"]:
+    """KL(p || q) + KL(q || p) of the softmax of two logits."""
+    log_p, log_q = jax.nn.log_softmax(one), jax.nn.log_softmax(other)
+    return jnp.sum((jnp.exp(log_p) - jnp.exp(log_q)) * (log_p - log_q), axis=-1)
 
 
 class Classification(Problem):
     """One of C labels per example.  Labels are i32[N], -1 where a row has none; metrics compare label ids."""
 
     name = "classification"
+    loss_options = ("label_smoothing", "class_weights", "focal", "r_drop")
     metrics = {f.__name__: f for f in (accuracy, f1, f1_accuracy, macro_f1, mcc)}
     table_metrics = ("accuracy", "macro_f1")
     bounds = {"accuracy": (0, 1), "f1": (0, 1), "f1_accuracy": (0, 1), "macro_f1": (0, 1), "mcc": (-1, 1)}
@@ -154,16 +171,15 @@ class Classification(Problem):
         return np.bincount(label[label >= 0], minlength=len(task.label_names))
 
     def label_weights(self, loss: LossConfig, label: Labels, task: Task) -> Float[np.ndarray, " C"]:
-        classes = len(task.label_names)
-        if loss.class_weights == ("balanced",):  # N / (C count), as scikit-learn's
-            counts = np.bincount(label[label >= 0], minlength=classes)
-            return len(label) / (classes * np.maximum(counts, 1))
-        return check_weights(loss.class_weights, classes)
+        return weigh(loss.class_weights, np.bincount(label[label >= 0], minlength=len(task.label_names)))
 
     def loss(
         self, logits: Float[Array, "*slots C"], batch: dict[str, Array], hyper: Any
     ) -> tuple[Float[Array, "*slots"], Float[Array, "*slots"]]:
         return cross_entropy(logits, batch["label"], hyper)
+
+    def divergence(self, one: Float[Array, "*slots C"], other: Float[Array, "*slots C"]) -> Float[Array, "*slots"]:
+        return symmetric_divergence(one, other)
 
     def decode(self, logits: Logits, task: Task) -> Predictions:
         ids = np.argmax(logits, axis=-1)
@@ -218,22 +234,31 @@ def sort_labels(cells: Iterable[Cell], names: Callable[[Cell], Iterable[str]]) -
     return {name: place_of[name] for name in sorted(place_of, key=lambda name: (values[name], name))}
 
 
-def check_weights(given: tuple[float, ...], count: int) -> Float[np.ndarray, " C"]:
+def weigh(given: tuple[Any, ...], counts: Int[np.ndarray, " C"]) -> Float[np.ndarray, " C"]:
     """The class weights of config.loss.class_weights, ones where it is empty.
+
+    Balanced ones are N / (C count), as scikit-learn's.  Those by the effective number of examples are proportional to
+    (1 - beta) / (1 - beta ** count), with the mean 1 (Cui et al. 2019, equation 2).
 
     Args:
         given: the option.
-        count: C, number of labels.
+        counts: number of examples of each class.
 
     Raises:
-        UserError: not one number of at least 0 per label.
+        UserError: neither one number of at least 0 per label nor one of the two rules.
     """
+    size = len(counts)
     if not given:
-        return np.ones(count)
-    if len(given) != count or not all(isinstance(x, int | float) and x >= 0 for x in given) or not any(given):
+        return np.ones(size)
+    if given == ("balanced",):
+        return counts.sum() / (size * np.maximum(counts, 1))
+    if given[0] == "effective" and len(given) == 2 and isinstance(given[1], float) and 0 < given[1] < 1:
+        weights = (1 - given[1]) / (1 - given[1] ** np.maximum(counts, 1))
+        return weights * size / weights.sum()
+    if len(given) != size or not all(isinstance(x, int | float) and x >= 0 for x in given) or not any(given):
         raise UserError(
-            f"config.loss.class_weights={given} should be {count} numbers, one per label and not all 0, or "
-            "('balanced',)."
+            f"config.loss.class_weights={given} should be {size} numbers, one per label and not all 0, ('balanced',), "
+            "or ('effective', beta) with a beta between 0 and 1."
         )
     return np.array(given, np.float64)
 

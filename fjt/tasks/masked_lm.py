@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt32
 
 from fjt.core.errors import UserError
-from fjt.core.options import LossConfig, MaskConfig
+from fjt.core.options import MaskConfig
 from fjt.core.prng import Array
 from fjt.core.ragged import Ragged
 from fjt.data import masking
@@ -137,12 +137,6 @@ class MaskedLM(Problem):
         return np.zeros(0, int)
 
     # Training.
-
-    def label_weights(self, loss: LossConfig, label: np.ndarray, task: Task) -> Float[np.ndarray, " C"]:
-        for name in ("label_smoothing", "class_weights"):
-            if given := getattr(loss, name):
-                raise UserError(f"config.loss.{name}={given}: masked_lm does not have this option. Leave it out.")
-        return np.ones(1)
 
     def loss(
         self, logits: Float[Array, "*slots C"], batch: dict[str, Array], hyper: Any

@@ -34,6 +34,7 @@ class MultiRegression(Problem):
     """
 
     name = "multi_regression"
+    loss_options = ("r_drop",)
     metrics = {name: functools.partial(_mean, metric) for name, metric in REGRESSION.metrics.items()}
     table_metrics = REGRESSION.table_metrics
     lower_is_better = REGRESSION.lower_is_better
@@ -67,7 +68,7 @@ class MultiRegression(Problem):
         return np.zeros(0, int)
 
     def label_weights(self, loss: LossConfig, label: Labels, task: Task) -> Float[np.ndarray, " C"]:
-        REGRESSION.label_weights(loss, label, task)
+        del loss, label
         return np.ones(len(task.label_names))
 
     def loss(
@@ -77,6 +78,9 @@ class MultiRegression(Problem):
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         value = jnp.mean(jnp.square(logits - batch["label"]), axis=-1)
         return value, jnp.ones_like(value)
+
+    def divergence(self, one: Float[Array, "*slots C"], other: Float[Array, "*slots C"]) -> Float[Array, "*slots"]:
+        return REGRESSION.divergence(one, other)
 
     def decode(self, logits: Logits, task: Task) -> Predictions:
         scores = np.asarray(logits, np.float64)

@@ -18,7 +18,7 @@ from fjt.data.batches import Examples
 from fjt.data.glue import Task
 from fjt.data.labels import Cell
 from fjt.tasks import jackknife
-from fjt.tasks.classification import check_weights, class_rows, f1_of_counts, sort_labels
+from fjt.tasks.classification import class_rows, confidence_factor, f1_of_counts, sort_labels, weigh
 from fjt.tasks.problem import Labels, Logits, Predictions, Problem
 
 Sets = Int[np.ndarray, "N C"]  # 1 for each label of an example's set, else 0
@@ -55,11 +55,15 @@ def binary_cross_entropy(
     Args:
         logits: of the slots.
         label: 0 or 1 for each label.
-        hyper: Hyper with label_smoothing f32[] and class_weights f32[C].
+        hyper: Hyper with label_smoothing f32[], class_weights f32[C] and focal f32[] or None.
     """
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     target = label.astype(logits.dtype) * (1.0 - hyper.label_smoothing) + hyper.label_smoothing / 2
-    terms = -(target * jax.nn.log_sigmoid(logits) + (1.0 - target) * jax.nn.log_sigmoid(-logits))
+    yes, no = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+    both = (target, 1.0 - target)
+    if hyper.focal is not None:
+        both = (target * confidence_factor(yes, hyper.focal), (1.0 - target) * confidence_factor(no, hyper.focal))
+    terms = -(both[0] * yes + both[1] * no)
     value = jnp.einsum("...c,c->...", terms, hyper.class_weights) / logits.shape[-1]
     return value, jnp.ones_like(value)
 
@@ -72,6 +76,7 @@ class MultiLabel(Problem):
     """
 
     name = "multi_label"
+    loss_options = ("label_smoothing", "class_weights", "focal", "r_drop")
     metrics = {f.__name__: f for f in (micro_f1, macro_f1, subset_accuracy)}
     table_metrics = ("micro_f1", "macro_f1", "subset_accuracy")
     bounds = dict.fromkeys(table_metrics, (0, 1))
@@ -162,15 +167,15 @@ class MultiLabel(Problem):
         return (label > 0).sum(axis=0)
 
     def label_weights(self, loss: LossConfig, label: Labels, task: Task) -> Float[np.ndarray, " C"]:
-        if loss.class_weights == ("balanced",):  # a rarer label counts more; the mean over all positives is 1
-            counts = np.maximum((label > 0).sum(axis=0), 1)
-            return counts.sum() / (len(counts) * counts)
-        return check_weights(loss.class_weights, len(task.label_names))
+        return weigh(loss.class_weights, (label > 0).sum(axis=0))
 
     def loss(
         self, logits: Float[Array, "*slots C"], batch: dict[str, Array], hyper: Any
     ) -> tuple[Float[Array, "*slots"], Float[Array, "*slots"]]:
         return binary_cross_entropy(logits, batch["label"], hyper)
+
+    def divergence(self, one: Float[Array, "*slots C"], other: Float[Array, "*slots C"]) -> Float[Array, "*slots"]:
+        return jnp.mean((jax.nn.sigmoid(one) - jax.nn.sigmoid(other)) * (one - other), axis=-1)
 
     def decode(self, logits: Logits, task: Task) -> Predictions:
         probabilities = scipy.special.expit(np.asarray(logits, np.float64))

@@ -15,7 +15,6 @@ import scipy.special
 from jaxtyping import Bool, Float, Int
 
 from fjt.core.errors import UserError, read_rows
-from fjt.core.options import LossConfig
 from fjt.core.prng import Array
 from fjt.core.ragged import Ragged
 from fjt.data import choices
@@ -92,11 +91,6 @@ class MultipleChoice(Problem):
 
     def count_labels(self, label: Labels, task: Task) -> Int[np.ndarray, " C"]:
         return np.bincount(label[label >= 0], minlength=len(task.label_names))
-
-    def label_weights(self, loss: LossConfig, label: np.ndarray, task: Task) -> Float[np.ndarray, " C"]:
-        if loss.class_weights or loss.label_smoothing:
-            raise UserError(f"config.loss: {task.name} is a choice, which has no class_weights and no label_smoothing.")
-        return np.ones(1)
 
     def loss(
         self, logits: Float[Array, "G S C"], batch: dict[str, Array], hyper: Any

@@ -63,6 +63,7 @@ class Problem(abc.ABC):
         documents: whether a text is a document without labels, of which tokens are masked anew in each epoch.
         contexts: whether the second text of a pair is a context in which answers are found, with a slot at each token.
         several: whether rows are of several tasks, each with outputs of its own.
+        loss_options: the options of config.loss that `loss` reads.
         schemes: the ways to write predicted tags of spans (`fjt.tasks.spans`), () where there are none.
         head: name of the head of a model family that reads the slots.
         metrics: {name: score(predicted, label)} in float64.
@@ -83,6 +84,7 @@ class Problem(abc.ABC):
     documents: ClassVar[bool] = False
     several: ClassVar[bool] = False
     contexts: ClassVar[bool] = False
+    loss_options: ClassVar[tuple[str, ...]] = ()
     schemes: ClassVar[tuple[str, ...]] = ()
     head: ClassVar[str] = "sequence"
     metrics: ClassVar[dict[str, Callable[[Any, Any], float]]]
@@ -223,9 +225,18 @@ class Problem(abc.ABC):
 
     # Training.
 
-    @abc.abstractmethod
+    def check_loss(self, loss: LossConfig, task: Task) -> None:
+        """Raises UserError for an option of config.loss that the problem does not have."""
+        for field in dataclasses.fields(loss):
+            name, value = field.name, getattr(loss, field.name)
+            if value != field.default and name not in self.loss_options:
+                kind = "several tasks" if self.several else self.name
+                raise UserError(
+                    f"config.loss.{name}={value}: {task.name} ({kind}) has no {name}. Leave the option out."
+                )
+
     def label_weights(self, loss: LossConfig, label: Rows, task: Task) -> Float[np.ndarray, " C"]:
-        """The weight of each label in the loss, `Hyper.class_weights`.  Options that `loss` does not read are refused.
+        """The weight of each label in the loss, `Hyper.class_weights`; 1.0 without labels to weigh.
 
         Args:
             loss: the section config.loss.
@@ -233,8 +244,10 @@ class Problem(abc.ABC):
             task: the task of the run.
 
         Raises:
-            UserError: the problem does not have an option of the loss.
+            UserError: weights that do not fit the labels.
         """
+        del loss, label, task
+        return np.ones(1)
 
     @abc.abstractmethod
     def loss(
@@ -245,8 +258,19 @@ class Problem(abc.ABC):
         Args:
             logits: of the slots.
             batch: the batch of the step, with `label` [G, S, ...] of the slots and `slot_example`.
-            hyper: Hyper, of which label_smoothing and class_weights are read.
+            hyper: Hyper, of which class_weights and what `loss_options` names are read.
         """
+
+    def divergence(self, one: Float[Array, "*slots C"], other: Float[Array, "*slots C"]) -> Float[Array, "*slots"]:
+        """The sum of the Kullback-Leibler divergences, in both directions, between two predictions of each slot.
+
+        A problem that has it names r_drop in `loss_options`.
+
+        Args:
+            one: logits of the slots.
+            other: logits of the slots.
+        """
+        raise NotImplementedError
 
     # Evaluation.
 

@@ -18,7 +18,7 @@ import scipy.special
 from jaxtyping import Bool, Float, Int, Shaped
 
 from fjt.core.errors import UserError, read_rows
-from fjt.core.options import EvalConfig, LossConfig
+from fjt.core.options import EvalConfig
 from fjt.core.prng import Array
 from fjt.data import squad
 from fjt.data.batches import Examples
@@ -144,13 +144,6 @@ class QuestionAnswering(Problem):
     def count_labels(self, label: Labels, task: Task) -> Int[np.ndarray, " C"]:
         without = int(np.count_nonzero(label == squad.labels_of([[]])[0]))
         return np.array([len(label) - without, without])[: len(task.label_names)]
-
-    def label_weights(self, loss: LossConfig, label: Labels, task: Task) -> Float[np.ndarray, " C"]:
-        if loss.class_weights or loss.label_smoothing:
-            raise UserError(
-                f"config.loss: {task.name} is question answering, which has no class_weights and no label_smoothing."
-            )
-        return np.ones(1)
 
     def loss(
         self, logits: Float[Array, "G S C"], batch: dict[str, Array], hyper: Any

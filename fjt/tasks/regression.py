@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from fjt.core.errors import UserError, read_rows
-from fjt.core.options import LossConfig
 from fjt.core.prng import Array
 from fjt.data.batches import Examples
 from fjt.data.glue import Task
@@ -85,6 +84,7 @@ class Regression(Problem):
     """One score per example.  Labels are f32[N], NaN where a row has none; metrics compare scores f64[N]."""
 
     name = "regression"
+    loss_options = ("r_drop",)
     metrics = {f.__name__: f for f in (pearson, spearman, mse)}
     table_metrics = ("pearson", "spearman", "mse")
     lower_is_better = ("mse",)
@@ -109,17 +109,13 @@ class Regression(Problem):
     def count_labels(self, label: Labels, task: Task) -> Int[np.ndarray, " C"]:
         return np.zeros(0, int)
 
-    def label_weights(self, loss: LossConfig, label: Labels, task: Task) -> Float[np.ndarray, " C"]:
-        if loss.class_weights or loss.label_smoothing:
-            raise UserError(
-                f"config.loss: {task.name} is a regression, which has no class_weights and no label_smoothing."
-            )
-        return np.ones(1)
-
     def loss(
         self, logits: Float[Array, "*slots C"], batch: dict[str, Array], hyper: Any
     ) -> tuple[Float[Array, "*slots"], Float[Array, "*slots"]]:
         return squared_error(logits, batch["label"], hyper)
+
+    def divergence(self, one: Float[Array, "*slots C"], other: Float[Array, "*slots C"]) -> Float[Array, "*slots"]:
+        return jnp.mean(jnp.square(one - other), axis=-1)  # of normal distributions with variance 1
 
     def decode(self, logits: Logits, task: Task) -> Predictions:
         scores = np.asarray(logits[:, 0], np.float64)

@@ -91,6 +91,7 @@ class SeveralTasks(Problem):
 
     unit = "example"
     several = True
+    loss_options = ("label_smoothing", "class_weights", "focal", "task_weights")
     bounds = {"mean": (-1, 1)}  # the others are those of the kinds, see `kinds.bounds_of`
     constant_name = "the best constant of each task"
     members: ClassVar[tuple[Member, ...]]
@@ -138,12 +139,13 @@ class SeveralTasks(Problem):
 
     def label_weights(self, loss: LossConfig, label: Labels, task: Task) -> Float[np.ndarray, " C"]:
         """The weights of the labels of each task, and after them the weights of the tasks."""
-        given, size, balanced = loss.class_weights, len(self.members), loss.class_weights == ("balanced",)
+        given, size = loss.class_weights, len(self.members)
+        by_rule = bool(given) and isinstance(given[0], str)
         labels = sum(member.size for member in self.members if member.has_classes)
-        if given and not balanced and len(given) != labels:
+        if given and not by_rule and len(given) != labels:
             raise UserError(
                 f"config.loss.class_weights={given} should be {labels} numbers, one per label of the classifications "
-                f"among {task.name}, or ('balanced',)."
+                f"among {task.name}, ('balanced',), or ('effective', beta)."
             )
         tasks = loss.task_weights or (1.0,) * size
         if len(tasks) != size or not all(isinstance(x, int | float) and x >= 0 for x in tasks) or not any(tasks):
@@ -154,7 +156,7 @@ class SeveralTasks(Problem):
         for member in self.members:
             options = LossConfig()  # scores have neither weights of labels nor smoothing
             if member.has_classes:
-                own = given if balanced else given[taken : taken + member.size]
+                own = given if by_rule else given[taken : taken + member.size]
                 options = dataclasses.replace(loss, class_weights=own, task_weights=())
                 taken += member.size
             found.append(member.problem.label_weights(options, member.own(label), member.task(task)))

@@ -17,7 +17,15 @@ from fjt.data.batches import Examples
 from fjt.data.glue import Split, Task
 from fjt.data.labels import Cell, name_of
 from fjt.tasks import jackknife
-from fjt.tasks.classification import check_weights, class_counts, class_rows, cross_entropy, f1_of_counts, sort_labels
+from fjt.tasks.classification import (
+    class_counts,
+    class_rows,
+    cross_entropy,
+    f1_of_counts,
+    sort_labels,
+    symmetric_divergence,
+    weigh,
+)
 from fjt.tasks.problem import Logits, Predictions, Problem
 
 Counts = Int[np.ndarray, "*N K C"]  # of K kinds for each of C classes, a row per sentence
@@ -72,6 +80,7 @@ class Tagging(Problem):
     """
 
     name = "tagging"
+    loss_options = ("label_smoothing", "class_weights", "focal", "r_drop")
     unit = "sentence"
     one_slot = False
     words = True
@@ -141,17 +150,16 @@ class Tagging(Problem):
         return np.bincount(self.tag_ids(label, task), minlength=len(task.label_names))
 
     def label_weights(self, loss: LossConfig, label: np.ndarray, task: Task) -> Float[np.ndarray, " C"]:
-        classes = len(task.label_names)
-        if loss.class_weights == ("balanced",):  # as for classes, over words
-            counts = np.bincount(label[label >= 0], minlength=classes)
-            return counts.sum() / (classes * np.maximum(counts, 1))
-        return check_weights(loss.class_weights, classes)
+        return weigh(loss.class_weights, np.bincount(label[label >= 0], minlength=len(task.label_names)))
 
     def loss(
         self, logits: Float[Array, "*slots C"], batch: dict[str, Array], hyper: Any
     ) -> tuple[Float[Array, "*slots"], Float[Array, "*slots"]]:
         value, weight = cross_entropy(logits, batch["label"], hyper)
         return jnp.where(batch["label"] < 0, 0.0, value), weight  # smoothing alone would give a word without tag one
+
+    def divergence(self, one: Float[Array, "*slots C"], other: Float[Array, "*slots C"]) -> Float[Array, "*slots"]:
+        return symmetric_divergence(one, other)
 
     def decode(self, logits: Ragged, task: Task) -> Predictions:
         ids = Ragged(self.choose(logits, task), logits.offsets)

@@ -1,12 +1,12 @@
-"""Optimizers as functions of hyper-parameters, and learning rates as data (optax)."""
+"""Optimizers as functions of hyper-parameters (optax)."""
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float
 
 from fjt.core import tree
 from fjt.core.options import OptimConfig
@@ -20,17 +20,33 @@ DECOUPLED = ("adamw", "lamb", "lion", "adafactor")
 EVERY_LEAF = ("bias", "scale")  # leaves without decay
 
 
+class Start(NamedTuple):
+    """The state of a pull towards the start.  values: the leaves with decay, as they were when they opened."""
+
+    values: Tree
+
+
+class Average(NamedTuple):
+    """The state of an average over steps.  values: the average of each leaf."""
+
+    values: Tree
+
+
 def decay_mask(params: Tree) -> Tree:
     """The tree of bool: whether a leaf has weight decay.  Kernels and embeddings have it, biases and LayerNorm not."""
-    return tree.map_names(lambda name, leaf: name.rsplit("/", 1)[1] not in EVERY_LEAF, params)
+    return tree.map_names(lambda name, leaf: _decays(name), params)
 
 
-def constants(optim: OptimConfig) -> tuple[str, float, float, float, float]:
+def _decays(name: str) -> bool:
+    return name.rsplit("/", 1)[1] not in EVERY_LEAF
+
+
+def constants(optim: OptimConfig) -> tuple[str, float, float, float, float, bool]:
     """The options that `make_optimizer` builds into the program; all others are data.
 
     Optimizers with equal constants share a program.
     """
-    return optim.name, optim.b1, optim.b2, optim.eps, optim.momentum
+    return optim.name, optim.b1, optim.b2, optim.eps, optim.momentum, _from_start(optim)
 
 
 def make_optimizer(optim: OptimConfig, groups: Sequence[Set[str]] = ()) -> Optimizer:
@@ -38,7 +54,7 @@ def make_optimizer(optim: OptimConfig, groups: Sequence[Set[str]] = ()) -> Optim
 
     It is called inside the trace with traced hyper-parameters; the optimizer's state depends on none of them.  It
     takes clipped gradients, and has PyTorch's order: decay into the gradient (or after the moments when decoupled),
-    moments, learning rate.
+    moments, learning rate.  L1 shrinks what this update leads to, and the average over steps takes that in.
 
     Args:
         optim: the options.
@@ -49,7 +65,7 @@ def make_optimizer(optim: OptimConfig, groups: Sequence[Set[str]] = ()) -> Optim
 
     def whole(hyper: Hyper) -> optax.GradientTransformation:
         rate = jnp.asarray(hyper.learning_rate)
-        decay = optax.add_decayed_weights(jnp.asarray(hyper.weight_decay), mask=decay_mask)
+        decay = _decay(hyper, _from_start(optim))
         return optax.chain(
             *([] if decoupled else [decay]),
             getattr(optax, optim.name[6:])(rate) if theirs else _moments(optim),
@@ -57,6 +73,8 @@ def make_optimizer(optim: OptimConfig, groups: Sequence[Set[str]] = ()) -> Optim
             *([optax.scale_by_trust_ratio()] if optim.name == "lamb" else []),
             *([] if theirs else [optax.scale_by_learning_rate(rate)]),
             *([_scale_leaves(hyper.multipliers)] if hyper.multipliers else []),
+            *([] if hyper.l1 is None else [_shrink(hyper, _from_start(optim))]),
+            *([] if hyper.average_rate is None else [_average(hyper)]),
         )
 
     return (lambda hyper: _by_group(whole(hyper), groups)) if groups else whole
@@ -75,6 +93,78 @@ def _by_group(transformation: optax.GradientTransformation, groups: Sequence[Set
         return tree.merge(*(part for part, _ in done.values())), {i: after for i, (_, after) in done.items()}
 
     return optax.GradientTransformation(init, update)
+
+
+def _from_start(optim: OptimConfig) -> bool:
+    return optim.decay_toward == "start"
+
+
+def _decay(hyper: Hyper, from_start: bool) -> optax.GradientTransformation:
+    """The pull of weight decay, towards zero or the start (L2-SP: Li et al. 2018, equation 2)."""
+    rate = jnp.asarray(hyper.weight_decay)
+    if not from_start:
+        return optax.add_decayed_weights(rate, mask=decay_mask)
+    return _pull(lambda name, update, distance: update + rate * distance, from_start)
+
+
+def _shrink(hyper: Hyper, from_start: bool) -> optax.GradientTransformation:
+    """The proximal step of L1: it shortens the distance from zero or the start by learning rate times l1.
+
+    Unlike L1's own gradient, it makes exact zeros (Parikh & Boyd 2014, section 6.5.2), and Adam does not rescale it.
+    """
+
+    strength = jnp.asarray(hyper.learning_rate) * jnp.asarray(hyper.l1)
+
+    def shrink(name: str, update: Any, distance: Any) -> Any:
+        moved, least = distance + update, strength * hyper.multipliers.get(name, 1.0)
+        return jnp.sign(moved) * jnp.maximum(jnp.abs(moved) - least, 0.0) - distance
+
+    return _pull(shrink, from_start)
+
+
+def _pull(change: Callable[[str, Any, Any], Any], from_start: bool) -> optax.GradientTransformation:
+    """The transformation that changes the updates of the leaves with decay.
+
+    Args:
+        change: (name of a leaf, its update, its distance from zero or the start) -> another update.
+        from_start: whether the distance is from the start.
+    """
+
+    def init(params: Any) -> Start:
+        kept = {name: jnp.array(leaf) for name, leaf in tree.flatten(params).items() if from_start and _decays(name)}
+        return Start(tree.unflatten(kept))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Tree, Start]:
+        values, start = tree.flatten(params), tree.flatten(state.values)
+
+        def one(name: str, leaf: Any) -> Any:
+            distance = values[name] - start[name] if from_start and _decays(name) else values[name]
+            return change(name, leaf, distance) if _decays(name) else leaf
+
+        return tree.map_names(one, updates), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _average(hyper: Hyper) -> optax.GradientTransformation:
+    """The transformation that changes no update and averages what the updates lead to (`schedules.average_rates`)."""
+
+    def init(params: Any) -> Average:
+        return Average(jax.tree.map(jnp.array, params))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Average]:
+        after: Any = optax.apply_updates(params, updates)
+        rate = hyper.average_rate
+        return updates, Average(jax.tree.map(lambda a, w: a + rate * (w - a), state.values, after))
+
+    return optax.GradientTransformation(init, update)
+
+
+def averaged(opt_state: Any) -> Tree | None:
+    """The average over steps that an optimizer's state holds, that of all its groups; None where it keeps none."""
+    parts = jax.tree.leaves(opt_state, is_leaf=lambda part: isinstance(part, Average))
+    found = [part.values for part in parts if isinstance(part, Average)]
+    return tree.merge(*found) if found else None
 
 
 def _scale_leaves(multipliers: Mapping[str, Any]) -> optax.GradientTransformation:
@@ -115,39 +205,3 @@ def _moments(optim: OptimConfig) -> optax.GradientTransformation:
     if optim.name == "lion":
         return optax.scale_by_lion(optim.b1, 0.99)
     raise ValueError(optim.name)
-
-
-def learning_rates(optim: OptimConfig, steps: int) -> Float32[np.ndarray, " steps"]:
-    """The learning rate of each step, warm-up included.
-
-    Warm-up rises linearly from 0 over round(warmup_fraction * steps) steps, as in Trainer: step 0 of a run with
-    warm-up has learning rate 0.  The linear schedule reaches 0 after the last step.
-
-    Args:
-        optim: the options.
-        steps: number of steps.
-    """
-    assert optim.learning_rate is not None and optim.warmup_fraction is not None, "open options are resolved"
-    warmup = round(optim.warmup_fraction * steps)
-    rest = max(1, steps - warmup)
-    peak, end = optim.learning_rate, optim.learning_rate * optim.final_fraction
-    schedules = {
-        "constant": lambda: optax.constant_schedule(peak),
-        "linear": lambda: optax.linear_schedule(peak, end, rest),
-        "cosine": lambda: optax.cosine_decay_schedule(peak, rest, alpha=optim.final_fraction),
-        "cosine_restarts": lambda: _restarts(peak, end, rest, optim.cycles),
-        "polynomial": lambda: optax.polynomial_schedule(peak, end, optim.power, rest),
-        "exponential": lambda: optax.exponential_decay(peak, rest, optim.final_fraction),
-        "inverse_sqrt": lambda: lambda k: peak * np.sqrt(max(warmup, 1) / (k + max(warmup, 1))),
-    }
-    rising = np.arange(min(warmup, steps)) * (peak / max(warmup, 1))
-    falling = np.broadcast_to(schedules[optim.schedule]()(np.arange(steps - len(rising))), steps - len(rising))
-    return np.concatenate([rising, falling]).astype(np.float32)
-
-
-def _restarts(peak: float, end: float, steps: int, cycles: int) -> Callable[[Any], Any]:
-    def rate(k: Any) -> Any:
-        progress = (k / steps * cycles) % 1.0
-        return end + (peak - end) * 0.5 * (1.0 + np.cos(np.pi * progress))
-
-    return rate

@@ -16,8 +16,10 @@ from fjt.training.hyper import Hyper
 
 Batch = dict[str, Array]  # the arrays of `fjt.data.batches.build`
 Loss = Callable[[Array, Batch, Hyper], tuple[Array, Array]]  # `Problem.loss`
+Divergence = Callable[[Array, Array], Array]  # `Problem.divergence`
 Reduce = Callable[[Array, Batch], Any]  # `Problem.reduce`
 Sums = TypeVar("Sums")
+SECOND = 2**31 - 1  # folded into the key of a step's second pass; no step has this number
 
 
 @runtime_checkable
@@ -71,6 +73,12 @@ class TrainState:
     trainable: tree.Tree
     opt_state: Any
 
+    @property
+    def result(self) -> tree.Tree:
+        """The parameters that are evaluated and exported: their average over steps where the optimizer keeps one."""
+        average = optim.averaged(self.opt_state)
+        return self.trainable if average is None else average
+
 
 def init_state(trainable: tree.Tree, hyper: Hyper, optimizer: optim.Optimizer) -> TrainState:
     """The TrainState of step 0."""
@@ -86,6 +94,7 @@ def train_step(
     model: Model,
     loss: Loss,
     optimizer: optim.Optimizer,
+    divergence: Divergence | None = None,
     accumulation: int = 1,
     layout: Layout = WHOLE,
 ) -> tuple[TrainState, dict[str, Float[jax.Array, ""]]]:
@@ -101,6 +110,7 @@ def train_step(
         model: computes the logits.
         loss: of the kind of problem.
         optimizer: builds the transformation of gradients inside the trace.
+        divergence: of the kind of problem, for hyper.r_drop.
         accumulation: number of parts that each shard of the batch is computed in.
         layout: where parameters and gradients are.  Without its constraints XLA would move activations in their place.
 
@@ -111,8 +121,15 @@ def train_step(
     key = prng.fold((hyper.dropout_key[0], hyper.dropout_key[1]), state.step)
 
     def sums(trainable: tree.Tree, part: Batch) -> tuple[Array, Array]:
-        logits = model.apply(tree.merge(trainable, frozen), part, hyper.methods, hyper, key)
+        def forward(key: prng.Key) -> Array:
+            return model.apply(tree.merge(trainable, frozen), part, hyper.methods, hyper, key)
+
+        logits = forward(key)
         value, weight = loss(logits, part, hyper)
+        if hyper.r_drop is not None and divergence is not None:  # Liang et al. 2021, equation 4, halved
+            again = forward(prng.fold(key, SECOND))
+            apart = divergence(*(x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (logits, again)))
+            value = (value + loss(again, part, hyper)[0]) / 2 + hyper.r_drop / 4 * weight * apart
         return jnp.sum(value * part["weight"]), jnp.sum(weight * part["weight"])
 
     frozen, gathered = layout.gather(frozen), layout.gather(state.trainable)

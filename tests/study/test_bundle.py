@@ -412,3 +412,33 @@ def test_a_gradual_run_without_checkpoints_selects_its_best_step(folder, experim
         results.append(outcome(tmp_path / str(kept)))
         assert (tmp_path / str(kept) / "checkpoints").exists() == kept
     assert results[0] == results[1] and results[0]["selected_step"] in (4, 8)
+
+
+def test_lanes_with_other_penalties_losses_and_averages_are_the_runs_alone(folder, tmp_path):
+    """One program for other strengths; what is evaluated, and selected, is the average over steps."""
+    penalised = LORA | {"model.path": str(folder / "base" / "export"), "optim.decay_toward": "start"}
+    runs = (
+        {"optim.l1": 1e-4, "loss.focal": 0.5, "loss.r_drop": 1.0, "train.ema": 0.7},
+        {"optim.l1": 1e-2, "loss.focal": 2.0, "loss.r_drop": 4.0, "train.swa": 0.5, "train.select": "best", "seed": 1},
+    )
+    all_settings = [settings_of(folder, penalised | options) for options in runs]
+    inputs = Inputs(all_settings[0], console.Silent())
+    made = [prepare(settings, view=console.Silent(), inputs=inputs) for settings in all_settings]
+    shapes = made[0].plan.shapes[:1]
+    made = [prepare(settings, view=console.Silent(), inputs=inputs, shapes=shapes) for settings in all_settings]
+    together = [tmp_path / f"lane-{i}" for i in (0, 1)]
+    for i, experiment in enumerate(made):
+        together[i].mkdir()
+        (tmp_path / f"alone-{i}").mkdir()
+        run(experiment, str(tmp_path / f"alone-{i}"), compiled=PROGRAMS, view=console.Silent())
+    run_bundle(
+        made, [str(x) for x in together], str(tmp_path / "bundle"), [False, False], compiled=PROGRAMS,
+        view=console.Silent(),
+    )  # fmt: skip
+    for i in (0, 1):
+        alone = tmp_path / f"alone-{i}"
+        losses = [[row["loss"] for row in read_rows(one / "train.jsonl")] for one in (together[i], alone)]
+        np.testing.assert_allclose(*losses, rtol=2e-6)
+        with np.load(together[i] / "predictions/dev.npz") as a, np.load(alone / "predictions/dev.npz") as b:
+            np.testing.assert_allclose(a["logits"], b["logits"], atol=1e-4)
+        assert result(together[i])["selected_step"] == result(alone)["selected_step"]

@@ -3,13 +3,20 @@
 import dataclasses
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 import small
 
 from fjt.core.errors import UserError
+from fjt.core.options import LossConfig
+from fjt.data.glue import TASKS
 from fjt.tasks import classification, multilabel, regression
+from fjt.tasks.classification import CLASSIFICATION
+from fjt.tasks.multilabel import MULTI_LABEL
+from fjt.tasks.regression import REGRESSION
 
 
 def of_arrays(loss):
@@ -49,8 +56,8 @@ def test_label_smoothing_by_hand():
 def test_class_weights_that_leave_nothing_to_learn_are_refused():
     for given in ((0.0, 0), (1.0, -1.0), (1.0,)):
         with pytest.raises(UserError, match="2 numbers, one per label and not all 0"):
-            classification.check_weights(given, 2)
-    assert classification.check_weights((0.0, 2), 2).tolist() == [0, 2]
+            classification.weigh(given, np.array([3, 1]))
+    assert classification.weigh((0.0, 2), np.array([3, 1])).tolist() == [0, 2]
 
 
 def test_class_weights_by_hand():
@@ -102,3 +109,70 @@ def test_binary_cross_entropy_of_large_logits_is_finite():
     value, _ = binary_cross_entropy(np.float16([[2000.0, -2000.0]]), np.int8([[0, 1]]), hyper(weights=(1.0, 1.0)))
     assert value.dtype == np.float32
     np.testing.assert_allclose(value, [2000.0])
+
+
+def test_class_weights_by_rule_by_hand():
+    """Balanced: 12 / (3 count); the effective numbers for beta 0.5; a class without examples counts as one."""
+    counts = np.array([9, 2, 1])
+    np.testing.assert_allclose(classification.weigh(("balanced",), counts), [12 / 27, 2.0, 4.0])
+    raw = np.array([0.5 / (1 - 0.5**9), 0.5 / 0.75, 1.0])
+    np.testing.assert_allclose(classification.weigh(("effective", 0.5), counts), 3 * raw / raw.sum())
+    assert classification.weigh(("effective", 0.5), np.array([4, 0])).tolist() == pytest.approx([0.695652, 1.304348])
+    for wrong in (("effective",), ("effective", 1.0), ("effective", 0.0), ("even",)):
+        with pytest.raises(UserError, match="'effective', beta"):
+            classification.weigh(wrong, counts)
+
+
+def test_focal_loss_by_hand():
+    """(1 - p)^2 times each term; with label smoothing, each class's own factor; exponent 0 is cross-entropy."""
+    focal = dataclasses.replace(hyper(), focal=np.float32(2.0))
+    for label, probability in enumerate((1 / 8, 2 / 8, 5 / 8)):
+        value, weight = cross_entropy(LOGITS, np.array([label], np.int32), focal)
+        np.testing.assert_allclose(value, [-((1 - probability) ** 2) * math.log(probability)], rtol=1e-5)
+        np.testing.assert_array_equal(weight, [1.0])
+    label = np.array([1], np.int32)
+    smooth, plain = hyper(smoothing=0.3), dataclasses.replace(hyper(smoothing=0.3), focal=np.float32(0.0))
+    np.testing.assert_allclose(
+        cross_entropy(LOGITS, label, plain)[0], cross_entropy(LOGITS, label, smooth)[0], rtol=1e-6
+    )
+    value, _ = cross_entropy(LOGITS, label, dataclasses.replace(smooth, focal=np.float32(1.0)))
+    expected = -(0.1 * 7 / 8 * math.log(1 / 8) + 0.8 * 6 / 8 * math.log(2 / 8) + 0.1 * 3 / 8 * math.log(5 / 8))
+    np.testing.assert_allclose(value, [expected], rtol=1e-5)
+    logits, label = np.float32([[math.log(3), -math.log(3)]]), np.array([[1, 1]], np.int8)
+    value, _ = binary_cross_entropy(
+        logits, label, dataclasses.replace(hyper(weights=(1.0, 1.0)), focal=np.float32(2.0))
+    )
+    np.testing.assert_allclose(value, [(math.log(4 / 3) / 16 + math.log(4) * 9 / 16) / 2], rtol=1e-5)
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 2.0])
+def test_the_focal_loss_of_a_certain_example_has_a_finite_gradient(exponent):
+    made = dataclasses.replace(hyper(), focal=jnp.float32(exponent))
+
+    def total(logits):
+        return classification.cross_entropy(logits, jnp.array([0]), made)[0].sum()
+
+    slope = jax.grad(total)(jnp.array([[200.0, 0.0, -200.0]]))
+    assert np.isfinite(slope).all()
+
+
+def test_divergences_by_the_definition():
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=(2, 5, 3)).astype(np.float32)
+
+    def kl(p, q):
+        return (p * np.log(p / q)).sum(-1)
+
+    p, q = scipy.special.softmax(one, -1), scipy.special.softmax(other, -1)
+    np.testing.assert_allclose(CLASSIFICATION.divergence(one, other), kl(p, q) + kl(q, p), rtol=1e-5)
+    p, q = (np.stack([x, 1 - x], -1) for x in (scipy.special.expit(one), scipy.special.expit(other)))
+    np.testing.assert_allclose(MULTI_LABEL.divergence(one, other), (kl(p, q) + kl(q, p)).mean(-1), rtol=1e-5)
+    np.testing.assert_allclose(REGRESSION.divergence(one, other), ((one - other) ** 2).mean(-1), rtol=1e-5)
+
+
+def test_options_that_a_problem_does_not_have_are_refused():
+    for problem, options in ((REGRESSION, {"focal": 1.0}), (REGRESSION, {"class_weights": ("balanced",)})):
+        with pytest.raises(UserError, match=f"has no {next(iter(options))}"):
+            problem.check_loss(LossConfig(**options), TASKS["stsb"])
+    for problem in (REGRESSION, CLASSIFICATION, MULTI_LABEL):
+        problem.check_loss(LossConfig(r_drop=1.0), TASKS["stsb"])

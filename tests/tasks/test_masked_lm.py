@@ -144,8 +144,8 @@ def test_options_that_do_not_fit():
     hint = "are shares of the same tokens"
     with pytest.raises(UserError, match=rf"config.mask.replaced=0.8 and config.mask.random=0.3 {hint}"):
         drawn(random=0.3)
-    with pytest.raises(UserError, match=r"config.loss.label_smoothing=0.1: masked_lm does not have this option"):
-        MASKED_LM.label_weights(LossConfig(label_smoothing=0.1), np.zeros(0, np.int32), TASK)
+    with pytest.raises(UserError, match=r"config.loss.label_smoothing=0.1: t \(masked_lm\) has no label_smoothing"):
+        MASKED_LM.check_loss(LossConfig(label_smoothing=0.1), TASK)
     without = types.SimpleNamespace(mask_token_id=None)
     with pytest.raises(UserError, match="has no mask_token"):
         MASKED_LM.pick_slots(drawn(), without)

@@ -147,4 +147,4 @@ def test_labels_are_shuffled_among_rows_of_as_many_choices(tmp_path):
 
 def test_options_of_other_losses_are_refused():
     loss = dataclasses.replace(from_config(config.get_config()).experiment.loss, label_smoothing=0.1)
-    refusal("no class_weights", call=lambda: MULTIPLE_CHOICE.label_weights(loss, np.zeros(4, np.int32), TASK))
+    refusal("has no label_smoothing", call=lambda: MULTIPLE_CHOICE.check_loss(loss, TASK))

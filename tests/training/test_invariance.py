@@ -18,6 +18,7 @@ from fjt.core import seeds
 from fjt.data import batches, packing
 from fjt.models import blocks, encoder, heads, layers
 from fjt.tasks import segments
+from fjt.tasks.classification import CLASSIFICATION
 from fjt.training import placement
 from fjt.training.optim import make_optimizer
 from fjt.training.step import init_state, train_step
@@ -56,13 +57,15 @@ def initial(kind):
     return jax.tree.map(np.asarray, params)
 
 
-def train(layout, dtype, steps, update=True, kind="classification"):
+def train(layout, dtype, steps, update=True, kind="classification", **changes):
     """f64[steps]: the losses of a run. One shape for all batches, so one compilation.
+
+    changes: other hyper-parameters.
 
     Without update the weights stay as they were drawn: XLA then drops the backward pass, and compiles soon.
     """
     model, examples = small.KINDS[kind].make_model(small.CONFIG, dtype=np.dtype(dtype).name), EXAMPLES[kind]
-    made = hyper(dtype, kind)
+    made = dataclasses.replace(hyper(dtype, kind), **{name: dtype(value) for name, value in changes.items()})
     optimizer = make_optimizer(small.ADAMW)
     state = init_state(jax.tree.map(lambda x: jnp.asarray(x, dtype), initial(kind)), made, optimizer)
     put = jnp.asarray
@@ -74,6 +77,7 @@ def train(layout, dtype, steps, update=True, kind="classification"):
         train_step,
         model=model,
         loss=small.KINDS[kind].loss,
+        divergence=CLASSIFICATION.divergence,
         optimizer=optimizer,
         accumulation=layout.accumulation,
     )
@@ -122,6 +126,20 @@ def check(found, reference, dtype):
 @pytest.mark.parametrize(("name", "dtype", "kind"), small.tiers(CASES, *FIRST))
 def test_layout_does_not_matter(name, dtype, kind):
     check(sound(dtype, name, kind=kind), sound(dtype, kind=kind), dtype)
+
+
+REGULARIZED = dict(focal=1.5, r_drop=2.0, l1=1e-3, average_rate=0.1)
+
+
+def test_layout_does_not_matter_to_focal_loss_r_drop_l1_and_averages():
+    with jax.enable_x64(True):
+        losses = [
+            train(LAYOUTS["all at once"], np.float64, 8, **REGULARIZED),
+            train(REFERENCE, np.float64, 8, **REGULARIZED),
+        ]
+        np.testing.assert_allclose(*losses, rtol=1e-12)
+        plain = train(REFERENCE, np.float64, 1)
+    assert abs(losses[0][0] / plain[0] - 1) > 0.01
 
 
 def test_training_moves_and_dropout_acts():

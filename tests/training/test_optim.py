@@ -10,7 +10,8 @@ import pytest
 import small
 
 from fjt.core import options, tree
-from fjt.training.optim import clip_factor, decay_mask, learning_rates, make_optimizer
+from fjt.training.optim import averaged, clip_factor, decay_mask, make_optimizer
+from fjt.training.schedules import average_rates, learning_rates
 
 OPTIMIZERS = options.OPTIONS["optim.name"].choices
 SCHEDULES = options.OPTIONS["optim.schedule"].choices
@@ -222,7 +223,10 @@ def rates(schedule, **changes):
 def test_schedules_start_at_zero_peak_after_warm_up_and_come_down(schedule):
     found = rates(schedule)
     assert found.dtype == np.float32 and found.shape == (STEPS,)
-    np.testing.assert_allclose(found[:WARMUP], PEAK * np.arange(WARMUP) / WARMUP, rtol=1e-6)
+    risen = np.arange(WARMUP) / WARMUP
+    if schedule == "one_cycle":
+        risen = 1 - 0.96 * np.cos(np.pi * risen / 2) ** 2  # half a cosine from a 25th
+    np.testing.assert_allclose(found[:WARMUP], PEAK * risen, rtol=1e-6)
     assert found[WARMUP] == np.float32(PEAK) == found.max() and found.min() >= 0
     cold = rates(schedule, warmup_fraction=0.0)
     assert cold[0] == np.float32(PEAK) and cold.shape == (STEPS,)
@@ -239,6 +243,8 @@ def test_schedules_at_their_ends():
         "exponential": 1e-3 ** (89 / 90),
         "inverse_sqrt": np.sqrt(10 / 99),
         "cosine_restarts": 0.5 * (1 - np.cos(np.pi * 3 * left)),
+        "one_cycle": 0.5 * (1 - np.cos(np.pi * left)),
+        "wsd": 1 / 20,
     }
     assert set(expected) == set(SCHEDULES)
     for schedule, share in expected.items():
@@ -303,3 +309,78 @@ def test_groups_count_their_own_steps():
     np.testing.assert_allclose(updates["a"]["kernel"], -0.1 * m / np.sqrt(v), rtol=1e-5)
     np.testing.assert_allclose(updates["b"]["kernel"], -0.1, rtol=1e-5)
     assert [int(x.count) for x in (after["0"][0], after["1"][0])] == [3, 1]
+
+
+def test_decay_towards_the_start_by_arithmetic():
+    """SGD on zero gradients: only the pull acts, and only on what has moved away from the start."""
+    options, start = optim(name="adamw", decay_toward="start"), params()
+    transformation = make_optimizer(options)(hyper(rate=0.5, decay=0.2))
+    state = transformation.init(start)
+    moved = jax.tree.map(lambda leaf: leaf + 1.0, start)
+    updates, _ = transformation.update(jax.tree.map(jnp.zeros_like, start), state, moved)
+    for name, update in flat64(updates).items():
+        pulled = name.endswith(("kernel", "embedding"))
+        np.testing.assert_allclose(update, -0.5 * 0.2 * 1.0 if pulled else 0.0, rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("toward", [None, "start"])
+def test_l1_is_the_proximal_step(toward):
+    """Zero gradients: each kernel's distance shrinks by rate x strength, to exactly 0 and no further."""
+    made = hyper(rate=0.5)
+    made = dataclasses.replace(made, l1=np.float32(1.5))
+    transformation, start = make_optimizer(optim(decay_toward=toward))(made), params()
+    state = transformation.init(start)
+    moved = jax.tree.map(lambda leaf: leaf * 0.25, start)
+    after = optax.apply_updates(moved, transformation.update(jax.tree.map(jnp.zeros_like, start), state, moved)[0])
+    for name, leaf in flat64(after).items():
+        value, center = flat64(moved)[name], flat64(start)[name] if toward else 0.0
+        distance = value - center
+        shrunk = center + np.sign(distance) * np.maximum(np.abs(distance) - 0.75, 0.0)
+        np.testing.assert_allclose(leaf, shrunk if name.endswith(("kernel", "embedding")) else value, atol=1e-6)
+    assert np.any(flat64(after)["encoder/dense/kernel"] == (flat64(start)["encoder/dense/kernel"] if toward else 0.0))
+
+
+@pytest.mark.parametrize("kept", [{"ema": 0.6}, {"swa": 0.5}])
+def test_an_average_is_the_weighted_mean_of_the_parameters_after_each_step(kept):
+    """By definition: weights 0.6 ** age for ema, equal weights of the last half for swa; optax's debiased ema too."""
+    rates = average_rates(options.TrainConfig(**kept), 6)
+    values, path = params(), []
+    state = make_optimizer(optim())(dataclasses.replace(hyper(), average_rate=rates[0])).init(values)
+    for k in range(6):
+        transformation = make_optimizer(optim())(dataclasses.replace(hyper(), average_rate=rates[k]))
+        updates, state = transformation.update(gradients(k), state, values)
+        values = optax.apply_updates(values, updates)
+        path.append(flat64(values))
+    weights = 0.6 ** np.arange(5.0, -1, -1) if "ema" in kept else np.array([0, 0, 0, 1, 1, 1.0])
+    for name, leaf in flat64(averaged(state)).items():
+        expected = sum(w * step[name] for w, step in zip(weights / weights.sum(), path, strict=True))
+        np.testing.assert_allclose(leaf, expected, rtol=2e-6, err_msg=name)
+    if "ema" in kept:
+        reference = optax.ema(0.6, debias=True)
+        state = reference.init(params())
+        for step in path:
+            out, state = reference.update(tree.unflatten(step), state)
+        np.testing.assert_allclose(flat64(out)["encoder/dense/kernel"], expected_of(path, weights), rtol=2e-6)
+
+
+def expected_of(path, weights):
+    """The weighted mean of one kernel along a path."""
+    return sum(w * step["encoder/dense/kernel"] for w, step in zip(weights / weights.sum(), path, strict=True))
+
+
+def test_an_optimizer_keeps_no_average_unless_it_is_asked_to():
+    assert averaged(make_optimizer(optim())(hyper()).init(params())) is None
+    assert average_rates(options.TrainConfig(), 5) is None
+    groups = ({"encoder/dense/kernel"}, set(tree.flatten(params())) - {"encoder/dense/kernel"})
+    asked = dataclasses.replace(hyper(), average_rate=np.float32(0.5))
+    state = make_optimizer(optim(), groups)(asked).init(params())
+    assert tree.flatten(averaged(state)).keys() == tree.flatten(params()).keys()
+
+
+def test_the_late_schedules_at_their_corners():
+    falling = rates("wsd", decay_fraction=0.25)
+    assert falling[0] == 0 and np.all(falling[10:76] == falling.max()) and falling[76] < falling[75]
+    np.testing.assert_allclose(falling[-1], falling.max() / 25, rtol=1e-5)  # it would be 0 after the last step
+    one = rates("one_cycle", warmup_fraction=0.3)
+    np.testing.assert_allclose(one[[0, 15, 30]] / one.max(), [0.04, 0.52, 1.0], rtol=1e-5)
+    assert one.argmax() == 30 and one[-1] < 0.001 * one.max()

@@ -12,7 +12,7 @@ import small
 from operations import ROW_LENGTH, ROWS, SLOTS, WIDE, lowered_flops, planned_flops
 
 from configs import quickstart
-from fjt.core import console, tree
+from fjt.core import console, prng, tree
 from fjt.core.errors import UserError
 from fjt.core.options import ScratchConfig
 from fjt.core.seeds import make_key
@@ -23,7 +23,7 @@ from fjt.experiment.prepare import make_hyper, prepare
 from fjt.models.encoder import Model
 from fjt.tasks.classification import CLASSIFICATION
 from fjt.training.optim import make_optimizer
-from fjt.training.step import eval_step, init_state, train_step
+from fjt.training.step import SECOND, eval_step, init_state, train_step
 from fjt.tuning import partition
 
 MODEL = Model(small.CONFIG, 2)
@@ -309,3 +309,20 @@ def test_a_regression_has_no_classes_to_smooth_or_weigh(options):
     config.loss.update(options)
     with pytest.raises(UserError, match="stsb is a regression"):
         make_hyper(from_config(config).experiment, TASKS["stsb"], np.zeros(3, np.float32), {})
+
+
+def test_r_drop_by_its_definition(params):
+    """The loss of a step from two forward passes; without dropout both are the same, and the loss is the plain one."""
+    batch, weights = make_batch(), np.float32([1.0, 3.0])
+    for rate in (0.0, 0.3):
+        hyper = dataclasses.replace(small.make_hyper(dropout=rate), class_weights=weights, r_drop=np.float32(5.0))
+        state = init_state(params, hyper, make_optimizer(small.ADAMW))
+        found = jax.jit(make_step(divergence=CLASSIFICATION.divergence))(state, {}, batch, hyper)[1]["loss"]
+        key = prng.fold((jnp.asarray(hyper.dropout_key[0]), jnp.asarray(hyper.dropout_key[1])), np.uint32(0))
+        passes = [MODEL.apply(params, batch, None, hyper, k) for k in (key, prng.fold(key, SECOND))]
+        (one, weight), (other, _) = (CLASSIFICATION.loss(logits, batch, hyper) for logits in passes)
+        p, q = (np.asarray(jax.nn.softmax(logits), np.float64) for logits in passes)
+        apart = ((p - q) * np.log(p / q)).sum(-1)
+        total = np.sum(((one + other) / 2 + 5.0 / 4 * weight * apart) * batch["weight"])
+        np.testing.assert_allclose(found, total / np.sum(weight * batch["weight"]), rtol=1e-5)
+        assert (np.abs(apart).max() > 1e-4) == (rate > 0)

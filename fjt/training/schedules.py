@@ -1,0 +1,83 @@
+"""What changes from step to step as data: learning rates, and how fast an average over steps follows."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import optax
+from jaxtyping import Float32
+
+from fjt.core.options import OptimConfig, TrainConfig
+
+LATE = 0.2  # share of the steps in which wsd falls, by default
+
+
+def learning_rates(optim: OptimConfig, steps: int) -> Float32[np.ndarray, " steps"]:
+    """The learning rate of each step, warm-up included.
+
+    Warm-up rises linearly from 0 over round(warmup_fraction * steps) steps, as in Trainer: step 0 of a run with
+    warm-up has learning rate 0.  The linear schedule reaches 0 after the last step.  one_cycle rises by a cosine from
+    a 25th of the peak (Smith & Topin 2018, with PyTorch's constants); wsd stays at the peak and falls linearly at the
+    end (Hägele et al. 2024, section 3).
+
+    Args:
+        optim: the options.
+        steps: number of steps.
+    """
+    assert optim.learning_rate is not None and optim.warmup_fraction is not None, "open options are resolved"
+    warmup = round(optim.warmup_fraction * steps)
+    rest = max(1, steps - warmup)
+    peak, end = optim.learning_rate, optim.learning_rate * optim.final_fraction
+    late = LATE if optim.decay_fraction is None else optim.decay_fraction
+    schedules = {
+        "constant": lambda: optax.constant_schedule(peak),
+        "linear": lambda: optax.linear_schedule(peak, end, rest),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, rest, alpha=optim.final_fraction),
+        "cosine_restarts": lambda: _restarts(peak, end, rest, optim.cycles),
+        "polynomial": lambda: optax.polynomial_schedule(peak, end, optim.power, rest),
+        "exponential": lambda: optax.exponential_decay(peak, rest, optim.final_fraction),
+        "wsd": lambda: _late(peak, end, rest, round(late * steps)),
+        "one_cycle": lambda: optax.cosine_decay_schedule(peak, rest, alpha=optim.final_fraction),
+        "inverse_sqrt": lambda: lambda k: peak * np.sqrt(max(warmup, 1) / (k + max(warmup, 1))),
+    }
+    rising = np.arange(min(warmup, steps)) * (peak / max(warmup, 1))
+    if optim.schedule == "one_cycle":
+        rising = peak * (0.04 + 0.48 * (1.0 - np.cos(np.pi * np.arange(len(rising)) / max(warmup, 1))))
+    falling = np.broadcast_to(schedules[optim.schedule]()(np.arange(steps - len(rising))), steps - len(rising))
+    return np.concatenate([rising, falling]).astype(np.float32)
+
+
+def _restarts(peak: float, end: float, steps: int, cycles: int) -> Callable[[Any], Any]:
+    def rate(k: Any) -> Any:
+        progress = (k / steps * cycles) % 1.0
+        return end + (peak - end) * 0.5 * (1.0 + np.cos(np.pi * progress))
+
+    return rate
+
+
+def _late(peak: float, end: float, steps: int, falling: int) -> Callable[[Any], Any]:
+    def rate(k: Any) -> Any:
+        left = np.clip((steps - k) / max(falling, 1), 0.0, 1.0)
+        return end + (peak - end) * left
+
+    return rate
+
+
+def average_rates(train: TrainConfig, steps: int) -> Float32[np.ndarray, " steps"] | None:
+    """The share of the new parameters in the average over steps, after each step; None where no average is kept.
+
+    With train.ema the average is the exponential one without bias towards the start (Kingma & Ba 2015, section 3).
+    With train.swa it is the plain mean over the last steps (Izmailov et al. 2018), before them the parameters
+    themselves.
+
+    Args:
+        train: the options.
+        steps: number of steps.
+    """
+    taken = np.arange(1.0, steps + 1)
+    if train.ema is not None:
+        return ((1.0 - train.ema) / (1.0 - train.ema**taken)).astype(np.float32)
+    if train.swa is not None:
+        before = steps - max(1, round(train.swa * steps))
+        return (1.0 / np.maximum(taken - before, 1.0)).astype(np.float32)
+    return None

@@ -1,0 +1,76 @@
+"""Runs with averages of weights, penalties and R-Drop: stopped, resumed, exported."""
+
+import csv
+import json
+import shutil
+import signal
+
+import numpy as np
+import pytest
+from process import SignalInStep, finish, outcome, predicts_as_it_was, start, tiny
+
+OPTIONS = dict(
+    loss__focal=1.5,
+    loss__r_drop=2.0,
+    optim__l1=1e-3,
+    optim__decay_toward="start",
+    optim__weight_decay=0.1,
+    train__ema=0.8,
+)
+
+
+@pytest.fixture(scope="module")
+def whole(launch, tables, tmp_path_factory):
+    """The work directory of the undisturbed run."""
+    workdir = tmp_path_factory.mktemp("averaged") / "run"
+    done = launch(*tiny(tables, **OPTIONS), "--workdir", workdir)
+    assert done.code == 0, done.text
+    return workdir
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(whole, tables, cache, launch, tmp_path):
+    arguments = [*tiny(tables, **OPTIONS), "--workdir", tmp_path / "run"]
+    process = start(arguments, tmp_path / "output", cache=cache, events=SignalInStep(5, signal.SIGTERM))
+    assert finish(process, tmp_path / "output").code == 143
+    done = launch(*arguments)
+    assert done.code == 0 and "resuming after step" in done.text, done.text
+    assert outcome(tmp_path / "run") == outcome(whole)
+
+
+def test_what_is_exported_is_what_was_evaluated(whole, tables):
+    with open(tables / "dev.csv", encoding="utf-8", newline="") as file:
+        texts = [row["text"] for row in csv.DictReader(file)]
+    predicts_as_it_was(whole, texts)
+
+
+def test_an_average_of_the_last_step_alone_is_that_step(launch, tables, tmp_path):
+    """swa over a share that holds one step changes nothing; over all steps it does."""
+    scores = {}
+    for name, options in {"plain": {}, "one": {"train__swa": 0.01}, "all": {"train__swa": 1.0}}.items():
+        done = launch(*tiny(tables, **options), "--workdir", tmp_path / name)
+        assert done.code == 0, done.text
+        with np.load(tmp_path / name / "predictions" / "dev.npz") as arrays:
+            scores[name] = arrays["logits"]
+    np.testing.assert_allclose(scores["one"], scores["plain"], atol=1e-6)
+    assert np.abs(scores["all"] - scores["plain"]).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"train__ema": 0.9, "train__swa": 0.5}, "two averages"),
+        ({"train__swa": 0.0}, "averages no step"),
+        ({"loss__class_weights": "('effective',)"}, "'effective', beta"),
+    ],
+)
+def test_options_that_contradict_each_other(launch, tables, tmp_path, options, words):
+    done = launch(*tiny(tables, **options), "--workdir", tmp_path / "run")
+    assert done.code == 2 and words in done.text, done.text
+
+
+def test_a_gradual_run_averages_from_where_leaves_open(launch, tables, whole, tmp_path):
+    shutil.copytree(whole / "export", tmp_path / "base")
+    options = dict(tune__method="gradual", model__path=tmp_path / "base", train__ema=0.9)
+    done = launch(*tiny(tables, **options), "--workdir", tmp_path / "run")
+    assert done.code == 0, done.text
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["failed"] is None
