@@ -78,8 +78,6 @@ def _check(experiment: ExperimentConfig) -> None:
         raise UserError("config.optim.schedule=exponential never reaches 0: give config.optim.final_fraction.")
     if experiment.train.ema is not None and experiment.train.swa is not None:
         raise UserError("config.train.ema and config.train.swa are two averages of the weights; give one.")
-    if experiment.train.swa == 0:
-        raise UserError("config.train.swa=0.0 averages no step; give a share above 0, or leave it out.")
     flat = flatten(dataclasses.asdict(experiment))
     for one, other in OTHER_UNIT.items():
         if flat[one] is not None and flat[other] is not None:

@@ -59,7 +59,6 @@ def test_an_average_of_the_last_step_alone_is_that_step(launch, tables, tmp_path
     ("options", "words"),
     [
         ({"train__ema": 0.9, "train__swa": 0.5}, "two averages"),
-        ({"train__swa": 0.0}, "averages no step"),
         ({"loss__class_weights": "('effective',)"}, "'effective', beta"),
     ],
 )
