@@ -297,6 +297,17 @@ class TrainConfig:
         "per epoch",
         low=0.1,
     )
+    class_shares: tuple = option(
+        (),
+        'classification: the share of each class among the examples of an epoch, or ("balanced",): rare ones repeat, '
+        "frequent ones take turns; (): as they are",
+    )
+    smote: str | None = option(
+        None,
+        "head, on cached features: synthetic examples make all classes equally frequent, between neighbours (smote) or "
+        "between those near other classes (borderline); None: none",
+        choices=("smote", "borderline"),
+    )
     select: str = option(
         "last",
         "step whose weights are the result: last; best, by the task's first metric; or the name of a metric of the "

@@ -15,7 +15,7 @@ from fjt.data.packing import Shape
 
 Batch = dict[str, Shaped[np.ndarray, "G ..."]]  # the arrays that a step receives, by name; `build` lists them
 Indices = Int[np.ndarray, "*batch"]  # examples by number, -1 for an empty place
-Mixture = tuple[tuple[int, int], ...]  # of each task: (number of its examples, number of places in an epoch, above 0)
+Mixture = tuple[tuple[int, int], ...]  # of each task or class: (number of its examples, number of places in an epoch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +138,9 @@ def _mixed(seed: int, epoch: int, mixture: Mixture) -> Int[np.ndarray, " N"]:
     places = seeds.permutation(seed, epoch, sum(share for _, share in mixture))
     order, first, taken = np.zeros(len(places), np.int64), 0, 0
     for number, (size, share) in enumerate(mixture):
+        if not share:
+            first += size
+            continue
         at = epoch * share + np.arange(share)  # among all examples of the task, pass by pass
         passes = range(int(at[0]) // size, int(at[-1]) // size + 1)
         own = np.concatenate([seeds.permutation(seed, one, size, f"data/{number}") for one in passes])
@@ -146,21 +149,29 @@ def _mixed(seed: int, epoch: int, mixture: Mixture) -> Int[np.ndarray, " N"]:
     return order
 
 
+@functools.lru_cache(maxsize=2)
+def _by_class(classes: bytes) -> Int[np.ndarray, " N"]:
+    """The examples in the order of their classes."""
+    return np.argsort(np.frombuffer(classes, np.int32), kind="stable")
+
+
 @dataclasses.dataclass(frozen=True)
 class Schedule:
     """Step k trains on order(epoch)[j B : (j + 1) B], j = k mod steps per epoch; the last one of an epoch is short.
 
     Attributes:
-        num_examples: of the split, and of an epoch.
+        num_examples: of an epoch.
         batch_size: B.
         seed: of the orders.
-        mixture: the sizes and shares of several tasks; (): each example once per epoch.
+        mixture: the sizes and shares of several tasks or classes; (): each example once per epoch.
+        classes: the bytes of i32[N], the class of each example, where the mixture is of classes.
     """
 
     num_examples: int
     batch_size: int
     seed: int
     mixture: Mixture = ()
+    classes: bytes = b""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -170,7 +181,8 @@ class Schedule:
     def order(self, epoch: int) -> Int[np.ndarray, " N"]:
         """The order of the examples in an epoch."""
         if self.mixture:
-            return _mixed(self.seed, epoch, self.mixture)
+            mixed = _mixed(self.seed, epoch, self.mixture)
+            return _by_class(self.classes)[mixed] if self.classes else mixed
         return _order(self.seed, epoch, self.num_examples)
 
     def batches(self, first: int, last: int) -> Int[np.ndarray, "K B"]:

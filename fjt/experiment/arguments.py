@@ -57,7 +57,7 @@ def build_batch(
         examples: number of examples.
         tokens: number of their tokens.
     """
-    examples, indices = experiment.examples["train"], experiment.schedule.batches(k, k + 1)[0]
+    examples, indices = experiment.trained, experiment.schedule.batches(k, k + 1)[0]
     if experiment.problem.redraws:
         examples = experiment.of_step(k)
         indices = np.arange(len(examples))

@@ -22,7 +22,7 @@ import numpy as np
 from fjt.core import console, files, records, tree
 from fjt.core.errors import UserError
 from fjt.core.options import Settings
-from fjt.data import batches, packing
+from fjt.data import batches, packing, sampling
 from fjt.experiment import recipes
 from fjt.experiment.inputs import cache_dir
 from fjt.experiment.layout import row_grid
@@ -181,6 +181,7 @@ class States:
         view: console.View = console,
     ) -> None:
         self._model, self._mesh, self._check, self._view = stage.model, experiment.mesh, check, view
+        self._experiment = experiment
         self._opened: dict[str, np.ndarray | None] = dict.fromkeys(experiment.examples)
         if self._model.start < 0:
             return
@@ -247,13 +248,20 @@ class States:
                 start = time.perf_counter()
                 self._make(split)
                 seconds += time.perf_counter() - start
-                self._opened[split] = self._open(split)
+                self._opened[split] = self._extended(split, self._open(split))
         return seconds
+
+    def _extended(self, split: str, found: np.ndarray | None) -> np.ndarray | None:
+        """The features of a split, with those of synthetic examples of train."""
+        options, examples = self._experiment.settings.experiment, self._experiment.examples[split]
+        if found is None or split != "train" or not options.train.smote:
+            return found
+        return sampling.synthesize(found, examples.label, options.train.smote, options.seeds.subset)
 
     def _missing(self, split: str) -> bool:
         """Whether any process lacks the features of a split: then all compute them, those that have them as well."""
         if self._opened[split] is None:
-            self._opened[split] = self._open(split)
+            self._opened[split] = self._extended(split, self._open(split))
         return processes.any_of(self._opened[split] is None)
 
     @functools.cached_property

@@ -2,10 +2,11 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from fjt.core.errors import UserError
 from fjt.core.options import ExperimentConfig, TrainConfig
@@ -39,6 +40,7 @@ def plan_layout(
     train: batches.Examples,
     model: Model,
     *,
+    rows: int = 0,
     mesh: jax.sharding.Mesh,
     shapes: Sequence[packing.Shape] = (),
 ) -> Layout:
@@ -47,19 +49,20 @@ def plan_layout(
     Args:
         experiment: options without open values.
         problem: its Problem.
-        train: the training split.
+        train: the examples to train on.
         model: the Model of the run.
+        rows: the number of examples of an epoch; 0 for that of the split.
         mesh: the devices.
         shapes: the shapes that batches take; by default they are planned for this run.
 
     Raises:
         UserError: options that do not fit the data, the devices or the shapes.
     """
-    options, rows = experiment.train, len(train)
+    options, rows = experiment.train, rows or len(train)
     steps, groups = recipes.total_steps(experiment, rows), placement.num_shards(mesh) * options.accumulation
     recipes.check_groups(min(options.batch_size, rows), groups)
     assert experiment.seeds.data is not None, "seeds are resolved"
-    schedule = make_schedule(experiment, problem, train, experiment.seeds.data)
+    schedule = make_schedule(experiment, problem, train, experiment.seeds.data, rows)
     indices = schedule.batches(0, max(steps, 1))
     lengths = batches.lengths_of(train, indices)
     slots = None if model.one_slot else batches.slots_of(train, indices)
@@ -81,7 +84,7 @@ def plan_layout(
 
 
 def make_schedule(
-    experiment: ExperimentConfig, problem: Problem, train: batches.Examples, seed: int
+    experiment: ExperimentConfig, problem: Problem, train: batches.Examples, seed: int, rows: int = 0
 ) -> batches.Schedule:
     """The Schedule of a run.
 
@@ -90,12 +93,43 @@ def make_schedule(
         problem: its Problem.
         train: the training split.
         seed: seeds.data of the run.
+        rows: the number of examples of an epoch; 0 for that of the split.
 
     Raises:
-        UserError: shares of tasks that do not fit the tasks.
+        UserError: shares that do not fit the tasks or classes.
     """
-    mixture = _mix(experiment.train, problem.sizes(train.label))
-    return batches.Schedule(len(train), experiment.train.batch_size, seed, mixture)
+    options, classes, rows = experiment.train, b"", rows or len(train)
+    mixture, shares = _mix(options, problem.sizes(train.label)), options.class_shares
+    if shares or options.smote:
+        mixture, classes = _mix_classes(shares or ("balanced",), problem, train.label, rows), train.label.tobytes()
+    return batches.Schedule(rows, options.batch_size, seed, mixture, classes)
+
+
+def _mix_classes(given: tuple[Any, ...], problem: Problem, label: np.ndarray, rows: int) -> batches.Mixture:
+    """The Mixture of classes that train.class_shares asks for in an epoch of `rows` examples."""
+    if problem.name != "classification":
+        raise UserError(f"config.train.class_shares={given} is for classification, not {problem.name}. Leave it out.")
+    balanced = given == ("balanced",)
+    sizes = np.bincount(label, minlength=0 if balanced else len(given))
+    shares = (sizes > 0).astype(float) if balanced else np.array(given)
+    if len(shares) != len(sizes) or shares.dtype.kind not in "if" or (shares < 0).any() or not shares.any():
+        raise UserError(
+            f"config.train.class_shares={given} should be {len(sizes)} numbers of at least 0, one per label and not all "
+            "0, or ('balanced',)."
+        )
+    if np.count_nonzero(sizes) == 1:
+        raise UserError(f"config.train.class_shares={given}: all training rows are of one class. Leave the option out.")
+    if (empty := (sizes == 0) & (shares > 0)).any():
+        raise UserError(
+            f"config.train.class_shares={given}: no training row has label id {empty.argmax()}. Make its share 0."
+        )
+    places = _divide(shares, rows)
+    return tuple((size, place) for size, place in zip(sizes.tolist(), places, strict=True) if size)
+
+
+def _divide(weights: Float[np.ndarray, " n"], total: int) -> list[int]:
+    """Whole numbers with this total, each less than one off its share by weight."""
+    return np.diff(np.round(np.cumsum(weights) / weights.sum() * total).astype(int), prepend=0).tolist()
 
 
 def _mix(options: TrainConfig, sizes: tuple[int, ...]) -> batches.Mixture:
@@ -111,14 +145,14 @@ def _mix(options: TrainConfig, sizes: tuple[int, ...]) -> batches.Mixture:
     if given and (len(given) != len(sizes) or not all(isinstance(x, int | float) and x > 0 for x in given)):
         raise UserError(f"config.train.task_shares={given} should be {len(sizes)} numbers above 0, one per task.")
     weights = np.array(given, np.float64) if given else np.array(sizes, np.float64) ** (1 / (temperature or 1))
-    ends = np.round(np.cumsum(weights) / weights.sum() * sum(sizes)).astype(int)
-    places = np.diff(ends, prepend=0)
-    if not places.all():
+    places = _divide(weights, sum(sizes))
+    if not all(places):
+        least = int(np.argmin(places))
         raise UserError(
-            f"config.train: a task would have {places.min()} of the {sum(sizes):,} examples of an epoch, its share "
-            f"being {weights[places.argmin()] / weights.sum():.2g}. Give it a larger share."
+            f"config.train: a task would have {places[least]} of the {sum(sizes):,} examples of an epoch, its share "
+            f"being {weights[least] / weights.sum():.2g}. Give it a larger share."
         )
-    return tuple(zip(sizes, map(int, places), strict=True))
+    return tuple(zip(sizes, places, strict=True))
 
 
 def plan_shapes(

@@ -14,7 +14,7 @@ from fjt.core.errors import UserError, suggest
 from fjt.core.options import ExperimentConfig, Settings
 from fjt.core.seeds import make_key
 from fjt.core.settings import fingerprint, resolve_seeds
-from fjt.data import batches, packing, tokenizer_files
+from fjt.data import batches, packing, sampling, tokenizer_files
 from fjt.data.glue import Split, Task
 from fjt.experiment import features, recipes
 from fjt.experiment.inputs import Inputs
@@ -71,8 +71,16 @@ def prepare(
     _try_metrics(experiment, task, splits)
     model = build_model(experiment, config, task)
     parameters = build_parameters(experiment, inputs, model, adapter, view)
-    layout = plan_layout(experiment, problem, examples["train"], model, mesh=sharding.mesh, shapes=shapes)
+    trained, rows = examples["train"], len(examples["train"])
+    if experiment.train.smote:
+        trained = _extend(experiment, problem, trained)
+    layout = plan_layout(experiment, problem, trained, model, rows=rows, mesh=sharding.mesh, shapes=shapes)
     stages, rates = _plan_stages(settings, task, model, parameters, layout, examples, view)
+    if experiment.train.smote and any(stage.model.start < config.layers for stage in stages):
+        raise UserError(
+            f"config.train.smote={experiment.train.smote} makes features, not texts: it needs config.tune.method=head "
+            "and config.cache.hidden=True."
+        )
     contents = _contents(inputs, task, adapter)
     return Experiment(
         settings=settings,
@@ -81,6 +89,7 @@ def prepare(
         splits=splits,
         texts=inputs.examples,
         examples=examples,
+        trained=trained,
         tokenizer=tokenizer,
         model=model,
         params=parameters.tree,
@@ -91,16 +100,25 @@ def prepare(
         schedule=layout.schedule,
         plan=layout.plan,
         steps=layout.steps,
-        evaluations=recipes.evaluation_steps(experiment, len(examples["train"])),
+        evaluations=recipes.evaluation_steps(experiment, rows),
         rates=rates,
         average_rates=schedules.average_rates(experiment.train, layout.steps),
-        label=examples["train"].label,
-        hyper=build_hyper(experiment, task, examples["train"].label, parameters, config),
+        label=trained.label,
+        hyper=build_hyper(experiment, task, trained.label, parameters, config),
         sharding=sharding,
         contents=contents,
         fingerprint=fingerprint(experiment, contents),
         adopted=frozenset(adapter.others() if adapter else ()),
     )
+
+
+def _extend(experiment: ExperimentConfig, problem: Problem, train: batches.Examples) -> batches.Examples:
+    """The examples with synthetic ones of rare classes."""
+    if problem.name != "classification":
+        raise UserError(
+            f"config.train.smote={experiment.train.smote} is for classification, not {problem.name}. Leave it out."
+        )
+    return sampling.extend(train)
 
 
 def share(settings: Settings, config: EncoderConfig, devices: Sequence[Any] = ()) -> placement.Layout:

@@ -108,6 +108,7 @@ class Experiment(Blueprint):
         splits: {name: texts and labels}.
         texts: {name: tokens and slots of the splits}, as they were read.
         examples: {name: tokens and slots} that the model reads; of train, those of its first epoch.
+        trained: the examples to train on: those of train, perhaps with synthetic ones behind them.
         tokenizer: of the base model.
         model: the Model of the last stage.
         trainable: the names that are trained, in the last stage at least.
@@ -129,6 +130,7 @@ class Experiment(Blueprint):
     splits: dict[str, Split]
     texts: dict[str, batches.Examples]
     examples: dict[str, batches.Examples]
+    trained: batches.Examples
     tokenizer: Any
     model: Model
     trainable: frozenset[str]

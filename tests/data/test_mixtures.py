@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from glue_files import refusal, write
 
+from fjt.core.errors import UserError
 from fjt.core.options import DataConfig, ExperimentConfig, FilesConfig, TrainConfig
 from fjt.data import batches, several, sources
 from fjt.experiment.layout import make_schedule
@@ -182,3 +183,49 @@ def test_tasks_are_mixed_all_over_an_epoch():
 )
 def test_shares_that_do_not_fit_are_refused(train, words):
     refusal(*words, call=lambda: schedule(**train))
+
+
+CLASSES = np.random.default_rng(0).permutation(np.repeat(np.arange(3), (60, 9, 3))).astype(np.int32)
+
+
+def of_classes(shares, label=CLASSES, kind="classification", seed=3):
+    examples = batches.Examples(
+        np.zeros(len(label), np.int32), np.zeros(len(label), np.int8), np.arange(len(label) + 1), label, 0
+    )
+    given = dataclasses.replace(ExperimentConfig(), train=TrainConfig(batch_size=8, class_shares=shares))
+    return make_schedule(given, find_problem(kind), examples, seed)
+
+
+@pytest.mark.parametrize(
+    ("shares", "places"), [(("balanced",), (24, 24, 24)), ((2, 1, 1.0), (36, 18, 18)), ((0.5, 0.5, 0), (36, 36, 0))]
+)
+def test_each_class_has_its_share_of_an_epoch_and_every_example_its_turn(shares, places):
+    made, counts = of_classes(shares), np.zeros(72, int)
+    assert made.steps_per_epoch == 9
+    for epoch in range(6):
+        order = made.order(epoch)
+        assert np.bincount(CLASSES[order], minlength=3).tolist() == list(places)
+        counts += np.bincount(order, minlength=72)
+    for label, place in enumerate(places):  # each class is gone through pass by pass
+        own = counts[CLASSES == label]
+        assert own.sum() == 6 * place and own.max() - own.min() <= 1
+    assert made == of_classes(shares) and hash(made) == hash(of_classes(shares))
+    assert made != of_classes(shares, label=CLASSES[::-1].copy()) and made != of_classes(shares, seed=4)
+    np.testing.assert_array_equal(made.batches(3, 7), made.batches(0, 9)[3:7])
+
+
+@pytest.mark.parametrize(
+    ("shares", "options", "words"),
+    [
+        ((1.0,), {}, "should be 3 numbers"),
+        ((0, 0, 0), {}, "not all 0"),
+        ((1, -1, 1), {}, "at least 0"),
+        (("even",), {}, "'balanced',"),
+        ((1, 1, 1, 1), {}, "no training row has label id 3"),
+        (("balanced",), {"label": np.zeros(4, np.float32), "kind": "regression"}, "not regression"),
+        (("balanced",), {"label": np.zeros(4, np.int32)}, "one class"),
+    ],
+)
+def test_shares_of_classes_that_do_not_fit(shares, options, words):
+    with pytest.raises(UserError, match=words):
+        of_classes(shares, **options)
