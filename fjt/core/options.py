@@ -103,8 +103,27 @@ class DataConfig:
         "(('reviews', 'kind', 'regression'), ('rte', 'limit', 500))",
     )
     holdout: float = option(0.0, "share of the training rows that is kept aside and used as dev", **RATE)
+    folds: int | None = option(
+        None,
+        "number of parts of the training rows for cross-validation, with equal shares of each class, rows of one "
+        "columns.cluster together; None: none",
+        low=2,
+    )
+    fold: int | None = option(None, "folds: the part that is dev in this run, from 0, while the others train", low=0)
     limit: int = option(
         0, "number of training examples, one draw by seeds.subset for all seeds of a study; 0: all", low=0
+    )
+    augment: tuple = option(
+        (),
+        "changed copies of the training texts: pairs of a change (delete, swap, insert, synonym, noise) and its share "
+        "of the words, such as (('delete', 0.1), ('swap', 0.1)); one draw by seeds.subset",
+    )
+    augment_copies: int | None = option(None, "augment: number of changed copies of each row; None: 1", low=1)
+    synonyms: str = option(
+        "",
+        "augment: a text file for synonym and insert: per line a word and synonyms, with tabs",
+        place=True,
+        path=True,
     )
     shuffle_labels: bool = option(False, "True permutes the training labels: a control without anything to learn")
 

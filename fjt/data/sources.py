@@ -14,7 +14,7 @@ from fjt.core import network
 from fjt.core.errors import UserError, suggest
 from fjt.core.options import DataConfig, ExperimentConfig
 from fjt.core.ragged import Ragged, values_of
-from fjt.data import glue, labels, reading, several, synthetic, tables, tfds
+from fjt.data import augmentation, glue, labels, reading, several, synthetic, tables, tfds
 from fjt.data.glue import SPLITS, Split, Table, Task
 from fjt.data.reading import LabelReader
 from fjt.data.tables import Rows
@@ -118,7 +118,9 @@ def _load_one(experiment: ExperimentConfig, cache_dir: str, find_problem: FindPr
     for name, split in splits.items():
         if not len(split):
             raise UserError(f"The {name} split of task {task.name!r} has no rows; give a file with at least one row.")
-    if data.holdout:
+    if data.folds or data.fold is not None:
+        splits = _fold(splits, data, subset)
+    elif data.holdout:
         splits = _hold_out(splits, data.holdout, subset)
     elif "dev" not in splits:
         raise UserError(
@@ -142,8 +144,26 @@ def _load_one(experiment: ExperimentConfig, cache_dir: str, find_problem: FindPr
             raise UserError("config.data.shuffle_labels: rows have different numbers of choices. Leave the option out.")
         train = dataclasses.replace(train, label=_shuffled(train.label, _generator(subset, 2)))
     _check_variety(task, train, problem)
-    splits["train"] = train
+    splits["train"] = _augmented(train, data, subset, problem)
     return task, {name: splits[name] for name in SPLITS if name in splits}
+
+
+def _augmented(train: Split, data: DataConfig, seed: int, problem: LabelReader) -> Split:
+    """The rows with the changed copies that config.data.augment asks for."""
+    changes = augmentation.check(data.augment)
+    if not changes:
+        if data.augment_copies or data.synonyms:
+            raise UserError(
+                "config.data.augment_copies and .synonyms are for config.data.augment. Give it, or leave them."
+            )
+        return train
+    if problem.words or problem.documents or problem.contexts or problem.choices:
+        raise UserError(f"config.data.augment changes words of whole texts; {data.kind} has labels of their parts.")
+    by_synonym = any(name == "synonym" for name, _ in changes)
+    if by_synonym and not data.synonyms:
+        raise UserError("config.data.augment has synonym, which needs a file: give --config.data.synonyms=FILE.")
+    synonyms = augmentation.read_synonyms(data.synonyms) if data.synonyms else {}
+    return augmentation.augment(train, changes, data.augment_copies or 1, seed, synonyms)
 
 
 def _named(option: str, given: Sequence[Any]) -> tuple[str, ...]:
@@ -174,6 +194,38 @@ def _hold_out(splits: dict[str, Split], share: float, seed: int) -> dict[str, Sp
     official = {"official_dev": splits["dev"]} if "dev" in splits else {}
     parts = {"train": train.take(np.sort(order[kept:])), "dev": train.take(np.sort(order[:kept]))}
     return splits | official | parts
+
+
+def _fold(splits: dict[str, Split], data: DataConfig, seed: int) -> dict[str, Split]:
+    """The splits with one of config.data.folds parts of train as dev; a published dev set is official_dev.
+
+    The parts of one seed are the same in all runs: each row is in dev once.  scikit-learn makes them.
+    """
+    train, folds, fold = splits["train"], data.folds, data.fold
+    if folds is None or fold is None or fold >= folds:
+        raise UserError(
+            f"config.data.folds={folds} and config.data.fold={fold}: give both, the second from 0 to the first - 1."
+        )
+    if data.holdout:
+        raise UserError("config.data.holdout and config.data.folds both keep rows aside for dev; give one.")
+    label, cluster = np.asarray(values_of(train.label)), train.cluster
+    classes = label.ndim == 1 and label.dtype.kind == "i" and len(label) == len(train)
+    sizes = np.bincount(label[label >= 0])[np.unique(label[label >= 0])] if classes else np.array([len(train)])
+    groups = len(set(cluster)) if cluster else len(train)
+    if sizes.min() < folds or groups < folds:
+        what = f"the smallest class has {sizes.min()} rows" if sizes.min() < folds else f"there are {groups} clusters"
+        raise UserError(f"config.data.folds={folds}: {what}. Take at most {min(sizes.min(), groups)} folds.")
+    from sklearn import model_selection  # here, because it takes a second, which other runs can do without
+
+    options: dict[str, Any] = {"n_splits": folds, "shuffle": True, "random_state": seed}
+    if cluster:
+        kinds = (model_selection.GroupKFold, model_selection.StratifiedGroupKFold)
+    else:
+        kinds = (model_selection.KFold, model_selection.StratifiedKFold)
+    parts = kinds[classes](**options).split(np.zeros(len(train)), label if classes else None, cluster)
+    rest, kept = list(parts)[fold]
+    official = {"official_dev": splits["dev"]} if "dev" in splits else {}
+    return splits | official | {"train": train.take(np.sort(rest)), "dev": train.take(np.sort(kept))}
 
 
 def _shuffled(label: Any, generator: np.random.Generator) -> Any:

@@ -114,8 +114,8 @@ def _mix_classes(given: tuple[Any, ...], problem: Problem, label: np.ndarray, ro
     shares = (sizes > 0).astype(float) if balanced else np.array(given)
     if len(shares) != len(sizes) or shares.dtype.kind not in "if" or (shares < 0).any() or not shares.any():
         raise UserError(
-            f"config.train.class_shares={given} should be {len(sizes)} numbers of at least 0, one per label and not all "
-            "0, or ('balanced',)."
+            f"config.train.class_shares={given} should be {len(sizes)} numbers of at least 0, one per label and not "
+            "all 0, or ('balanced',)."
         )
     if np.count_nonzero(sizes) == 1:
         raise UserError(f"config.train.class_shares={given}: all training rows are of one class. Leave the option out.")

@@ -182,6 +182,52 @@ def test_holdout_and_limit_are_disjoint_and_seeded(tmp_path):
     refusal("config.data.limit=41", "40", call=lambda: load_own(path, data__holdout=0.2, data__limit=41))
 
 
+def test_folds_are_disjoint_stratified_and_seeded(tmp_path):
+    path = many(tmp_path)
+    parts = [load_own(path, path, data__folds=4, data__fold=fold)[1] for fold in range(4)]
+    for splits in parts:
+        assert len(splits["official_dev"]) == 50 and not set(splits["train"].id) & set(splits["dev"].id)
+        assert set(splits["train"].id) | set(splits["dev"].id) == set(map(str, range(50)))
+        assert abs(np.bincount(splits["dev"].label) - 25 / 4).max() <= 1  # the rows have labels 0 and 1 in turn
+        assert [int(i) for i in splits["dev"].id] == sorted(int(i) for i in splits["dev"].id)
+    assert sorted(int(i) for splits in parts for i in splits["dev"].id) == list(range(50))
+    assert load_own(path, data__folds=4, data__fold=1)[1]["dev"].id == parts[1]["dev"].id
+    assert load_own(path, data__folds=4, data__fold=1, seeds__subset=1)[1]["dev"].id != parts[1]["dev"].id
+
+
+def test_rows_of_a_cluster_are_in_one_fold(tmp_path):
+    path = write(tmp_path / "own.csv", "text,label,doc", *(f"row {i},{i % 2},{i // 5}" for i in range(60)))
+    parts = [load_own(path, data__folds=3, data__fold=fold, data__columns__cluster="doc")[1] for fold in range(3)]
+    sources = [set(splits["dev"].cluster) for splits in parts]
+    assert sum(map(len, sources)) == len(set.union(*sources)) == 12
+    refusal("there are 12 clusters", "at most 12", call=lambda: load_own(
+        path, data__folds=13, data__fold=0, data__columns__cluster="doc"))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"data__folds": 4}, "give both"), ({"data__fold": 0}, "give both"),
+        ({"data__folds": 4, "data__fold": 4}, "from 0 to the first - 1"),
+        ({"data__folds": 4, "data__fold": 0, "data__holdout": 0.1}, "give one"),
+        ({"data__folds": 30, "data__fold": 0}, "the smallest class has 25 rows"),
+    ],
+)  # fmt: skip
+def test_folds_that_do_not_fit(tmp_path, options, words):
+    path = many(tmp_path)
+    refusal(words, call=lambda: load_own(path, path, **options))
+
+
+def test_changed_copies_are_of_the_rows_that_train(tmp_path):
+    path = many(tmp_path)
+    options = dict(data__augment=(("swap", 0.5),), data__augment_copies=2, data__limit=5, data__holdout=0.2)
+    splits = load_own(path, path, **options)[1]
+    assert len(splits["train"]) == 15 and len(splits["dev"]) == 10
+    assert [i.partition("~")[0] for i in splits["train"].id] == [*splits["train"].id[:5]] * 3
+    refusal("needs a file", call=lambda: load_own(path, path, data__augment=(("synonym", 0.1),)))
+    refusal("are for config.data.augment", call=lambda: load_own(path, path, data__augment_copies=2))
+
+
 def test_shuffled_labels(tmp_path):
     path = many(tmp_path)
     plain, shuffled = (load_own(path, path, data__shuffle_labels=flag)[1] for flag in (False, True))

@@ -7,6 +7,7 @@ from process import SignalInStep, finish, outcome, start, tiny
 
 SHARES = dict(train__class_shares=("balanced",), tune__method="lora", optim__learning_rate=1e-2)
 SMOTE = dict(train__smote="smote", tune__method="head", cache__hidden=True, optim__learning_rate=1e-2)
+AUGMENT = SHARES | dict(data__augment=(("delete", 0.2), ("noise", 0.1)), data__folds=3, data__fold=1)
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def skewed(tables, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("options", [SHARES, SMOTE], ids=["shares", "smote"])
+@pytest.mark.parametrize("options", [SHARES, SMOTE, AUGMENT], ids=["shares", "smote", "augment"])
 def test_a_stopped_run_goes_on_to_the_same_bits(options, skewed, finished, cache, launch, tmp_path):
     options = options | dict(model__path=finished[0] / "export", cache__dir=tmp_path / "cache")
     done = launch(*tiny(skewed, **options), "--workdir", tmp_path / "whole")
