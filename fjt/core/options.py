@@ -147,6 +147,7 @@ class DropoutConfig:
     hidden: float | None = option(None, "dropout rate of hidden states; None: the checkpoint's", **RATE, traced=True)
     attention: float | None = option(None, "dropout rate of attention; None: the checkpoint's", **RATE, traced=True)
     classifier: float | None = option(None, "dropout rate before the head; None: the checkpoint's", **RATE, traced=True)
+    layers: tuple = option((), "factors of the hidden and attention rates, one per layer; (): all 1", traced=True)
 
 
 @dataclasses.dataclass(frozen=True)

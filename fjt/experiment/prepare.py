@@ -11,7 +11,7 @@ from jaxtyping import Float32
 
 from fjt.core import console, tree
 from fjt.core.errors import UserError, suggest
-from fjt.core.options import ExperimentConfig, Settings
+from fjt.core.options import DropoutConfig, ExperimentConfig, Settings
 from fjt.core.seeds import make_key
 from fjt.core.settings import fingerprint, resolve_seeds
 from fjt.data import batches, packing, sampling, tokenizer_files
@@ -330,7 +330,22 @@ def build_hyper(
     patterns = [pair[0] for pair in given if isinstance(pair, tuple) and pair]
     partition.check_patterns(patterns, tree.flatten(parameters.tree), config.family, "optim.multipliers")
     factors = partition.multipliers(methods, given, parameters.trainable, config.layers)
-    return dataclasses.replace(make_hyper(experiment, task, labels, methods), multipliers=factors)
+    layers = _layer_dropout(experiment.model.dropout, config.layers)
+    return dataclasses.replace(make_hyper(experiment, task, labels, methods), multipliers=factors, layer_dropout=layers)
+
+
+def _layer_dropout(dropout: DropoutConfig, layers: int) -> Float32[np.ndarray, " layers"] | None:
+    """The factors of dropout rates by layer, None for all 1."""
+    given = dropout.layers
+    if not given:
+        return None
+    numbers = all(isinstance(x, int | float) and x >= 0 for x in given)
+    if len(given) != layers or not numbers or max(given) * max(dropout.hidden or 0, dropout.attention or 0) > 0.99:
+        raise UserError(
+            f"config.model.dropout.layers={given} should be {layers} numbers of at least 0, one per layer, whose "
+            "products with the rates are at most 0.99."
+        )
+    return np.array(given, np.float32)
 
 
 def make_hyper(experiment: ExperimentConfig, task: Task, labels: np.ndarray, methods: Methods) -> Hyper:

@@ -19,7 +19,8 @@ from fjt.models.family import EncoderConfig, Head
 from fjt.models.heads import Batch
 from fjt.models.layers import EMBEDDINGS, SITES, Hooks, Noise, Tokens, drop, take_tokens, token_keys
 
-EncoderNoise = tuple[prng.Key, prng.Rate, prng.Rate] | None  # (key pair u32[], hidden rate, attention rate) of dropout
+# (key pair u32[], hidden rate, attention rate, factors f32[layers] of both or None) of dropout
+EncoderNoise = tuple[prng.Key, prng.Rate, prng.Rate, Float[Array, " layers"] | None] | None
 
 
 class Encoder(nn.Module):
@@ -49,8 +50,10 @@ class Encoder(nn.Module):
         def noise_of(layer: int) -> Noise | None:
             if noise is None or keys is None or layer < self.noisy_from:
                 return None
-            whole = prng.fold(prng.fold(noise[0], layer), SITES)
-            return Noise((keys[0][layer + 1], keys[1][layer + 1]), whole, *noise[1:])
+            whole, (hidden, attention, factors) = prng.fold(prng.fold(noise[0], layer), SITES), noise[1:]
+            if factors is not None and layer >= 0:
+                hidden, attention = hidden * factors[layer], attention * factors[layer]
+            return Noise((keys[0][layer + 1], keys[1][layer + 1]), whole, hidden, attention)
 
         if self.start < 0:
             h = family.embeddings(config, self.dtype, name="embeddings")(batch, hooks)
@@ -149,7 +152,7 @@ class Model:
         """
         noise = head_noise = None
         if key is not None:
-            noise = key, hyper.dropout_hidden, hyper.dropout_attention
+            noise = key, hyper.dropout_hidden, hyper.dropout_attention, hyper.layer_dropout
             head_noise = prng.fold(key, self.config.layers + 1), hyper.dropout_classifier
         hooks = self.adapt(params.get("adapters", {}), values or {})
         # Above the last layer, the parameters of the encoder are not needed and may be absent.

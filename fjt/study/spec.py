@@ -308,6 +308,7 @@ def static_options(experiment: options.ExperimentConfig) -> dict[str, Any]:
     kept = {key: value for key, value in flat.items() if key not in (*TRACED, *PATHS)}
     kept["optim.multipliers"] = bool(kept["optim.multipliers"])  # the factors are data; whether there are any is not
     kept |= {key: flat[key] is not None for key in ("optim.l1", "loss.focal", "loss.r_drop")}  # likewise
+    kept["model.dropout.layers"] = bool(flat["model.dropout.layers"])
     kept["average"] = flat["train.ema"] is not None or flat["train.swa"] is not None
     if kept["tune.max_rank"]:
         del kept["tune.rank"]

@@ -27,6 +27,7 @@ class Hyper:
         dropout_key: u32[2], of the run; the step folds its number in.
         methods: {tuning method: {name: f32[] or f32[7]}}.
         multipliers: {trainable leaf: f32[]}, of the learning rate; {} if all are 1.
+        layer_dropout: f32[layers], factors of the hidden and attention rates; None for all 1.
         l1: f32[], the strength; None for none, as below.
         average_rate: f32[], the share of this step's parameters in their average over steps.
         focal: f32[], the exponent.
@@ -44,6 +45,7 @@ class Hyper:
     dropout_key: jax.Array | np.ndarray
     methods: Mapping[str, Mapping[str, ArrayLike]] = dataclasses.field(default_factory=dict)
     multipliers: Mapping[str, ArrayLike] = dataclasses.field(default_factory=dict)
+    layer_dropout: ArrayLike | None = None
     l1: ArrayLike | None = None
     average_rate: ArrayLike | None = None
     focal: ArrayLike | None = None

@@ -59,6 +59,7 @@ def test_an_average_of_the_last_step_alone_is_that_step(launch, tables, tmp_path
     ("options", "words"),
     [
         ({"train__ema": 0.9, "train__swa": 0.5}, "two averages"),
+        ({"model__dropout__layers": "(0.1,0.2)"}, "should be 1 numbers"),
         ({"loss__class_weights": "('effective',)"}, "'effective', beta"),
     ],
 )

@@ -326,3 +326,20 @@ def test_r_drop_by_its_definition(params):
         total = np.sum(((one + other) / 2 + 5.0 / 4 * weight * apart) * batch["weight"])
         np.testing.assert_allclose(found, total / np.sum(weight * batch["weight"]), rtol=1e-5)
         assert (np.abs(apart).max() > 1e-4) == (rate > 0)
+
+
+def test_dropout_factors_by_layer(params):
+    """Factors of 1 change nothing; 0 in the second layer leaves that of the first, which noisy_from=1 turns off."""
+    batch, key = make_batch(), (jnp.uint32(3), jnp.uint32(4))
+    model, plain = dataclasses.replace(MODEL, noisy_from=1), small.make_hyper(dropout=0.3)
+
+    def logits(*factors):
+        return np.asarray(
+            model.apply(params, batch, None, dataclasses.replace(plain, layer_dropout=np.float32(factors)), key)
+        )
+
+    reference = np.asarray(model.apply(params, batch, None, plain, key))
+    np.testing.assert_allclose(logits(0.0, 1.0), reference, rtol=1e-6)
+    quiet = np.asarray(dataclasses.replace(MODEL, noisy_from=2).apply(params, batch, None, plain, key))
+    np.testing.assert_allclose(logits(1.0, 0.0), quiet, atol=1e-5)
+    assert np.abs(quiet - reference).max() > 1e-3 and np.abs(logits(1.0, 0.5) - reference).max() > 1e-3
