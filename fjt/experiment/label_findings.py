@@ -45,7 +45,7 @@ def find(subject: Subject) -> Iterator[Finding]:
                 share=skew.distance,
                 examples=(dataclasses.asdict(skew),),
                 action="Scores on this split say little about the others. Draw the splits anew from one pool: "
-                "--config.data.holdout.",
+                "`--config.data.holdout`.",
             )
 
 
@@ -158,5 +158,5 @@ def _rare(subject: Subject) -> Iterator[Finding]:
             share=int(counts[largest]) / total,
             examples=(),
             action="Accuracy is high for a constant. Compare with it, read macro F1, and try "
-            "--config.loss.class_weights=balanced.",
+            "`--config.loss.class_weights=balanced`.",
         )

@@ -11,7 +11,7 @@ from fjt.data import cleaning, similarity
 from fjt.experiment.findings import Finding, Subject, grade
 
 LENGTHS = (64, 128, 256, 512)  # tokens; the share of longer rows is counted for each, and for the run's own
-CLEAN = "--config.data.clean={} drops {} from train"
+CLEAN = "`--config.data.clean={}` drops {} from train."
 
 
 def find(subject: Subject) -> Iterator[Finding]:
@@ -93,15 +93,15 @@ def _conflicts(subject: Subject, name: str) -> Iterator[Finding]:
     if not subject.is_labelled(name):
         return
     mask = cleaning.find_conflicts(subject.keys[name], subject.splits[name].label)
-    action = "No model can be right on all of these rows. Check their labels"
-    action += f"; {CLEAN.format('conflicts', 'them')}" if name == "train" else "."
+    action = "No model can be right on all of these rows. Check their labels."
+    action += f" {CLEAN.format('conflicts', 'them')}" if name == "train" else ""
     yield from _make(subject, name, mask, "same text, different labels", action, (0.001, 0.02))
 
 
 def _long(subject: Subject, name: str) -> Iterator[Finding]:
     length = subject.max_length
     how = "read in windows" if subject.windows else "cut"
-    action = "A larger --config.model.max_length reads whole texts, at a higher cost."
+    action = "A larger `--config.model.max_length` reads whole texts, at a higher cost."
     action = "Nothing: no word is lost." if subject.windows else action
     limits = (2.0, 2.0) if subject.windows else (0.05, 0.5)
     mask = subject.lengths(name) > length
@@ -157,7 +157,7 @@ def _near(subject: Subject) -> Iterator[Finding]:
                 count=len(twins),
                 share=share,
                 examples=_with_twins(subject, names[one], names[one], twins),
-                action="Nothing if the texts are meant to be alike; a random share of them as dev would leak.",
+                action="Nothing if the texts are meant to be alike. A dev set that is drawn from them would leak.",
             )
 
 
@@ -177,7 +177,7 @@ def _leaks(
     if not twins:
         return
     share = len(twins) / len(subject.keys[other])
-    action = f"Scores on {other} are too high by what was learned by heart. "
+    action = f"Rows that a model has memorised raise its scores on {other}. "
     if one != "train":
         action = f"Steps and options that are chosen on {one} are chosen by rows of {other}. "
     exact = one == "train" and limits[0] < 0.01
@@ -188,7 +188,8 @@ def _leaks(
         count=len(twins),
         share=share,
         examples=_with_twins(subject, one, other, twins),
-        action=action + (CLEAN.format("leaks", "them") if exact else "Look at the examples, and remove one of each."),
+        action=action
+        + (CLEAN.format("leaks", "them") if exact else "Look at the examples, and remove one row of each pair."),
     )
 
 
