@@ -68,8 +68,10 @@ def find_pairs(keys: Sequence[Key]) -> Int[np.ndarray, "P 2"]:
     shingles = shingles_of(list(texts))
     numbers, sizes, bounds = [[texts[text] for text in key] for key in first], shingles.lengths, shingles.offsets
     filled = [at for at, row in enumerate(numbers) if any(sizes[number] for number in row)]
+    if not filled:
+        return np.zeros((0, 2), np.int64)
     signatures = _signatures(shingles)
-    candidates = _candidates(np.stack([signatures[numbers[at]].min(axis=0) for at in filled]) if filled else signatures)
+    candidates = _candidates(np.stack([signatures[numbers[at]].min(axis=0) for at in filled]))
 
     @functools.cache
     def set_of(text: int) -> set[int]:
@@ -98,7 +100,7 @@ def _signatures(shingles: Ragged) -> UInt32[np.ndarray, "n H"]:
     filled, generator = shingles.lengths > 0, np.random.Generator(np.random.PCG64(0))
     found = np.full((len(shingles), BANDS * ROWS), np.iinfo(np.uint32).max, np.uint32)
     values, starts = shingles.values, shingles.offsets[:-1][filled]
-    for number in range(found.shape[1] if len(values) else 0):
+    for number in range(found.shape[1]):
         factor, shift = generator.integers(0, 2**64 - 1, 2, dtype=np.uint64)
         hashed = ((factor | np.uint64(1)) * values + shift) >> np.uint64(32)
         found[filled, number] = np.minimum.reduceat(hashed.astype(np.uint32), starts)

@@ -1,56 +1,52 @@
 """`python -m fjt.inspect` as a process: its files, exit codes and mistakes; and runs on data that it says to clean."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import made_faults
 import process
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+
+@pytest.fixture
+def inspect(launch, tmp_path):
+    """inspect(*arguments) -> Done of the command on the tables train, dev and test of tmp_path."""
+    flags = ["--config", process.ROOT / "configs/classify.py", "--config.model.path=", "--config.train.steps=2"]
+    flags += [f"--config.model.scratch.vocab={made_faults.vocabulary(tmp_path)}"]
+    flags += [f"--config.data.files.{name}={tmp_path / name}.csv" for name in made_faults.SIZES]
+    flags += [f"--config.cache.dir={tmp_path / 'cache'}"]
+    return lambda *arguments: launch(*flags, *arguments, program="fjt.inspect")
 
 
-def command(folder, *arguments):
-    """The finished process of the command on the tables train, dev and test of a folder."""
-    flags = ["--config", "configs/classify.py", "--config.model.path=", f"--config.cache.dir={folder / 'cache'}"]
-    flags += [f"--config.model.scratch.vocab={made_faults.vocabulary(folder)}", "--config.train.steps=2"]
-    flags += [f"--config.data.files.{name}={folder / name}.csv" for name in made_faults.SIZES]
-    program = [sys.executable, "-m", "fjt.inspect", *flags, *map(str, arguments)]
-    return subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
-def test_the_command(tmp_path):
+def test_the_command(inspect, tmp_path):
     rows = made_faults.make()
-    made_faults.settings(tmp_path, rows)
-    done = command(tmp_path, "--output", tmp_path / "seen", "--strict")
-    assert done.returncode == 0, done.stderr
-    assert "0 serious findings, 0 warnings, 0 notices" in done.stdout and "plan: 2 steps" in done.stdout
     rows["dev"][0] = rows["train"][0]
     made_faults.settings(tmp_path, rows)
-    done = command(tmp_path, "--output", tmp_path / "seen", "--strict")
-    assert done.returncode == 1 and "1 serious findings" in done.stdout
+    done = inspect("--output", tmp_path / "seen", "--strict")
+    assert done.code == 1 and "1 serious findings, 0 warnings, 0 notices" in done.text, done.text
+    assert "plan: 2 steps" in done.text
     assert sorted(path.name for path in (tmp_path / "seen").iterdir()) == ["inspection.html", "inspection.json"]
     record = (tmp_path / "seen" / "inspection.json").read_text()
     assert json.loads(record)["tasks"]["table"]["findings"][0]["split"] == "dev" and str(tmp_path) not in record
     assert str(tmp_path) not in (tmp_path / "seen" / "inspection.html").read_text()
+    done = inspect("--output", tmp_path / "seen", "--strict", "--config.data.clean=leaks")
+    assert done.code == 0 and "0 serious findings" in done.text, done.text
+    assert "dropped from train by config.data.clean: leaks 1" in done.text
 
 
 @pytest.mark.thorough
-def test_mistakes(tmp_path):
+def test_mistakes(inspect, tmp_path):
     made_faults.settings(tmp_path, made_faults.make())
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("precious")
     for arguments, message in (
         (["--output", tmp_path / "mine"], "has other files, such as notes.txt. Give a new folder"),
         (["--output", tmp_path / "train.csv"], "cannot be created"),
-        (["--config.data.clean=twins"], "'twins' is unknown"),
+        (["--output", tmp_path / "new", "--config.data.clean=twins"], "'twins' is unknown"),
         (["--workdir=x"], "--workdir is not an option"),
     ):
-        done = command(tmp_path, *arguments)
-        assert done.returncode == 2 and message in done.stderr, done.stderr
-        assert "Traceback" not in done.stderr
+        done = inspect(*arguments)
+        assert done.code == 2 and message in done.text, done.text
+        assert "Traceback" not in done.text
 
 
 def test_a_run_on_cleaned_rows_is_that_on_a_clean_table_also_after_a_kill(tables, cache, finished, tmp_path):

@@ -110,8 +110,9 @@ def test_texts_that_are_cut(tmp_path, rows):
     found = named(facts, "longer than 64 tokens, cut", "train")
     assert (found["count"], found["severity"]) == (40, "warning")
     assert facts["splits"]["train"]["longer"] == {"64": 0.1, "128": 0.0, "256": 0.0, "512": 0.0}
-    assert inspect(tmp_path, rows, model__max_length=102)["splits"]["train"]["longer"]["102"] == 0.0
-    assert inspect(tmp_path, rows, model__max_length=101)["splits"]["train"]["longer"]["101"] == 0.1
+    whole, cut = (inspect(tmp_path, rows, model__max_length=length) for length in (102, 101))
+    assert whole["splits"]["train"]["longer"]["102"] == 0.0 and cut["splits"]["train"]["longer"]["101"] == 0.1
+    assert not whole["findings"] and named(cut, "longer than 101 tokens, cut", "train")["count"] == 40
 
 
 def test_a_constant_column_and_one_that_is_the_label(tmp_path, rows):

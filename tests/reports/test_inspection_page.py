@@ -16,7 +16,7 @@ EVIL = "<script>alert(1)</script> `|` [x](http://a.b) leftover"
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):
     rows = made_faults.make()
-    rows["dev"][0]["text"] = rows["train"][0]["text"] = f"{EVIL} {rows['train'][0]['text']}"
+    rows["dev"][0]["text"] = rows["train"][50]["text"] = f"{EVIL} {rows['train'][50]['text']}"
     for row in rows["train"][:30]:
         row["text"] = row["text"] + " " + " ".join(made_faults.WORDS[:130])
     folder = tmp_path_factory.mktemp("page")
