@@ -66,6 +66,7 @@ def find(
     """
     file = _file_of(experiment, task)
     names = tables.column_names(file.path, file.header) if file else []
+    names = [name for name in names if names.count(name) == 1]  # a run may leave two of one name unread
     if not file or not names or file.label not in (*names, ""):
         return [], []
     rows = tables.read(

@@ -36,7 +36,8 @@ def show(record: Record) -> None:
             (finding["severity"], finding["finding"], finding["split"], f"{finding['count']:,}", _share(finding))
             for finding in facts["findings"]
         ]
-        console.table("Findings", ("severity", "finding", "split", ">count", ">share"), rows[:PRINTED])
+        if rows:
+            console.table("Findings", ("severity", "finding", "split", ">count", ">share"), rows[:PRINTED])
         if len(rows) > PRINTED:
             console.say(f"  and {len(rows) - PRINTED} more on the page")
     console.say(_verdict(record))
