@@ -56,6 +56,7 @@ def test_two_texts(one, other, near):
 def test_of_rows_with_several_texts_each_is_compared():
     long = " ".join(f"w{i}" for i in range(100))
     assert not len(similarity.find_pairs([("is it red", long), ("who are you", long)]))
+    assert not len(similarity.find_pairs([(long, "is it red"), (long, "who are you")]))
     assert not len(similarity.find_pairs([(long, "is it red"), ("is it red", long)]))
     assert similarity.find_pairs([("a", long), ("b", long), ("a", f"{long} more")]).tolist() == [[0, 2]]
     assert not len(similarity.find_pairs([(long,), (long, "")]))
