@@ -134,7 +134,8 @@ def _splits(facts: Record) -> list[Block]:
         for name, split in splits.items()
     )
     lengths = next(iter(splits.values()))["lengths"]
-    columns = ("split", ">rows", ">tokens", *(f">{name}" for name in lengths), *(f">over {n}" for n in longer))
+    quantiles = (f">tokens, {name}" for name in lengths)
+    columns = ("split", ">rows", ">tokens", *quantiles, *(f">longer than {number}" for number in longer))
     blocks: list[Block] = [Heading(3, "Splits"), Table((*columns, ">unknown tokens"), rows)]
     if facts["dropped"]:
         blocks.append(Text(f"Dropped from train by `config.data.clean`: {_counts(facts['dropped'])}."))
