@@ -85,10 +85,12 @@ def table(record):
     lines = [
         "# What an inspection finds in public data sets",
         common.markdown([*header, "padded to the batch", "padded to max_length"], rows),
-        "Seconds are of the whole command, with the imports, the tokenizer and the plan, on a machine that other work "
-        "shared. Held-out rows of AG News are a twentieth of its sample. Near texts share at least 80 % of their pairs "
-        "of neighbouring words.",
+        "Seconds are of the whole command, with the imports, the tokenizer and the plan, next to whatever else the "
+        "machine did. The dev rows of AG News are a twentieth of its sample. Nearly equal texts share at least 80 % of "
+        "their pairs of neighbouring words.",
         "## Findings",
+        "The share is that of rows. Of unknown tokens it is that of tokens, of other labels the distance from train, "
+        "of a column the part of a constant's error that it removes, and of a token the part of its label's rows.",
         common.markdown(["data", "severity", "finding", "split", "count", "share"], found),
         common.footer(record),
     ]
