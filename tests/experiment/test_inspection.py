@@ -134,6 +134,7 @@ def test_a_column_of_numbers_that_tells_the_label(tmp_path, rows):
     assert named(inspect(tmp_path, rows), "column length alone predicts the label", "train")["share"] > 0.95
 
 
+@pytest.mark.thorough
 def test_a_second_text_that_gives_the_label_away(tmp_path, rows):
     for split in rows.values():
         for row in split:
@@ -194,6 +195,7 @@ def test_scores_have_their_own_tests(tmp_path, rows):
     assert set(facts["splits"]["train"]["labels"]["quartiles"]) == {"score"}
 
 
+@pytest.mark.thorough
 def test_sets_of_labels(tmp_path, rows):
     for split in rows.values():
         for number, row in enumerate(split):
@@ -320,6 +322,7 @@ def test_each_of_several_tasks(tmp_path, rows):
     assert record["tasks"]["two"]["splits"]["train"]["labels"] == {"counts": {"no": 200, "yes": 200}}
 
 
+@pytest.mark.thorough
 def test_the_record_has_the_plan(tmp_path, rows):
     made = made_faults.settings(tmp_path, rows, train__steps=3, train__batch_size=8)
     record = inspection.inspect(made, console.Silent())
