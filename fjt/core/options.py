@@ -102,6 +102,12 @@ class DataConfig:
         "options of config.data for one of several tasks: ((task, option, value), ...), such as "
         "(('reviews', 'kind', 'regression'), ('rte', 'limit', 500))",
     )
+    clean: tuple = option(
+        (),
+        "training rows that are dropped before data.holdout and data.limit draw: duplicates (texts and label of an "
+        "earlier row), empty (a text is empty), conflicts (all rows of texts with different labels), leaks (texts that "
+        "dev or test has); dev and test stay as they are",
+    )
     holdout: float = option(0.0, "share of the training rows that is kept aside and used as dev", **RATE)
     folds: int | None = option(
         None,

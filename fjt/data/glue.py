@@ -24,6 +24,7 @@ class Split:
         cluster: the source of each row, equal for rows that share one, or None where the source is unknown.
         words: the words of each text, or None where the task's labels are of whole texts.
         choices: the continuations of each text, or None where it has none.
+        dropped: of train, the rows that config.data.clean left out: ((name, number), ...).
     """
 
     id: tuple[str, ...]
@@ -33,6 +34,7 @@ class Split:
     cluster: tuple[str, ...] | None = None
     words: tuple[tuple[str, ...], ...] | None = None
     choices: tuple[tuple[str, ...], ...] | None = None
+    dropped: tuple[tuple[str, int], ...] = ()
 
     @classmethod
     def unlabelled(

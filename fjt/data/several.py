@@ -3,6 +3,7 @@
 The labels of several tasks are f32[N, 2]: the number of the row's task, and its label there, an id or a score.
 """
 
+import collections
 import dataclasses
 import logging
 import re
@@ -151,6 +152,7 @@ def join_splits(splits: Mapping[str, Mapping[str, Split]]) -> dict[str, Split]:
 def _join_rows(parts: Mapping[str, Split | None]) -> Split:
     """The rows of one split.  parts: {task: its rows, None for no such split}."""
     ids, text, pairs, clusters, labels = [], [], [], [], []
+    dropped: collections.Counter[str] = collections.Counter()
     for number, (task, rows) in enumerate(parts.items()):
         if rows is None:
             continue
@@ -159,6 +161,7 @@ def _join_rows(parts: Mapping[str, Split | None]) -> Split:
         text += rows.text
         pairs += rows.text_pair or [None] * len(rows)
         clusters += own if rows.cluster is None else [f"{task}/{source}" for source in rows.cluster]
+        dropped.update(dict(rows.dropped))
         labels.append(np.stack([np.full(len(rows), number, np.float32), rows.label.astype(np.float32)], axis=-1))
     known = any(rows is not None and rows.cluster is not None for rows in parts.values())
     return Split(
@@ -167,4 +170,5 @@ def _join_rows(parts: Mapping[str, Split | None]) -> Split:
         tuple(pairs) if any(pair is not None for pair in pairs) else None,
         np.concatenate(labels),
         tuple(clusters) if known else None,
+        dropped=tuple(dropped.items()),
     )

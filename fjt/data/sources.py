@@ -14,7 +14,7 @@ from fjt.core import network
 from fjt.core.errors import UserError, suggest
 from fjt.core.options import DataConfig, ExperimentConfig
 from fjt.core.ragged import Ragged, values_of
-from fjt.data import augmentation, glue, labels, reading, several, synthetic, tables, tfds
+from fjt.data import augmentation, cleaning, glue, labels, reading, several, synthetic, tables, tfds
 from fjt.data.glue import SPLITS, Split, Table, Task
 from fjt.data.reading import LabelReader
 from fjt.data.tables import Rows
@@ -66,7 +66,9 @@ def find_task(experiment: ExperimentConfig, find_problem: FindProblem) -> Task:
     return glue.TASKS[name]
 
 
-def load(experiment: ExperimentConfig, cache_dir: str, find_problem: FindProblem) -> tuple[Task, dict[str, Split]]:
+def load(
+    experiment: ExperimentConfig, cache_dir: str, find_problem: FindProblem, blank: bool = False
+) -> tuple[Task, dict[str, Split]]:
     """(Task, {name: Split}) of the experiment, the splits in the order of `glue.SPLITS`.
 
     Optional splits (test sets, MNLI's diagnostics) without files are absent.  With data.holdout, `dev` is that share
@@ -74,24 +76,28 @@ def load(experiment: ExperimentConfig, cache_dir: str, find_problem: FindProblem
     rows.  data.limit draws from the rows that the holdout left; the rows of a smaller limit are among those of a
     larger one.  Both keep the order of the file.
 
+    data.clean drops training rows before either draws, so that held-out rows are clean too; then, with data.holdout,
+    those that have a held-out text, so that none leaks into the rows that choose.
+
     Of several tasks (`fjt.data.several`), each is loaded for itself; then their splits are joined.
 
     Args:
         experiment: the options.
         cache_dir: folder for TFDS's data.
         find_problem: the Problem of a kind's name (`fjt.tasks.kinds.find_problem`).
+        blank: whether texts of the user's own tables may be empty.
 
     Raises:
         UserError: the data cannot be read, or nothing can be learned from them.
     """
     experiments = several.each(experiment)
     if not several.is_several(experiment.task):
-        task, splits = _load_one(experiments[experiment.task], cache_dir, find_problem)
+        task, splits = _load_one(experiments[experiment.task], cache_dir, find_problem, blank)
         return dataclasses.replace(task, name=experiment.task), splits
     loaded = {}
     for name, one in experiments.items():
         try:
-            loaded[name] = _load_one(one, cache_dir, find_problem)
+            loaded[name] = _load_one(one, cache_dir, find_problem, blank)
         except network.Unreachable:
             raise
         except UserError as error:
@@ -103,7 +109,10 @@ def load(experiment: ExperimentConfig, cache_dir: str, find_problem: FindProblem
     return task, several.join_splits({name: splits for name, (_, splits) in loaded.items()})
 
 
-def _load_one(experiment: ExperimentConfig, cache_dir: str, find_problem: FindProblem) -> tuple[Task, dict[str, Split]]:
+def _load_one(
+    experiment: ExperimentConfig, cache_dir: str, find_problem: FindProblem, blank: bool
+) -> tuple[Task, dict[str, Split]]:
+    cleaning.check(experiment.data.clean)
     task = find_task(experiment, find_problem)
     problem = find_problem(task.kind)
     data, subset = experiment.data, experiment.seeds.subset
@@ -112,16 +121,18 @@ def _load_one(experiment: ExperimentConfig, cache_dir: str, find_problem: FindPr
     elif data.source == "tfds":
         splits = tfds.load(task, data.dir or os.path.join(cache_dir, "tfds"), data.manual_dir, cache_dir)
     elif task.name == glue.OWN_TABLE:
-        task, splits = _load_own(task, data, problem, data.dir or os.path.join(cache_dir, "tfds"))
+        task, splits = _load_own(task, data, problem, data.dir or os.path.join(cache_dir, "tfds"), blank)
     else:
         splits = _load_official(task, data, problem)
     for name, split in splits.items():
         if not len(split):
             raise UserError(f"The {name} split of task {task.name!r} has no rows; give a file with at least one row.")
-    if data.folds or data.fold is not None:
-        splits = _fold(splits, data, subset)
-    elif data.holdout:
-        splits = _hold_out(splits, data.holdout, subset)
+    splits["train"], dropped = cleaning.clean(splits, data.clean)
+    if data.holdout or data.folds or data.fold is not None:
+        keeps = data.folds is None and data.fold is None
+        splits = _hold_out(splits, data.holdout, subset) if keeps else _fold(splits, data, subset)
+        splits["train"], more = cleaning.clean(splits, data.clean)
+        dropped = {name: dropped[name] + count for name, count in more.items()}
     elif "dev" not in splits:
         raise UserError(
             f"Task {task.name!r} has no dev split to choose by. "
@@ -144,6 +155,7 @@ def _load_one(experiment: ExperimentConfig, cache_dir: str, find_problem: FindPr
             raise UserError("config.data.shuffle_labels: rows have different numbers of choices. Leave the option out.")
         train = dataclasses.replace(train, label=_shuffled(train.label, _generator(subset, 2)))
     _check_variety(task, train, problem)
+    train = dataclasses.replace(train, dropped=tuple(dropped.items()))
     splits["train"] = _augmented(train, data, subset, problem)
     return task, {name: splits[name] for name in SPLITS if name in splits}
 
@@ -303,8 +315,18 @@ def _without(rows: Rows, dropped: Collection[int]) -> Rows:
     return tables.Rows(rows.path, values, keep(rows.numbers), keep(rows.lines), rows.faults)
 
 
-def _load_own(task: Task, data: DataConfig, problem: LabelReader, tfds_dir: str) -> tuple[Task, dict[str, Split]]:
-    """A user's own table.  tfds_dir: the folder of TFDS, where files are named as `tfds.read_columns` has it."""
+def _load_own(
+    task: Task, data: DataConfig, problem: LabelReader, tfds_dir: str, blank: bool
+) -> tuple[Task, dict[str, Split]]:
+    """A user's own table.
+
+    Args:
+        task: the task, perhaps without the names of its labels.
+        data: the options.
+        problem: reads the labels.
+        tfds_dir: the folder of TFDS, where files are named as `tfds.read_columns` has it.
+        blank: whether texts may be empty; those of train may also if config.data.clean drops them.
+    """
     if not data.files.train:
         raise UserError(f"config.data.files.train is empty; give a file ({' '.join(tables.READ)}).")
     if (problem.words or problem.documents) and data.columns.text_pair:
@@ -328,7 +350,10 @@ def _load_own(task: Task, data: DataConfig, problem: LabelReader, tfds_dir: str)
     found = {} if task.label_names else problem.find_labels(reading.cells(files["train"], problem, required=True))
     task = dataclasses.replace(task, label_names=task.label_names or tuple(found))
     splits = {
-        name: reading.split(rows, problem, task.label_names, name != "test", False) for name, rows in files.items()
+        name: reading.split(
+            rows, problem, task.label_names, name != "test", blank or (name == "train" and "empty" in data.clean)
+        )
+        for name, rows in files.items()
     }
     labels.check_set(found)
     label = splits["train"].label

@@ -191,6 +191,31 @@ def read_parts(path: str, columns: Mapping[str, str], size: int, **options: Any)
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
 
 
+def column_names(path: str, header: bool = True) -> list[str]:
+    """The names of the columns of a .csv, .tsv, .jsonl or .parquet file, numbers from 0 without a header; else [].
+
+    Those of JSON lines are the keys of the first object.
+
+    Args:
+        path: the file, which can be read.
+        header: whether the first row of a CSV or TSV names the columns.
+    """
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix == ".parquet":
+        import pyarrow.parquet
+
+        return list(pyarrow.parquet.read_schema(path).names)
+    if suffix not in SUFFIXES:
+        return []
+    with open(path, encoding="utf-8-sig", newline="" if suffix == ".csv" else None) as file:
+        if suffix == ".jsonl":
+            return next((list(json.loads(line)) for line in file if line.strip()), [])
+        records = _csv_records(path, file) if suffix == ".csv" else _tsv_records(file)
+        first = next((fields for _, fields in records if fields), [])
+    names = [] if isinstance(first, UserError) else first
+    return names if header else list(map(str, range(len(names))))
+
+
 # (number of a row, its line, {role: value} or the message about a malformed row)
 _Found = Iterator[tuple[int, int, dict[str, Any] | str]]
 

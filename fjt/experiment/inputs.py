@@ -52,6 +52,15 @@ class Inputs:
         return model_path.resolve(model.path, model.revision) if model.path else ""
 
     @functools.cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer, read without the weights."""
+        model = self._experiment.model
+        if not self.path:
+            return tokenization.load_tokenizer(model.scratch.vocab or VOCAB)
+        family = find_family(config_json.read_config(self.path)[0].family)
+        return tokenization.load_tokenizer(self.path, family.tokenizer)
+
+    @functools.cached_property
     def base(self) -> Base:
         """(tokenizer, EncoderConfig, contents of config.json, Checkpoint or None for random weights)."""
         return _load_model(_base_model(self._experiment.model), self.path, _stamp(self.path))

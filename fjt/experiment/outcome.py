@@ -255,6 +255,7 @@ def identity(experiment: Experiment, done: int) -> dict[str, Any]:
         "planned_steps": experiment.steps,
         "epochs": done / experiment.schedule.steps_per_epoch,
         "train_examples": len(experiment.splits["train"]),
+        "dropped_examples": dict(experiment.splits["train"].dropped),
         "data_sha256": experiment.contents["data"],
         "constant": _constant_scores(experiment),
         "versions": records.versions(),

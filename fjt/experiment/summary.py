@@ -49,6 +49,9 @@ def show_data(experiment: Experiment) -> None:
         f"{experiment.task.name}: {sizes}; {path or 'random weights'} ({model.layers} layers, width {model.width})"
     )
     console.say(f"  {_classes(experiment)}")
+    if dropped := experiment.splits["train"].dropped:
+        counts = ", ".join(f"{name} {count:,}" for name, count in dropped)
+        console.say(f"  dropped from train by config.data.clean: {counts}")
 
 
 def _classes(experiment: Experiment) -> str:
@@ -190,15 +193,14 @@ def show_plan(experiment: Experiment) -> None:
     console.table("Options", ("key", "value", "from"), rows)
     show_parameters(experiment)
     show_shapes(experiment)
-    operations = step_flops(experiment)
-    rate = product_rate(experiment.model.dtype)
-    seconds = operations * experiment.steps / (USUAL_SHARE * rate * experiment.mesh.size)
+    costs = planned(experiment)
+    operations = costs["flops_per_step"]
     console.say(
         f"  about {operations / 1e9:,.1f} GFLOP per step, {operations * experiment.steps / 1e12:,.1f} TFLOP in all: "
-        f"roughly {console.duration(seconds)} of training at {USUAL_SHARE:.0%} of this device's "
-        f"{rate / 1e9:,.0f} GFLOP/s in matrix products, measured just now"
+        f"roughly {console.duration(costs['seconds'])} of training at {USUAL_SHARE:.0%} of this device's "
+        f"{costs['flops_per_second'] / 1e9:,.0f} GFLOP/s in matrix products, measured just now"
     )
-    weights, moments, activations = (num_bytes / 2**20 for num_bytes in memory(experiment))
+    weights, moments, activations = (num_bytes / 2**20 for num_bytes in costs["memory"].values())
     console.say(
         f"  memory: {weights:,.0f} MiB of weights, {moments:,.0f} MiB of gradients and Adam's moments, about "
         f"{activations:,.0f} MiB of activations per device"
@@ -216,6 +218,36 @@ def show_plan(experiment: Experiment) -> None:
             f"  {len(experiment.stages)} stages, one program each, from steps {firsts}; the costs are the last stage's"
         )
     console.say(f"  evaluations of dev after steps {_some([str(k) for k in experiment.evaluations])}")
+
+
+def planned(experiment: Experiment) -> dict[str, Any]:
+    """Steps, shapes, shares of real tokens, operations, and estimates of time and memory of a run, as plain values.
+
+    `real_tokens` has the share of real tokens among the computed ones as planned, and what it would be in batches of
+    the same examples, one per row, padded to the longest of each batch or to config.model.max_length.  `memory` is in
+    bytes per device; `seconds` are those of training at USUAL_SHARE of `flops_per_second`, measured just now.
+    """
+    plan, operations, rate = experiment.plan, step_flops(experiment), product_rate(experiment.model.dtype)
+    lengths, chosen = experiment.examples["train"].lengths, experiment.schedule.batches(0, len(plan.shape_of))
+    batches = [lengths[rows[rows >= 0]] for rows in chosen]
+    real = sum(int(batch.sum()) for batch in batches)
+    longest = sum(len(batch) * int(batch.max()) for batch in batches)
+    whole = sum(map(len, batches)) * max(int(lengths.max()), experiment.settings.experiment.model.max_length)
+    weights, moments, activations = memory(experiment)
+    return {
+        "steps": experiment.steps,
+        "batch_size": experiment.schedule.batch_size,
+        "shapes": [[shape.groups * shape.rows, shape.row_length] for shape in plan.shapes],
+        "real_tokens": {
+            "planned": plan.efficiency,
+            "longest_of_batch": real / longest if longest else 1.0,
+            "max_length": real / whole if whole else 1.0,
+        },
+        "flops_per_step": operations,
+        "flops_per_second": rate,
+        "seconds": operations * experiment.steps / (USUAL_SHARE * rate * experiment.mesh.size),
+        "memory": {"weights": weights, "gradients_and_moments": moments, "activations": activations},
+    }
 
 
 def product_rate(dtype: str) -> float:
