@@ -157,7 +157,7 @@ def _pair_blocks(other: Run, rows: Labelled, pair: Pair) -> list[Block]:
             labels = rows.problem.label_column(rows.label[found[:MOST_WRONG]], rows.task)
             shown = [
                 (escape(rows.id[row]), code(label), _text(rows, row))
-                for row, label in zip(found[:MOST_WRONG], labels, strict=True)
+                for row, label in zip(found[:MOST_WRONG].tolist(), labels, strict=True)
             ]
             blocks += [Heading(3, f"{title}: {len(found):,}"), Table(("id", "label", "text"), tuple(shown))]
     return blocks

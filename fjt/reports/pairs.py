@@ -2,18 +2,15 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import scipy.stats
-from jaxtyping import Bool
 
 from fjt.core.errors import UserError
 from fjt.experiment.labelled import Labelled
 from fjt.reports import resampling
 from fjt.reports.resampling import CONFIDENCE, Estimate
-from fjt.tasks.problem import Problem
 
 SHARED = "The examples share sources, so that they are not independent."
 
@@ -106,22 +103,3 @@ def _check(one: Labelled, other: Labelled) -> None:
 
 def _plain(rows: Any) -> np.ndarray:
     return np.asarray(getattr(rows, "values", rows))
-
-
-def agreement(problem: Problem, runs: Sequence[Any]) -> tuple[float, float] | None:
-    """(mean churn of two runs, share of rows that all runs predict alike), None for scores or fewer than two runs.
-
-    Args:
-        problem: the kind.
-        runs: decoded predictions of each run, for the same rows.
-    """
-    if len(runs) < 2 or problem.agree(runs[0], runs[0]) is None:
-        return None
-    same = np.stack([_agree(problem, one, two) for i, one in enumerate(runs) for two in runs[:i]])
-    return float(1 - same.mean()), float(same.all(axis=0).mean())
-
-
-def _agree(problem: Problem, one: Any, other: Any) -> Bool[np.ndarray, " N"]:
-    found = problem.agree(one, other)
-    assert found is not None, "the kind has predictions that agree or differ"
-    return found

@@ -22,6 +22,8 @@ METHODS = ("temperature", "vector")
 LEAST_ROWS = 50  # rows of a fit
 LEAST_POSITIVE = 10  # rows of each side of a threshold
 FOLDS = 5
+COOLEST = 0.01  # least scale of a temperature: below 0, it would turn predictions around
+LEAST_LOSS = 1e-3  # of a fit; rows that are told apart without error have 0 as the limit of ever larger scales
 GRID = 1 - np.geomspace(0.5, 0.005, 20)  # confidences at which abstention is tried: fixed before any row is seen
 LEVEL = 0.95  # chance that the promise of an abstention holds
 
@@ -62,8 +64,8 @@ class Calibration:
         found = problem.decode(self.logits(logits), task)
         if not self.thresholds:
             return found
-        shares = np.asarray(found.probabilities)
-        return problem.from_classes(decide(shares, np.array(self.thresholds), problem.exclusive), shares, task)
+        given = np.asarray(found.probabilities)
+        return problem.from_classes(decide(given, np.array(self.thresholds), problem.exclusive), given, task)
 
     def answered(self, predicted: Predictions, problem: Problem, task: Task) -> Bool[np.ndarray, " N"]:
         """Whether each row's prediction is given."""
@@ -72,24 +74,30 @@ class Calibration:
         return np.asarray(confidence(predicted, problem, task) >= self.confidence)
 
 
-def decide(shares: Shares, thresholds: Float[np.ndarray, " T"], exclusive: bool) -> Classes:
+def shares(logits: Logits, exclusive: bool) -> Shares:
+    """The probabilities of logits: of one class among all, or of each label.  exclusive: whether a row has one."""
+    return np.asarray(scipy.special.softmax(logits, axis=1) if exclusive else scipy.special.expit(logits))
+
+
+def decide(probabilities: Shares, thresholds: Float[np.ndarray, " T"], exclusive: bool) -> Classes:
     """The classes whose probability reaches its threshold; of two classes, the second one if it does, else the first.
 
     Args:
-        shares: probabilities.
+        probabilities: of the classes.
         thresholds: of the second of two classes (T = 1), or of each label.
         exclusive: whether a row has one class.
     """
     if not exclusive:
-        return np.asarray(shares >= thresholds)
-    second = shares[:, 1] >= thresholds[0]
+        return np.asarray(probabilities >= thresholds)
+    second = probabilities[:, 1] >= thresholds[0]
     return np.stack([~second, second], axis=1)
 
 
 def confidence(predicted: Predictions, problem: Problem, task: Task) -> Float[np.ndarray, " N"]:
     """The probability of each row's predicted class."""
     chosen = problem.classes(predicted.values, task)
-    return (np.asarray(predicted.probabilities) * chosen).sum(axis=1)
+    assert chosen is not None and isinstance(predicted.probabilities, np.ndarray), "the kind has classes"
+    return np.where(chosen, predicted.probabilities, 0.0).sum(axis=1)
 
 
 def check(problem: Problem, truth: Classes | None, name: str) -> Classes:
@@ -118,29 +126,25 @@ def fit(method: str, logits: Logits, truth: Classes, exclusive: bool) -> Calibra
         exclusive: whether a row has one class.
 
     Raises:
-        UserError: the method is unknown; a label never or always occurs; or the rows are told apart without error, so
-            that the log loss has no minimum.
+        UserError: the rows are told apart without error, so that the log loss has no minimum.
     """
-    if method not in METHODS:
-        raise UserError(f"--method={method!r} is unknown.{suggest(method, METHODS)}")
     logits, classes = np.asarray(logits, np.float64), truth.shape[1]
-    if method == "vector" and not (truth.any(axis=0) & ~truth.all(axis=0)).all():
-        raise UserError("--method=vector fits each label, but one never or always occurs. Use --method=temperature.")
     size = 1 if method == "temperature" else classes
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         scale, bias = parameters[:size], parameters[size:] if size > 1 else 0.0
         scaled = logits * scale + bias
-        shares = scipy.special.softmax(scaled, axis=1) if exclusive else scipy.special.expit(scaled)
-        total = scipy.special.logsumexp(scaled, axis=1).sum() if exclusive else np.logaddexp(0.0, scaled).sum()
-        slope = (shares - truth) / len(truth)
+        each = scipy.special.logsumexp(scaled, axis=1) if exclusive else np.logaddexp(0.0, scaled)
+        total = np.asarray(each).sum()
+        slope = (shares(scaled, exclusive) - truth) / len(truth)
         of_scale = (slope * logits).sum(axis=0)
         gradient = of_scale.sum(keepdims=True) if size == 1 else np.concatenate([of_scale, slope.sum(axis=0)])
         return float((total - (scaled * truth).sum()) / len(truth)), gradient
 
     start = np.ones(1) if size == 1 else np.concatenate([np.ones(classes), np.zeros(classes)])
-    found = scipy.optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 1000})
-    if not np.isfinite(found.x).all() or np.abs(found.x).max() > 1e3:
+    bounds = [(COOLEST, None)] if size == 1 else None
+    found = scipy.optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 1000})
+    if not np.isfinite(found.x).all() or found.fun < LEAST_LOSS:
         raise UserError(
             "The rows are predicted so well that their log loss has no minimum: probabilities would all become 0 or 1. "
             "Calibrate on more rows, or on rows that are harder."
@@ -174,37 +178,53 @@ TARGETS: dict[str, Callable[..., np.ndarray]] = {
 }  # fmt: skip
 
 
-def tune(target: str, shares: Shares, truth: Classes, task: Task, exclusive: bool) -> tuple[float, ...]:
+def check_options(method: str, target: str, truth: Classes, task: Task, exclusive: bool) -> None:
+    """Nothing where a method and a target can be fitted on rows.
+
+    Args:
+        method: a name in METHODS.
+        target: a name in TARGETS, "" for no thresholds.
+        truth: the classes.
+        task: names the labels.
+        exclusive: whether a row has one class.
+
+    Raises:
+        UserError: a name is unknown, thresholds are asked for of more than two classes, or a label has too few rows.
+    """
+    if method not in METHODS:
+        raise UserError(f"--method={method!r} is unknown.{suggest(method, METHODS)}")
+    if target and target not in TARGETS:
+        raise UserError(f"--threshold={target!r} is unknown.{suggest(target, TARGETS)}")
+    if target and exclusive and truth.shape[1] != 2:
+        raise UserError(
+            f"--threshold={target}: a threshold decides between two classes, and {task.name} has {truth.shape[1]}. "
+            "Leave the option out; the most probable class is predicted."
+        )
+    asked = f"--threshold={target}" if target else f"--method={method}"
+    columns = [1] if exclusive and truth.shape[1] == 2 else range(truth.shape[1])
+    for column in columns if target or method != METHODS[0] else ():
+        count = int(truth[:, column].sum())
+        if min(count, len(truth) - count) < LEAST_POSITIVE:
+            raise UserError(
+                f"{asked} fits each label, and {count} of {len(truth)} rows have {task.label_names[column]!r}: it "
+                f"needs {LEAST_POSITIVE} with it and {LEAST_POSITIVE} without. Give a larger split, or leave the "
+                "option out."
+            )
+
+
+def tune(target: str, probabilities: Shares, truth: Classes, exclusive: bool) -> tuple[float, ...]:
     """The thresholds with the best score on these rows: of the second of two classes, or of each label.
 
     A threshold is the middle between two neighbouring probabilities; of equally good ones, the one nearest to 0.5.
 
     Args:
         target: a name in TARGETS.
-        shares: probabilities.
+        probabilities: of the classes.
         truth: the classes.
-        task: names the labels.
         exclusive: whether a row has one class.
-
-    Raises:
-        UserError: the target is unknown, there are more than two classes, or a label has too few rows on a side.
     """
-    if target not in TARGETS:
-        raise UserError(f"--threshold={target!r} is unknown.{suggest(target, TARGETS)}")
-    if exclusive and truth.shape[1] != 2:
-        raise UserError(
-            f"--threshold={target}: a threshold decides between two classes, and {task.name} has {truth.shape[1]}. "
-            "Leave the option out; the most probable class is predicted."
-        )
     columns = [1] if exclusive else range(truth.shape[1])
-    for column in columns:
-        count = int(truth[:, column].sum())
-        if min(count, len(truth) - count) < LEAST_POSITIVE:
-            raise UserError(
-                f"--threshold={target}: {count} of {len(truth)} rows have the label {task.label_names[column]!r}; a "
-                f"threshold needs {LEAST_POSITIVE} with it and {LEAST_POSITIVE} without. Give a larger split."
-            )
-    return tuple(_best(TARGETS[target], shares[:, column], truth[:, column]) for column in columns)
+    return tuple(_best(TARGETS[target], probabilities[:, column], truth[:, column]) for column in columns)
 
 
 def _best(score: Callable[..., np.ndarray], share: Float[np.ndarray, " N"], truth: Bool[np.ndarray, " N"]) -> float:
@@ -291,8 +311,13 @@ def upper_bound(
     return np.where(open_, found, 1.0)
 
 
-def folds(size: int, cluster: Int[np.ndarray, " N"] | None = None) -> Int[np.ndarray, " N"]:
-    """The fold of each row, by a fixed draw; rows that share a source are in one fold."""
-    unit = np.arange(size) if cluster is None else cluster
-    number = int(unit.max()) + 1
-    return (np.random.default_rng(0).permutation(number) % FOLDS)[unit]
+def parts(size: int, number: int, cluster: Int[np.ndarray, " N"] | None = None) -> Int[np.ndarray, " N"]:
+    """The part of each row, of several equal ones, by a fixed draw; rows that share a source are in one part.
+
+    Args:
+        size: number of rows.
+        number: number of parts.
+        cluster: the number of each row's source, or None.
+    """
+    unit = np.arange(size) if cluster is None else np.unique(cluster, return_inverse=True)[1]
+    return (np.random.default_rng(0).permutation(int(unit.max()) + 1) % number)[unit]

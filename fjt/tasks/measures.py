@@ -140,7 +140,7 @@ def _class_cases(chosen: np.ndarray, truth: np.ndarray, names: Sequence[str]) ->
     decided = min(right, len(truth) - right)
     both = int(min(true.min(), (len(truth) - true).min()))  # rows of, and not of, the rarest class
     labels = int(hits.sum()), int(found.sum() + true.sum() - 2 * hits.sum())
-    cases = dict.fromkeys(("accuracy", "subset_accuracy"), decided)
+    cases: dict[str, int] = dict.fromkeys(("accuracy", "subset_accuracy"), decided)
     cases |= dict.fromkeys(("micro_precision", "micro_recall", "micro_f1"), min(labels))
     cases |= dict.fromkeys(("balanced_accuracy", "mcc", "kappa"), min(decided, both))
     cases |= dict.fromkeys(("macro_precision", "macro_recall", "macro_f1"), min(*labels, both))

@@ -374,7 +374,7 @@ class Problem(abc.ABC):
         if isinstance(one, Ragged):
             row = np.repeat(np.arange(len(one)), one.lengths)
             return np.asarray(np.bincount(row, one.values != other.values, len(one)) == 0)
-        return np.asarray(one == other).reshape(len(one), -1).all(axis=1)
+        return np.asarray(np.asarray(one == other).reshape(len(one), -1).all(axis=1))
 
     def right(self, predicted: Rows, label: Rows) -> Bool[np.ndarray, " N"] | None:
         """Whether each row is predicted without a mistake, None for scores."""
