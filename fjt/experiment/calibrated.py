@@ -40,12 +40,15 @@ def fit(rows: Labelled, method: str, target: str, risk: float | None) -> dict[st
         UserError: the kind has no probabilities, or the rows do not suffice.
     """
     problem, task = rows.problem, rows.task
-    truth = calibration.check(problem, problem.classes(rows.label, task), rows.name)
+    truth = problem.classes(rows.label, task)
+    if truth is None:
+        raise UserError(f"The run predicts {problem.name}, without probabilities of classes: nothing to calibrate.")
     exclusive, half = problem.exclusive, np.zeros(len(rows), np.int64)
     if risk is not None:
         _check_risk(rows)
         half = calibration.parts(len(rows), 2)
     fitting = half == 0
+    calibration.check(truth[fitting], rows.name, exclusive)
     calibration.check_options(method, target, truth[fitting], task, exclusive)
     whole = _fit(rows.scores[fitting], truth[fitting], method, target, exclusive)
     fold = calibration.parts(int(fitting.sum()), FOLDS, None if rows.cluster is None else rows.cluster[fitting])

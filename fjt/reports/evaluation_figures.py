@@ -47,7 +47,7 @@ def draw(rows: Labelled) -> list[Picture]:
     drawn += picture(
         lambda: _curves(truth, shares, names, lines, roc=True),
         "roc",
-        f"ROC curves{of}: the share of true cases found against the share of others taken for one, as the threshold "
+        f"ROC curves{of}: the true positive rate against the false positive rate, as the threshold "
         "falls.",
     )
     drawn += picture(
@@ -108,8 +108,8 @@ def _curves(truth: Classes, shares: Shares, names: Sequence[str], lines: Sequenc
             axes.axhline(truth[:, one].mean(), color=look["color"], linestyle=":", linewidth=0.8)
     if roc:
         axes.plot([0, 1], [0, 1], color="#666666", linestyle=":", linewidth=0.8)
-    axes.set_xlabel("share of others taken for a case" if roc else "recall")
-    axes.set_ylabel("share of cases found" if roc else "precision")
+    axes.set_xlabel("false positive rate" if roc else "recall")
+    axes.set_ylabel("true positive rate" if roc else "precision")
     axes.set_ylim(-0.02, 1.02)
     figure.legend(loc="outside right upper")
     return figure

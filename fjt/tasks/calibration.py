@@ -100,20 +100,24 @@ def confidence(predicted: Predictions, problem: Problem, task: Task) -> Float[np
     return np.where(chosen, predicted.probabilities, 0.0).sum(axis=1)
 
 
-def check(problem: Problem, truth: Classes | None, name: str) -> Classes:
-    """The classes of labelled rows.  Raises UserError for a kind without them, too few rows or a single class."""
-    if truth is None:
-        raise UserError(f"A {problem.name} run has no probabilities of classes, so there is nothing to calibrate.")
+def check(truth: Classes, name: str, exclusive: bool) -> None:
+    """Raises UserError for too few rows or a single class.
+
+    Args:
+        truth: the classes of the rows that are fitted.
+        name: of their split.
+        exclusive: whether a row has one class.
+    """
     if len(truth) < LEAST_ROWS:
         raise UserError(
-            f"--split={name} has {len(truth)} labelled rows, but a calibration needs {LEAST_ROWS}. Give a larger split."
+            f"--split={name} gives {len(truth)} labelled rows to fit (with --risk, half of them), but a calibration "
+            f"needs {LEAST_ROWS}. Give a larger split."
         )
-    if problem.exclusive and (truth.sum(axis=0) > 0).sum() < 2:
+    if exclusive and (truth.sum(axis=0) > 0).sum() < 2:
         raise UserError(
             f"All {len(truth)} rows of --split={name} have one label, which tells nothing about probabilities. Give a "
             "split with several."
         )
-    return truth
 
 
 def fit(method: str, logits: Logits, truth: Classes, exclusive: bool) -> Calibration:

@@ -111,6 +111,7 @@ def test_a_calibration_is_stored_read_and_applied(run, tmp_path, capsys):
     assert all((row["predicted"] == "") == row["abstains"] for row in rows)
 
     (run / calibrated.RECORD).write_text(json.dumps(record | {"params_sha256": "0"}))
+    output = tmp_path / "other.tsv"
     assert command(predict, "--run", run, "--input", tmp_path / "new.txt", "--output", output, "--calibrated") == 2
     assert "of other weights" in capsys.readouterr().err
 

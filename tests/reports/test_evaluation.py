@@ -14,11 +14,12 @@ from fjt.core import records
 from fjt.core.errors import UserError
 from fjt.core.ragged import Ragged
 from fjt.data.glue import Task
+from fjt.experiment import calibrated
 from fjt.experiment.finished import Run
 from fjt.experiment.labelled import Labelled
 from fjt.reports import cells, evaluation, evaluation_page, pairs, resampling
 from fjt.reports.inference import LEAST_EXAMPLES
-from fjt.tasks import measures
+from fjt.tasks import calibration, measures
 from fjt.tasks.kinds import find_problem
 from fjt.tasks.measures import UNIT
 
@@ -199,7 +200,7 @@ def test_the_page_and_the_record_are_whole_and_need_no_other_file(kind, tmp_path
     found, pair = evaluation.evaluate(one), pairs.compare(one, other)
     evaluation_page.write(str(tmp_path), run(), found, run(), pair)
     page = (tmp_path / evaluation_page.PAGE).read_text()
-    assert not re.search(r"""(src|href)=["'](?!#)|@import|url\((?!#)""", page.replace("xlink:href", "href"))
+    assert not re.search(r"""(src|href)=["'](?!#|data:)|@import|url\((?!#)""", page.replace("xlink:href", "href"))
     assert page.count("<svg") == {"classification": 4, "multi_label": 3, "regression": 1, "tagging": 0}[kind]
     record = json.loads((tmp_path / evaluation_page.RECORD).read_text())
     assert record["examples"] == 150 and record["metrics"].keys() == found.estimates.keys()
@@ -227,3 +228,30 @@ def test_agreement_of_runs_by_hand():
     assert cells.agreement(find_problem("regression"), [np.zeros(3), np.ones(3)]) is None
     tags = [Ragged(np.array(values), np.array([0, 2, 2, 3])) for values in ([0, 1, 1], [0, 0, 1])]
     assert cells.agreement(find_problem("tagging"), tags) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
+
+
+def test_a_calibration_of_a_half_and_its_bound_of_the_other_half():
+    made = rows(size=600)
+    found = calibrated.fit(made, "temperature", "", 0.2)
+    assert found["rows"] == 300 and found["abstention"]["rows"] == 300 and found["abstention"]["bound"] <= 0.2
+    assert found["confidence"] == found["abstention"]["confidence"]
+    alone = calibrated.fit(made.take(calibration.parts(600, 2) == 0), "temperature", "", None)
+    assert found["scale"] == alone["scale"] and alone["confidence"] is None
+    for other, risk, message in (
+        (dataclasses.replace(made, cluster=np.arange(600)), 0.2, "share 600 sources"),
+        (rows("multi_label", size=600), 0.2, "sets of labels"),
+        (rows("regression"), None, "nothing to calibrate"),
+    ):
+        with pytest.raises(UserError, match=message):
+            calibrated.fit(other, "temperature", "", risk)
+
+
+def test_the_scores_after_a_calibration_are_of_rows_outside_their_fit():
+    made = rows(size=100, scores=np.random.default_rng(5).normal(size=(100, 2)))  # nothing to learn
+    found = calibrated.fit(made, "vector", "f1", None)
+    truth = made.problem.classes(made.label, made.task)
+    whole = calibration.Calibration.read(found).decode(made.scores, made.problem, made.task)
+    own = measures.of_classes(
+        made.problem.classes(whole.values, made.task), whole.probabilities, truth, made.task.label_names, True
+    ).values()
+    assert own["log_loss"] < found["before"]["log_loss"] and own["log_loss"] < found["after"]["log_loss"]

@@ -14,7 +14,6 @@ from fjt.tasks import calibration
 from fjt.tasks.calibration import Calibration
 from fjt.tasks.classification import CLASSIFICATION
 from fjt.tasks.multilabel import MULTI_LABEL
-from fjt.tasks.regression import REGRESSION
 
 TWO = Task("two", "classification", ("no", "yes"), ())
 SETS = Task("sets", "multi_label", ("a", "b", "c"), ())
@@ -110,14 +109,12 @@ def test_what_cannot_be_fitted_is_said(method, target, classes, rare, message):
         calibration.check_options(method, target, truth, task, True)
 
 
-def test_a_kind_without_classes_one_class_and_few_rows_are_refused():
+def test_one_class_and_few_rows_are_refused():
     one = np.eye(2, dtype=bool)[np.zeros(100, int)]
-    for problem, truth, message in (
-        (REGRESSION, None, "nothing to calibrate"), (CLASSIFICATION, one, "have one label"),
-        (CLASSIFICATION, np.eye(2, dtype=bool)[np.arange(49) % 2], "needs 50"),
-    ):  # fmt: skip
+    for truth, message in ((one, "have one label"), (np.eye(2, dtype=bool)[np.arange(49) % 2], "needs 50")):
         with pytest.raises(UserError, match=message):
-            calibration.check(problem, truth, "dev")
+            calibration.check(truth, "dev", True)
+    calibration.check(one, "dev", False)
 
 
 def test_the_bound_is_clopper_and_pearsons():
