@@ -68,25 +68,26 @@ def _evaluate(options: argparse.Namespace) -> int:
     run = load(options.run, options.base)
     other = load(options.against) if options.against else None
     folder = _output(options, run)
-    program_cache.keep_programs(ExecutionConfig())
-    rows = _rows(run, options)
-    pair = pairs.compare(rows, _rows(other, options)) if other else None
+    if options.data:
+        program_cache.keep_programs(ExecutionConfig())
+    rows = _rows(run, options, options.slice)
+    pair = pairs.compare(rows, _rows(other, options, "")) if other else None
     found = evaluation.evaluate(rows, options.slice)
     evaluation_page.write(folder, run, found, other, pair)
     evaluation_page.show(found, pair, folder)
     return 0
 
 
-def _rows(run: "Run", options: argparse.Namespace) -> "Labelled":
-    """The labelled rows of a run that the options name."""
+def _rows(run: "Run", options: argparse.Namespace, group: str) -> "Labelled":
+    """The labelled rows of a run that the options name.  group: the column of the slices, or ""."""
     from fjt.experiment import labelled
     from fjt.experiment.new_texts import Source
 
     if not options.data:
-        return labelled.stored(run, options.split, options.slice)
+        return labelled.stored(run, options.split, group)
     path = files.local_path(options.data, "--data")
     source = Source(path, options.text or "", options.text_pair or "", options.id or "", not options.no_header)
-    return labelled.predicted(run, source, options.label or "", options.slice)
+    return labelled.predicted(run, source, options.label or "", group)
 
 
 def _output(options: argparse.Namespace, run: "Run") -> str:

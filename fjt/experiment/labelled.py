@@ -11,7 +11,7 @@ from fjt.core import console
 from fjt.core.errors import UserError
 from fjt.core.ragged import Ragged
 from fjt.core.records import Damaged
-from fjt.data import labels, reading, tables
+from fjt.data import reading, tables
 from fjt.data.glue import Split, Task
 from fjt.experiment import new_texts, run_records
 from fjt.experiment.finished import Run
@@ -187,7 +187,7 @@ def _codes(run: Run, rows: tables.Rows) -> tuple[str, ...]:
     names = run.label_names
     ids = tuple(map(str, range(len(names))))
     if run.problem.exclusive and "label" in rows.values:
-        given = {labels.name_of(value, "") for value in rows.values["label"] if isinstance(value, str | int)}
+        given = {str(value) for value in rows.values["label"]}
         if given and not given & set(names) and given <= set(ids):
             return ids
     return names

@@ -60,7 +60,7 @@ def evaluate(rows: Labelled, column: str = "") -> Evaluation:
     estimates = resampling.estimate(rows.measures(), rows.cluster)
     names = slice_names(rows, estimates)
     slices = [
-        Slice(by, name, len(some), {key: found[key] for key in names})
+        Slice(by, name, len(some), {key: found[key] for key in (names[:1] if by == "label" else names)})
         for by, name, chosen in _groups(rows, column)
         for some in [rows.take(chosen)]
         for found in [resampling.estimate(some.measures(), some.cluster)]
@@ -69,7 +69,10 @@ def evaluate(rows: Labelled, column: str = "") -> Evaluation:
 
 
 def slice_names(rows: Labelled, estimates: dict[str, Estimate]) -> list[str]:
-    """The scores that slices have: the share of right rows, if there is one, and the task's first metric."""
+    """The scores that slices have: the share of right rows, if there is one, and the task's first metric.
+
+    Slices by label have the first of them alone: most metrics mean nothing for rows of one label.
+    """
     shares = [name for name in ("accuracy", "subset_accuracy") if name in estimates]
     first = [name for name in (*rows.task.metrics, *estimates) if name in estimates]
     return list(dict.fromkeys([*shares, *first[:1]]))
@@ -97,11 +100,11 @@ def _groups(rows: Labelled, column: str) -> Iterator[tuple[str, str, np.ndarray]
 
 
 def find_wrong(rows: Labelled) -> list[Wrong]:
-    """The wrong rows, the most confident first; of scores, those with the greatest error."""
+    """The wrong rows, the most confident first; of scores, those with the greatest error; [] where rows are neither."""
     problem, task = rows.problem, rows.task
     found = problem.decode(rows.scores, task)
     names = problem.columns(rows.scores, task).get("predicted")
-    if names is None:  # of several tasks, whose predictions are not one column
+    if names is None or problem.documents:  # of several tasks, whose predictions are not one column; of masked tokens
         return []
     right, confidence = problem.right(found.values, rows.label), np.full(len(rows), math.nan)
     truth = problem.classes(rows.label, task)
@@ -116,7 +119,8 @@ def find_wrong(rows: Labelled) -> list[Wrong]:
     wrong = np.flatnonzero(~right)
     order = wrong[np.argsort(-confidence[wrong], kind="stable")][:MOST_WRONG]
     labels = problem.label_column(rows.label, task)
-    return [Wrong(int(row), labels[row], str(names[row]), float(confidence[row])) for row in order]
+    shown = [f"{name:.6g}" if isinstance(name, float) else str(name) for name in names]
+    return [Wrong(int(row), labels[row], shown[row], float(confidence[row])) for row in order]
 
 
 def record(run: Run, evaluation: Evaluation, other: Run | None, pair: Pair | None) -> dict[str, Any]:

@@ -30,10 +30,9 @@ def draw(rows: Labelled) -> list[Picture]:
     found = problem.decode(rows.scores, task)
     truth, chosen = problem.classes(rows.label, task), problem.classes(found.values, task)
     if truth is None or chosen is None:
-        values = np.asarray(found.values) if problem.right(found.values, rows.label) is None else None
-        if values is None or values.dtype.kind != "f" or not hasattr(rows.label, "reshape"):
+        if problem.several or not isinstance(found.values, np.ndarray) or found.values.dtype.kind != "f":
             return []
-        return _of_scores(values.reshape(len(rows), -1), rows.label.reshape(len(rows), -1), task.label_names)
+        return _of_scores(found.values.reshape(len(rows), -1), rows.label.reshape(len(rows), -1), task.label_names)
     shares, names = np.asarray(found.probabilities), task.label_names
     lines = [1] if problem.exclusive and len(names) == 2 else _most_frequent(truth)
     drawn: list[Picture] = []
@@ -47,8 +46,7 @@ def draw(rows: Labelled) -> list[Picture]:
     drawn += picture(
         lambda: _curves(truth, shares, names, lines, roc=True),
         "roc",
-        f"ROC curves{of}: the true positive rate against the false positive rate, as the threshold "
-        "falls.",
+        f"ROC curves{of}: the true positive rate against the false positive rate, as the threshold falls.",
     )
     drawn += picture(
         lambda: _curves(truth, shares, names, lines, roc=False),

@@ -121,23 +121,24 @@ def _wrong_blocks(evaluation: Evaluation) -> list[Block]:
     rows, wrong = evaluation.rows, evaluation.wrong
     if not wrong:
         return []
-    lines = []
-    for one in wrong:
-        confidence = number(one.confidence)
-        lines.append((escape(rows.id[one.row]), confidence, code(one.label), code(one.predicted), _text(rows, one.row)))
     scores = rows.problem.agree(rows.label, rows.label) is None
-    title = "The greatest errors" if scores else "The most confidently wrong examples"
+    title, what = ("The greatest errors", "error") if scores else ("The most confidently wrong examples", "confidence")
     if math.isnan(wrong[0].confidence):
         title = "The first wrong examples"
-    columns = ("id", ">error" if scores else ">confidence", "label", "predicted", "text")
-    return [Heading(2, title), Table(columns, tuple(lines))]
+    texts = [
+        f"{escape(rows.id[one.row])}: {code(one.label)} predicted as {code(one.predicted)}"
+        + ("" if math.isnan(one.confidence) else f", {what} {number(one.confidence)}")
+        + _text(rows, one.row)
+        for one in wrong
+    ]
+    return [Heading(2, title), Items(tuple(texts))]
 
 
 def _text(rows: Labelled, row: int) -> str:
     if rows.texts is None:
-        return "-"
+        return ""
     text = rows.texts[row]
-    return escape(text if len(text) <= LONGEST else f"{text[:LONGEST]}…")
+    return f". {escape(text if len(text) <= LONGEST else f'{text[:LONGEST]}…')}"
 
 
 def _pair_blocks(other: Run, rows: Labelled, pair: Pair) -> list[Block]:
@@ -156,10 +157,10 @@ def _pair_blocks(other: Run, rows: Labelled, pair: Pair) -> list[Block]:
         if len(found):
             labels = rows.problem.label_column(rows.label[found[:MOST_WRONG]], rows.task)
             shown = [
-                (escape(rows.id[row]), code(label), _text(rows, row))
+                f"{escape(rows.id[row])}: {code(label)}{_text(rows, row)}"
                 for row, label in zip(found[:MOST_WRONG].tolist(), labels, strict=True)
             ]
-            blocks += [Heading(3, f"{title}: {len(found):,}"), Table(("id", "label", "text"), tuple(shown))]
+            blocks += [Heading(3, f"{title}: {len(found):,}"), Items(tuple(shown))]
     return blocks
 
 
@@ -183,7 +184,7 @@ def _reading(rows: Labelled) -> list[str]:
     unit = "sources, which examples share" if rows.cluster is not None else f"{rows.problem.unit}s"
     return [
         f"Intervals are about new {unit} and this one trained model: the variation between seeds is not in them. They "
-        f"come from {resampling.RESAMPLES:,} resamples; fewer than {LEAST_EXAMPLES} of them give none.",
+        f"come from {resampling.RESAMPLES:,} resamples. Fewer than {LEAST_EXAMPLES} {unit} give none.",
         "Slices are many looks at the same rows: a slice that stands out is a question for new data.",
         "`macro_` is the mean over classes. `ece` is the expected calibration error: the mean distance between "
         "confidence and the share of right predictions.",

@@ -5,6 +5,7 @@ import json
 import math
 import re
 
+import made_study
 import numpy as np
 import pytest
 import scipy.stats
@@ -13,6 +14,7 @@ from small import double
 from fjt.core import records
 from fjt.core.errors import UserError
 from fjt.core.ragged import Ragged
+from fjt.data import squad
 from fjt.data.glue import Task
 from fjt.experiment import calibrated
 from fjt.experiment.finished import Run
@@ -28,6 +30,9 @@ TASKS = {
     "multi_label": Task("t", "multi_label", ("a", "b", "c"), ("micro_f1",)),
     "regression": Task("t", "regression", (), ("pearson",)),
     "tagging": Task("t", "tagging", ("x", "y"), ("accuracy",)),
+    "multiple_choice": Task("t", "multiple_choice", ("0", "1", "2"), ("accuracy",)),
+    "question_answering": Task("t", "question_answering", ("answer", "no answer"), ("f1", "exact_match")),
+    "multi_regression": Task("t", "multi_regression", ("x", "y"), ("pearson",)),
 }
 
 
@@ -45,9 +50,17 @@ def rows(kind="classification", size=150, seed=0, **values):
         offsets = np.arange(size + 1) * 2
         label = Ragged(truth.integers(0, 2, 2 * size).astype(np.int32), offsets)
         scores = Ragged(np.eye(2)[label.values] + 0.5 * rng.normal(size=(2 * size, 2)), offsets)
+    elif kind == "multiple_choice":
+        label = truth.integers(0, 3, size).astype(np.int32)
+        raw = 2.0 * np.eye(3)[label] + rng.normal(size=(size, 3))
+        scores = Ragged(raw.reshape(-1, 1).astype(np.float32), 3 * np.arange(size + 1))
+    elif kind == "question_answering":
+        label = made_study.truth("questions", size)
+        found = np.where(rng.random(size) < 0.7, label, squad.labels_of([["dark"]] * size))
+        scores = np.array([made_study.candidates(one) for one in found], np.dtypes.StringDType())
     else:
-        label = truth.normal(size=size).astype(np.float32)
-        scores = (label + 0.5 * rng.normal(size=size))[:, None]
+        label = truth.normal(size=(size, 2) if kind == "multi_regression" else size).astype(np.float32)
+        scores = (label + 0.5 * rng.normal(size=label.shape)).reshape(size, -1)
     texts = tuple("word " * (1 + row % 9) for row in range(size))
     made = Labelled(
         "dev", TASKS[kind], find_problem(kind), tuple(f"r{row}" for row in range(size)), texts, label, scores
@@ -201,7 +214,9 @@ def test_the_page_and_the_record_are_whole_and_need_no_other_file(kind, tmp_path
     evaluation_page.write(str(tmp_path), run(), found, run(), pair)
     page = (tmp_path / evaluation_page.PAGE).read_text()
     assert not re.search(r"""(src|href)=["'](?!#|data:)|@import|url\((?!#)""", page.replace("xlink:href", "href"))
-    assert page.count("<svg") == {"classification": 4, "multi_label": 3, "regression": 1, "tagging": 0}[kind]
+    assert page.count("<svg") == {"classification": 4, "multi_label": 3, "regression": 1, "multi_regression": 1}.get(
+        kind, 0
+    )
     record = json.loads((tmp_path / evaluation_page.RECORD).read_text())
     assert record["examples"] == 150 and record["metrics"].keys() == found.estimates.keys()
     assert record["model"] == "minilm" and "private" not in json.dumps(record) and "private" not in page
