@@ -168,8 +168,10 @@ class Classification(Problem):
         return cross_entropy(logits, batch["label"], hyper)
 
     def decode(self, logits: Logits, task: Task) -> Predictions:
-        shares = scipy.special.softmax(np.asarray(logits, np.float64), axis=-1)
-        return self.from_classes(self.classes(np.argmax(logits, axis=-1), task), shares, task)
+        ids = np.argmax(logits, axis=-1)
+        return Predictions(
+            ids, [task.label_names[i] for i in ids], scipy.special.softmax(np.asarray(logits, np.float64), axis=-1)
+        )
 
     def classes(self, label: Labels, task: Task) -> Bool[np.ndarray, "N C"]:
         return np.asarray(label[:, None] == np.arange(len(task.label_names)))

@@ -1,6 +1,7 @@
 """An evaluation's intervals, slices, wrong rows and comparisons, and its page."""
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -9,7 +10,7 @@ import made_study
 import numpy as np
 import pytest
 import scipy.stats
-from small import double
+from small import double, tiers
 
 from fjt.core import records
 from fjt.core.errors import UserError
@@ -76,6 +77,13 @@ def run(task="t", **values):
     return double(Run, path="runs/x", result=result | values)
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Few resamples, where an interval's ends do not matter."""
+    for name in ("estimate", "compare"):
+        monkeypatch.setattr(resampling, name, functools.partial(getattr(resampling, name), resamples=30))
+
+
 def test_draws_do_not_depend_on_blocks_and_keep_sources_whole(monkeypatch):
     whole = np.concatenate(list(resampling.draw(50)))
     assert whole.shape == (resampling.RESAMPLES, 50) and (whole.sum(axis=1) == 50).all()
@@ -121,6 +129,7 @@ def test_an_interval_that_would_not_hold_is_left_out(made, reason):
     assert reason in found.reason and math.isnan(found.low) and not math.isnan(found.value)
 
 
+@pytest.mark.usefixtures("quick")
 def test_degenerate_predictions_have_reasons_and_no_intervals():
     all_one = rows(label=np.zeros(150, int))
     found = resampling.estimate(all_one.measures())
@@ -183,6 +192,7 @@ def test_runs_of_other_rows_labels_or_classes_are_not_compared():
     assert pairs.compare(rows("regression"), rows("regression", seed=1)).churn is None
 
 
+@pytest.mark.usefixtures("quick")
 def test_slices_are_parts_of_the_rows():
     group = tuple("even" if row % 2 == 0 else "odd" for row in range(150))
     found = evaluation.evaluate(rows(group=group), "parity")
@@ -207,7 +217,8 @@ def test_the_most_confidently_wrong_come_first():
     assert math.isnan(evaluation.find_wrong(rows("tagging"))[0].confidence)
 
 
-@pytest.mark.parametrize("kind", list(TASKS))
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("kind", tiers(list(TASKS), "classification", "regression", "question_answering"))
 def test_the_page_and_the_record_are_whole_and_need_no_other_file(kind, tmp_path):
     one, other = rows(kind), rows(kind, seed=1)
     found, pair = evaluation.evaluate(one), pairs.compare(one, other)
@@ -227,6 +238,7 @@ def test_the_page_and_the_record_are_whole_and_need_no_other_file(kind, tmp_path
     assert records.plain(evaluation.record(run(), found, None, None)).keys() == record.keys() - {"against"}
 
 
+@pytest.mark.usefixtures("quick")
 def test_texts_and_labels_of_users_are_shown_as_they_are(tmp_path):
     texts = ("<script>alert(1)</script> **x**",) * 150
     evaluation_page.write(str(tmp_path), run(task="<b>"), evaluation.evaluate(rows(texts=texts)), None, None)
