@@ -25,6 +25,9 @@ between blanks, each punctuation mark by itself.  Its output has the words and t
 {type, text, start, end, score} in characters of the text.  As .conll it has a word and its tag per line; of a CoNLL
 input it has each line as it is, with the tag as a further column.
 
+With --calibrated, what `python -m fjt.calibrate` fitted for the run is applied: probabilities, thresholds, and
+abstention, where the prediction is empty and the column `abstains` is True.
+
 From Python:  fjt.load_run("runs/first").predict(["one text", "another"])["labels"]
 """
 
@@ -33,7 +36,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,6 +51,7 @@ from fjt.tasks import spans
 
 if TYPE_CHECKING:
     from fjt.experiment.finished import Run
+    from fjt.tasks.calibration import Calibration
 
 RETURNED = ("words", "labels", "probabilities", "logits")  # by every run; others are columns of the output
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".npz")  # and, of words, those of conll.SUFFIXES, of answers squad.SUFFIX
@@ -77,6 +81,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--id", metavar="COLUMN", help="a column that is copied to the output (default: row number)")
     parser.add_argument("--scheme", choices=spans.SCHEMES, help="of the tags of spans that are written")
     parser.add_argument("--no-header", action="store_true", help="columns of a .csv or .tsv are numbers from 0")
+    parser.add_argument("--calibrated", action="store_true", help="apply what fjt.calibrate fitted for the run")
     try:
         options = parser.parse_args(argv[1:])
     except SystemExit as stop:
@@ -85,7 +90,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from fjt.experiment import new_texts, program_cache
+    from fjt.experiment import calibrated, new_texts, program_cache
     from fjt.experiment.finished import load_run
     from fjt.experiment.new_texts import Source
 
@@ -108,6 +113,7 @@ def _predict(options: argparse.Namespace) -> int:
         _check_output(options.output, options.input, run, options.overwrite)
     if options.scheme and options.scheme not in run.problem.schemes:
         raise UserError(f"--scheme={options.scheme}: the run in {run.path} has no tags of spans. Leave the option out.")
+    fitted = calibrated.read(run) if options.calibrated else None
     source = Source(options.input, options.text or "", options.text_pair or "", options.id or "", not options.no_header)
     # Some forms are of all texts at once: arrays, answers in one object, a CoNLL file with a further column.
     size = 0 if suffix in (".npz", squad.SUFFIX) or (suffix in conll.SUFFIXES and _is_conll(source.path)) else PART
@@ -121,7 +127,7 @@ def _predict(options: argparse.Namespace) -> int:
             (split, one | {"labels": [spans.converted(tags, options.scheme) for tags in one["labels"]]})
             for split, one in found
         )
-    count = _write(options.output, suffix, run, options.input, found)
+    count = _write(options.output, suffix, run, options.input, found, fitted)
     if options.output != "-":
         console.say(f"{options.output}: {count:,} texts labelled")
     return 0
@@ -174,15 +180,31 @@ class _Elsewhere(Exception):
     """An OSError of another file than the output."""
 
 
-def _write(path: str, suffix: str, run: "Run", source: str, parts: Iterable[Labelled]) -> int:
-    """The number of texts of the output, which is written whole or not at all, or to stdout.  source: the input."""
+def _write(
+    path: str,
+    suffix: str,
+    run: "Run",
+    source: str,
+    parts: Iterable[Labelled],
+    fitted: "Calibration | None" = None,
+) -> int:
+    """The number of texts of the output, which is written whole or not at all, or to stdout.
+
+    Args:
+        path: the output.
+        suffix: of its format.
+        run: the run.
+        source: the input.
+        parts: its texts with what the run predicts.
+        fitted: the calibration that is applied, or None.
+    """
     count = 0
 
     def pieces() -> Iterator[bytes]:
         nonlocal count
         try:
             for split, predicted in parts:
-                yield _piece(suffix, run, source, split, predicted, not count)
+                yield _piece(suffix, run, source, split, predicted, not count, fitted)
                 count += len(split)
         except OSError as error:
             raise _Elsewhere(error) from error
@@ -207,13 +229,21 @@ def _write(path: str, suffix: str, run: "Run", source: str, parts: Iterable[Labe
     return count
 
 
-def _piece(suffix: str, run: "Run", source: str, split: Split, predicted: dict[str, Any], first: bool) -> bytes:
+def _piece(
+    suffix: str,
+    run: "Run",
+    source: str,
+    split: Split,
+    predicted: dict[str, Any],
+    first: bool,
+    fitted: "Calibration | None",
+) -> bytes:
     """The part of the output for a part of the texts.  first: whether it is the first one, which has the header."""
     if suffix in conll.SUFFIXES:
         return (b"" if first else b"\n") + _conll(source, split, predicted)
     if suffix == squad.SUFFIX:
         return run.problem.files(predicted["logits"], split, run.task)[suffix].encode()
-    return _table(suffix, run, split, predicted, first)
+    return _table(suffix, run, split, predicted, first, fitted)
 
 
 def _conll(source: str, split: Split, predicted: dict[str, Any]) -> bytes:
@@ -225,11 +255,18 @@ def _conll(source: str, split: Split, predicted: dict[str, Any]) -> bytes:
         return conll.append(source, file, (tag for row in tags for tag in row)).encode()
 
 
-def _table(suffix: str, run: "Run", split: Split, predicted: dict[str, Any], first: bool) -> bytes:
+def _table(
+    suffix: str,
+    run: "Run",
+    split: Split,
+    predicted: dict[str, Any],
+    first: bool,
+    fitted: "Calibration | None",
+) -> bytes:
     columns: dict[str, Any] = {"id": split.id, "text": split.text}
     columns |= {} if split.text_pair is None else {"text_pair": split.text_pair}
     if split.words is None:
-        for name, values in run.problem.columns(predicted["logits"], run.full_task).items():
+        for name, values in _columns(run, predicted["logits"], fitted).items():
             columns[name] = [round(float(x), 6) if isinstance(x, float) else x for x in values]
     else:
         columns |= {"words": split.words, "predicted": predicted["labels"]}
@@ -248,6 +285,14 @@ def _table(suffix: str, run: "Run", split: Split, predicted: dict[str, Any], fir
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in objects).encode()
     cells = [*([columns] if first else []), *(map(tables.cell, row) for row in rows)]
     return (tables.csv_text(cells) if suffix == ".csv" else tables.tsv(cells)).encode()
+
+
+def _columns(run: "Run", logits: Any, fitted: "Calibration | None") -> Mapping[str, Any]:
+    from fjt.experiment import calibrated
+
+    if fitted is not None:
+        return calibrated.columns(run, fitted, logits)
+    return run.problem.columns(logits, run.full_task)
 
 
 if __name__ == "__main__":

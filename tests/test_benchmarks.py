@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.benchmarks import multilabel
+from tests.benchmarks import common, intervals, multilabel
 
 SAMPLE = """\
 Ann\tB-person
@@ -51,3 +51,13 @@ def test_scores_of_sets_by_hand():
     assert found["macro_f1"] == pytest.approx((2 / 3 + 2 / 3) / 6)
     assert found["f1"]["person"] == pytest.approx(2 / 3) and found["f1"]["creative-work"] == 0.0
     np.testing.assert_array_equal(multilabel.choose(np.float32([[0.0, -0.01, 5.0]])), [[1, 0, 1]])
+
+
+def test_the_record_of_intervals_is_one_that_passed():
+    folder = common.ROOT / "results/toolbox"
+    record = common.read_json(folder / "intervals.json")
+    assert intervals.passed(record) and {row["shape"] for row in record["rows"]} == set(intervals.SHAPES)
+    assert intervals.table(record) == (folder / "intervals.md").read_text()
+    first = next(row for row in record["rows"] if row["of"] == "score")
+    total = int(first["held"].split("/")[2])
+    assert not intervals.passed(record | {"rows": [first | {"held": f"{total // 2}/{total}/{total}"}]})

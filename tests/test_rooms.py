@@ -33,7 +33,9 @@ LEVEL = {room: level for level, room in enumerate(ROOMS)}
 DOORS = (
     "aot",
     "api",
+    "calibrate",
     "configs",
+    "evaluate",
     "export",
     "flags",
     "inspect",

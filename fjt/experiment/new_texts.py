@@ -97,7 +97,7 @@ def _read(run: "Run", source: Source, size: int) -> Iterator[Rows]:
         raise UserError(f"--input={path} does not exist.")
     parts = tables.read_parts(
         path,
-        _columns(run, source),
+        columns(run, source),
         size,
         header=source.header,
         optional=("text_pair",) if _either(run) and not source.text_pair else (),
@@ -119,7 +119,7 @@ def _either(run: "Run") -> bool:
     return run.pairs and run.singles
 
 
-def _columns(run: "Run", source: Source) -> dict[str, str]:
+def columns(run: "Run", source: Source) -> dict[str, str]:
     """{role: column} of a table."""
     path, own = source.path, run.config["data"]["columns"]
     columns = {"text": source.text or text_column(run, path)}

@@ -41,7 +41,7 @@ PREDICTIONS = ("id", "logits", "label", "label_names")
 # Names in a work directory that fjt writes, replaces and removes.
 OWN = (
     "config.json", "env.json", "result.json", "train.jsonl", "eval.jsonl", "curve.png", "DONE", "predictions",
-    "export", "checkpoints", "checkpoints-unreadable", "data", "tensorboard",
+    "export", "checkpoints", "checkpoints-unreadable", "data", "tensorboard", "evaluation", "calibration.json",
 )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ def _is_label_table(value: Any) -> bool:
 LABELS = 'a table of ids and label names, such as {"0": "no", "1": "yes"}'
 # fjt ignores the number, but `transformers` makes as many names when it reads a tokenizer.
 COUNT = optional(declared.whole(0, 10**6))
+CALIBRATION = "fjt_calibration"  # of an export: what `python -m fjt.calibrate` fitted; a new run starts without it
 ENTRIES: Table = dict.fromkeys(WITHOUT_EFFECT, ignored()) | {
     "model_type": ignored(),  # it names the family, whose own table is `Family.entries`
     "position_embedding_type": one_of("absolute"),
@@ -39,4 +40,5 @@ ENTRIES: Table = dict.fromkeys(WITHOUT_EFFECT, ignored()) | {
     "architectures": optional(texts()),
     "problem_type": optional(text()),
     "transformers_version": optional(text()),
+    CALIBRATION: optional(declared.table()),
 }

@@ -308,6 +308,20 @@ def costs(cell: Cell, full: Cell | None) -> dict[str, Any]:
     }
 
 
+def agreement(problem: Problem, runs: Sequence[Any]) -> tuple[float, float] | None:
+    """(mean share of examples for which two runs differ, share for which all agree), None for scores or for one run.
+
+    Args:
+        problem: the kind.
+        runs: decoded predictions of each run, for the same examples.
+    """
+    pairs = [problem.agree(one, two) for i, one in enumerate(runs) for two in runs[:i]]
+    same = [pair for pair in pairs if pair is not None]
+    if not same:
+        return None
+    return 1 - float(np.mean(same)), float(np.all(same, axis=0).mean())
+
+
 def last_loss(cell: Cell, study: Records) -> float | None:
     """The training loss over the last tenth of the steps, the mean over the finished runs; None without one."""
     names = {row["run"] for row in cell.rows if row["state"] == FINISHED}

@@ -14,7 +14,14 @@ from fjt.reports.cost_tables import cost_table, trial_table
 from fjt.reports.figures import Styles, fewer, styles
 from fjt.reports.formatting import Name, names_of, title
 from fjt.reports.pages import Block, Fold, Heading, Items, Text
-from fjt.reports.score_tables import class_table, comparison_table, overview, parts_table, score_table
+from fjt.reports.score_tables import (
+    agreement_table,
+    class_table,
+    comparison_table,
+    overview,
+    parts_table,
+    score_table,
+)
 from fjt.study.spec import SEEDS
 
 
@@ -276,6 +283,9 @@ def _score_blocks(task: str, cells: Sequence[Cell], style: Styles, name: Name) -
     )
     for metric in others:
         blocks += [Heading(3, f"Scores: {metric}"), score_table(cells, metric, name)]
+    agreement = agreement_table(cells, name)
+    if agreement:
+        blocks += [Heading(3, "Agreement of seeds"), agreement]
     classes = class_table(cells, name)
     if classes:
         blocks.append(Fold("Each class: precision, recall, F1, support and predicted counts", (classes,)))

@@ -17,7 +17,8 @@ from fjt.core.prng import Array
 from fjt.data.batches import Examples
 from fjt.data.glue import Task
 from fjt.data.labels import Cell
-from fjt.tasks import jackknife
+from fjt.tasks import jackknife, measures
+from fjt.tasks.measures import Measures
 from fjt.tasks.problem import Labels, Logits, Predictions, Problem
 
 Ids = Int[np.ndarray, " N"]  # label ids
@@ -143,6 +144,7 @@ class Classification(Problem):
     table_metrics = ("accuracy", "macro_f1")
     bounds = {"accuracy": (0, 1), "f1": (0, 1), "f1_accuracy": (0, 1), "macro_f1": (0, 1), "mcc": (-1, 1)}
     hub_type = "single_label_classification"
+    exclusive = True
 
     def find_labels(self, cells: Sequence[Cell]) -> dict[str, str]:
         return sort_labels(cells, lambda cell: (cell.text,))
@@ -187,6 +189,20 @@ class Classification(Problem):
             ids, [task.label_names[i] for i in ids], scipy.special.softmax(np.asarray(logits, np.float64), axis=-1)
         )
 
+    def classes(self, label: Labels, task: Task) -> Bool[np.ndarray, "N C"]:
+        return np.asarray(label[:, None] == np.arange(len(task.label_names)))
+
+    def from_classes(
+        self, chosen: Bool[np.ndarray, "N C"], probabilities: Float[np.ndarray, "N C"], task: Task
+    ) -> Predictions:
+        ids = np.argmax(chosen, axis=-1)
+        return Predictions(ids, [task.label_names[i] for i in ids], probabilities)
+
+    def measures(self, scores: Logits, label: Labels, task: Task) -> Measures:
+        found = of_classes(self, scores, label, task)
+        others = [name for name in task.metrics if name in self.metrics and name not in found.cases]
+        return found.joined(self.of_metrics(others, self.decode(scores, task).values, label))
+
     def dev_loss(self, logits: Logits, examples: Examples, task: Task) -> float:
         labelled = self.is_labelled(examples.label)
         logits, label = np.asarray(logits[labelled], np.float64), examples.label[labelled]
@@ -202,12 +218,29 @@ class Classification(Problem):
         return np.full(len(label), np.bincount(label).argmax())
 
     def columns(self, logits: Logits, task: Task) -> Mapping[str, Sequence[Any] | np.ndarray]:
-        predicted = self.decode(logits, task)
-        best = np.asarray(predicted.probabilities).max(axis=-1)
-        return {"predicted": predicted.labels, "probability": best} | self.probability_columns(predicted, task)
+        return self.prediction_columns(self.decode(logits, task), task)
+
+    def prediction_columns(self, predicted: Predictions, task: Task) -> Mapping[str, Sequence[Any] | np.ndarray]:
+        chosen = np.asarray(predicted.probabilities)[np.arange(len(predicted.labels)), predicted.values]
+        return {"predicted": predicted.labels, "probability": chosen} | self.probability_columns(predicted, task)
 
     def label_column(self, label: Labels, task: Task) -> list[str]:
         return ["" if i < 0 else task.label_names[i] for i in label]
+
+
+def of_classes(problem: Problem, scores: Logits, label: Labels, task: Task) -> Measures:
+    """The Measures of the classes and probabilities that scores lead to.
+
+    Args:
+        problem: the kind, which has `classes`.
+        scores: of the rows.
+        label: of the rows, none missing.
+        task: the task.
+    """
+    found = problem.decode(scores, task)
+    chosen, truth = problem.classes(found.values, task), problem.classes(label, task)
+    assert chosen is not None and truth is not None, "the kind has classes"
+    return measures.of_classes(chosen, np.asarray(found.probabilities), truth, task.label_names, problem.exclusive)
 
 
 def sort_labels(cells: Iterable[Cell], names: Callable[[Cell], Iterable[str]]) -> dict[str, str]:

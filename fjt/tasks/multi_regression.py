@@ -15,7 +15,8 @@ from fjt.core.prng import Array
 from fjt.data.batches import Examples
 from fjt.data.glue import Task
 from fjt.data.labels import Cell
-from fjt.tasks import jackknife, regression
+from fjt.tasks import jackknife, measures, regression
+from fjt.tasks.measures import Measures
 from fjt.tasks.problem import Labels, Logits, Predictions, Problem
 from fjt.tasks.regression import REGRESSION
 
@@ -93,6 +94,9 @@ class MultiRegression(Problem):
     def pseudo_values(self, metric: str, predicted: Collection[Labels], label: Labels) -> Float[np.ndarray, "n M"]:
         runs = np.stack([*predicted])
         return np.mean([jackknife.of_scores(metric, runs[..., c], label[:, c]) for c in range(label.shape[1])], axis=0)
+
+    def measures(self, scores: Logits, label: Labels, task: Task) -> Measures:
+        return measures.of_scores(scores, label)
 
     def constant(self, label: Labels) -> Labels:
         return np.broadcast_to(label.mean(axis=0), label.shape)

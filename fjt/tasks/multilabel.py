@@ -18,7 +18,8 @@ from fjt.data.batches import Examples
 from fjt.data.glue import Task
 from fjt.data.labels import Cell
 from fjt.tasks import jackknife
-from fjt.tasks.classification import class_rows, confidence_factor, f1_of_counts, sort_labels, weigh
+from fjt.tasks.classification import class_rows, confidence_factor, f1_of_counts, of_classes, sort_labels, weigh
+from fjt.tasks.measures import Measures
 from fjt.tasks.problem import Labels, Logits, Predictions, Problem
 
 Sets = Int[np.ndarray, "N C"]  # 1 for each label of an example's set, else 0
@@ -179,9 +180,19 @@ class MultiLabel(Problem):
 
     def decode(self, logits: Logits, task: Task) -> Predictions:
         probabilities = scipy.special.expit(np.asarray(logits, np.float64))
-        chosen = (probabilities >= task.threshold).astype(np.int8)
+        return self.from_classes(probabilities >= task.threshold, probabilities, task)
+
+    def classes(self, label: Labels, task: Task) -> Bool[np.ndarray, "N C"]:
+        return np.asarray(label > 0)
+
+    def from_classes(
+        self, chosen: Bool[np.ndarray, "N C"], probabilities: Float[np.ndarray, "N C"], task: Task
+    ) -> Predictions:
         labels = [tuple(task.label_names[i] for i in np.flatnonzero(row)) for row in chosen]
-        return Predictions(chosen, labels, probabilities)
+        return Predictions(chosen.astype(np.int8), labels, probabilities)
+
+    def measures(self, scores: Logits, label: Labels, task: Task) -> Measures:
+        return of_classes(self, scores, label, task)
 
     def dev_loss(self, logits: Logits, examples: Examples, task: Task) -> float:
         labelled = self.is_labelled(examples.label)
@@ -200,7 +211,9 @@ class MultiLabel(Problem):
         return np.repeat(sets[counts.argmax()][None], len(label), axis=0)
 
     def columns(self, logits: Logits, task: Task) -> Mapping[str, Sequence[Any] | np.ndarray]:
-        predicted = self.decode(logits, task)
+        return self.prediction_columns(self.decode(logits, task), task)
+
+    def prediction_columns(self, predicted: Predictions, task: Task) -> Mapping[str, Sequence[Any] | np.ndarray]:
         names = [SEPARATOR.join(names) for names in predicted.labels]
         return {"predicted": names} | self.probability_columns(predicted, task)
 

@@ -15,6 +15,8 @@ from fjt.core.ragged import Ragged
 from fjt.data.batches import Examples
 from fjt.data.glue import Split, Task
 from fjt.data.labels import Cell
+from fjt.tasks import measures
+from fjt.tasks.measures import Measures
 
 MOST_COLUMNS = 200  # labels whose probabilities a table of predictions lists; arrays have the logits of all
 Labels = Shaped[np.ndarray, "N ..."]  # one per row: ids, sets of labels, or scores
@@ -64,6 +66,7 @@ class Problem(abc.ABC):
         contexts: whether the second text of a pair is a context in which answers are found, with a slot at each token.
         several: whether rows are of several tasks, each with outputs of its own.
         loss_options: the options of config.loss that `loss` reads.
+        exclusive: whether a row has exactly one class, where it has `classes`.
         schemes: the ways to write predicted tags of spans (`fjt.tasks.spans`), () where there are none.
         head: name of the head of a model family that reads the slots.
         metrics: {name: score(predicted, label)} in float64.
@@ -83,6 +86,7 @@ class Problem(abc.ABC):
     choices: ClassVar[bool] = False
     documents: ClassVar[bool] = False
     several: ClassVar[bool] = False
+    exclusive: ClassVar[bool] = False
     contexts: ClassVar[bool] = False
     loss_options: ClassVar[tuple[str, ...]] = ()
     schemes: ClassVar[tuple[str, ...]] = ()
@@ -351,6 +355,54 @@ class Problem(abc.ABC):
             label: labels, none missing.
         """
         return lambda rows: self.metrics[metric](predicted[rows], label[rows])
+
+    def measures(self, scores: Scores, label: Rows, task: Task) -> Measures:
+        """The Measures that an evaluation reports: by default, the metrics of the kind.
+
+        Args:
+            scores: of the rows.
+            label: of the rows, none missing.
+            task: the task.
+        """
+        return self.of_metrics(self.metrics, self.decode(scores, task).values, label)
+
+    def of_metrics(self, names: Collection[str], predicted: Rows, label: Rows) -> Measures:
+        """The Measures of some of the metrics.  For the other arguments see `scorer`."""
+        scorers = {name: self.scorer(name, predicted, label) for name in names}
+        return measures.of_scorers(scorers, len(label), self.bounds)
+
+    def classes(self, label: Rows, task: Task) -> Bool[np.ndarray, "N C"] | None:
+        """Whether each row has each class, None where labels are not classes of rows.
+
+        Args:
+            label: labels or decoded values of rows, none missing.
+            task: the task.
+        """
+        del label, task
+        return None
+
+    def from_classes(
+        self, chosen: Bool[np.ndarray, "N C"], probabilities: Float[np.ndarray, "N C"], task: Task
+    ) -> Predictions:
+        """The Predictions of chosen classes, of a kind that has `classes`."""
+        raise NotImplementedError(f"{self.name} has no classes of rows")
+
+    def prediction_columns(self, predicted: Predictions, task: Task) -> Mapping[str, Sequence[Any] | np.ndarray]:
+        """As `columns`, of Predictions, of a kind that has `classes`."""
+        raise NotImplementedError(f"{self.name} has no classes of rows")
+
+    def agree(self, one: Rows, other: Rows) -> Bool[np.ndarray, " N"] | None:
+        """Whether two decoded values or labels of each row are equal, None for scores."""
+        if one.dtype.kind == "f":
+            return None
+        if isinstance(one, Ragged):
+            row = np.repeat(np.arange(len(one)), one.lengths)
+            return np.asarray(np.bincount(row, one.values != other.values, len(one)) == 0)
+        return np.asarray(np.asarray(one == other).reshape(len(one), -1).all(axis=1))
+
+    def right(self, predicted: Rows, label: Rows) -> Bool[np.ndarray, " N"] | None:
+        """Whether each row is predicted without a mistake, None for scores."""
+        return self.agree(predicted, label)
 
     def perfect(self, label: Rows) -> Rows:
         """Decoded values in which everything is right, with which a user's own metrics are tried.

@@ -182,6 +182,9 @@ class QuestionAnswering(Problem):
         values = squad_scores.each(self.scores[metric], predicted, label)
         return lambda rows: float(values[rows].mean())
 
+    def right(self, predicted: Labels, label: Labels) -> Bool[np.ndarray, " N"]:
+        return squad_scores.each(self.scores["exact_match"], predicted, label) == 1
+
     def constant(self, label: Labels) -> Labels:
         """The most frequent answer, among which no answer is one."""
         first = [squad.texts_of(text)[:1] for text in label]

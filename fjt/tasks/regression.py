@@ -13,7 +13,8 @@ from fjt.core.prng import Array
 from fjt.data.batches import Examples
 from fjt.data.glue import Task
 from fjt.data.labels import Cell
-from fjt.tasks import jackknife
+from fjt.tasks import jackknife, measures
+from fjt.tasks.measures import Measures
 from fjt.tasks.problem import Labels, Logits, Predictions, Problem
 
 Scores = Float[np.ndarray, " N"]
@@ -127,6 +128,9 @@ class Regression(Problem):
 
     def pseudo_values(self, metric: str, predicted: Collection[Labels], label: Labels) -> Float[np.ndarray, "n M"]:
         return jackknife.of_scores(metric, np.stack([*predicted]), label)
+
+    def measures(self, scores: Logits, label: Labels, task: Task) -> Measures:
+        return measures.of_scores(scores, label[:, None])
 
     def constant(self, label: Labels) -> Labels:
         return np.full(len(label), label.mean())

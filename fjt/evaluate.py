@@ -1,0 +1,108 @@
+"""Evaluate a finished run:  python -m fjt.evaluate --run runs/rte [--data new.tsv] [--against runs/other]
+
+The predictions are those that the run has stored of a split (--split, dev if nothing is said), for which no model is
+needed, or of a new file with labels (--data), which the run labels first.  Scores come with 95 % intervals over new
+examples; where an interval would not hold there is none, with the reason.  The folder --output gets
+
+  evaluation.html   scores, classes, confusion matrix, ROC, precision-recall and reliability curves, slices by length,
+                    label and a column (--slice), the most confidently wrong examples; the page needs no other file
+  evaluation.json   the same numbers with all digits
+
+With --against, another run is compared on the same rows: churn, McNemar's exact test, paired differences of the scores,
+and the examples that one has right and the other wrong.  Exit codes: 0 success, 2 a mistake in the arguments or files,
+130 Ctrl-C.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fjt.core import files
+from fjt.core.errors import UserError, exit_code
+from fjt.core.options import ExecutionConfig
+
+if TYPE_CHECKING:
+    from fjt.experiment.finished import Run
+    from fjt.experiment.labelled import Labelled
+
+OUTPUT = "evaluation"  # in the run's work directory
+
+
+def main(argv: Sequence[str]) -> int:
+    """The exit code of a command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fjt.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--run", required=True, metavar="DIR", help="the work directory of a finished run")
+    parser.add_argument("--against", metavar="DIR2", help="another run, to compare with on the same rows")
+    parser.add_argument("--split", default="dev", help="the split whose stored predictions are evaluated")
+    parser.add_argument("--data", metavar="FILE", help="a file with labels, which the run labels anew")
+    parser.add_argument("--text", metavar="COLUMN", help="of --data, the column of the texts")
+    parser.add_argument("--text_pair", metavar="COLUMN", help="of --data, the column of the second texts")
+    parser.add_argument("--label", metavar="COLUMN", help="of --data, the column of the labels, by name or id")
+    parser.add_argument("--id", metavar="COLUMN", help="of --data, a column that names the rows (default: number)")
+    parser.add_argument("--no-header", action="store_true", help="columns of a .csv or .tsv are numbers from 0")
+    parser.add_argument("--slice", default="", metavar="COLUMN", help="a column whose values have scores of their own")
+    parser.add_argument("--base", default="", metavar="DIR", help="the run's base model, if it has moved")
+    parser.add_argument(
+        "--output", metavar="DIR", help="the folder of the page (default: evaluation/SPLIT in the run's folder)"
+    )
+    try:
+        options = parser.parse_args(argv[1:])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return exit_code(lambda: _evaluate(options), lambda: options.output or options.run)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from fjt.experiment import program_cache
+    from fjt.experiment.finished import load_run, read_run
+    from fjt.reports import evaluation, evaluation_page, pairs
+
+    of_data = [name for name in ("text", "text_pair", "label", "id") if getattr(options, name)]
+    if of_data and not options.data:
+        raise UserError(f"--{of_data[0]} names a column of --data FILE. Give the file, or leave the option out.")
+    load = load_run if options.data else read_run
+    run = load(options.run, options.base)
+    other = load(options.against) if options.against else None
+    folder = _output(options, run)
+    if options.data:
+        program_cache.keep_programs(ExecutionConfig())
+    rows = _rows(run, options, options.slice)
+    pair = pairs.compare(rows, _rows(other, options, "")) if other else None
+    found = evaluation.evaluate(rows, options.slice)
+    evaluation_page.write(folder, run, found, other, pair)
+    evaluation_page.show(found, pair, folder)
+    return 0
+
+
+def _rows(run: "Run", options: argparse.Namespace, group: str) -> "Labelled":
+    """The labelled rows of a run that the options name.  group: the column of the slices, or ""."""
+    from fjt.experiment import labelled
+    from fjt.experiment.new_texts import Source
+
+    if not options.data:
+        return labelled.stored(run, options.split, group)
+    path = files.local_path(options.data, "--data")
+    source = Source(path, options.text or "", options.text_pair or "", options.id or "", not options.no_header)
+    return labelled.predicted(run, source, options.label or "", group)
+
+
+def _output(options: argparse.Namespace, run: "Run") -> str:
+    """The folder of the page.  Raises UserError for one among the run's own files, or a file."""
+    from fjt.experiment import workdir
+
+    if not options.output:
+        name = os.path.splitext(os.path.basename(options.data))[0] if options.data else options.split
+        return os.path.join(run.path, OUTPUT, name)
+    folder = files.local_path(options.output, "--output")
+    workdir.check_output(folder, "--output")
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise UserError(f"--output={folder} is a file. Give a folder.")
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,192 @@
+"""The evaluation of one run's predictions: scores with intervals, slices, and the rows that are most wrong."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from fjt.experiment.finished import Run
+from fjt.experiment.labelled import Labelled
+from fjt.reports import resampling
+from fjt.reports.pairs import Pair
+from fjt.reports.resampling import Estimate
+
+MOST_WRONG = 20  # rows that are listed
+MOST_SLICES = 20  # values of a column, the most frequent ones
+LEAST_ROWS = 8  # rows of which quarters by length are made
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """The scores of some of the rows.  by: what they have in common; name: its value."""
+
+    by: str
+    name: str
+    size: int
+    estimates: dict[str, Estimate]
+
+
+@dataclasses.dataclass(frozen=True)
+class Wrong:
+    """A row that is wrong.
+
+    Attributes:
+        row: its number among the labelled rows.
+        label: its true label.
+        predicted: the prediction.
+        confidence: the probability that is on the wrong side, or the error of a score; NaN without either.
+    """
+
+    row: int
+    label: str
+    predicted: str
+    confidence: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What is known of predictions.  estimates: {name: Estimate}; names such as f1(label) are of one class."""
+
+    rows: Labelled
+    estimates: dict[str, Estimate]
+    slices: list[Slice]
+    wrong: list[Wrong]
+
+
+def evaluate(rows: Labelled, column: str = "") -> Evaluation:
+    """The Evaluation of labelled rows.  column: the name of their `group`."""
+    estimates = resampling.estimate(rows.measures(), rows.cluster)
+    names = slice_names(rows, estimates)
+    slices = [
+        Slice(by, name, len(some), {key: found[key] for key in (names[:1] if by == "label" else names)})
+        for by, name, chosen in _groups(rows, column)
+        for some in [rows.take(chosen)]
+        for found in [resampling.estimate(some.measures(), some.cluster)]
+    ]
+    return Evaluation(rows, estimates, slices, find_wrong(rows))
+
+
+def slice_names(rows: Labelled, estimates: dict[str, Estimate]) -> list[str]:
+    """The scores that slices have: the share of right rows, if there is one, and the task's first metric.
+
+    Slices by label have the first of them alone: most metrics mean nothing for rows of one label.
+    """
+    shares = [name for name in ("accuracy", "subset_accuracy") if name in estimates]
+    first = [name for name in (*rows.task.metrics, *estimates) if name in estimates]
+    return list(dict.fromkeys([*shares, *first[:1]]))
+
+
+def _groups(rows: Labelled, column: str) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Yields (by, name, numbers of rows) of the slices, without empty ones."""
+    if rows.texts is not None and len(rows) >= LEAST_ROWS:
+        length = np.array(list(map(len, rows.texts)))
+        ends = np.quantile(length, (0.25, 0.5, 0.75))
+        quarter = np.searchsorted(ends, length)
+        for number in range(4):
+            if (chosen := np.flatnonzero(quarter == number)).size:
+                low, high = length[chosen].min(), length[chosen].max()
+                yield "length", f"{low:,} to {high:,} characters", chosen
+    classes = rows.problem.classes(rows.label, rows.task)
+    if classes is not None:
+        for number in np.argsort(-classes.sum(axis=0), kind="stable")[:MOST_SLICES]:
+            if classes[:, number].any():
+                yield "label", rows.task.label_names[number], np.flatnonzero(classes[:, number])
+    if rows.group is not None:
+        values, inverse, counts = np.unique(np.array(rows.group), return_inverse=True, return_counts=True)
+        for number in np.argsort(-counts, kind="stable")[:MOST_SLICES]:
+            yield column, str(values[number]), np.flatnonzero(inverse == number)
+
+
+def find_wrong(rows: Labelled) -> list[Wrong]:
+    """The wrong rows, the most confident first; of scores, those with the greatest error; [] where rows are neither."""
+    problem, task = rows.problem, rows.task
+    found = problem.decode(rows.scores, task)
+    names = problem.columns(rows.scores, task).get("predicted")
+    if names is None or problem.documents:  # of several tasks, whose predictions are not one column; of masked tokens
+        return []
+    right, confidence = problem.right(found.values, rows.label), np.full(len(rows), math.nan)
+    truth = problem.classes(rows.label, task)
+    if right is None:
+        distance = np.abs(np.asarray(found.values, np.float64) - rows.label).reshape(len(rows), -1)
+        right, confidence = np.zeros(len(rows), bool), distance.mean(axis=1)
+    elif truth is not None:
+        chosen, shares = problem.classes(found.values, task), np.asarray(found.probabilities)
+        assert chosen is not None, "a kind with classes of labels has classes of predictions"
+        sides = np.where(chosen, shares, 1 - shares) * (chosen != truth)
+        confidence = (sides * chosen if problem.exclusive else sides).max(axis=1)
+    wrong = np.flatnonzero(~right)
+    order = wrong[np.argsort(-confidence[wrong], kind="stable")][:MOST_WRONG]
+    labels = problem.label_column(rows.label, task)
+    shown = [f"{name:.6g}" if isinstance(name, float) else str(name) for name in names]
+    return [Wrong(int(row), labels[row], shown[row], float(confidence[row])) for row in order]
+
+
+def record(run: Run, evaluation: Evaluation, other: Run | None, pair: Pair | None) -> dict[str, Any]:
+    """The contents of evaluation.json.
+
+    Args:
+        run: the run.
+        evaluation: of its predictions.
+        other: the run that it is compared with, or None.
+        pair: of both.
+    """
+    rows = evaluation.rows
+    found: dict[str, Any] = {
+        **_about(run),
+        "split": rows.name,
+        "examples": len(rows),
+        "unit": rows.problem.unit,
+        "confidence": resampling.CONFIDENCE,
+        "resamples": resampling.RESAMPLES,
+        "metrics": _plain(evaluation.estimates),
+        "slices": [
+            {"by": one.by, "slice": one.name, "examples": one.size, "metrics": _plain(one.estimates)}
+            for one in evaluation.slices
+        ],
+        "wrong": [
+            {
+                "id": rows.id[one.row],
+                "label": one.label,
+                "predicted": one.predicted,
+                "confidence": None if math.isnan(one.confidence) else one.confidence,
+            }
+            for one in evaluation.wrong
+        ],
+    }
+    if other is not None and pair is not None:
+        found["against"] = _about(other) | _pair(rows, pair)
+    return found
+
+
+def _about(run: Run) -> dict[str, Any]:
+    keys = ("task", "model", "method", "seed", "selected_step", "params_sha256")
+    found = {key: run.result[key] for key in keys}
+    return found | {"model": found["model"].replace("\\", "/").rstrip("/").rpartition("/")[2]}
+
+
+def _pair(rows: Labelled, pair: Pair) -> dict[str, Any]:
+    ids: dict[str, Sequence[str]] = {
+        name: [rows.id[row] for row in found]
+        for name, found in (("only_first_right", pair.only_first), ("only_second_right", pair.only_second))
+    }
+    return {
+        "churn": _plain({"churn": pair.churn})["churn"] if pair.churn else None,
+        "mcnemar_p": None if math.isnan(pair.p) else pair.p,
+        "reason": pair.reason,
+        "both_right": pair.both,
+        "neither_right": pair.neither,
+        **ids,
+        "differences": _plain(pair.differences),
+    }
+
+
+def _plain(estimates: dict[str, Estimate]) -> dict[str, dict[str, Any]]:
+    """{name: {value, low, high} or {value, reason}}."""
+    return {
+        name: {"value": one.value, "reason": one.reason}
+        if one.reason
+        else {"value": one.value, "low": one.low, "high": one.high}
+        for name, one in estimates.items()
+    }

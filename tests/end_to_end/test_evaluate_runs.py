@@ -1,0 +1,132 @@
+"""A finished run is evaluated, calibrated, and labels text as calibrated: the commands themselves."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import scipy.special
+import transformers
+
+from fjt import calibrate, evaluate, predict
+from fjt.experiment import calibrated
+from fjt.models import config_json
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of the finished run: these commands write into it."""
+    return shutil.copytree(finished[0], tmp_path / "run")
+
+
+def command(door, *arguments):
+    return door.main(["", *map(str, arguments)])
+
+
+def test_stored_predictions_score_as_the_run_did_and_need_no_model(run, capsys):
+    shutil.rmtree(run / "export")
+    before = json.loads((run / "result.json").read_text())["metrics"]
+    assert command(evaluate, "--run", run) == 0
+    found = json.loads((run / "evaluation/dev/evaluation.json").read_text())
+    assert {name: found["metrics"][name]["value"] for name in before} == pytest.approx(before)
+    assert "90 examples; an interval needs 100" in capsys.readouterr().out  # of dev
+    assert (run / "evaluation/dev/evaluation.html").exists()
+
+
+def test_a_file_is_labelled_and_scores_as_the_stored_split_does(run, tables, tmp_path, capsys):
+    data = tmp_path / "new.csv"
+    with open(tables / "dev.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    with open(data, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label", "part"])
+        writer.writerows([row["text"], row["label"], number % 3] for number, row in enumerate(rows))
+    output = tmp_path / "out"
+    assert command(evaluate, "--run", run, "--data", data, "--slice", "part", "--output", output) == 0
+    assert command(evaluate, "--run", run) == 0
+    found, stored = (
+        json.loads((folder / "evaluation.json").read_text()) for folder in (output, run / "evaluation/dev")
+    )
+    values = [{name: one["value"] for name, one in record["metrics"].items()} for record in (found, stored)]
+    assert values[0] == pytest.approx(values[1], abs=1e-5, nan_ok=True)
+    assert [one["examples"] for one in found["slices"] if one["by"] == "part"] == [30, 30, 30]
+    assert command(evaluate, "--run", run, "--data", data, "--against", run, "--output", output) == 0
+    pair = json.loads((output / "evaluation.json").read_text())["against"]
+    assert pair["churn"]["value"] == 0 and pair["mcnemar_p"] == 1
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--split", "test"), "no row of it"),
+        (("--split", "none"), "has predictions of dev"),
+        (("--slice", "part"), "part"),
+        (("--text", "x"), "--text names a column of --data"),
+        (("--data", "none.csv"), "should be a file"),
+        (("--output", "RUN/predictions"), "among fjt's own files"),
+    ],
+)
+def test_a_mistake_is_a_line(run, arguments, message, capsys):
+    arguments = [one.replace("RUN", str(run)) for one in arguments]
+    assert command(evaluate, "--run", run, *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_calibration_is_stored_read_and_applied(run, tmp_path, capsys):
+    logits = np.load(run / "predictions/dev.npz")["logits"]
+    assert command(predict, "--run", run, "--input", "-", "--output", tmp_path / "x.tsv", "--calibrated") == 2
+    assert "fjt.calibrate --run" in capsys.readouterr().err
+    assert command(calibrate, "--run", run, "--threshold", "macro_f1") == 0
+    printed = capsys.readouterr().out
+    record = json.loads((run / calibrated.RECORD).read_text())
+    assert f"{record['before']['ece']:.4f}" in printed and f"{record['after']['ece']:.4f}" in printed
+    export = json.loads((run / "export/config.json").read_text())
+    assert export["fjt_calibration"]["scale"] == record["scale"]
+    config, raw = config_json.read_config(str(run / "export"))
+    assert config and not config_json.unread_keys(raw, "x")
+    loaded = transformers.AutoConfig.from_pretrained(run / "export")
+    assert loaded.num_labels == 2 and loaded.fjt_calibration["thresholds"] == record["thresholds"]
+
+    with open(run / "predictions/dev.tsv", encoding="utf-8", newline="") as file:
+        texts = [row["text"] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
+    (tmp_path / "new.txt").write_text("\n".join(texts) + "\n")
+    output = tmp_path / "labelled.tsv"
+    assert command(predict, "--run", run, "--input", tmp_path / "new.txt", "--output", output, "--calibrated") == 0
+    with open(output, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    share = scipy.special.softmax(logits * record["scale"][0], axis=1)
+    assert [float(row["p(unacceptable)"]) for row in rows] == pytest.approx(share[:, 1], abs=1e-4)
+    near = np.abs(share[:, 1] - record["thresholds"][0]) < 1e-5
+    chosen = np.where(share[:, 1] >= record["thresholds"][0], "unacceptable", "acceptable")
+    assert all(row["predicted"] == one for row, one, skip in zip(rows, chosen, near, strict=True) if not skip)
+
+    record["confidence"] = float(np.median(share.max(axis=1)))
+    (run / calibrated.RECORD).write_text(json.dumps(record | {"thresholds": []}))
+    output = tmp_path / "some.jsonl"
+    assert command(predict, "--run", run, "--input", tmp_path / "new.txt", "--output", output, "--calibrated") == 0
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert {row["abstains"] for row in rows} == {True, False}
+    assert all((row["predicted"] == "") == row["abstains"] for row in rows)
+
+    (run / calibrated.RECORD).write_text(json.dumps(record | {"params_sha256": "0"}))
+    output = tmp_path / "other.tsv"
+    assert command(predict, "--run", run, "--input", tmp_path / "new.txt", "--output", output, "--calibrated") == 2
+    assert "of other weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--method", "platt"), "temperature"),
+        (("--threshold", "accuracy"), "balanced_accuracy"),
+        (("--risk", "0.01"), "needs 50"),
+        (("--risk", "2"), "needs 50"),
+        (("--split", "test"), "no row of it"),
+    ],
+)
+def test_a_calibration_that_cannot_be_fitted_is_a_line(run, arguments, message, capsys):
+    assert command(calibrate, "--run", run, *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not (run / calibrated.RECORD).exists()
