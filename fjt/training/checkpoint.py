@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
@@ -275,6 +276,9 @@ class Checkpoints:
 
     def _read(self, step: int, abstract: Any) -> tuple[Any, list[HostState], str]:
         """(state, host states, why they are not what was saved or "")."""
+        host = self._manager.directory / str(step) / "host" / "metadata"
+        if reason := self._trial(lambda: json.loads(host.read_text())):
+            return None, [], reason
         about: Any = self._manager.restore(step, args=ocp.args.Composite(host=ocp.args.JsonRestore()))
         kept = {name: value for name, value in about.host.items() if name != "sum"}
         if about.host.get("sum", _checksum(kept)) != _checksum(kept):  # version 0.1.0 wrote none
@@ -286,6 +290,8 @@ class Checkpoints:
                 f"{min(other)} among them: another version of fjt wrote it. Finish the run with that version, or train "
                 "again in another --workdir."
             )
+        if reason := self._trial(lambda: self._read_alone(step, abstract)):
+            return None, [], reason
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), host=ocp.args.JsonRestore())
         restored: Any = self._manager.restore(step, args=args)
         for name, leaf in _flatten(restored.state).items():
@@ -293,6 +299,32 @@ class Checkpoints:
             if found != sums[name]:
                 return None, [], f"the bytes of {name} do not give its checksum"
         return restored.state, _from_json(restored.host["host"]), ""
+
+    def _trial(self, read: Callable[[], Any]) -> str:
+        """Why process 0 cannot read a file, "" if it can.  A run in one process needs no trial.
+
+        Where Orbax fails in one of several processes, the others wait for it inside Orbax.
+        """
+
+        def reason() -> str:
+            try:
+                read()
+            except MemoryError:
+                raise
+            except Exception as error:
+                return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            return ""
+
+        return processes.decide(reason) if processes.count() > 1 else ""
+
+    def _read_alone(self, step: int, abstract: Any) -> None:
+        """Reads the arrays of a checkpoint into the memory of this process, without the others."""
+        alone = ocp.options.MultiprocessingOptions(primary_host=None, active_processes={jax.process_index()})
+        folder = self._manager.directory / str(step) / "state"
+        arrays = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), abstract)
+        ocp.StandardCheckpointHandler(multiprocessing_options=alone).restore(
+            folder, args=ocp.args.StandardRestore(arrays)
+        )
 
 
 def remove(directory: records.Path) -> None:

@@ -178,17 +178,15 @@ def stop_saved(arguments, folder, cache):
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_is_put_aside_and_the_same_commands_go_on(even, base, cache, tmp_path):
+def test_a_damaged_checkpoint_is_skipped_by_all(even, base, cache, tmp_path):
     arguments = arguments_of("lora", even, base, cache__dir=f"{even}/cache")
     workdir, steps = tmp_path / "run", stop_saved(arguments, tmp_path, cache)
     for path in (workdir / "checkpoints" / str(steps[-1]) / "state").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[:-7])
-    refused = Pair(arguments, tmp_path / "second", workdir, cache).finish()
-    assert 0 not in [one.code for one in refused] and "cannot be read" in "".join(one.text for one in refused)
-    again = Pair(arguments, tmp_path / "third", workdir, cache).finish()
+    again = Pair(arguments, tmp_path / "second", workdir, cache).finish()
     assert [one.code for one in again] == [0, 0], again[0].text
-    assert f"resuming after step {steps[-2]} " in again[0].text
+    assert "cannot be read" in again[0].text and f"resuming after step {steps[-2]} " in again[0].text
 
 
 @pytest.mark.slow
