@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from fjt.core import console, files, records
 from fjt.core.errors import Ended, UserError, exit_code
 from fjt.core.options import flatten
-from fjt.core.settings import from_config
+from fjt.core.settings import from_record
 from fjt.experiment.process import undisturbed
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _prepare(folder: str, keep: bool) -> "Experiment":
     from fjt.experiment.program_cache import configure_jax
 
     recorded = run_records.read_config(folder)
-    settings = from_config(recorded["config"])
+    settings = from_record(recorded["config"])
     execution = settings.execution
     output = dataclasses.replace(execution.output, export=keep, tables=keep, curve=False, checkpoints=False)
     execution = dataclasses.replace(execution, output=output, log=dataclasses.replace(execution.log, tensorboard=False))

@@ -34,6 +34,7 @@ DOORS = (
     "aot",
     "api",
     "calibrate",
+    "combine",
     "configs",
     "evaluate",
     "export",

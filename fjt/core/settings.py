@@ -56,6 +56,17 @@ def from_config(config: Any) -> Settings:
     return settings
 
 
+def from_record(config: Mapping[str, Any]) -> Settings:
+    """As `from_config`, of a run's config.json: options that a later version added have their defaults."""
+    return from_config(_over(schema.to_dicts(make_config()), config))
+
+
+def _over(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested values of `base`, with those that are given in their places."""
+    both = {key: _over(base[key], given[key]) for key in base.keys() & given.keys() if hasattr(base[key], "items")}
+    return {**base, **given, **both}
+
+
 def _split_methods(experiment: ExperimentConfig) -> ExperimentConfig:
     """The experiment with "lora,bitfit", as a command line may have it, and names for several methods taken apart."""
     words = [name for text in experiment.tune.method for name in str(text).split(",")]

@@ -1,0 +1,122 @@
+"""Combine finished runs of one task:  python -m fjt.combine RUN RUN ... --how greedy --output DIR
+
+  average   the mean of their weights, a model as large as one of them (Wortsman et al. 2022)
+  greedy    the same of the runs with which the mean scores no worse on dev, tried from the best run on
+  ensemble  the mean of their probabilities or scores, at the cost of all of them
+
+A soup needs runs with whole models of one shape that started from the same weights, such as the seeds of a study with
+exports, or the same run with other options.  DIR/model has it as a Hugging Face model, DIR/run evaluates it as a run
+without steps, which fjt.predict, fjt.evaluate and fjt.export read like any other.  An ensemble is scored from the
+predictions that the runs have stored, without their models.
+
+DIR/combination.json and the terminal have the scores of the parts and of the combination on dev, the difference from
+the best part with its interval, and the cost.  Dev chose the best part and, for greedy, the runs: its scores are too
+good.  Exit codes: 0 success, 2 a mistake in the arguments or files, 130 Ctrl-C, 143 SIGTERM.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from fjt.core import console, files, records
+from fjt.core.errors import UserError, exit_code
+
+if TYPE_CHECKING:
+    from fjt.experiment.finished import Run
+    from fjt.experiment.labelled import Labelled
+
+
+def main(argv: Sequence[str]) -> int:
+    """The exit code of a command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fjt.combine", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="the work directory of a finished run")
+    parser.add_argument("--how", default="greedy", choices=("average", "greedy", "ensemble"), help="default: greedy")
+    parser.add_argument("--output", required=True, metavar="DIR", help="a new folder")
+    try:
+        options = parser.parse_args(argv[1:])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return exit_code(lambda: _combine(options), lambda: options.output)
+
+
+def _combine(options: argparse.Namespace) -> int:
+    from fjt.experiment import combination, labelled
+    from fjt.experiment.finished import load_run, read_run
+
+    load = read_run if options.how == "ensemble" else load_run
+    runs = [load(folder) for folder in options.runs]
+    combination.check(runs)
+    output = files.local_path(options.output, "--output")
+    if os.path.lexists(output):
+        raise UserError(f"--output={output} already exists. Give a new folder.")
+    parts = [labelled.stored(run, "dev") for run in runs]
+    chosen = list(range(len(runs)))
+    if options.how == "ensemble":
+        rows = combination.ensemble(parts)
+    else:
+        chosen, rows = _soup(runs, options.how == "greedy", output)
+    record = _record(runs, parts, rows, options.how, chosen)
+    os.makedirs(output, exist_ok=True)  # last: a mistake leaves no folder
+    records.write_json(os.path.join(output, "combination.json"), record)
+    _show(record)
+    return 0
+
+
+def _soup(runs: Sequence["Run"], greedy: bool, output: str) -> tuple[list[int], "Labelled"]:
+    """(the numbers of the runs in a soup, dev as it predicts it)."""
+    from fjt.api import execute
+    from fjt.experiment import combination, labelled
+    from fjt.experiment.finished import read_run
+
+    settings, chosen = combination.soup(runs, greedy, os.path.join(output, "model"))
+    execute(settings, os.path.join(output, "run"), {})
+    return chosen, labelled.stored(read_run(os.path.join(output, "run")), "dev")
+
+
+def _record(
+    runs: Sequence["Run"], parts: Sequence["Labelled"], rows: "Labelled", how: str, chosen: Sequence[int]
+) -> dict[str, Any]:
+    """The contents of combination.json."""
+    from fjt.experiment import combination
+    from fjt.reports import pairs
+    from fjt.tasks.kinds import lower_is_better
+
+    metric = runs[0].result["selection"]
+    scores = [part.problem.score(part.scores, part.label, part.task, [metric])[metric] for part in (*parts, rows)]
+    best = scores.index((min if lower_is_better(metric) else max)(scores[:-1]))
+    found = pairs.compare(rows, parts[best]).differences
+    difference = found.get(metric)
+    return {
+        "how": how,
+        "metric": metric,
+        "score": scores[-1],
+        "parts": [
+            {"run": os.path.basename(os.path.normpath(run.path)), "score": score, "used": i in chosen}
+            for i, (run, score) in enumerate(zip(runs, scores[:-1], strict=True))
+        ],
+        "best_part": best,
+        "difference": None if difference is None else vars(difference),
+        "models_per_prediction": len(runs) if how == "ensemble" else 1,
+        **combination.cost(runs),
+    }
+
+
+def _show(record: dict[str, Any]) -> None:
+    rows = [(part["run"], f"{part['score']:.4f}", "yes" if part["used"] else "no") for part in record["parts"]]
+    rows.append((f"**{record['how']}**", f"{record['score']:.4f}", ""))
+    console.table(f"{record['metric']} on dev", ("run", ">score", "used"), rows)
+    if found := record["difference"]:
+        ends = f"{found['low']:+.4f} to {found['high']:+.4f}" if not found["reason"] else found["reason"]
+        console.say(f"against the best part: {found['value']:+.4f} ({ends}); dev chose that part, too")
+    console.say(
+        f"training of all parts {record['train_seconds']:.0f} s; a prediction needs {record['models_per_prediction']} "
+        "model(s)"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,83 @@
+"""Means of weights and of predictions, and which runs a greedy soup takes."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import small
+
+from fjt.core.errors import UserError
+from fjt.data.glue import TASKS, Split
+from fjt.experiment import combination
+from fjt.experiment.finished import Run
+from fjt.experiment.labelled import Labelled
+from fjt.experiment.predictor import Predictor
+from fjt.tasks.classification import CLASSIFICATION
+from fjt.tasks.kinds import find_problem
+
+MODEL = small.Model(small.CONFIG, 2)
+DEV = Split.unlabelled(["0"], ["a text"])
+
+
+def own(value, shape=(2, 2)):
+    return Predictor(MODEL, {"head": {"kernel": np.full(shape, value, np.float32)}}, None, {}, {}, CLASSIFICATION)
+
+
+def test_the_mean_of_weights():
+    made = combination.average([own(1.0), own(2.0), own(4.5)])
+    np.testing.assert_array_equal(made.params["head"]["kernel"], np.full((2, 2), 2.5, np.float32), strict=True)
+    third = own(0.1)
+    same = combination.average([third, third, third]).params["head"]["kernel"]
+    np.testing.assert_array_equal(same, third.params["head"]["kernel"])  # to the bit
+    with pytest.raises(UserError, match="different shapes"):
+        combination.average([own(1.0), own(1.0, (2, 3))])
+
+
+def rows(task, label, scores, names=None):
+    task = TASKS[task] if names is None else dataclasses.replace(TASKS[task], label_names=names)
+    ids = tuple(map(str, range(len(label))))
+    return Labelled("dev", task, find_problem(task.kind), ids, None, np.array(label), np.array(scores, np.float32))
+
+
+def test_the_mean_of_probabilities():
+    """Probabilities of the second class 0.9 and 0.2 have the mean 0.55, and logits' mean would be on the other side."""
+    first, second = ([[0.0, np.log(p / (1 - p))]] for p in (0.9, 0.2))
+    made = combination.ensemble([rows("cola", [1], first), rows("cola", [1], second)])
+    found = made.problem.decode(made.scores, made.task)
+    np.testing.assert_allclose(found.probabilities, [[0.45, 0.55]], rtol=1e-6)
+    certain = combination.ensemble([rows("cola", [1], [[0.0, 1e4]])] * 2)
+    assert np.isfinite(certain.scores).all()
+    scores = combination.ensemble([rows("stsb", [1.0], [[1.0]]), rows("stsb", [1.0], [[4.0]])])
+    np.testing.assert_allclose(scores.scores, [[2.5]])
+    other = dataclasses.replace(rows("cola", [1], first), id=("x",))
+    with pytest.raises(UserError, match="different rows"):
+        combination.ensemble([rows("cola", [1], first), other])
+
+
+def runs(*scores, metric="mcc"):
+    return [
+        Run(f"run-{i}", {"selection": metric, "metrics": {metric: score}}, {}, TASKS["cola"], False)
+        for i, score in enumerate(scores)
+    ]
+
+
+def test_a_greedy_soup_starts_from_the_best_run_and_keeps_what_does_not_hurt(monkeypatch):
+    """Means of run numbers 1 (best) and 2, then with 0: the made-up score likes means of at least 1.25."""
+    monkeypatch.setattr(combination, "_score", lambda made, *_: float(made.params["head"]["kernel"][0, 0] >= 1.25))
+    chosen, made = combination._greedy(runs(0.1, 0.5, 0.3), [own(0.0), own(1.5), own(2.0)], DEV)
+    assert chosen == [1, 2] and made.params["head"]["kernel"][0, 0] == 1.75
+    order = []
+    monkeypatch.setattr(combination, "_score", lambda made, *_: order.append(made) or 0.0)
+    chosen, _ = combination._greedy(runs(0.1, 0.5, 0.3, metric="loss"), [own(0.0), own(1.0), own(2.0)], DEV)
+    assert chosen == [0, 2, 1]  # lower is better, and none hurts
+
+
+def test_runs_that_cannot_be_combined():
+    first, second = runs(0.1, 0.2)
+    with pytest.raises(UserError, match="give two or more"):
+        combination.check([first])
+    with pytest.raises(UserError, match="give two or more"):
+        combination.check([first, first])
+    with pytest.raises(UserError, match="different task: sst2 and cola"):
+        combination.check([first, dataclasses.replace(second, task=TASKS["sst2"])])
+    combination.check([first, second])
