@@ -30,7 +30,21 @@ ROOMS = (
     "doors",
 )
 LEVEL = {room: level for level, room in enumerate(ROOMS)}
-DOORS = ("aot", "api", "configs", "export", "flags", "main", "predict", "report", "reproduce", "sweep", "vocabulary")
+DOORS = (
+    "aot",
+    "api",
+    "configs",
+    "export",
+    "find_lr",
+    "flags",
+    "main",
+    "predict",
+    "report",
+    "reproduce",
+    "search",
+    "sweep",
+    "vocabulary",
+)
 
 
 def modules():
