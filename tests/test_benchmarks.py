@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.benchmarks import multilabel
+from tests.benchmarks import find_lr, multilabel, search
 
 SAMPLE = """\
 Ann\tB-person
@@ -51,3 +51,19 @@ def test_scores_of_sets_by_hand():
     assert found["macro_f1"] == pytest.approx((2 / 3 + 2 / 3) / 6)
     assert found["f1"]["person"] == pytest.approx(2 / 3) and found["f1"]["creative-work"] == 0.0
     np.testing.assert_array_equal(multilabel.choose(np.float32([[0.0, -0.01, 5.0]])), [[1, 0, 1]])
+
+
+def test_rules_of_the_range_test_by_hand():
+    """The loss falls from step 20 to step 60, fastest from step 40, and the test ends at step 99."""
+    rates = [10 ** (-6 + i / 20) for i in range(100)]
+    losses = [1.0] * 20 + [1.0 - 0.005 * i for i in range(20)] + [0.9 - 0.02 * i for i in range(20)] + [0.6] * 40
+    points = [find_lr.Point(rate, loss, loss) for rate, loss in zip(rates, losses, strict=True)]
+    assert find_lr.lowest(points) == rates[59]
+    assert rates[44] <= find_lr.steepest(points) <= rates[56]
+    assert find_lr.divergence(points) == rates[99]
+    assert find_lr.RULES["lowest loss / 10"](points) == pytest.approx(find_lr.lowest(points) / 10)
+
+
+def test_the_best_score_so_far_counts_a_trial_without_one_as_nothing():
+    assert search.best_so_far([0.2, None, 0.5, 0.1]) == [0.2, 0.2, 0.5, 0.5]
+    assert search.best_so_far([None, 0.1]) == [0.0, 0.1]

@@ -56,10 +56,10 @@ def draw_history(search: Search) -> Figure | None:
 def draw_slices(search: Search) -> Figure | None:
     """A Figure with one panel per axis, of the trials' scores against its values, or None without a score."""
     scored = _scored(search)
-    if not scored:
+    if not scored or not _varied(search):
         return None
     ranges = {axis.key: axis for space in search.plan.spaces for axis in space if isinstance(axis, Range)}
-    keys = list(dict.fromkeys(axis.key for space in search.plan.spaces for axis in space))
+    keys = _varied(search)
     rows = math.ceil(len(keys) / ACROSS)
     figure = Figure(figsize=(WIDTH * 1.3, 2.4 * rows), layout=ConstrainedLayoutEngine(h_pad=0.08))
     panels = figure.subplots(rows, ACROSS, squeeze=False, sharey=True).ravel()
@@ -75,6 +75,15 @@ def draw_slices(search: Search) -> Figure | None:
     for axes in panels[::ACROSS]:
         axes.set_ylabel(f"dev {name}")
     return figure
+
+
+def _varied(search: Search) -> list[str]:
+    """The config keys that have more than one value in the search."""
+    found: dict[str, set[Any]] = {}
+    for values in search.values:
+        for key, value in values.items():
+            found.setdefault(key, set()).add(value)
+    return [key for key, several in found.items() if len(several) > 1]
 
 
 def _slice(

@@ -251,7 +251,7 @@ class _Watch(Events):
     def evaluation_ends(self, step: int) -> None:
         row = run_records.read_evaluations(self._workdir)[-1]
         value = row.get(self._metric)
-        if row.get("collapsed"):  # as early steps often are: behind where most of the other trials are not
+        if row.get("collapsed"):  # behind, unless most of the others were so at that step
             value = WORST if lower_is_better(self._metric) else -WORST
         if value is not None and self._trials.report(self._number, step, value):
             raise Pruned
