@@ -21,7 +21,8 @@ from fjt.training.stop import Stop
 SMOOTHING = 0.9  # share of the average that stays at each step
 SETTLED = 10  # steps after which the average says something
 DIVERGED = 2.0  # the test ends where the smoothed loss is this many times its lowest
-RULE = "a third of the learning rate at which the smoothed loss is lowest"
+RULE = "the learning rate at which the smoothed loss falls fastest"
+SPAN = 10  # steps over which its fall is measured
 FALLEN = 0.98  # the loss has fallen where its average is below this share of its first one
 
 
@@ -125,10 +126,15 @@ def run_test(experiment: Experiment, compiled: Compiled | None = None, view: con
 def suggest(points: Sequence[Point]) -> float | None:
     """The suggested learning rate, with two digits; None where the smoothed loss never falls.
 
+    It is the one at which the smoothed loss falls fastest per decade before its lowest value, as in Smith (2017) and
+    in fastai.
+
     Args:
         points: of a range test.
     """
-    lowest = min(points[SETTLED:], key=lambda point: point.smoothed, default=points[0])
-    if lowest.smoothed >= FALLEN * points[:SETTLED][-1].smoothed:
+    settled = range(SETTLED, len(points))
+    lowest = min(settled, key=lambda i: points[i].smoothed, default=0)
+    if lowest < SETTLED + SPAN or points[lowest].smoothed >= FALLEN * points[SETTLED].smoothed:
         return None
-    return float(f"{lowest.learning_rate / 3:.1e}")
+    first = min(range(SETTLED, lowest - SPAN + 1), key=lambda i: points[i + SPAN].smoothed - points[i].smoothed)
+    return float(f"{points[first + SPAN // 2].learning_rate:.1e}")

@@ -59,8 +59,14 @@ def steepest(points):
     return points[best + span // 2].learning_rate
 
 
+def steepest_before_lowest(points):
+    """fjt's own rule."""
+    return range_test.suggest(points)
+
+
 RULES = {
-    "steepest descent": steepest,
+    "steepest fall before the lowest loss": steepest_before_lowest,
+    "steepest fall": steepest,
     "lowest loss": lowest,
     "lowest loss / 3": fraction(lowest, 1 / 3),
     "lowest loss / 10": fraction(lowest, 1 / 10),

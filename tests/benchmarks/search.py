@@ -1,9 +1,10 @@
 """Searches on MRPC: three samplers at equal numbers of trials, and 16 trials in one command beside 16 commands.
 
-`--part samplers`: learning rate, label smoothing and epochs of a head on the frozen encoder, by each sampler with each
-of --seeds.  `--part lanes`: 16 LoRA trials of few steps, from a cold cache, as `fjt.search --lanes 16` and as 16
-`fjt.main`, whose scores have to be the same to the bit.  Processor seconds say more than wall time where the machine
-does other work as well.  What has been measured is in --output/search.json: the same command goes on from there.
+`--part samplers`: learning rate, label smoothing and epochs of a pooler and a head on the frozen encoder, by each
+sampler with each of --seeds. `--part lanes`: 16 LoRA trials of few steps, from a cold cache, as `fjt.search --lanes
+16` and as 16 `fjt.main`, whose scores have to be the same to the bit. Processor seconds say more than wall time where
+the machine does other work as well. What has been measured is in --output/search.json: the same command goes on from
+there.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from configs import glue, search
 
 def get_config():
     config = search.get_config(glue.get_config("mrpc,head"))
+    config.tune.train_pooler = True
     config.search.space = (
         {
             "optim.learning_rate": ("log", 1e-5, 1.0, 6),

@@ -36,12 +36,12 @@ def test_the_smoothed_loss_by_hand():
     assert list(range_test.smooth([2.0] * 5)) == pytest.approx([2.0] * 5)
 
 
-def test_the_suggestion_is_a_third_of_the_rate_of_the_lowest_loss():
-    falling = [1.0] * 20 + [1.0 - 0.02 * i for i in range(20)] + [0.62 + 0.1 * i for i in range(10)]
-    points = curve(falling)
-    lowest = points[39].learning_rate
-    assert range_test.suggest(points) == pytest.approx(lowest / 3, rel=0.05)
-    assert range_test.suggest(points) == float(f"{lowest / 3:.1e}")
+def test_the_suggestion_is_the_rate_of_the_steepest_fall():
+    """The loss falls from step 20 to step 49, fastest from step 30 to step 40; later falls are behind its lowest."""
+    changes = [0.0] * 20 + [-0.01] * 10 + [-0.04] * 10 + [-0.01] * 10 + [0.1] * 10 + [-0.05] * 8
+    points = curve(np.cumsum([1.0, *changes]).tolist())
+    assert range_test.suggest(points) == float(f"{points[35].learning_rate:.1e}")
+    assert range_test.suggest(points[:45]) == float(f"{curve([1.0] * 69)[35].learning_rate:.1e}")
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,7 @@ def test_the_suggestion_is_a_third_of_the_rate_of_the_lowest_loss():
         [0.7 - 0.0001 * i for i in range(50)],  # less than two percent
         [5.0, *[0.7] * 30],  # of the first batch alone
         [0.7] * 12,
+        [0.7] * 10 + [0.7 - 0.05 * i for i in range(8)],  # too short to say where
     ],
 )
 def test_a_loss_that_never_falls_suggests_nothing(losses):

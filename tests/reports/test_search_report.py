@@ -116,5 +116,5 @@ def test_a_report_is_written_and_is_the_same_again(tmp_path, capsys, rows):
     if find_best(found.trials, lower=False) is None:
         assert "no trial has a score" in text and not (tmp_path / "report/figures/history.svg").exists()
     else:
-        assert "and so optimistic" in text and (tmp_path / "report/figures/slices.png").exists()
+        assert "and so optimistic" in text and (tmp_path / "report/figures/history.png").exists()
     assert "| 0 |" in (tmp_path / "report/report.md").read_text()
