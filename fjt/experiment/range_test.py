@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from fjt.core import console
+from fjt.core.errors import UserError
 from fjt.core.options import Settings
 from fjt.experiment.arguments import first_state
 from fjt.experiment.inputs import Inputs
@@ -55,10 +56,9 @@ def smooth(losses: Sequence[float]) -> Iterator[float]:
 
 
 def has_diverged(points: Sequence[Point]) -> bool:
-    """Whether the loss is not finite, or its average is far above its lowest.  points: at least one."""
-    last = points[-1]
+    """Whether the smoothed loss is far above its lowest.  points: at least one."""
     lowest = min(point.smoothed for point in points)
-    return not math.isfinite(last.loss) or (len(points) > SETTLED and last.smoothed > DIVERGED * lowest)
+    return len(points) > SETTLED and points[-1].smoothed > DIVERGED * lowest
 
 
 def prepare_test(
@@ -87,7 +87,7 @@ def prepare_test(
 
 
 def run_test(experiment: Experiment, compiled: Compiled | None = None, view: console.View = console) -> list[Point]:
-    """The points of a range test, up to the step at which the loss diverges.
+    """The points of a range test, up to the step at which the loss diverges or is no longer finite.
 
     The parameters of the last stage train from the first step on, which are all that the run ever trains.
 
@@ -97,6 +97,7 @@ def run_test(experiment: Experiment, compiled: Compiled | None = None, view: con
         view: where progress is shown.
 
     Raises:
+        UserError: the first loss is not finite.
         Stopped: a signal came; nothing is saved.
     """
     compiled = {} if compiled is None else compiled
@@ -114,12 +115,19 @@ def run_test(experiment: Experiment, compiled: Compiled | None = None, view: con
             for step in range(experiment.steps):
                 stop.check()
                 (loss,) = placement.fetch_numbers(stepper.advance(step, [0])[0])["loss"]
+                if not math.isfinite(loss):
+                    break
                 losses.append(loss)
                 *_, smoothed = smooth(losses)
                 points.append(Point(float(experiment.rates[step]), loss, smoothed))
                 bar.update(step + 1, f"learning rate {experiment.rates[step]:.1e}  loss {smoothed:.4f}")
                 if has_diverged(points):
                     break
+    if not points:
+        raise UserError(
+            "The loss of the first batch is not finite, whatever the learning rate: the weights of config.model.path, "
+            "or the labels, are not usable."
+        )
     return points
 
 

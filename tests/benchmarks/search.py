@@ -19,14 +19,14 @@ from pathlib import Path
 from tests.benchmarks import common
 
 SAMPLERS = ("tpe", "random", "grid")
-TRIALS, LANES = 12, 16
+LANES = 16
 HEADS = """
 from configs import glue, search
 
 
 def get_config():
     config = search.get_config(glue.get_config("mrpc,head"))
-    config.tune.train_pooler = True
+    config.tune.train_pooler, config.train.select = True, "accuracy"
     config.search.space = (
         {
             "optim.learning_rate": ("log", 1e-5, 1.0, 6),
@@ -84,7 +84,7 @@ def sample(args, folder, sampler, seed):
     (folder / "heads.py").write_text(HEADS)
     workdir = folder / f"{sampler}-{seed}"
     command = [sys.executable, "-m", "fjt.search", folder / "heads.py", "--workdir", workdir]
-    command += [f"--trials={TRIALS}", f"--sampler={sampler}", f"--seed={seed}", *given(args, args.model)]
+    command += [f"--trials={args.trials}", f"--sampler={sampler}", f"--seed={seed}", *given(args, args.model)]
     seconds = timed([command], folder / "log", {})
     rows = common.read_json(workdir / "search.json")["trials"]
     scores = [None if row["score"] is None else row["score"] for row in rows]
@@ -144,14 +144,15 @@ def best_so_far(scores):
 def table(record):
     parts = []
     if "samplers" in record:
-        ends = (4, 8, TRIALS)
+        most = min(len(one["scores"]) for seeds in record["samplers"].values() for one in seeds.values())
+        ends = (most // 3, 2 * most // 3, most)
         rows = []
         for sampler, seeds in record["samplers"].items():
             curves = [best_so_far(one["scores"]) for one in seeds.values()]
             means = [f"{100 * statistics.fmean(curve[end - 1] for curve in curves):.2f}" for end in ends]
             lost = sum(score is None for one in seeds.values() for score in one["scores"])
             rows.append((sampler, len(curves), *means, lost))
-        header = ("sampler", "seeds", *(f"best F1 of {end} trials" for end in ends), "trials without a score")
+        header = ("sampler", "seeds", *(f"best accuracy of {end} trials" for end in ends), "trials without a score")
         parts.append(common.markdown(header, rows))
     if "lanes" in record:
         lanes = record["lanes"]
@@ -178,6 +179,7 @@ def parse(argv):
     parser.add_argument("--tiny", required=True, help="the directory of the encoder of the lanes' part")
     parser.add_argument("--data", required=True, help="GLUE in its official layout")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--trials", type=int, default=24, help="of each search of the samplers' part")
     parser.add_argument("--output", default="results/toolbox")
     return parser.parse_args(argv)
 

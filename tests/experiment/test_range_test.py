@@ -59,8 +59,32 @@ def test_a_loss_that_never_falls_suggests_nothing(losses):
     assert range_test.suggest(curve(losses)) is None
 
 
-def test_a_test_that_diverges_at_once_suggests_nothing():
-    assert range_test.suggest(curve([math.inf])) is None
+@pytest.mark.parametrize("number", [0, 25])
+def test_a_test_ends_where_the_loss_is_not_finite(tmp_path, monkeypatch, number):
+    """Its points are those before; without any, the run itself is at fault."""
+    settings = settings_of(tmp_path)
+    made = range_test.prepare_test(settings, 1e-5, 10.0, 30)
+    losses = [1.0] * number + [math.nan]
+
+    class Stepper:
+        def __init__(self, *arguments, **options):
+            self.features = self
+
+        def compile(self, *arguments):
+            pass
+
+        prepare = compile
+
+        def advance(self, step, moving):
+            return {"loss": np.float32(losses[step])}, []
+
+    monkeypatch.setattr(range_test, "SoloRun", Stepper)
+    if number:
+        points = range_test.run_test(made, view=console.Silent())
+        assert [point.loss for point in points] == [1.0] * number and range_test.suggest(points) is None
+    else:
+        with pytest.raises(UserError, match="first batch is not finite"):
+            range_test.run_test(made, view=console.Silent())
 
 
 def test_divergence():
@@ -68,7 +92,6 @@ def test_divergence():
     assert not range_test.has_diverged(curve([*flat, 1.9]))
     assert range_test.has_diverged(curve([*flat, 2.1]))
     assert range_test.has_diverged(curve([*flat, 0.5, 1.1]))
-    assert range_test.has_diverged(curve([1.0, math.nan]))
     assert not range_test.has_diverged(curve([0.5, 1.2])), "the average of few steps says nothing"
 
 
