@@ -12,7 +12,7 @@ the flag to copy, and writes to DIR:
   --highest RATE   learning rate of the last step, default 1
   --help           print this text and every config key with its default
 
-The test trains nothing that is kept, and reads neither dev nor test.  Where the loss never falls there is no
+The test trains nothing that is kept, and computes no score on dev.  Where the loss never falls there is no
 suggestion.  Exit codes: 0 success, 2 a mistake or no suggestion, 130 Ctrl-C.
 """
 

@@ -107,8 +107,8 @@ def run_test(experiment: Experiment, compiled: Compiled | None = None, view: con
     with Stop() as stop:
         stepper = SoloRun(experiment, stage, hyper, stop=stop, compiled=compiled, view=view)
         with stop.at_once():
-            stepper.features.compile(["train", "dev"])
-        stepper.features.prepare(["train", "dev"])
+            stepper.features.compile(["train"])
+        stepper.features.prepare(["train"])
         with stop.at_once():
             stepper.compile(experiment.sharding.put(first_state(experiment, stage, hyper)), compiled, view)
         with view.bar("range test", experiment.steps, every=experiment.settings.execution.log.every_steps) as bar:

@@ -48,24 +48,11 @@ def divergence(points):
 
 
 def steepest(points):
-    """The learning rate at which the smoothed loss falls most per decade, over ten steps."""
-    span = 10
-    slopes = {
-        i: (points[i + span].smoothed - points[i].smoothed)
-        / math.log10(points[i + span].learning_rate / points[i].learning_rate)
-        for i in range(range_test.SETTLED, len(points) - span)
-    }
-    best = min(slopes, key=slopes.__getitem__)
-    return points[best + span // 2].learning_rate
-
-
-def steepest_before_lowest(points):
     """fjt's own rule."""
     return range_test.suggest(points)
 
 
 RULES = {
-    "steepest fall before the lowest loss": steepest_before_lowest,
     "steepest fall": steepest,
     "lowest loss": lowest,
     "lowest loss / 3": fraction(lowest, 1 / 3),
@@ -78,9 +65,10 @@ RULES = {
 
 def main(argv=None):
     args = parse(argv)
+    tables = vars(args).pop("tables")
     path = Path(args.output) / "find_lr.json"
     cells = common.read_json(path)["cells"] if path.exists() else {}
-    if not args.tables:
+    if not tables:
         shared = Shared(console.Silent())
         for method in METHODS:
             for task in TASKS:
@@ -118,7 +106,8 @@ def measure(args, task, method, cell, shared):
     )
     if "points" not in cell:
         cell["points"] = [
-            dataclasses.astuple(point) for point in range_test.run_test(experiment, shared.compiled, console.Silent())
+            [float(f"{number:.5g}") for number in dataclasses.astuple(point)]
+            for point in range_test.run_test(experiment, shared.compiled, console.Silent())
         ]
     own = range_test.suggest([Point(*point) for point in cell["points"]])
     for rate in (*GRID, own):

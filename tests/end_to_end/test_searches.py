@@ -212,3 +212,15 @@ def test_trials_that_are_behind_are_pruned(launch, arguments, tmp_path, storage)
     before = trials(tmp_path / "search")
     assert launch(*options, "--workdir", tmp_path / "search", program="fjt.search").code == 0
     assert trials(tmp_path / "search") == before
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("method", ["head", "gradual", "prefix", "lora"])
+def test_a_range_test_of_methods_with_a_feature_cache_with_stages_and_with_neither(
+    launch, words, finished, tmp_path, method
+):
+    start = tiny(words, data__files__test=None, tune__method=method, model__path=finished[0] / "export")
+    ended = launch(*start, "--output", tmp_path / "lr", "--steps=40", program="fjt.find_lr")
+    assert ended.code == 0 or "never falls" in ended.text, ended.text
+    points = json.loads((tmp_path / "lr" / "find_lr.json").read_text())["points"]
+    assert len(points) > 20 and (tmp_path / "lr" / "find_lr.png").stat().st_size > 1000
