@@ -9,9 +9,11 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from fjt.core import console, files, records
+from fjt.core.markdown import code
 from fjt.core.options import OPTIONS
 from fjt.reports import figures, pages, search_figures
 from fjt.reports.formatting import points, unit
+from fjt.reports.gather import without_paths
 from fjt.study.search import Search, describe, find_best
 from fjt.study.space import WHICH, Axis, Listed
 from fjt.tasks.kinds import bounds_of
@@ -131,7 +133,7 @@ def build(search: Search, best: FrozenTrial | None, command: str) -> list[pages.
     rows = "rows held out of training" if seen["held_out_training_rows"] else "dev rows"
     blocks: list[pages.Block] = [
         pages.Heading(1, "Search"),
-        pages.Text(f"`{command}`"),
+        pages.Text(code(without_paths(command))),
         pages.Text(
             f"{len(search.trials)} trials by {search.plan.sampler}, seed {search.plan.seed}. {search.metric} on "
             f"{seen['rows'] or '-'} {rows} was computed {seen['evaluations']} times, and {seen['scores_compared']} "
@@ -145,7 +147,7 @@ def build(search: Search, best: FrozenTrial | None, command: str) -> list[pages.
         blocks += [
             pages.Heading(2, "Best trial"),
             pages.Text(f"Trial {best.number}: {_score(search, best)}"),
-            pages.Text(f"`{flags_of(values)}`"),
+            pages.Text(code(flags_of(values))),
             *(pages.Text(text, warning=True) for text in edges(search, best)),
         ]
     blocks += [pages.Heading(2, "Figures"), *pictures(search), pages.Heading(2, "Trials"), _table(search)]

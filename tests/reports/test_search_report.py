@@ -108,13 +108,16 @@ def test_importances_name_the_option_that_matters():
 @pytest.mark.parametrize("rows", [ROWS, ROWS[2:3], ROWS[:1]])
 def test_a_report_is_written_and_is_the_same_again(tmp_path, capsys, rows):
     found = made(rows)
-    search_report.write(found, str(tmp_path), "python -m fjt.search x")
+    command = f"python -m fjt.search {tmp_path}/x.py --workdir {tmp_path} --config.data.dir={tmp_path}"
+    search_report.write(found, str(tmp_path), command)
     files = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
-    search_report.write(found, str(tmp_path), "python -m fjt.search x")
+    search_report.write(found, str(tmp_path), command)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == files
     text = capsys.readouterr().out
     if find_best(found.trials, lower=False) is None:
         assert "no trial has a score" in text and not (tmp_path / "report/figures/history.svg").exists()
     else:
         assert "and so optimistic" in text and (tmp_path / "report/figures/history.png").exists()
+    assert not any(str(tmp_path).encode() in content for content in files.values())
+    assert "`python -m fjt.search x.py --workdir DIR --config.data.dir=" in (tmp_path / "report/report.md").read_text()
     assert "| 0 |" in (tmp_path / "report/report.md").read_text()
