@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 RANGES = ("log", "float", "int")
 # Options that change which score is compared, or by which luck, and not how good a run is.
-NOT_SEARCHED = ("task", "seed", "seeds.", "data.", "eval.", "train.select")
+NOT_SEARCHED = ("task", "seed", "data.", "eval.", "train.select")
 DIGITS = 4  # significant ones of a proposed float, so that a flag is short
 MOST_CHECKED = 256  # combinations of listed values
 FORMS = 'a list of values, ("log", low, high), ("float", low, high) or ("int", low, high), each with a number of points'

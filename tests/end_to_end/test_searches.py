@@ -215,7 +215,7 @@ def test_trials_that_are_behind_are_pruned(launch, arguments, tmp_path, storage)
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("method", ["head", "gradual", "prefix", "lora"])
+@pytest.mark.parametrize("method", ["head", "gradual", "bitfit", "lora"])
 def test_a_range_test_of_methods_with_a_feature_cache_with_stages_and_with_neither(
     launch, words, finished, tmp_path, method
 ):
