@@ -19,6 +19,27 @@ from fjt.study.planner import Shared
 COMMAND = ("find_lr", "--config", "configs/quickstart.py", "--steps=30", "--lowest=1e-6", "--highest=1")
 
 
+def settings_of(tmp_path, **changes):
+    config = quickstart.get_config("sentiment")
+    config.data.limit, config.train.batch_size, config.train.packing = 96, 24, False
+    config.model.scratch.layers, config.model.scratch.width, config.model.scratch.inner = 1, 32, 64
+    config.mesh.data, config.cache.dir = 1, str(tmp_path / "cache")
+    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
+    return from_config(config)
+
+
+@pytest.fixture(scope="module")
+def shared():
+    return Shared(console.Silent())
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory, shared):
+    """A range test of twelve steps."""
+    settings = settings_of(tmp_path_factory.mktemp("range"))
+    return range_test.prepare_test(settings, 1e-5, 10.0, 12, shared.inputs(settings))
+
+
 def curve(losses, lowest=1e-6, highest=1.0):
     rates = range_test.rates_between(lowest, highest, len(losses))
     return [Point(float(rate), loss, loss) for rate, loss in zip(rates, losses, strict=True)]
@@ -60,10 +81,9 @@ def test_a_loss_that_never_falls_suggests_nothing(losses):
 
 
 @pytest.mark.parametrize("number", [0, 25])
-def test_a_test_ends_where_the_loss_is_not_finite(tmp_path, monkeypatch, number):
+def test_a_test_ends_where_the_loss_is_not_finite(experiment, monkeypatch, number):
     """Its points are those before; without any, the run itself is at fault."""
-    settings = settings_of(tmp_path)
-    made = range_test.prepare_test(settings, 1e-5, 10.0, 30)
+    made = dataclasses.replace(experiment, steps=30, rates=range_test.rates_between(1e-5, 10.0, 30))
     losses = [1.0] * number + [math.nan]
 
     class Stepper:
@@ -95,23 +115,8 @@ def test_divergence():
     assert not range_test.has_diverged(curve([0.5, 1.2])), "the average of few steps says nothing"
 
 
-def settings_of(tmp_path, **changes):
-    config = quickstart.get_config("sentiment")
-    config.data.limit, config.train.batch_size, config.train.packing = 96, 24, False
-    config.model.scratch.layers, config.model.scratch.width, config.model.scratch.inner = 1, 32, 64
-    config.mesh.data, config.cache.dir = 1, str(tmp_path / "cache")
-    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
-    return from_config(config)
-
-
-@pytest.fixture(scope="module")
-def shared():
-    return Shared(console.Silent())
-
-
-def test_a_test_is_the_same_again_and_needs_no_program_per_rate(tmp_path, shared):
-    settings = settings_of(tmp_path)
-    one = range_test.prepare_test(settings, 1e-5, 10.0, 12, shared.inputs(settings))
+def test_a_test_is_the_same_again_and_needs_no_program_per_rate(experiment, shared, tmp_path):
+    one, settings = experiment, experiment.settings
     points = range_test.run_test(one, shared.compiled, console.Silent())
     programs = len(shared.compiled)
     assert programs == len(one.plan.shapes) + 1
@@ -121,14 +126,14 @@ def test_a_test_is_the_same_again_and_needs_no_program_per_rate(tmp_path, shared
     assert len(shared.compiled) == programs
     assert moved[0].loss == points[0].loss and moved[2].loss != points[2].loss
     assert [point.learning_rate for point in points] == [float(rate) for rate in one.rates[: len(points)]]
-    seeded = dataclasses.replace(settings.experiment, seed=1)
-    seeded = dataclasses.replace(settings, experiment=seeded)
+    seeded = settings_of(tmp_path, seed=1)
     again = range_test.prepare_test(seeded, 1e-5, 10.0, 12, shared.inputs(seeded))
     assert range_test.run_test(again, shared.compiled, console.Silent()) != points
 
 
-def test_the_command_leaves_its_record_also_without_a_suggestion(tmp_path, monkeypatch, capsys):
+def test_the_command_leaves_its_record_also_without_a_suggestion(experiment, tmp_path, monkeypatch, capsys):
     losses = [1.0 - 0.02 * i for i in range(30)]
+    monkeypatch.setattr(range_test, "prepare_test", lambda *arguments: experiment)
     monkeypatch.setattr(range_test, "run_test", lambda experiment: curve(losses))
     output = tmp_path / "lr"
     find_lr.find(settings_of(tmp_path), str(output), 1e-6, 1.0, 30)
