@@ -204,8 +204,9 @@ def show(search: Search, best: FrozenTrial | None, output: str) -> None:
         console.warn("no trial has a score: all of them were pruned, collapsed or diverged")
     else:
         seen = uses(search)
+        where = "held-out training rows" if seen["held_out_training_rows"] else "dev"
         console.say(
-            f"best: trial {best.number}, {_score(search, best)} on dev, the best "
+            f"best: trial {best.number}, {_score(search, best)} on {where}, the best "
             f"of {seen['scores_compared']} scores and so optimistic"
         )
         console.say(f"  {flags_of(search.values[best.number])}")

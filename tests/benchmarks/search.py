@@ -18,6 +18,10 @@ from pathlib import Path
 
 from tests.benchmarks import common
 
+SAMPLED = (
+    "The standard error of an accuracy of 72 % on the 408 rows of dev is 2.2 points, so the samplers' best scores are not "
+    "resolved. The first ten trials of TPE are random draws, the same as those of the random sampler with its seed."
+)
 SAMPLERS = ("tpe", "random", "grid")
 LANES = 16
 HEADS = """
@@ -71,6 +75,8 @@ def main(argv=None):
 def save(args, path, record):
     about = record.setdefault("measured", {})
     about[args.part] = common.provenance("tests.benchmarks.search", args)
+    if args.part == "lanes":
+        about[args.part]["weights"] = common.weights(args.tiny)
     common.write_json(path, record)
 
 
@@ -154,6 +160,7 @@ def table(record):
             rows.append((sampler, len(curves), *means, lost))
         header = ("sampler", "seeds", *(f"best accuracy of {end} trials" for end in ends), "trials without a score")
         parts.append(common.markdown(header, rows))
+        parts.append(SAMPLED)
     if "lanes" in record:
         lanes = record["lanes"]
         rows = [
@@ -164,7 +171,10 @@ def table(record):
         rows.append(("ratio", *(f"{one:.2f}" for one in share)))
         header = (f"{lanes['trials']} trials from a cold cache", "wall, s", "processor, s")
         parts.append(common.markdown(header, rows))
-        parts.append(f"{lanes['same_bits']} of {lanes['trials']} trials have the weights and scores of the run alone.")
+        parts.append(
+            f"{lanes['same_bits']} of {lanes['trials']} trials have the weights and scores of the run alone. "
+            "The machine did other work during both measurements."
+        )
     return "\n\n".join(parts)
 
 
