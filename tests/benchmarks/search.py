@@ -19,8 +19,8 @@ from pathlib import Path
 from tests.benchmarks import common
 
 SAMPLED = (
-    "The standard error of an accuracy of 72 % on the 408 rows of dev is 2.2 points, so the samplers' best scores are not "
-    "resolved. The first ten trials of TPE are random draws, the same as those of the random sampler with its seed."
+    "The standard error of an accuracy of 72 % on the 408 rows of dev is 2.2 points, so the samplers' best scores are "
+    "not resolved. The first ten trials of TPE are random draws, the same as those of the random sampler with its seed."
 )
 SAMPLERS = ("tpe", "random", "grid")
 LANES = 16
