@@ -135,7 +135,7 @@ def build(search: Search, best: FrozenTrial | None, command: str) -> list[pages.
         pages.Heading(1, "Search"),
         pages.Text(code(without_paths(command))),
         pages.Text(
-            f"{len(search.trials)} trials by {search.plan.sampler}, seed {search.plan.seed}. {search.metric} on "
+            f"{len(search.trials)} trials by {search.plan.sampler}, seed {search.plan.seed}. The {search.metric} on "
             f"{seen['rows'] or '-'} {rows} was computed {seen['evaluations']} times, and {seen['scores_compared']} "
             "scores were compared. The best of several scores on the same rows is optimistic: run the best options "
             "again with other seeds, and score them on rows that no trial has seen, such as the published dev set "
