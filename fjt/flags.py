@@ -142,7 +142,8 @@ def _readable(error: Exception, argv: Sequence[str]) -> str:
     if key:
         return (
             f"the config file has a dict with the key {key.group(1)!r} where a dict is not allowed: "
-            "config.study.products and config.study.without are tuples of dicts, ({config key: values},)."
+            "config.study.products, config.study.without and config.search.space are tuples of dicts, "
+            "({config key: values},)."
         )
     value = re.search(
         r"(?:literal for int\(\) with base 10: |to boolean flag', |could not convert string to float: )'(.*?)'", text

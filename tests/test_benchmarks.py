@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.benchmarks import common, intervals, multilabel
+from tests.benchmarks import common, find_lr, intervals, multilabel, search
 
 SAMPLE = """\
 Ann\tB-person
@@ -61,3 +61,18 @@ def test_the_record_of_intervals_is_one_that_passed():
     first = next(row for row in record["rows"] if row["of"] == "score")
     total = int(first["held"].split("/")[2])
     assert not intervals.passed(record | {"rows": [first | {"held": f"{total // 2}/{total}/{total}"}]})
+
+
+def test_rules_of_the_range_test_by_hand():
+    """The loss is lowest at step 59, and the test ends at step 99."""
+    rates = [10 ** (-6 + i / 20) for i in range(100)]
+    losses = [1.0] * 40 + [0.9 - 0.02 * i for i in range(20)] + [0.6] * 40
+    points = [find_lr.Point(rate, loss, loss) for rate, loss in zip(rates, losses, strict=True)]
+    assert find_lr.lowest(points) == rates[59] and find_lr.divergence(points) == rates[99]
+    assert find_lr.RULES["lowest loss / 10"](points) == pytest.approx(rates[59] / 10)
+    assert rates[40] <= find_lr.RULES["steepest fall"](points) <= rates[56]
+
+
+def test_the_best_score_so_far_counts_a_trial_without_one_as_nothing():
+    assert search.best_so_far([0.2, None, 0.5, 0.1]) == [0.2, 0.2, 0.5, 0.5]
+    assert search.best_so_far([None, 0.1]) == [0.0, 0.1]

@@ -68,6 +68,17 @@ def draw(
     return batches.prepend(drawn, partition.prompt_length(partition.find_methods(options.tune)))
 
 
+def choice(options: ExperimentConfig, task: Task) -> str:
+    """The name of the metric that chooses the best step, or the best of several runs.
+
+    Args:
+        options: of a run.
+        task: what is predicted.
+    """
+    select = options.train.select
+    return task.selects_by if select in ("last", "best") else select
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Blueprint:
     """What the programs of a run are made from.
@@ -166,5 +177,4 @@ class Experiment(Blueprint):
     @property
     def choice(self) -> str:
         """The name of the metric that chooses the best step."""
-        select = self.settings.experiment.train.select
-        return self.task.selects_by if select in ("last", "best") else select
+        return choice(self.settings.experiment, self.task)

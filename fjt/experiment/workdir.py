@@ -24,6 +24,7 @@ from fjt.experiment.prepared import Experiment
 MARKER, LOCK = ".fjt", ".lock"
 # Kinds of folders, as the marker names them.
 RUN, STUDY, REPETITION = "the work directory of a run", "the folder of a study", "the repetition of a run"
+SEARCH = "the folder of a search"
 # Folders of versions without a marker are known by a record: {kind: (file, keys of its contents)}.
 KNOWN_BY = {
     RUN: ("config.json", run_records.CONFIG),
@@ -31,7 +32,12 @@ KNOWN_BY = {
 }
 HOLDER = re.compile(r"( \(\d+ on .*\))?")  # the text in LOCK
 # The names that fjt writes, replaces and removes in folders of a kind.
-OWN = {RUN: run_records.OWN, REPETITION: run_records.OWN, STUDY: ("plan.json", "runs", "groups", "report")}
+OWN = {
+    RUN: run_records.OWN,
+    REPETITION: run_records.OWN,
+    STUDY: ("plan.json", "runs", "groups", "report"),
+    SEARCH: ("search.json", "trials", "trials.log", "trials.log.lock", "claims", "groups", "report"),
+}
 SHOWN = 4  # names in the message about a folder that is not fjt's
 
 
@@ -46,7 +52,7 @@ def own(folder: str, kind: str = RUN) -> None:
 
     Args:
         folder: the folder.
-        kind: RUN, STUDY or REPETITION.
+        kind: RUN, STUDY, REPETITION or SEARCH.
 
     Raises:
         UserError: it has files of others, is of another kind, or cannot be created.
@@ -74,7 +80,7 @@ def check_own(folder: str, kind: str = RUN) -> None:
     others = sorted(name for name in os.listdir(folder) if not _is_trace(folder, name))
     found = _kind_of(folder)
     if not others or found == kind:
-        if kind != STUDY and (link := _find_link(folder)):
+        if kind not in (STUDY, SEARCH) and (link := _find_link(folder)):
             raise UserError(
                 f"--workdir={folder}: {link} in it is a symbolic link, but fjt writes and removes files only within "
                 "the folder. Put a folder in its place, or let the whole folder be a link."
@@ -134,7 +140,7 @@ def _kind_of(folder: str) -> str:
     """The kind of a folder by its marker or, without one, by its record; "" for a folder of others."""
     text = _text(os.path.join(folder, MARKER))
     if text != "\0":
-        return next((kind for kind in (RUN, STUDY, REPETITION) if text == f"{kind} of fjt\n"), "")
+        return next((kind for kind in (RUN, STUDY, REPETITION, SEARCH) if text == f"{kind} of fjt\n"), "")
     for kind, (name, form) in KNOWN_BY.items():
         with contextlib.suppress(records.Damaged):
             records.read_json(os.path.join(folder, name), form)

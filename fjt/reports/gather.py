@@ -81,7 +81,7 @@ def read(folder: str) -> Records:
     cells = {run["cell"]: names.cell(run) for run in plan["runs"].values()}
     facts = {
         "study": plan["study"],
-        "command": _without_paths(plan.get("command", "")),
+        "command": without_paths(plan.get("command", "")),
         "open": {names.cell(run): names.open(run) for run in plan["runs"].values() if run["open"]},
         "metrics": _metrics(rows, metric),
         "selection": {row["task"]: row["selection"] for row in rows if row.get("selection")},
@@ -205,8 +205,8 @@ def _tail(path: str, count: int) -> str:
 DIVISION = ("shard", "bundles", "engine", "address")  # flags that say who runs which runs: the results are the same
 
 
-def _without_paths(command: str) -> str:
-    """A command with paths shortened to their last parts, and the study's folder as DIR."""
+def without_paths(command: str) -> str:
+    """A command with paths shortened to their last parts, and the folder of the study or search as DIR."""
     words, shortened = iter(shlex.split(command)), []
     for word in words:
         name = word.partition("=")[0].lstrip("-") if word.startswith("-") else ""

@@ -94,7 +94,7 @@ def make_plan(
     options = {key: value for key, value in vars(study).items() if key not in ("products", "without")}
     left = [run for run in runs if run.name not in known or not run_records.ended(os.path.join(folder, run.name))]
     contents = read_contents(folder, base, left, shared, plan.get("contents", {}), study.metric)
-    made, size = _make_bundles(study, base, new, shared, plan, prints) if new else ((), plan.get("bytes", 0))
+    made, size = make_bundles(study, base, new, shared, plan, prints) if new else ((), plan.get("bytes", 0))
     plan = {
         "command": command,
         "config": plan.get("config") or base,
@@ -174,7 +174,7 @@ def _lists(bundle: plans.Bundle) -> list[tuple[int, ...]]:
     return [dataclasses.astuple(shape) for shape in bundle.shapes]
 
 
-def _make_bundles(
+def make_bundles(
     study: StudyConfig,
     base: Mapping[str, Any],
     runs: Sequence[Run],
@@ -184,7 +184,16 @@ def _make_bundles(
 ) -> tuple[list[plans.Bundle], float]:
     """(Bundles of runs, bytes of a device that the largest bundle needs).
 
-    prints: {fingerprint and phase: name} of earlier runs, to which these runs are added.
+    Args:
+        study: config.study.
+        base: the config of the runs.
+        runs: the runs.
+        shared: parts that the runs share.
+        plan: the contents of plan.json, {} without one.
+        prints: {fingerprint and phase: name} of earlier runs, to which these runs are added.
+
+    Raises:
+        UserError: two runs are the same experiment.
     """
     found = {}
     with shared.view.bar("planning", len(runs)) as bar:

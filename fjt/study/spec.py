@@ -140,7 +140,7 @@ def make_runs(study: StudyConfig, base: Mapping[str, Any]) -> tuple[Run, ...]:
         if not hasattr(product, "items"):
             raise UserError(f"config.study.products: {product!r} should be a dict {{config key: values}}.")
         for key, values in product.items():
-            check_key(key, known, "products")
+            check_key(key, known, "study.products")
             if not isinstance(values, (tuple, list, range, Choose)):
                 raise UserError(f"config.study.products: {key}: {values!r} should be a tuple of values.")
             if not (values.values if isinstance(values, Choose) else values):
@@ -169,22 +169,22 @@ def make_runs(study: StudyConfig, base: Mapping[str, Any]) -> tuple[Run, ...]:
 
 
 def check_key(key: str, known: Mapping[str, Any], place: str) -> None:
-    """Checks that a study can vary a key.
+    """Checks that a study or a search can vary a key.
 
     Args:
         key: a dotted name.
         known: the flat config of a run.
-        place: the option of config.study that has the key.
+        place: the option that has the key, below config.
 
     Raises:
-        UserError: no study can vary the key.
+        UserError: none can vary the key.
     """
     if key not in known:
-        raise UserError(f"config.study.{place}: {key!r} is not an option of a run.{suggest(key, known)}")
+        raise UserError(f"config.{place}: {key!r} is not an option of a run.{suggest(key, known)}")
     if key in options.OPTIONS and key not in EXPERIMENT:
-        raise UserError(f"config.study.{place}: {key} is an option of execution; set it once, as config.{key}.")
+        raise UserError(f"config.{place}: {key} is an option of execution; set it once, as config.{key}.")
     if key == "model.matmul_precision":
-        raise UserError(f"config.study.{place}: {key} is the same for a whole process; set it once, as config.{key}.")
+        raise UserError(f"config.{place}: {key} is the same for a whole process; set it once, as config.{key}.")
 
 
 def _check_excluded(excluded: Any, products: Sequence[Mapping[str, Any]], known: dict[str, Any]) -> None:
@@ -192,7 +192,7 @@ def _check_excluded(excluded: Any, products: Sequence[Mapping[str, Any]], known:
     if not hasattr(excluded, "items"):
         raise UserError(f"config.study.without: {excluded!r} should be a dict {{config key: value}}.")
     for key in excluded:
-        check_key(key, known, "without")
+        check_key(key, known, "study.without")
     if not any(_agrees(known | values, excluded) for product in products for values in _combinations(product)):
         raise UserError(f"config.study.without: no cell has {dict(excluded)!r}; correct or remove it.")
 

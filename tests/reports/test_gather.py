@@ -55,7 +55,7 @@ def test_the_base_model_is_named_without_its_place(tmp_path, path, study, name):
     ],
 )
 def test_commands_keep_the_last_part_of_paths(typed, kept):
-    assert shlex.split(gather._without_paths(shlex.join(typed))) == kept
+    assert shlex.split(gather.without_paths(shlex.join(typed))) == kept
 
 
 EDITS = {
