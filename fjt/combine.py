@@ -16,6 +16,7 @@ good.  Exit codes: 0 success, 2 a mistake in the arguments or files, 130 Ctrl-C,
 
 import argparse
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -54,14 +55,19 @@ def _combine(options: argparse.Namespace) -> int:
     if os.path.lexists(output):
         raise UserError(f"--output={output} already exists. Give a new folder.")
     parts = [labelled.stored(run, "dev") for run in runs]
+    combination.check_rows(parts)
     chosen = list(range(len(runs)))
-    if options.how == "ensemble":
-        rows = combination.ensemble(parts)
-    else:
-        chosen, rows = _soup(runs, options.how == "greedy", output)
-    record = _record(runs, parts, rows, options.how, chosen)
-    os.makedirs(output, exist_ok=True)  # last: a mistake leaves no folder
-    records.write_json(os.path.join(output, "combination.json"), record)
+    try:
+        if options.how == "ensemble":
+            rows = combination.ensemble(parts)
+        else:
+            chosen, rows = _soup(runs, options.how == "greedy", output)
+        record = _record(runs, parts, rows, options.how, chosen)
+        os.makedirs(output, exist_ok=True)
+        records.write_json(os.path.join(output, "combination.json"), record)
+    except BaseException:
+        shutil.rmtree(output, ignore_errors=True)  # it was not there before
+        raise
     _show(record)
     return 0
 

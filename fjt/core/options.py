@@ -288,7 +288,7 @@ class OptimConfig:
     )
     decay_toward: str | None = option(
         None,
-        "where weight decay and l1 pull: zero, or start, the weights before training; None: zero",
+        "where weight decay and l1 pull the encoder: zero, or start, its weights before training; None: zero",
         choices=("zero", "start"),
     )
     l1: float | None = option(

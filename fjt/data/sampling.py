@@ -1,5 +1,6 @@
 """Synthetic training examples of rare classes, made from the features of a frozen encoder (imbalanced-learn)."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,8 @@ def extend(examples: Examples) -> Examples:
             f"{classes[counts.argmin()]} has {counts.min()}. Leave the option out, or give more rows."
         )
     added = np.repeat(first, counts.max() - counts)
-    return batches.take(examples, np.concatenate([np.arange(len(examples)), added]))
+    extended = batches.take(examples, np.concatenate([np.arange(len(examples)), added]))
+    return dataclasses.replace(extended, numbers=None)  # each has dropout bits of its own
 
 
 def synthesize(
@@ -51,8 +53,9 @@ def synthesize(
 
     maker: Any = {"smote": over_sampling.SMOTE, "borderline": over_sampling.BorderlineSMOTE}[kind]
     near = min(NEIGHBOURS, int(np.bincount(label)[np.unique(label)].min()) - 1)
+    near_all = {"m_neighbors": min(10, len(label) - 1)} if kind == "borderline" else {}
     wide = features.astype(np.float32)
-    made, classes = maker(random_state=seed, k_neighbors=near).fit_resample(wide, label)
+    made, classes = maker(random_state=seed, k_neighbors=near, **near_all).fit_resample(wide, label)
     if len(classes) < len(np.unique(label)) * np.bincount(label).max():
         raise UserError(
             f"config.train.smote={kind}: no example of a rare class lies near other classes. Take smote instead."

@@ -172,6 +172,10 @@ def _augmented(train: Split, data: DataConfig, seed: int, problem: LabelReader) 
     if problem.words or problem.documents or problem.contexts or problem.choices:
         raise UserError(f"config.data.augment changes words of whole texts; {data.kind} has labels of their parts.")
     by_synonym = any(name == "synonym" for name, _ in changes)
+    if data.synonyms and not any(name in ("synonym", "insert") for name, _ in changes):
+        raise UserError(
+            "config.data.synonyms is for the changes synonym and insert, of which there is none. Leave it out."
+        )
     if by_synonym and not data.synonyms:
         raise UserError("config.data.augment has synonym, which needs a file: give --config.data.synonyms=FILE.")
     synonyms = augmentation.read_synonyms(data.synonyms) if data.synonyms else {}
@@ -236,6 +240,8 @@ def _fold(splits: dict[str, Split], data: DataConfig, seed: int) -> dict[str, Sp
         kinds = (model_selection.KFold, model_selection.StratifiedKFold)
     parts = kinds[classes](**options).split(np.zeros(len(train)), label if classes else None, cluster)
     rest, kept = list(parts)[fold]
+    if not len(rest) or not len(kept):
+        raise UserError(f"config.data.folds={folds}: fold {fold} has no rows of its own. Take fewer folds.")
     official = {"official_dev": splits["dev"]} if "dev" in splits else {}
     return splits | official | {"train": train.take(np.sort(rest)), "dev": train.take(np.sort(kept))}
 

@@ -44,6 +44,20 @@ def check(runs: Sequence[Run]) -> None:
                 )
 
 
+def check_rows(parts: Sequence[Labelled]) -> None:
+    """Raises UserError unless all runs have the same dev rows: else dev would hold rows that others trained on."""
+
+    def label(part: Labelled) -> np.ndarray:
+        return np.asarray(getattr(part.label, "values", part.label))
+
+    for part in parts[1:]:
+        if part.id != parts[0].id or not np.array_equal(label(part), label(parts[0])):
+            raise UserError(
+                "The runs have different dev rows, and one may have trained on those of another. Combine runs with the "
+                "same config.data and seeds.subset."
+            )
+
+
 def ensemble(parts: Sequence[Labelled]) -> Labelled:
     """The rows with the mean of what several runs predict: of probabilities, or of scores.
 
@@ -51,12 +65,9 @@ def ensemble(parts: Sequence[Labelled]) -> Labelled:
         parts: the same rows, predicted by each run.
 
     Raises:
-        UserError: the rows differ, or the kind has neither.
+        UserError: the kind has neither.
     """
     first = parts[0]
-    for part in parts[1:]:
-        if part.id != first.id:
-            raise UserError("The runs have predictions of different rows. Combine runs on the same data.")
     problem = first.problem
     if first.task.kind in ("regression", "multi_regression"):
         return dataclasses.replace(first, scores=np.mean([part.scores for part in parts], axis=0))
@@ -157,7 +168,8 @@ def _evaluation(settings: Settings, model: str) -> Settings:
         eval=dataclasses.replace(given.eval, every_epochs=0, every_steps=None),
     )
     output = dataclasses.replace(execution.output, export=True, checkpoints=False, curve=False)
-    return Settings(experiment, dataclasses.replace(execution, output=output))
+    cache = dataclasses.replace(execution.cache, hidden=None)  # nothing is frozen
+    return Settings(experiment, dataclasses.replace(execution, output=output, cache=cache))
 
 
 def cost(runs: Sequence[Run]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from fjt.core.errors import UserError
 from fjt.core.options import ExperimentConfig, TrainConfig
-from fjt.data import batches, packing
+from fjt.data import batches, packing, sampling
 from fjt.experiment import recipes
 from fjt.models.encoder import Model
 from fjt.tasks.problem import Problem
@@ -83,6 +83,16 @@ def plan_layout(
     return Layout(steps=steps, groups=groups, schedule=schedule, plan=plan)
 
 
+def to_train(experiment: ExperimentConfig, problem: Problem, train: batches.Examples) -> batches.Examples:
+    """The examples that steps train on: those of train, behind them the synthetic ones of config.train.smote."""
+    kind = experiment.train.smote
+    if not kind:
+        return train
+    if problem.name != "classification":
+        raise UserError(f"config.train.smote={kind} is for classification, not {problem.name}. Leave it out.")
+    return sampling.extend(train)
+
+
 def make_schedule(
     experiment: ExperimentConfig, problem: Problem, train: batches.Examples, seed: int, rows: int = 0
 ) -> batches.Schedule:
@@ -111,8 +121,9 @@ def _mix_classes(given: tuple[Any, ...], problem: Problem, label: np.ndarray, ro
         raise UserError(f"config.train.class_shares={given} is for classification, not {problem.name}. Leave it out.")
     balanced = given == ("balanced",)
     sizes = np.bincount(label, minlength=0 if balanced else len(given))
-    shares = (sizes > 0).astype(float) if balanced else np.array(given)
-    if len(shares) != len(sizes) or shares.dtype.kind not in "if" or (shares < 0).any() or not shares.any():
+    numbers = balanced or all(isinstance(x, int | float) and x >= 0 for x in given)
+    shares = (sizes > 0).astype(float) if balanced or not numbers else np.array(given, np.float64)
+    if len(shares) != len(sizes) or not numbers or not shares.any():
         raise UserError(
             f"config.train.class_shares={given} should be {len(sizes)} numbers of at least 0, one per label and not "
             "all 0, or ('balanced',)."
@@ -124,6 +135,11 @@ def _mix_classes(given: tuple[Any, ...], problem: Problem, label: np.ndarray, ro
             f"config.train.class_shares={given}: no training row has label id {empty.argmax()}. Make its share 0."
         )
     places = _divide(shares, rows)
+    if (least := int(np.argmin(np.where(shares > 0, places, rows)))) >= 0 and not places[least]:
+        raise UserError(
+            f"config.train.class_shares={given}: label id {least} would have 0 of the {rows:,} examples of an epoch. "
+            "Give it a larger share, or 0."
+        )
     return tuple((size, place) for size, place in zip(sizes.tolist(), places, strict=True) if size)
 
 

@@ -14,11 +14,11 @@ from fjt.core.errors import UserError, suggest
 from fjt.core.options import DropoutConfig, ExperimentConfig, Settings
 from fjt.core.seeds import make_key
 from fjt.core.settings import fingerprint, resolve_seeds
-from fjt.data import batches, packing, sampling, tokenizer_files
+from fjt.data import batches, packing, tokenizer_files
 from fjt.data.glue import Split, Task
 from fjt.experiment import features, recipes
 from fjt.experiment.inputs import Inputs
-from fjt.experiment.layout import Layout, plan_layout
+from fjt.experiment.layout import Layout, plan_layout, to_train
 from fjt.experiment.parameters import Parameters, build_parameters
 from fjt.experiment.prepared import Experiment, Stage, draw
 from fjt.interop import adapter as adapters
@@ -71,9 +71,7 @@ def prepare(
     _try_metrics(experiment, task, splits)
     model = build_model(experiment, config, task)
     parameters = build_parameters(experiment, inputs, model, adapter, view)
-    trained, rows = examples["train"], len(examples["train"])
-    if experiment.train.smote:
-        trained = _extend(experiment, problem, trained)
+    trained, rows = to_train(experiment, problem, examples["train"]), len(examples["train"])
     layout = plan_layout(experiment, problem, trained, model, rows=rows, mesh=sharding.mesh, shapes=shapes)
     stages, rates = _plan_stages(settings, task, model, parameters, layout, examples, view)
     if experiment.train.smote and any(stage.model.start < config.layers for stage in stages):
@@ -110,15 +108,6 @@ def prepare(
         fingerprint=fingerprint(experiment, contents),
         adopted=frozenset(adapter.others() if adapter else ()),
     )
-
-
-def _extend(experiment: ExperimentConfig, problem: Problem, train: batches.Examples) -> batches.Examples:
-    """The examples with synthetic ones of rare classes."""
-    if problem.name != "classification":
-        raise UserError(
-            f"config.train.smote={experiment.train.smote} is for classification, not {problem.name}. Leave it out."
-        )
-    return sampling.extend(train)
 
 
 def share(settings: Settings, config: EncoderConfig, devices: Sequence[Any] = ()) -> placement.Layout:
@@ -365,6 +354,12 @@ def make_hyper(experiment: ExperimentConfig, task: Task, labels: np.ndarray, met
     problem.check_loss(experiment.loss, task)
     weights = problem.label_weights(experiment.loss, labels, task)
     assert experiment.seeds.dropout is not None, "seeds are resolved"
+    if experiment.loss.r_drop and not any((dropout.hidden, dropout.attention, dropout.classifier)):
+        raise UserError("config.loss.r_drop compares two dropout masks, and all rates of config.model.dropout are 0.")
+    if optim.decay_toward == "start" and not optim.weight_decay and optim.l1 is None:
+        raise UserError(
+            "config.optim.decay_toward=start pulls by config.optim.weight_decay, which is 0 here, or by .l1: give one."
+        )
     return Hyper(
         learning_rate=np.float32(0),
         weight_decay=np.float32(optim.weight_decay),

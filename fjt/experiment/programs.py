@@ -333,7 +333,8 @@ def _compile_step(
 def _flops(blueprint: Blueprint, stage: Stage, shape: packing.Shape) -> float:
     """The operations of a step on a batch of a shape, by the law."""
     sizes = {name: leaf.shape for name, leaf in tree.flatten(blueprint.params).items() if name in stage.trainable}
-    return cost.step_flops(
+    passes = 1 if blueprint.hyper.r_drop is None else 2
+    return passes * cost.step_flops(
         stage.model.config,
         sizes,
         tokens=shape.groups * shape.rows * shape.row_length,

@@ -202,7 +202,7 @@ def show_plan(experiment: Experiment) -> None:
     )
     weights, moments, activations = (num_bytes / 2**20 for num_bytes in costs["memory"].values())
     console.say(
-        f"  memory: {weights:,.0f} MiB of weights, {moments:,.0f} MiB of gradients and Adam's moments, about "
+        f"  memory: {weights:,.0f} MiB of weights, {moments:,.0f} MiB of gradients and optimizer state, about "
         f"{activations:,.0f} MiB of activations per device"
     )
     total, shared = tree.count(experiment.params), experiment.mesh.shape["model"]
@@ -228,7 +228,7 @@ def planned(experiment: Experiment) -> dict[str, Any]:
     bytes per device; `seconds` are those of training at USUAL_SHARE of `flops_per_second`, measured just now.
     """
     plan, operations, rate = experiment.plan, step_flops(experiment), product_rate(experiment.model.dtype)
-    lengths, chosen = experiment.examples["train"].lengths, experiment.schedule.batches(0, len(plan.shape_of))
+    lengths, chosen = experiment.trained.lengths, experiment.schedule.batches(0, len(plan.shape_of))
     batches = [lengths[rows[rows >= 0]] for rows in chosen]
     real = sum(int(batch.sum()) for batch in batches)
     longest = sum(len(batch) * int(batch.max()) for batch in batches)
@@ -274,7 +274,7 @@ def step_flops(experiment: Experiment, names: Collection[str] | None = None, sha
         share: share of the planned tokens, in rows that are shorter by the same factor.
     """
     plan, params = experiment.plan, tree.flatten(experiment.params)
-    return cost.step_flops(
+    return passes(experiment) * cost.step_flops(
         experiment.model.config,
         {name: params[name].shape for name in names or experiment.trainable},
         tokens=share * plan.computed_tokens / max(1, len(plan.shape_of)),
@@ -287,8 +287,13 @@ def step_flops(experiment: Experiment, names: Collection[str] | None = None, sha
     )
 
 
+def passes(experiment: Experiment) -> int:
+    """Passes of each example in a step: R-Drop takes two."""
+    return 1 if experiment.hyper.r_drop is None else 2
+
+
 def memory(experiment: Experiment) -> tuple[int, int, int]:
-    """Bytes per device of (weights, gradients and Adam's moments, activations); the last is a rough estimate."""
+    """Bytes per device of (weights, gradients and the optimizer's state, activations), the last roughly estimated."""
 
     sharding, flat = experiment.sharding, tree.flatten(experiment.params)
 
@@ -303,7 +308,10 @@ def memory(experiment: Experiment) -> tuple[int, int, int]:
     tokens = max(shape.rows * shape.row_length for shape in experiment.plan.shapes)
     # Logits, their logarithms and their gradient, in float32: most of it where each slot has a whole vocabulary.
     logits = 3 * 4 * experiment.model.classes * max(shape.num_slots for shape in experiment.plan.shapes)
-    return 4 * sum(sizes.values()), 12 * trained, _activation_bytes(experiment, tokens) + logits + gathered
+    state = _optimizer_bytes(experiment, flat, experiment.trainable) * trained
+    state //= sum(leaf.size for name, leaf in flat.items() if name in experiment.trainable) or 1
+    stored = passes(experiment) * (_activation_bytes(experiment, tokens) + logits)
+    return 4 * sum(sizes.values()), 4 * trained + state, stored + gathered
 
 
 def _activation_bytes(experiment: Experiment, tokens: int) -> int:

@@ -248,7 +248,7 @@ def _plan(plan: Record) -> list[Block]:
         ("operations per step", f"{plan['flops_per_step'] / 1e9:,.1f} GFLOP"),
         ("time of training on this device, a rough estimate", console.duration(plan["seconds"])),
         ("memory of weights", size(memory["weights"])),
-        ("memory of gradients and Adam's moments", size(memory["gradients_and_moments"])),
+        ("memory of gradients and optimizer state", size(memory["gradients_and_moments"])),
         ("memory of activations, a rough estimate", size(memory["activations"])),
     )
     return [Table(("", ">value"), rows), Text("`python -m fjt.main --plan` prints every option with its origin.")]

@@ -20,7 +20,7 @@ from fjt.data import batches
 from fjt.data.packing import Shape
 from fjt.experiment import arguments, features, programs, run_records, summary
 from fjt.experiment.inputs import Inputs, inputs_key
-from fjt.experiment.layout import make_schedule, plan_shapes, row_grid
+from fjt.experiment.layout import make_schedule, plan_shapes, row_grid, to_train
 from fjt.experiment.prepare import Experiment, prepare, resolve
 from fjt.experiment.prepared import draw
 from fjt.experiment.recipes import total_steps
@@ -327,7 +327,8 @@ def _shapes(
     experiment = members[0][2]
     problem = find_problem(inputs.data[0].kind)
     examples = draw(experiment, problem, "train", inputs.examples["train"], inputs.base[0])
-    seeds, schedule_of = sorted(steps), functools.partial(make_schedule, experiment, problem, examples)
+    examples = to_train(experiment, problem, examples)
+    seeds, schedule_of = sorted(steps), functools.partial(make_schedule, experiment, problem, examples, rows=rows)
     indices = np.concatenate([schedule_of(seed).batches(0, max(steps[seed])) for seed in seeds])
     lengths, one_slot = batches.lengths_of(examples, indices), problem.one_slot
     slots = None if one_slot else batches.slots_of(examples, indices)

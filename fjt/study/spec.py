@@ -18,6 +18,9 @@ FAMILIES = ("study", "task")
 MODES = ("loop", "vmap")
 PHASES = ("tuning", "runs")
 
+# Options whose value is data, and whose absence is another program.
+PARTS = ("optim.l1", "loss.focal", "loss.r_drop", "model.dropout.layers")
+
 
 @dataclasses.dataclass(frozen=True)
 class Choose:
@@ -211,9 +214,14 @@ def _agrees(whole: Mapping[str, Any], excluded: Mapping[str, Any]) -> bool:
 def _runs_of(study: StudyConfig, base: Mapping[str, Any], product: Mapping[str, Any]) -> Iterator[Run]:
     trials = {key: values.values for key, values in product.items() if isinstance(values, Choose)}
     valid = [key for key in TRACED if key not in SEEDS]
-    for key in trials:
+    for key, values in trials.items():
         if key not in valid:
             raise UserError(f"config.study.products: {key} cannot be chosen; choose among {', '.join(valid)}.")
+        if key in (*PARTS, "train.ema", "train.swa") and 0 < sum(x in (None, ()) for x in values) < len(values):
+            raise UserError(
+                f"config.study.products: {key} cannot be chosen among {values}, since None leaves a part out of the "
+                "program. Make it an axis of its own, or give the value that changes nothing."
+            )
     tuning = range(study.first_tuning_seed, study.first_tuning_seed + study.tuning_seeds)
     reported = range(study.first_seed, study.first_seed + study.seeds)
     for values in _combinations(product):
@@ -307,8 +315,7 @@ def static_options(experiment: options.ExperimentConfig) -> dict[str, Any]:
     flat = flatten(dataclasses.asdict(experiment))
     kept = {key: value for key, value in flat.items() if key not in (*TRACED, *PATHS)}
     kept["optim.multipliers"] = bool(kept["optim.multipliers"])  # the factors are data; whether there are any is not
-    kept |= {key: flat[key] is not None for key in ("optim.l1", "loss.focal", "loss.r_drop")}  # likewise
-    kept["model.dropout.layers"] = bool(flat["model.dropout.layers"])
+    kept |= {key: flat[key] not in (None, ()) for key in PARTS}  # likewise
     kept["average"] = flat["train.ema"] is not None or flat["train.swa"] is not None
     if kept["tune.max_rank"]:
         del kept["tune.rank"]

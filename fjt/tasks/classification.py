@@ -271,7 +271,7 @@ def weigh(given: tuple[Any, ...], counts: Int[np.ndarray, " C"]) -> Float[np.nda
     """The class weights of config.loss.class_weights, ones where it is empty.
 
     Balanced ones are N / (C count), as scikit-learn's.  Those by the effective number of examples are proportional to
-    (1 - beta) / (1 - beta ** count), with the mean 1 (Cui et al. 2019, equation 2).
+    (1 - beta) / (1 - beta ** count), with the mean 1 over the classes that occur (Cui et al. 2019, equation 2).
 
     Args:
         given: the option.
@@ -287,7 +287,7 @@ def weigh(given: tuple[Any, ...], counts: Int[np.ndarray, " C"]) -> Float[np.nda
         return counts.sum() / (size * np.maximum(counts, 1))
     if given[0] == "effective" and len(given) == 2 and isinstance(given[1], float) and 0 < given[1] < 1:
         weights = (1 - given[1]) / (1 - given[1] ** np.maximum(counts, 1))
-        return weights * size / weights.sum()
+        return weights / weights[counts > 0].mean() if counts.any() else np.ones(size)
     if len(given) != size or not all(isinstance(x, int | float) and x >= 0 for x in given) or not any(given):
         raise UserError(
             f"config.loss.class_weights={given} should be {size} numbers, one per label and not all 0, ('balanced',), "

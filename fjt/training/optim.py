@@ -32,6 +32,10 @@ class Average(NamedTuple):
     values: Tree
 
 
+def _pretrained(name: str) -> bool:
+    return name.startswith("encoder/")
+
+
 def decay_mask(params: Tree) -> Tree:
     """The tree of bool: whether a leaf has weight decay.  Kernels and embeddings have it, biases and LayerNorm not."""
     return tree.map_names(lambda name, leaf: _decays(name), params)
@@ -100,7 +104,10 @@ def _from_start(optim: OptimConfig) -> bool:
 
 
 def _decay(hyper: Hyper, from_start: bool) -> optax.GradientTransformation:
-    """The pull of weight decay, towards zero or the start (L2-SP: Li et al. 2018, equation 2)."""
+    """The pull of weight decay, towards zero or the start (L2-SP: Li et al. 2018, equation 2).
+
+    The start is that of the encoder's own leaves; head and added leaves, which are new, are pulled towards zero.
+    """
     rate = jnp.asarray(hyper.weight_decay)
     if not from_start:
         return optax.add_decayed_weights(rate, mask=decay_mask)
@@ -131,14 +138,15 @@ def _pull(change: Callable[[str, Any, Any], Any], from_start: bool) -> optax.Gra
     """
 
     def init(params: Any) -> Start:
-        kept = {name: jnp.array(leaf) for name, leaf in tree.flatten(params).items() if from_start and _decays(name)}
+        flat = tree.flatten(params).items()
+        kept = {name: jnp.array(leaf) for name, leaf in flat if from_start and _decays(name) and _pretrained(name)}
         return Start(tree.unflatten(kept))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Tree, Start]:
         values, start = tree.flatten(params), tree.flatten(state.values)
 
         def one(name: str, leaf: Any) -> Any:
-            distance = values[name] - start[name] if from_start and _decays(name) else values[name]
+            distance = values[name] - start[name] if name in start else values[name]
             return change(name, leaf, distance) if _decays(name) else leaf
 
         return tree.map_names(one, updates), state

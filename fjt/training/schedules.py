@@ -16,9 +16,9 @@ def learning_rates(optim: OptimConfig, steps: int) -> Float32[np.ndarray, " step
     """The learning rate of each step, warm-up included.
 
     Warm-up rises linearly from 0 over round(warmup_fraction * steps) steps, as in Trainer: step 0 of a run with
-    warm-up has learning rate 0.  The linear schedule reaches 0 after the last step.  one_cycle rises by a cosine from
-    a 25th of the peak (Smith & Topin 2018, with PyTorch's constants); wsd stays at the peak and falls linearly at the
-    end (Hägele et al. 2024, section 3).
+    warm-up has learning rate 0, except under one_cycle, which rises by a cosine from a 25th of the peak (Smith & Topin
+    2018, with PyTorch's constants).  The linear schedule reaches 0 after the last step; wsd stays at the peak and falls
+    linearly at the end (Hägele et al. 2024, section 3).
 
     Args:
         optim: the options.
@@ -36,7 +36,7 @@ def learning_rates(optim: OptimConfig, steps: int) -> Float32[np.ndarray, " step
         "cosine_restarts": lambda: _restarts(peak, end, rest, optim.cycles),
         "polynomial": lambda: optax.polynomial_schedule(peak, end, optim.power, rest),
         "exponential": lambda: optax.exponential_decay(peak, rest, optim.final_fraction),
-        "wsd": lambda: _late(peak, end, rest, round(late * steps)),
+        "wsd": lambda: _late(peak, end, rest, min(round(late * steps), rest)),
         "one_cycle": lambda: optax.cosine_decay_schedule(peak, rest, alpha=optim.final_fraction),
         "inverse_sqrt": lambda: lambda k: peak * np.sqrt(max(warmup, 1) / (k + max(warmup, 1))),
     }

@@ -83,6 +83,8 @@ class Stop:
         try:
             self.check()
             yield
+            if self._idle:
+                processes.any_of(False)  # all leave together: one that waits for another has nothing to save either
         finally:
             self._idle = False
 

@@ -49,3 +49,10 @@ def test_classes_without_a_border_are_refused():
     far = FEATURES + 1000.0 * LABEL[:, None].astype(np.float32)
     with pytest.raises(UserError, match="lies near other classes"):
         sampling.synthesize(far, LABEL, "borderline", 0)
+
+
+def test_a_few_rows_suffice_and_each_example_has_bits_of_its_own():
+    few = np.array([0, 0, 0, 0, 1, 1], np.int32)
+    assert len(sampling.synthesize(FEATURES[:6], few, "borderline", 0)) == 8
+    extended = sampling.extend(examples(few))
+    assert extended.numbers is None and len(extended) == 8

@@ -39,3 +39,10 @@ def test_synthetic_features_need_cached_ones(skewed, finished, launch, tmp_path)
     options = SMOTE | dict(tune__method="lora", cache__hidden=None, model__path=finished[0] / "export")
     done = launch(*tiny(skewed, **options), "--workdir", tmp_path / "run")
     assert done.code == 2 and "needs config.tune.method=head" in done.text, done.text
+
+
+@pytest.mark.thorough
+def test_a_study_and_a_plan_of_synthetic_features(skewed, finished, launch, tmp_path):
+    options = SMOTE | dict(model__path=finished[0] / "export", cache__dir=tmp_path / "cache")
+    done = launch(*tiny(skewed, **options), "--workdir", tmp_path / "run", "--plan")
+    assert done.code == 0 and "computed tokens are real" in done.text, done.text

@@ -50,8 +50,10 @@ def test_the_mean_of_probabilities():
     scores = combination.ensemble([rows("stsb", [1.0], [[1.0]]), rows("stsb", [1.0], [[4.0]])])
     np.testing.assert_allclose(scores.scores, [[2.5]])
     other = dataclasses.replace(rows("cola", [1], first), id=("x",))
-    with pytest.raises(UserError, match="different rows"):
-        combination.ensemble([rows("cola", [1], first), other])
+    for changed in (other, rows("cola", [0], first)):
+        with pytest.raises(UserError, match="different dev rows"):
+            combination.check_rows([rows("cola", [1], first), changed])
+    combination.check_rows([rows("cola", [1], first), rows("cola", [1], second)])
 
 
 def runs(*scores, metric="mcc"):

@@ -86,6 +86,7 @@ def test_seeds_may_be_axes():
         (({"task": ("agreement",)},), {"without": ({"task": "sentiment"},)}, "without: no cell has .*sentiment"),
         (({"task": ("agreement",)},), {"without": ("agreement",)}, "without: 'agreement' should be a dict"),
         (({"tune.rank": choose(1, 2)},), {}, "tune.rank cannot be chosen"),
+        (({"train.ema": choose(None, 0.9)},), {}, "leaves a part out of the program"),
         (
             ({"optim.learning_rate": choose(1e-3, 1e-2)},),
             {"first_tuning_seed": 4},

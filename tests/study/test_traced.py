@@ -72,6 +72,7 @@ TRACED = {
 # Other options that an option needs.
 WITH = {
     "loss.task_weights": {"task": "agreement+hearsay", "loss.r_drop": None},
+    "loss.r_drop": {"model.dropout.hidden": 0.1},
     "train.ema": {"train.ema": 0.0},
     "train.swa": {"train.swa": 0.5},
 }

@@ -384,3 +384,16 @@ def test_the_late_schedules_at_their_corners():
     one = rates("one_cycle", warmup_fraction=0.3)
     np.testing.assert_allclose(one[[0, 15, 30]] / one.max(), [0.04, 0.52, 1.0], rtol=1e-5)
     assert one.argmax() == 30 and one[-1] < 0.001 * one.max()
+
+
+def test_the_head_is_pulled_towards_zero_even_from_the_start():
+    made, leaves = (
+        hyper(rate=0.5, decay=0.2),
+        {"head": {"kernel": jnp.array([[2.0]])}, "encoder": {"kernel": jnp.array([[2.0]])}},
+    )
+    transformation = make_optimizer(optim(decay_toward="start"))(made)
+    moved = jax.tree.map(lambda leaf: leaf + 1.0, leaves)
+    state = transformation.init(leaves)
+    updates, _ = transformation.update(jax.tree.map(jnp.zeros_like, leaves), state, moved)
+    np.testing.assert_allclose(updates["head"]["kernel"], -0.5 * 0.2 * 3.0, rtol=1e-6)
+    np.testing.assert_allclose(updates["encoder"]["kernel"], -0.5 * 0.2 * 1.0, rtol=1e-6)
