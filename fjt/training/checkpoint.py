@@ -319,7 +319,7 @@ class Checkpoints:
 
     def _read_alone(self, step: int, abstract: Any) -> None:
         """Reads the arrays of a checkpoint into the memory of this process, without the others."""
-        alone = ocp.options.MultiprocessingOptions(primary_host=None, active_processes={jax.process_index()})
+        alone = ocp.options.MultiprocessingOptions(primary_host=None, active_processes={processes.number()})
         folder = self._manager.directory / str(step) / "state"
         arrays = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), abstract)
         ocp.StandardCheckpointHandler(multiprocessing_options=alone).restore(
