@@ -87,8 +87,6 @@ def _check(experiment: ExperimentConfig) -> None:
         )
     if optim.schedule == "exponential" and not optim.final_fraction:
         raise UserError("config.optim.schedule=exponential never reaches 0: give config.optim.final_fraction.")
-    if optim.decay_fraction is not None and optim.schedule != "wsd":
-        raise UserError(f"config.optim.decay_fraction is for the schedule wsd, not {optim.schedule}. Leave it out.")
     if experiment.train.ema is not None and experiment.train.swa is not None:
         raise UserError("config.train.ema and config.train.swa are two averages of the weights; give one.")
     flat = flatten(dataclasses.asdict(experiment))

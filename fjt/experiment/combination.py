@@ -69,7 +69,7 @@ def ensemble(parts: Sequence[Labelled]) -> Labelled:
     """
     first = parts[0]
     problem = first.problem
-    if first.task.kind in ("regression", "multi_regression"):
+    if problem.one_slot and not problem.several and first.label.dtype.kind == "f":  # scores
         return dataclasses.replace(first, scores=np.mean([part.scores for part in parts], axis=0))
     if problem.classes(first.label, first.task) is None:
         raise UserError(f"--how=ensemble: {problem.name} has no probabilities of whole rows. Give --how=average.")

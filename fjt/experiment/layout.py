@@ -88,7 +88,7 @@ def to_train(experiment: ExperimentConfig, problem: Problem, train: batches.Exam
     kind = experiment.train.smote
     if not kind:
         return train
-    if problem.name != "classification":
+    if not (problem.exclusive and problem.one_slot):
         raise UserError(f"config.train.smote={kind} is for classification, not {problem.name}. Leave it out.")
     return sampling.extend(train)
 
@@ -117,7 +117,7 @@ def make_schedule(
 
 def _mix_classes(given: tuple[Any, ...], problem: Problem, label: np.ndarray, rows: int) -> batches.Mixture:
     """The Mixture of classes that train.class_shares asks for in an epoch of `rows` examples."""
-    if problem.name != "classification":
+    if not (problem.exclusive and problem.one_slot):
         raise UserError(f"config.train.class_shares={given} is for classification, not {problem.name}. Leave it out.")
     balanced = given == ("balanced",)
     sizes = np.bincount(label, minlength=0 if balanced else len(given))

@@ -60,7 +60,6 @@ def test_an_average_of_the_last_step_alone_is_that_step(launch, tables, tmp_path
     [
         ({"train__ema": 0.9, "train__swa": 0.5}, "two averages"),
         ({"model__dropout__layers": "(0.1,0.2)"}, "should be 1 numbers"),
-        ({"optim__decay_fraction": 0.5}, "is for the schedule wsd"),
         ({"optim__decay_toward": "start", "optim__weight_decay": 0.0}, "give one"),
         ({"loss__class_weights": "('effective',)"}, "'effective', beta"),
     ],
