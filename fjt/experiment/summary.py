@@ -289,7 +289,7 @@ def step_flops(experiment: Experiment, names: Collection[str] | None = None, sha
 
 def passes(experiment: Experiment) -> int:
     """Passes of each example in a step: R-Drop takes two."""
-    return 1 if experiment.hyper.r_drop is None else 2
+    return 1 if experiment.settings.experiment.loss.r_drop is None else 2
 
 
 def memory(experiment: Experiment) -> tuple[int, int, int]:
