@@ -43,6 +43,7 @@ def test_what_is_exported_is_what_was_evaluated(whole, tables):
     predicts_as_it_was(whole, texts)
 
 
+@pytest.mark.slow
 def test_an_average_of_the_last_step_alone_is_that_step(launch, tables, tmp_path):
     """swa over a share that holds one step changes nothing; over all steps it does."""
     scores = {}
@@ -69,6 +70,7 @@ def test_options_that_contradict_each_other(launch, tables, tmp_path, options, w
     assert done.code == 2 and words in done.text, done.text
 
 
+@pytest.mark.slow
 def test_a_gradual_run_averages_from_where_leaves_open(launch, tables, whole, tmp_path):
     shutil.copytree(whole / "export", tmp_path / "base")
     options = dict(tune__method="gradual", model__path=tmp_path / "base", train__ema=0.9)

@@ -137,7 +137,7 @@ def test_stopped_while_they_are_made(arguments, launch, cache, tmp_path):
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_two_devices_in_two_parts_each(kept, arguments, launch, tmp_path):
     options = dict(mesh__data=2, train__accumulation=2)
     done = launch(*arguments("gradual", tmp_path, **options), "--workdir", tmp_path / "run")

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import small
 import squad_files
 from process import StopAfterEvaluation, outcome
 
@@ -79,7 +80,10 @@ KINDS = {  # (config, options, suffix, writer of a file)
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+SLOW = ("multiple_choice", "multi_regression")  # whose slots and losses are much as those of others
+
+
+@pytest.mark.parametrize("kind", small.tiers(list(KINDS), *(k for k in KINDS if k not in SLOW), slow=SLOW))
 def test_a_run_that_is_stopped_ends_with_the_same_bits(kind, tmp_path):
     config, options, suffix, write = KINDS[kind]
     made, rng = config.get_config(), np.random.default_rng(0)

@@ -241,7 +241,10 @@ def test_a_head_with_a_table_of_its_own_is_refused(run, tmp_path):
     [
         ({"data__columns__text_pair": "b"}, "masked_lm has one document per row"),
         ({"data__shuffle_labels": True}, "documents have no labels"),
-        ({"loss__class_weights": (1.0,)}, r"config.loss.class_weights=\(1.0,\): masked_lm does not have this option"),
+        (
+            {"loss__class_weights": (1.0,)},
+            r"config.loss.class_weights=\(1.0,\): table \(masked_lm\) has no class_weights",
+        ),
         ({"mask__replaced": 0.95}, "more than 1 together"),
         ({"data__label_names": ("a", "b")}, "config.data.label_names: the documents of masked_lm have no labels"),
         ({"train__select": "f1"}, "config.train.select='f1' is unknown"),

@@ -205,7 +205,7 @@ def test_a_checkpoint_whose_checksums_do_not_fit_is_skipped_by_all(both, even, b
     assert outcome(workdir) == outcome(both[2])
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_the_other_process_ends_when_one_is_killed(even, base, cache, tmp_path):
     arguments = arguments_of("lora", even, base, cache__dir=f"{even}/cache")
     pair = Pair(arguments, tmp_path / "pair", tmp_path / "run", cache, events=(Slow(0.05), Slow(0.05)))

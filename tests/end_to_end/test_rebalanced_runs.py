@@ -22,7 +22,10 @@ def skewed(tables, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("options", [SHARES, SMOTE, AUGMENT], ids=["shares", "smote", "augment"])
+SLOWER = [pytest.param(options, marks=pytest.mark.slow) for options in (SHARES, AUGMENT)]
+
+
+@pytest.mark.parametrize("options", [SMOTE, *SLOWER], ids=["smote", "shares", "augment"])
 def test_a_stopped_run_goes_on_to_the_same_bits(options, skewed, finished, cache, launch, tmp_path):
     options = options | dict(model__path=finished[0] / "export", cache__dir=tmp_path / "cache")
     done = launch(*tiny(skewed, **options), "--workdir", tmp_path / "whole")

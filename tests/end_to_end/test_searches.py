@@ -164,7 +164,7 @@ def test_another_search_in_the_folder_is_refused(done, launch, arguments):
         assert "Traceback" not in ended.text
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_two_processes_share_a_search(arguments, cache, tmp_path):
     """One is killed; the other makes its trial; no trial is made twice and none is lost."""
     folder = tmp_path / "search"
@@ -187,7 +187,7 @@ def test_two_processes_share_a_search(arguments, cache, tmp_path):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("storage", [False, True])
+@pytest.mark.parametrize("storage", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_trials_that_are_behind_are_pruned(launch, arguments, tmp_path, storage):
     """In a grid whose last two points, in the order of this seed, have rates at which nothing is learnt."""
     space = """{"optim.learning_rate": (5e-2, 6e-2, 7e-2, 8e-2, 9e-2, 1e-7, 2e-7)}"""

@@ -36,7 +36,7 @@ def run(folder, shared, axes, total, lanes=1, sampler="random", **options) -> Se
 RATES = {"optim.learning_rate": (1e-3, 3e-3)}
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_trial_that_equals_another_is_not_run(tmp_path, shared):
     """Two rates and five trials: two runs, and the others have the outcome of one of them."""
     found = run(tmp_path, shared, RATES, 5, lanes=3)
