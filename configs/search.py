@@ -1,4 +1,4 @@
-"""Every option of a search, beside those of the run whose options it searches; configs of searches start from here.
+"""Every option of a search and of the runs that it makes; configs of searches start from here.
 
     python -m fjt.search configs/quickstart_search.py --workdir runs/quickstart_search --trials 20
 

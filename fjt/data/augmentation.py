@@ -127,7 +127,7 @@ def check(given: tuple) -> tuple[tuple[str, float], ...]:
 
 
 def augment(train: Split, changes: Sequence[tuple[str, float]], copies: int, seed: int, synonyms: Synonyms) -> Split:
-    """The split with changed copies of all rows behind it, the ids of which end with ~1, ~2 and so on.
+    """The split, followed by changed copies of all its rows.  The ids of the copies end with ~1, ~2 and so on.
 
     Args:
         train: rows of whole texts.

@@ -10,7 +10,7 @@ from fjt.core.errors import UserError
 from fjt.data import batches
 from fjt.data.batches import Examples
 
-NEIGHBOURS = 5  # of a real example, one of which a synthetic one lies towards; fewer in a class with fewer examples
+NEIGHBOURS = 5  # neighbours of a real example; a synthetic one lies between it and one of them; fewer in a small class
 
 
 def extend(examples: Examples) -> Examples:

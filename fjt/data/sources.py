@@ -173,9 +173,7 @@ def _augmented(train: Split, data: DataConfig, seed: int, problem: LabelReader) 
         raise UserError(f"config.data.augment changes words of whole texts; {data.kind} has labels of their parts.")
     by_synonym = any(name == "synonym" for name, _ in changes)
     if data.synonyms and not any(name in ("synonym", "insert") for name, _ in changes):
-        raise UserError(
-            "config.data.synonyms is for the changes synonym and insert, of which there is none. Leave it out."
-        )
+        raise UserError("config.data.synonyms: config.data.augment has neither synonym nor insert. Leave the file out.")
     if by_synonym and not data.synonyms:
         raise UserError("config.data.augment has synonym, which needs a file: give --config.data.synonyms=FILE.")
     synonyms = augmentation.read_synonyms(data.synonyms) if data.synonyms else {}

@@ -283,7 +283,7 @@ class States:
         return digest.hexdigest()
 
     def _open(self, split: str) -> np.ndarray | None:
-        """The array in the file of a split, None if there is no complete one with its checksum."""
+        """The array of a split from its file; None if the file is missing, incomplete or fails its checksum."""
         path = self._path(split)
         try:
             with open(path, "rb") as file:

@@ -274,7 +274,7 @@ class Problem(abc.ABC):
             one: logits of the slots.
             other: logits of the slots.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{self.name} has no r_drop")  # `check_loss` refuses the option before
 
     # Evaluation.
 
