@@ -383,6 +383,13 @@ class LossConfig:
         low=0.0,
         traced=True,
     )
+    mixup: float | None = option(
+        None,
+        "one label or score per text: examples are mixed with others of their batch, in hidden vectors before the head "
+        "and in losses, by shares from Beta(mixup, mixup); None: none",
+        low=0.0,
+        traced=True,
+    )
     task_weights: tuple = option((), "several tasks: factor of each one's loss; (): all 1", traced=True)
 
 

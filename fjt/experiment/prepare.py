@@ -356,6 +356,11 @@ def make_hyper(experiment: ExperimentConfig, task: Task, labels: np.ndarray, met
     assert experiment.seeds.dropout is not None, "seeds are resolved"
     if experiment.loss.r_drop and not any((dropout.hidden, dropout.attention, dropout.classifier)):
         raise UserError("config.loss.r_drop compares two dropout masks, and all rates of config.model.dropout are 0.")
+    if experiment.loss.mixup is not None and train.accumulation > 1:
+        raise UserError(
+            f"config.loss.mixup mixes examples of a whole batch, and config.train.accumulation={train.accumulation} "
+            "computes it in parts. Leave one of them out."
+        )
     if optim.decay_toward == "start" and not optim.weight_decay and optim.l1 is None:
         raise UserError(
             "config.optim.decay_toward=start pulls by config.optim.weight_decay, which is 0 here, or by .l1: give one."
@@ -375,6 +380,7 @@ def make_hyper(experiment: ExperimentConfig, task: Task, labels: np.ndarray, met
         average_rate=None if train.ema is None and train.swa is None else np.float32(0),
         focal=_given(experiment.loss.focal),
         r_drop=_given(experiment.loss.r_drop),
+        mixup=_given(experiment.loss.mixup),
     )
 
 

@@ -14,6 +14,7 @@ from fjt.core import prng
 from fjt.core.prng import Array
 from fjt.core.seeds import make_key
 from fjt.core.tree import Tree, flatten
+from fjt.models import mixup
 from fjt.models.families import find_family
 from fjt.models.family import EncoderConfig, Head
 from fjt.models.heads import Batch
@@ -146,6 +147,7 @@ class Model:
                 slot_token (row * L + column), slot_example (number in the group), slot_position (in the example)
                 i32[G, S].  With a start, `hidden` replaces token_ids and type_ids; above the last layer it replaces all
                 arrays but example and slots.
+                With `partner` and `share`, see `fjt.models.mixup`.
             values: {tuning method: {name: f32[] or f32[7]}}, the traced values.
             hyper: Hyper with the dropout rates; needed with a key.
             key: pair of u32[] for dropout; None without.
@@ -157,6 +159,7 @@ class Model:
         hooks = self.adapt(params.get("adapters", {}), values or {})
         # Above the last layer, the parameters of the encoder are not needed and may be absent.
         h = self._encoder(self.start).apply({"params": params.get("encoder", {})}, batch, noise, hooks)
+        h = mixup.mix(h, batch)
         tied = self._tied(params.get("encoder", {}))
         logits: Any = self._head().apply({"params": params["head"]}, h, batch, head_noise, hooks, *tied)
         return logits

@@ -139,7 +139,7 @@ class Classification(Problem):
     """One of C labels per example.  Labels are i32[N], -1 where a row has none; metrics compare label ids."""
 
     name = "classification"
-    loss_options = ("label_smoothing", "class_weights", "focal", "r_drop")
+    loss_options = ("label_smoothing", "class_weights", "focal", "r_drop", "mixup")
     metrics = {f.__name__: f for f in (accuracy, f1, f1_accuracy, macro_f1, mcc)}
     table_metrics = ("accuracy", "macro_f1")
     bounds = {"accuracy": (0, 1), "f1": (0, 1), "f1_accuracy": (0, 1), "macro_f1": (0, 1), "mcc": (-1, 1)}

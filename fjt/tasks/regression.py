@@ -85,7 +85,7 @@ class Regression(Problem):
     """One score per example.  Labels are f32[N], NaN where a row has none; metrics compare scores f64[N]."""
 
     name = "regression"
-    loss_options = ("r_drop",)
+    loss_options = ("r_drop", "mixup")
     metrics = {f.__name__: f for f in (pearson, spearman, mse)}
     table_metrics = ("pearson", "spearman", "mse")
     lower_is_better = ("mse",)

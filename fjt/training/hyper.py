@@ -32,6 +32,7 @@ class Hyper:
         average_rate: f32[], the share of this step's parameters in their average over steps.
         focal: f32[], the exponent.
         r_drop: f32[], the strength.
+        mixup: f32[], the parameter of Beta(mixup, mixup).
     """
 
     learning_rate: ArrayLike
@@ -50,3 +51,4 @@ class Hyper:
     average_rate: ArrayLike | None = None
     focal: ArrayLike | None = None
     r_drop: ArrayLike | None = None
+    mixup: ArrayLike | None = None

@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from fjt.core import prng, tree
 from fjt.core.prng import Array
+from fjt.models import mixup
 from fjt.training import optim
 from fjt.training.hyper import Hyper
 
@@ -19,7 +20,8 @@ Loss = Callable[[Array, Batch, Hyper], tuple[Array, Array]]  # `Problem.loss`
 Divergence = Callable[[Array, Array], Array]  # `Problem.divergence`
 Reduce = Callable[[Array, Batch], Any]  # `Problem.reduce`
 Sums = TypeVar("Sums")
-SECOND = 2**31 - 1  # folded into the key of a step's second pass; no step has this number
+SECOND = 2**31 - 1  # folded into the key of a step's second pass; no layer has this number
+MIXED = 2**31 - 2  # likewise, of its mixup
 
 
 @runtime_checkable
@@ -121,15 +123,10 @@ def train_step(
     key = prng.fold((hyper.dropout_key[0], hyper.dropout_key[1]), state.step)
 
     def sums(trainable: tree.Tree, part: Batch) -> tuple[Array, Array]:
-        def forward(key: prng.Key) -> Array:
-            return model.apply(tree.merge(trainable, frozen), part, hyper.methods, hyper, key)
+        def forward(batch: Batch, key: prng.Key) -> Array:
+            return model.apply(tree.merge(trainable, frozen), batch, hyper.methods, hyper, key)
 
-        logits = forward(key)
-        value, weight = loss(logits, part, hyper)
-        if hyper.r_drop is not None and divergence is not None:  # Liang et al. 2021, equation 4, halved
-            again = forward(prng.fold(key, SECOND))
-            apart = divergence(*(x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (logits, again)))
-            value = (value + loss(again, part, hyper)[0]) / 2 + hyper.r_drop / 4 * weight * apart
+        value, weight = _losses(forward, part, hyper, key, loss, divergence)
         return jnp.sum(value * part["weight"]), jnp.sum(weight * part["weight"])
 
     frozen, gathered = layout.gather(frozen), layout.gather(state.trainable)
@@ -149,6 +146,35 @@ def train_step(
     trainable: Any = optax.apply_updates(state.trainable, updates)
     metrics = {"loss": value * share, "grad_norm": grad_norm}
     return TrainState(state.step + 1, trainable, opt_state), metrics
+
+
+def _losses(
+    forward: Callable[[Batch, prng.Key], Array],
+    batch: Batch,
+    hyper: Hyper,
+    key: prng.Key,
+    loss: Loss,
+    divergence: Divergence | None,
+) -> tuple[Array, Array]:
+    """(value, weight) of each slot, with mixup and R-Drop where the hyper-parameters have them.
+
+    Args:
+        forward: (batch, key of dropout) -> logits.
+        batch: the arrays of the step.
+        hyper: hyper-parameters of the step.
+        key: of the step.
+        loss: of the kind of problem.
+        divergence: likewise.
+    """
+    if hyper.mixup is not None:
+        batch, loss = mixup.pair(batch, prng.fold(key, MIXED), hyper.mixup), mixup.between(loss)
+    logits = forward(batch, key)
+    value, weight = loss(logits, batch, hyper)
+    if hyper.r_drop is not None and divergence is not None:  # Liang et al. 2021, equation 4, halved
+        again = forward(batch, prng.fold(key, SECOND))
+        apart = divergence(*(x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (logits, again)))
+        value = (value + loss(again, batch, hyper)[0]) / 2 + hyper.r_drop / 4 * weight * apart
+    return value, weight
 
 
 def _accumulate(function: Callable[[Batch], Sums], batch: Batch, parts: int) -> Sums:

@@ -12,6 +12,7 @@ from process import SignalInStep, finish, outcome, predicts_as_it_was, start, ti
 OPTIONS = dict(
     loss__focal=1.5,
     loss__r_drop=2.0,
+    loss__mixup=1.0,
     optim__l1=1e-3,
     optim__decay_toward="start",
     optim__weight_decay=0.1,
@@ -63,6 +64,7 @@ def test_an_average_of_the_last_step_alone_is_that_step(launch, tables, tmp_path
         ({"model__dropout__layers": "(0.1,0.2)"}, "should be 1 numbers"),
         ({"optim__decay_toward": "start", "optim__weight_decay": 0.0}, "give one"),
         ({"loss__class_weights": "('effective',)"}, "'effective', beta"),
+        ({"loss__mixup": 1.0, "train__accumulation": 2}, "Leave one of them out"),
     ],
 )
 def test_options_that_contradict_each_other(launch, tables, tmp_path, options, words):

@@ -418,8 +418,9 @@ def test_lanes_with_other_penalties_losses_and_averages_are_the_runs_alone(folde
     """One program for other strengths; what is evaluated, and selected, is the average over steps."""
     penalised = LORA | {"model.path": str(folder / "base" / "export"), "optim.decay_toward": "start"}
     runs = (
-        {"optim.l1": 1e-4, "loss.focal": 0.5, "loss.r_drop": 1.0, "train.ema": 0.7},
-        {"optim.l1": 1e-2, "loss.focal": 2.0, "loss.r_drop": 4.0, "train.swa": 0.5, "train.select": "best", "seed": 1},
+        {"optim.l1": 1e-4, "loss.focal": 0.5, "loss.r_drop": 1.0, "loss.mixup": 0.3, "train.ema": 0.7},
+        {"optim.l1": 1e-2, "loss.focal": 2.0, "loss.r_drop": 4.0, "loss.mixup": 2.0, "train.swa": 0.5, "seed": 1}
+        | {"train.select": "best"},
     )
     all_settings = [settings_of(folder, penalised | options) for options in runs]
     inputs = Inputs(all_settings[0], console.Silent())

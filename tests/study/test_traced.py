@@ -61,6 +61,7 @@ TRACED = {
     "loss.class_weights": ((), (1.0, 2.0)),
     "loss.focal": (0.0, 2.0),
     "loss.r_drop": (0.0, 4.0),
+    "loss.mixup": (0.0, 1.0),
     "loss.task_weights": ((), (2.0, 0.5)),
     "eval.every_epochs": (0, 2),
     "eval.every_steps": (0, 2),
@@ -71,8 +72,9 @@ TRACED = {
 }
 # Other options that an option needs.
 WITH = {
-    "loss.task_weights": {"task": "agreement+hearsay", "loss.r_drop": None},
+    "loss.task_weights": {"task": "agreement+hearsay", "loss.r_drop": None, "loss.mixup": None},
     "loss.r_drop": {"model.dropout.hidden": 0.1},
+    "train.accumulation": {"loss.mixup": None},
     "train.ema": {"train.ema": 0.0},
     "train.swa": {"train.swa": 0.5},
 }
@@ -89,6 +91,7 @@ STATIC = (
     ("model.dropout.layers", ((), (1.0,)), "full"),
     ("loss.focal", (None, 0.0), "full"),
     ("loss.r_drop", (None, 0.0), "full"),
+    ("loss.mixup", (None, 0.0), "full"),
     ("train.ema", (None, 0.0), "full"),
     ("tune.rank", (2, 4), "lora"),
     ("tune.sites", (("query",), ("value",)), "lora"),
@@ -156,7 +159,8 @@ def test_a_traced_option_changes_no_program(key, prepared):
 
 @pytest.mark.parametrize(("key", "values", "method"), STATIC)
 def test_a_static_option_changes_programs(key, values, method, prepared):
-    one, other = (_keys(prepared, method, tuple((FIRST | {key: value}).items())) for value in values)
+    first = FIRST | WITH.get(key, {})
+    one, other = (_keys(prepared, method, tuple((first | {key: value}).items())) for value in values)
     assert all(a != b for a, b in zip(one, other, strict=True))
 
 

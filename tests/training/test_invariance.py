@@ -141,6 +141,13 @@ def test_layout_does_not_matter_to_focal_loss_r_drop_l1_and_averages():
     assert abs(losses[0][0] / sound(np.float64)[0] - 1) > 0.01
 
 
+def test_layout_does_not_matter_to_mixup():
+    with jax.enable_x64(True):
+        losses = [train(layout, np.float64, 6, mixup=1.0) for layout in (LAYOUTS["devices"], REFERENCE)]
+        np.testing.assert_allclose(*losses, rtol=1e-12)
+    assert abs(losses[0][0] / sound(np.float64)[0] - 1) > 0.01
+
+
 def test_training_moves_and_dropout_acts():
     """The comparison is of losses that change, and that dropout changes."""
     reference = sound(np.float32)
