@@ -21,8 +21,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from fjt import flags
 from fjt.core import console, files, records
-from fjt.core.errors import UserError, exit_code
+from fjt.core.errors import UserError
 
 if TYPE_CHECKING:
     from fjt.experiment.finished import Run
@@ -37,11 +38,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="the work directory of a finished run")
     parser.add_argument("--how", default="greedy", choices=("average", "greedy", "ensemble"), help="default: greedy")
     parser.add_argument("--output", required=True, metavar="DIR", help="a new folder")
-    try:
-        options = parser.parse_args(argv[1:])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return exit_code(lambda: _combine(options), lambda: options.output)
+    return flags.parse_and_run(parser, argv, _combine, lambda options: options.output)
 
 
 def _combine(options: argparse.Namespace) -> int:

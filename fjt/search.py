@@ -25,8 +25,8 @@ from absl import flags as absl_flags
 from ml_collections import config_flags
 
 from fjt import flags
-from fjt.core import console, files
-from fjt.core.errors import UserError, exit_code, suggest
+from fjt.core import files
+from fjt.core.errors import UserError, suggest
 from fjt.core.settings import from_config
 from fjt.experiment.process import undisturbed
 from fjt.study.proposals import SAMPLERS
@@ -48,11 +48,10 @@ STORAGE = absl_flags.DEFINE_string("storage", "", "The address of a database of 
 
 def main(argv: list[str], events: "Events | None" = None) -> int:
     """The exit code of a command line.  events: called at moments of the trials, for tests and for watching them."""
-    if any(argument in ("--help", "-h", "--helpfull") for argument in argv[1:]):
-        console.say(__doc__ or "")
-        console.say(flags.keys_help(ALL_OPTIONS))
-        return 0
-    return exit_code(
+    return flags.run(
+        argv,
+        __doc__,
+        ALL_OPTIONS,
         lambda: _start(argv, events),
         lambda: WORKDIR.value or "",
         "; the same command continues from the saved state",
