@@ -30,8 +30,8 @@ from ml_collections import config_flags
 
 from fjt import flags
 from fjt.core import console, files, records
-from fjt.core.errors import UserError, exit_code
-from fjt.core.options import MeshConfig
+from fjt.core.errors import UserError
+from fjt.core.options import OPTIONS, MeshConfig
 from fjt.core.settings import from_config
 
 if TYPE_CHECKING:
@@ -66,11 +66,7 @@ SPREAD = {"True": (True,), "False": (False,), "both": (False, True)}
 
 def main(argv: list[str]) -> int:
     """The exit code of a command line."""
-    if any(argument in ("--help", "-h", "--helpfull") for argument in argv[1:]):
-        console.say(__doc__ or "")
-        console.say(flags.keys_help())
-        return 0
-    return exit_code(lambda: _start(argv), lambda: OUTPUT.value or "")
+    return flags.run(argv, __doc__, OPTIONS, lambda: _start(argv), lambda: OUTPUT.value or "")
 
 
 def _start(argv: list[str]) -> int:

@@ -19,8 +19,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fjt import flags
 from fjt.core import console
-from fjt.core.errors import exit_code
 
 
 def main(argv: Sequence[str]) -> int:
@@ -37,11 +37,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--risk", type=float, metavar="R", help="the error rate among given predictions (default: none)"
     )
-    try:
-        options = parser.parse_args(argv[1:])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return exit_code(lambda: _calibrate(options), lambda: options.run)
+    return flags.parse_and_run(parser, argv, _calibrate, lambda options: options.run)
 
 
 def _calibrate(options: argparse.Namespace) -> int:

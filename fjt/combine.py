@@ -6,8 +6,12 @@
 
 A soup needs runs with whole models of one shape that started from the same weights, such as the seeds of a study with
 exports, or the same run with other options.  DIR/model has it as a Hugging Face model, DIR/run evaluates it as a run
-without steps, which fjt.predict, fjt.evaluate and fjt.export read like any other.  An ensemble is scored from the
-predictions that the runs have stored, without their models.
+without steps, which fjt.predict, fjt.evaluate and fjt.export read like any other.
+
+An ensemble is scored from the predictions that the runs have stored, without their models.  With their models,
+`fjt.predict --run DIR` and `fjt.evaluate --run DIR --data FILE` predict with all of them: in one pass where models and
+tokenizers are alike, else one after another.  DIR names its runs by their places seen from DIR, and decides as the
+first of them does, by its eval.threshold for example.
 
 DIR/combination.json and the terminal have the scores of the parts and of the combination on dev, the difference from
 the best part with its interval, and the cost.  Dev chose the best part and, for greedy, the runs: its scores are too
@@ -21,8 +25,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from fjt import flags
 from fjt.core import console, files, records
-from fjt.core.errors import UserError, exit_code
+from fjt.core.errors import UserError
 
 if TYPE_CHECKING:
     from fjt.experiment.finished import Run
@@ -37,15 +42,11 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="the work directory of a finished run")
     parser.add_argument("--how", default="greedy", choices=("average", "greedy", "ensemble"), help="default: greedy")
     parser.add_argument("--output", required=True, metavar="DIR", help="a new folder")
-    try:
-        options = parser.parse_args(argv[1:])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return exit_code(lambda: _combine(options), lambda: options.output)
+    return flags.parse_and_run(parser, argv, _combine, lambda options: options.output)
 
 
 def _combine(options: argparse.Namespace) -> int:
-    from fjt.experiment import combination, labelled
+    from fjt.experiment import combination, ensemble, labelled
     from fjt.experiment.finished import load_run, read_run
 
     load = read_run if options.how == "ensemble" else load_run
@@ -60,6 +61,7 @@ def _combine(options: argparse.Namespace) -> int:
     try:
         if options.how == "ensemble":
             rows = combination.ensemble(parts)
+            ensemble.write(output, runs, rows)
         else:
             chosen, rows = _soup(runs, options.how == "greedy", output)
         record = _record(runs, parts, rows, options.how, chosen)

@@ -19,8 +19,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from fjt import flags
 from fjt.core import files
-from fjt.core.errors import UserError, exit_code
+from fjt.core.errors import UserError
 from fjt.core.options import ExecutionConfig
 
 if TYPE_CHECKING:
@@ -49,11 +50,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--output", metavar="DIR", help="the folder of the page (default: evaluation/SPLIT in the run's folder)"
     )
-    try:
-        options = parser.parse_args(argv[1:])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return exit_code(lambda: _evaluate(options), lambda: options.output or options.run)
+    return flags.parse_and_run(parser, argv, _evaluate, lambda options: options.output or options.run)
 
 
 def _evaluate(options: argparse.Namespace) -> int:

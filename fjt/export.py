@@ -13,8 +13,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from fjt import flags
 from fjt.core import console
-from fjt.core.errors import exit_code
 from fjt.core.options import EXPORT_FORMS
 
 
@@ -32,21 +32,20 @@ def main(argv: Sequence[str]) -> int:
         metavar="DIR",
         help="a directory that does not exist yet; default: export-FORMAT[-TASK] in the run's DIR",
     )
-    try:
-        options = parser.parse_args(argv[1:])
-    except SystemExit as stop:
-        return int(stop.code or 0)
+    return flags.parse_and_run(parser, argv, _export, _output)
+
+
+def _output(options: argparse.Namespace) -> str:
     own = "-".join(filter(None, ("export", options.format, options.task)))
-    output = os.path.join(options.run, own) if options.output is None else options.output
+    return os.path.join(options.run, own) if options.output is None else options.output
 
-    def command() -> int:
-        from fjt.experiment.finished import load_run
 
-        load_run(options.run, options.base).export(output, options.format, options.task)
-        console.say(f"{output}: {options.run} for {options.format}")
-        return 0
+def _export(options: argparse.Namespace) -> int:
+    from fjt.experiment.finished import load_run
 
-    return exit_code(command, lambda: output)
+    load_run(options.run, options.base).export(_output(options), options.format, options.task)
+    console.say(f"{_output(options)}: {options.run} for {options.format}")
+    return 0
 
 
 if __name__ == "__main__":

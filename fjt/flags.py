@@ -1,5 +1,6 @@
-"""The flags of commands that take a config: their checks, with clearer errors than the parser's own, and their help."""
+"""How commands start: their flags, those of configs with clearer errors than the parser's own, and their help."""
 
+import argparse
 import ast
 import os
 import re
@@ -13,12 +14,61 @@ from ml_collections import ConfigDict
 
 from fjt import configs
 from fjt.configs import ARGUMENTS, ROOT
-from fjt.core import files
-from fjt.core.errors import UserError, suggest
+from fjt.core import console, files
+from fjt.core.errors import UserError, exit_code, suggest
 from fjt.core.options import ALIASES, OPTIONS, OTHER_UNIT, unknown
 from fjt.core.schema import Option
 
 CONFIG = ("--config", "-config")
+HELP = ("--help", "-h", "--helpfull")
+
+
+def run(
+    argv: Sequence[str],
+    doc: str | None,
+    options: Mapping[str, Option],
+    command: Callable[[], int],
+    place: Callable[[], str],
+    interrupted: str = "",
+    kept: str = "",
+) -> int:
+    """The exit code of a command that takes a config; 0 after its help, where that is asked for.
+
+    Args:
+        argv: the command line, with the program's name first.
+        doc: the command's own part of the help.
+        options: {dotted key: Option} of its configs.
+        command: see `exit_code`, also for the arguments that follow.
+        place: names the output.
+        interrupted: follows "stopped by SIGINT".
+        kept: a sentence about files written before an error.
+    """
+    if any(argument in HELP for argument in argv[1:]):
+        console.say(doc or "")
+        console.say(keys_help(options))
+        return 0
+    return exit_code(command, place, interrupted, kept)
+
+
+def parse_and_run(
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str],
+    command: Callable[[argparse.Namespace], int],
+    place: Callable[[argparse.Namespace], str],
+) -> int:
+    """The exit code of a command that takes no config; 2 for wrong flags, 0 after its help.
+
+    Args:
+        parser: of the flags.
+        argv: the command line, with the program's name first.
+        command: does the work with the parsed flags, and returns the exit code.
+        place: names the output, see `exit_code`.
+    """
+    try:
+        options = parser.parse_args(argv[1:])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return exit_code(lambda: command(options), lambda: place(options))
 
 
 def parse(

@@ -24,8 +24,8 @@ from ml_collections import config_flags
 from fjt import api, flags
 from fjt.configs import ROOT
 from fjt.core import console, files
-from fjt.core.errors import UserError, exit_code
-from fjt.core.options import TOGETHER
+from fjt.core.errors import UserError
+from fjt.core.options import OPTIONS, TOGETHER
 from fjt.core.settings import from_config
 
 if TYPE_CHECKING:
@@ -45,11 +45,10 @@ COORDINATOR = absl_flags.DEFINE_string("coordinator", "", "HOST:PORT of process 
 
 def main(argv: list[str], events: "Events | None" = None) -> int:
     """The exit code of a command line.  events: called at moments of the run, for tests and for watching a run."""
-    if any(argument in ("--help", "-h", "--helpfull") for argument in argv[1:]):
-        console.say(__doc__ or "")
-        console.say(flags.keys_help())
-        return 0
-    return exit_code(
+    return flags.run(
+        argv,
+        __doc__,
+        OPTIONS,
         lambda: _start(argv, events),
         lambda: WORKDIR.value or "",
         " before training began; there was nothing to save",  # once it trains, the run saves first

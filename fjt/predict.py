@@ -41,8 +41,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fjt import flags
 from fjt.core import console, files
-from fjt.core.errors import UserError, exit_code, suggest
+from fjt.core.errors import UserError, suggest
 from fjt.core.options import ExecutionConfig
 from fjt.core.ragged import flat
 from fjt.data import conll, squad, tables
@@ -82,11 +83,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--scheme", choices=spans.SCHEMES, help="of the tags of spans that are written")
     parser.add_argument("--no-header", action="store_true", help="columns of a .csv or .tsv are numbers from 0")
     parser.add_argument("--calibrated", action="store_true", help="apply what fjt.calibrate fitted for the run")
-    try:
-        options = parser.parse_args(argv[1:])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return exit_code(lambda: _predict(options), lambda: "stdout" if options.output == "-" else options.output)
+    return flags.parse_and_run(
+        parser, argv, _predict, lambda options: "stdout" if options.output == "-" else options.output
+    )
 
 
 def _predict(options: argparse.Namespace) -> int:

@@ -16,7 +16,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from fjt.core.errors import UserError, exit_code
+from fjt import flags
+from fjt.core.errors import UserError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -26,21 +27,20 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("folder", metavar="DIR", help="the folder of a study, or of its two committed files")
     parser.add_argument("--output", metavar="DIR2", help="the folder to write the report to")
-    options = parser.parse_args(argv[1:])
+    return flags.parse_and_run(parser, argv, _report, lambda options: options.output or options.folder)
 
-    def command() -> int:
-        from fjt.reports import archive, publication
 
-        folder, study_cells = publication.report(options.folder, options.output)
-        publication.show(folder, study_cells)
-        rows = archive.load(folder).rows
-        damaged = {row["run"]: row["failed"] for row in rows if row["state"] == archive.DAMAGED}
-        if damaged:
-            reasons = "".join(f"\n  {failed}" for failed in damaged.values())
-            raise UserError(f"the report is written without {len(damaged)} damaged runs:{reasons}")
-        return 0
+def _report(options: argparse.Namespace) -> int:
+    from fjt.reports import archive, publication
 
-    return exit_code(command, lambda: options.output or options.folder)
+    folder, study_cells = publication.report(options.folder, options.output)
+    publication.show(folder, study_cells)
+    rows = archive.load(folder).rows
+    damaged = {row["run"]: row["failed"] for row in rows if row["state"] == archive.DAMAGED}
+    if damaged:
+        reasons = "".join(f"\n  {failed}" for failed in damaged.values())
+        raise UserError(f"the report is written without {len(damaged)} damaged runs:{reasons}")
+    return 0
 
 
 if __name__ == "__main__":

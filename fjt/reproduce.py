@@ -19,8 +19,9 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fjt import flags
 from fjt.core import console, files, records
-from fjt.core.errors import Ended, UserError, exit_code
+from fjt.core.errors import Ended, UserError
 from fjt.core.options import flatten
 from fjt.core.settings import from_record
 from fjt.experiment.process import undisturbed
@@ -38,27 +39,26 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("run", help="the work directory of a run that finished or failed, alone or of a study")
     parser.add_argument("--workdir", help="keep the new run in this folder, with its model; by default it is deleted")
-    options = parser.parse_args(argv[1:])
+    return flags.parse_and_run(parser, argv, _reproduce, lambda options: options.workdir or tempfile.gettempdir())
+
+
+def _reproduce(options: argparse.Namespace) -> int:
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-
-    def command() -> int:
-        options.run = files.local_path(options.run, "RUN")
-        if options.workdir is not None:
-            return reproduce(options.run, files.local_path(options.workdir, "--workdir"), keep=True)
+    options.run = files.local_path(options.run, "RUN")
+    if options.workdir is not None:
+        return reproduce(options.run, files.local_path(options.workdir, "--workdir"), keep=True)
+    try:
+        temporary = tempfile.TemporaryDirectory()
+    except OSError as error:
+        raise UserError(
+            f"there is no folder for the repetition: {error.strerror}. Set TMPDIR to a folder that can be written, or "
+            "give --workdir DIR."
+        ) from None
+    with temporary as folder:
         try:
-            temporary = tempfile.TemporaryDirectory()
-        except OSError as error:
-            raise UserError(
-                f"there is no folder for the repetition: {error.strerror}. Set TMPDIR to a folder that can be written, "
-                "or give --workdir DIR."
-            ) from None
-        with temporary as folder:
-            try:
-                return reproduce(options.run, folder)
-            except Ended as ended:
-                raise Ended("stopped; the unfinished run is deleted (--workdir DIR keeps it)", ended.code) from None
-
-    return exit_code(command, lambda: options.workdir or tempfile.gettempdir())
+            return reproduce(options.run, folder)
+        except Ended as ended:
+            raise Ended("stopped; the unfinished run is deleted (--workdir DIR keeps it)", ended.code) from None
 
 
 @undisturbed()

@@ -4,7 +4,7 @@ SPACE.py is a config whose config.search.space names the options and their value
 configs/quickstart_search.py).  Each trial is an ordinary run in the folder's trials/; its score on dev decides.
 
   --trials N       number of trials, default 20; a larger number later adds trials
-  --sampler NAME   tpe (tree-structured Parzen estimator, the default), random or grid
+  --sampler NAME   tpe (tree-structured Parzen estimator, the default), random, grid or cmaes (CMA-ES, of ranges alone)
   --seed S         seed of the sampler, default 0; the runs have config.seed
   --prune          end trials whose score at an evaluation is below the median of the trials before them
   --lanes K        propose K trials at once, which share compiled programs and, on an accelerator, run as lanes
@@ -25,8 +25,8 @@ from absl import flags as absl_flags
 from ml_collections import config_flags
 
 from fjt import flags
-from fjt.core import console, files
-from fjt.core.errors import UserError, exit_code, suggest
+from fjt.core import files
+from fjt.core.errors import UserError, suggest
 from fjt.core.settings import from_config
 from fjt.experiment.process import undisturbed
 from fjt.study.proposals import SAMPLERS
@@ -48,11 +48,10 @@ STORAGE = absl_flags.DEFINE_string("storage", "", "The address of a database of 
 
 def main(argv: list[str], events: "Events | None" = None) -> int:
     """The exit code of a command line.  events: called at moments of the trials, for tests and for watching them."""
-    if any(argument in ("--help", "-h", "--helpfull") for argument in argv[1:]):
-        console.say(__doc__ or "")
-        console.say(flags.keys_help(ALL_OPTIONS))
-        return 0
-    return exit_code(
+    return flags.run(
+        argv,
+        __doc__,
+        ALL_OPTIONS,
         lambda: _start(argv, events),
         lambda: WORKDIR.value or "",
         "; the same command continues from the saved state",
@@ -105,8 +104,9 @@ def execute(
     from fjt.experiment.program_cache import configure_jax
     from fjt.experiment.workdir import SEARCH, own
     from fjt.reports import search_report
-    from fjt.study import planner, search, trials
+    from fjt.study import planner, proposals, search, trials
 
+    proposals.check(SAMPLER.value or "", spaces)
     plan = trials.Plan(
         spaces, SAMPLER.value or "", SEED.value or 0, TRIALS.value or 0, LANES.value or 0, bool(PRUNE.value)
     )

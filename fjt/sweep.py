@@ -29,7 +29,7 @@ from ml_collections import config_flags
 
 from fjt import api, configs, flags
 from fjt.core import console, files, records
-from fjt.core.errors import UserError, exit_code
+from fjt.core.errors import UserError
 from fjt.experiment.process import undisturbed
 from fjt.study.spec import OPTIONS
 
@@ -53,11 +53,10 @@ PROCESSES = absl_flags.DEFINE_string("processes", "1", "Of fjt.main; a study has
 
 def main(argv: list[str], events: "Events | None" = None) -> int:
     """The exit code of a command line.  events: called at moments of the runs, for tests and for watching them."""
-    if any(argument in ("--help", "-h", "--helpfull") for argument in argv[1:]):
-        console.say(__doc__ or "")
-        console.say(flags.keys_help(OPTIONS))
-        return 0
-    return exit_code(
+    return flags.run(
+        argv,
+        __doc__,
+        OPTIONS,
         lambda: _start(argv, events),
         lambda: WORKDIR.value or "",
         "; the same command continues from the saved state",

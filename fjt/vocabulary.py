@@ -16,8 +16,9 @@ import os
 import sys
 from collections.abc import Sequence
 
+from fjt import flags
 from fjt.core import console, files
-from fjt.core.errors import UserError, exit_code
+from fjt.core.errors import UserError
 from fjt.data import tables, vocabulary
 
 
@@ -32,11 +33,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--pieces", choices=vocabulary.PIECES, default=vocabulary.PIECES[0], help="of words")
     parser.add_argument("--text", metavar="COLUMN", default="text", help="the column of the texts (default: text)")
     parser.add_argument("--cased", action="store_true", help="wordpiece: keep upper and lower case apart")
-    try:
-        options = parser.parse_args(argv[1:])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return exit_code(lambda: _learn(options), lambda: options.output)
+    return flags.parse_and_run(parser, argv, _learn, lambda options: options.output)
 
 
 def _learn(options: argparse.Namespace) -> int:

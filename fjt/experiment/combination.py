@@ -7,13 +7,13 @@ from typing import Any
 
 import jax
 import numpy as np
-import scipy.special
 
 from fjt.core.errors import UserError
 from fjt.core.options import ExperimentConfig, Settings, TrainConfig
 from fjt.core.settings import from_record
 from fjt.data.glue import Split
 from fjt.experiment import predictor, run_records
+from fjt.experiment.ensemble import Ensemble, mean
 from fjt.experiment.finished import Run
 from fjt.experiment.inputs import Inputs
 from fjt.experiment.labelled import Labelled
@@ -26,11 +26,15 @@ def check(runs: Sequence[Run]) -> None:
     """Nothing where runs can be combined.
 
     Raises:
-        UserError: there are fewer than two, one is given twice, or they are of different tasks, labels or data.
+        UserError: there are fewer than two, one is given twice or is an ensemble, or they are of different tasks or
+            labels.
     """
     folders = [os.path.realpath(run.path) for run in runs]
     if len(set(folders)) < max(2, len(runs)):
         raise UserError(f"--runs: {len(set(folders))} different runs of {len(runs)}; give two or more, each once.")
+    for run in runs:
+        if isinstance(run, Ensemble):
+            raise UserError(f"{run.path} is an ensemble. Give the runs that it combines in its place.")
     first = runs[0]
     for run in runs[1:]:
         for what, one, other in (
@@ -69,21 +73,10 @@ def ensemble(parts: Sequence[Labelled]) -> Labelled:
     """
     first = parts[0]
     problem = first.problem
-    if problem.one_slot and not problem.several and first.label.dtype.kind == "f":  # scores
-        return dataclasses.replace(first, scores=np.mean([part.scores for part in parts], axis=0))
-    if problem.classes(first.label, first.task) is None:
+    scores = problem.one_slot and not problem.several and first.label.dtype.kind == "f"
+    if not scores and problem.classes(first.label, first.task) is None:
         raise UserError(f"--how=ensemble: {problem.name} has no probabilities of whole rows. Give --how=average.")
-    shares = np.mean([_shares(part) for part in parts], axis=0)
-    tiny = np.finfo(np.float64).tiny
-    logits = np.log(np.maximum(shares, tiny))
-    return dataclasses.replace(
-        first, scores=logits if problem.exclusive else logits - np.log(np.maximum(1 - shares, tiny))
-    )
-
-
-def _shares(rows: Labelled) -> np.ndarray:
-    scores = np.asarray(rows.scores, np.float64)
-    return scipy.special.softmax(scores, axis=1) if rows.problem.exclusive else scipy.special.expit(scores)
+    return dataclasses.replace(first, scores=mean(np.stack([part.scores for part in parts]), problem, first.task))
 
 
 def average(parts: Sequence[Predictor]) -> Predictor:
@@ -146,8 +139,8 @@ def _greedy(runs: Sequence[Run], parts: Sequence[Predictor], dev: Split) -> tupl
 
 def _score(own: Predictor, split: Split, run: Run, metric: str) -> float:
     """A metric of a split."""
-    examples = own.tokenize(split)
-    rows = own.problem.by_row(own.logits(examples), examples, split, run.task)
+    examples, logits = own.predict(split)
+    rows = own.problem.by_row(logits, examples, split, run.task)
     return own.problem.score(rows, split.label, run.task, [metric])[metric]
 
 

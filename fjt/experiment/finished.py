@@ -15,6 +15,7 @@ from fjt.core.errors import UserError, read_rows
 from fjt.core.options import flatten
 from fjt.core.ragged import Ragged
 from fjt.data import choices, words
+from fjt.data.batches import Examples
 from fjt.data.glue import Split, Task
 from fjt.data.labels import some
 from fjt.data.tables import text_of
@@ -26,6 +27,8 @@ from fjt.tasks.problem import Problem
 
 if TYPE_CHECKING:
     from fjt.experiment.predictor import Predictor
+
+ENSEMBLE = "ensemble.json"  # of a folder with an ensemble, see ensemble.py
 
 # Options of a run that using it needs.
 USED = (
@@ -100,8 +103,7 @@ class Run:
         """As `predict`, of a split; the arrays of words are Ragged.  first: number of its first row, for messages."""
         self._check_export()
         with undisturbed():
-            examples = self._predictor.tokenize(split)
-            logits = self._predictor.logits(examples)
+            examples, logits = self._predict(split)
         wrong = np.flatnonzero(~np.isfinite(logits).all(axis=1))
         if len(wrong):
             wrong = np.unique(np.searchsorted(examples.row_slots, wrong, side="right") - 1)  # rows of these slots
@@ -116,6 +118,10 @@ class Run:
         found = {"labels": predicted.labels, "probabilities": predicted.probabilities, "logits": rows}
         details = self.problem.details(rows, predicted, split, task)
         return found | ({} if split.words is None else {"words": split.words}) | details
+
+    def _predict(self, split: Split) -> tuple[Examples, np.ndarray]:
+        """(the Examples of a split, the logits of their slots)."""
+        return self._predictor.predict(split)
 
     @undisturbed()
     def export(self, path: str | os.PathLike[str], format: str = "hf", task: str = "") -> None:
@@ -322,7 +328,7 @@ def load_run(directory: str | os.PathLike[str], base: str | os.PathLike[str] = "
     """The Run of a work directory, with its model.
 
     Args:
-        directory: the work directory.
+        directory: the work directory, or the folder of an ensemble that `python -m fjt.combine` wrote.
         base: the base model, if the run's method cannot be merged and the model has moved.
 
     Raises:
@@ -336,6 +342,10 @@ def load_run(directory: str | os.PathLike[str], base: str | os.PathLike[str] = "
 def read_run(directory: str | os.PathLike[str], base: str | os.PathLike[str] = "") -> Run:
     """As `load_run`, of a run that need not have left its model."""
     directory = files.local_path(directory, "the run's directory")
+    if os.path.exists(os.path.join(directory, ENSEMBLE)):
+        from fjt.experiment import ensemble
+
+        return ensemble.read(directory, base)
     if not os.path.exists(os.path.join(directory, "config.json")):
         raise UserError(f"{directory} is not a run: it has no config.json. Give the --workdir of a finished run.")
     if not run_records.is_done(directory):

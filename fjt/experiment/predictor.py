@@ -60,6 +60,11 @@ class Predictor:
         """The Examples of new texts, as the model reads them."""
         return self.with_room(self.problem.pick_slots(self.read(split), self.tokenizer))
 
+    def predict(self, split: Split) -> tuple[Examples, Float[np.ndarray, "M C"]]:
+        """(the Examples of new texts, the logits of their slots)."""
+        examples = self.tokenize(split)
+        return examples, self.logits(examples)
+
     @functools.cached_property
     def program(self) -> Callable[..., Any]:
         """function(params, batch, values of the methods) that returns logits on every device."""
@@ -67,7 +72,24 @@ class Predictor:
 
     def logits(self, examples: Examples) -> Float[np.ndarray, "M C"]:
         """The logits of the slots of Examples, float32 on the host, in file order."""
-        mesh, values = placement.make_mesh(0), partition.traced_values(self.methods)
+        values = partition.traced_values(self.methods)
+
+        def function(params: tree.Tree, batch: evaluate.Batch) -> jax.Array:
+            return self.program(params, batch, values)
+
+        return self.evaluate(function, self._placed, examples)
+
+    def evaluate(
+        self, function: Callable[[Any, evaluate.Batch], Any], params: Any, examples: Examples
+    ) -> Float[np.ndarray, "M ..."]:
+        """The results of a function for the slots of Examples, float32 on the host, in file order.
+
+        Args:
+            function: (params, batch) -> f[G, S, ...], of a model like this one.
+            params: of the function, on the devices.
+            examples: as `tokenize` returns them.
+        """
+        mesh = placement.make_mesh(0)
         packed = evaluate.pack_splits(
             {"new": examples},
             groups=mesh.size,
@@ -79,11 +101,7 @@ class Predictor:
         )["new"]
         with jax.default_matmul_precision(self.options["matmul_precision"]):
             put = functools.partial(placement.put_batch, mesh=mesh)
-
-            def function(params: tree.Tree, batch: evaluate.Batch) -> jax.Array:
-                return self.program(params, batch, values)
-
-            return evaluate.evaluate(function, self._placed, _roomy(packed), put)
+            return evaluate.evaluate(function, params, _roomy(packed), put)
 
     @functools.cached_property
     def _placed(self) -> tree.Tree:

@@ -51,10 +51,14 @@ def build(run: Run, evaluation: Evaluation, other: Run | None, pair: Pair | None
 def _facts(run: Run, rows: Labelled) -> Text:
     result = run.result
     model = os.path.basename(os.path.normpath(result["model"]))
-    seed = f", seed {result['seed']}" if result["seed"] is not None else ""
+    if "models" in result:
+        which = f", an ensemble of {result['models']} runs"
+    else:
+        seed = f", seed {result['seed']}" if result["seed"] is not None else ""
+        which = f"{seed}, step {result['selected_step']}"
     return Text(
         f"{len(rows):,} labelled {rows.problem.unit}s of {code(rows.name)}; task {escape(result['task'])}, method "
-        f"{escape(' and '.join(result['method']))} over {escape(model)}{seed}, step {result['selected_step']}."
+        f"{escape(' and '.join(result['method']))} over {escape(model)}{which}."
     )
 
 
@@ -143,7 +147,9 @@ def _text(rows: Labelled, row: int) -> str:
 
 def _pair_blocks(other: Run, rows: Labelled, pair: Pair) -> list[Block]:
     """The blocks about the run that this one is compared with."""
-    about = f"{' and '.join(other.result['method'])}, seed {other.result['seed']}"
+    result = other.result
+    which = f"an ensemble of {result['models']} runs" if "models" in result else f"seed {result['seed']}"
+    about = f"{' and '.join(result['method'])}, {which}"
     notes = Footnotes()
     lines = tuple(
         (name, f"{one.value:+.4f}", notes.dash(one.reason) if one.reason else f"{one.low:+.4f} to {one.high:+.4f}")

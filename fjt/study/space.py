@@ -130,6 +130,13 @@ class Range:
             return sorted({round(value) for value in values})
         return [self._short(value) for value in values]
 
+    def at(self, position: float) -> float:
+        """The parameter of a trial at a position between low, 0, and high, 1; the nearest whole one."""
+        low, high = np.log([self.low, self.high]) if self.log else (self.low, self.high)
+        number = low + position * (high - low)
+        value = float(np.exp(number) if self.log else number)
+        return min(max(round(value), int(self.low)), int(self.high)) if self.whole else self._short(value)
+
     def position(self, value: float) -> float:
         """Where a value is between low, 0, and high, 1."""
         low, high, value = np.log([self.low, self.high, value]) if self.log else (self.low, self.high, value)

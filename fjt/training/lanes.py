@@ -1,7 +1,7 @@
 """Many runs in one program: the one step over J lanes, which share one frozen backbone."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, no_type_check
 
 import jax
@@ -86,12 +86,26 @@ def lanes_eval(
     lanes: Lanes, shared: tree.Tree, batch: Batch, *, model: Model, reduce: Reduce
 ) -> Float[jax.Array, "G S J K"]:
     """As `eval_step`, of a batch that is the same for all lanes."""
+    own = tree.merge(lanes.frozen, lanes.state.trainable)
+    return models_eval(shared, own, lanes.hyper.methods, batch, model=model, reduce=reduce)
 
-    def one(lane: Lanes) -> jax.Array:
-        params = tree.merge(shared, lane.frozen, lane.state.trainable)
-        return eval_step(params, batch, lane.hyper.methods, model=model, reduce=reduce)
 
-    return jax.vmap(one, out_axes=2)(lanes)
+def models_eval(
+    shared: tree.Tree, own: tree.Tree, values: Mapping[str, Any], batch: Batch, *, model: Model, reduce: Reduce
+) -> Float[jax.Array, "G S J K"]:
+    """As `eval_step`, of J models of one shape.
+
+    Args:
+        shared: the parameters that all models share.
+        own: the others, with a leading axis J.
+        values: of the tuning methods, with a leading axis J.
+        batch: see `eval_step`, also for the arguments that follow.
+    """
+
+    def one(own: tree.Tree, values: Mapping[str, Any]) -> jax.Array:
+        return eval_step(tree.merge(shared, own), batch, values, model=model, reduce=reduce)
+
+    return jax.vmap(one, out_axes=2)(own, values)
 
 
 def drop(lanes: Lanes, lane: int) -> Lanes:

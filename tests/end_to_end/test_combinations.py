@@ -1,10 +1,18 @@
 """fjt.combine on two runs of one model: what is written is their mean, and can be used like a run."""
 
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
+import scipy.special
 from process import run
+
+from fjt.core.errors import UserError
+from fjt.data.glue import Split
+from fjt.experiment import combination, ensemble, labelled
+from fjt.experiment.finished import load_run
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +51,50 @@ def test_a_greedy_soup_is_no_worse_than_its_best_part(pair, launch, tmp_path):
     assert done.code == 0 and record["score"] >= max(part["score"] for part in record["parts"]) - 1e-12, done.text
 
 
-def test_an_ensemble_needs_no_models_and_mistakes_leave_no_folder(pair, launch, tmp_path):
-    done = launch(*pair, "--how", "ensemble", "--output", tmp_path / "ensemble", program="fjt.combine")
-    record = json.loads((tmp_path / "ensemble" / "combination.json").read_text())
-    assert done.code == 0 and record["models_per_prediction"] == 2, done.text
+@pytest.fixture(scope="module")
+def together(pair, launch, tmp_path_factory):
+    """The folder of the pair's ensemble."""
+    folder = tmp_path_factory.mktemp("together") / "ensemble"
+    done = launch(*pair, "--how", "ensemble", "--output", folder, program="fjt.combine")
+    assert done.code == 0, done.text
+    return folder
+
+
+def test_an_ensemble_predicts_the_mean_of_its_parts_in_one_pass(pair, together):
+    """In one pass, and, where the models read texts of other lengths, one after another."""
+    texts = ["a precious doctor", "near the end of it, nothing", "nothing"] * 3
+    found, parts = load_run(together), [load_run(path) for path in pair]
+    expected = np.mean([part.predict(texts)["probabilities"] for part in parts], axis=0)
+    assert np.ptp(expected[:3], axis=0).min() > 1e-4, "the texts differ"
+    np.testing.assert_allclose(found.predict(texts)["probabilities"], expected, rtol=1e-5)
+    members = found._members
+    shared, own, _ = members._placed
+    assert members.together and "embeddings" in shared["encoder"] and "head" in own and "head" not in shared
+    longer = dataclasses.replace(members.parts[1], options={**members.parts[1].options, "max_length": 40})
+    apart = ensemble.Members((members.parts[0], longer), found.task)
+    examples, logits = apart.predict(Split.unlabelled(map(str, range(len(texts))), texts))
+    assert not apart.together and len(examples) == len(texts)
+    np.testing.assert_allclose(scipy.special.softmax(logits, axis=1), expected, rtol=1e-5)
+
+
+def test_an_ensemble_is_read_like_a_run_from_where_its_parts_are(pair, together, tmp_path):
+    record = json.loads((together / "combination.json").read_text())
+    rows, found = labelled.stored(load_run(together), "dev"), load_run(together)
+    assert found.problem.score(rows.scores, rows.label, rows.task)[record["metric"]] == record["score"]
+    assert found.metrics[record["metric"]] == record["score"] and found.records == {"train": [], "eval": []}
+    with pytest.raises(UserError, match="ensemble of 2 models"):
+        found.export(tmp_path / "model")
+    with pytest.raises(UserError, match=r"is an ensemble\. Give the runs"):
+        combination.check([found, load_run(pair[0])])
+    shutil.copytree(together, tmp_path / "moved")
+    with pytest.raises(UserError, match=r"is not a run.* It is a part of the ensemble in"):
+        load_run(tmp_path / "moved")
+
+
+def test_an_ensemble_needs_no_models_and_mistakes_leave_no_folder(pair, together, launch, tmp_path):
+    record = json.loads((together / "combination.json").read_text())
+    assert record["models_per_prediction"] == 2
     done = launch(pair[0], "--output", tmp_path / "soup", program="fjt.combine")
     assert done.code == 2 and "give two or more" in done.text and not (tmp_path / "soup").exists(), done.text
-    done = launch(*pair, "--output", tmp_path / "ensemble", program="fjt.combine")
+    done = launch(*pair, "--output", together, program="fjt.combine")
     assert done.code == 2 and "already exists" in done.text

@@ -45,18 +45,19 @@ def test_tpe_beats_random_and_a_grid_on_a_known_function():
     """The median over seeds of the distance that is left after 30 trials."""
     left = {
         sampler: statistics.median(-best_of(sampler, seed, CHOICE, 30)[0] for seed in range(5))
-        for sampler in proposals.SAMPLERS
+        for sampler in ("tpe", "random", "grid")
     }
     assert left["tpe"] < left["random"] and left["tpe"] < left["grid"], left
 
 
 @pytest.mark.parametrize("sampler", proposals.SAMPLERS)
 def test_a_search_that_was_stopped_proposes_the_same_trials(sampler):
-    _, whole = best_of(sampler, 3, CHOICE, 16)
+    axes = TWO if sampler == "cmaes" else CHOICE
+    _, whole = best_of(sampler, 3, axes, 16)
     for stopped in (1, 12):
-        _, resumed = best_of(sampler, 3, CHOICE, 16, ended=whole[:stopped])
+        _, resumed = best_of(sampler, 3, axes, 16, ended=whole[:stopped])
         assert [trial.params for trial in resumed] == [trial.params for trial in whole]
-    _, other = best_of(sampler, 4, CHOICE, 16)
+    _, other = best_of(sampler, 4, axes, 16)
     assert [trial.params for trial in other] != [trial.params for trial in whole]
 
 
@@ -66,6 +67,64 @@ def test_tpe_reads_the_scores_and_the_direction():
     up, down = (proposals.propose("tpe", 0, spaces, 14, ended, way)[0] for way in (False, True))
     assert up != down
     assert bowl(space.values_of(up, spaces)) > bowl(space.values_of(down, spaces))
+
+
+def test_cmaes_finds_more_than_random_draws_of_ranges():
+    """The median over seeds of the distance that is left after 42 trials, seven generations."""
+    left = {
+        sampler: statistics.median(-best_of(sampler, seed, TWO, 42)[0] for seed in range(7))
+        for sampler in ("cmaes", "random")
+    }
+    assert left["cmaes"] < left["random"] / 3, left
+
+
+@pytest.mark.parametrize("lower", [False, True])
+@pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED])
+def test_cmaes_moves_to_the_better_half_of_a_generation(lower, state):
+    """Six trials with warm-ups from 0.05 to 0.8; those from 0.5 on have the worse scores, or none."""
+    spaces, warmups = spaces_of(TWO), (0.05, 0.1, 0.15, 0.5, 0.7, 0.8)
+    _, distributions = proposals.propose("random", 0, spaces, 0, [], lower)
+    ended = [
+        create_trial(
+            params={"optim.learning_rate": 1e-3, "optim.warmup_fraction": warmup},
+            distributions=distributions,
+            state=state if warmup >= 0.5 else TrialState.COMPLETE,
+            value=warmup if lower != (state is TrialState.PRUNED and warmup >= 0.5) else -warmup,  # pruned: a good one
+        )
+        for warmup in warmups
+    ]
+    found = [proposals.propose("cmaes", seed, spaces, 6, ended, lower)[0] for seed in range(20)]
+    assert statistics.mean(one["optim.warmup_fraction"] for one in found) < 0.3
+    before = [proposals.propose("cmaes", seed, spaces, 5, ended[:5], lower)[0] for seed in range(20)]
+    assert abs(statistics.mean(one["optim.warmup_fraction"] for one in before) - 0.5) < 0.15, "no whole generation"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((CHOICE,), "train.batch_size is a list of 3 values"),
+        ((TWO, TWO | {"tune.method": ["bitfit"]}), "has 2 dicts"),
+        (({"tune.method": ["lora"]},), "has no range"),
+    ],
+)
+def test_cmaes_refuses_what_has_no_order(given, message):
+    with pytest.raises(UserError, match=f"{message}.*--sampler=tpe"):
+        proposals.check("cmaes", spaces_of(*given))
+    proposals.check("tpe", spaces_of(*given))
+    proposals.check("cmaes", spaces_of(TWO | {"tune.method": ["lora"]}))
+
+
+def test_a_position_on_a_range_is_a_value():
+    axes = {
+        "optim.learning_rate": ("log", 1e-5, 1e-3),
+        "train.epochs": ("int", 1, 4),
+        "train.batch_size": ("log", 8, 128),
+        "optim.warmup_fraction": ("float", 0.0, 0.5),
+    }
+    rate, epochs, batch, warmup = spaces_of(axes)[0]
+    assert [rate.at(x) for x in (0.0, 0.5, 1.0)] == [1e-5, 1e-4, 1e-3] and warmup.at(0.25) == 0.125
+    assert [epochs.at(x) for x in (0.0, 0.49, 0.51, 1.0)] == [1, 2, 3, 4] and batch.at(0.5) == 32
+    assert isinstance(epochs.at(0.4), int)
 
 
 def test_a_trial_without_a_score_repels():
