@@ -387,6 +387,29 @@ class LossConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class DistillConfig:
+    runs: tuple = option(
+        (),
+        "work directories of finished runs of the task, the teachers, such as ('runs/a', 'runs/b'), whose mean "
+        "predictions of the training rows are learned besides the labels; (): none",
+        place=True,
+    )
+    weight: float | None = option(
+        None,
+        "share of the loss against the teachers' predictions; the rest is that of the labels; None: 0.5",
+        **SHARE,
+        traced=True,
+    )
+    temperature: float | None = option(
+        None,
+        "number by which the logits of the run and of its teachers are divided in the loss against their predictions, "
+        "which is multiplied by its square; None: 2.0",
+        low=0.01,
+        traced=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class MaskConfig:
     rate: float | None = option(
         None, "masked_lm: share of the tokens of each example that are predicted; None: 0.15", low=0.001, high=1.0
@@ -467,6 +490,7 @@ class ExperimentConfig:
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     loss: LossConfig = LossConfig()
+    distill: DistillConfig = DistillConfig()
     mask: MaskConfig = MaskConfig()
     eval: EvalConfig = EvalConfig()
 

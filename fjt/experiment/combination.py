@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import scipy.special
 
 from fjt.core.errors import UserError
 from fjt.core.options import ExperimentConfig, Settings, TrainConfig
@@ -69,21 +68,10 @@ def ensemble(parts: Sequence[Labelled]) -> Labelled:
     """
     first = parts[0]
     problem = first.problem
-    if problem.one_slot and not problem.several and first.label.dtype.kind == "f":  # scores
-        return dataclasses.replace(first, scores=np.mean([part.scores for part in parts], axis=0))
-    if problem.classes(first.label, first.task) is None:
+    scores = problem.one_slot and not problem.several and first.label.dtype.kind == "f"
+    if not scores and problem.classes(first.label, first.task) is None:
         raise UserError(f"--how=ensemble: {problem.name} has no probabilities of whole rows. Give --how=average.")
-    shares = np.mean([_shares(part) for part in parts], axis=0)
-    tiny = np.finfo(np.float64).tiny
-    logits = np.log(np.maximum(shares, tiny))
-    return dataclasses.replace(
-        first, scores=logits if problem.exclusive else logits - np.log(np.maximum(1 - shares, tiny))
-    )
-
-
-def _shares(rows: Labelled) -> np.ndarray:
-    scores = np.asarray(rows.scores, np.float64)
-    return scipy.special.softmax(scores, axis=1) if rows.problem.exclusive else scipy.special.expit(scores)
+    return dataclasses.replace(first, scores=problem.mean_logits([part.scores for part in parts]))
 
 
 def average(parts: Sequence[Predictor]) -> Predictor:

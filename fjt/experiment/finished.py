@@ -336,14 +336,7 @@ def load_run(directory: str | os.PathLike[str], base: str | os.PathLike[str] = "
 def read_run(directory: str | os.PathLike[str], base: str | os.PathLike[str] = "") -> Run:
     """As `load_run`, of a run that need not have left its model."""
     directory = files.local_path(directory, "the run's directory")
-    if not os.path.exists(os.path.join(directory, "config.json")):
-        raise UserError(f"{directory} is not a run: it has no config.json. Give the --workdir of a finished run.")
-    if not run_records.is_done(directory):
-        if run_records.ended(directory):
-            failed = run_records.read_result(directory)["failed"]
-            raise UserError(f"The run in {directory} failed: {failed}. The same command would fail again.")
-        raise UserError(f"The run in {directory} is not finished; run its command again to finish it.")
-    result, dev = run_records.read_result(directory), run_records.read_predictions(directory, "dev")
+    result, dev = run_records.read_finished(directory), run_records.read_predictions(directory, "dev")
     pairs = bool(dev.get("pairs", False))
     return Run(
         directory,

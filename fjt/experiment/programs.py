@@ -230,16 +230,20 @@ def _wanted_lanes(
 
 def _steps(experiment: Blueprint, stage: Stage) -> tuple[functools.partial, functools.partial]:
     """(the step of a run, the step whose operations are counted: XLA counts the body of a loop once)."""
-    options = experiment.settings.experiment
+    options, problem = experiment.settings.experiment, experiment.problem
     alone = functools.partial(
         train_step,
         model=stage.model,
-        loss=experiment.problem.loss,
-        divergence=experiment.problem.divergence,
+        loss=problem.distilled_loss if _is_taught(experiment) else problem.loss,
+        divergence=problem.divergence,
         optimizer=make_optimizer(options.optim, stage.groups),
         layout=_layout(experiment),
     )
     return functools.partial(alone, accumulation=options.train.accumulation), alone
+
+
+def _is_taught(experiment: Blueprint) -> bool:
+    return experiment.hyper.soft_weight is not None
 
 
 def _layout(experiment: Blueprint) -> Layout:
@@ -296,7 +300,8 @@ def _want_all(
 
     wanted = {}
     for i in sorted(numbers):
-        batch = abstract_batch(stage.shapes[i], experiment.label, stage.model, experiment.mesh)
+        taught = _is_taught(experiment)
+        batch = abstract_batch(stage.shapes[i], experiment.label, stage.model, experiment.mesh, taught)
         make_train = functools.partial(_compile_step, experiment, stage, stage.shapes[i], train, counted)
         wanted[i] = want(make_train, batch, train, *built_in(experiment, stage).values())
     batch = abstract_batch(eval_shape, experiment.label, stage.model, experiment.mesh)
@@ -361,5 +366,5 @@ def compile_ahead(blueprint: Blueprint, stage: Stage, shape: packing.Shape) -> t
     def arguments(batch: Shapes) -> tuple[Any, ...]:
         return state, frozen, batch, blueprint.hyper
 
-    batch = abstract_batch(shape, blueprint.label, stage.model, blueprint.mesh)
+    batch = abstract_batch(shape, blueprint.label, stage.model, blueprint.mesh, _is_taught(blueprint))
     return _compile_step(blueprint, stage, shape, _Function(step, arguments), _Function(alone, arguments), batch)

@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped, UInt32
+from scipy import special
 
 from fjt.core.errors import UserError
-from fjt.core.options import EvalConfig, LossConfig, MaskConfig
+from fjt.core.options import DistillConfig, EvalConfig, LossConfig, MaskConfig
 from fjt.core.prng import Array
 from fjt.core.ragged import Ragged
 from fjt.data.batches import Examples
@@ -66,6 +67,7 @@ class Problem(abc.ABC):
         contexts: whether the second text of a pair is a context in which answers are found, with a slot at each token.
         several: whether rows are of several tasks, each with outputs of its own.
         loss_options: the options of config.loss that `loss` reads.
+        distill_options: the options of config.distill that `soft_loss` reads; () for a kind that has none.
         exclusive: whether a row has exactly one class, where it has `classes`.
         schemes: the ways to write predicted tags of spans (`fjt.tasks.spans`), () where there are none.
         head: name of the head of a model family that reads the slots.
@@ -89,6 +91,7 @@ class Problem(abc.ABC):
     exclusive: ClassVar[bool] = False
     contexts: ClassVar[bool] = False
     loss_options: ClassVar[tuple[str, ...]] = ()
+    distill_options: ClassVar[tuple[str, ...]] = ()
     schemes: ClassVar[tuple[str, ...]] = ()
     head: ClassVar[str] = "sequence"
     metrics: ClassVar[dict[str, Callable[[Any, Any], float]]]
@@ -275,6 +278,66 @@ class Problem(abc.ABC):
             other: logits of the slots.
         """
         raise NotImplementedError(f"{self.name} has no r_drop")  # `check_loss` refuses the option before
+
+    def check_distill(self, distill: DistillConfig, task: Task) -> None:
+        """Raises UserError for options of config.distill that the problem does not have, or without teachers."""
+        given = {name: getattr(distill, name) for name in ("weight", "temperature")}
+        given = {name: value for name, value in given.items() if value is not None}
+        if given and not distill.runs:
+            name, value = next(iter(given.items()))
+            raise UserError(
+                f"config.distill.{name}={value}: there are no teachers. Give config.distill.runs, or leave it out."
+            )
+        if distill.runs and not self.distill_options:
+            kind = "several tasks" if self.several else self.name
+            raise UserError(
+                f"config.distill.runs={distill.runs}: {task.name} ({kind}) cannot learn from the predictions of other "
+                "runs. Leave the option out."
+            )
+        for name in given.keys() - set(self.distill_options):
+            raise UserError(
+                f"config.distill.{name}={given[name]}: {task.name} ({self.name}) has no {name}. Leave the option out."
+            )
+
+    def soft_loss(
+        self, logits: Float[Array, "*slots C"], teacher: Float[Array, "*slots C"], hyper: Any
+    ) -> Float[Array, "*slots"]:
+        """The loss of each slot against what teachers predict.
+
+        A problem that has it names the options that it reads in `distill_options`.
+
+        Args:
+            logits: of the slots, float32 at least.
+            teacher: the teachers' logits of the slots, see `mean_logits`.
+            hyper: Hyper, of which temperature and class_weights are read.
+        """
+        raise NotImplementedError(f"{self.name} has no soft loss")  # `check_distill` refuses the options before
+
+    def distilled_loss(
+        self, logits: Float[Array, "*slots C"], batch: dict[str, Array], hyper: Any
+    ) -> tuple[Float[Array, "*slots"], Float[Array, "*slots"]]:
+        """As `loss`: (1 - soft_weight) of it, and soft_weight of `soft_loss`, with the weight of the slot.
+
+        Args:
+            logits: of the slots.
+            batch: as for `loss`, with `teacher` f[G, S, C].
+            hyper: Hyper with soft_weight f32[].
+        """
+        value, weight = self.loss(logits, batch, hyper)
+        soft = self.soft_loss(logits.astype(value.dtype), batch["teacher"].astype(value.dtype), hyper)
+        return (1.0 - hyper.soft_weight) * value + hyper.soft_weight * weight * soft, weight
+
+    def mean_logits(self, parts: Sequence[Logits]) -> Logits:
+        """The logits of the mean prediction of several runs: of probabilities, or of scores.
+
+        Args:
+            parts: the logits of each run for the same slots.
+        """
+        both = [np.asarray(part, np.float64) for part in parts]
+        shares = np.mean([special.softmax(x, axis=1) if self.exclusive else special.expit(x) for x in both], axis=0)
+        tiny = np.finfo(np.float64).tiny
+        logits = np.log(np.maximum(shares, tiny))
+        return logits if self.exclusive else logits - np.log(np.maximum(1 - shares, tiny))
 
     # Evaluation.
 

@@ -32,6 +32,8 @@ class Hyper:
         average_rate: f32[], the share of this step's parameters in their average over steps.
         focal: f32[], the exponent.
         r_drop: f32[], the strength.
+        soft_weight: f32[], the share of the loss against teachers; None without teachers.
+        temperature: f32[], of that loss; None where it has none.
     """
 
     learning_rate: ArrayLike
@@ -50,3 +52,5 @@ class Hyper:
     average_rate: ArrayLike | None = None
     focal: ArrayLike | None = None
     r_drop: ArrayLike | None = None
+    soft_weight: ArrayLike | None = None
+    temperature: ArrayLike | None = None
