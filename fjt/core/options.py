@@ -407,6 +407,13 @@ class DistillConfig:
         low=0.01,
         traced=True,
     )
+    hidden: float | None = option(
+        None,
+        "strength of the cosine distance between the last hidden vectors of the run and of its only teacher, or the "
+        "principal components of the teacher's where it is wider; None: none",
+        low=0.0,
+        traced=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

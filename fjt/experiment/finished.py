@@ -117,6 +117,14 @@ class Run:
         details = self.problem.details(rows, predicted, split, task)
         return found | ({} if split.words is None else {"words": split.words}) | details
 
+    def vectors(self, split: Split) -> np.ndarray | Ragged:
+        """The output of the encoder's last layer for the rows of a split, f32[N, D], or for each of their words."""
+        self._check_export()
+        with undisturbed():
+            examples = self._predictor.tokenize(split)
+            found = self._predictor.vectors(examples)
+        return found if self.problem.one_slot else Ragged(found, examples.row_slots)
+
     @undisturbed()
     def export(self, path: str | os.PathLike[str], format: str = "hf", task: str = "") -> None:
         """Writes the tuned model to a new directory.

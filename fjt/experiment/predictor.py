@@ -67,6 +67,15 @@ class Predictor:
 
     def logits(self, examples: Examples) -> Float[np.ndarray, "M C"]:
         """The logits of the slots of Examples, float32 on the host, in file order."""
+        return self._at_slots(examples, self.program)
+
+    def vectors(self, examples: Examples) -> Float[np.ndarray, "M D"]:
+        """The output of the last layer at the slots of Examples, float32 on the host, in file order."""
+        model, mesh = dataclasses.replace(self.model, start=self.model.config.layers), placement.make_mesh(0)
+        return self._at_slots(examples, jax.jit(model.hidden, out_shardings=placement.replicated(mesh)))
+
+    def _at_slots(self, examples: Examples, program: Callable[..., Any]) -> Float[np.ndarray, "M K"]:
+        """What a function (params, batch, values of the methods) returns for the slots of Examples."""
         mesh, values = placement.make_mesh(0), partition.traced_values(self.methods)
         packed = evaluate.pack_splits(
             {"new": examples},
@@ -81,7 +90,7 @@ class Predictor:
             put = functools.partial(placement.put_batch, mesh=mesh)
 
             def function(params: tree.Tree, batch: evaluate.Batch) -> jax.Array:
-                return self.program(params, batch, values)
+                return program(params, batch, values)
 
             return evaluate.evaluate(function, self._placed, _roomy(packed), put)
 

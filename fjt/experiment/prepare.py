@@ -80,6 +80,12 @@ def prepare(
             f"config.train.smote={experiment.train.smote} makes features, not texts: it needs config.tune.method=head "
             "and config.cache.hidden=True."
         )
+    lowest = partition.lowest_layer(stages[-1].trainable, config.layers)
+    if experiment.distill.hidden is not None and lowest >= config.layers:
+        raise UserError(
+            f"config.distill.hidden={experiment.distill.hidden}: no layer of the encoder trains, so its vectors stay "
+            "as they are. Leave the option out."
+        )
     contents = _contents(inputs, task, adapter)
     return Experiment(
         settings=settings,
@@ -381,14 +387,15 @@ def make_hyper(experiment: ExperimentConfig, task: Task, labels: np.ndarray, met
         r_drop=_given(experiment.loss.r_drop),
         soft_weight=soft.get("weight"),
         temperature=soft.get("temperature"),
+        hidden_weight=_given(experiment.distill.hidden),
     )
 
 
 def _soft(distill: DistillConfig, problem: Problem) -> dict[str, np.float32]:
     """{option of config.distill: its value} of the loss against teachers; {} without any."""
     given = {"weight": distill.weight, "temperature": distill.temperature}
-    values = {name: SOFT[name] if given[name] is None else given[name] for name in problem.distill_options}
-    return {name: np.float32(value) for name, value in values.items()} if distill.runs else {}
+    values = {name: default if given[name] is None else given[name] for name, default in SOFT.items()}
+    return {name: np.float32(values[name]) for name in SOFT if distill.runs and name in problem.distill_options}
 
 
 def _given(value: float | None) -> np.float32 | None:

@@ -234,16 +234,12 @@ def _steps(experiment: Blueprint, stage: Stage) -> tuple[functools.partial, func
     alone = functools.partial(
         train_step,
         model=stage.model,
-        loss=problem.distilled_loss if _is_taught(experiment) else problem.loss,
+        loss=problem.loss if experiment.hyper.soft_weight is None else problem.distilled_loss,
         divergence=problem.divergence,
         optimizer=make_optimizer(options.optim, stage.groups),
         layout=_layout(experiment),
     )
     return functools.partial(alone, accumulation=options.train.accumulation), alone
-
-
-def _is_taught(experiment: Blueprint) -> bool:
-    return experiment.hyper.soft_weight is not None
 
 
 def _layout(experiment: Blueprint) -> Layout:
@@ -300,8 +296,7 @@ def _want_all(
 
     wanted = {}
     for i in sorted(numbers):
-        taught = _is_taught(experiment)
-        batch = abstract_batch(stage.shapes[i], experiment.label, stage.model, experiment.mesh, taught)
+        batch = abstract_batch(stage.shapes[i], experiment.label, stage.model, experiment.mesh, experiment.hyper)
         make_train = functools.partial(_compile_step, experiment, stage, stage.shapes[i], train, counted)
         wanted[i] = want(make_train, batch, train, *built_in(experiment, stage).values())
     batch = abstract_batch(eval_shape, experiment.label, stage.model, experiment.mesh)
@@ -366,5 +361,5 @@ def compile_ahead(blueprint: Blueprint, stage: Stage, shape: packing.Shape) -> t
     def arguments(batch: Shapes) -> tuple[Any, ...]:
         return state, frozen, batch, blueprint.hyper
 
-    batch = abstract_batch(shape, blueprint.label, stage.model, blueprint.mesh, _is_taught(blueprint))
+    batch = abstract_batch(shape, blueprint.label, stage.model, blueprint.mesh, blueprint.hyper)
     return _compile_step(blueprint, stage, shape, _Function(step, arguments), _Function(alone, arguments), batch)

@@ -27,14 +27,14 @@ class Teachers:
         runs: {work directory: its result.json} of finished runs of the same task.
         train: the rows that they predict.
         view: where progress is shown.
-        logits: of the run's own slots, once `distillation.taught` has them; None before.
+        predicted: {name in a batch: values of the run's own slots}, once `distillation.taught` has them; None before.
         seconds: that the predictions took.
     """
 
     runs: dict[str, dict[str, Any]]
     train: Split = dataclasses.field(repr=False)
     view: console.View = console
-    logits: Float[np.ndarray, "M C"] | None = dataclasses.field(default=None, repr=False)
+    predicted: dict[str, Float[np.ndarray, "M K"]] | None = dataclasses.field(default=None, repr=False)
     seconds: float = 0.0
 
     @property

@@ -148,7 +148,7 @@ class Classification(Problem):
 
     name = "classification"
     loss_options = ("label_smoothing", "class_weights", "focal", "r_drop")
-    distill_options = ("weight", "temperature")
+    distill_options = ("weight", "temperature", "hidden")
     metrics = {f.__name__: f for f in (accuracy, f1, f1_accuracy, macro_f1, mcc)}
     table_metrics = ("accuracy", "macro_f1")
     bounds = {"accuracy": (0, 1), "f1": (0, 1), "f1_accuracy": (0, 1), "macro_f1": (0, 1), "mcc": (-1, 1)}

@@ -36,7 +36,7 @@ class MultiRegression(Problem):
 
     name = "multi_regression"
     loss_options = ("r_drop",)
-    distill_options = ("weight",)
+    distill_options = ("weight", "hidden")
     metrics = {name: functools.partial(_mean, metric) for name, metric in REGRESSION.metrics.items()}
     table_metrics = REGRESSION.table_metrics
     lower_is_better = REGRESSION.lower_is_better

@@ -78,7 +78,7 @@ class MultiLabel(Problem):
 
     name = "multi_label"
     loss_options = ("label_smoothing", "class_weights", "focal", "r_drop")
-    distill_options = ("weight", "temperature")
+    distill_options = ("weight", "temperature", "hidden")
     metrics = {f.__name__: f for f in (micro_f1, macro_f1, subset_accuracy)}
     table_metrics = ("micro_f1", "macro_f1", "subset_accuracy")
     bounds = dict.fromkeys(table_metrics, (0, 1))

@@ -86,7 +86,7 @@ class Regression(Problem):
 
     name = "regression"
     loss_options = ("r_drop",)
-    distill_options = ("weight",)
+    distill_options = ("weight", "hidden")
     metrics = {f.__name__: f for f in (pearson, spearman, mse)}
     table_metrics = ("pearson", "spearman", "mse")
     lower_is_better = ("mse",)

@@ -83,7 +83,7 @@ class Tagging(Problem):
 
     name = "tagging"
     loss_options = ("label_smoothing", "class_weights", "focal", "r_drop")
-    distill_options = ("weight", "temperature")
+    distill_options = ("weight", "temperature", "hidden")
     unit = "sentence"
     one_slot = False
     words = True

@@ -34,6 +34,7 @@ class Hyper:
         r_drop: f32[], the strength.
         soft_weight: f32[], the share of the loss against teachers; None without teachers.
         temperature: f32[], of that loss; None where it has none.
+        hidden_weight: f32[], the strength of the loss against a teacher's vectors; None for none.
     """
 
     learning_rate: ArrayLike
@@ -54,3 +55,4 @@ class Hyper:
     r_drop: ArrayLike | None = None
     soft_weight: ArrayLike | None = None
     temperature: ArrayLike | None = None
+    hidden_weight: ArrayLike | None = None

@@ -30,6 +30,10 @@ class Model(Protocol):
         """The logits f[G, S, C] of a batch; with `key`, under dropout."""
         ...
 
+    def outputs(self, params: Any, batch: Any, values: Any = None, hyper: Any = None, key: Any = None) -> Any:
+        """(logits f[G, S, C], the vectors f[G, S, D] that the head reads), likewise."""
+        ...
+
 
 @runtime_checkable
 class Layout(Protocol):
@@ -121,15 +125,19 @@ def train_step(
     key = prng.fold((hyper.dropout_key[0], hyper.dropout_key[1]), state.step)
 
     def sums(trainable: tree.Tree, part: Batch) -> tuple[Array, Array]:
-        def forward(key: prng.Key) -> Array:
-            return model.apply(tree.merge(trainable, frozen), part, hyper.methods, hyper, key)
+        def forward(key: prng.Key) -> tuple[Array, Batch]:
+            given = tree.merge(trainable, frozen), part, hyper.methods, hyper, key
+            if hyper.hidden_weight is None:
+                return model.apply(*given), part
+            logits, vectors = model.outputs(*given)
+            return logits, part | {"vectors": vectors}
 
-        logits = forward(key)
-        value, weight = loss(logits, part, hyper)
+        logits, seen = forward(key)
+        value, weight = loss(logits, seen, hyper)
         if hyper.r_drop is not None and divergence is not None:  # Liang et al. 2021, equation 4, halved
-            again = forward(prng.fold(key, SECOND))
+            again, seen = forward(prng.fold(key, SECOND))
             apart = divergence(*(x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (logits, again)))
-            value = (value + loss(again, part, hyper)[0]) / 2 + hyper.r_drop / 4 * weight * apart
+            value = (value + loss(again, seen, hyper)[0]) / 2 + hyper.r_drop / 4 * weight * apart
         return jnp.sum(value * part["weight"]), jnp.sum(weight * part["weight"])
 
     frozen, gathered = layout.gather(frozen), layout.gather(state.trainable)

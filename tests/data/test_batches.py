@@ -129,7 +129,7 @@ def test_what_a_teacher_predicts_is_with_its_slot(layout):
     plan = packing.plan(batches.lengths_of(examples, chosen[None]), width=32, slots=slots[None], **layout)
     dealt = packing.Shape(2, 0, 0, 3, slots=int(slots.sum()))
     for shape, hidden in ((plan.shapes[0], None), (dealt, np.zeros((len(teacher), 4), np.float32))):
-        batch, places = batches.build(examples, chosen, shape, False, hidden, teacher=teacher)
+        batch, places = batches.build(examples, chosen, shape, False, hidden, by_slot={"teacher": teacher})
         there, rows = places.slots
         assert len(rows) == slots.sum() and batch["teacher"].dtype == np.float32
         np.testing.assert_array_equal(batch["teacher"].reshape(-1, 3)[there], teacher[rows])

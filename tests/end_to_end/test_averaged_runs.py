@@ -22,7 +22,7 @@ OPTIONS = dict(
 @pytest.fixture(scope="module")
 def taught(tables, finished):
     """The arguments of the run, whose teacher is another one."""
-    return tiny(tables, **OPTIONS, distill__runs=f"('{finished[0]}',)", distill__weight=0.7)
+    return tiny(tables, **OPTIONS, distill__runs=f"('{finished[0]}',)", distill__weight=0.7, distill__hidden=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_a_run_is_compared_with_its_teacher(whole, finished):
         name: row[name] for name in ("metrics", "total_params")
     }
     with np.load(whole / "teacher.npz") as arrays:
-        assert arrays["logits"].shape == (96, 2)
+        assert arrays["teacher"].shape == (96, 2) and arrays["teacher_vectors"].shape == (96, 32)
 
 
 def test_what_is_exported_is_what_was_evaluated(whole, tables):

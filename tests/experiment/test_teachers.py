@@ -12,7 +12,7 @@ from fjt.core.ragged import Ragged
 from fjt.core.records import Damaged
 from fjt.data.glue import TASKS, Split
 from fjt.experiment import distillation, finished, labelled, run_records
-from fjt.experiment.distillation import FILE, taught, with_logits
+from fjt.experiment.distillation import FILE, taught, with_predictions
 from fjt.experiment.finished import Run
 from fjt.experiment.prepared import Experiment
 from fjt.experiment.teachers import find
@@ -102,10 +102,10 @@ EXAMPLES = small.labelled(TRAIN.label)
 
 
 def test_predictions_are_computed_once_and_read_again(runs, asked, tmp_path):
-    first = with_logits(found("a"), EXAMPLES, str(tmp_path))
-    np.testing.assert_array_equal(first.logits, LOGITS["a"], strict=True)
-    again = with_logits(found("a"), EXAMPLES, str(tmp_path))
-    np.testing.assert_array_equal(again.logits, first.logits, strict=True)
+    first = with_predictions(found("a"), EXAMPLES, 0, str(tmp_path))
+    np.testing.assert_array_equal(first.predicted["teacher"], LOGITS["a"], strict=True)
+    again = with_predictions(found("a"), EXAMPLES, 0, str(tmp_path))
+    np.testing.assert_array_equal(again.predicted["teacher"], first.predicted["teacher"], strict=True)
     assert again.seconds == first.seconds > 0 and asked == ["a"]
     without = small.double(Experiment, teachers=None)
     assert taught(without, str(tmp_path)) is without
@@ -113,21 +113,21 @@ def test_predictions_are_computed_once_and_read_again(runs, asked, tmp_path):
 
 def test_several_teachers_give_the_mean_of_their_probabilities(runs, asked, tmp_path):
     shared = found("a", "b")
-    made = with_logits(shared, EXAMPLES, str(tmp_path)).logits
+    made = with_predictions(shared, EXAMPLES, 0, str(tmp_path)).predicted["teacher"]
     shares = [np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in LOGITS.values()]
     np.testing.assert_allclose(np.exp(made), np.mean(shares, axis=0), rtol=1e-5)
-    with_logits(shared, EXAMPLES, "")  # of another run of a study
+    with_predictions(shared, EXAMPLES, 0, "")  # of another run of a study
     assert asked == ["a", "b"]
 
 
 def test_a_damaged_file_is_named_with_what_to_do(runs, asked, tmp_path):
-    with_logits(found("a"), EXAMPLES, str(tmp_path))
+    with_predictions(found("a"), EXAMPLES, 0, str(tmp_path))
     (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:-50])
     with pytest.raises(Damaged, match=rf"{FILE} is damaged.*Remove it"):
-        with_logits(found("a"), EXAMPLES, str(tmp_path))
-    np.savez(tmp_path / FILE, logits=LOGITS["a"][:3], seconds=1.0)
+        with_predictions(found("a"), EXAMPLES, 0, str(tmp_path))
+    np.savez(tmp_path / FILE, teacher=LOGITS["a"][:3], seconds=1.0)
     with pytest.raises(Damaged, match="one row per slot"):
-        with_logits(found("a"), EXAMPLES, str(tmp_path))
+        with_predictions(found("a"), EXAMPLES, 0, str(tmp_path))
 
 
 def test_words_have_the_predictions_of_words():
@@ -141,3 +141,30 @@ def test_words_have_the_predictions_of_words():
     distillation._of_slots(Ragged(values, examples.slot_offsets[::2]), pairs)
     with pytest.raises(UserError, match="label other places"):
         distillation._of_slots(rows, pairs)
+
+
+VECTORS = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+
+
+def test_vectors_are_kept_with_the_logits(runs, asked, monkeypatch, tmp_path):
+    monkeypatch.setattr(Run, "vectors", lambda run, split: VECTORS)
+    for _ in range(2):
+        made = with_predictions(found("a"), EXAMPLES, 3, str(tmp_path)).predicted
+        np.testing.assert_array_equal(made["teacher"], LOGITS["a"], strict=True)
+        np.testing.assert_array_equal(made["teacher_vectors"], VECTORS, strict=True)
+    assert asked == ["a"]
+    with pytest.raises(UserError, match=r"3 dimensions, those of this run 4"):
+        with_predictions(found("a"), EXAMPLES, 4, "")
+
+
+def test_wider_vectors_keep_what_differs_most():
+    """Of vectors in a plane, all of it: lengths and angles.  Otherwise as scikit-learn has it."""
+    from sklearn.decomposition import TruncatedSVD
+
+    rng = np.random.default_rng(0)
+    plane = (rng.normal(size=(20, 2)) @ rng.normal(size=(2, 5))).astype(np.float32)
+    made = distillation._reduce(plane, 2)
+    np.testing.assert_allclose(made @ made.T, plane @ plane.T, rtol=1e-4, atol=1e-4)
+    vectors = rng.normal(size=(30, 6)).astype(np.float32)
+    expected = TruncatedSVD(3, algorithm="arpack", random_state=0).fit_transform(vectors.astype(np.float64))
+    np.testing.assert_allclose(np.abs(distillation._reduce(vectors, 3)), np.abs(expected), rtol=1e-4, atol=1e-5)

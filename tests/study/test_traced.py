@@ -64,6 +64,7 @@ TRACED = {
     "loss.task_weights": ((), (2.0, 0.5)),
     "distill.weight": (0.0, 0.7),
     "distill.temperature": (1.0, 4.0),
+    "distill.hidden": (0.0, 1.0),
     "eval.every_epochs": (0, 2),
     "eval.every_steps": (0, 2),
     "eval.threshold": (0.0, 0.5),
@@ -77,6 +78,7 @@ WITH = {
     "loss.r_drop": {"model.dropout.hidden": 0.1},
     "distill.weight": {"distill.runs": ("run",), "distill.weight": 0.0},
     "distill.temperature": {"distill.runs": ("run",), "distill.temperature": 1.0},
+    "distill.hidden": {"distill.runs": ("run",), "distill.hidden": 0.0},
     "train.ema": {"train.ema": 0.0},
     "train.swa": {"train.swa": 0.5},
 }

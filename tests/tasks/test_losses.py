@@ -19,6 +19,7 @@ from fjt.tasks.masked_lm import MASKED_LM
 from fjt.tasks.multi_regression import MULTI_REGRESSION
 from fjt.tasks.multilabel import MULTI_LABEL
 from fjt.tasks.multiple_choice import MULTIPLE_CHOICE
+from fjt.tasks.problem import cosine_distance
 from fjt.tasks.question_answering import QUESTION_ANSWERING
 from fjt.tasks.regression import REGRESSION
 from fjt.tasks.tagging import TAGGING
@@ -234,6 +235,19 @@ def test_the_loss_of_labels_and_teachers_is_their_weighted_mean():
         assert share or np.array_equal(found, value)
 
 
+def test_the_distance_of_vectors():
+    """3-4-5: a cosine of 24/25.  A vector of zeros has no direction, and a finite gradient."""
+    one, other = jnp.array([[3.0, 4.0], [2.0, 0.0], [0.0, 0.0]]), jnp.array([[8.0, 6.0], [-1.0, 0.0], [1.0, 0.0]])
+    np.testing.assert_allclose(cosine_distance(one, other), [1 / 25, 2.0, 1.0], rtol=1e-6)
+    assert np.isfinite(jax.grad(lambda x: cosine_distance(x, other).sum())(one)).all()
+    label = jnp.array([1, 0, 1])
+    batch = {"label": label, "teacher": one, "vectors": one, "teacher_vectors": other}
+    made = dataclasses.replace(hyper(weights=(1.0, 3.0)), soft_weight=np.float32(0.5), temperature=np.float32(2.0))
+    value, weight = CLASSIFICATION.distilled_loss(other, batch, made)
+    both, _ = CLASSIFICATION.distilled_loss(other, batch, dataclasses.replace(made, hidden_weight=np.float32(0.7)))
+    np.testing.assert_allclose(both - value, 0.7 * weight * np.array([1 / 25, 2.0, 1.0]), rtol=1e-5)
+
+
 def test_teachers_that_a_problem_cannot_use_are_refused():
     given, task = DistillConfig(runs=("runs/a",)), TASKS["stsb"]
     for problem in (CLASSIFICATION, MULTI_LABEL, TAGGING, REGRESSION, MULTI_REGRESSION):
@@ -244,6 +258,8 @@ def test_teachers_that_a_problem_cannot_use_are_refused():
             problem.check_distill(given, task)
     with pytest.raises(UserError, match=r"distill\.temperature=3\.0.*has no temperature"):
         REGRESSION.check_distill(dataclasses.replace(given, temperature=3.0), task)
+    with pytest.raises(UserError, match=r"distill\.hidden=1\.0: the vectors of 2 runs have no mean"):
+        CLASSIFICATION.check_distill(DistillConfig(runs=("a", "b"), hidden=1.0), task)
     with pytest.raises(UserError, match=r"distill\.weight=0\.0: there are no teachers"):
         CLASSIFICATION.check_distill(DistillConfig(weight=0.0), task)
 

@@ -60,7 +60,7 @@ def initial(kind):
 def train(layout, dtype, steps, update=True, kind="classification", teacher=None, **changes):
     """f64[steps]: the losses of a run. One shape for all batches, so one compilation.
 
-    teacher: predictions of the slots that are learned.  changes: other hyper-parameters.
+    teacher: {name in a batch: values of the slots that are learned}.  changes: other hyper-parameters.
 
     Without update the weights stay as they were drawn: XLA then drops the backward pass, and compiles soon.
     """
@@ -100,7 +100,7 @@ def train(layout, dtype, steps, update=True, kind="classification", teacher=None
         most_shapes=1,
         width=32,
     ).shapes
-    seen, taught = [], {} if teacher is None else {"teacher": teacher}  # mutants of build do not know it
+    seen, taught = [], {} if teacher is None else {"by_slot": teacher}  # mutants of build do not know it
     for k in range(steps):
         batch, _ = batches.build(examples, indices[k], shape, layout.one_a_row, **taught)
         batch["weight"] = batch["weight"].astype(dtype)
@@ -128,11 +128,14 @@ def test_layout_does_not_matter(name, dtype, kind):
     check(sound(dtype, name, kind=kind), sound(dtype, kind=kind), dtype)
 
 
-REGULARIZED = dict(focal=1.5, r_drop=2.0, l1=1e-3, average_rate=0.1, soft_weight=0.4, temperature=3.0)
+REGULARIZED = dict(
+    focal=1.5, r_drop=2.0, l1=1e-3, average_rate=0.1, soft_weight=0.4, temperature=3.0, hidden_weight=2.0
+)
 
 
 def test_layout_does_not_matter_to_focal_loss_r_drop_l1_averages_and_teachers():
-    teacher = np.random.default_rng(0).normal(size=(150, 2))
+    rng = np.random.default_rng(0)
+    teacher = {"teacher": rng.normal(size=(150, 2)), "teacher_vectors": rng.normal(size=(150, small.CONFIG.width))}
     with jax.enable_x64(True):
         losses = [
             train(LAYOUTS["all at once"], np.float64, 8, teacher=teacher, **REGULARIZED),
