@@ -99,8 +99,8 @@ def _reduce(vectors: Float[np.ndarray, "M W"], width: int) -> Float[np.ndarray, 
     own = vectors.shape[1]
     if own < width:
         raise UserError(
-            f"config.distill.hidden: the teacher's vectors have {own} dimensions, those of this run {width}. Learn from "
-            "a run as wide or wider, or leave the option out."
+            f"config.distill.hidden: the teacher's vectors have {own} dimensions, those of this run {width}. Learn "
+            "from a run as wide or wider, or leave the option out."
         )
     if own == width:
         return vectors
