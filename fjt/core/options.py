@@ -394,6 +394,36 @@ class LossConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class DistillConfig:
+    runs: tuple = option(
+        (),
+        "work directories of finished runs of the task, the teachers, such as ('runs/a', 'runs/b'), whose mean "
+        "predictions of the training rows are learned besides the labels; (): none",
+        place=True,
+    )
+    weight: float | None = option(
+        None,
+        "share of the loss against the teachers' predictions; the rest is that of the labels; None: 0.5",
+        **SHARE,
+        traced=True,
+    )
+    temperature: float | None = option(
+        None,
+        "number by which the logits of the run and of its teachers are divided in the loss against their predictions, "
+        "which is multiplied by its square; None: 2.0",
+        low=0.01,
+        traced=True,
+    )
+    hidden: float | None = option(
+        None,
+        "strength of the cosine distance between the last hidden vectors of the run and of its only teacher, or the "
+        "principal components of the teacher's where it is wider; None: none",
+        low=0.0,
+        traced=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class MaskConfig:
     rate: float | None = option(
         None, "masked_lm: share of the tokens of each example that are predicted; None: 0.15", low=0.001, high=1.0
@@ -474,6 +504,7 @@ class ExperimentConfig:
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     loss: LossConfig = LossConfig()
+    distill: DistillConfig = DistillConfig()
     mask: MaskConfig = MaskConfig()
     eval: EvalConfig = EvalConfig()
 

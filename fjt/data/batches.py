@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int, Int8, Int32, Shaped
@@ -244,6 +244,7 @@ def build(
     one_a_row: bool = False,
     hidden: Float[np.ndarray, "rows D"] | None = None,
     own: Sequence[int] | None = None,
+    by_slot: Mapping[str, Float[np.ndarray, "M K"]] | None = None,
 ) -> tuple[Batch, Places]:
     """(batch, Places): the packed arrays of one batch, and the row of the split of each of its slots and tokens.
 
@@ -258,13 +259,15 @@ def build(
         hidden: f[T, D] for the split's tokens, or f[M, D] for its slots where the shape has no rows; None trains on
             the token ids.
         own: the groups that are laid out, in ascending order: G is their number.  None for all.
+        by_slot: {name in the batch: array} of other values of the split's slots; None for none.
 
     Returns:
         batch: token_ids, segment_ids, position_ids, type_ids i32[G, R, L]; example i32[G, S], the parts of the split;
         slot_token (row * L + column), slot_example (the part's number in the group), slot_position (in its example)
         i32[G, S];
-        label [G, S, ...]; weight f32[G, S].  `hidden` replaces token_ids and type_ids by hidden f[G, R, L, D].  In a
-        shape without rows, examples are dealt to the groups, hidden is f[G, S, D], and no array has tokens.
+        label [G, S, ...]; weight f32[G, S]; [G, S, K] of each of `by_slot`.  `hidden` replaces token_ids and
+        type_ids by hidden f[G, R, L, D].  In a shape without rows, examples are dealt to the groups, hidden is
+        f[G, S, D], and no array has tokens.
 
     Raises:
         ValueError: the examples do not fit into the shape.
@@ -273,12 +276,12 @@ def build(
     rows, columns = _assign_rows(lengths_of(examples, chosen), shape, one_a_row)
     places = _find_places(examples, chosen, rows, columns, shape)
     if own is None:
-        return _lay_out(examples, chosen, rows, columns, places, shape, hidden), places
+        return _lay_out(examples, chosen, rows, columns, places, shape, hidden, by_slot), places
     mine = np.isin(rows % shape.groups, own)
     chosen, columns, part = chosen[mine], columns[mine], dataclasses.replace(shape, groups=len(own))
     rows = rows[mine] // shape.groups * len(own) + np.searchsorted(own, rows[mine] % shape.groups)
     own_places = _find_places(examples, chosen, rows, columns, part)
-    return _lay_out(examples, chosen, rows, columns, own_places, part, hidden), places
+    return _lay_out(examples, chosen, rows, columns, own_places, part, hidden, by_slot), places
 
 
 def _find_places(examples, chosen, rows, columns, shape) -> Places:
@@ -292,7 +295,7 @@ def _find_places(examples, chosen, rows, columns, shape) -> Places:
     return Places(slots, (_ranges(first, lengths), _ranges(examples.offsets[chosen], lengths)))
 
 
-def _lay_out(examples, chosen, rows, columns, places, shape, hidden) -> Batch:
+def _lay_out(examples, chosen, rows, columns, places, shape, hidden, by_slot) -> Batch:
     """The arrays of a batch.  See `build`; places: of the chosen examples, see `_find_places`."""
     lengths, counts = lengths_of(examples, chosen), slots_of(examples, chosen)
     parts, sizes, of = _parts(examples, chosen)
@@ -312,6 +315,7 @@ def _lay_out(examples, chosen, rows, columns, places, shape, hidden) -> Batch:
         "label": to_slots(examples.label[slots[1]], examples.label.dtype),
         "weight": to_slots(np.ones(len(slot_position)), np.float32),
     }
+    batch |= {name: to_slots(values[slots[1]], values.dtype) for name, values in (by_slot or {}).items()}
     if not shape.rows:
         assert hidden is not None, "a shape without rows has no tokens"
         return batch | {"hidden": to_slots(hidden[slots[1]], hidden.dtype)}

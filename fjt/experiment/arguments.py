@@ -63,7 +63,8 @@ def build_batch(
         indices = np.arange(len(examples))
     one_a_row = not experiment.settings.experiment.train.packing
     own = placement.own_groups(experiment.mesh, shape.groups)
-    batch, _ = batches.build(examples, indices, shape, one_a_row, cached["train"], own)
+    learned = None if experiment.teachers is None else experiment.teachers.predicted
+    batch, _ = batches.build(examples, indices, shape, one_a_row, cached["train"], own, learned)
     return batch, int((indices >= 0).sum()), int(batches.lengths_of(examples, indices).sum())
 
 
@@ -120,7 +121,9 @@ def add_lane_axis(shapes: Any, size: int, mesh: jax.sharding.Mesh) -> Any:
     return jax.tree.map(with_lanes, shapes)
 
 
-def abstract_batch(shape: packing.Shape, label: np.ndarray, model: Model, mesh: jax.sharding.Mesh) -> Shapes:
+def abstract_batch(
+    shape: packing.Shape, label: np.ndarray, model: Model, mesh: jax.sharding.Mesh, hyper: Hyper | None = None
+) -> Shapes:
     """The shapes of the arrays of a batch, sharded by group.
 
     Args:
@@ -128,6 +131,7 @@ def abstract_batch(shape: packing.Shape, label: np.ndarray, model: Model, mesh: 
         label: of any split.
         model: says whether the batch holds tokens or cached features.
         mesh: the devices.
+        hyper: of a step, which says what it learns from teachers; None for an evaluation.
     """
     tokens, slots = (shape.groups, shape.rows, shape.row_length), (shape.groups, shape.num_slots)
     sizes: dict[str, tuple[tuple[int, ...], Any]] = {
@@ -137,6 +141,10 @@ def abstract_batch(shape: packing.Shape, label: np.ndarray, model: Model, mesh: 
         "label": ((*slots, *label.shape[1:]), label.dtype),
         "weight": (slots, np.float32),
     }
+    if hyper is not None and hyper.soft_weight is not None:
+        sizes |= {"teacher": ((*slots, model.classes), np.float32)}
+    if hyper is not None and hyper.hidden_weight is not None:
+        sizes |= {"teacher_vectors": ((*slots, model.config.width), np.float32)}
     if shape.rows:
         names = ("segment_ids", "position_ids")
         sizes |= {"slot_token": (slots, np.int32)} | {name: (tokens, np.int32) for name in names}

@@ -13,7 +13,7 @@ from fjt.core.options import ExperimentConfig, Settings, TrainConfig
 from fjt.core.settings import from_record
 from fjt.data.glue import Split
 from fjt.experiment import predictor, run_records
-from fjt.experiment.ensemble import Ensemble, mean
+from fjt.experiment.ensemble import Ensemble
 from fjt.experiment.finished import Run
 from fjt.experiment.inputs import Inputs
 from fjt.experiment.labelled import Labelled
@@ -76,7 +76,7 @@ def ensemble(parts: Sequence[Labelled]) -> Labelled:
     scores = problem.one_slot and not problem.several and first.label.dtype.kind == "f"
     if not scores and problem.classes(first.label, first.task) is None:
         raise UserError(f"--how=ensemble: {problem.name} has no probabilities of whole rows. Give --how=average.")
-    return dataclasses.replace(first, scores=mean(np.stack([part.scores for part in parts]), problem, first.task))
+    return dataclasses.replace(first, scores=problem.mean_logits([part.scores for part in parts]))
 
 
 def average(parts: Sequence[Predictor]) -> Predictor:

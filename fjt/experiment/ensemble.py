@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import scipy.special
 from jaxtyping import Float
 
 from fjt.core import records, tree
@@ -27,29 +26,11 @@ from fjt.experiment.finished import ENSEMBLE, Run, read_run
 from fjt.experiment.labelled import Labelled
 from fjt.experiment.predictor import Predictor
 from fjt.models.encoder import Model
-from fjt.tasks.problem import Problem
 from fjt.training import lanes, placement
 from fjt.training.step import Reduce
 from fjt.tuning import partition
 
 FORM: Form = {"parts": list, "metrics": {ANY: (int, float)}}
-
-
-def mean(scores: Float[np.ndarray, "J N C"], problem: Problem, task: Task) -> Float[np.ndarray, "N C"]:
-    """The logits of the mean of probabilities, or the mean of scores where a kind of problem has no probabilities.
-
-    Args:
-        scores: the logits of J models.
-        problem: the kind; a row has one class or several of them, or scores.
-        task: the task.
-    """
-    scores, tiny = np.asarray(scores, np.float64), np.finfo(np.float64).tiny
-    if problem.exclusive:
-        return np.log(np.maximum(scipy.special.softmax(scores, axis=-1).mean(axis=0), tiny))
-    if problem.classes(scores[0], task) is None:
-        return scores.mean(axis=0)
-    chance, rest = (np.maximum(scipy.special.expit(sign * scores).mean(axis=0), tiny) for sign in (1, -1))
-    return np.log(chance) - np.log(rest)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +46,7 @@ class Members:
     task: Task
 
     def predict(self, split: Split) -> tuple[Examples, Float[np.ndarray, "N C"]]:
-        """(the Examples of new texts, see `mean` for their logits)."""
+        """(the Examples of new texts, the logits of the mean prediction)."""
         first = self.parts[0]
         if self.together:
             examples = first.tokenize(split)
@@ -75,7 +56,7 @@ class Members:
         else:
             examples, *_ = found = [part.predict(split) for part in self.parts]
             examples, scores = found[0][0], np.stack([logits for _, logits in found])
-        return examples, mean(scores, first.problem, self.task).astype(np.float32)
+        return examples, first.problem.mean_logits(list(scores)).astype(np.float32)
 
     @functools.cached_property
     def together(self) -> bool:

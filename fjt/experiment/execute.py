@@ -14,6 +14,7 @@ from jaxtyping import Float
 from fjt.core import console, tree
 from fjt.experiment import outcome, recipes
 from fjt.experiment.arguments import above, first_state
+from fjt.experiment.distillation import taught
 from fjt.experiment.prepared import Experiment, Stage
 from fjt.experiment.programs import Compiled
 from fjt.experiment.recorder import FileRecorder, Unrecorded
@@ -52,6 +53,7 @@ def run(
         NotFinite: numbers of the run are not finite; result.json says so.
     """
     processes.decide(lambda: claim(experiment, workdir))
+    experiment = taught(experiment, workdir)
     execution = experiment.settings.execution
     saved = os.path.join(workdir, "checkpoints")
     with Stop() as stop:

@@ -123,6 +123,14 @@ class Run:
         """(the Examples of a split, the logits of their slots)."""
         return self._predictor.predict(split)
 
+    def vectors(self, split: Split) -> np.ndarray | Ragged:
+        """The output of the encoder's last layer for the rows of a split, f32[N, D], or for each of their words."""
+        self._check_export()
+        with undisturbed():
+            examples = self._predictor.tokenize(split)
+            found = self._predictor.vectors(examples)
+        return found if self.problem.one_slot else Ragged(found, examples.row_slots)
+
     @undisturbed()
     def export(self, path: str | os.PathLike[str], format: str = "hf", task: str = "") -> None:
         """Writes the tuned model to a new directory.
@@ -346,14 +354,7 @@ def read_run(directory: str | os.PathLike[str], base: str | os.PathLike[str] = "
         from fjt.experiment import ensemble
 
         return ensemble.read(directory, base)
-    if not os.path.exists(os.path.join(directory, "config.json")):
-        raise UserError(f"{directory} is not a run: it has no config.json. Give the --workdir of a finished run.")
-    if not run_records.is_done(directory):
-        if run_records.ended(directory):
-            failed = run_records.read_result(directory)["failed"]
-            raise UserError(f"The run in {directory} failed: {failed}. The same command would fail again.")
-        raise UserError(f"The run in {directory} is not finished; run its command again to finish it.")
-    result, dev = run_records.read_result(directory), run_records.read_predictions(directory, "dev")
+    result, dev = run_records.read_finished(directory), run_records.read_predictions(directory, "dev")
     pairs = bool(dev.get("pairs", False))
     return Run(
         directory,

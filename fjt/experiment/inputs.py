@@ -16,6 +16,8 @@ from fjt.data import sources, tokenization
 from fjt.data.batches import Examples
 from fjt.data.glue import Split, Task
 from fjt.data.synthetic import VOCAB
+from fjt.experiment import teachers
+from fjt.experiment.teachers import Teachers
 from fjt.models import config_json, model_path, pretrained
 from fjt.models.families import find_family, scratch_config
 from fjt.models.family import EncoderConfig
@@ -87,14 +89,21 @@ class Inputs:
         return {name: split.label for name, split in splits.items()} if find_problem(task.kind).contexts else {}
 
     @functools.cached_property
+    def teachers(self) -> Teachers | None:
+        """The runs that the run learns from, None for none."""
+        task, splits = self.data
+        return teachers.find(self._experiment, task, splits, self._view)
+
+    @functools.cached_property
     def sha256(self) -> dict[str, str]:
-        """{"data", "weights", "tokenizer"}: their content hashes."""
+        """{"data", "weights", "tokenizer", and of a run that has them, "teachers"}: their content hashes."""
         tokenizer, _, _, checkpoint = self.base
+        taught = {"teachers": self.teachers.sha256} if self.teachers else {}
         return {
             "data": tokenization.data_sha256(self.examples, self._answers),
             "weights": checkpoint.sha256 if checkpoint else "random",
             "tokenizer": tokenization.tokenizer_sha256(tokenizer),
-        }
+        } | taught
 
 
 def _check_documents(name: str, done: Examples, total: int, warn: Callable[[str], Any]) -> None:
@@ -118,7 +127,8 @@ def _check_documents(name: str, done: Examples, total: int, warn: Callable[[str]
 
 def inputs_key(experiment: ExperimentConfig) -> tuple[Any, ...]:
     """The options that Inputs depend on: experiments with equal keys have equal Inputs."""
-    return experiment.task, experiment.seeds.subset, experiment.data, _base_model(experiment.model)
+    runs = experiment.distill.runs
+    return experiment.task, experiment.seeds.subset, experiment.data, _base_model(experiment.model), runs
 
 
 def _base_model(model: ModelConfig) -> ModelConfig:

@@ -158,7 +158,7 @@ def predicted(run: Run, source: Source, label: str = "", group: str = "") -> Lab
     groups = _groups(rows.values)
     rows.values.pop(GROUP, None)
     split = reading.split(rows, run.problem, _codes(run, rows), True)
-    scores = _label(run, split)
+    scores = predict(run, split)
     texts = tuple(f"{one} | {two}" if two else one for one, two in zip(split.text, _second(split), strict=True))
     cluster = None if split.cluster is None else np.unique(np.array(split.cluster), return_inverse=True)[1]
     found = Labelled(
@@ -193,10 +193,10 @@ def _codes(run: Run, rows: tables.Rows) -> tuple[str, ...]:
     return names
 
 
-def _label(run: Run, split: Split) -> Scores:
-    """The scores of a split, labelled in parts."""
+def predict(run: Run, split: Split, view: console.View = console) -> Scores:
+    """The scores of a split, labelled in parts.  view: where progress is shown."""
     parts = []
-    with console.bar("labelling", len(split), every=PART if len(split) > PART else 0) as bar:
+    with view.bar("labelling", len(split), every=PART if len(split) > PART else 0) as bar:
         for start in range(0, len(split), PART):
             rows = range(start, min(start + PART, len(split)))
             parts.append(run.label(split.take(rows), start)["logits"])

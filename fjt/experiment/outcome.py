@@ -128,6 +128,7 @@ def finish(
         }
         | _counts(experiment, params, trainable)
         | _measured(experiment, host, done)
+        | _taught(experiment)
         | {"params_sha256": tree.sha256(trainable), "frozen_sha256": tree.sha256(frozen)}
         | {"export_sha256": run_records.export_sha256(workdir), "failed": None}
     )
@@ -189,6 +190,12 @@ def _counts(experiment: Experiment, params: tree.Tree, trainable: tree.Tree) -> 
         "added_params": partition.count(methods, {"adapters": trainable.get("adapters", {})}),
         "total_params": partition.count(methods, partition.lasting(params)),
     }
+
+
+def _taught(experiment: Experiment) -> dict[str, Any]:
+    """The part of a result that compares the run with those that it learned from; {} without any."""
+    teachers = experiment.teachers
+    return {"teachers": teachers.describe(), "teacher_seconds": teachers.seconds} if teachers else {}
 
 
 def _measured(experiment: Experiment, host: HostState, done: int) -> dict[str, Any]:

@@ -72,12 +72,18 @@ class Predictor:
 
     def logits(self, examples: Examples) -> Float[np.ndarray, "M C"]:
         """The logits of the slots of Examples, float32 on the host, in file order."""
+        return self.evaluate(self._with_values(self.program), self._placed, examples)
+
+    def vectors(self, examples: Examples) -> Float[np.ndarray, "M D"]:
+        """The output of the last layer at the slots of Examples, float32 on the host, in file order."""
+        model, mesh = dataclasses.replace(self.model, start=self.model.config.layers), placement.make_mesh(0)
+        program = jax.jit(model.hidden, out_shardings=placement.replicated(mesh))
+        return self.evaluate(self._with_values(program), self._placed, examples)
+
+    def _with_values(self, program: Callable[..., Any]) -> Callable[[Any, evaluate.Batch], Any]:
+        """A function (params, batch) of one of (params, batch, values of the methods)."""
         values = partition.traced_values(self.methods)
-
-        def function(params: tree.Tree, batch: evaluate.Batch) -> jax.Array:
-            return self.program(params, batch, values)
-
-        return self.evaluate(function, self._placed, examples)
+        return lambda params, batch: program(params, batch, values)
 
     def evaluate(
         self, function: Callable[[Any, evaluate.Batch], Any], params: Any, examples: Examples

@@ -11,7 +11,7 @@ from jaxtyping import Float32
 
 from fjt.core import console, tree
 from fjt.core.errors import UserError, suggest
-from fjt.core.options import DropoutConfig, ExperimentConfig, Settings
+from fjt.core.options import DistillConfig, DropoutConfig, ExperimentConfig, Settings
 from fjt.core.seeds import make_key
 from fjt.core.settings import fingerprint, resolve_seeds
 from fjt.data import batches, packing, tokenizer_files
@@ -37,6 +37,7 @@ from fjt.tuning import partition
 from fjt.tuning.budget import solve_budget
 
 Methods = dict[str, dict[str, Any]]  # {name: options}
+SOFT = {"weight": 0.5, "temperature": 2.0}  # of config.distill, where it leaves them open
 
 
 def prepare(
@@ -79,6 +80,12 @@ def prepare(
             f"config.train.smote={experiment.train.smote} makes features, not texts: it needs config.tune.method=head "
             "and config.cache.hidden=True."
         )
+    lowest = partition.lowest_layer(stages[-1].trainable, config.layers)
+    if experiment.distill.hidden is not None and lowest >= config.layers:
+        raise UserError(
+            f"config.distill.hidden={experiment.distill.hidden}: no layer of the encoder trains, so its vectors stay "
+            "as they are. Leave the option out."
+        )
     contents = _contents(inputs, task, adapter)
     return Experiment(
         settings=settings,
@@ -107,6 +114,7 @@ def prepare(
         contents=contents,
         fingerprint=fingerprint(experiment, contents),
         adopted=frozenset(adapter.others() if adapter else ()),
+        teachers=inputs.teachers,
     )
 
 
@@ -352,6 +360,8 @@ def make_hyper(experiment: ExperimentConfig, task: Task, labels: np.ndarray, met
     optim, dropout, train = experiment.optim, experiment.model.dropout, experiment.train
     problem = find_problem(task.kind)
     problem.check_loss(experiment.loss, task)
+    problem.check_distill(experiment.distill, task)
+    soft = _soft(experiment.distill, problem)
     weights = problem.label_weights(experiment.loss, labels, task)
     assert experiment.seeds.dropout is not None, "seeds are resolved"
     if experiment.loss.r_drop and not any((dropout.hidden, dropout.attention, dropout.classifier)):
@@ -381,7 +391,17 @@ def make_hyper(experiment: ExperimentConfig, task: Task, labels: np.ndarray, met
         focal=_given(experiment.loss.focal),
         r_drop=_given(experiment.loss.r_drop),
         mixup=_given(experiment.loss.mixup),
+        soft_weight=soft.get("weight"),
+        temperature=soft.get("temperature"),
+        hidden_weight=_given(experiment.distill.hidden),
     )
+
+
+def _soft(distill: DistillConfig, problem: Problem) -> dict[str, np.float32]:
+    """{option of config.distill: its value} of the loss against teachers; {} without any."""
+    given = {"weight": distill.weight, "temperature": distill.temperature}
+    values = {name: default if given[name] is None else given[name] for name, default in SOFT.items()}
+    return {name: np.float32(values[name]) for name in SOFT if distill.runs and name in problem.distill_options}
 
 
 def _given(value: float | None) -> np.float32 | None:

@@ -12,6 +12,7 @@ from fjt.core.options import ExperimentConfig, MaskConfig, Settings
 from fjt.core.seeds import make_key
 from fjt.data import batches, packing
 from fjt.data.glue import Split, Task
+from fjt.experiment.teachers import Teachers
 from fjt.models.encoder import Model
 from fjt.tasks.kinds import find_problem
 from fjt.tasks.problem import Problem
@@ -132,9 +133,10 @@ class Experiment(Blueprint):
         evaluations: the steps after which dev is evaluated.
         rates: the learning rate of each step.
         average_rates: the share of each step in the average over steps, see `schedules.average_rates`.
-        contents: {name: sha256} of data, weights, tokenizer and adapter.
+        contents: {name: sha256} of data, weights, tokenizer, adapter and teachers.
         fingerprint: of settings and contents.
         adopted: the names of base parameters that came from an adapter.
+        teachers: the runs that it learns from, None for none.
     """
 
     origins: dict[str, str]
@@ -157,6 +159,7 @@ class Experiment(Blueprint):
     contents: dict[str, str]
     fingerprint: str
     adopted: frozenset[str]
+    teachers: Teachers | None = None
 
     def of_step(self, step: int) -> batches.Examples:
         """The training examples of a step, as the problem draws them in its epoch."""

@@ -230,12 +230,12 @@ def _wanted_lanes(
 
 def _steps(experiment: Blueprint, stage: Stage) -> tuple[functools.partial, functools.partial]:
     """(the step of a run, the step whose operations are counted: XLA counts the body of a loop once)."""
-    options = experiment.settings.experiment
+    options, problem = experiment.settings.experiment, experiment.problem
     alone = functools.partial(
         train_step,
         model=stage.model,
-        loss=experiment.problem.loss,
-        divergence=experiment.problem.divergence,
+        loss=problem.loss if experiment.hyper.soft_weight is None else problem.distilled_loss,
+        divergence=problem.divergence,
         optimizer=make_optimizer(options.optim, stage.groups),
         layout=_layout(experiment),
     )
@@ -296,7 +296,7 @@ def _want_all(
 
     wanted = {}
     for i in sorted(numbers):
-        batch = abstract_batch(stage.shapes[i], experiment.label, stage.model, experiment.mesh)
+        batch = abstract_batch(stage.shapes[i], experiment.label, stage.model, experiment.mesh, experiment.hyper)
         make_train = functools.partial(_compile_step, experiment, stage, stage.shapes[i], train, counted)
         wanted[i] = want(make_train, batch, train, *built_in(experiment, stage).values())
     batch = abstract_batch(eval_shape, experiment.label, stage.model, experiment.mesh)
@@ -361,5 +361,5 @@ def compile_ahead(blueprint: Blueprint, stage: Stage, shape: packing.Shape) -> t
     def arguments(batch: Shapes) -> tuple[Any, ...]:
         return state, frozen, batch, blueprint.hyper
 
-    batch = abstract_batch(shape, blueprint.label, stage.model, blueprint.mesh)
+    batch = abstract_batch(shape, blueprint.label, stage.model, blueprint.mesh, blueprint.hyper)
     return _compile_step(blueprint, stage, shape, _Function(step, arguments), _Function(alone, arguments), batch)

@@ -11,6 +11,7 @@ from fjt.core import console
 from fjt.core.errors import UserError
 from fjt.core.options import Settings
 from fjt.experiment.arguments import first_state
+from fjt.experiment.distillation import taught
 from fjt.experiment.inputs import Inputs
 from fjt.experiment.prepare import prepare
 from fjt.experiment.prepared import Experiment
@@ -100,7 +101,7 @@ def run_test(experiment: Experiment, compiled: Compiled | None = None, view: con
         UserError: the first loss is not finite.
         Stopped: a signal came; nothing is saved.
     """
-    compiled = {} if compiled is None else compiled
+    compiled, experiment = {} if compiled is None else compiled, taught(experiment)
     hyper, stage = placement.put_whole(experiment.hyper, experiment.mesh), experiment.stages[-1]
     losses: list[float] = []
     points: list[Point] = []

@@ -32,7 +32,7 @@ FINISHED: Form = {  # besides, unless it failed
     "flops_per_step": NUMBER, "token_efficiency": NUMBER, "train_seconds": NUMBER, "hidden_seconds?": NUMBER,
     "compile_seconds": NUMBER, "start_layer?": int, "lanes?": int, "examples_per_second": NO_NUMBER,
     "tokens_per_second": NO_NUMBER, "peak_memory_bytes": int, "memory_kind": str, "params_sha256": str,
-    "frozen_sha256?": str, "export_sha256?": {ANY: str},
+    "frozen_sha256?": str, "export_sha256?": {ANY: str}, "teachers?": list, "teacher_seconds?": NUMBER,
 }  # fmt: skip
 STEP: Form = {"loss": NO_NUMBER, "grad_norm": NO_NUMBER}
 EVALUATION: Form = {ANY: NO_NUMBER}
@@ -42,6 +42,7 @@ PREDICTIONS = ("id", "logits", "label", "label_names")
 OWN = (
     "config.json", "env.json", "result.json", "train.jsonl", "eval.jsonl", "curve.png", "DONE", "predictions",
     "export", "checkpoints", "checkpoints-unreadable", "data", "tensorboard", "evaluation", "calibration.json",
+    "teacher.npz",
 )  # fmt: skip
 
 
@@ -88,6 +89,18 @@ def read_result(workdir: str) -> dict[str, Any]:
     path = os.path.join(workdir, "result.json")
     result = records.read_json(path, RESULT, _remedy(workdir))
     return result if result["failed"] else records.read_json(path, FINISHED, _remedy(workdir))
+
+
+def read_finished(workdir: str) -> dict[str, Any]:
+    """The contents of the result.json of a run that has finished.  Raises UserError for another."""
+    if not os.path.exists(os.path.join(workdir, "config.json")):
+        raise UserError(f"{workdir} is not a run: it has no config.json. Give the --workdir of a finished run.")
+    if not is_done(workdir):
+        if ended(workdir):
+            failed = read_result(workdir)["failed"]
+            raise UserError(f"The run in {workdir} failed: {failed}. The same command would fail again.")
+        raise UserError(f"The run in {workdir} is not finished; run its command again to finish it.")
+    return read_result(workdir)
 
 
 def read_steps(workdir: str) -> list[dict[str, Any]]:

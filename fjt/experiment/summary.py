@@ -362,6 +362,18 @@ def show_choice(result: dict[str, Any], evaluations: Sequence[dict[str, Any]]) -
         console.say(f"  {compared}; the last one is kept: --config.train.select=best keeps the best")
 
 
+def show_teachers(result: dict[str, Any]) -> None:
+    """Prints the scores on dev and the cost of the runs that a run learned from, if there are any."""
+    for teacher in result.get("teachers", ()):
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in teacher["metrics"].items())
+        console.say(
+            f"  learned from {teacher['run']}: dev {scores}; {teacher['total_params']:,} parameters, trained in "
+            f"{console.duration(teacher['train_seconds'])}"
+        )
+    if "teacher_seconds" in result:
+        console.say(f"  their predictions of the training rows took {console.duration(result['teacher_seconds'])}")
+
+
 def show_result(workdir: str) -> None:
     """Prints the final table of a finished run."""
     result = run_records.read_result(workdir)
@@ -380,6 +392,7 @@ def show_result(workdir: str) -> None:
         f"{console.duration(result['compile_seconds'])} compiling; {result['peak_memory_bytes'] / 2**30:.1f} GiB "
         f"({result['memory_kind']})"
     )
+    show_teachers(result)
     for path, text in (
         ("predictions/dev.tsv", "every row with its prediction"),
         ("curve.png", "the learning curve"),

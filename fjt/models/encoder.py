@@ -152,17 +152,28 @@ class Model:
             hyper: Hyper with the dropout rates; needed with a key.
             key: pair of u32[] for dropout; None without.
         """
+        return self.outputs(params, batch, values, hyper, key)[0]
+
+    def outputs(
+        self,
+        params: Tree,
+        batch: Batch,
+        values: Mapping[str, Any] | None = None,
+        hyper: Any = None,
+        key: prng.Key | None = None,
+    ) -> tuple[Float[Array, "G S C"], Float[Array, "G S D"]]:
+        """(logits of the slots, the output of the last layer there), for the arguments of `apply`."""
         noise = head_noise = None
         if key is not None:
             noise = key, hyper.dropout_hidden, hyper.dropout_attention, hyper.layer_dropout
             head_noise = prng.fold(key, self.config.layers + 1), hyper.dropout_classifier
         hooks = self.adapt(params.get("adapters", {}), values or {})
         # Above the last layer, the parameters of the encoder are not needed and may be absent.
-        h = self._encoder(self.start).apply({"params": params.get("encoder", {})}, batch, noise, hooks)
+        h: Any = self._encoder(self.start).apply({"params": params.get("encoder", {})}, batch, noise, hooks)
         h = mixup.mix(h, batch)
         tied = self._tied(params.get("encoder", {}))
         logits: Any = self._head().apply({"params": params["head"]}, h, batch, head_noise, hooks, *tied)
-        return logits
+        return logits, h
 
     def hidden(self, params: Tree, batch: Batch, values: Mapping[str, Any] | None = None) -> Float[Array, "G ... D"]:
         """`hidden` of a batch of tokens for this model's start: f[G, R, L, D], or f[G, S, D] above the last layer.

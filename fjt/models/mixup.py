@@ -12,6 +12,7 @@ from fjt.core import prng
 from fjt.core.prng import Array
 
 Batch = dict[str, Array]
+TAUGHT = ("label", "teacher", "teacher_vectors")  # the arrays that a loss compares an example with
 Loss = Callable[[Array, Batch, Any], tuple[Array, Array]]  # `Problem.loss`
 
 
@@ -61,7 +62,8 @@ def between(loss: Loss) -> Loss:
     def mixed(logits: Array, batch: Batch, hyper: Any) -> tuple[Array, Array]:
         share = batch["share"]
         own = loss(logits, batch, hyper)
-        other = loss(logits, batch | {"label": _of_partners(batch["label"], batch)}, hyper)
+        taught = {name: _of_partners(batch[name], batch) for name in TAUGHT if name in batch}
+        other = loss(logits, batch | taught, hyper)
         value, weight = (share * a + (1 - share) * b for a, b in zip(own, other, strict=True))
         return value, weight
 

@@ -12,6 +12,7 @@ import numpy as np
 from fjt.core import console
 from fjt.core.errors import UserError
 from fjt.experiment import outcome, recipes, run_records
+from fjt.experiment.distillation import taught
 from fjt.experiment.execute import course, steps_to_save
 from fjt.experiment.prepared import Experiment
 from fjt.experiment.programs import Compiled, built_in
@@ -58,6 +59,10 @@ def run_bundle(
     for experiment, workdir, done in zip(experiments, workdirs, already_done, strict=True):
         if not done:
             claim(experiment, workdir)
+    experiments = [
+        taught(experiment, "" if done else workdir)
+        for experiment, workdir, done in zip(experiments, workdirs, already_done, strict=True)
+    ]
     saved = os.path.join(folder, "checkpoints")
     with Stop() as stop:
         with Checkpoints(saved, 1, view.warn) as checkpoints, contextlib.ExitStack() as stack:

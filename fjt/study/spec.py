@@ -19,7 +19,7 @@ MODES = ("loop", "vmap")
 PHASES = ("tuning", "runs")
 
 # Options whose value is data, and whose absence is another program.
-PARTS = ("optim.l1", "loss.focal", "loss.r_drop", "loss.mixup", "model.dropout.layers")
+PARTS = ("optim.l1", "loss.focal", "loss.r_drop", "loss.mixup", "distill.hidden", "model.dropout.layers")
 
 
 @dataclasses.dataclass(frozen=True)

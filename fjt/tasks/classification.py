@@ -135,11 +135,20 @@ def symmetric_divergence(one: Float[Array, "*slots C"], other: Float[Array, "*sl
     return jnp.sum((jnp.exp(log_p) - jnp.exp(log_q)) * (log_p - log_q), axis=-1)
 
 
+def soft_cross_entropy(
+    logits: Float[Array, "*slots C"], teacher: Float[Array, "*slots C"], temperature: Float[Array | np.number, ""]
+) -> Float[Array, "*slots"]:
+    """T^2 KL(softmax(teacher / T) || softmax(logits / T)) of each slot (Hinton et al. 2015, section 2)."""
+    log_p, log_q = jax.nn.log_softmax(teacher / temperature), jax.nn.log_softmax(logits / temperature)
+    return temperature**2 * jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+
+
 class Classification(Problem):
     """One of C labels per example.  Labels are i32[N], -1 where a row has none; metrics compare label ids."""
 
     name = "classification"
     loss_options = ("label_smoothing", "class_weights", "focal", "r_drop", "mixup")
+    distill_options = ("weight", "temperature", "hidden")
     metrics = {f.__name__: f for f in (accuracy, f1, f1_accuracy, macro_f1, mcc)}
     table_metrics = ("accuracy", "macro_f1")
     bounds = {"accuracy": (0, 1), "f1": (0, 1), "f1_accuracy": (0, 1), "macro_f1": (0, 1), "mcc": (-1, 1)}
@@ -182,6 +191,11 @@ class Classification(Problem):
 
     def divergence(self, one: Float[Array, "*slots C"], other: Float[Array, "*slots C"]) -> Float[Array, "*slots"]:
         return symmetric_divergence(one, other)
+
+    def soft_loss(
+        self, logits: Float[Array, "*slots C"], teacher: Float[Array, "*slots C"], hyper: Any
+    ) -> Float[Array, "*slots"]:
+        return soft_cross_entropy(logits, teacher, hyper.temperature)
 
     def decode(self, logits: Logits, task: Task) -> Predictions:
         ids = np.argmax(logits, axis=-1)

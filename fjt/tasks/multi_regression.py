@@ -36,6 +36,7 @@ class MultiRegression(Problem):
 
     name = "multi_regression"
     loss_options = ("r_drop", "mixup")
+    distill_options = ("weight", "hidden")
     metrics = {name: functools.partial(_mean, metric) for name, metric in REGRESSION.metrics.items()}
     table_metrics = REGRESSION.table_metrics
     lower_is_better = REGRESSION.lower_is_better
@@ -82,6 +83,14 @@ class MultiRegression(Problem):
 
     def divergence(self, one: Float[Array, "*slots C"], other: Float[Array, "*slots C"]) -> Float[Array, "*slots"]:
         return REGRESSION.divergence(one, other)
+
+    def soft_loss(
+        self, logits: Float[Array, "*slots C"], teacher: Float[Array, "*slots C"], hyper: Any
+    ) -> Float[Array, "*slots"]:
+        return REGRESSION.soft_loss(logits, teacher, hyper)
+
+    def mean_logits(self, parts: Sequence[Logits]) -> Logits:
+        return REGRESSION.mean_logits(parts)
 
     def decode(self, logits: Logits, task: Task) -> Predictions:
         scores = np.asarray(logits, np.float64)

@@ -78,6 +78,7 @@ class MultiLabel(Problem):
 
     name = "multi_label"
     loss_options = ("label_smoothing", "class_weights", "focal", "r_drop", "mixup")
+    distill_options = ("weight", "temperature", "hidden")
     metrics = {f.__name__: f for f in (micro_f1, macro_f1, subset_accuracy)}
     table_metrics = ("micro_f1", "macro_f1", "subset_accuracy")
     bounds = dict.fromkeys(table_metrics, (0, 1))
@@ -177,6 +178,16 @@ class MultiLabel(Problem):
 
     def divergence(self, one: Float[Array, "*slots C"], other: Float[Array, "*slots C"]) -> Float[Array, "*slots"]:
         return jnp.mean((jax.nn.sigmoid(one) - jax.nn.sigmoid(other)) * (one - other), axis=-1)
+
+    def soft_loss(
+        self, logits: Float[Array, "*slots C"], teacher: Float[Array, "*slots C"], hyper: Any
+    ) -> Float[Array, "*slots"]:
+        own, other = logits / hyper.temperature, teacher / hyper.temperature
+        terms = jnp.zeros_like(own)
+        for sign in (1, -1):  # Kullback-Leibler divergence of yes and no
+            log_p, log_q = jax.nn.log_sigmoid(sign * other), jax.nn.log_sigmoid(sign * own)
+            terms += jnp.exp(log_p) * (log_p - log_q)
+        return hyper.temperature**2 * jnp.einsum("...c,c->...", terms, hyper.class_weights) / logits.shape[-1]
 
     def decode(self, logits: Logits, task: Task) -> Predictions:
         probabilities = scipy.special.expit(np.asarray(logits, np.float64))

@@ -5,11 +5,14 @@ import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped, UInt32
+from scipy import special
 
 from fjt.core.errors import UserError
-from fjt.core.options import EvalConfig, LossConfig, MaskConfig
+from fjt.core.options import DistillConfig, EvalConfig, LossConfig, MaskConfig
 from fjt.core.prng import Array
 from fjt.core.ragged import Ragged
 from fjt.data.batches import Examples
@@ -48,6 +51,15 @@ def share_of_others(values: Rows) -> float:
     return 1 - float(np.unique(values, axis=axis, return_counts=True)[1].max()) / len(values)
 
 
+def cosine_distance(one: Float[Array, "*slots D"], other: Float[Array, "*slots D"]) -> Float[Array, "*slots"]:
+    """1 - cos of the angle between vectors, 1 where one is 0."""
+
+    def unit(x: Array) -> Array:  # the norm of 0 has no gradient
+        return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), 1e-12))
+
+    return 1.0 - jnp.sum(unit(one) * unit(other), axis=-1)
+
+
 class Problem(abc.ABC):
     """A kind of problem: one instance per kind, in its own file in this folder.
 
@@ -66,6 +78,7 @@ class Problem(abc.ABC):
         contexts: whether the second text of a pair is a context in which answers are found, with a slot at each token.
         several: whether rows are of several tasks, each with outputs of its own.
         loss_options: the options of config.loss that `loss` reads.
+        distill_options: the options of config.distill that `distilled_loss` reads; () for a kind that has none.
         exclusive: whether a row has exactly one class, where it has `classes`.
         schemes: the ways to write predicted tags of spans (`fjt.tasks.spans`), () where there are none.
         head: name of the head of a model family that reads the slots.
@@ -89,6 +102,7 @@ class Problem(abc.ABC):
     exclusive: ClassVar[bool] = False
     contexts: ClassVar[bool] = False
     loss_options: ClassVar[tuple[str, ...]] = ()
+    distill_options: ClassVar[tuple[str, ...]] = ()
     schemes: ClassVar[tuple[str, ...]] = ()
     head: ClassVar[str] = "sequence"
     metrics: ClassVar[dict[str, Callable[[Any, Any], float]]]
@@ -275,6 +289,76 @@ class Problem(abc.ABC):
             other: logits of the slots.
         """
         raise NotImplementedError(f"{self.name} has no r_drop")  # `check_loss` refuses the option before
+
+    def check_distill(self, distill: DistillConfig, task: Task) -> None:
+        """Raises UserError for options of config.distill that the problem does not have, or without teachers."""
+        given = {name: getattr(distill, name) for name in ("weight", "temperature", "hidden")}
+        given = {name: value for name, value in given.items() if value is not None}
+        if given and not distill.runs:
+            name, value = next(iter(given.items()))
+            raise UserError(
+                f"config.distill.{name}={value}: there are no teachers. Give config.distill.runs, or leave it out."
+            )
+        if distill.runs and not self.distill_options:
+            kind = "several tasks" if self.several else self.name
+            raise UserError(
+                f"config.distill.runs={distill.runs}: {task.name} ({kind}) cannot learn from the predictions of other "
+                "runs. Leave the option out."
+            )
+        if distill.hidden is not None and len(distill.runs) > 1:
+            raise UserError(
+                f"config.distill.hidden={distill.hidden}: the vectors of {len(distill.runs)} runs have no mean. Give "
+                "one run in config.distill.runs, or leave it out."
+            )
+        for name in given.keys() - set(self.distill_options):
+            raise UserError(
+                f"config.distill.{name}={given[name]}: {task.name} ({self.name}) has no {name}. Leave the option out."
+            )
+
+    def soft_loss(
+        self, logits: Float[Array, "*slots C"], teacher: Float[Array, "*slots C"], hyper: Any
+    ) -> Float[Array, "*slots"]:
+        """The loss of each slot against what teachers predict.
+
+        A problem that has it names the options that it reads in `distill_options`.
+
+        Args:
+            logits: of the slots, float32 at least.
+            teacher: the teachers' logits of the slots, see `mean_logits`.
+            hyper: Hyper, of which temperature and class_weights are read.
+        """
+        raise NotImplementedError(f"{self.name} has no soft loss")  # `check_distill` refuses the options before
+
+    def distilled_loss(
+        self, logits: Float[Array, "*slots C"], batch: dict[str, Array], hyper: Any
+    ) -> tuple[Float[Array, "*slots"], Float[Array, "*slots"]]:
+        """As `loss`: (1 - soft_weight) of it, and with the weight of the slot soft_weight of `soft_loss` and
+        hidden_weight of the cosine distance between the vectors.
+
+        Args:
+            logits: of the slots.
+            batch: as for `loss`, with `teacher` f[G, S, C], and `vectors` and `teacher_vectors` f[G, S, D].
+            hyper: Hyper with soft_weight f32[], and hidden_weight f32[] or None.
+        """
+        value, weight = self.loss(logits, batch, hyper)
+        soft = self.soft_loss(logits.astype(value.dtype), batch["teacher"].astype(value.dtype), hyper)
+        total = (1.0 - hyper.soft_weight) * value + hyper.soft_weight * weight * soft
+        if hyper.hidden_weight is not None:
+            apart = cosine_distance(*(batch[name].astype(value.dtype) for name in ("vectors", "teacher_vectors")))
+            total = total + hyper.hidden_weight * weight * apart
+        return total, weight
+
+    def mean_logits(self, parts: Sequence[Logits]) -> Logits:
+        """The logits of the mean prediction of several runs: of probabilities, or of scores.
+
+        Args:
+            parts: the logits of each run for the same slots.
+        """
+        scores, tiny = np.asarray(parts, np.float64), np.finfo(np.float64).tiny
+        if self.exclusive:
+            return np.log(np.maximum(special.softmax(scores, axis=-1).mean(axis=0), tiny))
+        chance, rest = (np.maximum(special.expit(sign * scores).mean(axis=0), tiny) for sign in (1, -1))
+        return np.log(chance) - np.log(rest)
 
     # Evaluation.
 

@@ -86,6 +86,7 @@ class Regression(Problem):
 
     name = "regression"
     loss_options = ("r_drop", "mixup")
+    distill_options = ("weight", "hidden")
     metrics = {f.__name__: f for f in (pearson, spearman, mse)}
     table_metrics = ("pearson", "spearman", "mse")
     lower_is_better = ("mse",)
@@ -117,6 +118,14 @@ class Regression(Problem):
 
     def divergence(self, one: Float[Array, "*slots C"], other: Float[Array, "*slots C"]) -> Float[Array, "*slots"]:
         return jnp.mean(jnp.square(one - other), axis=-1)  # of normal distributions with variance 1
+
+    def soft_loss(
+        self, logits: Float[Array, "*slots C"], teacher: Float[Array, "*slots C"], hyper: Any
+    ) -> Float[Array, "*slots"]:
+        return jnp.mean(jnp.square(logits - teacher), axis=-1)
+
+    def mean_logits(self, parts: Sequence[Logits]) -> Logits:
+        return np.mean(parts, axis=0)
 
     def decode(self, logits: Logits, task: Task) -> Predictions:
         scores = np.asarray(logits[:, 0], np.float64)

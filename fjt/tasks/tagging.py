@@ -18,10 +18,12 @@ from fjt.data.glue import Split, Task
 from fjt.data.labels import Cell, name_of
 from fjt.tasks import jackknife
 from fjt.tasks.classification import (
+    CLASSIFICATION,
     class_counts,
     class_rows,
     cross_entropy,
     f1_of_counts,
+    soft_cross_entropy,
     sort_labels,
     symmetric_divergence,
     weigh,
@@ -81,6 +83,7 @@ class Tagging(Problem):
 
     name = "tagging"
     loss_options = ("label_smoothing", "class_weights", "focal", "r_drop")
+    distill_options = ("weight", "temperature", "hidden")
     unit = "sentence"
     one_slot = False
     words = True
@@ -160,6 +163,14 @@ class Tagging(Problem):
 
     def divergence(self, one: Float[Array, "*slots C"], other: Float[Array, "*slots C"]) -> Float[Array, "*slots"]:
         return symmetric_divergence(one, other)
+
+    def soft_loss(
+        self, logits: Float[Array, "*slots C"], teacher: Float[Array, "*slots C"], hyper: Any
+    ) -> Float[Array, "*slots"]:
+        return soft_cross_entropy(logits, teacher, hyper.temperature)
+
+    def mean_logits(self, parts: Sequence[Logits]) -> Logits:
+        return CLASSIFICATION.mean_logits(parts)
 
     def decode(self, logits: Ragged, task: Task) -> Predictions:
         ids = Ragged(self.choose(logits, task), logits.offsets)

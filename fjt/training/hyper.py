@@ -33,6 +33,9 @@ class Hyper:
         focal: f32[], the exponent.
         r_drop: f32[], the strength.
         mixup: f32[], the parameter of Beta(mixup, mixup).
+        soft_weight: f32[], the share of the loss against teachers; None without teachers.
+        temperature: f32[], of that loss; None where it has none.
+        hidden_weight: f32[], the strength of the loss against a teacher's vectors; None for none.
     """
 
     learning_rate: ArrayLike
@@ -52,3 +55,6 @@ class Hyper:
     focal: ArrayLike | None = None
     r_drop: ArrayLike | None = None
     mixup: ArrayLike | None = None
+    soft_weight: ArrayLike | None = None
+    temperature: ArrayLike | None = None
+    hidden_weight: ArrayLike | None = None

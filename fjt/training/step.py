@@ -32,6 +32,10 @@ class Model(Protocol):
         """The logits f[G, S, C] of a batch; with `key`, under dropout."""
         ...
 
+    def outputs(self, params: Any, batch: Any, values: Any = None, hyper: Any = None, key: Any = None) -> Any:
+        """(logits f[G, S, C], the vectors f[G, S, D] that the head reads), likewise."""
+        ...
+
 
 @runtime_checkable
 class Layout(Protocol):
@@ -123,8 +127,12 @@ def train_step(
     key = prng.fold((hyper.dropout_key[0], hyper.dropout_key[1]), state.step)
 
     def sums(trainable: tree.Tree, part: Batch) -> tuple[Array, Array]:
-        def forward(batch: Batch, key: prng.Key) -> Array:
-            return model.apply(tree.merge(trainable, frozen), batch, hyper.methods, hyper, key)
+        def forward(batch: Batch, key: prng.Key) -> tuple[Array, Batch]:
+            given = tree.merge(trainable, frozen), batch, hyper.methods, hyper, key
+            if hyper.hidden_weight is None:
+                return model.apply(*given), batch
+            logits, vectors = model.outputs(*given)
+            return logits, batch | {"vectors": vectors}
 
         value, weight = _losses(forward, part, hyper, key, loss, divergence)
         return jnp.sum(value * part["weight"]), jnp.sum(weight * part["weight"])
@@ -149,7 +157,7 @@ def train_step(
 
 
 def _losses(
-    forward: Callable[[Batch, prng.Key], Array],
+    forward: Callable[[Batch, prng.Key], tuple[Array, Batch]],
     batch: Batch,
     hyper: Hyper,
     key: prng.Key,
@@ -159,7 +167,7 @@ def _losses(
     """(value, weight) of each slot, with mixup and R-Drop where the hyper-parameters have them.
 
     Args:
-        forward: (batch, key of dropout) -> logits.
+        forward: (batch, key of dropout) -> (logits, batch), with the vectors if the loss compares them.
         batch: the arrays of the step.
         hyper: hyper-parameters of the step.
         key: of the step.
@@ -168,12 +176,12 @@ def _losses(
     """
     if hyper.mixup is not None:
         batch, loss = mixup.pair(batch, prng.fold(key, MIXED), hyper.mixup), mixup.between(loss)
-    logits = forward(batch, key)
-    value, weight = loss(logits, batch, hyper)
+    logits, seen = forward(batch, key)
+    value, weight = loss(logits, seen, hyper)
     if hyper.r_drop is not None and divergence is not None:  # Liang et al. 2021, equation 4, halved
-        again = forward(batch, prng.fold(key, SECOND))
+        again, seen = forward(batch, prng.fold(key, SECOND))
         apart = divergence(*(x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (logits, again)))
-        value = (value + loss(again, batch, hyper)[0]) / 2 + hyper.r_drop / 4 * weight * apart
+        value = (value + loss(again, seen, hyper)[0]) / 2 + hyper.r_drop / 4 * weight * apart
     return value, weight
 
 

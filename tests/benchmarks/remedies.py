@@ -127,7 +127,10 @@ def tables(data, group):
     train, test = (common.read_glue(data, task, name) for name in ("train", "dev"))
     rows = np.random.default_rng(0).permutation(len(train[0]))
     chosen = {"train": rows[:size], "dev": rows[size : size + judged]}
-    made = {name: [[column[i] for i in np.sort(part)] for column in train if column] for name, part in chosen.items()}
+    made = {
+        name: [[column[i] for i in np.sort(part)] for column in train if column is not None]
+        for name, part in chosen.items()
+    }
     return {name: as_rows(columns) for name, columns in (made | {"test": [c for c in test if c is not None]}).items()}
 
 

@@ -185,6 +185,7 @@ WITHOUT_EFFECT = {
     "data.synonyms",
     "data.source", "data.dir", "data.manual_dir", "data.files.train", "data.files.dev", "data.files.test",
     "data.tables", "model.path", "model.revision", "model.name", "model.adapter", "model.scratch.vocab", "seed",
+    "distill.runs",
 }  # fmt: skip
 
 
@@ -246,7 +247,7 @@ def test_an_optimizer_of_another_scale_needs_its_rate(name):
     assert build(optim__name=name, optim__learning_rate=0.1).experiment.optim.learning_rate == 0.1
 
 
-NO_PATHS = {"data.source", "data.tables", "model.revision", "model.name"}  # places all the same
+NO_PATHS = {"data.source", "data.tables", "model.revision", "model.name", "distill.runs"}  # places all the same
 
 
 @pytest.mark.parametrize("key", [key for key, one in options.OPTIONS.items() if one.path])

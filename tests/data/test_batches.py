@@ -120,6 +120,22 @@ def test_hidden_states_lie_where_their_tokens_do(layout):
             assert found["hidden"][group, row, column, 0] == examples.offsets[index] + 1
 
 
+@pytest.mark.parametrize("layout", [{}, dict(groups=3, row_length=40)])
+def test_what_a_teacher_predicts_is_with_its_slot(layout):
+    """Of words, of which an example has several; without rows as well."""
+    examples, chosen = small.make_words(num=20), np.array([3, 0, 17, 5, -1])
+    teacher = np.random.default_rng(0).normal(size=(len(examples.label), 3)).astype(np.float32)
+    slots = batches.slots_of(examples, chosen)
+    plan = packing.plan(batches.lengths_of(examples, chosen[None]), width=32, slots=slots[None], **layout)
+    dealt = packing.Shape(2, 0, 0, 3, slots=int(slots.sum()))
+    for shape, hidden in ((plan.shapes[0], None), (dealt, np.zeros((len(teacher), 4), np.float32))):
+        batch, places = batches.build(examples, chosen, shape, False, hidden, by_slot={"teacher": teacher})
+        there, rows = places.slots
+        assert len(rows) == slots.sum() and batch["teacher"].dtype == np.float32
+        np.testing.assert_array_equal(batch["teacher"].reshape(-1, 3)[there], teacher[rows])
+        assert not batch["teacher"][batch["weight"] == 0].any()
+
+
 @pytest.mark.parametrize("groups", [1, 3, 8])
 def test_vectors_are_dealt_to_the_groups(groups):
     examples = small.make_examples(num=21, kind="regression")

@@ -1,4 +1,4 @@
-"""Runs with averages of weights, penalties and R-Drop: stopped, resumed, exported."""
+"""Runs with averages of weights, penalties, R-Drop and a teacher: stopped, resumed, exported."""
 
 import csv
 import json
@@ -21,21 +21,38 @@ OPTIONS = dict(
 
 
 @pytest.fixture(scope="module")
-def whole(launch, tables, tmp_path_factory):
+def taught(tables, finished):
+    """The arguments of the run, whose teacher is another one."""
+    return tiny(tables, **OPTIONS, distill__runs=f"('{finished[0]}',)", distill__weight=0.7, distill__hidden=0.5)
+
+
+@pytest.fixture(scope="module")
+def whole(launch, taught, tmp_path_factory):
     """The work directory of the undisturbed run."""
     workdir = tmp_path_factory.mktemp("averaged") / "run"
-    done = launch(*tiny(tables, **OPTIONS), "--workdir", workdir)
-    assert done.code == 0, done.text
+    done = launch(*taught, "--workdir", workdir)
+    assert done.code == 0 and "predicting 96 training rows" in done.text and "learned from" in done.text, done.text
     return workdir
 
 
-def test_a_stopped_run_goes_on_to_the_same_bits(whole, tables, cache, launch, tmp_path):
-    arguments = [*tiny(tables, **OPTIONS), "--workdir", tmp_path / "run"]
+def test_a_stopped_run_goes_on_to_the_same_bits(whole, taught, cache, launch, tmp_path):
+    arguments = [*taught, "--workdir", tmp_path / "run"]
     process = start(arguments, tmp_path / "output", cache=cache, events=SignalInStep(5, signal.SIGTERM))
     assert finish(process, tmp_path / "output").code == 143
     done = launch(*arguments)
     assert done.code == 0 and "resuming after step" in done.text, done.text
-    assert outcome(tmp_path / "run") == outcome(whole)
+    assert outcome(tmp_path / "run") == outcome(whole) and "predicting" not in done.text
+
+
+def test_a_run_is_compared_with_its_teacher(whole, finished):
+    result, teacher = (json.loads((folder / "result.json").read_text()) for folder in (whole, finished[0]))
+    (row,) = result["teachers"]
+    assert row["run"] == str(finished[0]) and result["teacher_seconds"] > 0
+    assert {name: teacher[name] for name in ("metrics", "total_params")} == {
+        name: row[name] for name in ("metrics", "total_params")
+    }
+    with np.load(whole / "teacher.npz") as arrays:
+        assert arrays["teacher"].shape == (96, 2) and arrays["teacher_vectors"].shape == (96, 32)
 
 
 def test_what_is_exported_is_what_was_evaluated(whole, tables):

@@ -63,6 +63,9 @@ TRACED = {
     "loss.r_drop": (0.0, 4.0),
     "loss.mixup": (0.0, 1.0),
     "loss.task_weights": ((), (2.0, 0.5)),
+    "distill.weight": (0.0, 0.7),
+    "distill.temperature": (1.0, 4.0),
+    "distill.hidden": (0.0, 1.0),
     "eval.every_epochs": (0, 2),
     "eval.every_steps": (0, 2),
     "eval.threshold": (0.0, 0.5),
@@ -75,6 +78,9 @@ WITH = {
     "loss.task_weights": {"task": "agreement+hearsay", "loss.r_drop": None, "loss.mixup": None},
     "loss.r_drop": {"model.dropout.hidden": 0.1},
     "train.accumulation": {"loss.mixup": None},
+    "distill.weight": {"distill.runs": ("run",), "distill.weight": 0.0},
+    "distill.temperature": {"distill.runs": ("run",), "distill.temperature": 1.0},
+    "distill.hidden": {"distill.runs": ("run",), "distill.hidden": 0.0},
     "train.ema": {"train.ema": 0.0},
     "train.swa": {"train.swa": 0.5},
 }
@@ -92,6 +98,7 @@ STATIC = (
     ("loss.focal", (None, 0.0), "full"),
     ("loss.r_drop", (None, 0.0), "full"),
     ("loss.mixup", (None, 0.0), "full"),
+    ("distill.runs", ((), ("run",)), "full"),
     ("train.ema", (None, 0.0), "full"),
     ("tune.rank", (2, 4), "lora"),
     ("tune.sites", (("query",), ("value",)), "lora"),
@@ -103,7 +110,8 @@ TINY = {
     "train.row_length": 64, "mesh.data": 1, "output.export": True,
 }  # fmt: skip
 # Of each pair the first value; steps, not epochs.
-FIRST = {key: one for key, (one, _) in TRACED.items() if key not in METHOD and not key.startswith(("train.", "eval."))}
+OTHERS = ("train.", "eval.", "distill.")
+FIRST = {key: one for key, (one, _) in TRACED.items() if key not in METHOD and not key.startswith(OTHERS)}
 
 
 @pytest.fixture(scope="module")
@@ -118,11 +126,12 @@ def prepared(tmp_path_factory):
         values |= dict.fromkeys(("train.epochs", "eval.every_epochs", "eval.every_steps")) | dict(changes)
         if values["train.epochs"]:
             values["train.steps"] = None
+        values["distill.runs"] = tuple(str(folder / name) for name in values.get("distill.runs", ()))
         config.update_from_flattened_dict(values)
         made = settings.from_config(config)
-        if path and not inputs and "task" not in values:
+        if path and not inputs and not values["distill.runs"] and "task" not in values:
             inputs.append(Inputs(made, Silent()))
-        same = path and values.get("task", config.task) == quickstart.get_config().task
+        same = path and not values["distill.runs"] and values.get("task", config.task) == quickstart.get_config().task
         return prepare(made, view=Silent(), inputs=inputs[0] if same else None)
 
     (folder / "run").mkdir()

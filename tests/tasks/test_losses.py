@@ -11,12 +11,18 @@ import scipy.special
 import small
 
 from fjt.core.errors import UserError
-from fjt.core.options import LossConfig
+from fjt.core.options import DistillConfig, LossConfig
 from fjt.data.glue import TASKS
 from fjt.tasks import classification, multilabel, regression
 from fjt.tasks.classification import CLASSIFICATION
+from fjt.tasks.masked_lm import MASKED_LM
+from fjt.tasks.multi_regression import MULTI_REGRESSION
 from fjt.tasks.multilabel import MULTI_LABEL
+from fjt.tasks.multiple_choice import MULTIPLE_CHOICE
+from fjt.tasks.problem import cosine_distance
+from fjt.tasks.question_answering import QUESTION_ANSWERING
 from fjt.tasks.regression import REGRESSION
+from fjt.tasks.tagging import TAGGING
 
 
 def of_arrays(loss):
@@ -168,6 +174,94 @@ def test_divergences_by_the_definition():
     p, q = (np.stack([x, 1 - x], -1) for x in (scipy.special.expit(one), scipy.special.expit(other)))
     np.testing.assert_allclose(MULTI_LABEL.divergence(one, other), (kl(p, q) + kl(q, p)).mean(-1), rtol=1e-5)
     np.testing.assert_allclose(REGRESSION.divergence(one, other), ((one - other) ** 2).mean(-1), rtol=1e-5)
+
+
+def soft(problem, logits, teacher, temperature, weights=(1.0, 1.0, 1.0)):
+    """(mean over slots of the soft loss, its gradient)."""
+    made = dataclasses.replace(hyper(weights=weights), temperature=np.float32(temperature))
+    return jax.value_and_grad(lambda x: jnp.mean(problem.soft_loss(x, jnp.asarray(teacher), made)))(jnp.asarray(logits))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
+def test_soft_losses_by_the_definition(temperature):
+    """F.kl_div(log_softmax(s / T), softmax(t / T), reduction="batchmean") * T^2, whose gradient is T (q - p) / N.
+
+    The loss of sets of labels is that of each label's yes and no.
+    """
+    logits, teacher = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32) * 3
+    q, p = (scipy.special.softmax(x.astype(np.float64) / temperature, -1) for x in (logits, teacher))
+    expected = temperature**2 * (p * (np.log(p) - np.log(q))).sum() / 5
+    for problem in (CLASSIFICATION, TAGGING):
+        value, slope = soft(problem, logits, teacher, temperature)
+        np.testing.assert_allclose(value, expected, rtol=1e-5)
+        np.testing.assert_allclose(slope, temperature * (q - p) / 5, rtol=1e-4, atol=1e-6)
+    q, p = (scipy.special.expit(x.astype(np.float64) / temperature) for x in (logits, teacher))
+    terms = p * (np.log(p) - np.log(q)) + (1 - p) * (np.log(1 - p) - np.log(1 - q))
+    weights = np.array([1.0, 2.0, 0.5])
+    value, slope = soft(MULTI_LABEL, logits, teacher, temperature, weights)
+    np.testing.assert_allclose(value, temperature**2 * (terms * weights).mean(), rtol=1e-5)
+    np.testing.assert_allclose(slope, temperature * (q - p) * weights / 15, rtol=1e-4, atol=1e-6)
+
+
+def test_the_soft_loss_of_scores():
+    logits, teacher = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
+    for problem, columns in ((REGRESSION, 1), (MULTI_REGRESSION, 3)):
+        value, _ = soft(problem, logits[:, :columns], teacher[:, :columns], 1.0)
+        np.testing.assert_allclose(value, ((logits - teacher)[:, :columns] ** 2).mean(), rtol=1e-5)
+
+
+def test_a_teacher_that_agrees_costs_nothing_and_one_that_is_certain_is_finite():
+    certain = np.array([[1e4, 0.0, -1e4]], np.float32)
+    for problem in (CLASSIFICATION, MULTI_LABEL, REGRESSION):
+        value, slope = soft(problem, certain, certain, 2.0)
+        assert value == 0 and not np.any(slope)
+        for numbers in soft(problem, -certain, certain, 2.0):
+            assert np.isfinite(numbers).all()
+
+
+def test_the_loss_of_labels_and_teachers_is_their_weighted_mean():
+    """With a weight of 0, it is that of the labels to the bit."""
+    rng = np.random.default_rng(0)
+    logits, teacher = rng.normal(size=(2, 5, 3)).astype(np.float32)
+    batch = {"label": jnp.asarray(rng.integers(0, 3, 5)), "teacher": jnp.asarray(teacher)}
+    made = dataclasses.replace(hyper(smoothing=0.1, weights=(1.0, 2.0, 0.5)), temperature=np.float32(2.0))
+    value, weight = CLASSIFICATION.loss(jnp.asarray(logits), batch, made)
+    apart = CLASSIFICATION.soft_loss(jnp.asarray(logits), batch["teacher"], made)
+    for share in (0.0, 0.3, 1.0):
+        both = dataclasses.replace(made, soft_weight=np.float32(share))
+        found, same = CLASSIFICATION.distilled_loss(jnp.asarray(logits), batch, both)
+        np.testing.assert_allclose(found, (1 - share) * value + share * weight * apart, rtol=1e-5)
+        np.testing.assert_array_equal(same, weight)
+        assert share or np.array_equal(found, value)
+
+
+def test_the_distance_of_vectors():
+    """3-4-5: a cosine of 24/25.  A vector of zeros has no direction, and a finite gradient."""
+    one, other = jnp.array([[3.0, 4.0], [2.0, 0.0], [0.0, 0.0]]), jnp.array([[8.0, 6.0], [-1.0, 0.0], [1.0, 0.0]])
+    np.testing.assert_allclose(cosine_distance(one, other), [1 / 25, 2.0, 1.0], rtol=1e-6)
+    assert np.isfinite(jax.grad(lambda x: cosine_distance(x, other).sum())(one)).all()
+    label = jnp.array([1, 0, 1])
+    batch = {"label": label, "teacher": one, "vectors": one, "teacher_vectors": other}
+    made = dataclasses.replace(hyper(weights=(1.0, 3.0)), soft_weight=np.float32(0.5), temperature=np.float32(2.0))
+    value, weight = CLASSIFICATION.distilled_loss(other, batch, made)
+    both, _ = CLASSIFICATION.distilled_loss(other, batch, dataclasses.replace(made, hidden_weight=np.float32(0.7)))
+    np.testing.assert_allclose(both - value, 0.7 * weight * np.array([1 / 25, 2.0, 1.0]), rtol=1e-5)
+
+
+def test_teachers_that_a_problem_cannot_use_are_refused():
+    given, task = DistillConfig(runs=("runs/a",)), TASKS["stsb"]
+    for problem in (CLASSIFICATION, MULTI_LABEL, TAGGING, REGRESSION, MULTI_REGRESSION):
+        problem.check_distill(given, task)
+        problem.check_distill(DistillConfig(), task)
+    for problem in (QUESTION_ANSWERING, MULTIPLE_CHOICE, MASKED_LM):
+        with pytest.raises(UserError, match=r"cannot learn from the predictions of other runs"):
+            problem.check_distill(given, task)
+    with pytest.raises(UserError, match=r"distill\.temperature=3\.0.*has no temperature"):
+        REGRESSION.check_distill(dataclasses.replace(given, temperature=3.0), task)
+    with pytest.raises(UserError, match=r"distill\.hidden=1\.0: the vectors of 2 runs have no mean"):
+        CLASSIFICATION.check_distill(DistillConfig(runs=("a", "b"), hidden=1.0), task)
+    with pytest.raises(UserError, match=r"distill\.weight=0\.0: there are no teachers"):
+        CLASSIFICATION.check_distill(DistillConfig(weight=0.0), task)
 
 
 def test_options_that_a_problem_does_not_have_are_refused():

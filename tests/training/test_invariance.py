@@ -57,10 +57,10 @@ def initial(kind):
     return jax.tree.map(np.asarray, params)
 
 
-def train(layout, dtype, steps, update=True, kind="classification", **changes):
+def train(layout, dtype, steps, update=True, kind="classification", teacher=None, **changes):
     """f64[steps]: the losses of a run. One shape for all batches, so one compilation.
 
-    changes: other hyper-parameters.
+    teacher: {name in a batch: values of the slots that are learned}.  changes: other hyper-parameters.
 
     Without update the weights stay as they were drawn: XLA then drops the backward pass, and compiles soon.
     """
@@ -76,7 +76,7 @@ def train(layout, dtype, steps, update=True, kind="classification", **changes):
     step = functools.partial(
         train_step,
         model=model,
-        loss=small.KINDS[kind].loss,
+        loss=small.KINDS[kind].loss if teacher is None else CLASSIFICATION.distilled_loss,
         divergence=CLASSIFICATION.divergence,
         optimizer=optimizer,
         accumulation=layout.accumulation,
@@ -100,9 +100,9 @@ def train(layout, dtype, steps, update=True, kind="classification", **changes):
         most_shapes=1,
         width=32,
     ).shapes
-    seen = []
+    seen, taught = [], {} if teacher is None else {"by_slot": teacher}  # mutants of build do not know it
     for k in range(steps):
-        batch, _ = batches.build(examples, indices[k], shape, layout.one_a_row)
+        batch, _ = batches.build(examples, indices[k], shape, layout.one_a_row, **taught)
         batch["weight"] = batch["weight"].astype(dtype)
         state, metrics = compiled(state, {}, jax.tree.map(put, batch), made)
         seen.append(metrics["loss"])
@@ -129,13 +129,16 @@ def test_layout_does_not_matter(name, dtype, kind):
 
 
 REGULARIZED = dict(focal=1.5, r_drop=2.0, l1=1e-3, average_rate=0.1)
+TAUGHT = dict(soft_weight=0.4, temperature=3.0, hidden_weight=2.0)
 
 
-def test_layout_does_not_matter_to_focal_loss_r_drop_l1_and_averages():
+def test_layout_does_not_matter_to_focal_loss_r_drop_l1_averages_and_teachers():
+    rng = np.random.default_rng(0)
+    teacher = {"teacher": rng.normal(size=(150, 2)), "teacher_vectors": rng.normal(size=(150, small.CONFIG.width))}
     with jax.enable_x64(True):
         losses = [
-            train(LAYOUTS["all at once"], np.float64, 8, **REGULARIZED),
-            train(REFERENCE, np.float64, 8, **REGULARIZED),
+            train(LAYOUTS["all at once"], np.float64, 8, teacher=teacher, **REGULARIZED, **TAUGHT),
+            train(REFERENCE, np.float64, 8, teacher=teacher, **REGULARIZED, **TAUGHT),
         ]
         np.testing.assert_allclose(*losses, rtol=1e-12)
     assert abs(losses[0][0] / sound(np.float64)[0] - 1) > 0.01
