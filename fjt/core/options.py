@@ -286,6 +286,16 @@ class OptimConfig:
     decay_fraction: float | None = option(
         None, "wsd: share of the steps in which the rate falls at the end; None: 0.2", **SHARE, traced=True
     )
+    plateau_patience: int | None = option(
+        None,
+        "evaluations without a better score, as train.select has it, after which the learning rate is multiplied by "
+        "optim.plateau_factor for the rest of the run, and counting starts anew; None: never",
+        low=1,
+        traced=True,
+    )
+    plateau_factor: float | None = option(
+        None, "plateau_patience: factor of the learning rate; None: 0.5", **SHARE, traced=True
+    )
     decay_toward: str | None = option(
         None,
         "where weight decay and l1 pull the encoder: zero, or start, its weights before training; None: zero",

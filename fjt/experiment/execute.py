@@ -25,6 +25,7 @@ from fjt.training.checkpoint import Checkpoints, HostState
 from fjt.training.hyper import Hyper
 from fjt.training.loop import Loop
 from fjt.training.protocols import Course, Events, Recorder
+from fjt.training.schedules import PLATEAU_FACTOR
 from fjt.training.step import TrainState
 from fjt.training.stop import Stop, Stopped
 
@@ -232,12 +233,16 @@ class _Session:
 
 def course(experiment: Experiment, last: int, recorder: Recorder | None) -> Course:
     """The Course of a run until step `last`.  See `Course` for the recorder."""
+    options = experiment.settings.experiment
+    optim = options.optim
     return Course(
         last=last,
         evaluations=frozenset(experiment.evaluations),
         metric=experiment.choice,
         lower=lower_is_better(experiment.choice),
-        patience=experiment.settings.experiment.train.patience,
+        patience=options.train.patience,
+        plateau_patience=optim.plateau_patience or 0,
+        plateau_factor=PLATEAU_FACTOR if optim.plateau_factor is None else optim.plateau_factor,
         recorder=recorder,
     )
 

@@ -79,6 +79,9 @@ def prepare(
             f"config.train.smote={experiment.train.smote} makes features, not texts: it needs config.tune.method=head "
             "and config.cache.hidden=True."
         )
+    evaluations = recipes.evaluation_steps(experiment, rows)
+    labelled = bool(problem.is_labelled(splits["dev"].label).any())
+    schedules.check_plateau(experiment.optim, len(evaluations), labelled)
     contents = _contents(inputs, task, adapter)
     return Experiment(
         settings=settings,
@@ -98,7 +101,7 @@ def prepare(
         schedule=layout.schedule,
         plan=layout.plan,
         steps=layout.steps,
-        evaluations=recipes.evaluation_steps(experiment, rows),
+        evaluations=evaluations,
         rates=rates,
         average_rates=schedules.average_rates(experiment.train, layout.steps),
         label=trained.label,

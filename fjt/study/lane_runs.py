@@ -91,16 +91,19 @@ class LaneRuns:
 
     # The Stepper.
 
-    def activate(self, moving: Sequence[int]) -> None:
+    def activate(self, moving: Sequence[int], rate_factors: Sequence[float]) -> None:
+        self._rate_factors = np.asarray(rate_factors, np.float32)
         active = placement.put_whole(np.isin(np.arange(self._size), moving), self._mesh)
         self.lanes = dataclasses.replace(self.lanes, active=active)
 
     def advance(self, step: int, moving: Sequence[int]) -> tuple[dict[str, Any], list[Count]]:
         batch, counts = self._feed(step, moving)
-        hyper = dataclasses.replace(self.lanes.hyper, **{name: each[step] for name, each in self._each_step.items()})
+        values = {name: each[step] for name, each in self._each_step.items()}
+        values["learning_rate"] = values["learning_rate"] * self._rate_factors
+        hyper = dataclasses.replace(self.lanes.hyper, **values)
         given = dataclasses.replace(self.lanes, hyper=hyper)
         self.lanes, measured = self.programs.train[0](given, self.shared, batch)
-        return measured, counts
+        return measured | {"learning_rate": values["learning_rate"]}, counts
 
     def _feed(self, step: int, moving: Sequence[int]) -> tuple[dict[str, Any], list[Count]]:
         """(the arrays of a step on the devices, the Count of each moving run)."""

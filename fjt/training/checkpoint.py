@@ -47,6 +47,7 @@ class HostState:
         metrics: the metrics of the last evaluation.
         stale: number of evaluations since the best one.
         finished: whether `train.patience` has ended the run.
+        rate_factor: product of the factors by which `optim.plateau_patience` has reduced the learning rate.
         train_seconds: time of the training steps, summed over restarts; a lane has its share of the group's time.
         examples: number of examples that the run was trained on, counted once per epoch.
         tokens: number of their tokens, without padding.
@@ -63,6 +64,7 @@ class HostState:
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     stale: int = 0
     finished: bool = False
+    rate_factor: float = 1.0
     train_seconds: float = 0.0
     examples: int = 0
     tokens: int = 0
