@@ -81,6 +81,7 @@ def prepare_test(
         experiment,
         train=dataclasses.replace(experiment.train, epochs=None, steps=steps),
         optim=dataclasses.replace(optim, learning_rate=highest, plateau_patience=None, plateau_factor=None),
+        tune=dataclasses.replace(experiment.tune, stage_patience=None),
     )
     made = prepare(dataclasses.replace(settings, experiment=experiment), inputs=inputs)
     return dataclasses.replace(made, rates=rates_between(lowest, highest, steps))

@@ -16,7 +16,7 @@ from fjt.experiment.prepared import Experiment
 from fjt.experiment.programs import Compiled, Programs, compile_lanes
 from fjt.training import evaluate, placement
 from fjt.training import lanes as lane_trees
-from fjt.training.checkpoint import NotFinite
+from fjt.training.checkpoint import HostState, NotFinite
 from fjt.training.lanes import Lanes
 from fjt.training.protocols import Count
 from fjt.training.step import TrainState
@@ -69,9 +69,9 @@ class LaneRuns:
         state = lane_trees.stack(states)
         return {"state": state, "best": state.trainable if self._selects else {}}
 
-    def abstract(self, step: int) -> dict[str, Any]:
+    def abstract(self, step: int, hosts: Sequence[HostState]) -> dict[str, Any]:
         """The shapes of what a checkpoint holds, the same after every step."""
-        del step
+        del step, hosts
         state = abstract_lanes(self._first, self._stage, self._size)[0].state
         return {"state": state, "best": state.trainable if self._selects else {}}
 
