@@ -209,6 +209,24 @@ class TuneConfig:
     )
     stage_epochs: float | None = option(None, "gradual: epochs per stage; 0: stages of equal length", low=0.0)
     stage_rates: tuple = option((), "gradual: learning-rate factor of each stage; the last one is repeated; (): all 1")
+    stages: tuple = option(
+        (),
+        "gradual: phases of your own, ((patterns, epochs, factor of the learning rate), ...), such as "
+        "((('pooler',), 1, 1.0), (('layer_1/', 'layer_0/'), 0, 0.5)): regular expressions of the parameters that open, "
+        "0 epochs for a share of what is left; parameters that no phase opens stay frozen",
+    )
+    schedule_file: str | None = option(
+        None,
+        "gradual: a text file that gives tune.stages, one phase per line, such as layer_1/ layer_0/ epochs=2 rate=0.5",
+        place=True,
+        path=True,
+    )
+    stage_patience: int | None = option(
+        None,
+        "gradual: evaluations without a better score, as train.select has it, after which a stage ends early; the next "
+        "one starts from the best step so far; None: stages end as planned",
+        low=1,
+    )
     mixout_rate: float | None = option(
         None, "mixout: share of each kernel's entries that a step resets to the pretrained ones", **RATE, traced=True
     )
@@ -285,6 +303,16 @@ class OptimConfig:
     cycles: int = option(2, "cosine_restarts: the number of cycles", low=1, traced=True)
     decay_fraction: float | None = option(
         None, "wsd: share of the steps in which the rate falls at the end; None: 0.2", **SHARE, traced=True
+    )
+    plateau_patience: int | None = option(
+        None,
+        "evaluations without a better score, as train.select has it, after which the learning rate is multiplied by "
+        "optim.plateau_factor for the rest of the run, and counting starts anew; None: never",
+        low=1,
+        traced=True,
+    )
+    plateau_factor: float | None = option(
+        None, "plateau_patience: factor of the learning rate; None: 0.5", **SHARE, traced=True
     )
     decay_toward: str | None = option(
         None,

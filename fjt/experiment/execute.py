@@ -26,6 +26,7 @@ from fjt.training.checkpoint import Checkpoints, HostState
 from fjt.training.hyper import Hyper
 from fjt.training.loop import Loop
 from fjt.training.protocols import Course, Events, Recorder
+from fjt.training.schedules import PLATEAU_FACTOR
 from fjt.training.step import TrainState
 from fjt.training.stop import Stop, Stopped
 
@@ -70,11 +71,13 @@ def run(
             )
             position = session.begin()
             for number in range(len(experiment.stages)):
+                session = session.at(position)
                 if session.is_over(number, position):
                     continue
                 stepper, position = session.compile(number, position)
                 position = session.fit(stepper, position)
                 stepper.check_frozen()
+                position = session.leave(position)
                 if position.host.finished:
                     break
             checkpoints.wait()
@@ -119,11 +122,39 @@ class _Session:
         else:
             step, host = 0, HostState()
             state = first_state(self.experiment, self.experiment.stages[0], self.hyper)
-        return _Position(step=step, state=self.experiment.sharding.put(state), host=host)
+        return self.leave(_Position(step=step, state=self.experiment.sharding.put(state), host=host))
+
+    def at(self, position: _Position) -> "_Session":
+        """The session at a position: its stages begin where those before them have ended."""
+        return dataclasses.replace(self, experiment=self.experiment.ending(position.host.stage_ends))
+
+    def leave(self, position: _Position) -> _Position:
+        """The position from which the next stage starts, if the present one has ended under `tune.stage_patience`.
+
+        That is the best step so far, whose weights are put in place of the last ones.  Nothing is saved: a run that
+        ends before its next checkpoint resumes at the same step, and does this again.
+        """
+        host, stages = position.host, self.experiment.stages
+        number = len(host.stage_ends)
+        if self.experiment.settings.experiment.tune.stage_patience is None or number == len(stages) - 1:
+            return position
+        if not host.finished and position.step < stages[number].last:
+            return position
+        state = position.state
+        if host.best_step != position.step:
+            self.checkpoints.wait()
+            restored = self.checkpoints.restore(self._abstract_state, host.best_step)
+            assert restored is not None
+            state = dataclasses.replace(restored[1], step=state.step)  # the number by which dropout is drawn
+            self.view.say(f"stage {number} has ended at step {position.step}; its best step so far is {restored[0]}")
+        host = dataclasses.replace(host, finished=False, stale=0, stage_ends=[*host.stage_ends, position.step])
+        return dataclasses.replace(position, state=state, host=host)
 
     def is_over(self, number: int, position: _Position) -> bool:
         """Whether a stage has nothing left to do.  The stage in which the run ended has: it evaluates the result."""
         stage = self.experiment.stages[number]
+        if number < len(position.host.stage_ends):
+            return True
         if position.step < stage.last or number == len(self.experiment.stages) - 1:
             return False
         return not (position.host.finished and position.step == stage.last)  # by patience, at a boundary
@@ -225,21 +256,26 @@ class _Session:
                 self.checkpoints.wait()
             raise
 
-    def _abstract_state(self, step: int) -> TrainState:
+    def _abstract_state(self, step: int, hosts: Sequence[HostState]) -> TrainState:
         """The shapes of the TrainState after a step: on a boundary, of the stage that ends there."""
-        stage = next(stage for stage in self.experiment.stages if step <= stage.last)
+        stages = self.experiment.ending(hosts[0].stage_ends).stages
+        stage = next(stage for stage in stages if step <= stage.last)
         first = functools.partial(first_state, self.experiment, stage, self.hyper)
         return self.experiment.sharding.shapes(jax.eval_shape(first, self.experiment.params))
 
 
 def course(experiment: Experiment, last: int, recorder: Recorder | None) -> Course:
     """The Course of a run until step `last`.  See `Course` for the recorder."""
+    options = experiment.settings.experiment
+    optim = options.optim
     return Course(
         last=last,
         evaluations=frozenset(experiment.evaluations),
         metric=experiment.choice,
         lower=lower_is_better(experiment.choice),
-        patience=experiment.settings.experiment.train.patience,
+        patience=options.tune.stage_patience or options.train.patience,
+        plateau_patience=optim.plateau_patience or 0,
+        plateau_factor=PLATEAU_FACTOR if optim.plateau_factor is None else optim.plateau_factor,
         recorder=recorder,
     )
 

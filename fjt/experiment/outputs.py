@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from fjt.core import files, records
 from fjt.core.ragged import flat
@@ -109,14 +108,14 @@ class TensorBoard:
     disk, and the run would wait for it forever.  A file that cannot be written ends the events, not the run.
     """
 
-    def __init__(self, workdir: str, rates: Float[np.ndarray, " steps"], warn: Callable[[str], None]) -> None:
-        """workdir: the work directory.  rates: learning rate of each step.  warn: prints a warning."""
+    def __init__(self, workdir: str, warn: Callable[[str], None]) -> None:
+        """workdir: the work directory.  warn: prints a warning."""
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto import event_pb2, summary_pb2
 
         self._event: Any = event_pb2  # protobuf defines the classes of both at run time
         self._summary: Any = summary_pb2
-        self._folder, self._rates, self._warn = os.path.join(workdir, "tensorboard"), rates, warn
+        self._folder, self._warn = os.path.join(workdir, "tensorboard"), warn
         os.makedirs(self._folder, exist_ok=True)
         for path in glob.glob(os.path.join(glob.escape(self._folder), f"events.out.tfevents.*{SUFFIX}")):
             os.remove(path)  # first, because two files of one second would have the same name
@@ -130,8 +129,8 @@ class TensorBoard:
 
     def add_step(self, row: Mapping[str, Any]) -> None:
         """Adds a row of train.jsonl."""
-        values = {"loss": row["loss"], "grad_norm": row["grad_norm"], "learning_rate": self._rates[row["step"] - 1]}
-        self._add({f"train/{name}": float(x) for name, x in values.items()}, row["step"])
+        values = {f"train/{name}": float(row[name]) for name in ("loss", "grad_norm", "learning_rate")}
+        self._add(values, row["step"])
 
     def add_evaluation(self, row: Mapping[str, Any]) -> None:
         """Adds a row of eval.jsonl."""

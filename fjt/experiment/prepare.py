@@ -20,7 +20,7 @@ from fjt.experiment import features, recipes
 from fjt.experiment.inputs import Inputs
 from fjt.experiment.layout import Layout, plan_layout, to_train
 from fjt.experiment.parameters import Parameters, build_parameters
-from fjt.experiment.prepared import Experiment, Stage, draw
+from fjt.experiment.prepared import Experiment, Stage, draw, rates_of
 from fjt.interop import adapter as adapters
 from fjt.interop import formats
 from fjt.models.config_json import unread_keys
@@ -33,7 +33,7 @@ from fjt.tasks.kinds import find_problem
 from fjt.tasks.problem import Problem
 from fjt.training import placement, schedules
 from fjt.training.hyper import Hyper
-from fjt.tuning import partition
+from fjt.tuning import partition, phases
 from fjt.tuning.budget import solve_budget
 
 Methods = dict[str, dict[str, Any]]  # {name: options}
@@ -86,6 +86,9 @@ def prepare(
             f"config.distill.hidden={experiment.distill.hidden}: no layer of the encoder trains, so its vectors stay "
             "as they are. Leave the option out."
         )
+    labelled = bool(problem.is_labelled(splits["dev"].label).any())
+    evaluations = _evaluations(experiment, rows, stages, labelled)
+    schedules.check_plateau(experiment.optim, len(evaluations), labelled)
     contents = _contents(inputs, task, adapter)
     return Experiment(
         settings=settings,
@@ -105,7 +108,7 @@ def prepare(
         schedule=layout.schedule,
         plan=layout.plan,
         steps=layout.steps,
-        evaluations=recipes.evaluation_steps(experiment, rows),
+        evaluations=evaluations,
         rates=rates,
         average_rates=schedules.average_rates(experiment.train, layout.steps),
         label=trained.label,
@@ -229,10 +232,8 @@ def _plan_stages(
             f"training ends before {len(never)} leaves open, {sorted(never)[0]} among them: they keep their values"
         )
     ends, opened = [*(first for first, _, _ in plans[1:]), steps], partition.opened(plans)
-    rates = schedules.learning_rates(experiment.optim, steps)
     stages: list[Stage] = []
     for number, ((first, names, factor), last) in enumerate(zip(plans, ends, strict=True), 1):
-        rates[first:last] *= factor
         stages.append(
             Stage(
                 first=first,
@@ -241,10 +242,40 @@ def _plan_stages(
                 model=quiet_below(experiment, model, names),
                 groups=opened[:number],
                 shapes=layout.plan.shapes,
+                rate_factor=factor,
             )
         )
     problem = find_problem(task.kind)
-    return features.start_stages(settings, problem, model, examples, stages, layout.schedule, layout.groups), rates
+    started = features.start_stages(settings, problem, model, examples, stages, layout.schedule, layout.groups)
+    return started, rates_of(experiment.optim, steps, started)
+
+
+def _evaluations(experiment: ExperimentConfig, rows: int, stages: Sequence[Stage], labelled: bool) -> tuple[int, ...]:
+    """The steps after which dev is evaluated; where the next stage starts from the best step, also each stage's last.
+
+    Args:
+        experiment: without open options.
+        rows: number of training examples.
+        stages: the stages of the run.
+        labelled: whether any row of dev has a label.
+
+    Raises:
+        UserError: stages cannot end by their scores.
+    """
+    steps, patience = recipes.evaluation_steps(experiment, rows), experiment.tune.stage_patience
+    if patience is None:
+        return steps
+    if not labelled:
+        raise UserError(
+            f"config.tune.stage_patience={patience} counts scores on dev, which has no labels here: leave it out, or "
+            "keep training rows as dev by config.data.holdout."
+        )
+    if experiment.train.patience:
+        raise UserError(
+            f"config.tune.stage_patience={patience} ends each stage, the last one too: leave out config.train.patience"
+            f"={experiment.train.patience}."
+        )
+    return tuple(sorted({*steps, *(stage.last for stage in stages)}))
 
 
 def quiet_below(experiment: ExperimentConfig, model: Model, names: Collection[str]) -> Model:
@@ -286,13 +317,17 @@ def fill(
 ) -> tuple[Settings, dict[str, str]]:
     """(settings without open values, {key: origin} of those that were filled).  See `recipes.resolve`."""
     experiment = settings.experiment
-    tune, solved = experiment.tune, ()
+    tune, found = experiment.tune, {}
+    if tune.schedule_file:
+        found["tune.stages"] = f"the file {tune.schedule_file}"
+        tune = phases.read_into(tune, tune.schedule_file)
     if tune.budget:
         shapes = abstract_params(Model(config, 1))
         tune, solved = solve_budget(tune, shapes, config, experiment.model.max_length)
+        found |= dict.fromkeys(solved, "the budget")
     settings = dataclasses.replace(settings, experiment=dataclasses.replace(experiment, tune=tune))
     settings, origins = recipes.resolve(settings, rows=rows, config=config, scratch=scratch, platform=platform)
-    return settings, origins | dict.fromkeys(solved, "the budget")
+    return settings, origins | found
 
 
 def _find_adapter(

@@ -1,6 +1,8 @@
 """A prepared run: everything that is known about it before compilation."""
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -8,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from fjt.core import tree
-from fjt.core.options import ExperimentConfig, MaskConfig, Settings
+from fjt.core.options import ExperimentConfig, MaskConfig, OptimConfig, Settings
 from fjt.core.seeds import make_key
 from fjt.data import batches, packing
 from fjt.data.glue import Split, Task
@@ -16,7 +18,7 @@ from fjt.experiment.teachers import Teachers
 from fjt.models.encoder import Model
 from fjt.tasks.kinds import find_problem
 from fjt.tasks.problem import Problem
-from fjt.training import placement
+from fjt.training import placement, schedules
 from fjt.training.hyper import Hyper
 from fjt.tuning import partition
 
@@ -33,6 +35,7 @@ class Stage:
         groups: the names that opened at each stage up to this one, for the optimizer's counts; () in a run of one
             stage.
         shapes: of its batches, in the order of the plan's shapes.
+        rate_factor: of the learning rates of its steps.
     """
 
     first: int
@@ -41,6 +44,21 @@ class Stage:
     model: Model
     groups: tuple[frozenset[str], ...]
     shapes: tuple[packing.Shape, ...]
+    rate_factor: float = 1.0
+
+
+def rates_of(optim: OptimConfig, steps: int, stages: Sequence[Stage]) -> Float32[np.ndarray, " steps"]:
+    """The learning rate of each step of a run with these stages.
+
+    Args:
+        optim: the options.
+        steps: number of steps.
+        stages: the stages.
+    """
+    rates = schedules.learning_rates(optim, steps)
+    for stage in stages:
+        rates[stage.first : stage.last] *= stage.rate_factor
+    return rates
 
 
 def draw(
@@ -176,6 +194,23 @@ class Experiment(Blueprint):
         """{attribute of Hyper: its value in each step}."""
         averaged = {} if self.average_rates is None else {"average_rate": self.average_rates}
         return {"learning_rate": self.rates} | averaged
+
+    def ending(self, ends: Sequence[int]) -> "Experiment":
+        """The run whose first stages end at these steps, perhaps earlier than planned.
+
+        The stage after the last of them is longer by that, so that the run has as many steps.
+        """
+        if not ends:
+            return self
+        number, planned = len(ends), self.stages
+        bounds = [*itertools.pairwise((0, *ends)), (ends[-1], planned[number].last)]
+        moved = [
+            dataclasses.replace(stage, first=first, last=last)
+            for stage, (first, last) in zip(planned, bounds, strict=False)
+        ]
+        stages = (*moved, *planned[number + 1 :])
+        rates = rates_of(self.settings.experiment.optim, self.steps, stages)
+        return dataclasses.replace(self, stages=stages, rates=rates)
 
     @property
     def choice(self) -> str:

@@ -68,7 +68,7 @@ def prepare_test(
     """The Experiment of a range test: the run's own batches, methods and optimizer, and rising learning rates.
 
     Args:
-        settings: of the run; its duration and its schedule are replaced.
+        settings: of the run; its duration and its schedule are replaced, and no evaluation lowers the rate.
         lowest: learning rate of the first step.
         highest: learning rate of the last step.
         steps: number of steps.
@@ -81,7 +81,8 @@ def prepare_test(
     experiment = dataclasses.replace(
         experiment,
         train=dataclasses.replace(experiment.train, epochs=None, steps=steps),
-        optim=dataclasses.replace(optim, learning_rate=highest),
+        optim=dataclasses.replace(optim, learning_rate=highest, plateau_patience=None, plateau_factor=None),
+        tune=dataclasses.replace(experiment.tune, stage_patience=None),
     )
     made = prepare(dataclasses.replace(settings, experiment=experiment), inputs=inputs)
     return dataclasses.replace(made, rates=rates_between(lowest, highest, steps))

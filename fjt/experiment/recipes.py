@@ -58,7 +58,8 @@ def resolve(
     for other, options in methods.items():
         for option in options:
             defaults = [METHODS[m].options[option] for m in methods if option in METHODS[m].options]
-            if all(value == defaults[0] for value in defaults):  # otherwise each method uses its own default
+            # Otherwise each method uses its own default, or the option stays open.
+            if defaults[0] is not None and all(value == defaults[0] for value in defaults):
                 fill("tune", option, defaults[0], f"recipe for {other}")
     if experiment.train.steps is None:
         fill("train", "epochs", recipe_epochs(name, rows), f"recipe for {name} on {rows:,} rows")

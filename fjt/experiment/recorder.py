@@ -55,9 +55,7 @@ class FileRecorder:
         self._log = records.Log(os.path.join(workdir, "train.jsonl"), step)
         self._evaluations = records.Log(os.path.join(workdir, "eval.jsonl"), host.evaluated)
         execution = experiment.settings.execution
-        self._tensorboard = (
-            outputs.TensorBoard(workdir, experiment.rates, view.warn) if execution.log.tensorboard else None
-        )
+        self._tensorboard = outputs.TensorBoard(workdir, view.warn) if execution.log.tensorboard else None
         self._shown, self._begin = self._dev_at(host.evaluated, host.metrics), host
         self._drawn, self._undrawn = -CURVE_SECONDS, execution.output.curve
         self._recent: collections.deque[float] = collections.deque(maxlen=execution.log.every_steps)
@@ -87,12 +85,7 @@ class FileRecorder:
 
     def log_step(self, row: StepRow) -> None:
         """Adds a step."""
-        k = row.step - 1
-        about = {
-            "learning_rate": float(self._experiment.rates[k]),
-            "shape": int(self._experiment.plan.shape_of[k]),
-        }
-        self._log.write(row._asdict() | about)
+        self._log.write(row._asdict() | {"shape": int(self._experiment.plan.shape_of[row.step - 1])})
         if self._tensorboard:
             self._tensorboard.add_step(row._asdict())
         rate = (row.examples - self._begin.examples) / max(row.seconds - self._begin.train_seconds, 1e-9)
@@ -106,8 +99,9 @@ class FileRecorder:
         self._shown = self._dev_at(row.step, row.metrics)
         self._evaluations.write(flat)
         epoch = row.step / self._experiment.schedule.steps_per_epoch
-        best = f"best {self._experiment.choice} so far" if row.best else ""
-        self._view.say(f"step {row.step} (epoch {epoch:.1f})  {self._scores(row.metrics)}{best}".rstrip())
+        best = f"best {self._experiment.choice} so far  " if row.best else ""
+        factor = f"learning rates times {row.rate_factor:.3g}" if row.rate_factor != 1.0 else ""
+        self._view.say(f"step {row.step} (epoch {epoch:.1f})  {self._scores(row.metrics)}{best}{factor}".rstrip())
         self._undrawn = self._experiment.settings.execution.output.curve
         if self._undrawn and row.train_seconds - self._drawn >= CURVE_SECONDS:
             self._draw()

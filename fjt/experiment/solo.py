@@ -48,6 +48,7 @@ class SoloRun:
         view: console.View,
     ) -> None:
         self.stage, self._experiment, self._hyper, self._stop = stage, experiment, hyper, stop
+        self._rate_factor = np.float32(1)
         self._packed = pack_evaluated(experiment, stage)
         self.features = features.States(experiment, stage, check=stop.check, compiled=compiled, view=view)
 
@@ -67,9 +68,11 @@ class SoloRun:
         shape = self._experiment.plan.shape_of[step]
         batch, examples, tokens = build_batch(self._experiment, self.stage.shapes[shape], self.features, step)
         values = {name: each[step] for name, each in self._experiment.each_step.items()}
+        values["learning_rate"] *= self._rate_factor
         hyper = dataclasses.replace(self._hyper, **values)
         batch = placement.put_batch(batch, self._experiment.mesh)
         self.state, measured = self._programs.train[shape](self.state, self.frozen, batch, hyper)
+        measured = measured | {"learning_rate": values["learning_rate"]}
         return measured, [Count(examples=examples, tokens=tokens, operations=self._programs.flops[shape])]
 
     def evaluate(self, runs: Sequence[int]) -> list[dict[str, float] | NotFinite]:
@@ -93,8 +96,9 @@ class SoloRun:
         put = functools.partial(placement.put_batch, mesh=self._experiment.mesh)
         return evaluate.evaluate(function, params, packed, put, before=self._stop.check)
 
-    def activate(self, moving: Sequence[int]) -> None:
+    def activate(self, moving: Sequence[int], rate_factors: Sequence[float]) -> None:
         del moving
+        self._rate_factor = np.float32(rate_factors[0])
 
     def keep_best(self, improved: Sequence[int]) -> None:
         del improved  # its checkpoint is kept

@@ -16,7 +16,7 @@ from fjt.experiment.prepared import Experiment
 from fjt.experiment.programs import Compiled, Programs, compile_lanes
 from fjt.training import evaluate, placement
 from fjt.training import lanes as lane_trees
-from fjt.training.checkpoint import NotFinite
+from fjt.training.checkpoint import HostState, NotFinite
 from fjt.training.lanes import Lanes
 from fjt.training.protocols import Count
 from fjt.training.step import TrainState
@@ -69,9 +69,9 @@ class LaneRuns:
         state = lane_trees.stack(states)
         return {"state": state, "best": state.trainable if self._selects else {}}
 
-    def abstract(self, step: int) -> dict[str, Any]:
+    def abstract(self, step: int, hosts: Sequence[HostState]) -> dict[str, Any]:
         """The shapes of what a checkpoint holds, the same after every step."""
-        del step
+        del step, hosts
         state = abstract_lanes(self._first, self._stage, self._size)[0].state
         return {"state": state, "best": state.trainable if self._selects else {}}
 
@@ -91,16 +91,19 @@ class LaneRuns:
 
     # The Stepper.
 
-    def activate(self, moving: Sequence[int]) -> None:
+    def activate(self, moving: Sequence[int], rate_factors: Sequence[float]) -> None:
+        self._rate_factors = np.asarray(rate_factors, np.float32)
         active = placement.put_whole(np.isin(np.arange(self._size), moving), self._mesh)
         self.lanes = dataclasses.replace(self.lanes, active=active)
 
     def advance(self, step: int, moving: Sequence[int]) -> tuple[dict[str, Any], list[Count]]:
         batch, counts = self._feed(step, moving)
-        hyper = dataclasses.replace(self.lanes.hyper, **{name: each[step] for name, each in self._each_step.items()})
+        values = {name: each[step] for name, each in self._each_step.items()}
+        values["learning_rate"] = values["learning_rate"] * self._rate_factors
+        hyper = dataclasses.replace(self.lanes.hyper, **values)
         given = dataclasses.replace(self.lanes, hyper=hyper)
         self.lanes, measured = self.programs.train[0](given, self.shared, batch)
-        return measured, counts
+        return measured | {"learning_rate": values["learning_rate"]}, counts
 
     def _feed(self, step: int, moving: Sequence[int]) -> tuple[dict[str, Any], list[Count]]:
         """(the arrays of a step on the devices, the Count of each moving run)."""

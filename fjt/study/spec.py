@@ -278,7 +278,7 @@ def _check_seeds(study: StudyConfig, runs: Iterable[Run]) -> None:
 def settings_of(run: Run, base: Mapping[str, Any], chosen: Iterable[tuple[str, Any]] = ()) -> options.Settings:
     """The Settings of a Run.
 
-    A reported run that does not select a step on dev is evaluated only at the end.
+    A reported run in which scores on dev decide nothing is evaluated only at the end.
 
     Args:
         run: the run.
@@ -299,7 +299,8 @@ def settings_of(run: Run, base: Mapping[str, Any], chosen: Iterable[tuple[str, A
         if key in OTHER_UNIT:
             node[OTHER_UNIT[key].split(".")[1]] = None
         node[last] = value
-    if run.phase == "runs" and config["train"]["select"] == "last":
+    decided = config["optim"]["plateau_patience"], config["tune"]["stage_patience"]
+    if run.phase == "runs" and config["train"]["select"] == "last" and decided == (None, None):
         config["eval"] |= {"every_epochs": 0, "every_steps": None}
     if run.phase == "tuning":
         config["eval"] |= {"official_dev": False}

@@ -46,7 +46,9 @@ class HostState:
         best_metrics: its metrics.
         metrics: the metrics of the last evaluation.
         stale: number of evaluations since the best one.
-        finished: whether `train.patience` has ended the run.
+        finished: whether `train.patience` has ended the run, or `tune.stage_patience` the stage that it is in.
+        stage_ends: the steps at which stages have ended under `tune.stage_patience`.
+        rate_factor: product of the factors by which `optim.plateau_patience` has reduced the learning rate.
         train_seconds: time of the training steps, summed over restarts; a lane has its share of the group's time.
         examples: number of examples that the run was trained on, counted once per epoch.
         tokens: number of their tokens, without padding.
@@ -63,6 +65,8 @@ class HostState:
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     stale: int = 0
     finished: bool = False
+    stage_ends: list[int] = dataclasses.field(default_factory=list)
+    rate_factor: float = 1.0
     train_seconds: float = 0.0
     examples: int = 0
     tokens: int = 0
@@ -211,7 +215,7 @@ class Checkpoints:
         processes.fail_together(failed)
 
     def restore(
-        self, abstract: Callable[[int], Any], step: int | None = None
+        self, abstract: Callable[[int, Hosts], Any], step: int | None = None
     ) -> tuple[int, Any, list[HostState]] | None:
         """(step, state, host states) of a checkpoint, None if there is none.
 
@@ -219,7 +223,7 @@ class Checkpoints:
         <directory>-unreadable and skipped.
 
         Args:
-            abstract: step -> the tree of shapes, with shardings, that was saved after that step.
+            abstract: (step, host states) -> the tree of shapes, with shardings, that was saved after that step.
             step: which checkpoint; by default the newest one that can be read.
 
         Raises:
@@ -230,7 +234,7 @@ class Checkpoints:
         for candidate in candidates:
             state, hosts, reason, whole = None, [], "", False
             try:
-                state, hosts, reason = self._read(candidate, abstract(candidate))
+                state, hosts, reason = self._read(candidate, abstract)
                 whole = True
             except (MemoryError, jax.errors.JaxRuntimeError, OtherLeaves):
                 raise  # not the checkpoint's fault
@@ -274,7 +278,7 @@ class Checkpoints:
         with contextlib.suppress(FileNotFoundError):  # another process of the run was first
             os.rename(os.path.join(self._manager.directory, str(step)), target)
 
-    def _read(self, step: int, abstract: Any) -> tuple[Any, list[HostState], str]:
+    def _read(self, step: int, abstract_of: Callable[[int, Hosts], Any]) -> tuple[Any, list[HostState], str]:
         """(state, host states, why they are not what was saved or "")."""
         host = self._manager.directory / str(step) / "host" / "metadata"
         if reason := self._trial(lambda: json.loads(host.read_text())):
@@ -283,7 +287,8 @@ class Checkpoints:
         kept = {name: value for name, value in about.host.items() if name != "sum"}
         if about.host.get("sum", _checksum(kept)) != _checksum(kept):  # version 0.1.0 wrote none
             return None, [], "its host state does not give its checksum"
-        sums = kept.get("sums") or kept["checksums"]
+        sums, hosts = kept.get("sums") or kept["checksums"], _from_json(kept["host"])
+        abstract = abstract_of(step, hosts)
         if other := set(sums) ^ set(_flatten(abstract)):
             raise OtherLeaves(
                 f"the checkpoint of step {step} in {self._manager.directory} and this run do not have the same leaves, "
@@ -298,7 +303,7 @@ class Checkpoints:
             found = digest(leaf)[1] if "sums" in about.host else tree.crc32(placement.fetch(leaf))  # of version 0.1.0
             if found != sums[name]:
                 return None, [], f"the bytes of {name} do not give its checksum"
-        return restored.state, _from_json(restored.host["host"]), ""
+        return restored.state, hosts, ""
 
     def _trial(self, read: Callable[[], Any]) -> str:
         """Why process 0 cannot read a file, "" if it can.  A run in one process needs no trial.

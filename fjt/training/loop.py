@@ -84,7 +84,7 @@ class Loop:
             elif due or self.step in self.saves:
                 self._save()
             moving = self._moving()
-            self.stepper.activate(moving)
+            self.stepper.activate(moving, [host.rate_factor for host in self.hosts])
             if not moving:
                 return
             self._segment(moving)
@@ -186,7 +186,7 @@ class Loop:
     def _read(self, pending: _Pending, clock: _Clock) -> None:
         """Fetches, checks and logs the metrics of a step."""
         measured = placement.fetch_numbers(pending.measured)
-        losses, norms = measured["loss"], measured["grad_norm"]
+        losses, norms, rates = measured["loss"], measured["grad_norm"], measured["learning_rate"]
         seconds = clock.seconds()
         moving = [i for i in pending.examples if not self.hosts[i].failed]
         for i in moving:
@@ -195,7 +195,12 @@ class Loop:
                 self._fail(i, NotFinite(f"the loss of step {pending.step} is {loss}, its gradient's norm {norm}"))
                 continue
             row = StepRow(
-                step=pending.step, loss=loss, grad_norm=norm, examples=pending.examples[i], seconds=seconds[i]
+                step=pending.step,
+                loss=loss,
+                grad_norm=norm,
+                examples=pending.examples[i],
+                seconds=seconds[i],
+                learning_rate=rates[i],
             )
             self._recorder(i).log_step(row)
         self.show(pending.step, [losses[i] for i in moving])
@@ -224,7 +229,7 @@ def update_best(step: int, metrics: dict[str, float], host: HostState, run: Cour
         metrics: {metric: value}, with a `collapsed` other than 0 for predictions that are (nearly) one value; empty
             where dev has no labels.
         host: the host state before.
-        run: the run, for its metric and its patience.
+        run: the run, for its metric, and for the evaluations after which it ends or lowers its learning rate.
     """
     # A step whose predictions are (nearly) one value has no score: F1 and accuracy may rate it above one that learns.
     # As the first evaluation it is the best so far, and any score is better: early steps often are so.
@@ -233,7 +238,15 @@ def update_best(step: int, metrics: dict[str, float], host: HostState, run: Cour
     improved = better(score, host.best_score, run.lower) or (collapsed and host.best_step is None)
     stale = 0 if improved else host.stale + 1
     finished = host.finished or bool(run.patience and stale >= run.patience)
-    host = dataclasses.replace(host, evaluated=step, metrics=metrics, stale=stale, finished=finished)
+    # As PyTorch's ReduceLROnPlateau(patience=plateau_patience - 1, threshold=0): its count, which starts anew at each
+    # reduction, reaches the patience whenever `stale` is a multiple of it.
+    plateau = bool(run.plateau_patience and stale and stale % run.plateau_patience == 0)
+    factor = host.rate_factor * (run.plateau_factor if plateau else 1.0)
+    host = dataclasses.replace(
+        host, evaluated=step, metrics=metrics, stale=stale, finished=finished, rate_factor=factor
+    )
     if improved or host.best_step is None:
         host = dataclasses.replace(host, best_step=step, best_score=score, best_metrics=metrics)
-    return host, EvaluationRow(step=step, metrics=metrics, best=improved, train_seconds=host.train_seconds)
+    return host, EvaluationRow(
+        step=step, metrics=metrics, best=improved, train_seconds=host.train_seconds, rate_factor=factor
+    )

@@ -19,7 +19,7 @@ class StepRow(NamedTuple):
     """One step in train.jsonl.
 
     step: number of steps taken.  grad_norm: over the trainable parameters, before clipping.  examples: number of
-    examples since step 0.  seconds: time of training since step 0.
+    examples since step 0.  seconds: time of training since step 0.  learning_rate: the one that the step was given.
     """
 
     step: int
@@ -27,26 +27,34 @@ class StepRow(NamedTuple):
     grad_norm: float
     examples: int
     seconds: float
+    learning_rate: float
 
 
 class EvaluationRow(NamedTuple):
     """One evaluation in eval.jsonl.
 
     best: whether it is better than all evaluations before.  train_seconds: time of training since step 0.
+    rate_factor: by which the planned learning rates of the steps after it are multiplied.
     """
 
     step: int
     metrics: dict[str, float]
     best: bool
     train_seconds: float
+    rate_factor: float
 
 
 @runtime_checkable
 class Stepper(Protocol):
     """J runs on the devices, with the programs that train and evaluate them.  A run is named by its index."""
 
-    def activate(self, moving: Sequence[int]) -> None:
-        """Only the runs `moving` change in the steps that follow."""
+    def activate(self, moving: Sequence[int], rate_factors: Sequence[float]) -> None:
+        """Only the runs `moving` change in the steps that follow, at the planned learning rates times these factors.
+
+        Args:
+            moving: the runs that are still trained.
+            rate_factors: the factor of each of the J runs.
+        """
         ...
 
     def advance(self, step: int, moving: Sequence[int]) -> tuple[dict[str, Any], list[Count]]:
@@ -57,7 +65,8 @@ class Stepper(Protocol):
             moving: the runs that are still trained.
 
         Returns:
-            {"loss", "grad_norm"}: f32[J], or f32[] of a run alone, on the devices; and the Count of each moving run.
+            {"loss", "grad_norm", "learning_rate"}: f32[J], or f32[] of a run alone, the first two on the devices; and
+            the Count of each moving run.
         """
         ...
 
@@ -142,6 +151,8 @@ class Course:
         metric: the name of the metric that selects the best step.
         lower: whether lower values of this metric are better.
         patience: number of evaluations without improvement that end the run, 0 for no limit.
+        plateau_patience: number of evaluations without improvement that reduce the learning rate, 0 for no limit.
+        plateau_factor: factor of the learning rate then.
         recorder: its files; None for a run that had ended before: it is not trained and nothing of it is written.
     """
 
@@ -150,4 +161,6 @@ class Course:
     metric: str
     lower: bool
     patience: int
+    plateau_patience: int
+    plateau_factor: float
     recorder: Recorder | None

@@ -7,9 +7,11 @@ import numpy as np
 import optax
 from jaxtyping import Float32
 
+from fjt.core.errors import UserError
 from fjt.core.options import OptimConfig, TrainConfig
 
 LATE = 0.2  # share of the steps in which wsd falls, by default
+PLATEAU_FACTOR = 0.5  # of the learning rate at a plateau, by default
 
 
 def learning_rates(optim: OptimConfig, steps: int) -> Float32[np.ndarray, " steps"]:
@@ -61,6 +63,40 @@ def _late(peak: float, end: float, steps: int, falling: int) -> Callable[[Any], 
         return end + (peak - end) * left
 
     return rate
+
+
+def check_plateau(optim: OptimConfig, evaluations: int, labelled: bool) -> None:
+    """Checks that `optim.plateau_patience` and `.plateau_factor` can act in a run.
+
+    The first score is the best so far, and what the last evaluation decides has no step left to act on.
+
+    Args:
+        optim: the options.
+        evaluations: number of evaluations of dev in the run, that after its last step included.
+        labelled: whether any row of dev has a label.
+
+    Raises:
+        UserError: they cannot act.
+    """
+    patience = optim.plateau_patience
+    if patience is None:
+        if optim.plateau_factor is not None:
+            raise UserError(
+                f"config.optim.plateau_factor={optim.plateau_factor} acts after config.optim.plateau_patience "
+                "evaluations without a better score: give both."
+            )
+        return
+    if not labelled:
+        raise UserError(
+            f"config.optim.plateau_patience={patience} counts scores on dev, which has no labels here: leave it out, "
+            "or keep training rows as dev by config.data.holdout."
+        )
+    if evaluations < patience + 2:
+        raise UserError(
+            f"config.optim.plateau_patience={patience} never acts: of the {evaluations} evaluations on dev, the first "
+            f"is the best so far and nothing is trained after the last. Give at least {patience + 2} by "
+            "config.eval.every_steps, or a shorter patience."
+        )
 
 
 def average_rates(train: TrainConfig, steps: int) -> Float32[np.ndarray, " steps"] | None:

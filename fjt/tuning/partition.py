@@ -345,6 +345,8 @@ def trainable_names(params: Tree, config: EncoderConfig, tune: TuneConfig, missi
         )
     encoder = [name for name in names if name.startswith("encoder/")]
     check_patterns(tune.train, names, config.family, "tune.train")
+    opening = [pattern for patterns, _, _ in tune.stages for pattern in patterns]
+    check_patterns(opening, names, config.family, "tune.stages")
     for options in methods.values():
         for site, path in places(config, options.get("sites", ())):
             if f"{base_module(path)}/kernel" not in names:

@@ -17,6 +17,7 @@ from fjt.core.prng import Array
 from fjt.core.tree import Tree
 from fjt.models.family import EncoderConfig
 from fjt.models.layers import Hooks, Site
+from fjt.tuning import phases
 from fjt.tuning.forms import PeftForm
 from fjt.tuning.method import SITES, Key, Method, Options, Stages, Values, check_sites, layer_sites, leaf_at, places
 
@@ -64,6 +65,17 @@ def _check_gradual(config: EncoderConfig, options: Options) -> None:
     for key, values in (("stage_rates", options["stage_rates"]), ("stage_epochs", (options["stage_epochs"],))):
         if not all(type(value) in (int, float) and 0 <= value < math.inf for value in values):
             raise UserError(f"config.tune.{key}={options[key]!r} should be finite and at least 0.")
+        if options["stages"] and any(values):
+            raise UserError(
+                f"config.tune.{key}={options[key]!r}: the phases of config.tune.stages, or of the schedule file, have "
+                "epochs and factors of their own. Give them there."
+            )
+    phases.check(options["stages"])
+
+
+def _opened(names: Sequence[str], layers: int, options: Options) -> set[str]:
+    patterns = [pattern for patterns, _, _ in options["stages"] for pattern in patterns]
+    return tree.match(patterns, names, "tune.stages") if patterns else set(names)
 
 
 def _gradual_stages(
@@ -74,30 +86,18 @@ def _gradual_stages(
     steps: int,
     steps_per_epoch: int,
 ) -> Stages:
-    """The stages of gradual unfreezing (Howard & Ruder 2018).
+    """The stages of gradual unfreezing, by default those of Howard & Ruder (2018).
 
     Stage 0 trains the head and the parameters that the checkpoint lacked; each later stage opens the layer below, the
-    last one the embeddings.  Stages that would begin after the last step are left out.
+    last one the embeddings.
     """
-    made = []
-    each = options["stage_epochs"] * steps_per_epoch or steps / (layers + 2)
-    for stage in range(layers + 2):
-        first = round(stage * each)
-        factor = options["stage_rates"][min(stage, len(options["stage_rates"]) - 1)] if options["stage_rates"] else 1.0
-        names = {name for name in trainable if name in missing or _opens(name, layers) <= stage}
-        if stage == 0 or made[-1][0] < first < steps:
-            made.append((first, frozenset(names), float(factor)))
-        elif first == made[-1][0]:
-            made[-1] = (first, frozenset(names), float(factor))
-    return tuple(made)
-
-
-def _opens(name: str, layers: int) -> int:
-    """The stage of gradual unfreezing in which a parameter begins to train."""
-    if name.startswith("encoder/embeddings/"):
-        return layers + 1
-    layer = re.match(r"encoder/layer_(\d+)/", name)
-    return layers - int(layer.group(1)) if layer else 0
+    opening = ["^head/", *(f"^encoder/layer_{i}/" for i in reversed(range(layers))), "^encoder/embeddings/"]
+    rates = options["stage_rates"] or (1.0,)
+    by_layer = [
+        ((pattern,), options["stage_epochs"], rates[min(stage, len(rates) - 1)])
+        for stage, pattern in enumerate(opening)
+    ]
+    return phases.plan(options["stages"] or by_layer, trainable, missing, steps, steps_per_epoch)
 
 
 def _add_mixout(key: Key, base: Tree, config: EncoderConfig, options: Options) -> Tree:
@@ -147,9 +147,10 @@ METHODS = {
         choose=lambda names, layers, options: set(names), multiplier=_layer_decay,
     ),
     "gradual": Method(
-        "the head first, then one more layer a stage, from the highest down (Howard & Ruder 2018)",
-        {"stage_epochs": 0.0, "stage_rates": ()}, learning_rate=5e-5, weight_decay=0.01, pooler=True,
-        alone=True, check=_check_gradual, stages=_gradual_stages, choose=lambda names, layers, options: set(names),
+        "the head, then one more layer a stage from the highest down (Howard & Ruder 2018), or config.tune.stages",
+        {"stage_epochs": 0.0, "stage_rates": (), "stages": (), "schedule_file": None, "stage_patience": None},
+        learning_rate=5e-5, weight_decay=0.01, pooler=True, alone=True, check=_check_gradual, stages=_gradual_stages,
+        choose=_opened, chooses_all=True,
     ),
     "mixout": Method(
         "every parameter, entries of the kernels put back to the pretrained ones at random (Lee et al. 2020)",

@@ -182,7 +182,7 @@ CONTENTS = {"data": "d", "weights": "w", "tokenizer": "t"}
 
 # Where things lie, and `seed`, which acts through the three seeds that it sets.
 WITHOUT_EFFECT = {
-    "data.synonyms",
+    "data.synonyms", "tune.schedule_file",
     "data.source", "data.dir", "data.manual_dir", "data.files.train", "data.files.dev", "data.files.test",
     "data.tables", "model.path", "model.revision", "model.name", "model.adapter", "model.scratch.vocab", "seed",
     "distill.runs",

@@ -7,7 +7,7 @@ import signal
 
 import numpy as np
 import pytest
-from process import SignalInStep, finish, outcome, predicts_as_it_was, start, tiny
+from process import SignalInStep, finish, outcome, predicts_as_it_was, read_rows, start, tiny
 
 OPTIONS = dict(
     loss__focal=1.5,
@@ -17,6 +17,10 @@ OPTIONS = dict(
     optim__decay_toward="start",
     optim__weight_decay=0.1,
     train__ema=0.8,
+    optim__plateau_patience=1,
+    optim__plateau_factor=0.25,
+    eval__every_epochs=None,
+    eval__every_steps=2,
 )
 
 
@@ -42,6 +46,10 @@ def test_a_stopped_run_goes_on_to_the_same_bits(whole, taught, cache, launch, tm
     done = launch(*arguments)
     assert done.code == 0 and "resuming after step" in done.text, done.text
     assert outcome(tmp_path / "run") == outcome(whole) and "predicting" not in done.text
+    rates, again = (
+        [row["learning_rate"] for row in read_rows(one / "train.jsonl")] for one in (whole, tmp_path / "run")
+    )
+    assert rates == again and rates[4] < 0.25 * rates[3]  # no score is better than the first
 
 
 def test_a_run_is_compared_with_its_teacher(whole, finished):

@@ -1,13 +1,17 @@
 """Gradual unfreezing across its stages: stopped, killed, in other layouts and on other devices, ended early."""
 
+import dataclasses
 import json
 import os
+import re
 import signal
 
 import numpy as np
 import pytest
 from process import SignalInStep, outcome, predicts_as_it_was, read_rows, run, tiny
 
+from fjt.core import tree
+from fjt.training import placement
 from fjt.training.protocols import Events
 
 
@@ -92,6 +96,49 @@ def test_selects_a_step_of_an_earlier_stage(finished, even, launch, texts, tmp_p
     assert (result["selected_step"], result["steps"]) == (4, 12)
     assert result["trainable_params"] == result["head_params"] + result["pooler_params"]
     predicts_as_it_was(tmp_path / "run", texts)
+
+
+@pytest.mark.thorough
+def test_phases_that_end_by_their_scores(finished, even, launch, tmp_path):
+    """Each starts from the best step so far.  Killed at the first step of a phase, and stopped within one."""
+    (tmp_path / "phases").write_text("head/ epochs=2\nlayer_0/ epochs=1 rate=0.5\nembeddings/\n")
+    options = dict(tune__schedule_file=tmp_path / "phases", tune__stage_patience=2, optim__learning_rate=1e-2)
+    options |= dict(eval__every_steps=1, eval__every_epochs=None, train__epochs=5)
+    options |= dict(optim__schedule="constant", optim__warmup_fraction=0.0)
+    arguments = tiny(even, tune__method="gradual", model__path=finished[0], **options)
+    whole = launch(*arguments, "--workdir", tmp_path / "whole", events=Watch(-1, 0, str(tmp_path / "heads")))
+    assert whole.code == 0, whole.text
+    _, second, third = firsts = [0, *map(int, re.findall(r"stage \d, from step (\d+):", whole.text))]
+    heads, early = (tmp_path / "heads").read_text().split(), 0
+    best = {row["step"] for row in read_rows(tmp_path / "whole" / "eval.jsonl") if row["best"]}
+    for first in (second, third):
+        start = max(step for step in best if step <= first)
+        assert heads[first] == heads[start] != heads[start - 1]
+        early += start < first
+    assert early and second < 8 and third < 12  # where they were to end
+    rates = [row["learning_rate"] for row in read_rows(tmp_path / "whole" / "train.jsonl")]
+    factors = [0.5 if second <= step < third else 1.0 for step in range(len(rates))]
+    np.testing.assert_array_equal(np.float32(rates), np.float32(1e-2) * np.float32(factors))
+
+    for number, step, code in ((signal.SIGKILL, second, -9), (signal.SIGTERM, third, 143)):
+        half = launch(*arguments, "--workdir", tmp_path / "parts", events=SignalInStep(step, number))
+        assert half.code == code, half.text
+    assert f"resuming after step {second} " in half.text and f"stage 1, from step {second}:" in half.text
+    last = launch(*arguments, "--workdir", tmp_path / "parts")
+    assert last.code == 0 and f"resuming after step {third + 1} " in last.text, (firsts, last.text)
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+
+
+@dataclasses.dataclass
+class Watch(SignalInStep):
+    """Writes the hash of the head before each step."""
+
+    path: str = ""
+
+    def step_begins(self, step, stepper):
+        with open(self.path, "a") as file:
+            file.write(f"{tree.sha256(placement.fetch(stepper.state.trainable['head']))}\n")
+        super().step_begins(step, stepper)
 
 
 class KillInTheExport(Events):

@@ -4,7 +4,6 @@ import json
 import struct
 
 import matplotlib
-import numpy as np
 import pytest
 from tensorboardX import record_writer
 from tensorboardX.proto.event_pb2 import Event
@@ -25,18 +24,17 @@ def events(folder):
 
 
 def row(step):
-    return {"step": step, "loss": 1.0 / step, "grad_norm": 2.0}
+    return {"step": step, "loss": 1.0 / step, "grad_norm": 2.0, "learning_rate": 0.5**step}
 
 
 def test_tensorboard_holds_each_point_once_after_a_restart(tmp_path):
     (tmp_path / "eval.jsonl").write_text("")
     (tmp_path / "train.jsonl").write_text("")
-    rates = np.float32([0.5, 0.25, 0.125])
-    killed = outputs.TensorBoard(tmp_path, rates, print)
+    killed = outputs.TensorBoard(tmp_path, print)
     killed.add_step(row(1))
     killed.add_step(row(2))  # the restart begins after step 1
     (tmp_path / "train.jsonl").write_text(json.dumps(row(1)) + "\n")
-    again = outputs.TensorBoard(tmp_path, rates, print)
+    again = outputs.TensorBoard(tmp_path, print)
     again.add_step(row(2))
     again.add_evaluation({"step": 2, "accuracy": 0.75, "train_seconds": 9.0, "best": True})
     again.close()
@@ -59,7 +57,7 @@ def test_a_full_disk_ends_the_events_with_one_warning_and_not_the_run(tmp_path, 
     warned = []
     for name in ("eval.jsonl", "train.jsonl"):
         (tmp_path / name).write_text("")
-    board = outputs.TensorBoard(tmp_path, np.ones(9, np.float32), warned.append)
+    board = outputs.TensorBoard(tmp_path, warned.append)
     monkeypatch.setattr(record_writer.RecordWriter, first, full)
     for step in range(1, 4):
         board.add_step(row(step))

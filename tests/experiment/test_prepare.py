@@ -7,11 +7,11 @@ import pytest
 from small import double
 
 from fjt.core.errors import UserError
-from fjt.core.options import EvalConfig, ExperimentConfig, MaskConfig, TrainConfig
+from fjt.core.options import EvalConfig, ExperimentConfig, MaskConfig, TrainConfig, TuneConfig
 from fjt.data.glue import Split, Task
 from fjt.experiment import prepare
 from fjt.experiment.execute import course
-from fjt.experiment.prepared import Experiment
+from fjt.experiment.prepared import Experiment, Stage
 from fjt.tasks.kinds import find_problem
 
 TASK = Task("table", "regression", (), ("pearson", "spearman", "mse"))
@@ -88,6 +88,22 @@ def test_a_metric_is_called_before_a_run_trains(tmp_path, monkeypatch, body, mes
         add_metrics("last", "mine:score")
     without = dataclasses.replace(DEV, label=np.float32([np.nan] * 3))
     assert add_metrics("last", "mine:score", dev=without)[1].metrics[-1] == "mine:score"
+
+
+def test_stages_that_end_by_their_scores_are_evaluated_at_their_ends():
+    def evaluations(patience, stage_patience=1, labelled=True):
+        experiment = ExperimentConfig(
+            tune=TuneConfig(stage_patience=stage_patience),
+            train=TrainConfig(steps=10, patience=patience),
+            eval=EvalConfig(every_steps=4),
+        )
+        return prepare._evaluations(experiment, 32, [double(Stage, last=last) for last in (3, 8, 10)], labelled)
+
+    assert evaluations(0) == (3, 4, 8, 10) and evaluations(1, None, False) == (4, 8, 10)
+    with pytest.raises(UserError, match=r"stage_patience=1 counts scores on dev, which has no labels"):
+        evaluations(0, labelled=False)
+    with pytest.raises(UserError, match=r"leave out config.train.patience=2"):
+        evaluations(2)
 
 
 def test_masks_are_for_models_of_them():

@@ -25,18 +25,29 @@ from fjt.experiment.prepare import prepare
 from fjt.experiment.solo import SoloRun
 from fjt.study import planner, worker
 from fjt.study.bundle import run_bundle
+from fjt.training import schedules
 from fjt.training.checkpoint import NotFinite
 from fjt.training.protocols import Events
 from fjt.training.stop import Stopped
 
 LORA = {"tune.method": ("lora",), "tune.max_rank": 4, "tune.rank": 2, "optim.learning_rate": 3e-3}
-# Other ranks, rates, seeds, lengths, and what they select; the third ends early, the fourth's numbers are not finite.
+# Other ranks, rates, seeds, lengths, and what they select; the third ends early, the fourth's numbers are not finite,
+# the learning rate of the last one falls.
 RUNS = (
     LORA | {"seed": 0},
     LORA | {"seed": 1, "tune.rank": 4, "optim.learning_rate": 1e-2, "train.select": "best"},
     LORA | {"seed": 2, "optim.learning_rate": 1e-7, "train.patience": 1},
     LORA | {"seed": 3, "optim.learning_rate": 1e38, "optim.clip_norm": 0.0},
-    LORA | {"seed": 4, "train.steps": 8, "tune.alpha": 4.0, "eval.every_steps": 4, "eval.every_epochs": None},
+    LORA
+    | {
+        "seed": 4,
+        "train.steps": 8,
+        "tune.alpha": 4.0,
+        "eval.every_steps": 3,
+        "eval.every_epochs": None,
+        "optim.plateau_patience": 1,
+        "optim.plateau_factor": 0.1,
+    },
 )
 FAILS = 3
 PROGRAMS = {}  # compiled once for all of this file
@@ -139,9 +150,12 @@ def test_a_lane_leaves_the_records_of_the_run_alone(alone, together, i):
     ]
 
 
-def test_the_runs_end_as_they_are_meant_to(together):
+def test_the_runs_end_as_they_are_meant_to(experiments, together):
     """What the comparison above would not tell if both ways did nothing."""
     steps = [result(workdir)["steps"] for workdir in together]
+    rates = [row["learning_rate"] for row in read_rows(together[4] / "train.jsonl")]
+    planned = schedules.learning_rates(experiments[4].settings.experiment.optim, 8)
+    np.testing.assert_array_equal(np.float32(rates), planned * np.float32([1.0] * 6 + [0.1] * 2))
     assert steps[2] < 12 and steps[4] == 8 and steps[0] == steps[1] == 12
     assert (result(together[1])["selected_step"] < 12) and result(together[1])["lanes"] == len(RUNS)
     assert not os.path.exists(together[0].parent / "bundle" / "checkpoints")

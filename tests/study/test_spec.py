@@ -64,6 +64,10 @@ def test_trials_are_made_where_something_is_chosen():
     assert reported.name == "runs/agreement/full/seed=0" and reported.open == (("optim.learning_rate", (1e-3, 1e-2)),)
     made = spec.settings_of(reported, base, (("optim.learning_rate", 1e-2),)).experiment
     assert (made.data.holdout, made.eval.every_epochs, made.optim.learning_rate) == (0.0, 0, 1e-2)
+    for section, key in (("optim", "plateau_patience"), ("tune", "stage_patience")):  # read dev during training
+        other = base | {section: base[section] | {key: 1}}
+        made = spec.settings_of(reported, other, (("optim.learning_rate", 1e-2),)).experiment
+        assert made.eval.every_epochs == base["eval"]["every_epochs"] != 0
 
 
 def test_seeds_may_be_axes():

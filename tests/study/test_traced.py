@@ -49,6 +49,8 @@ TRACED = {
     "optim.power": (1.0, 3.0),
     "optim.cycles": (1, 3),
     "optim.decay_fraction": (0.0, 0.5),
+    "optim.plateau_patience": (1, 2),
+    "optim.plateau_factor": (1.0, 0.1),
     "optim.l1": (0.0, 1e-3),
     "optim.clip_norm": (0.0, 2.0),
     "train.epochs": (1, 3),
@@ -73,6 +75,7 @@ TRACED = {
     "eval.null_threshold": (0.0, 1.0),
     "eval.answer_length": (1, 30),
 }
+PLATEAU = {"optim.plateau_patience": 1, "optim.plateau_factor": 1.0, "train.steps": 5, "eval.every_steps": 1}
 # Other options that an option needs.
 WITH = {
     "loss.task_weights": {"task": "agreement+hearsay", "loss.r_drop": None, "loss.mixup": None},
@@ -81,6 +84,8 @@ WITH = {
     "distill.weight": {"distill.runs": ("run",), "distill.weight": 0.0},
     "distill.temperature": {"distill.runs": ("run",), "distill.temperature": 1.0},
     "distill.hidden": {"distill.runs": ("run",), "distill.hidden": 0.0},
+    "optim.plateau_patience": PLATEAU,
+    "optim.plateau_factor": PLATEAU,
     "train.ema": {"train.ema": 0.0},
     "train.swa": {"train.swa": 0.5},
 }
@@ -109,9 +114,9 @@ TINY = {
     "model.scratch.heads": 2, "model.path": "", "train.batch_size": 24, "train.steps": 2, "train.packing": False,
     "train.row_length": 64, "mesh.data": 1, "output.export": True,
 }  # fmt: skip
-# Of each pair the first value; steps, not epochs.
-OTHERS = ("train.", "eval.", "distill.")
-FIRST = {key: one for key, (one, _) in TRACED.items() if key not in METHOD and not key.startswith(OTHERS)}
+# Of each pair the first value; steps, not epochs, and too few for a plateau.
+APART = ("train.", "eval.", "optim.plateau", "distill.")
+FIRST = {key: one for key, (one, _) in TRACED.items() if key not in METHOD and not key.startswith(APART)}
 
 
 @pytest.fixture(scope="module")

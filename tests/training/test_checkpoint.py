@@ -55,7 +55,7 @@ def restore(folder, step=None, lines=None):
     """(what restore gives, the lines it reports, the steps left)."""
     lines = [] if lines is None else lines
     with checkpoint.Checkpoints(folder, 10, lines.append) as checkpoints:
-        return checkpoints.restore(lambda step: abstract(), step), lines, checkpoints.steps()
+        return checkpoints.restore(lambda *_: abstract(), step), lines, checkpoints.steps()
 
 
 def same_bits(one, two):
@@ -250,7 +250,7 @@ def test_the_best_is_kept_beside_the_last_ones(tmp_path):
     assert same_bits(restore(tmp_path, step=2)[0][1], make_state(2))
     # A new process, in which the best is known from the host's state alone.
     with checkpoint.Checkpoints(tmp_path, 2) as checkpoints:
-        assert checkpoints.restore(lambda step: abstract())[2][0].best_step == 2
+        assert checkpoints.restore(lambda *_: abstract())[2][0].best_step == 2
         checkpoints.save(6, make_state(6), [host(6, 2)])
         checkpoints.wait()
         assert checkpoints.steps() == [6, 5, 2]
@@ -363,7 +363,7 @@ def test_a_state_comes_back_in_any_layout_with_the_same_bits(tmp_path, saved_as)
     for name in LAYOUTS:
         target, layout = laid_out(name, state)
         with checkpoint.Checkpoints(tmp_path, 1, pytest.fail) as checkpoints:
-            step, found, _ = checkpoints.restore(lambda _, layout=layout: layout.shapes(jax.eval_shape(lambda: state)))
+            step, found, _ = checkpoints.restore(lambda *_, layout=layout: layout.shapes(jax.eval_shape(lambda: state)))
         assert step == 3 and same_bits(jax.device_get(found), jax.device_get(state))
         assert jax.tree.map(lambda x: x.sharding, found) == jax.tree.map(lambda x: x.sharding, target)
 

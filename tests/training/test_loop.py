@@ -38,12 +38,13 @@ class Diary(Events, Checkpoints):
         self.note("save", step)
 
     # The stepper.
-    def activate(self, moving):
-        self.alone = len(moving) < 2
+    def activate(self, moving, rate_factors):
+        self.alone, self.rates = len(moving) < 2, rate_factors
 
     def advance(self, step, moving):
         loss = np.array(self.losses.get(step + 1, [1.0, 1.0, 1.0]), np.float32)
-        return {"loss": loss, "grad_norm": np.ones_like(loss)}, [Count(10, 100, 1e3) for _ in moving]
+        measured = {"loss": loss, "grad_norm": np.ones_like(loss), "learning_rate": self.rates}
+        return measured, [Count(10, 100, 1e3) for _ in moving]
 
     def evaluate(self, runs):
         score, others = self.scores.pop(0), [{"accuracy": 0.4} for _ in runs[1:]]
@@ -82,7 +83,7 @@ class Files:
         self.diary, self.run = diary, run
 
     def log_step(self, row):
-        self.diary.note(f"run {self.run} read {row.step}")
+        self.diary.note(f"run {self.run} read {row.step}" + (f" at {row.learning_rate}" * (row.learning_rate != 1)))
 
     def log_evaluation(self, row):
         self.diary.note(f"run {self.run} {row.metrics['accuracy']} {row.best}")
@@ -97,7 +98,7 @@ class Files:
         pass
 
 
-def make_loop(diary, *, lasts=(4,), evaluations=(2, 4), patience=0, done=(), stop=None):
+def make_loop(diary, *, lasts=(4,), evaluations=(2, 4), patience=0, plateau=0, done=(), stop=None):
     runs = [
         Course(
             last=last,
@@ -105,6 +106,8 @@ def make_loop(diary, *, lasts=(4,), evaluations=(2, 4), patience=0, done=(), sto
             metric="accuracy",
             lower=False,
             patience=patience,
+            plateau_patience=plateau,
+            plateau_factor=0.5,
             recorder=None if i in done else Files(diary, i),
         )
         for i, last in enumerate(lasts)
@@ -201,6 +204,33 @@ def test_predictions_that_are_not_finite_end_their_run(lasts):
         assert "best 1 2" in diary.happened and "run 1 read 4" in diary.happened
     assert "run 0 failed: 1 of 9 predictions are not finite after step 2" in diary.happened
     assert loop.hosts[0].failed and loop.hosts[0].best_step is None
+
+
+def test_the_learning_rate_falls_where_scores_do_not_rise():
+    """As ReduceLROnPlateau("max", factor=0.5, patience=1, threshold=0) of PyTorch, by hand: the second evaluation in a
+    row without a better score than the best one reduces, an equal score is none, and each reduction counts anew."""
+    scores = [0.5, 0.6, 0.6, 0.5, 0.4, 0.4, 0.7, 0.7, 0.8, 0.1, 0.8]
+    factors = [1.0, 1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.25, 0.25, 0.25, 0.125]
+    host, run, found = HostState(), make_loop(Diary(), plateau=2).runs[0], []
+    for step, score in enumerate(scores):
+        host, row = update_best(step, {"accuracy": score}, host, run)
+        assert row.rate_factor == host.rate_factor and not host.finished
+        found.append(host.rate_factor)
+    assert found == factors
+
+
+@pytest.mark.parametrize("lasts", [(5,), (5, 5)])
+def test_each_run_has_a_rate_of_its_own(lasts):
+    """The scores of the first run fall once, those of the second are all the same."""
+    diary = Diary(scores=[0.5, 0.6, 0.5])
+    loop = make_loop(diary, lasts=lasts, evaluations=(1, 2, 3), plateau=1)
+    loop.fit()
+    wanted = ["run 0 read 1", "run 0 read 2", "run 0 read 3", "run 0 read 4 at 0.5", "run 0 read 5 at 0.5"]
+    assert [line for line in diary.happened if line.startswith("run 0 read")] == wanted
+    if len(lasts) > 1:
+        lines = [line for line in diary.happened if line.startswith("run 1 read")]
+        assert lines[2:] == ["run 1 read 3 at 0.5", "run 1 read 4 at 0.25", "run 1 read 5 at 0.25"]
+        assert [host.rate_factor for host in loop.hosts] == [0.5, 0.25]
 
 
 def test_any_finite_score_is_better_than_a_first_one_that_is_not():

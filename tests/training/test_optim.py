@@ -10,8 +10,9 @@ import pytest
 import small
 
 from fjt.core import options, tree
+from fjt.core.errors import UserError
 from fjt.training.optim import averaged, clip_factor, decay_mask, make_optimizer
-from fjt.training.schedules import average_rates, learning_rates
+from fjt.training.schedules import average_rates, check_plateau, learning_rates
 
 OPTIMIZERS = options.OPTIONS["optim.name"].choices
 SCHEDULES = options.OPTIONS["optim.schedule"].choices
@@ -375,6 +376,20 @@ def test_an_optimizer_keeps_no_average_unless_it_is_asked_to():
     asked = dataclasses.replace(hyper(), average_rate=np.float32(0.5))
     state = make_optimizer(optim(), groups)(asked).init(params())
     assert tree.flatten(averaged(state)).keys() == tree.flatten(params()).keys()
+
+
+def test_a_plateau_that_never_ends_is_refused():
+    """Of four evaluations the second can lower the rate at the earliest; the last one has no step after it."""
+    for patience in (1, 2):
+        check_plateau(options.OptimConfig(plateau_patience=patience), 4, True)
+    check_plateau(options.OptimConfig(), 1, False)
+    for given, evaluations, labelled, words in (
+        (options.OptimConfig(plateau_patience=3), 4, True, "plateau_patience=3 never acts: of the 4 .* at least 5"),
+        (options.OptimConfig(plateau_patience=1), 4, False, "plateau_patience=1 counts scores on dev, which has no"),
+        (options.OptimConfig(plateau_factor=0.1), 4, True, "plateau_factor=0.1 acts after .*: give both"),
+    ):
+        with pytest.raises(UserError, match=words):
+            check_plateau(given, evaluations, labelled)
 
 
 def test_the_late_schedules_at_their_corners():

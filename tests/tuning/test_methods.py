@@ -210,7 +210,7 @@ def test_resume_is_exact(case, tmp_path):
             checkpoints.wait()
             here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
             shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), state)
-            return checkpoints.restore(lambda step: shapes)[1]
+            return checkpoints.restore(lambda *_: shapes)[1]
 
     found, state, _ = run(case, PACKED, SOME, between=again, step=step)
     np.testing.assert_array_equal(found, reference[:SOME])

@@ -221,5 +221,6 @@ def test_stages_open_from_the_head_down():
     assert stages[4][1] == NAMES - under("encoder/embeddings/") and stages[5][1] == NAMES
     assert [factor for *_, factor in made(60, stage_rates=(1.0, 0.5))] == [1.0] + [0.5] * 5
     assert [first for first, _, _ in made(60, stage_epochs=2.5)] == [0, 25, 50]
+    assert [first for first, _, _ in made(61, 7)] == [round(61 / 6 * stage) for stage in range(6)]
     assert made(3)[-1][1] == NAMES and len(made(3)) <= 3  # stages without a step fold into the next
     assert partition.stages(partition.find_methods(small.tune("full")), NAMES, (), LAYERS, 60, 10) == ((0, NAMES, 1.0),)
