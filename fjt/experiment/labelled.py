@@ -16,6 +16,7 @@ from fjt.data.glue import Split, Task
 from fjt.experiment import new_texts, run_records
 from fjt.experiment.finished import Run
 from fjt.experiment.new_texts import Source
+from fjt.tasks import own_metrics
 from fjt.tasks.measures import Measures
 from fjt.tasks.problem import Problem, Rows, Scores
 
@@ -68,9 +69,14 @@ class Labelled:
             self, label=self.label[chosen], scores=self.scores[chosen], cluster=cluster, **picked
         )
 
-    def measures(self) -> Measures:
-        """The Measures of the rows."""
-        return self.problem.measures(self.scores, self.label, self.task)
+    def measures(self, own: bool = True) -> Measures:
+        """The Measures of the rows.  own: with the user's own metrics."""
+        found, metrics = self.problem.measures(self.scores, self.label, self.task), self.task.own_metrics
+        if not own or not metrics:
+            return found
+        return found.joined(
+            own_metrics.measures(metrics, self.problem.decode(self.scores, self.task).values, self.label)
+        )
 
 
 def stored(run: Run, split: str, group: str = "") -> Labelled:
@@ -103,8 +109,19 @@ def stored(run: Run, split: str, group: str = "") -> Labelled:
 
 
 def _task(run: Run) -> Task:
-    """The task with the names of the metrics that the run has recorded."""
-    return dataclasses.replace(run.task, metrics=tuple(run.result["metrics"]))
+    """The task with the metrics that the run has recorded, the user's own as they were then."""
+    contents, found = run_records.read_config(run.path)["contents"], []
+    for name in run.config.get("eval", {}).get("metrics", ()):
+        try:
+            metric = own_metrics.load(name)
+        except UserError as error:
+            console.warn(f"{name} is left out: {error}")
+            continue
+        if contents.get(f"metric {name}", metric.sha256) == metric.sha256:
+            found.append(metric)
+        else:
+            console.warn(f"{name} is left out: its source has changed since the run in {run.path}")
+    return dataclasses.replace(run.task, metrics=tuple(run.result["metrics"]), own_metrics=tuple(found))
 
 
 def _stored_texts(

@@ -63,7 +63,7 @@ def evaluate(rows: Labelled, column: str = "") -> Evaluation:
         Slice(by, name, len(some), {key: found[key] for key in (names[:1] if by == "label" else names)})
         for by, name, chosen in _groups(rows, column)
         for some in [rows.take(chosen)]
-        for found in [resampling.estimate(some.measures(), some.cluster)]
+        for found in [resampling.estimate(some.measures(own=False), some.cluster)]
     ]
     return Evaluation(rows, estimates, slices, find_wrong(rows))
 

@@ -182,12 +182,15 @@ def _disagreement(rows: Labelled, pair: Pair) -> list[Block]:
 def _reading(rows: Labelled) -> list[str]:
     """How intervals and slices are meant."""
     unit = "sources, which examples share" if rows.cluster is not None else f"{rows.problem.unit}s"
+    names = ", ".join(code(metric.name) for metric in rows.task.own_metrics)
+    own = [f"{names}: functions of your own, called on each resample. How often such intervals hold is not measured."]
     return [
         f"Intervals are about new {unit} and this one trained model: the variation between seeds is not in them. They "
         f"come from {resampling.RESAMPLES:,} resamples. Fewer than {LEAST_EXAMPLES} {unit} give none.",
         "Slices are many looks at the same rows: a slice that stands out is a question for new data.",
         "`macro_` is the mean over classes. `ece` is the expected calibration error: the mean distance between "
         "confidence and the share of right predictions.",
+        *(own if names else []),
     ]
 
 

@@ -9,6 +9,7 @@ import pytest
 import scipy.special
 import transformers
 
+import fjt
 from fjt import calibrate, evaluate, predict
 from fjt.experiment import calibrated
 from fjt.models import config_json
@@ -97,6 +98,11 @@ def test_a_calibration_is_stored_read_and_applied(run, tmp_path, capsys):
     with open(output, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     share = scipy.special.softmax(logits * record["scale"][0], axis=1)
+    loaded = fjt.load_run(run)
+    found, plain = loaded.predict(texts, calibrated=True), loaded.predict(texts)
+    assert list(found["labels"]) == [row["predicted"] for row in rows] and "abstains" not in found
+    assert found["probabilities"] == pytest.approx(share, abs=1e-4) and (found["logits"] == plain["logits"]).all()
+    assert not np.allclose(found["probabilities"], plain["probabilities"], atol=1e-3)
     assert [float(row["p(unacceptable)"]) for row in rows] == pytest.approx(share[:, 1], abs=1e-4)
     near = np.abs(share[:, 1] - record["thresholds"][0]) < 1e-5
     chosen = np.where(share[:, 1] >= record["thresholds"][0], "unacceptable", "acceptable")
@@ -109,11 +115,17 @@ def test_a_calibration_is_stored_read_and_applied(run, tmp_path, capsys):
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert {row["abstains"] for row in rows} == {True, False}
     assert all((row["predicted"] == "") == row["abstains"] for row in rows)
+    found = loaded.predict(texts, calibrated=True)
+    assert (found["labels"], found["abstains"]) == tuple(
+        [row[key] for row in rows] for key in ("predicted", "abstains")
+    )
 
     (run / calibrated.RECORD).write_text(json.dumps(record | {"params_sha256": "0"}))
     output = tmp_path / "other.tsv"
     assert command(predict, "--run", run, "--input", tmp_path / "new.txt", "--output", output, "--calibrated") == 2
     assert "of other weights" in capsys.readouterr().err
+    with pytest.raises(fjt.UserError, match="of other weights"):
+        loaded.predict(texts, calibrated=True)
 
 
 @pytest.mark.parametrize(
