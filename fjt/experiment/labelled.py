@@ -41,6 +41,7 @@ class Labelled:
         scores: of the rows.
         cluster: the number of each row's source, or None.
         group: the value of each row in the column by which rows are grouped, or None.
+        fold: the number of the fold whose run predicts each row, or None where one run predicts all.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Labelled:
     scores: Scores
     cluster: "Int[np.ndarray, ' N'] | None" = None
     group: tuple[str, ...] | None = None
+    fold: "Int[np.ndarray, ' N'] | None" = None
 
     def __len__(self) -> int:
         return len(self.id)
@@ -64,14 +66,22 @@ class Labelled:
             return None if values is None else tuple(values[row] for row in chosen)
 
         picked: dict[str, Any] = {name: pick(getattr(self, name)) for name in ("id", "texts", "group")}
-        cluster = None if self.cluster is None else self.cluster[chosen]
-        return dataclasses.replace(
-            self, label=self.label[chosen], scores=self.scores[chosen], cluster=cluster, **picked
-        )
+        for name in ("cluster", "fold"):
+            picked[name] = None if getattr(self, name) is None else getattr(self, name)[chosen]
+        return dataclasses.replace(self, label=self.label[chosen], scores=self.scores[chosen], **picked)
+
+    @property
+    def folds(self) -> "list[Int[np.ndarray, ' n']]":
+        """The numbers of the rows of each fold, [] where one run predicts all rows."""
+        return [] if self.fold is None else [np.flatnonzero(self.fold == one) for one in np.unique(self.fold)]
 
     def measures(self, own: bool = True) -> Measures:
-        """The Measures of the rows.  own: with the user's own metrics."""
+        """The Measures of the rows, of several folds as `Measures.over_folds`.  own: with the user's own metrics."""
         found, metrics = self.problem.measures(self.scores, self.label, self.task), self.task.own_metrics
+        if self.folds and found.ranked:
+            found = found.over_folds(
+                [(rows, self.problem.measures(self.scores[rows], self.label[rows], self.task)) for rows in self.folds]
+            )
         if not own or not metrics:
             return found
         return found.joined(

@@ -58,6 +58,49 @@ def test_a_file_is_labelled_and_scores_as_the_stored_split_does(run, tables, tmp
     capsys.readouterr()
 
 
+def divide(run, folder):
+    """Two folders as of the runs of two folds: each has half of a run's predictions."""
+    for fold in range(2):
+        own = shutil.copytree(run, folder / str(fold), ignore=shutil.ignore_patterns("export", "checkpoints"))
+        config = json.loads((own / "config.json").read_text())
+        config["config"]["data"] |= {"folds": 2, "fold": fold}
+        (own / "config.json").write_text(json.dumps(config))
+        with np.load(own / "predictions/dev.npz") as file:
+            arrays = {name: file[name] for name in file.files}
+        rows = np.flatnonzero(np.arange(len(arrays["id"])) % 3 // 2 == fold)
+        own_rows = {name: arrays[name][rows] for name in ("id", "logits", "label")}
+        np.savez(own / "predictions/dev.npz", **arrays | own_rows | {"row": rows, "table_sha256": np.array("x")})
+        header, *lines = (own / "predictions/dev.tsv").read_text().splitlines()
+        (own / "predictions/dev.tsv").write_text("\n".join([header, *(lines[row] for row in rows), ""]))
+    return folder / "0", folder / "1"
+
+
+def test_the_folds_of_a_cross_validation_are_pooled(run, tmp_path, capsys):
+    one, other = divide(run, tmp_path)
+    assert command(evaluate, "--run", other, one) == 0
+    printed = capsys.readouterr().out
+    assert "90 examples of 2 folds" in printed and "mean score of these 2 trained models" in printed
+    found = json.loads((one / "evaluation/folds/evaluation.json").read_text())
+    assert command(evaluate, "--run", run) == 0
+    whole = json.loads((run / "evaluation/dev/evaluation.json").read_text())
+    assert [fold["examples"] for fold in found["folds"]] == [60, 30] and "seed" not in found
+    assert found["averaged"] == ["roc_auc", "pr_auc"] and found["slices"][0] == whole["slices"][0]
+    values, of_whole = ({name: cell["value"] for name, cell in one["metrics"].items()} for one in (found, whole))
+    for name, value in values.items():
+        mean = np.mean([fold["metrics"].get(name, np.nan) for fold in found["folds"]])
+        assert value == pytest.approx(mean if name in found["averaged"] else of_whole[name])
+    page = (one / "evaluation/folds/evaluation.html").read_text()
+    assert page.count("<svg") == 2 and "<h2>Folds</h2>" in page.replace(' id="folds"', "")
+    for arguments, message in (
+        ((one, one), "both fold 0"),
+        ((one, run), "is not a fold"),
+        ((one, other, "--against", run), "--against is for one run"),
+        ((one, other, "--split", "dev"), "--split is for one run"),
+    ):
+        assert command(evaluate, "--run", *arguments) == 2
+        assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
