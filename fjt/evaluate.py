@@ -8,6 +8,11 @@ examples; where an interval would not hold there is none, with the reason.  The 
                     label and a column (--slice), the most confidently wrong examples; the page needs no other file
   evaluation.json   the same numbers with all digits
 
+With several runs, those of all folds of a cross-validation (config.data.folds and .fold) in any order, the predictions
+that each stored of its own fold are pooled: every row of the table counts once, predicted by the run that was not
+trained on it.  The page then has the scores of each fold, too, and the command checks that the runs differ in their
+fold alone.
+
 With --against, another run is compared on the same rows: churn, McNemar's exact test, paired differences of the scores,
 and the examples that one has right and the other wrong.  Exit codes: 0 success, 2 a mistake in the arguments or files,
 130 Ctrl-C.
@@ -36,9 +41,15 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m fjt.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--run", required=True, metavar="DIR", help="the work directory of a finished run")
+    parser.add_argument(
+        "--run",
+        required=True,
+        nargs="+",
+        metavar="DIR",
+        help="the work directory of a finished run, or those of all folds of a cross-validation",
+    )
     parser.add_argument("--against", metavar="DIR2", help="another run, to compare with on the same rows")
-    parser.add_argument("--split", default="dev", help="the split whose stored predictions are evaluated")
+    parser.add_argument("--split", help="the split whose stored predictions are evaluated (default: dev)")
     parser.add_argument("--data", metavar="FILE", help="a file with labels, which the run labels anew")
     parser.add_argument("--text", metavar="COLUMN", help="of --data, the column of the texts")
     parser.add_argument("--text_pair", metavar="COLUMN", help="of --data, the column of the second texts")
@@ -48,9 +59,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--slice", default="", metavar="COLUMN", help="a column whose values have scores of their own")
     parser.add_argument("--base", default="", metavar="DIR", help="the run's base model, if it has moved")
     parser.add_argument(
-        "--output", metavar="DIR", help="the folder of the page (default: evaluation/SPLIT in the run's folder)"
+        "--output",
+        metavar="DIR",
+        help="the folder of the page (default: evaluation/SPLIT in the run's folder, of several "
+        "runs evaluation/folds in that of the first fold)",
     )
-    return flags.parse_and_run(parser, argv, _evaluate, lambda options: options.output or options.run)
+    return flags.parse_and_run(parser, argv, _evaluate, lambda options: options.output or options.run[0])
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -61,8 +75,10 @@ def _evaluate(options: argparse.Namespace) -> int:
     of_data = [name for name in ("text", "text_pair", "label", "id") if getattr(options, name)]
     if of_data and not options.data:
         raise UserError(f"--{of_data[0]} names a column of --data FILE. Give the file, or leave the option out.")
+    if len(options.run) > 1:
+        return _pool(options)
     load = load_run if options.data else read_run
-    run = load(options.run, options.base)
+    run = load(options.run[0], options.base)
     other = load(options.against) if options.against else None
     folder = _output(options, run)
     if options.data:
@@ -75,13 +91,33 @@ def _evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _pool(options: argparse.Namespace) -> int:
+    """As `_evaluate`, of the runs of all folds."""
+    from fjt.experiment import folds
+    from fjt.experiment.finished import read_run
+    from fjt.reports import evaluation, evaluation_page
+
+    for name in ("against", "split", "data", "base"):
+        if getattr(options, name):
+            raise UserError(
+                f"--{name} is for one run; the {len(options.run)} runs of --run are pooled, each on the rows of its "
+                "own fold. Leave it out."
+            )
+    runs, rows = folds.pool([read_run(path) for path in options.run], options.slice)
+    folder = _output(options, runs[0])
+    found = evaluation.evaluate(rows, options.slice, runs)
+    evaluation_page.write(folder, runs[0], found, None, None)
+    evaluation_page.show(found, None, folder)
+    return 0
+
+
 def _rows(run: "Run", options: argparse.Namespace, group: str) -> "Labelled":
     """The labelled rows of a run that the options name.  group: the column of the slices, or ""."""
     from fjt.experiment import labelled
     from fjt.experiment.new_texts import Source
 
     if not options.data:
-        return labelled.stored(run, options.split, group)
+        return labelled.stored(run, options.split or "dev", group)
     path = files.local_path(options.data, "--data")
     source = Source(path, options.text or "", options.text_pair or "", options.id or "", not options.no_header)
     return labelled.predicted(run, source, options.label or "", group)
@@ -92,7 +128,8 @@ def _output(options: argparse.Namespace, run: "Run") -> str:
     from fjt.experiment import workdir
 
     if not options.output:
-        name = os.path.splitext(os.path.basename(options.data))[0] if options.data else options.split
+        name = os.path.splitext(os.path.basename(options.data))[0] if options.data else options.split or "dev"
+        name = "folds" if len(options.run) > 1 else name
         return os.path.join(run.path, OUTPUT, name)
     folder = files.local_path(options.output, "--output")
     workdir.check_output(folder, "--output")

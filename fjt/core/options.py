@@ -112,7 +112,7 @@ class DataConfig:
     folds: int | None = option(
         None,
         "number of parts of the training rows for cross-validation, with equal shares of each class, rows of one "
-        "columns.cluster together; None: none",
+        "columns.cluster together; None: none; in a study, without data.fold, all parts in turn",
         low=2,
     )
     fold: int | None = option(None, "folds: the part that is dev in this run, from 0, while the others train", low=0)

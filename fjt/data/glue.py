@@ -6,10 +6,23 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 
 from fjt.core import files
 from fjt.core.ragged import Ragged
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Which rows of a table a split has, where cross-validation divides the table.
+
+    Attributes:
+        rows: their numbers, from 0.
+        sha256: of the texts and labels of the whole table.
+    """
+
+    rows: Int[np.ndarray, " N"]
+    sha256: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +38,7 @@ class Split:
         words: the words of each text, or None where the task's labels are of whole texts.
         choices: the continuations of each text, or None where it has none.
         dropped: of train, the rows that config.data.clean left out: ((name, number), ...).
+        part: of dev in cross-validation, its Part of the training table, or None.
     """
 
     id: tuple[str, ...]
@@ -35,6 +49,7 @@ class Split:
     words: tuple[tuple[str, ...], ...] | None = None
     choices: tuple[tuple[str, ...], ...] | None = None
     dropped: tuple[tuple[str, int], ...] = ()
+    part: Part | None = None
 
     @classmethod
     def unlabelled(

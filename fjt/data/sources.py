@@ -2,6 +2,8 @@
 
 import collections
 import dataclasses
+import hashlib
+import json
 import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -241,7 +243,10 @@ def _fold(splits: dict[str, Split], data: DataConfig, seed: int) -> dict[str, Sp
     if not len(rest) or not len(kept):
         raise UserError(f"config.data.folds={folds}: fold {fold} has no rows of its own. Take fewer folds.")
     official = {"official_dev": splits["dev"]} if "dev" in splits else {}
-    return splits | official | {"train": train.take(np.sort(rest)), "dev": train.take(np.sort(kept))}
+    contents = json.dumps([train.id, cleaning.texts_of(train), label.tolist(), cluster])
+    part = glue.Part(np.sort(kept), hashlib.sha256(contents.encode()).hexdigest())
+    dev = dataclasses.replace(train.take(part.rows), part=part)
+    return splits | official | {"train": train.take(np.sort(rest)), "dev": dev}
 
 
 def _shuffled(label: Any, generator: np.random.Generator) -> Any:

@@ -15,7 +15,7 @@ from fjt.experiment.labelled import Labelled
 from fjt.models.config_entries import CALIBRATION
 from fjt.tasks import calibration, measures
 from fjt.tasks.calibration import FOLDS, Calibration
-from fjt.tasks.problem import Scores
+from fjt.tasks.problem import Predictions, Scores
 
 RECORD = "calibration.json"  # in the run's work directory
 FORM: Form = {"scale": list, "bias": list, "thresholds": list, "params_sha256": str}
@@ -126,20 +126,34 @@ def read(run: Run) -> Calibration:
     path = os.path.join(run.path, RECORD)
     remedy = f"Fit one: python -m fjt.calibrate --run {run.path}"
     if not os.path.exists(path):
-        raise UserError(f"--calibrated: the run in {run.path} has no calibration. {remedy}")
+        raise UserError(f"calibrated: the run in {run.path} has no calibration. {remedy}")
     found = records.read_json(path, FORM, remedy)
     if found["params_sha256"] != run.result["params_sha256"]:
-        raise UserError(f"--calibrated: {path} is of other weights than the run's. {remedy}")
+        raise UserError(f"calibrated: {path} is of other weights than the run's. {remedy}")
     return Calibration.read(found)
 
 
 def columns(run: Run, fitted: Calibration, logits: Scores) -> dict[str, Any]:
     """{column: values} of a table of predictions, as `Problem.columns`; where a run abstains, the prediction is ""."""
-    problem, task = run.problem, run.task
-    predicted = fitted.decode(logits, problem, task)
-    found: dict[str, Any] = dict(problem.prediction_columns(predicted, task))
+    predicted = fitted.decode(logits, run.problem, run.task)
+    found: dict[str, Any] = dict(run.problem.prediction_columns(predicted, run.task))
+    labels, abstains = _given(run, fitted, predicted, found.pop("predicted"))
+    return {"predicted": labels} | ({} if abstains is None else {"abstains": abstains}) | found
+
+
+def values(run: Run, fitted: Calibration, logits: Scores) -> dict[str, Any]:
+    """{labels, probabilities} of logits as `Run.predict` returns them, and `abstains` for a run that can abstain."""
+    predicted = fitted.decode(logits, run.problem, run.task)
+    labels, abstains = _given(run, fitted, predicted, predicted.labels)
+    found = {"labels": labels, "probabilities": predicted.probabilities}
+    return found | ({} if abstains is None else {"abstains": abstains})
+
+
+def _given(
+    run: Run, fitted: Calibration, predicted: Predictions, labels: Sequence[Any] | np.ndarray
+) -> tuple[Sequence[Any] | np.ndarray, list[bool] | None]:
+    """(labels, "" in place of one on which the run abstains; whether it does, None for one that never abstains)."""
     if fitted.confidence is None:
-        return found
-    answered = fitted.answered(predicted, problem, task)
-    labels = [label if given else "" for label, given in zip(found.pop("predicted"), answered, strict=True)]
-    return {"predicted": labels, "abstains": (~answered).tolist()} | found
+        return labels, None
+    answered = fitted.answered(predicted, run.problem, run.task)
+    return [label if given else "" for label, given in zip(labels, answered, strict=True)], (~answered).tolist()

@@ -68,6 +68,8 @@ class Run:
         self,
         texts: Sequence[str] | Sequence[Sequence[str]],
         pairs: Sequence[str | None] | Sequence[Sequence[str]] | None = None,
+        *,
+        calibrated: bool = False,
     ) -> dict[str, Any]:
         """{labels, probabilities, logits} of texts, in their order.
 
@@ -75,6 +77,8 @@ class Run:
             texts: the texts; for a run that labels words, also lists of words.
             pairs: the second texts, for a run on pairs (None for none, where it reads single texts too); the contexts,
                 for a run that answers questions; a list of choices for each text, for a run that chooses among them.
+            calibrated: whether to apply what `python -m fjt.calibrate` fitted for the run to labels and probabilities,
+                as `python -m fjt.predict --calibrated` does; the logits stay as they are.
 
         Returns:
             labels: one per text: a name, a tuple of names, a score, or a list of tags.  probabilities: f64[N, C], None
@@ -86,18 +90,23 @@ class Run:
             characters of the context.  For one that chooses, there is `choice`, the text of the choice.  For a masked
             language model, labels are lists of the best token for each mask of a text, and `candidates` has the five
             best with their probabilities.  For several tasks, labels are {task: label} of each text, the logits of all
-            tasks stand side by side, and probabilities are NaN for scores.
+            tasks stand side by side, and probabilities are NaN for scores.  Of a calibration with abstention, there is
+            `abstains`, a bool per text, and the label is "" where it is True.
 
         Raises:
             UserError: the texts are not lists of str, do not fit the run, or have logits that are not finite; or the
-                base model cannot be found.
+                base model cannot be found; or `calibrated` is True and the run has no calibration.
         """
+        from fjt.experiment import calibrated as calibration  # which imports this module
+
+        fitted = calibration.read(self) if calibrated else None
         if self.problem.words:
             split = _checked_words(texts, pairs)
         else:
             split = _checked(texts, pairs, self)
-        found = self.label(split).items()
-        return {name: list(values) if isinstance(values, Ragged) else values for name, values in found}
+        found = self.label(split)
+        found |= calibration.values(self, fitted, found["logits"]) if fitted else {}
+        return {name: list(values) if isinstance(values, Ragged) else values for name, values in found.items()}
 
     def label(self, split: Split, first: int = 0) -> dict[str, Any]:
         """As `predict`, of a split; the arrays of words are Ragged.  first: number of its first row, for messages."""

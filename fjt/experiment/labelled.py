@@ -16,6 +16,7 @@ from fjt.data.glue import Split, Task
 from fjt.experiment import new_texts, run_records
 from fjt.experiment.finished import Run
 from fjt.experiment.new_texts import Source
+from fjt.tasks import own_metrics
 from fjt.tasks.measures import Measures
 from fjt.tasks.problem import Problem, Rows, Scores
 
@@ -40,6 +41,7 @@ class Labelled:
         scores: of the rows.
         cluster: the number of each row's source, or None.
         group: the value of each row in the column by which rows are grouped, or None.
+        fold: the number of the fold whose run predicts each row, or None where one run predicts all.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Labelled:
     scores: Scores
     cluster: "Int[np.ndarray, ' N'] | None" = None
     group: tuple[str, ...] | None = None
+    fold: "Int[np.ndarray, ' N'] | None" = None
 
     def __len__(self) -> int:
         return len(self.id)
@@ -63,14 +66,27 @@ class Labelled:
             return None if values is None else tuple(values[row] for row in chosen)
 
         picked: dict[str, Any] = {name: pick(getattr(self, name)) for name in ("id", "texts", "group")}
-        cluster = None if self.cluster is None else self.cluster[chosen]
-        return dataclasses.replace(
-            self, label=self.label[chosen], scores=self.scores[chosen], cluster=cluster, **picked
-        )
+        for name in ("cluster", "fold"):
+            picked[name] = None if getattr(self, name) is None else getattr(self, name)[chosen]
+        return dataclasses.replace(self, label=self.label[chosen], scores=self.scores[chosen], **picked)
 
-    def measures(self) -> Measures:
-        """The Measures of the rows."""
-        return self.problem.measures(self.scores, self.label, self.task)
+    @property
+    def folds(self) -> "list[Int[np.ndarray, ' n']]":
+        """The numbers of the rows of each fold, [] where one run predicts all rows."""
+        return [] if self.fold is None else [np.flatnonzero(self.fold == one) for one in np.unique(self.fold)]
+
+    def measures(self, own: bool = True) -> Measures:
+        """The Measures of the rows, of several folds as `Measures.over_folds`.  own: with the user's own metrics."""
+        found, metrics = self.problem.measures(self.scores, self.label, self.task), self.task.own_metrics
+        if self.folds and found.ranked:
+            found = found.over_folds(
+                [(rows, self.problem.measures(self.scores[rows], self.label[rows], self.task)) for rows in self.folds]
+            )
+        if not own or not metrics:
+            return found
+        return found.joined(
+            own_metrics.measures(metrics, self.problem.decode(self.scores, self.task).values, self.label)
+        )
 
 
 def stored(run: Run, split: str, group: str = "") -> Labelled:
@@ -103,8 +119,19 @@ def stored(run: Run, split: str, group: str = "") -> Labelled:
 
 
 def _task(run: Run) -> Task:
-    """The task with the names of the metrics that the run has recorded."""
-    return dataclasses.replace(run.task, metrics=tuple(run.result["metrics"]))
+    """The task with the metrics that the run has recorded, the user's own as they were then."""
+    contents, found = run_records.read_config(run.path)["contents"], []
+    for name in run.config.get("eval", {}).get("metrics", ()):
+        try:
+            metric = own_metrics.load(name)
+        except UserError as error:
+            console.warn(f"{name} is left out: {error}")
+            continue
+        if contents.get(f"metric {name}", metric.sha256) == metric.sha256:
+            found.append(metric)
+        else:
+            console.warn(f"{name} is left out: its source has changed since the run in {run.path}")
+    return dataclasses.replace(run.task, metrics=tuple(run.result["metrics"]), own_metrics=tuple(found))
 
 
 def _stored_texts(

@@ -21,7 +21,7 @@ SUFFIX = ".fjt"  # of the names of event files: a restart replaces those alone
 
 
 def write_predictions(folder: str, name: str, task: Task, split: Split, logits: Scores) -> None:
-    """Writes <folder>/<name>.npz: id, logits, label, cluster if known, and what `task_of_record` reads.
+    """Writes <folder>/<name>.npz: id, logits, label, cluster and part if known, and what `task_of_record` reads.
 
     Args:
         folder: where the file is written.
@@ -36,6 +36,7 @@ def write_predictions(folder: str, name: str, task: Task, split: Split, logits: 
     arrays |= {"kind": np.array(task.kind), "threshold": np.array(task.threshold)}
     arrays |= {"constrained": np.array(task.constrained), "answer_length": np.array(task.answer_length)}
     arrays |= {} if split.cluster is None else {"cluster": np.array(split.cluster)}
+    arrays |= {} if split.part is None else {"row": split.part.rows, "table_sha256": np.array(split.part.sha256)}
     records.write_npz(os.path.join(folder, f"{name}.npz"), arrays)
 
 

@@ -146,7 +146,7 @@ def read_predictions(workdir: str, split: str) -> dict[str, Any]:
     arrays = records.read_npz(path, PREDICTIONS, _remedy(workdir))
     with contextlib.suppress(ValueError, KeyError, TypeError):  # TypeError: an array without rows
         rows = unflat(arrays)
-        columns = [rows[name] for name in ("logits", "id", "label", "cluster") if name in rows]
+        columns = [rows[name] for name in ("logits", "id", "label", "cluster", "row") if name in rows]
         logits = values_of(rows["logits"])
         if (logits.ndim == 2 or logits.dtype.kind == TEXT_KIND) and len({len(column) for column in columns}) == 1:
             return rows

@@ -22,6 +22,7 @@ def text(study: Records, cells: Sequence[Cell]) -> str:
         f"{count['finished']} of {count['started']} runs finished, from {' and '.join(models) or 'an unknown model'}.",
         _training(reported, study),
         *_draws(study),
+        *_folds(cells),
         *_rates(study, cells),
     ]
     return " ".join(part for part in parts if part)
@@ -47,6 +48,17 @@ def _training(reported: Sequence[Mapping[str, Any]], study: Records) -> str:
             else f" fjt's recipe has {_range(recipe)} epochs for as many examples."
         )
     return sentence
+
+
+def _folds(cells: Sequence[Cell]) -> list[str]:
+    """The sentence about cells that are folds of a cross-validation."""
+    if not any("data.fold" in cell.axes for cell in cells):
+        return []
+    return [
+        "**Each fold is a cell of its own**, scored on other rows than the other folds: no interval and no p here is "
+        "of the cross-validation, and cells of different folds cannot be compared. `python -m fjt.evaluate --run RUN "
+        "RUN ...`, with the runs of all folds of one seed, pools their predictions."
+    ]
 
 
 def _draws(study: Records) -> list[str]:

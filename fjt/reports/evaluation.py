@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from fjt.reports.resampling import Estimate
 MOST_WRONG = 20  # rows that are listed
 MOST_SLICES = 20  # values of a column, the most frequent ones
 LEAST_ROWS = 8  # rows of which quarters by length are made
+OF_FOLD = ("seed", "selected_step", "params_sha256")  # facts of a result
+ABOUT = ("task", "model", "method", *OF_FOLD)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,26 +48,66 @@ class Wrong:
 
 
 @dataclasses.dataclass(frozen=True)
+class Fold:
+    """The run of a fold on the rows that it was not trained on.  size: their number; values: {name: score}."""
+
+    run: Run
+    size: int
+    values: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What is known of predictions.  estimates: {name: Estimate}; names such as f1(label) are of one class."""
+    """What is known of predictions.
+
+    Attributes:
+        rows: the labelled rows.
+        estimates: {name: Estimate}; names such as f1(label) are of one class.
+        slices: their parts.
+        wrong: the rows that are most wrong.
+        folds: of a cross-validation, its folds in order; [] for one run.
+        averaged: names of the scores that are means over folds, not scores of all rows together.
+    """
 
     rows: Labelled
     estimates: dict[str, Estimate]
     slices: list[Slice]
     wrong: list[Wrong]
+    folds: list[Fold]
+    averaged: list[str]
 
 
-def evaluate(rows: Labelled, column: str = "") -> Evaluation:
-    """The Evaluation of labelled rows.  column: the name of their `group`."""
-    estimates = resampling.estimate(rows.measures(), rows.cluster)
+def evaluate(rows: Labelled, column: str = "", runs: Sequence[Run] = ()) -> Evaluation:
+    """The Evaluation of labelled rows.
+
+    Args:
+        rows: the rows.
+        column: the name of their `group`.
+        runs: of a cross-validation, the run of each of their folds.
+    """
+    measures = rows.measures()
+    estimates = resampling.estimate(measures, rows.cluster)
     names = slice_names(rows, estimates)
     slices = [
         Slice(by, name, len(some), {key: found[key] for key in (names[:1] if by == "label" else names)})
         for by, name, chosen in _groups(rows, column)
         for some in [rows.take(chosen)]
-        for found in [resampling.estimate(some.measures(), some.cluster)]
+        for found in [resampling.estimate(some.measures(own=False), some.cluster)]
     ]
-    return Evaluation(rows, estimates, slices, find_wrong(rows))
+    averaged = [name for name in estimates if runs and name in measures.ranked]
+    return Evaluation(rows, estimates, slices, find_wrong(rows), _folds(rows, estimates, averaged, runs), averaged)
+
+
+def _folds(
+    rows: Labelled, estimates: Mapping[str, Estimate], averaged: Sequence[str], runs: Sequence[Run]
+) -> list[Fold]:
+    """The Folds with the metrics of the task, the share of right rows, and scores that are averaged."""
+    names = [name for name in (*rows.task.metrics, "accuracy", *averaged) if name in estimates]
+    found = []
+    for run, chosen in zip(runs, rows.folds, strict=True):
+        values = rows.take(chosen).measures().values()
+        found.append(Fold(run, len(chosen), {name: values[name] for name in dict.fromkeys(names)}))
+    return found
 
 
 def slice_names(rows: Labelled, estimates: dict[str, Estimate]) -> list[str]:
@@ -134,7 +176,7 @@ def record(run: Run, evaluation: Evaluation, other: Run | None, pair: Pair | Non
     """
     rows = evaluation.rows
     found: dict[str, Any] = {
-        **_about(run),
+        **_about(run, ("task", "model", "method") if evaluation.folds else ABOUT),
         "split": rows.name,
         "examples": len(rows),
         "unit": rows.problem.unit,
@@ -155,15 +197,22 @@ def record(run: Run, evaluation: Evaluation, other: Run | None, pair: Pair | Non
             for one in evaluation.wrong
         ],
     }
+    if evaluation.folds:
+        found["averaged"] = evaluation.averaged
+        found["folds"] = [
+            _about(one.run, OF_FOLD) | {"examples": one.size, "metrics": one.values} for one in evaluation.folds
+        ]
     if other is not None and pair is not None:
         found["against"] = _about(other) | _pair(rows, pair)
     return found
 
 
-def _about(run: Run) -> dict[str, Any]:
-    keys = ("task", "model", "method", "seed", "selected_step", "params_sha256")
+def _about(run: Run, keys: Sequence[str] = ABOUT) -> dict[str, Any]:
+    """What an evaluation says about a run.  keys: of its result."""
     found = {key: run.result[key] for key in keys}
-    return found | {"model": found["model"].replace("\\", "/").rstrip("/").rpartition("/")[2]}
+    if "model" in found:
+        found["model"] = found["model"].replace("\\", "/").rstrip("/").rpartition("/")[2]
+    return found
 
 
 def _pair(rows: Labelled, pair: Pair) -> dict[str, Any]:

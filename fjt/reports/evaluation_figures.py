@@ -42,6 +42,14 @@ def draw(rows: Labelled) -> list[Picture]:
             "confusion",
             "Confusion matrix: of each true label (row), the share predicted as each label (column), and counts.",
         )
+    reliability = picture(
+        lambda: _reliability(*confidences(chosen, shares, truth, problem.exclusive)),
+        "reliability",
+        f"Reliability: the share of right predictions in each of {BINS} bins of confidence, and below it how many "
+        "there are. A calibrated run is on the diagonal; below it, a run is too sure.",
+    )
+    if rows.folds:  # curves rank rows by their scores, and those of several models are not on one scale
+        return drawn + reliability
     of = f" of {len(lines)} labels, the most frequent ones," if len(lines) < len(names) and len(lines) > 1 else ""
     drawn += picture(
         lambda: _curves(truth, shares, names, lines, roc=True),
@@ -53,12 +61,7 @@ def draw(rows: Labelled) -> list[Picture]:
         "precision-recall",
         f"Precision against recall{of}. The dotted lines are the shares of the labels, which a guess has as precision.",
     )
-    return drawn + picture(
-        lambda: _reliability(*confidences(chosen, shares, truth, problem.exclusive)),
-        "reliability",
-        f"Reliability: the share of right predictions in each of {BINS} bins of confidence, and below it how many "
-        "there are. A calibrated run is on the diagonal; below it, a run is too sure.",
-    )
+    return drawn + reliability
 
 
 def _most_frequent(truth: Classes) -> list[int]:

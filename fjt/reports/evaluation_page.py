@@ -5,6 +5,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from fjt.core import console, files, records
 from fjt.core.markdown import code, escape
 from fjt.experiment.finished import Run
@@ -16,10 +18,16 @@ from fjt.reports.inference import LEAST_EXAMPLES
 from fjt.reports.pages import Block, Footnotes, Heading, Items, Table, Text, page, raised
 from fjt.reports.pairs import Pair
 from fjt.reports.resampling import Estimate
+from fjt.tasks.measures import EACH
 
 PAGE, RECORD = "evaluation.html", "evaluation.json"
 LONGEST = 300  # characters of a text that the page shows
-EACH = ("precision", "recall", "f1")  # scores of one class
+OF_FOLDS = (
+    "The training sets of folds overlap, so that their scores are not independent: the sd over folds is no standard "
+    "error, and the variance of cross-validation over training sets has no unbiased estimate (Bengio and Grandvalet "
+    "2004). Intervals of the folds' mean score over new examples: Bayle et al. (2020); means over folds of areas and "
+    "correlations: Forman and Scholz (2010)."
+)
 
 
 def write(folder: str, run: Run, evaluation: Evaluation, other: Run | None, pair: Pair | None) -> None:
@@ -34,10 +42,12 @@ def build(run: Run, evaluation: Evaluation, other: Run | None, pair: Pair | None
     """(title, blocks) of the page."""
     rows, result = evaluation.rows, run.result
     title = f"Evaluation: {result['task']}, {' and '.join(result['method'])}, {rows.name}"
-    blocks: list[Block] = [Heading(1, escape(title)), _facts(run, rows)]
-    if rows.name == "dev":
+    blocks: list[Block] = [Heading(1, escape(title)), _facts(run, evaluation)]
+    if rows.name == "dev" or evaluation.folds:
         blocks.append(Text("Dev also chose the best step and perhaps options: its scores are slightly too good."))
     blocks += [Heading(2, "Scores"), score_table(evaluation.estimates, rows)]
+    if evaluation.folds:
+        blocks += [Text(_averaged(evaluation)), Heading(2, "Folds"), Table(*_fold_table(evaluation))]
     if classes := _class_table(evaluation):
         blocks += [Heading(2, "Classes"), classes]
     if drawn := evaluation_figures.draw(rows):
@@ -45,17 +55,17 @@ def build(run: Run, evaluation: Evaluation, other: Run | None, pair: Pair | None
     blocks += _slice_blocks(evaluation) + _wrong_blocks(evaluation)
     if other is not None and pair is not None:
         blocks += _pair_blocks(other, rows, pair)
-    return title, [*blocks, Heading(2, "How to read this"), Items(tuple(_reading(rows)))]
+    return title, [*blocks, Heading(2, "How to read this"), Items(tuple(_reading(evaluation)))]
 
 
-def _facts(run: Run, rows: Labelled) -> Text:
-    result = run.result
+def _facts(run: Run, evaluation: Evaluation) -> Text:
+    rows, result = evaluation.rows, run.result
     model = os.path.basename(os.path.normpath(result["model"]))
     if "models" in result:
         which = f", an ensemble of {result['models']} runs"
     else:
         seed = f", seed {result['seed']}" if result["seed"] is not None else ""
-        which = f"{seed}, step {result['selected_step']}"
+        which = seed if evaluation.folds else f"{seed}, step {result['selected_step']}"
     return Text(
         f"{len(rows):,} labelled {rows.problem.unit}s of {code(rows.name)}; task {escape(result['task'])}, method "
         f"{escape(' and '.join(result['method']))} over {escape(model)}{which}."
@@ -77,6 +87,28 @@ def score_table(estimates: Mapping[str, Estimate], rows: Labelled) -> Table:
     notes, names = Footnotes(), _overall(estimates, rows)
     lines = tuple((name, number(estimates[name].value), ends(estimates[name], notes)) for name in names)
     return Table(("score", ">value", f">{resampling.CONFIDENCE:.0%} interval"), lines, tuple(notes.reasons))
+
+
+def _fold_table(evaluation: Evaluation) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """(columns, lines) of the scores of each fold, with their mean and standard deviation."""
+    folds = evaluation.folds
+    names, sizes = list(folds[0].values), [one.size for one in folds]
+    values = np.array([list(one.values.values()) for one in folds])
+    lines: list[tuple[str, float | None, Any]] = [(str(i), sizes[i], row) for i, row in enumerate(values)]
+    lines += [("mean", sum(sizes) / len(sizes), values.mean(axis=0)), ("sd", None, values.std(axis=0, ddof=1))]
+    cells = [(name, "" if size is None else f"{size:,g}", *map(number, row)) for name, size, row in lines]
+    return ("fold", ">n", *(f">{name}" for name in names)), tuple(cells)
+
+
+def _averaged(evaluation: Evaluation) -> str:
+    """Which scores are of all rows together, and which are means over folds."""
+    text = "Each row is predicted by the run that was not trained on it. Scores are of all rows together"
+    if not evaluation.averaged:
+        return f"{text}."
+    return (
+        f"{text}, except {' and '.join(evaluation.averaged)}: these are means over folds, because the scores of "
+        "several models are not on one scale."
+    )
 
 
 def _overall(estimates: Mapping[str, Estimate], rows: Labelled) -> list[str]:
@@ -185,15 +217,30 @@ def _disagreement(rows: Labelled, pair: Pair) -> list[Block]:
     ]
 
 
-def _reading(rows: Labelled) -> list[str]:
+def _meaning(evaluation: Evaluation, unit: str) -> str:
+    """What the intervals are about, in one line."""
+    if not evaluation.folds:
+        return f"about new {unit} and this one trained model: the variation between seeds is not in them"
+    return (
+        f"about new {unit} and the mean score of these {len(evaluation.folds)} trained models: the variation between "
+        "seeds and between training sets is not in them"
+    )
+
+
+def _reading(evaluation: Evaluation) -> list[str]:
     """How intervals and slices are meant."""
+    rows = evaluation.rows
     unit = "sources, which examples share" if rows.cluster is not None else f"{rows.problem.unit}s"
+    names = ", ".join(code(metric.name) for metric in rows.task.own_metrics)
+    own = [f"{names}: functions of your own, called on each resample. How often such intervals hold is not measured."]
     return [
-        f"Intervals are about new {unit} and this one trained model: the variation between seeds is not in them. They "
+        f"Intervals are {_meaning(evaluation, unit)}. They "
         f"come from {resampling.RESAMPLES:,} resamples. Fewer than {LEAST_EXAMPLES} {unit} give none.",
         "Slices are many looks at the same rows: a slice that stands out is a question for new data.",
         "`macro_` is the mean over classes. `ece` is the expected calibration error: the mean distance between "
         "confidence and the share of right predictions.",
+        *(own if names else []),
+        *([OF_FOLDS] if evaluation.folds else []),
     ]
 
 
@@ -213,6 +260,10 @@ def show(evaluation: Evaluation, pair: Pair | None, folder: str) -> None:
     console.table(f"{len(rows):,} {rows.problem.unit}s of {rows.name}", columns, lines)
     for text, mark in notes.reasons.items():
         console.say(f"  {raised(mark)} {text}")
+    if evaluation.folds:
+        console.table("Folds", *_fold_table(evaluation))
+        console.say(f"  {_averaged(evaluation)}")
+        console.say(f"  Intervals are {_meaning(evaluation, f'{rows.problem.unit}s')}.")
     if pair is not None and pair.churn is not None:
         test = pair.reason or f"McNemar's exact p {p_value(pair.p)}"
         console.say(

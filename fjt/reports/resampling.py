@@ -21,6 +21,7 @@ from fjt.tasks.measures import ANY, Counts, Measures
 RESAMPLES = 1000
 CONFIDENCE = 0.95
 LEAST_CASES = 10  # rows of the rarer kind that decides a score: with fewer, the interval of a share may hold in 80 %
+LEAST_SUPPORT = 50  # rows of a class: with 40, the intervals of its recall and F1 were too wide, and held in 99 %
 BLOCK = 1 << 21  # counts of rows in memory
 BIASED = "A calibration error is biased upwards, more so in a resample, so that a bootstrap does not hold."
 
@@ -111,6 +112,11 @@ def _reasons(measures: Measures, cluster: Cluster | None) -> dict[str, str]:
         name: f"It is decided by {cases} rows of the rarer kind (such as wrong ones); an interval needs {LEAST_CASES}."
         for name, cases in measures.cases.items()
         if cases < LEAST_CASES
+    }
+    few |= {
+        name: f"There are {rows} rows of the class; an interval needs {LEAST_SUPPORT}."
+        for name, rows in measures.support.items()
+        if rows < LEAST_SUPPORT
     }
     return few | ({"ece": BIASED} if "ece" in measures.cases else {})
 

@@ -196,15 +196,25 @@ def _check_excluded(excluded: Any, products: Sequence[Mapping[str, Any]], known:
         raise UserError(f"config.study.without: {excluded!r} should be a dict {{config key: value}}.")
     for key in excluded:
         check_key(key, known, "study.without")
-    if not any(_agrees(known | values, excluded) for product in products for values in _combinations(product)):
+    if not any(_agrees(known | values, excluded) for product in products for values in _combinations(product, known)):
         raise UserError(f"config.study.without: no cell has {dict(excluded)!r}; correct or remove it.")
 
 
-def _combinations(product: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """{key: value} of each combination of a product's axes."""
+def _combinations(product: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """{key: value} of each combination of a product's axes; with data.folds alone, data.fold is an axis of all folds.
+
+    Args:
+        product: the product.
+        known: the flat config of the study's runs.
+    """
     axes = {key: values for key, values in product.items() if not isinstance(values, Choose)}
     for combination in itertools.product(*axes.values()):
-        yield dict(zip(axes, combination, strict=True))
+        values = dict(zip(axes, combination, strict=True))
+        both = {**known, **values}
+        if both.get("data.folds") is None or both.get("data.fold") is not None:
+            yield values
+        else:
+            yield from (values | {"data.fold": fold} for fold in range(both["data.folds"]))
 
 
 def _agrees(whole: Mapping[str, Any], excluded: Mapping[str, Any]) -> bool:
@@ -224,7 +234,7 @@ def _runs_of(study: StudyConfig, base: Mapping[str, Any], product: Mapping[str, 
             )
     tuning = range(study.first_tuning_seed, study.first_tuning_seed + study.tuning_seeds)
     reported = range(study.first_seed, study.first_seed + study.seeds)
-    for values in _combinations(product):
+    for values in _combinations(product, flatten(base)):
         seeds = {key: value for key, value in values.items() if key in SEEDS}
         cell = {key: value for key, value in values.items() if key not in SEEDS}
         if any(_agrees(flatten(base) | cell, excluded) for excluded in study.without):

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 Counts = Int[np.ndarray, "B N"]  # how often each of B resamples has each row
 Values = Float[np.ndarray, " B"]  # NaN where a measure is undefined, as ROC-AUC of one class
 Table = Float[np.ndarray, "B C"]
+EACH = ("precision", "recall", "f1")  # scores of one class
 BINS = 15  # of confidence, of equal width: Guo et al. (2017)
 TINY = np.finfo(np.float64).eps  # the least probability of a log loss, as scikit-learn has it
 UNIT, SIGNED, POSITIVE, ANY = (0.0, 1.0), (-1.0, 1.0), (0.0, math.inf), (-math.inf, math.inf)  # ranges of measures
@@ -30,6 +31,9 @@ class Measures:
         bounds: {name: (lowest, highest) value}, infinite where there is none.
         smooth: names of measures of the probabilities themselves, which change where no predicted class does.
         size: number of rows, N.
+        ranked: names of measures that compare the scores of rows with each other, which scores of two models, each on
+            a scale of its own, do not allow.
+        support: {name: number of rows of the class} of measures of one class.
     """
 
     score: Callable[[Counts], dict[str, Values]]
@@ -37,6 +41,8 @@ class Measures:
     bounds: Mapping[str, tuple[float, float]]
     smooth: frozenset[str]
     size: int
+    ranked: frozenset[str] = frozenset()
+    support: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def values(self) -> dict[str, float]:
         """{name: value} of all rows, NaN where it is undefined."""
@@ -50,7 +56,22 @@ class Measures:
             {**other.bounds, **self.bounds},
             self.smooth | other.smooth,
             self.size,
+            self.ranked | other.ranked,
+            {**other.support, **self.support},
         )
+
+    def over_folds(self, parts: "Sequence[tuple[Int[np.ndarray, ' n'], Measures]]") -> "Measures":
+        """These measures, but the `ranked` ones as the mean over parts of the rows (Forman and Scholz 2010).
+
+        Args:
+            parts: (numbers of the rows of a part, its Measures), of all rows.
+        """
+
+        def score(counts: Counts) -> dict[str, Values]:
+            found = [one.score(counts[:, rows]) for rows, one in parts]
+            return self.score(counts) | {name: np.mean([one[name] for one in found], axis=0) for name in self.ranked}
+
+        return dataclasses.replace(self, score=score)
 
 
 def of_scorers(
@@ -130,7 +151,9 @@ def of_classes(
     cases = _class_cases(chosen, truth, names)
     bounds = dict.fromkeys(cases, UNIT) | dict.fromkeys(("mcc", "kappa"), SIGNED)
     bounds |= dict.fromkeys(("log_loss", "brier"), POSITIVE)
-    return Measures(score, cases, bounds, frozenset(("roc_auc", "pr_auc", "log_loss", "brier", "ece")), size)
+    areas, smooth = frozenset(("roc_auc", "pr_auc")), ("log_loss", "brier", "ece")
+    support = {f"{key}({name})": int(rows) for name, rows in zip(names, truth.sum(axis=0), strict=True) for key in EACH}
+    return Measures(score, cases, bounds, areas.union(smooth), size, areas, support)
 
 
 def _class_cases(chosen: np.ndarray, truth: np.ndarray, names: Sequence[str]) -> dict[str, int]:
@@ -156,9 +179,8 @@ def _class_cases(chosen: np.ndarray, truth: np.ndarray, names: Sequence[str]) ->
 
 
 def _each(hits: Table, found: Table, true: Table) -> dict[str, Table]:
-    return {
-        "precision": _ratio(hits, found), "recall": _ratio(hits, true), "f1": _ratio(2 * hits, found + true)
-    }  # fmt: skip
+    values = _ratio(hits, found), _ratio(hits, true), _ratio(2 * hits, found + true)
+    return dict(zip(EACH, values, strict=True))
 
 
 def _agreement(hits: Table, found: Table, true: Table, total: Values) -> dict[str, Values]:
@@ -232,7 +254,7 @@ def of_scores(predicted: Float[np.ndarray, "N C"], label: Float[np.ndarray, "N C
     cases: dict[str, int] = dict.fromkeys(("mae", "mse", "rmse"), len(label))
     cases |= dict.fromkeys(("r2", "pearson", "spearman"), len(label) if varied else 0)
     bounds = dict.fromkeys(cases, POSITIVE) | {"r2": ANY} | dict.fromkeys(("pearson", "spearman"), SIGNED)
-    return Measures(score, cases, bounds, frozenset(cases), len(label))
+    return Measures(score, cases, bounds, frozenset(cases), len(label), frozenset(("pearson", "spearman")))
 
 
 def _of_target(weights: Table, x: Float[np.ndarray, " N"], y: Float[np.ndarray, " N"]) -> dict[str, Values]:

@@ -2,11 +2,13 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
 import inspect
+import math
 import os
 import sys
 import types
@@ -17,7 +19,8 @@ import numpy as np
 
 from fjt.core.errors import UserError, suggest
 from fjt.core.ragged import Ragged
-from fjt.data.glue import Task
+from fjt.data.glue import Metric, Task
+from fjt.tasks.measures import Measures, of_scorers
 from fjt.tasks.problem import Rows
 
 REMEDY = "Name a function (predictions, labels) -> float as module:function; the module is a file module.py in the "
@@ -75,7 +78,7 @@ def add(task: Task, names: Sequence[Any]) -> Task:
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"config.eval.metrics={tuple(names)} should hold {name!r} once.")
-    own = tuple(_load(name) for name in names)
+    own = tuple(load(name) for name in names)
     return dataclasses.replace(task, metrics=(*task.metrics, *names), own_metrics=own)
 
 
@@ -84,7 +87,8 @@ def contents(task: Task) -> dict[str, str]:
     return {f"metric {metric.name}": metric.sha256 for metric in task.own_metrics}
 
 
-def _load(name: Any) -> OwnMetric:
+def load(name: Any) -> OwnMetric:
+    """The OwnMetric of a name.  Raises UserError unless it is that of a function of two arguments."""
     place = f"config.eval.metrics={name!r}"
     module_name, colon, function_name = name.partition(":") if isinstance(name, str) else ("", "", "")
     if not (colon and function_name and all(part.isidentifier() for part in module_name.split("."))):
@@ -105,6 +109,28 @@ def _load(name: Any) -> OwnMetric:
             given = inspect.signature(function)
             raise UserError(f"{place} takes {given}. It should take two arguments: predictions and labels.") from None
     return OwnMetric(name, function, hashlib.sha256(source).hexdigest())
+
+
+def measures(metrics: Sequence[Metric], predicted: Rows, label: Rows) -> Measures:
+    """The Measures of some of the metrics, NaN for a resample that a function fails on, such as one of a single class.
+
+    Args:
+        metrics: the metrics.
+        predicted: decoded values.
+        label: labels, none missing.
+
+    Raises:
+        UserError: a function fails on all rows, as `OwnMetric.__call__` has it.
+    """
+    for metric in metrics:
+        metric(predicted, label)
+
+    def score(metric: Metric, rows: np.ndarray) -> float:
+        with contextlib.suppress(UserError):
+            return metric(predicted[rows], label[rows])
+        return math.nan
+
+    return of_scorers({metric.name: functools.partial(score, metric) for metric in metrics}, len(label), {})
 
 
 def _import(name: str, place: str) -> tuple[types.ModuleType, bytes]:

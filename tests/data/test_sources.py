@@ -191,6 +191,11 @@ def test_folds_are_disjoint_stratified_and_seeded(tmp_path):
         assert abs(np.bincount(splits["dev"].label) - 25 / 4).max() <= 1  # the rows have labels 0 and 1 in turn
         assert [int(i) for i in splits["dev"].id] == sorted(int(i) for i in splits["dev"].id)
     assert sorted(int(i) for splits in parts for i in splits["dev"].id) == list(range(50))
+    assert all(splits["dev"].part.rows.tolist() == list(map(int, splits["dev"].id)) for splits in parts)
+    assert len({splits["dev"].part.sha256 for splits in parts}) == 1 and parts[0]["train"].part is None
+    changed = write(tmp_path / "changed.csv", "text,label", *(f"row {i + (i == 9)},{i % 2}" for i in range(50)))
+    other = load_own(changed, data__folds=4, data__fold=1)[1]["dev"].part
+    assert (other.rows == parts[1]["dev"].part.rows).all() and other.sha256 != parts[1]["dev"].part.sha256
     assert load_own(path, data__folds=4, data__fold=1)[1]["dev"].id == parts[1]["dev"].id
     assert load_own(path, data__folds=4, data__fold=1, seeds__subset=1)[1]["dev"].id != parts[1]["dev"].id
 

@@ -9,6 +9,7 @@ import pytest
 import scipy.special
 import transformers
 
+import fjt
 from fjt import calibrate, evaluate, predict
 from fjt.experiment import calibrated
 from fjt.models import config_json
@@ -57,6 +58,49 @@ def test_a_file_is_labelled_and_scores_as_the_stored_split_does(run, tables, tmp
     capsys.readouterr()
 
 
+def divide(run, folder):
+    """Two folders as of the runs of two folds: each has half of a run's predictions."""
+    for fold in range(2):
+        own = shutil.copytree(run, folder / str(fold), ignore=shutil.ignore_patterns("export", "checkpoints"))
+        config = json.loads((own / "config.json").read_text())
+        config["config"]["data"] |= {"folds": 2, "fold": fold}
+        (own / "config.json").write_text(json.dumps(config))
+        with np.load(own / "predictions/dev.npz") as file:
+            arrays = {name: file[name] for name in file.files}
+        rows = np.flatnonzero(np.arange(len(arrays["id"])) % 3 // 2 == fold)
+        own_rows = {name: arrays[name][rows] for name in ("id", "logits", "label")}
+        np.savez(own / "predictions/dev.npz", **arrays | own_rows | {"row": rows, "table_sha256": np.array("x")})
+        header, *lines = (own / "predictions/dev.tsv").read_text().splitlines()
+        (own / "predictions/dev.tsv").write_text("\n".join([header, *(lines[row] for row in rows), ""]))
+    return folder / "0", folder / "1"
+
+
+def test_the_folds_of_a_cross_validation_are_pooled(run, tmp_path, capsys):
+    one, other = divide(run, tmp_path)
+    assert command(evaluate, "--run", other, one) == 0
+    printed = capsys.readouterr().out
+    assert "90 examples of 2 folds" in printed and "mean score of these 2 trained models" in printed
+    found = json.loads((one / "evaluation/folds/evaluation.json").read_text())
+    assert command(evaluate, "--run", run) == 0
+    whole = json.loads((run / "evaluation/dev/evaluation.json").read_text())
+    assert [fold["examples"] for fold in found["folds"]] == [60, 30] and "seed" not in found
+    assert found["averaged"] == ["roc_auc", "pr_auc"] and found["slices"][0] == whole["slices"][0]
+    values, of_whole = ({name: cell["value"] for name, cell in one["metrics"].items()} for one in (found, whole))
+    for name, value in values.items():
+        mean = np.mean([fold["metrics"].get(name, np.nan) for fold in found["folds"]])
+        assert value == pytest.approx(mean if name in found["averaged"] else of_whole[name])
+    page = (one / "evaluation/folds/evaluation.html").read_text()
+    assert page.count("<svg") == 2 and "<h2>Folds</h2>" in page.replace(' id="folds"', "")
+    for arguments, message in (
+        ((one, one), "both fold 0"),
+        ((one, run), "is not a fold"),
+        ((one, other, "--against", run), "--against is for one run"),
+        ((one, other, "--split", "dev"), "--split is for one run"),
+    ):
+        assert command(evaluate, "--run", *arguments) == 2
+        assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -97,6 +141,11 @@ def test_a_calibration_is_stored_read_and_applied(run, tmp_path, capsys):
     with open(output, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     share = scipy.special.softmax(logits * record["scale"][0], axis=1)
+    loaded = fjt.load_run(run)
+    found, plain = loaded.predict(texts, calibrated=True), loaded.predict(texts)
+    assert list(found["labels"]) == [row["predicted"] for row in rows] and "abstains" not in found
+    assert found["probabilities"] == pytest.approx(share, abs=1e-4) and (found["logits"] == plain["logits"]).all()
+    assert not np.allclose(found["probabilities"], plain["probabilities"], atol=1e-3)
     assert [float(row["p(unacceptable)"]) for row in rows] == pytest.approx(share[:, 1], abs=1e-4)
     near = np.abs(share[:, 1] - record["thresholds"][0]) < 1e-5
     chosen = np.where(share[:, 1] >= record["thresholds"][0], "unacceptable", "acceptable")
@@ -109,11 +158,17 @@ def test_a_calibration_is_stored_read_and_applied(run, tmp_path, capsys):
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert {row["abstains"] for row in rows} == {True, False}
     assert all((row["predicted"] == "") == row["abstains"] for row in rows)
+    found = loaded.predict(texts, calibrated=True)
+    assert (found["labels"], found["abstains"]) == tuple(
+        [row[key] for row in rows] for key in ("predicted", "abstains")
+    )
 
     (run / calibrated.RECORD).write_text(json.dumps(record | {"params_sha256": "0"}))
     output = tmp_path / "other.tsv"
     assert command(predict, "--run", run, "--input", tmp_path / "new.txt", "--output", output, "--calibrated") == 2
     assert "of other weights" in capsys.readouterr().err
+    with pytest.raises(fjt.UserError, match="of other weights"):
+        loaded.predict(texts, calibrated=True)
 
 
 @pytest.mark.parametrize(

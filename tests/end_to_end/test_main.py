@@ -118,6 +118,9 @@ def test_a_metric_of_one_s_own_chooses_the_step(tables, launch, tmp_path, monkey
     result = read_result(tmp_path / "run")
     assert result["metrics"][name] == max(rows.values()) == rows[result["selected_step"]]
     assert result["best"]["metric"] == name and f"best {name} so far" in done.text
+    done = launch("--run", tmp_path / "run", program="fjt.evaluate")
+    found = json.loads((tmp_path / "run" / "evaluation/dev/evaluation.json").read_text())["metrics"]
+    assert done.code == 0 and found[name]["value"] == result["metrics"][name], done.text
     again = launch(*tiny(tables, eval__metrics=name), "--workdir", tmp_path / "run")
     assert again.code == 2 and f"config.train.select: '{name}' there, 'last' now" in again.text
 

@@ -159,6 +159,14 @@ def test_the_first_lines_say_the_limits(pairs, others, told, not_told):
     assert told in texts[0] and not_told not in texts[0]
 
 
+def test_folds_are_not_seeds(pairs):
+    found, cells = pairs
+    told = "**Each fold is a cell of its own**"
+    assert told not in verdict_of(found, cells)[0][0]
+    folds = {name: dataclasses.replace(cell, axes={"data.fold": "0"}) for name, cell in cells.items()}
+    assert told in verdict_of(found, folds)[0][0]
+
+
 def test_what_is_no_better_than_a_constant_is_told(tmp_path):
     made = MadeStudy(tmp_path / "study")
     for method, skill in (("full", 0.9), ("head", 0.45)):

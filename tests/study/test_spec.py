@@ -49,6 +49,18 @@ def test_cells_that_agree_with_without_are_left_out():
     ]
 
 
+def test_folds_without_a_fold_are_all_folds():
+    found = names({"data.folds": (3,), "tune.method": ("head",)}, seeds=1, without=({"data.fold": 1},))
+    assert found == [f"runs/agreement/head/data.folds=3/data.fold={fold}/seed=0" for fold in (0, 2)]
+    assert names({"data.folds": (None, 2), "data.fold": (None,)}, seeds=1) == [
+        f"runs/agreement/full/data.folds={folds}/data.fold={fold}/seed=0"
+        for folds, fold in ((None, None), (2, 0), (2, 1))
+    ]
+    assert names({"data.folds": (3,), "data.fold": (2,)}, seeds=1) == [
+        "runs/agreement/full/data.folds=3/data.fold=2/seed=0"
+    ]
+
+
 def test_trials_are_made_where_something_is_chosen():
     _, base, runs = make({"tune.method": ("full", "head"), "optim.learning_rate": choose(1e-3, 1e-2)}, seeds=3)
     tuning = [run for run in runs if run.phase == "tuning"]

@@ -158,6 +158,21 @@ def test_measures_of_row_numbers_repeat_rows():
     assert found.cases == {"share": 2} and found.bounds["share"] == (0, 1)
 
 
+def test_over_folds_the_scores_of_rows_are_compared_within_a_fold_alone():
+    chosen, shares, truth, counts = made(2, 60, True)
+    other = [measures.of_classes(chosen[i], shares[i], truth[i], names(2), True) for i in (slice(0, 25), slice(25, 60))]
+    scaled = np.where(np.arange(60)[:, None] < 25, shares, shares * [1, 9])  # another scale
+    whole = measures.of_classes(chosen, scaled / scaled.sum(axis=1, keepdims=True), truth, names(2), True)
+    found = whole.over_folds([(np.arange(25), other[0]), (np.arange(25, 60), other[1])]).score(counts)
+    before = whole.score(counts)
+    assert {name for name in found if (found[name] != before[name]).any()} == whole.ranked == {"roc_auc", "pr_auc"}
+    for resample, weight in enumerate(counts):
+        each = [
+            skm.roc_auc_score(truth[i, 1], shares[i, 1], sample_weight=weight[i]) for i in (slice(0, 25), slice(25, 60))
+        ]
+        assert found["roc_auc"][resample] == pytest.approx(np.mean(each))
+
+
 def test_no_warning_is_hidden():
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -37,6 +37,7 @@ def yes(predictions, labels): return True
 def imaginary(predictions, labels): return 1j
 def masked(predictions, labels): return np.ma.mean(np.ma.array(labels, mask=True))
 def quits(predictions, labels): raise SystemExit(3)
+def high(predictions, labels): return max(predictions[predictions > 0])
 def fails(predictions, labels): return labels[10_000]
 def spoils(predictions, labels):
     predictions[:] = labels[:] = 0
@@ -166,3 +167,15 @@ def test_a_module_of_a_package_may_import_its_neighbours(here):
     (here / "mine" / "half.py").write_text("HALF = 0.5\n")
     (here / "mine" / "scores.py").write_text("from .half import HALF\ndef half(p, y): return HALF\n")
     assert load("mine.scores:half").own_metrics[0](np.array([0]), np.array([0])) == 0.5
+
+
+def test_its_measures_are_of_the_rows_and_undefined_where_it_fails(here):
+    metrics = load("costs:saved", "costs:high").own_metrics
+    predicted, label = np.array([0, 1, 1, 1]), np.array([0, 1, 1, 0])
+    found = own_metrics.measures(metrics, predicted, label)
+    assert found.values() == {"costs:saved": -2.0, "costs:high": 1.0}
+    some = found.score(np.array([[2, 0, 1, 1], [0, 0, 0, 4], [4, 0, 0, 0]]))
+    assert some["costs:saved"].tolist() == [-2.0, -8.0, 0.0]
+    assert some["costs:high"][:2].tolist() == [1.0, 1.0] and np.isnan(some["costs:high"][2])
+    with pytest.raises(UserError, match="costs:fails failed"):
+        own_metrics.measures(load("costs:fails").own_metrics, predicted, label)
