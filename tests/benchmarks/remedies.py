@@ -116,6 +116,14 @@ GROUPS = {
         {"temperature from dev": (CALIBRATED, temperature)},
     ),
     "cola": Group(FULL, ("mcc", "ece"), {}, {"temperature from dev": (CALIBRATED, temperature)}),
+    "student": Group(
+        FULL | dict(train__epochs=10),
+        ("mcc", "ece"),
+        {
+            "predictions of one run": (MORE, dict(distill__runs="cola-0")),
+            "predictions of all runs": (MORE, dict(distill__runs="cola-*")),
+        },
+    ),
 }
 
 
@@ -158,8 +166,11 @@ def as_rows(columns):
     return (*map(list, columns[:-1]), [int(label) for label in columns[-1]])
 
 
-def train(model, made, options, seed, folder):
-    """The finished run."""
+def train(args, name, made, options, seed, folder):
+    """The finished run of a group."""
+    model = args.student if name == "student" else args.model
+    if pattern := options.get("distill__runs"):
+        options = options | {"distill__runs": tuple(sorted(map(str, args.workdir.glob(pattern))))}
     options = {"log__tensorboard": False, "output__curve": False, "output__checkpoints": False} | options
     options |= {"model__path": str(model), "seed": seed, "eval__every_epochs": 0, "tune__train_pooler": True}
     return fjt.train("classify", folder, **made, **options)
@@ -278,16 +289,16 @@ def main(argv=None):
         common.write_json(path, record)
         (args.output / "remedies.md").write_text(table(record))
 
-    for seed in range(args.seeds):
-        for name in args.only:
-            group, made = GROUPS[name], tables(args.data, name)
-            runs = record["runs"].setdefault(name, {})
+    for name in args.only:
+        group, made = GROUPS[name], tables(args.data, name)
+        runs = record["runs"].setdefault(name, {})
+        for seed in range(args.seeds):
             for tool, (_, options) in {WITHOUT: ("", {}), **group.tools}.items():
                 if str(seed) in runs.setdefault(tool, {}):
                     continue
                 with tempfile.TemporaryDirectory() as folder:
                     kept = args.workdir / f"{name}-{seed}" if name == "cola" else folder
-                    run = train(args.model, made, group.options | options, seed, kept)
+                    run = train(args, name, made, group.options | options, seed, kept)
                     runs[tool][str(seed)] = scores(run, group.scores)
                     dev, test = (labelled.stored(run, split) for split in ("dev", "test"))
                     for other, (_, function) in group.derived.items() if tool == WITHOUT else ():
