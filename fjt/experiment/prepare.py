@@ -319,7 +319,7 @@ def fill(
     experiment = settings.experiment
     tune, found = experiment.tune, {}
     if tune.schedule_file:
-        found["tune.stages"] = f"the file {tune.schedule_file}"
+        found["tune.stages"] = "the schedule file"
         tune = phases.read_into(tune, tune.schedule_file)
     if tune.budget:
         shapes = abstract_params(Model(config, 1))
