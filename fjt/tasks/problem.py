@@ -332,7 +332,9 @@ class Problem(abc.ABC):
     def distilled_loss(
         self, logits: Float[Array, "*slots C"], batch: dict[str, Array], hyper: Any
     ) -> tuple[Float[Array, "*slots"], Float[Array, "*slots"]]:
-        """As `loss`: (1 - soft_weight) of it, and with the weight of the slot soft_weight of `soft_loss` and
+        """As `loss`, of a run with teachers.
+
+        The value is (1 - soft_weight) of the loss's, and with the weight of the slot soft_weight of `soft_loss` and
         hidden_weight of the cosine distance between the vectors.
 
         Args:
@@ -354,8 +356,8 @@ class Problem(abc.ABC):
         Args:
             parts: the logits of each run for the same slots.
         """
-        both = [np.asarray(part, np.float64) for part in parts]
-        shares = np.mean([special.softmax(x, axis=1) if self.exclusive else special.expit(x) for x in both], axis=0)
+        wide = [np.asarray(part, np.float64) for part in parts]
+        shares = np.mean([special.softmax(x, axis=1) if self.exclusive else special.expit(x) for x in wide], axis=0)
         tiny = np.finfo(np.float64).tiny
         logits = np.log(np.maximum(shares, tiny))
         return logits if self.exclusive else logits - np.log(np.maximum(1 - shares, tiny))
