@@ -97,7 +97,7 @@ def _check(path: str, result: Mapping[str, Any], task: Task, dev: Split) -> None
         ("labels", task.label_names, its.label_names),
     ):
         if one != other:
-            raise UserError(f"{place} has another {what}: {other}, not {one}. Give runs of the same task.")
+            raise UserError(f"{place} differs in its {what}: {other}, not {one}. Give runs of the same task.")
     own, other = (np.asarray(values_of(label)) for label in (dev.label, stored["label"]))
     same = np.array_equal(own, other, equal_nan=own.dtype.kind == other.dtype.kind == "f")
     if dev.id != tuple(map(str, stored["id"])) or not same:

@@ -332,7 +332,9 @@ class Problem(abc.ABC):
     def distilled_loss(
         self, logits: Float[Array, "*slots C"], batch: dict[str, Array], hyper: Any
     ) -> tuple[Float[Array, "*slots"], Float[Array, "*slots"]]:
-        """As `loss`: (1 - soft_weight) of it, and with the weight of the slot soft_weight of `soft_loss` and
+        """As `loss`, of a run with teachers.
+
+        The value is (1 - soft_weight) of the loss's, and with the weight of the slot soft_weight of `soft_loss` and
         hidden_weight of the cosine distance between the vectors.
 
         Args:

@@ -69,7 +69,7 @@ def test_runs_that_cannot_teach_are_refused(runs):
         ("kind", "multi_label", "kind"),
         ("label_names", TASK.label_names[::-1], "labels"),
     ):
-        with pytest.raises(UserError, match=f"runs: a has another {what}"):
+        with pytest.raises(UserError, match=f"runs: a differs in its {what}"):
             found("a", task=dataclasses.replace(TASK, **{field: value}))
     for options in (dict(data=DataConfig(shuffle_labels=True)), dict(train=TrainConfig(smote="smote"))):
         with pytest.raises(UserError, match=r"distill\.runs cannot follow"):
