@@ -128,7 +128,7 @@ def execute(
         UserError: a mistake in the options or files.
         Ended: a signal came and the state is saved, or the loss is not finite.
     """
-    from fjt.experiment import summary
+    from fjt.experiment import summary, unread
     from fjt.experiment.execute import run
     from fjt.experiment.inputs import Inputs
     from fjt.experiment.prepare import prepare
@@ -139,7 +139,9 @@ def execute(
 
     configure_jax(settings)
     if plan:
-        summary.show_plan(prepare(settings, given=origins))
+        experiment = prepare(settings, given=origins)
+        unread.check(experiment)
+        summary.show_plan(experiment)
         return
     options = to_dict(settings)
     options.pop("cache", None)  # each machine may have a place of its own
@@ -155,6 +157,7 @@ def execute(
             shapes = [dataclasses.astuple(shape) for shape in experiment.plan.shapes]
             processes.agree("data and model", experiment.contents | {"shapes of batches": shapes})
             if not processes.decide(lambda: _is_over(experiment, workdir)):
+                processes.decide(lambda: unread.check(experiment))
                 summary.show_start(experiment, workdir)
                 run(experiment, workdir, events=events)
         except NotFinite as error:

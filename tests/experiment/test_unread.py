@@ -1,0 +1,59 @@
+"""Options that nothing reads are refused in a run by itself."""
+
+import pytest
+import small
+
+from fjt.core.errors import UserError
+from fjt.core.options import DropoutConfig, ExperimentConfig, ModelConfig, OptimConfig, Settings
+from fjt.experiment import prepare, unread
+from fjt.experiment.prepared import Experiment, Stage
+
+MODEL = small.Model(small.CONFIG, 2)  # of two layers
+HEAD, TOP, ALL = {"head/kernel"}, {"head/kernel", "encoder/layer_1/attention/query/kernel"}, {"encoder/embeddings/word"}
+
+
+def run_of(*stages, optim=None, model=None):
+    """An Experiment of stages that train these names."""
+    options = ExperimentConfig(optim=optim or OptimConfig(), model=model or ModelConfig())
+    made = [small.double(Stage, model=prepare.quiet_below(options, MODEL, names)) for names in stages]
+    return small.double(Experiment, settings=small.double(Settings, experiment=options), stages=tuple(made))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "option"),
+    [("polynomial", {"power": 1.0}), ("cosine_restarts", {"cycles": 3}), ("wsd", {"decay_fraction": 0.2})],
+)
+def test_an_option_of_one_schedule_is_refused_with_another(schedule, option):
+    (name,) = option
+    for other in ("linear", "polynomial", "cosine_restarts", "wsd"):
+        given = run_of(ALL, optim=OptimConfig(schedule=other, **option))
+        if other == schedule:
+            unread.check(given)
+        else:
+            with pytest.raises(UserError, match=rf"config.optim.{name}=.* the schedule is {other}, and {schedule}"):
+                unread.check(given)
+    unread.check(run_of(ALL))
+
+
+def dropout(*layers, **options):
+    return ModelConfig(dropout=DropoutConfig(layers=layers), **options)
+
+
+@pytest.mark.parametrize(
+    ("stages", "layers", "idle"),
+    [
+        ([HEAD], (0.5, 2.0), "0, 1:"),
+        ([HEAD], (1.0, 1), ""),
+        ([TOP], (0.5, 2.0), "0:"),
+        ([TOP], (1.0, 2.0), ""),
+        ([HEAD, TOP], (1.0, 2.0), ""),  # a later stage opens the layer
+        ([HEAD, ALL], (0.5, 2.0), ""),
+    ],
+)
+def test_dropout_of_a_layer_below_all_that_trains_is_refused(stages, layers, idle):
+    unread.check(run_of(*stages, model=dropout(*layers, frozen_dropout=True)))
+    if not idle:
+        unread.check(run_of(*stages, model=dropout(*layers)))
+        return
+    with pytest.raises(UserError, match=f"has no effect in layers {idle}.*frozen_dropout=True"):
+        unread.check(run_of(*stages, model=dropout(*layers)))
