@@ -140,7 +140,7 @@ def test_degenerate_predictions_have_reasons_and_no_intervals():
     assert constant["accuracy"].reason == ""
     flat = resampling.estimate(rows("regression", scores=np.zeros((150, 1))).measures())
     assert flat["pearson"].reason and flat["mae"].reason == ""
-    assert resampling.estimate(rows().measures())["ece"].reason == resampling.BIASED
+    assert resampling.estimate(rows().measures())["ece"].reason == measures.BIASED
 
 
 def test_the_scores_of_a_class_need_rows_of_the_class():
