@@ -4,8 +4,9 @@
 
 A product is a dict {config key: values}: all combinations of them.  `choose(...)` in place of values makes trials, of
 which the tuning runs choose one for each cell on held-out training rows.  With config.data.limit all seeds train on
-one draw of rows; `"seeds.subset": (0, 1, 2)` in a product gives other draws.  The report in the study's folder opens
-with the verdict; `python -m fjt.report DIR` makes it again.  `python -m fjt.sweep --help` shows every option.
+one draw of rows; `"seeds.subset": (0, 1, 2)` in a product gives other draws, and `"data.folds": (5,)` all five folds
+of a cross-validation.  The report in the study's folder opens with the verdict; `python -m fjt.report DIR` makes it
+again.  `python -m fjt.sweep --help` shows every option.
 """
 
 from ml_collections import ConfigDict

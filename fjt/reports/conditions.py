@@ -55,9 +55,9 @@ def _folds(cells: Sequence[Cell]) -> list[str]:
     if not any("data.fold" in cell.axes for cell in cells):
         return []
     return [
-        "**Each fold is a cell of its own**, scored on other rows than the other folds: no interval and no p here is "
-        "of the cross-validation, and cells of different folds cannot be compared. `python -m fjt.evaluate --run RUN "
-        "RUN ...`, with the runs of all folds of one seed, pools their predictions."
+        "**Each fold is a cell of its own**, and the training rows of folds overlap: no interval and no p here is of "
+        "the cross-validation. `python -m fjt.evaluate --run RUN RUN ...`, with the runs of all folds of one seed, "
+        "pools the predictions of their own dev rows."
     ]
 
 

@@ -23,7 +23,6 @@ CONFIDENCE = 0.95
 LEAST_CASES = 10  # rows of the rarer kind that decides a score: with fewer, the interval of a share may hold in 80 %
 LEAST_SUPPORT = 50  # rows of a class: with 40, the intervals of its recall and F1 were too wide, and held in 99 %
 BLOCK = 1 << 21  # counts of rows in memory
-BIASED = "A calibration error is biased upwards, more so in a resample, so that a bootstrap does not hold."
 
 Cluster = Int[np.ndarray, " N"]
 
@@ -118,7 +117,7 @@ def _reasons(measures: Measures, cluster: Cluster | None) -> dict[str, str]:
         for name, rows in measures.support.items()
         if rows < LEAST_SUPPORT
     }
-    return few | ({"ece": BIASED} if "ece" in measures.cases else {})
+    return few | dict(measures.without)
 
 
 def _resample(

@@ -239,6 +239,11 @@ def _runs_of(study: StudyConfig, base: Mapping[str, Any], product: Mapping[str, 
         cell = {key: value for key, value in values.items() if key not in SEEDS}
         if any(_agrees(flatten(base) | cell, excluded) for excluded in study.without):
             continue
+        if trials and (flatten(base) | cell)["data.folds"] is not None:
+            raise UserError(
+                f"config.study.products: {', '.join(trials)} cannot be chosen in a cross-validation "
+                "(config.data.folds), since trials hold rows out themselves. Give values, or leave the folds out."
+            )
         folder = _folder(cell, base)
         for chosen in itertools.product(*trials.values()) if trials and not seeds else ():
             trial = dict(zip(trials, chosen, strict=True))

@@ -140,7 +140,19 @@ def test_degenerate_predictions_have_reasons_and_no_intervals():
     assert constant["accuracy"].reason == ""
     flat = resampling.estimate(rows("regression", scores=np.zeros((150, 1))).measures())
     assert flat["pearson"].reason and flat["mae"].reason == ""
-    assert resampling.estimate(rows().measures())["ece"].reason == resampling.BIASED
+    assert resampling.estimate(rows().measures())["ece"].reason == measures.BIASED
+
+
+def test_the_scores_of_a_class_need_rows_of_the_class():
+    """Of 60 and 49 of 400 rows, with a third of each predicted as the other class."""
+    for rare, reason in ((60, ""), (49, "49 rows of the class; an interval needs 50")):
+        label = (np.arange(400) < rare).astype(int)
+        wrong = np.arange(400) % 3 == 0
+        made = rows(size=400, label=label, scores=np.eye(2)[np.where(wrong, 1 - label, label)])
+        found = resampling.estimate(made.measures(), resamples=30)
+        assert all(reason in found[f"{key}(yes)"].reason for key in ("recall", "f1")), found["recall(yes)"]
+        assert bool(reason) == bool(found["recall(yes)"].reason) and not found["recall(no)"].reason
+        assert not found["balanced_accuracy"].reason
 
 
 def test_sources_are_resampled_and_too_few_of_them_give_none():

@@ -97,6 +97,7 @@ def test_seeds_may_be_axes():
         (({"mesh.data": (1, 2)},), {}, "mesh.data is an option of execution"),
         (({"model.matmul_precision": ("high",)},), {}, "is the same for a whole process"),
         (({"seed": (1, 2)}, {"seed": (2, 3)}), {}, "gives runs/agreement/full/seed=2 twice"),
+        (({"data.folds": (3,), "optim.learning_rate": choose(1e-3, 1e-4)},), {}, "cannot be chosen in a cross-val"),
         (({"task": ("agreement",)},), {"without": ({"task": "agreement"},)}, "without excludes all"),
         (({"task": ("agreement",)},), {"without": ({"tsk": "agreement"},)}, "study.without: 'tsk' is not an option"),
         (({"task": ("agreement",)},), {"without": ({"task": "sentiment"},)}, "without: no cell has .*sentiment"),

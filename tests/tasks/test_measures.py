@@ -165,6 +165,7 @@ def test_over_folds_the_scores_of_rows_are_compared_within_a_fold_alone():
     whole = measures.of_classes(chosen, scaled / scaled.sum(axis=1, keepdims=True), truth, names(2), True)
     found = whole.over_folds([(np.arange(25), other[0]), (np.arange(25, 60), other[1])]).score(counts)
     before = whole.score(counts)
+    assert whole.over_folds([]).without.keys() == {"ece", "pr_auc"} and whole.without.keys() == {"ece"}
     assert {name for name in found if (found[name] != before[name]).any()} == whole.ranked == {"roc_auc", "pr_auc"}
     for resample, weight in enumerate(counts):
         each = [
