@@ -14,6 +14,7 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):  # an unknown flag 
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 sys.path.insert(0, os.path.dirname(__file__))
 
+import hypothesis
 import jax
 import jaxtyping
 import pytest
@@ -24,6 +25,10 @@ jaxtyping.install_import_hook(
 )  # types and shapes are checked at each call of fjt's functions
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# A deadline would fail what is right on a busy machine.
+hypothesis.settings.register_profile("fjt", deadline=None)
+hypothesis.settings.load_profile("fjt")
 
 
 @pytest.fixture(autouse=True)

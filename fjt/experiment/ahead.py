@@ -22,10 +22,11 @@ from fjt.core.settings import resolve_seeds
 from fjt.data import packing
 from fjt.data.glue import Task
 from fjt.experiment import chips, program_text, recipes
+from fjt.experiment.hyper_parameters import build_hyper
 from fjt.experiment.inputs import Inputs
 from fjt.experiment.layout import plan_layout, row_grid
 from fjt.experiment.parameters import Parameters, choose, load
-from fjt.experiment.prepare import build_hyper, build_model, fill, quiet_below, share
+from fjt.experiment.prepare import build_model, fill, quiet_below, share
 from fjt.experiment.prepared import Blueprint, Stage, draw
 from fjt.experiment.programs import bytes_of, compile_ahead
 from fjt.models import config_json

@@ -19,7 +19,8 @@ from fjt.core.seeds import make_key
 from fjt.core.settings import from_config
 from fjt.data import batches, packing
 from fjt.data.glue import TASKS
-from fjt.experiment.prepare import make_hyper, prepare
+from fjt.experiment.hyper_parameters import make_hyper
+from fjt.experiment.prepare import prepare
 from fjt.models.encoder import Model
 from fjt.tasks.classification import CLASSIFICATION
 from fjt.training.optim import make_optimizer
