@@ -89,7 +89,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from fjt.experiment import calibrated, new_texts, program_cache
+    from fjt.experiment import calibration, new_texts, program_cache
     from fjt.experiment.finished import load_run
     from fjt.experiment.new_texts import Source
 
@@ -112,7 +112,7 @@ def _predict(options: argparse.Namespace) -> int:
         _check_output(options.output, options.input, run, options.overwrite)
     if options.scheme and options.scheme not in run.problem.schemes:
         raise UserError(f"--scheme={options.scheme}: the run in {run.path} has no tags of spans. Leave the option out.")
-    fitted = calibrated.read(run) if options.calibrated else None
+    fitted = calibration.read(run.path, run.result["params_sha256"]) if options.calibrated else None
     source = Source(options.input, options.text or "", options.text_pair or "", options.id or "", not options.no_header)
     # Some forms are of all texts at once: arrays, answers in one object, a CoNLL file with a further column.
     size = 0 if suffix in (".npz", squad.SUFFIX) or (suffix in conll.SUFFIXES and _is_conll(source.path)) else PART
@@ -287,10 +287,10 @@ def _table(
 
 
 def _columns(run: "Run", logits: Any, fitted: "Calibration | None") -> Mapping[str, Any]:
-    from fjt.experiment import calibrated
+    from fjt.experiment import calibration
 
     if fitted is not None:
-        return calibrated.columns(run, fitted, logits)
+        return calibration.columns(fitted, logits, run.problem, run.task)
     return run.problem.columns(logits, run.full_task)
 
 

@@ -1,4 +1,4 @@
-"""The calibration of a finished run: fitted on labelled rows, stored with the run and its export, and applied."""
+"""The calibration of a finished run: fitted on labelled rows, and stored with the run and its export."""
 
 import dataclasses
 import os
@@ -9,16 +9,14 @@ import numpy as np
 
 from fjt.core import records
 from fjt.core.errors import UserError
-from fjt.core.records import Form
+from fjt.experiment.calibration import RECORD
 from fjt.experiment.finished import Run
 from fjt.experiment.labelled import Labelled
 from fjt.models.config_entries import CALIBRATION
 from fjt.tasks import calibration, measures
 from fjt.tasks.calibration import FOLDS, Calibration
-from fjt.tasks.problem import Predictions, Scores
+from fjt.tasks.problem import Scores
 
-RECORD = "calibration.json"  # in the run's work directory
-FORM: Form = {"scale": list, "bias": list, "thresholds": list, "params_sha256": str}
 FITTED = ("scale", "bias", "thresholds", "confidence")  # of the record, the part that the export has too
 SHOWN = ("ece", "log_loss", "brier", "accuracy", "subset_accuracy", "balanced_accuracy", "micro_f1", "macro_f1")
 
@@ -119,41 +117,3 @@ def write(run: Run, record: Mapping[str, Any]) -> list[str]:
     fitted = {"method": record["method"], **{name: record[name] for name in FITTED}}
     records.write_json(export, records.read_json(export) | {CALIBRATION: fitted})
     return [path, export]
-
-
-def read(run: Run) -> Calibration:
-    """The Calibration of a run.  Raises UserError if it has none, or that of other weights."""
-    path = os.path.join(run.path, RECORD)
-    remedy = f"Fit one: python -m fjt.calibrate --run {run.path}"
-    if not os.path.exists(path):
-        raise UserError(f"calibrated: the run in {run.path} has no calibration. {remedy}")
-    found = records.read_json(path, FORM, remedy)
-    if found["params_sha256"] != run.result["params_sha256"]:
-        raise UserError(f"calibrated: {path} is of other weights than the run's. {remedy}")
-    return Calibration.read(found)
-
-
-def columns(run: Run, fitted: Calibration, logits: Scores) -> dict[str, Any]:
-    """{column: values} of a table of predictions, as `Problem.columns`; where a run abstains, the prediction is ""."""
-    predicted = fitted.decode(logits, run.problem, run.task)
-    found: dict[str, Any] = dict(run.problem.prediction_columns(predicted, run.task))
-    labels, abstains = _given(run, fitted, predicted, found.pop("predicted"))
-    return {"predicted": labels} | ({} if abstains is None else {"abstains": abstains}) | found
-
-
-def values(run: Run, fitted: Calibration, logits: Scores) -> dict[str, Any]:
-    """{labels, probabilities} of logits as `Run.predict` returns them, and `abstains` for a run that can abstain."""
-    predicted = fitted.decode(logits, run.problem, run.task)
-    labels, abstains = _given(run, fitted, predicted, predicted.labels)
-    found = {"labels": labels, "probabilities": predicted.probabilities}
-    return found | ({} if abstains is None else {"abstains": abstains})
-
-
-def _given(
-    run: Run, fitted: Calibration, predicted: Predictions, labels: Sequence[Any] | np.ndarray
-) -> tuple[Sequence[Any] | np.ndarray, list[bool] | None]:
-    """(labels, "" in place of one on which the run abstains; whether it does, None for one that never abstains)."""
-    if fitted.confidence is None:
-        return labels, None
-    answered = fitted.answered(predicted, run.problem, run.task)
-    return [label if given else "" for label, given in zip(labels, answered, strict=True)], (~answered).tolist()

@@ -19,7 +19,7 @@ from fjt.data.batches import Examples
 from fjt.data.glue import Split, Task
 from fjt.data.labels import some
 from fjt.data.tables import text_of
-from fjt.experiment import run_records
+from fjt.experiment import calibration, run_records
 from fjt.experiment.process import undisturbed
 from fjt.interop.directory import replaced
 from fjt.tasks.kinds import find_problem, task_of_record
@@ -97,15 +97,13 @@ class Run:
             UserError: the texts are not lists of str, do not fit the run, or have logits that are not finite; or the
                 base model cannot be found; or `calibrated` is True and the run has no calibration.
         """
-        from fjt.experiment import calibrated as calibration  # which imports this module
-
-        fitted = calibration.read(self) if calibrated else None
+        fitted = calibration.read(self.path, self.result["params_sha256"]) if calibrated else None
         if self.problem.words:
             split = _checked_words(texts, pairs)
         else:
             split = _checked(texts, pairs, self)
         found = self.label(split)
-        found |= calibration.values(self, fitted, found["logits"]) if fitted else {}
+        found |= calibration.values(fitted, found["logits"], self.problem, self.task) if fitted else {}
         return {name: list(values) if isinstance(values, Ragged) else values for name, values in found.items()}
 
     def label(self, split: Split, first: int = 0) -> dict[str, Any]:
