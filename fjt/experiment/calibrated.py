@@ -10,8 +10,8 @@ import numpy as np
 from fjt.core import records
 from fjt.core.errors import UserError
 from fjt.experiment.calibration import RECORD
-from fjt.experiment.finished import Run
 from fjt.experiment.labelled import Labelled
+from fjt.experiment.loaded_run import Run
 from fjt.models.config_entries import CALIBRATION
 from fjt.tasks import calibration, measures
 from fjt.tasks.calibration import FOLDS, Calibration

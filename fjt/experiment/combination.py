@@ -14,9 +14,9 @@ from fjt.core.settings import from_record
 from fjt.data.glue import Split
 from fjt.experiment import predictor, run_records
 from fjt.experiment.ensemble import Ensemble
-from fjt.experiment.finished import Run
 from fjt.experiment.inputs import Inputs
 from fjt.experiment.labelled import Labelled
+from fjt.experiment.loaded_run import Run
 from fjt.experiment.predictor import Predictor
 from fjt.interop import hf
 from fjt.tasks.kinds import lower_is_better

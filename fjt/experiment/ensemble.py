@@ -22,8 +22,9 @@ from fjt.core.records import ANY, Form
 from fjt.data.batches import Examples
 from fjt.data.glue import Split, Task
 from fjt.data.tokenization import tokenizer_sha256
-from fjt.experiment.finished import ENSEMBLE, Run, read_run
+from fjt.experiment import loaded_run
 from fjt.experiment.labelled import Labelled
+from fjt.experiment.loaded_run import ENSEMBLE, Run
 from fjt.experiment.predictor import Predictor
 from fjt.models.encoder import Model
 from fjt.training import lanes, placement
@@ -160,7 +161,7 @@ def read(folder: str, base: str | os.PathLike[str] = "") -> Ensemble:
     runs = []
     for part in found["parts"]:
         try:
-            runs.append(read_run(os.path.normpath(os.path.join(folder, part)), base))
+            runs.append(loaded_run.read(os.path.normpath(os.path.join(folder, part)), base))
         except UserError as error:
             raise UserError(f"{error} It is a part of the ensemble in {folder}. {remedy}") from None
     first, hashes = runs[0], "".join(run.result["params_sha256"] for run in runs)

@@ -14,7 +14,7 @@ from fjt.core.records import Damaged
 from fjt.data import reading, tables
 from fjt.data.glue import Split, Task
 from fjt.experiment import new_texts, run_records
-from fjt.experiment.finished import Run
+from fjt.experiment.loaded_run import Run
 from fjt.experiment.new_texts import Source
 from fjt.tasks import own_metrics
 from fjt.tasks.measures import Measures

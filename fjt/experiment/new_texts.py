@@ -15,7 +15,7 @@ from fjt.data.glue import Split
 from fjt.data.tables import Rows
 
 if TYPE_CHECKING:
-    from fjt.experiment.finished import Run
+    from fjt.experiment.loaded_run import Run
 
 LINE = "line"  # the role of the lines of a plain text
 
