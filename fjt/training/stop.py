@@ -49,6 +49,7 @@ class Stop:
         self._number: int | None = None
         self._before: dict[int, Any] = {}
         self._pipe: tuple[int, int] | None = None
+        self._watcher: threading.Thread | None = None
         self._idle = False
 
     def __enter__(self) -> "Stop":
@@ -60,7 +61,8 @@ class Stop:
         self._pipe = os.pipe()
         os.set_blocking(self._pipe[1], False)
         self._wakeup = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
-        threading.Thread(target=self._watch, args=(self._pipe[0],), daemon=True).start()
+        self._watcher = threading.Thread(target=self._watch, args=(self._pipe[0],), daemon=True)
+        self._watcher.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
@@ -85,6 +87,10 @@ class Stop:
             yield
             if self._idle:
                 processes.any_of(False)  # all leave together: one that waits for another has nothing to save either
+        except Exception as error:
+            if self._idle and self._watcher and not isinstance(error, Ended) and processes.is_preempted():
+                self._watcher.join()  # the others have ended, which failed here; the thread ends this process, too
+            raise
         finally:
             self._idle = False
 

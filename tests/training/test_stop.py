@@ -100,6 +100,26 @@ def test_a_second_signal_ends_a_process_that_compiles():
     assert "stopping at the next step" in process.communicate()[1]
 
 
+ALONE = """
+from fjt.core import errors
+from fjt.training import processes, stop
+preempted = []
+errors.in_command = processes.is_main = lambda: True
+processes.count = lambda: 2
+processes.agree_to_stop = lambda number: None
+processes.is_preempted = lambda: bool(preempted)
+with stop.Stop() as one, one.at_once():
+    preempted.append(True)
+    raise RuntimeError("another process was lost")
+"""
+
+
+def test_a_process_whose_others_ended_at_a_signal_ends_likewise():
+    """Not by the error that their end brings, though that comes first."""
+    done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True)
+    assert done.returncode == 128 + signal.SIGTERM and "nothing to save" in done.stderr, done.stderr
+
+
 def test_a_stop_can_be_sent_to_another_process():
     for number in (signal.SIGINT, signal.SIGTERM):
         sent = pickle.loads(pickle.dumps(Stopped(number)))
