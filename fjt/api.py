@@ -155,9 +155,11 @@ def execute(
                 processes.decide(lambda: inputs.sha256)
             experiment = _together(lambda: prepare(settings, given=origins, inputs=inputs))
             shapes = [dataclasses.astuple(shape) for shape in experiment.plan.shapes]
-            processes.agree("data and model", experiment.contents | {"shapes of batches": shapes})
+            phases = experiment.settings.experiment.tune.stages
+            processes.agree("data and model", experiment.contents | {"shapes of batches": shapes, "phases": phases})
             if not processes.decide(lambda: _is_over(experiment, workdir)):
-                processes.decide(lambda: unread.check(experiment))
+                if not os.path.exists(os.path.join(workdir, "config.json")):  # what has begun goes on
+                    processes.decide(lambda: unread.check(experiment))
                 summary.show_start(experiment, workdir)
                 run(experiment, workdir, events=events)
         except NotFinite as error:

@@ -61,8 +61,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--output",
         metavar="DIR",
-        help="the folder of the page (default: evaluation/SPLIT in the run's folder, of several "
-        "runs evaluation/folds in that of the first fold)",
+        help="the folder of the page (default: evaluation/SPLIT in the run's folder; with several runs, "
+        "evaluation/folds in the folder of the first one)",
     )
     return flags.parse_and_run(parser, argv, _evaluate, lambda options: options.output or options.run[0])
 

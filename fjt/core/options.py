@@ -111,7 +111,7 @@ class DataConfig:
     holdout: float = option(0.0, "share of the training rows that is kept aside and used as dev", **RATE)
     folds: int | None = option(
         None,
-        "number of parts of the training rows for cross-validation, with equal shares of each class, rows of one "
+        "number of parts of the training rows for cross-validation, with equal shares of each class, and rows of one "
         "columns.cluster together; None: none; in a study, without data.fold, all parts in turn",
         low=2,
     )

@@ -30,10 +30,10 @@ def read(folder: str, params_sha256: str) -> Calibration:
     path = os.path.join(folder, RECORD)
     remedy = f"Fit one: python -m fjt.calibrate --run {folder}"
     if not os.path.exists(path):
-        raise UserError(f"calibrated: the run in {folder} has no calibration. {remedy}")
+        raise UserError(f"The run in {folder} has no calibration. {remedy}")
     found = records.read_json(path, FORM, remedy)
     if found["params_sha256"] != params_sha256:
-        raise UserError(f"calibrated: {path} is of other weights than the run's. {remedy}")
+        raise UserError(f"{path} is of other weights than the run's. {remedy}")
     return Calibration.read(found)
 
 

@@ -46,8 +46,10 @@ def with_predictions(teachers: Teachers, examples: Examples, width: int, workdir
         UserError: a teacher's model is missing or damaged, or its rows have other words than those of the run.
     """
     path, names = os.path.join(workdir, FILE), ("teacher", "teacher_vectors")[: 2 if width else 1]
-    kept = processes.decide(lambda: _read(path, names, examples) if workdir and os.path.exists(path) else None)
-    if kept is None:
+    known = processes.decide(lambda: bool(workdir) and os.path.exists(path) and bool(_read(path, names, examples)))
+    if known:
+        kept = _read(path, names, examples)
+    else:
         rows, seconds = _predict(teachers, bool(width))
         values = [_of_slots(one, examples) for one in rows]
         values[1:] = [_reduce(one, width) for one in values[1:]]

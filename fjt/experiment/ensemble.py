@@ -24,8 +24,9 @@ from fjt.data.glue import Split, Task
 from fjt.data.tokenization import tokenizer_sha256
 from fjt.experiment import loaded_run
 from fjt.experiment.labelled import Labelled
-from fjt.experiment.loaded_run import ENSEMBLE, Run
+from fjt.experiment.loaded_run import Run
 from fjt.experiment.predictor import Predictor
+from fjt.experiment.run_records import ENSEMBLE
 from fjt.models.encoder import Model
 from fjt.training import lanes, placement
 from fjt.training.step import Reduce
@@ -55,7 +56,7 @@ class Members:
             logits = first.evaluate(lambda params, batch: program(*params, batch), self._placed, examples)
             scores = np.moveaxis(logits, 1, 0)
         else:
-            examples, *_ = found = [part.predict(split) for part in self.parts]
+            found = [part.predict(split) for part in self.parts]
             examples, scores = found[0][0], np.stack([logits for _, logits in found])
         return examples, first.problem.mean_logits(list(scores)).astype(np.float32)
 
@@ -114,9 +115,9 @@ class Ensemble(Run):
             "its runs, or combine their weights: python -m fjt.combine --how=average."
         )
 
-    def _check_export(self) -> None:
+    def check_export(self) -> None:
         for run in self.parts:
-            run._check_export()
+            run.check_export()
 
     def _predict(self, split: Split) -> tuple[Examples, Float[np.ndarray, "N C"]]:
         return self._members.predict(split)
@@ -176,5 +177,13 @@ def read(folder: str, base: str | os.PathLike[str] = "") -> Ensemble:
         "params_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
     }
     return Ensemble(
-        folder, result, first.config, first.task, first.pairs, first.singles, base=first.base, parts=tuple(runs)
+        folder,
+        result,
+        first.config,
+        first.task,
+        first.pairs,
+        first.singles,
+        base=first.base,
+        contents=first.contents,
+        parts=tuple(runs),
     )

@@ -8,7 +8,8 @@ from fjt.core import files
 from fjt.core.errors import UserError
 from fjt.core.options import flatten
 from fjt.experiment import loaded_run, run_records
-from fjt.experiment.loaded_run import ENSEMBLE, Run
+from fjt.experiment.loaded_run import Run
+from fjt.experiment.run_records import ENSEMBLE
 
 
 def load_run(directory: str | os.PathLike[str], base: str | os.PathLike[str] = "") -> Run:
@@ -22,7 +23,7 @@ def load_run(directory: str | os.PathLike[str], base: str | os.PathLike[str] = "
         UserError: the directory is not a run, the run has not finished, or it has left no model.
     """
     run = read_run(directory, base)
-    run._check_export()
+    run.check_export()
     return run
 
 

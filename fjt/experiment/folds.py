@@ -109,15 +109,14 @@ def _check_options(runs: Sequence[Run]) -> None:
 
 
 def _determined_by(run: Run) -> dict[str, Any]:
-    """{key: value} of all that decides a run's result, except its fold and, with it, the data."""
-    contents = run_records.read_config(run.path)["contents"]
+    """{key: value} of all that decides a run's result, except its fold and, with it, the data and the teachers."""
     flat = flatten(run.config)
     found = {
         f"config.{key}": flat[key]
         for key, option in EXPERIMENT.items()
         if option.fingerprinted and not option.place and key != FOLD and flat.get(key) not in (None, [])
     }
-    return found | {name: digest for name, digest in contents.items() if name != "data"}
+    return found | {name: digest for name, digest in run.contents.items() if name not in ("data", "teachers")}
 
 
 def _check_task(run: Run, part: Labelled, first: Run, of_first: Labelled) -> None:

@@ -70,6 +70,8 @@ def make_hyper(experiment: ExperimentConfig, task: Task, labels: np.ndarray, met
     assert experiment.seeds.dropout is not None, "seeds are resolved"
     if experiment.loss.r_drop and not any((dropout.hidden, dropout.attention, dropout.classifier)):
         raise UserError("config.loss.r_drop compares two dropout masks, and all rates of config.model.dropout are 0.")
+    if experiment.loss.mixup is not None and train.batch_size == 1:
+        raise UserError("config.loss.mixup mixes examples of one batch, and config.train.batch_size=1 has one alone.")
     if experiment.loss.mixup is not None and train.accumulation > 1:
         raise UserError(
             f"config.loss.mixup mixes examples of a whole batch, and config.train.accumulation={train.accumulation} "

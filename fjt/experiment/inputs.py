@@ -77,10 +77,13 @@ class Inputs:
 
     @property
     def train_size(self) -> int:
-        """The number of training examples: of rows, or of their windows, which only the tokens tell."""
+        """The number of training examples."""
+        return self.size_of("train")
+
+    def size_of(self, split: str) -> int:
+        """The number of examples of a split: of rows, or of their windows, which only the tokens tell."""
         task, splits = self.data
-        train = splits["train"]
-        return len(train if find_problem(task.kind).one_slot else self.examples["train"])
+        return len(splits[split] if find_problem(task.kind).one_slot else self.examples[split])
 
     @property
     def _answers(self) -> dict[str, np.ndarray]:

@@ -120,14 +120,14 @@ def stored(run: Run, split: str, group: str = "") -> Labelled:
 
 def _task(run: Run) -> Task:
     """The task with the metrics that the run has recorded, the user's own as they were then."""
-    contents, found = run_records.read_config(run.path)["contents"], []
+    found = []
     for name in run.config.get("eval", {}).get("metrics", ()):
         try:
             metric = own_metrics.load(name)
         except UserError as error:
             console.warn(f"{name} is left out: {error}")
             continue
-        if contents.get(f"metric {name}", metric.sha256) == metric.sha256:
+        if run.contents.get(f"metric {name}", metric.sha256) == metric.sha256:
             found.append(metric)
         else:
             console.warn(f"{name} is left out: its source has changed since the run in {run.path}")

@@ -26,8 +26,6 @@ from fjt.tasks.problem import Problem
 if TYPE_CHECKING:
     from fjt.experiment.predictor import Predictor
 
-ENSEMBLE = "ensemble.json"  # of a folder with an ensemble, see ensemble.py
-
 # Options of a run that using it needs.
 USED = (
     "data.columns.text", "data.columns.text_pair", "data.files.train", "model.dtype", "model.matmul_precision",
@@ -47,6 +45,7 @@ class Run:
         pairs: whether it reads pairs of texts.
         singles: whether it reads single texts; one on several tasks may read both.
         base: the present directory of the base model, "" if it has not moved.
+        contents: {name: sha256} of what it has read, in its config.json.
     """
 
     path: str
@@ -56,6 +55,7 @@ class Run:
     pairs: bool
     singles: bool = True
     base: str = ""
+    contents: dict[str, str] = dataclasses.field(default_factory=dict, repr=False)
 
     @functools.cached_property
     def records(self) -> dict[str, list[dict[str, Any]]]:
@@ -106,7 +106,7 @@ class Run:
 
     def label(self, split: Split, first: int = 0) -> dict[str, Any]:
         """As `predict`, of a split; the arrays of words are Ragged.  first: number of its first row, for messages."""
-        self._check_export()
+        self.check_export()
         with undisturbed():
             examples, logits = self._predict(split)
         wrong = np.flatnonzero(~np.isfinite(logits).all(axis=1))
@@ -130,7 +130,7 @@ class Run:
 
     def vectors(self, split: Split) -> np.ndarray | Ragged:
         """The output of the encoder's last layer for the rows of a split, f32[N, D], or for each of their words."""
-        self._check_export()
+        self.check_export()
         with undisturbed():
             examples = self._predictor.tokenize(split)
             found = self._predictor.vectors(examples)
@@ -156,7 +156,7 @@ class Run:
         workdir.check_output(output, "--output")
         if os.path.lexists(output):
             raise UserError(f"--output: {output} already exists; give a new directory, or move it away.")
-        self._check_export()
+        self.check_export()
         own = self._predictor  # which checks the run's files before anything is written
         if task:
             self._export_task(output, format, task)
@@ -232,7 +232,7 @@ class Run:
         """The Hugging Face directory of the run, "" if its method cannot be merged."""
         return _exported_model(self.path)
 
-    def _check_export(self) -> None:
+    def check_export(self) -> None:
         """Raises UserError if the run has left no model."""
         folder = _exported_model(self.path) or os.path.join(self.path, "export", "adapter")
         for file in ("config.json", "model.safetensors") if _exported_model(self.path) else ("fjt_adapter.json",):
@@ -340,15 +340,16 @@ def _checked_words(texts: Any, pairs: Any) -> Split:
 def read(directory: str, base: str | os.PathLike[str] = "") -> Run:
     """The Run of a work directory.  For the arguments see `finished.load_run`."""
     result, dev = run_records.read_finished(directory), run_records.read_predictions(directory, "dev")
-    pairs = bool(dev.get("pairs", False))
+    pairs, recorded = bool(dev.get("pairs", False)), run_records.read_config(directory, USED)
     return Run(
         directory,
         result,
-        run_records.read_config(directory, USED)["config"],
+        recorded["config"],
         task_of_record(dev, result["task"]),
         pairs,
         bool(dev.get("singles", not pairs)),
         files.local_path(base, "--base") if base else "",
+        recorded["contents"],
     )
 
 

@@ -74,7 +74,7 @@ def prepare(
     _check_features(experiment, stages, config)
     labelled = bool(problem.is_labelled(splits["dev"].label).any())
     evaluations = _evaluations(experiment, rows, stages, labelled)
-    schedules.check_plateau(experiment.optim, len(evaluations), labelled)
+    schedules.check_plateau(experiment, len(evaluations), labelled)
     contents = _contents(inputs, task, adapter)
     return Experiment(
         settings=settings,
@@ -301,6 +301,8 @@ def resolve(
     settings = resolve_seeds(settings)
     partition.find_methods(settings.experiment.tune)
     rows = inputs.train_size  # errors of the data come before those of the model
+    if settings.experiment.data.folds is not None:
+        rows += inputs.size_of("dev")  # all folds take the recipe of the whole table
     _, config, hf_config, checkpoint = inputs.base
     if checkpoint:
         for unread in (unread_keys(hf_config, inputs.path), tokenizer_files.unread_keys(inputs.path)):

@@ -39,6 +39,7 @@ EVALUATION: Form = {ANY: NO_NUMBER}
 PREDICTIONS = ("id", "logits", "label", "label_names")
 
 # Names in a work directory that fjt writes, replaces and removes.
+ENSEMBLE = "ensemble.json"  # of a folder with an ensemble, see ensemble.py
 OWN = (
     "config.json", "env.json", "result.json", "train.jsonl", "eval.jsonl", "curve.png", "DONE", "predictions",
     "export", "checkpoints", "checkpoints-unreadable", "data", "tensorboard", "evaluation", "calibration.json",

@@ -81,8 +81,15 @@ def find(
     paths = [files.local_path(path, "config.distill.runs") for path in given]
     if len(set(map(os.path.realpath, paths))) < len(paths):
         raise UserError(f"config.distill.runs={given} names a run twice. Give each once.")
+    if experiment.data.all_pieces:
+        raise UserError("config.distill.runs: runs predict one label per word. Leave out config.data.all_pieces.")
+    for path in paths:
+        if os.path.exists(os.path.join(path, run_records.ENSEMBLE)):
+            raise UserError(f"config.distill.runs: {path} is an ensemble. Give the runs that it combines.")
     runs = {path: run_records.read_finished(path) for path in paths}
     for path, result in runs.items():
+        if not result.get("export_sha256", True):
+            raise UserError(f"config.distill.runs: {path} has left no model, which config.output.export=True writes.")
         _check(path, result, task, splits["dev"])
     return Teachers(runs, splits["train"], view)
 

@@ -1,10 +1,19 @@
-"""Options that are given and have no effect in a run, which its user would wait for in vain."""
+"""Options that are given and that nothing in a run reads."""
 
 from fjt.core.errors import UserError
 from fjt.core.options import OPTIONS
 from fjt.experiment.prepared import Experiment
 
-SCHEDULES = {"power": "polynomial", "cycles": "cosine_restarts", "decay_fraction": "wsd"}  # {option: what reads it}
+MOMENTS = ("adamw", "adam", "lamb")
+READ_BY = {  # option of config.optim: (another one, the values with which it is read)
+    "power": ("schedule", ("polynomial",)),
+    "cycles": ("schedule", ("cosine_restarts",)),
+    "decay_fraction": ("schedule", ("wsd",)),
+    "momentum": ("name", ("sgd",)),
+    "b1": ("name", (*MOMENTS, "lion")),
+    "b2": ("name", MOMENTS),
+    "eps": ("name", MOMENTS),
+}
 
 
 def check(experiment: Experiment) -> None:
@@ -17,12 +26,12 @@ def check(experiment: Experiment) -> None:
         UserError: an option differs from its default and is not read.
     """
     given = experiment.settings.experiment
-    for name, schedule in SCHEDULES.items():
-        value = getattr(given.optim, name)
-        if value != OPTIONS[f"optim.{name}"].default and given.optim.schedule != schedule:
+    for name, (other, readers) in READ_BY.items():
+        value, now = getattr(given.optim, name), getattr(given.optim, other)
+        if value != OPTIONS[f"optim.{name}"].default and now not in readers:
             raise UserError(
-                f"config.optim.{name}={value} has no effect: the schedule is {given.optim.schedule}, and {schedule} "
-                f"alone reads it. Leave the option out, or give config.optim.schedule={schedule}."
+                f"config.optim.{name}={value} has no effect with config.optim.{other}={now}: {' or '.join(readers)} "
+                "alone reads it. Leave the option out."
             )
     factors = given.model.dropout.layers
     lowest = min(stage.model.noisy_from for stage in experiment.stages)

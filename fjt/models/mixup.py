@@ -26,7 +26,7 @@ def pair(batch: Batch, key: prng.Key, alpha: ArrayLike) -> Batch:
     Args:
         batch: with `example` and `weight`, and one slot per example.
         key: of the draw.
-        alpha: at least 0, which keeps each example as it is.
+        alpha: of the distribution, at least 0; with 0 each example stays as it is.
     """
     example, empty = batch["example"].reshape(-1), batch["weight"].reshape(-1) == 0
     keys = prng.fold(key, example)

@@ -159,10 +159,11 @@ class _Names:
 
     def __init__(self, runs: Collection[Row]) -> None:
         paths = {
-            value
+            path
             for run in runs
             for key, value in run["values"]
-            if key in PATHS and isinstance(value, str) and value.startswith(("/", "~"))
+            for path in (value if isinstance(value, list | tuple) else [value])
+            if key in PATHS and isinstance(path, str) and path.startswith(("/", "~"))
         }
         self._short: dict[str, str] = {}
         for path in paths:
@@ -177,9 +178,14 @@ class _Names:
         """The name of a run's cell."""
         name = run["cell"]
         for key, value in run["values"]:
-            if isinstance(value, str) and value in self._short:
-                name = name.replace(f"/{key}={label(value)}", f"/{key}={label(self._short[value])}")
+            name = name.replace(f"/{key}={label(value)}", f"/{key}={label(self._shortened(value))}")
         return name
+
+    def _shortened(self, value: Any) -> Any:
+        """A value, or each of a list, with paths shortened."""
+        if isinstance(value, list | tuple):
+            return [self._shortened(one) for one in value]
+        return self._short.get(value, value) if isinstance(value, str) else value
 
     def open(self, run: Row) -> dict[str, list[str]]:
         """{key: texts} of the values that the tuning runs choose from."""

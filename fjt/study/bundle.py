@@ -60,7 +60,7 @@ def run_bundle(
         if not done:
             claim(experiment, workdir)
     experiments = [
-        taught(experiment, "" if done else workdir)
+        experiment if done else taught(experiment, workdir)
         for experiment, workdir, done in zip(experiments, workdirs, already_done, strict=True)
     ]
     saved = os.path.join(folder, "checkpoints")

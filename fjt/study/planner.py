@@ -30,7 +30,7 @@ from fjt.study.spec import Run, StudyConfig, program_key, settings_of
 from fjt.tasks import own_metrics
 from fjt.tasks.kinds import find_problem
 from fjt.training import placement
-from fjt.tuning import partition
+from fjt.tuning import partition, phases
 
 Member = tuple[Run, Settings, ExperimentConfig]  # a run, its settings, and their experiment part, resolved
 
@@ -165,7 +165,7 @@ def read_contents(
         if metric not in ("", *task.metrics):
             hint = suggest(metric, task.metrics)
             raise UserError(f"config.study.metric={metric!r} is not a metric of the task {task.name}.{hint}")
-        now = inputs.sha256 | own_metrics.contents(task)
+        now = inputs.sha256 | own_metrics.contents(task) | phases.contents(settings.experiment.tune)
         plans.check_contents(folder, run, found.setdefault(name, now), now, flatten(to_dict(settings)))
     return found
 

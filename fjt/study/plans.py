@@ -25,8 +25,11 @@ DATA_KEYS = (
     "model.doc_stride",
     "model.scratch.",
     "eval.metrics",
+    "distill.runs",
+    "tune.schedule_file",
 )
-SECTIONS = {"data": "data.", "weights": "model.", "tokenizer": "model."}  # prefixes of the keys that name the place
+# Of contents: prefixes of the keys that name the place.
+SECTIONS = {"data": "data.", "weights": "model.", "tokenizer": "model.", "teachers": "distill.", "phases": "tune."}
 BESIDE = 1.0  # seconds that a run takes in addition to its training
 DECLARED = ("baseline", "metric", "family", "alpha")  # of config.study: the hypotheses of the tests
 

@@ -214,7 +214,8 @@ def _combinations(product: Mapping[str, Any], known: Mapping[str, Any]) -> Itera
         if both.get("data.folds") is None or both.get("data.fold") is not None:
             yield values
         else:
-            yield from (values | {"data.fold": fold} for fold in range(both["data.folds"]))
+            folds = OPTIONS["data.folds"].parse(both["data.folds"])
+            yield from (values | {"data.fold": fold} for fold in range(folds))
 
 
 def _agrees(whole: Mapping[str, Any], excluded: Mapping[str, Any]) -> bool:

@@ -31,7 +31,7 @@ class StepRow(NamedTuple):
 
 
 class EvaluationRow(NamedTuple):
-    """One evaluation in eval.jsonl.
+    """One evaluation; eval.jsonl has all but the factor, since train.jsonl has the rates.
 
     best: whether it is better than all evaluations before.  train_seconds: time of training since step 0.
     rate_factor: by which the planned learning rates of the steps after it are multiplied.

@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Float32
 
 from fjt.core.errors import UserError
-from fjt.core.options import OptimConfig, TrainConfig
+from fjt.core.options import ExperimentConfig, OptimConfig, TrainConfig
 
 LATE = 0.2  # share of the steps in which wsd falls, by default
 PLATEAU_FACTOR = 0.5  # of the learning rate at a plateau, by default
@@ -65,20 +65,20 @@ def _late(peak: float, end: float, steps: int, falling: int) -> Callable[[Any], 
     return rate
 
 
-def check_plateau(optim: OptimConfig, evaluations: int, labelled: bool) -> None:
+def check_plateau(experiment: ExperimentConfig, evaluations: int, labelled: bool) -> None:
     """Checks that `optim.plateau_patience` and `.plateau_factor` can act in a run.
 
     The first score is the best so far, and what the last evaluation decides has no step left to act on.
 
     Args:
-        optim: the options.
+        experiment: the options.
         evaluations: number of evaluations of dev in the run, that after its last step included.
         labelled: whether any row of dev has a label.
 
     Raises:
         UserError: they cannot act.
     """
-    patience = optim.plateau_patience
+    optim, patience = experiment.optim, experiment.optim.plateau_patience
     if patience is None:
         if optim.plateau_factor is not None:
             raise UserError(
@@ -97,6 +97,15 @@ def check_plateau(optim: OptimConfig, evaluations: int, labelled: bool) -> None:
             f"is the best so far and nothing is trained after the last. Give at least {patience + 2} by "
             "config.eval.every_steps, or a shorter patience."
         )
+    for key, end, longest in (
+        ("train.patience", experiment.train.patience, experiment.train.patience - 1),
+        ("tune.stage_patience", experiment.tune.stage_patience, experiment.tune.stage_patience),
+    ):
+        if end and longest is not None and patience > longest:
+            raise UserError(
+                f"config.optim.plateau_patience={patience} never acts: config.{key}={end} ends training before. Give "
+                f"at most {longest}, or leave one of them out."
+            )
 
 
 def average_rates(train: TrainConfig, steps: int) -> Float32[np.ndarray, " steps"] | None:

@@ -1,6 +1,7 @@
 """Phases of a run in which parameters open one after another, given in a config or in a schedule file of patterns."""
 
 import dataclasses
+import hashlib
 import math
 import re
 from collections.abc import Collection, Sequence
@@ -39,7 +40,7 @@ def read(path: str) -> tuple[Phase, ...]:
         UserError: the file cannot be read, or a line is not a phase.
     """
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             lines = [line.partition("#")[0].split() for line in file]
     except (OSError, UnicodeDecodeError) as error:
         reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
@@ -48,6 +49,13 @@ def read(path: str) -> tuple[Phase, ...]:
     if not phases:
         raise UserError(f"config.tune.schedule_file={path} has no phase. Give the patterns of one in each line.")
     return phases
+
+
+def contents(tune: TuneConfig) -> dict[str, str]:
+    """{"phases": sha256} of the phases of a schedule file, {} where the options name none."""
+    if not tune.schedule_file:
+        return {}
+    return {"phases": hashlib.sha256(repr(read(tune.schedule_file)).encode()).hexdigest()}
 
 
 def _parse(words: Sequence[str], place: str) -> Phase:

@@ -122,7 +122,7 @@ def test_logits_that_are_not_finite_give_no_labels(monkeypatch):
     run = small.double(
         finished_run.Run, path="runs/a", pairs=False, task=Task("a", "classification", ("0", "1"), ()), _predictor=given
     )
-    monkeypatch.setattr(finished_run.Run, "_check_export", lambda run: None)
+    monkeypatch.setattr(finished_run.Run, "check_export", lambda run: None)
     with pytest.raises(UserError, match=r"2 texts .*: 3, 17 \(counted from 0\).*another run than runs/a"):
         run.predict(["a text"] * 30)
     slots = {"slot_token": np.tile([0, 1], 30).astype(np.int32), "slot_offsets": np.arange(0, 61, 2)}

@@ -34,7 +34,8 @@ def fold(folder, number, options=None, rows=None, table="a", task=TASK, contents
     records.write_json(path / "config.json", {"config": config, "contents": contents, "fingerprint": "", "changes": []})
     with np.load(path / "predictions/dev.npz") as arrays:
         made = dataclasses.replace(task_of_record(arrays, "t"), metrics=())
-    return double(Run, path=str(path), result={"metrics": {"accuracy": 0.5}}, config=config, task=made)
+    result = {"metrics": {"accuracy": 0.5}}
+    return double(Run, path=str(path), result=result, config=config, contents=contents, task=made)
 
 
 def test_each_row_of_the_table_is_there_once_and_in_its_place(tmp_path):

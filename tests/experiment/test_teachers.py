@@ -21,7 +21,7 @@ TASK = TASKS["cola"]
 DEV = Split(("0", "1", "2"), ("a", "b", "c"), None, np.array([1, 0, -1], np.int32))
 TRAIN = Split(("0", "1", "2", "3"), ("d", "e", "f", "g"), None, np.array([1, 0, 1, 0], np.int32))
 COST = {"model": "m", "method": ["full"], "metrics": {"mcc": 0.5}, "total_params": 7, "train_seconds": 2.0}
-RESULT = COST | {"task": "cola", "params_sha256": "p"}
+RESULT = COST | {"task": "cola", "params_sha256": "p", "export_sha256": {"model.safetensors": "m"}}
 
 
 @pytest.fixture
@@ -74,6 +74,15 @@ def test_runs_that_cannot_teach_are_refused(runs):
     for options in (dict(data=DataConfig(shuffle_labels=True)), dict(train=TrainConfig(smote="smote"))):
         with pytest.raises(UserError, match=r"distill\.runs cannot follow"):
             found("a", **options)
+
+
+def test_a_teacher_without_a_model_is_refused(runs, tmp_path):
+    runs["a"][0] = RESULT | {"export_sha256": {}}
+    with pytest.raises(UserError, match="runs: a has left no model"):
+        found("a")
+    (tmp_path / "ensemble.json").touch()
+    with pytest.raises(UserError, match=r"is an ensemble\. Give the runs"):
+        found(str(tmp_path))
 
 
 def test_a_teacher_that_may_have_trained_on_the_rows_of_dev_is_refused(runs):

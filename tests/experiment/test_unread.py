@@ -30,9 +30,25 @@ def test_an_option_of_one_schedule_is_refused_with_another(schedule, option):
         if other == schedule:
             unread.check(given)
         else:
-            with pytest.raises(UserError, match=rf"config.optim.{name}=.* the schedule is {other}, and {schedule}"):
+            with pytest.raises(UserError, match=rf"config.optim.{name}=.* config.optim.schedule={other}: {schedule} "):
                 unread.check(given)
     unread.check(run_of(ALL))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "option", "readers"),
+    [
+        ("sgd", {"momentum": 0.5}, "sgd"),
+        ("lion", {"b1": 0.8}, "adamw or adam or lamb or lion"),
+        ("adamw", {"b2": 0.8}, "adamw or adam or lamb"),
+        ("lamb", {"eps": 1e-6}, "adamw or adam or lamb"),
+    ],
+)
+def test_an_option_of_other_optimizers_is_refused(optimizer, option, readers):
+    unread.check(run_of(ALL, optim=OptimConfig(name=optimizer, **option)))
+    for other in {"adamw", "sgd", "lion", "adafactor"} - set(readers.split(" or ")):
+        with pytest.raises(UserError, match=f"no effect with config.optim.name={other}: {readers} alone"):
+            unread.check(run_of(ALL, optim=OptimConfig(name=other, **option)))
 
 
 def dropout(*layers, **options):

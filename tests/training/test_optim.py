@@ -380,16 +380,25 @@ def test_an_optimizer_keeps_no_average_unless_it_is_asked_to():
 
 def test_a_plateau_that_never_ends_is_refused():
     """Of four evaluations the second can lower the rate at the earliest; the last one has no step after it."""
+
+    def check(evaluations, labelled, optim, **others):
+        check_plateau(options.ExperimentConfig(optim=options.OptimConfig(**optim), **others), evaluations, labelled)
+
     for patience in (1, 2):
-        check_plateau(options.OptimConfig(plateau_patience=patience), 4, True)
-    check_plateau(options.OptimConfig(), 1, False)
+        check(4, True, dict(plateau_patience=patience))
+    check(1, False, {})
+    late, staged = options.TrainConfig(patience=3), options.TuneConfig(stage_patience=2)
+    check(9, True, dict(plateau_patience=2), train=late, tune=staged)
     for given, evaluations, labelled, words in (
-        (options.OptimConfig(plateau_patience=3), 4, True, "plateau_patience=3 never acts: of the 4 .* at least 5"),
-        (options.OptimConfig(plateau_patience=1), 4, False, "plateau_patience=1 counts scores on dev, which has no"),
-        (options.OptimConfig(plateau_factor=0.1), 4, True, "plateau_factor=0.1 acts after .*: give both"),
+        (dict(plateau_patience=3), 4, True, "plateau_patience=3 never acts: of the 4 .* at least 5"),
+        (dict(plateau_patience=1), 4, False, "plateau_patience=1 counts scores on dev, which has no"),
+        (dict(plateau_factor=0.1), 4, True, "plateau_factor=0.1 acts after .*: give both"),
     ):
         with pytest.raises(UserError, match=words):
-            check_plateau(given, evaluations, labelled)
+            check(evaluations, labelled, given)
+    for others in (dict(train=late), dict(tune=staged)):
+        with pytest.raises(UserError, match=r"plateau_patience=3 never acts: .* Give at most 2"):
+            check(9, True, dict(plateau_patience=3), **others)
 
 
 def test_the_late_schedules_at_their_corners():
