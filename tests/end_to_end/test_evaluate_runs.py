@@ -5,6 +5,7 @@ import json
 import shutil
 
 import numpy as np
+import process
 import pytest
 import scipy.special
 import transformers
@@ -73,6 +74,16 @@ def divide(run, folder):
         header, *lines = (own / "predictions/dev.tsv").read_text().splitlines()
         (own / "predictions/dev.tsv").write_text("\n".join([header, *(lines[row] for row in rows), ""]))
     return folder / "0", folder / "1"
+
+
+def test_runs_of_two_folds_are_one_cross_validation(launch, tables, finished, tmp_path):
+    for fold in (0, 1):
+        options = dict(data__files__dev=None, data__folds=2, data__fold=fold, train__epochs=1, output__export=False)
+        process.run(launch, tables, finished[0] / "export", tmp_path / str(fold), "head", **options)
+    done = launch("--run", tmp_path / "1", tmp_path / "0", program="fjt.evaluate")
+    assert done.code == 0, done.text
+    found = json.loads((tmp_path / "0/evaluation/folds/evaluation.json").read_text())
+    assert found["examples"] == len((tables / "train.csv").read_text().splitlines()) - 1, found
 
 
 def test_the_folds_of_a_cross_validation_are_pooled(run, tmp_path, capsys):

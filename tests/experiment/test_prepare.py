@@ -4,14 +4,16 @@ import dataclasses
 
 import numpy as np
 import pytest
-from small import double
+from small import CONFIG, double
 
 from fjt.core.errors import UserError
-from fjt.core.options import EvalConfig, ExperimentConfig, MaskConfig, TrainConfig, TuneConfig
+from fjt.core.options import DataConfig, EvalConfig, ExperimentConfig, MaskConfig, ModelConfig, TrainConfig, TuneConfig
 from fjt.data.glue import Split, Task
 from fjt.experiment import prepare
 from fjt.experiment.execute import course
+from fjt.experiment.inputs import Inputs
 from fjt.experiment.prepared import Experiment, Stage
+from fjt.experiment.recipes import recipe_epochs
 from fjt.tasks.kinds import find_problem
 
 TASK = Task("table", "regression", (), ("pearson", "spearman", "mse"))
@@ -126,3 +128,23 @@ def test_a_metric_is_tried_on_every_split_that_is_evaluated(tmp_path, monkeypatc
         add_metrics("last", "spread:share", dev=one, test=DEV)
     unread = ExperimentConfig(eval=EvalConfig(metrics=("spread:share",), test=False))
     complete(unread, {"train": DEV, "dev": one, "test": DEV})
+
+
+class Fold(Inputs):
+    """Inputs of a fold of a table of 1,316 rows, 1,052 of which train."""
+
+    base = None, CONFIG, {}, None
+
+    def __init__(self):
+        pass
+
+    def size_of(self, split):
+        return {"train": 1052, "dev": 264}[split]
+
+
+@pytest.mark.parametrize(("folds", "rows"), [(5, 1316), (None, 1052)])
+def test_all_folds_take_the_recipe_of_the_whole_table(folds, rows):
+    """Their numbers of rows differ by one, and may be on both sides of a step of the recipe."""
+    given = prepare.Settings(experiment=ExperimentConfig(data=DataConfig(folds=folds), model=ModelConfig(path="")))
+    found = prepare.resolve(given, Fold())[0].experiment.train.epochs
+    assert found == recipe_epochs("full", rows) and recipe_epochs("full", 1316) != recipe_epochs("full", 1052)
