@@ -16,7 +16,7 @@ from fjt.interop import adapter, formats
 from fjt.models import config_json, model_path
 
 
-@pytest.mark.parametrize("method", small.tiers(["lora", "('prompt','bitfit')"], "lora"))
+@pytest.mark.parametrize("method", small.tiers(["lora", "('prompt','bitfit')"], "lora", slow=("('prompt','bitfit')",)))
 def test_exports_and_predictions(finished, even, launch, texts, tmp_path, method):
     base, _ = finished
     merged = method == "lora"

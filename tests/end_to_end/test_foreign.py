@@ -87,6 +87,7 @@ def kill_in_clean_up(count, inside):
     checkpoint.shutil.rmtree = removed
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_last_clean_up_loses_nothing(even, launch, tmp_path):
     arguments = tiny(even, output__checkpoints=False)
     whole = launch(*arguments, "--workdir", tmp_path / "whole")

@@ -43,7 +43,7 @@ def test_across_its_stages(finished, even, launch, tmp_path):
     assert results[1]["flops_per_step"] < 0.9 * full["flops_per_step"]
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_stopped_early_and_killed_in_its_export(finished, even, launch, tmp_path):
     """By patience, within stage 1: the same command ends with the stage's own leaves."""
     options = dict(train__patience=4, eval__every_steps=1, eval__every_epochs=None, optim__learning_rate=3e-2)

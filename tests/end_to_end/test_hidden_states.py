@@ -65,7 +65,7 @@ def losses(workdir):
     return np.array([row["loss"] for row in read_rows(workdir / "train.jsonl")])
 
 
-@pytest.mark.parametrize("method", small.tiers(["head", "gradual"], "head"))
+@pytest.mark.parametrize("method", small.tiers(["head", "gradual"], "head", slow=("gradual",)))
 def test_with_and_without(method, kept, arguments, launch, tmp_path):
     done = launch(*arguments(method, tmp_path, cache__hidden=False), "--workdir", tmp_path / "run")
     assert done.code == 0 and "is computed in each step: config.cache.hidden=False" in done.text, done.text

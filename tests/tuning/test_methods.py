@@ -56,8 +56,8 @@ FIRST = ("top_k", "lora", "pfeiffer", "prefix", "prompt")  # one or two from eac
 # The others have a model of one layer, which compiles in half the time, unless theirs differ or share something.
 DEEP = (*FIRST, "pattern", "llrd", "vera", "compacter", "prefix projected", "top_k pfeiffer")
 # Their code is that of other cases as well.
-SLOW = ("attention_only", "layernorm", "lora by site", "houlsby", "prefix projected", "lora prefix bitfit", "dora ia3",
-        "top_k pfeiffer")  # fmt: skip
+SLOW = ("pattern", "attention_only", "layernorm", "lora everywhere", "lora by site", "houlsby", "parallel",
+        "prefix projected", "p_tuning", "lora prefix bitfit", "dora ia3", "top_k pfeiffer")  # fmt: skip
 every = pytest.mark.parametrize("case", small.tiers(CASES, *FIRST, slow=SLOW))
 
 
