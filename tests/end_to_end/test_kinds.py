@@ -80,11 +80,8 @@ KINDS = {  # (config, options, suffix, writer of a file)
 }
 
 
-SLOW = (
-    "question_answering",
-    "multiple_choice",
-    "multi_regression",
-)  # whose slots and losses are much as those of others
+# Their slots and losses are much as those of others.
+SLOW = ("question_answering", "multiple_choice", "multi_regression")
 
 
 @pytest.mark.parametrize("kind", small.tiers(list(KINDS), *(k for k in KINDS if k not in SLOW), slow=SLOW))
