@@ -50,7 +50,7 @@ def with_predictions(teachers: Teachers, examples: Examples, width: int, workdir
     if known:
         kept = _read(path, names, examples)
     else:
-        rows, seconds = _predict(teachers, bool(width))
+        rows, seconds = _predict(teachers, width)
         values = [_of_slots(one, examples) for one in rows]
         values[1:] = [_reduce(one, width) for one in values[1:]]
         kept = dict(zip(names, values, strict=True)), seconds
@@ -61,17 +61,25 @@ def with_predictions(teachers: Teachers, examples: Examples, width: int, workdir
 
 
 @functools.lru_cache(maxsize=1)  # runs of a study share their teachers
-def _predict(teachers: Teachers, vectors: bool) -> tuple[list[Any], float]:
-    """([logits of the rows of train, and their vectors if asked for], the seconds that they took).
+def _predict(teachers: Teachers, width: int) -> tuple[list[Any], float]:
+    """([logits of the rows of train, and their vectors if a width is given], the seconds that they took).
 
     The logits are those of the mean prediction of several runs.  Rows have an array each where they have several slots.
+
+    Raises:
+        UserError: the vectors have fewer dimensions than `width`.
     """
     teachers.view.say(f"predicting {len(teachers.train):,} training rows with {len(teachers.runs)} runs to learn from")
     start, parts, found = time.perf_counter(), [], []
     for path in teachers.runs:
         run = finished.load_run(path)
+        if width and run.width < width:
+            raise UserError(
+                f"config.distill.hidden: the vectors of {path} have {run.width} dimensions, those of this run {width}. "
+                "Learn from a run as wide or wider, or leave the option out."
+            )
         parts.append(labelled.predict(run, teachers.train, teachers.view))
-        found = [run.vectors(teachers.train)] if vectors else []
+        found = [run.vectors(teachers.train)] if width else []
     first, mean = parts[0], values_of(parts[0])
     if len(parts) > 1:
         mean = run.problem.mean_logits([values_of(part) for part in parts])
@@ -94,17 +102,8 @@ def _reduce(vectors: Float[np.ndarray, "M W"], width: int) -> Float[np.ndarray, 
     """The vectors in `width` dimensions: their coordinates along the principal axes around 0, the largest first.
 
     Among all projections, this one keeps most of the vectors' lengths (Eckart & Young 1936).
-
-    Raises:
-        UserError: they have fewer dimensions.
     """
-    own = vectors.shape[1]
-    if own < width:
-        raise UserError(
-            f"config.distill.hidden: the teacher's vectors have {own} dimensions, those of this run {width}. Learn "
-            "from a run as wide or wider, or leave the option out."
-        )
-    if own == width:
+    if vectors.shape[1] == width:
         return vectors
     wide = vectors.astype(np.float64)
     axes = np.linalg.eigh(wide.T @ wide)[1][:, ::-1][:, :width]

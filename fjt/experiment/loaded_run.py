@@ -128,6 +128,11 @@ class Run:
         """(the Examples of a split, the logits of their slots)."""
         return self._predictor.predict(split)
 
+    @property
+    def width(self) -> int:
+        """The size of the vectors that `vectors` returns."""
+        return self._predictor.model.config.width
+
     def vectors(self, split: Split) -> np.ndarray | Ragged:
         """The output of the encoder's last layer for the rows of a split, f32[N, D], or for each of their words."""
         self.check_export()

@@ -157,13 +157,15 @@ VECTORS = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
 
 def test_vectors_are_kept_with_the_logits(runs, asked, monkeypatch, tmp_path):
     monkeypatch.setattr(Run, "vectors", lambda run, split: VECTORS)
+    monkeypatch.setattr(Run, "width", 3)
     for _ in range(2):
         made = with_predictions(found("a"), EXAMPLES, 3, str(tmp_path)).predicted
         np.testing.assert_array_equal(made["teacher"], LOGITS["a"], strict=True)
         np.testing.assert_array_equal(made["teacher_vectors"], VECTORS, strict=True)
     assert asked == ["a"]
-    with pytest.raises(UserError, match=r"3 dimensions, those of this run 4"):
+    with pytest.raises(UserError, match=r"of a have 3 dimensions, those of this run 4"):
         with_predictions(found("a"), EXAMPLES, 4, "")
+    assert asked == ["a"]  # before anything is predicted
 
 
 def test_wider_vectors_keep_what_differs_most():
