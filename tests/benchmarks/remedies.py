@@ -224,14 +224,22 @@ def difference(with_tool, without):
 
 def table(record):
     """The table of a record, in Markdown."""
-    lines = ["# What the tools changed", "", " ".join(__doc__.split("\n\n")[2].split()), ""]
+    about, groups = __doc__.split("\n\n")[2:4]
+    about, groups = " ".join(about.split()), dict(line.split(None, 1) for line in groups.splitlines())
+    lines = ["# What the tools changed", "", about.removesuffix(" Groups:"), ""]
     lines += [f"Command: `{record['command']}`. {record['device']}, jax {record['versions']['jax']}.", ""]
     for name, group in GROUPS.items():
         runs = record["runs"].get(name, {})
         plain = runs.get(WITHOUT, {})
         if not plain:
             continue
-        lines += [f"## {name}", "", "| tool | meant to change | " + " | ".join(group.scores) + " | seconds | seeds |"]
+        lines += [
+            f"## {name}",
+            "",
+            f"{groups[name]}.",
+            "",
+            "| tool | meant to change | " + " | ".join(group.scores) + " | seconds | seeds |",
+        ]
         lines += ["|---|---|" + "--:|" * (len(group.scores) + 2)]
         means = [f"{np.mean([run[score] for run in plain.values()]):.4f}" for score in group.scores]
         lines.append(f"| without | - | {' | '.join(means)} | {seconds(plain)} | {len(plain)} |")
@@ -243,8 +251,8 @@ def table(record):
                     if score not in own[seeds[0]]:
                         cells.append("-")
                         continue
-                    found = difference([own[s][score] for s in seeds], [plain[s][score] for s in seeds])
-                    cells.append(f"{found[0]:+.4f} ({found[1]:+.4f} to {found[2]:+.4f})")
+                    apart, low, high = difference([own[s][score] for s in seeds], [plain[s][score] for s in seeds])
+                    cells.append(f"{apart:+.4f}" if np.isnan(low) else f"{apart:+.4f} ({low:+.4f} to {high:+.4f})")
                 lines.append(f"| {tool} | {meant} | {' | '.join(cells)} | {seconds(own)} | {len(seeds)} |")
         lines.append("")
     if record.get("combined"):
