@@ -79,6 +79,8 @@ def test_tuning_and_reported_runs_read_other_data():
     cells = ("mrpc/lora/tune.rank=4/data.limit=96", "mrpc/head/data.limit=96")
     assert {plans.data_key("runs", cell) for cell in cells} == {"runs/mrpc/data.limit=96"}
     assert plans.data_key("tuning", cells[0]) == "tuning/mrpc/data.limit=96"
+    for axis in ("distill.runs=a", "tune.schedule_file=phases.txt"):
+        assert plans.data_key("runs", f"mrpc/full/{axis}") == f"runs/mrpc/{axis}"
 
 
 def whole_plan(**entries):
