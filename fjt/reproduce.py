@@ -51,8 +51,8 @@ def _reproduce(options: argparse.Namespace) -> int:
         temporary = tempfile.TemporaryDirectory()
     except OSError as error:
         raise UserError(
-            f"there is no folder for the repetition: {error.strerror}. Set TMPDIR to a folder that can be written, or "
-            "give --workdir DIR."
+            f"no temporary folder to repeat the run in: {error.strerror}. Set TMPDIR to a folder that can be written, "
+            "or give --workdir DIR."
         ) from None
     with temporary as folder:
         try:

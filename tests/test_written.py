@@ -23,7 +23,7 @@ from fjt import predict
 from fjt.core import console
 from fjt.core.errors import UserError
 from fjt.core.markdown import code, escape
-from fjt.data import conll, labels, tables
+from fjt.data import conll, labels, rows, tables
 from fjt.data.glue import Split, Task
 from fjt.experiment import outputs
 from fjt.experiment.finished import Run
@@ -51,7 +51,7 @@ def accepted(function, *arguments):
         assume(False)
 
 
-TEXTS = ANY.map(lambda text: accepted(tables.text_of, text.encode("utf-8", "ignore").decode(), "", ""))
+TEXTS = ANY.map(lambda text: accepted(rows.text_of, text.encode("utf-8", "ignore").decode(), "", ""))
 
 
 def usable(read):
@@ -67,7 +67,7 @@ def usable(read):
 IDS, NAMES = usable(labels.id_of), usable(labels.name_of)
 SHOWN = NAMES.map(lambda name: re.sub(r"\s+", " ", name))
 WHOLE = " ".join(word for word in SPECIAL if word.isprintable())  # one name with every special character
-WORDS = usable(lambda text, place: tables.text_of("".join(text.split()), place, "", blank=False))
+WORDS = usable(lambda text, place: rows.text_of("".join(text.split()), place, "", blank=False))
 NARROW = "".join(WHOLE.split())
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from fjt.core.errors import UserError
-from fjt.data import tables
 from fjt.data.batches import Examples
+from fjt.data.rows import text_of
 
 CHUNK = 1000  # texts per call; a progress bar moves between calls
 FEWEST = 2  # choices of a row
@@ -31,7 +31,7 @@ def read(values: Sequence[Any], place: str, prefix: str = "") -> tuple[str, ...]
     for number, value in enumerate(given):
         if value is None:
             raise UserError(f"{place}: choice {number} (counted from 0) is missing. Correct or remove the row.")
-        text = tables.text_of(value, f"{place}, choice {number}", "A choice should be text.", blank=False)
+        text = text_of(value, f"{place}, choice {number}", "A choice should be text.", blank=False)
         found.append(f"{prefix} {text}" if prefix else text)
     return tuple(found)
 

@@ -8,10 +8,10 @@ from jaxtyping import Int
 
 from fjt.core.errors import BadRows, UserError, read_rows
 from fjt.core.ragged import Ragged
-from fjt.data import choices, labels, tables
+from fjt.data import choices, labels
 from fjt.data.glue import Split, Task
 from fjt.data.labels import Cell
-from fjt.data.tables import Rows
+from fjt.data.rows import Rows, words_of
 
 LABEL_COLUMNS = "labels:"  # prefix of a label's name in the role of its own column
 CHOICE_COLUMNS = "choices:"  # likewise, of a choice
@@ -82,7 +82,7 @@ def split(rows: Rows, problem: LabelReader, codes: Sequence[str], required: bool
         return Split(**rows.columns(readers))
     if not problem.words:
         return Split(**rows.columns(readers))
-    texts: Any = rows.columns({"words": lambda: tuple(rows.read("text", tables.words_of))})["words"]
+    texts: Any = rows.columns({"words": lambda: tuple(rows.read("text", words_of))})["words"]
     readers["text"] = lambda: tuple(map(" ".join, texts))
     columns = rows.columns(readers)
     _check_counts(rows, texts, columns["label"])

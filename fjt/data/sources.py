@@ -19,7 +19,7 @@ from fjt.core.ragged import Ragged, values_of
 from fjt.data import augmentation, cleaning, glue, labels, reading, several, synthetic, tables, tfds
 from fjt.data.glue import SPLITS, Split, Table, Task
 from fjt.data.reading import LabelReader
-from fjt.data.tables import Rows
+from fjt.data.rows import Rows
 
 log = logging.getLogger(__name__)
 
@@ -321,7 +321,7 @@ def _without(rows: Rows, dropped: Collection[int]) -> Rows:
         return [value for row, value in enumerate(values) if row not in dropped]
 
     values = {role: keep(column) for role, column in rows.values.items()}
-    return tables.Rows(rows.path, values, keep(rows.numbers), keep(rows.lines), rows.faults)
+    return Rows(rows.path, values, keep(rows.numbers), keep(rows.lines), rows.faults)
 
 
 def _load_own(

@@ -16,7 +16,7 @@ import numpy as np
 from fjt.core import files, network
 from fjt.core.errors import UserError
 from fjt.data.glue import Split, Task
-from fjt.data.tables import Rows
+from fjt.data.rows import Rows
 
 log = logging.getLogger(__name__)
 

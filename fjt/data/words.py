@@ -5,7 +5,7 @@ from typing import Any
 
 from tokenizers import pre_tokenizers
 
-from fjt.data import tables
+from fjt.data.rows import text_of, words_of
 
 _SPLIT = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
 
@@ -18,9 +18,9 @@ def split(text: str) -> tuple[str, ...]:
 def read(value: Any, place: str) -> tuple[str, tuple[str, ...]]:
     """(text, words) of a text, or of a list of words.  Raises UserError for another value, and without words."""
     if isinstance(value, str):
-        text = tables.text_of(value, place, "")
-        return text, tables.words_of(split(text), place)
-    words = tables.words_of(value, place)
+        text = text_of(value, place, "")
+        return text, words_of(split(text), place)
+    words = words_of(value, place)
     return " ".join(words), words
 
 

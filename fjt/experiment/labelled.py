@@ -12,6 +12,7 @@ from fjt.core.errors import UserError
 from fjt.core.ragged import Ragged
 from fjt.core.records import Damaged
 from fjt.data import reading, tables
+from fjt.data import rows as file_rows
 from fjt.data.glue import Split, Task
 from fjt.experiment import new_texts, run_records
 from fjt.experiment.loaded_run import Run
@@ -209,7 +210,7 @@ def _label_columns(run: Run, label: str) -> dict[str, str]:
     return {"label": label or own["label"]}
 
 
-def _codes(run: Run, rows: tables.Rows) -> tuple[str, ...]:
+def _codes(run: Run, rows: file_rows.Rows) -> tuple[str, ...]:
     """The spelling of each label in a file: its name, or its id where no label is written by name."""
     names = run.label_names
     ids = tuple(map(str, range(len(names))))

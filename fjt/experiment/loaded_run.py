@@ -16,7 +16,7 @@ from fjt.data import choices, words
 from fjt.data.batches import Examples
 from fjt.data.glue import Split, Task
 from fjt.data.labels import some
-from fjt.data.tables import text_of
+from fjt.data.rows import text_of
 from fjt.experiment import calibration, run_records
 from fjt.experiment.process import undisturbed
 from fjt.interop.directory import replaced

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 from fjt.core.errors import BadRows, UserError
 from fjt.data import choices, conll, encoding, labels, reading, squad, tables, words
 from fjt.data.glue import Split
-from fjt.data.tables import Rows
+from fjt.data.rows import Rows, text_of
 
 if TYPE_CHECKING:
     from fjt.experiment.loaded_run import Run
@@ -185,7 +185,7 @@ def _readers(run: "Run", rows: Rows) -> dict[str, Callable[[], Any]]:
         empty, said = (None, "") if _either(run) else (), remedy.format(role="text_pair")
 
         def second(value: Any, place: str) -> str | None:
-            return None if value in empty else tables.text_of(value, place, said)
+            return None if value in empty else text_of(value, place, said)
 
         found["text_pair"] = lambda: rows.read("text_pair", second)
     return found
@@ -218,10 +218,10 @@ def _read_line(run: "Run", line: bytes, place: str) -> tuple[str, Any]:
         return words.read(text, place)
     if run.problem.choices:
         text, *rest = text.split("\t")
-        return tables.text_of(text, place, ""), choices.read([rest], place)
+        return text_of(text, place, ""), choices.read([rest], place)
     texts = text.split("\t") if run.pairs else [text]
     texts = texts[:1] if run.singles and texts[1:] == [""] else texts
     if len(texts) > 2 or (len(texts) == 1 and not run.singles):
         raise UserError(f"{place}: {len(texts)} texts, but the run reads pairs: two texts with a tab between them.")
-    first, *rest = [tables.text_of(text, place, "") for text in texts]
+    first, *rest = [text_of(text, place, "") for text in texts]
     return first, rest[0] if rest else None

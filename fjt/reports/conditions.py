@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fjt.reports import cells as values
+from fjt.reports import tuning_trials
 from fjt.reports.archive import FINISHED, Records
 from fjt.reports.cells import Cell, counts
 
@@ -78,10 +78,10 @@ def _rates(study: Records, cells: Sequence[Cell]) -> list[str]:
     chosen = [cell for cell in cells if RATE in cell.open]
     texts = []
     if chosen:
-        trials_of = [values.make_trials(cell, study) for cell in chosen]
+        trials_of = [tuning_trials.make_trials(cell, study) for cell in chosen]
         runs = _range({len(trial.rows) for trials in trials_of for trial in trials} or {0})
         tried = _range({len(trials) for trials in trials_of})
-        edges = sum(any(key == RATE for key, *_ in values.edges(trials)) for trials in trials_of)
+        edges = sum(any(key == RATE for key, *_ in tuning_trials.edges(trials)) for trials in trials_of)
         ends = f"; **{edges} of {len(chosen)} chosen ones are at an end of their range**" if edges else ""
         texts.append(
             f"Learning rates: one of {tried} chosen for each method and task, by {runs} tuning run"

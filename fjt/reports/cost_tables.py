@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from fjt.reports import cells as values
+from fjt.reports import tuning_trials
 from fjt.reports.archive import Records
 from fjt.reports.cells import Cell, counts
 from fjt.reports.formatting import Name, points, short_value, size, spread, unit
 from fjt.reports.pages import Footnotes, Table
+from fjt.reports.tuning_trials import Trial
 
 HIDDEN = (
     "These steps start from the frozen layers' output, which is computed once and cached, also for other methods, "
@@ -78,7 +80,7 @@ def _chosen(cell: Cell) -> str:
 def trial_table(cells: Sequence[Cell], study: Records, name: Name) -> tuple[Table | None, list[str]]:
     """(Table of the cells' trials, warnings), or (None, []) for cells without trials."""
     metric, task = cells[0].selection, cells[0].task
-    trials_of = {cell: values.make_trials(cell, study) for cell in cells}
+    trials_of = {cell: tuning_trials.make_trials(cell, study) for cell in cells}
     rows = [_trial_row(cell, trial, trials, name) for cell, trials in trials_of.items() for trial in trials]
     if not rows:
         return None, []
@@ -94,7 +96,7 @@ def trial_table(cells: Sequence[Cell], study: Records, name: Name) -> tuple[Tabl
     edges = [
         f"{name(cell)} ({key} {short_value(value)}, the {end} of {n})"
         for cell, trials in trials_of.items()
-        for key, value, end, n in values.edges(trials)
+        for key, value, end, n in tuning_trials.edges(trials)
     ]
     if edges:
         warnings.append(
@@ -109,10 +111,11 @@ def trial_table(cells: Sequence[Cell], study: Records, name: Name) -> tuple[Tabl
     return Table(columns, tuple(rows)), [warning for warning in warnings if warning]
 
 
-def _trial_row(cell: Cell, trial: values.Trial, trials: Sequence[values.Trial], name: Name) -> tuple[str, ...]:
+def _trial_row(cell: Cell, trial: Trial, trials: Sequence[Trial], name: Name) -> tuple[str, ...]:
     """The columns of `trial_table` for a trial of a cell."""
     metric = cell.selection
-    marks = ["chosen", *(f"{end} {key.rsplit('.', 1)[-1]}" for key, _, end, _ in values.edges(trials))] * trial.chosen
+    ends = [f"{end} {key.rsplit('.', 1)[-1]}" for key, _, end, _ in tuning_trials.edges(trials)]
+    marks = ["chosen", *ends] * trial.chosen
     runs = zip(trial.scores, trial.collapsed, strict=True)
     return (
         name(cell),
@@ -124,7 +127,7 @@ def _trial_row(cell: Cell, trial: values.Trial, trials: Sequence[values.Trial], 
     )
 
 
-def _choice_warning(cell: Cell, trials: Sequence[values.Trial], name: Name) -> str:
+def _choice_warning(cell: Cell, trials: Sequence[Trial], name: Name) -> str:
     """The warning about a chosen trial that is not the best or has a collapsed run, "" for neither."""
     chosen = [trial for trial in trials if trial.chosen]
     if any(any(trial.collapsed) for trial in chosen):
@@ -137,7 +140,7 @@ def _choice_warning(cell: Cell, trials: Sequence[values.Trial], name: Name) -> s
     return ""
 
 
-def _constant_warning(trials_of: dict[Cell, list[values.Trial]], study: Records, name: Name) -> str:
+def _constant_warning(trials_of: dict[Cell, list[Trial]], study: Records, name: Name) -> str:
     """The warning about cells none of whose trials exceeds a constant, "" for none."""
     below = []
     for cell, trials in trials_of.items():

@@ -23,10 +23,10 @@ from fjt.tasks.measures import EACH
 PAGE, RECORD = "evaluation.html", "evaluation.json"
 LONGEST = 300  # characters of a text that the page shows
 OF_FOLDS = (
-    "The training sets of folds overlap, so that their scores are not independent: the sd over folds is no standard "
-    "error, and the variance of cross-validation over training sets has no unbiased estimate (Bengio and Grandvalet "
-    "2004). Intervals of the folds' mean score over new examples: Bayle et al. (2020); means over folds of areas and "
-    "correlations: Forman and Scholz (2010)."
+    "Each two folds share most of their training rows, so their scores are not independent, and the sd over folds "
+    "divided by a root is not the standard error of their mean (Bengio and Grandvalet 2004). The intervals are about "
+    "new examples for these models (Bayle et al. 2020). Areas and correlations are means over folds (Forman and "
+    "Scholz 2010)."
 )
 
 

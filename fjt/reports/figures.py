@@ -16,8 +16,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from fjt.reports.archive import Curve, Records
-from fjt.reports.cells import Cell, Trial, best_of, costs, make_trials, number, sign_of, summarize
+from fjt.reports.cells import Cell, best_of, costs, sign_of, summarize
 from fjt.reports.pages import Picture
+from fjt.reports.tuning_trials import Trial, make_trials, number
 from fjt.tasks.kinds import bounds_of
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito's, no yellow

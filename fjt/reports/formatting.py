@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 
 from fjt.core.markdown import code, escape
-from fjt.reports import cells as values
+from fjt.reports import tuning_trials
 from fjt.reports.archive import Records
 from fjt.reports.cells import Cell, counts
 from fjt.reports.inference import Interval
@@ -77,5 +77,5 @@ def size(count: int) -> str:
 
 def short_value(text: str) -> str:
     """The text of a value as printed: numbers without trailing zeros."""
-    value = values.number(text)
+    value = tuning_trials.number(text)
     return escape(text) if value is None else f"{value:g}"

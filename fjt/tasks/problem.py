@@ -325,7 +325,7 @@ class Problem(abc.ABC):
         Args:
             logits: of the slots, float32 at least.
             teacher: the teachers' logits of the slots, see `mean_logits`.
-            hyper: Hyper, of which temperature and class_weights are read.
+            hyper: Hyper; its temperature and class_weights are read.
         """
         raise NotImplementedError(f"{self.name} has no soft loss")  # `check_distill` refuses the options before
 

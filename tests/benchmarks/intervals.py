@@ -114,7 +114,7 @@ def cross_validated(size, rng, folds, share, distance, width):
         folds: their number; each has the same share of each class.
         share: of the second class.
         distance: of the two classes.
-        width: number of features, of which one tells the classes apart.
+        width: number of features; the first one tells the classes apart, the others are noise.
     """
 
     def rows(number):
@@ -248,7 +248,6 @@ def table(record):
         [
             "# How often the intervals of `fjt.evaluate` hold",
             "",
-            *([record["not_one_run"], ""] if "not_one_run" in record else []),
             f"{len(shares(record['rows']))} intervals at 95 % hold in {low:.3f} to {high:.3f} of the samples (from "
             f"{BAND[0]} to {BAND[1]}: {'passed' if passed(record) else 'FAILED'}). Of these, each was given in at "
             f"least {MOST_SHOWN:.0%} of the samples; the others are a selection of samples.",

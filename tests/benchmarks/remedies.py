@@ -194,7 +194,7 @@ def zeros(folder):
 
 
 def combined(folders, how, folder):
-    """{what: value} of several runs as one: on the rows that judge, beside its parts, and the cost."""
+    """{what: value} of several runs that predict together: scores on test, those of each run, and the cost."""
     runs = [load_run(one) for one in folders]
     parts = [labelled.stored(run, "test") for run in runs]
     chosen = list(range(len(runs)))

@@ -22,6 +22,7 @@ def get_config():
     config.search.space = ({space},)
     return config
 """
+NUMBERS = """{"optim.learning_rate": ("log", 2e-2, 2e-1), "optim.weight_decay": ("float", 0.0, 0.1)}"""
 SPACE = """{"optim.learning_rate": ("log", 2e-2, 2e-1, 3), "tune.rank": (2, 4)}"""
 
 
@@ -136,18 +137,33 @@ def test_a_trial_is_the_run_alone_and_a_finished_one_is_not_repeated(done, launc
     assert {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/result.json")} == before
 
 
-def test_a_killed_search_has_the_same_trials(done, arguments, cache, tmp_path):
-    folder = tmp_path / "search"
-    options = [*arguments("--trials=5", checkpoint__every_steps=3), "--workdir", folder]
-    killed = start(options, tmp_path / "killed", cache=cache, program="fjt.search", events=DieInTrial(2, 7))
+def killed_in_a_trial(trial, options, folder, cache, tmp_path):
+    """A search in `folder`: killed in step 7 of a trial, and made to its end by the same command."""
+    options = [*options, "--workdir", folder]
+    killed = start(options, tmp_path / "killed", cache=cache, program="fjt.search", events=DieInTrial(trial, 7))
     killed.join()
     assert killed.exitcode == -signal.SIGKILL
     again = start(options, tmp_path / "again", cache=cache, program="fjt.search")
     ended = finish(again, tmp_path / "again")
-    assert ended.code == 0 and "trial 1: " not in ended.text and "trial 2: " in ended.text, ended.text
+    assert ended.code == 0 and f"trial {trial - 1}: " not in ended.text and f"trial {trial}: " in ended.text, ended.text
+
+
+def test_a_killed_search_has_the_same_trials(done, arguments, cache, tmp_path):
+    folder = tmp_path / "search"
+    killed_in_a_trial(2, arguments("--trials=5", checkpoint__every_steps=3), folder, cache, tmp_path)
     assert trials(folder) == trials(done[0])
     for number in range(5):
         assert outcome(folder / f"trials/{number:04d}") == outcome(done[0] / f"trials/{number:04d}")
+
+
+@pytest.mark.slow
+def test_a_killed_search_by_cma_es_has_the_same_trials(launch, arguments, cache, tmp_path):
+    """Its proposals depend on the scores of whole generations; of two numbers, one has six trials."""
+    options = arguments("--trials=9", "--sampler=cmaes", space=NUMBERS, checkpoint__every_steps=3, tune__rank=2)
+    ended = launch(*options, "--workdir", tmp_path / "whole", program="fjt.search")
+    assert ended.code == 0, ended.text
+    killed_in_a_trial(8, options, tmp_path / "search", cache, tmp_path)
+    assert trials(tmp_path / "search") == trials(tmp_path / "whole")
 
 
 def test_another_search_in_the_folder_is_refused(done, launch, arguments):
@@ -165,10 +181,11 @@ def test_another_search_in_the_folder_is_refused(done, launch, arguments):
 
 
 @pytest.mark.slow
-def test_two_processes_share_a_search(arguments, cache, tmp_path):
+@pytest.mark.parametrize(("sampler", "space"), [("random", SPACE), ("cmaes", NUMBERS)])
+def test_two_processes_share_a_search(arguments, cache, tmp_path, sampler, space):
     """One is killed; the other makes its trial; no trial is made twice and none is lost."""
     folder = tmp_path / "search"
-    options = [*arguments("--trials=8", "--sampler=random"), "--workdir", folder]
+    options = [*arguments("--trials=8", f"--sampler={sampler}", space=space, tune__rank=2), "--workdir", folder]
     begin = functools.partial(start, options, cache=cache, program="fjt.search", events=Slow(0.02))
     first, second = begin(tmp_path / "first"), begin(tmp_path / "second")
     assert wait_for(lambda: len(list(folder.glob("trials/*/train.jsonl"))) > 3, first)
@@ -181,6 +198,8 @@ def test_two_processes_share_a_search(arguments, cache, tmp_path):
     assert len(told) == len(set(told)) and len(told) in (7, 8)  # the killed one may have ended one that it did not tell
     found = record(folder)["trials"]
     assert len(found) == 8 and all(row["ended"] in ("finished", "collapsed") for row in found)
+    if sampler != "random":
+        return
     alone = start([*options[:-1], tmp_path / "alone"], tmp_path / "third", cache=cache, program="fjt.search")
     assert finish(alone, tmp_path / "third").code == 0
     assert trials(tmp_path / "alone") == trials(folder), "random proposals do not depend on which trials have ended"

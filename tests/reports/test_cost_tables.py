@@ -7,8 +7,9 @@ import pytest
 from made_study import DIVERGED, MadeStudy, cells_of, predictions
 from read_report import rows_of
 
-from fjt.reports.cells import costs, edges, make_trials
+from fjt.reports.cells import costs
 from fjt.reports.cost_tables import HIDDEN, LANES, cost_table, trial_table
+from fjt.reports.tuning_trials import edges, make_trials
 
 SEEDS = range(8)
 
