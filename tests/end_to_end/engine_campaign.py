@@ -98,13 +98,15 @@ def campaign(options, arguments):
                         continue
                     os.kill(rng.choice(pids), signal.SIGKILL)
                 else:
-                    start = time.monotonic()
+                    before, start = runs_done(killed), time.monotonic()
                     driver.send_signal(signal.SIGKILL if kind == "driver killed" else signal.SIGINT)
                     codes[driver.wait()] += 1
                     if kind == "driver interrupted":
                         stops.append(round(time.monotonic() - start, 2))
+                        if driver.returncode != 128 + signal.SIGINT and before < len(wanted):
+                            raise SystemExit(f"the driver ended with {driver.returncode} after a Ctrl-C")
                     driver = begin(killed, *flags)
-                done = sum("DONE" in names for _, _, names in os.walk(killed))
+                done = runs_done(killed)
                 faults.append({"kind": kind, "runs_done": done})
                 print(f"{len(faults)}: {kind}; {done} runs were done", flush=True)
     return {
@@ -120,6 +122,10 @@ def campaign(options, arguments):
         "made": faults,
         "versions": versions,
     }
+
+
+def runs_done(folder):
+    return sum("DONE" in names for _, _, names in os.walk(folder))
 
 
 if __name__ == "__main__":

@@ -60,6 +60,8 @@ def command(argv, name, description, default, campaign, *, kills, shown):
     given = argv[1:]
     here = given.index("--") if "--" in given else len(given)
     options, arguments = parser.parse_args(given[:here]), given[here + 1 :] or list(default)
+    # A shell lets its background jobs ignore Ctrl-C, and so would all processes that they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     record = campaign(options, arguments)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     records.write_json(options.output, record)
