@@ -71,6 +71,14 @@ def values_of(rows: "np.ndarray | Ragged") -> np.ndarray:
     return rows.values if isinstance(rows, Ragged) else rows
 
 
+def same(one: "np.ndarray | Ragged", other: "np.ndarray | Ragged") -> bool:
+    """Whether two columns have the same rows, with NaN where the other has NaN."""
+    if isinstance(one, Ragged) and isinstance(other, Ragged) and not np.array_equal(one.offsets, other.offsets):
+        return False
+    values = [values_of(rows) for rows in (one, other)]
+    return np.array_equal(*values, equal_nan=all(array.dtype.kind == "f" for array in values))
+
+
 def flat(name: str, rows: "np.ndarray | Ragged") -> dict[str, np.ndarray]:
     """Rows as arrays for a file: {name: array}.
 

@@ -180,6 +180,15 @@ class Task:
 
     own_metrics: tuple[Metric, ...] = ()
 
+    def difference(self, other: "Task") -> tuple[str, Any, Any] | None:
+        """(what, the value here, the other one) of the first that tells two tasks' labels apart; None for the same."""
+        compared = (
+            ("task", self.name, other.name),
+            ("kind", self.kind, other.kind),
+            ("labels", self.label_names, other.label_names),
+        )
+        return next((found for found in compared if found[1] != found[2]), None)
+
 
 # The order in which splits are returned.
 SPLITS = ("train", "dev", "official_dev", "dev_mismatched", "test", "test_mismatched", "ax")

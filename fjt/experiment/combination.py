@@ -10,6 +10,7 @@ import numpy as np
 
 from fjt.core.errors import UserError
 from fjt.core.options import ExperimentConfig, Settings, TrainConfig
+from fjt.core.ragged import same
 from fjt.core.settings import from_record
 from fjt.data.glue import Split
 from fjt.experiment import predictor, run_records
@@ -37,25 +38,17 @@ def check(runs: Sequence[Run]) -> None:
             raise UserError(f"{run.path} is an ensemble. Give the runs that it combines in its place.")
     first = runs[0]
     for run in runs[1:]:
-        for what, one, other in (
-            ("task", first.task.name, run.task.name),
-            ("kind", first.task.kind, run.task.kind),
-            ("labels", first.task.label_names, run.task.label_names),
-        ):
-            if one != other:
-                raise UserError(
-                    f"{run.path} and {first.path} have different {what}: {other} and {one}. Combine runs of one task."
-                )
+        if differs := first.task.difference(run.task):
+            what, one, other = differs
+            raise UserError(
+                f"{run.path} and {first.path} have different {what}: {other} and {one}. Combine runs of one task."
+            )
 
 
 def check_rows(parts: Sequence[Labelled]) -> None:
     """Raises UserError unless all runs have the same dev rows: else dev would hold rows that others trained on."""
-
-    def label(part: Labelled) -> np.ndarray:
-        return np.asarray(getattr(part.label, "values", part.label))
-
     for part in parts[1:]:
-        if part.id != parts[0].id or not np.array_equal(label(part), label(parts[0])):
+        if part.id != parts[0].id or not same(part.label, parts[0].label):
             raise UserError(
                 "The runs have different dev rows, and one may have trained on those of another. Combine runs with the "
                 "same config.data and seeds.subset."

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from fjt.core import console, files
 from fjt.core.errors import UserError
 from fjt.core.options import ExperimentConfig
-from fjt.core.ragged import values_of
+from fjt.core.ragged import same
 from fjt.data.glue import Split, Task
 from fjt.experiment import run_records
 from fjt.tasks.kinds import task_of_record
@@ -98,16 +98,10 @@ def _check(path: str, result: Mapping[str, Any], task: Task, dev: Split) -> None
     """Raises UserError for a run of another task, or of other rows of dev."""
     place, stored = f"config.distill.runs: {path}", run_records.read_predictions(path, "dev")
     its = task_of_record(stored, result["task"])
-    for what, one, other in (
-        ("task", task.name, its.name),
-        ("kind", task.kind, its.kind),
-        ("labels", task.label_names, its.label_names),
-    ):
-        if one != other:
-            raise UserError(f"{place} differs in its {what}: {other}, not {one}. Give runs of the same task.")
-    own, other = (np.asarray(values_of(label)) for label in (dev.label, stored["label"]))
-    same = np.array_equal(own, other, equal_nan=own.dtype.kind == other.dtype.kind == "f")
-    if dev.id != tuple(map(str, stored["id"])) or not same:
+    if differs := task.difference(its):
+        what, one, other = differs
+        raise UserError(f"{place} differs in its {what}: {other}, not {one}. Give runs of the same task.")
+    if dev.id != tuple(map(str, stored["id"])) or not same(dev.label, stored["label"]):
         raise UserError(
             f"{place} has other rows in dev: it may have trained on those by which this run is scored. Give runs with "
             "the same config.data.files.dev, config.data.holdout, config.data.fold and seeds.subset."

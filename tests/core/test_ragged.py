@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fjt.core.ragged import Ragged, flat, unflat, values_of
+from fjt.core.ragged import Ragged, flat, same, unflat, values_of
 
 ROWS = [[3, 1], [], [4, 1, 5], [9]]
 RAGGED = Ragged(np.array([value for row in ROWS for value in row]), np.array([0, 2, 2, 5, 6]))
@@ -36,3 +36,12 @@ def test_texts_of_any_length_are_bytes_in_a_file():
     for wrong in (ends.ravel()[[1, 0, 2, 3, 4, 5]].reshape(2, 3), ends[:1], ends + 1):
         with pytest.raises(ValueError, match="label_ends do not fit label"):
             unflat(stored | {"label_ends": wrong})
+
+
+def test_the_same_rows():
+    scores = np.array([1.0, np.nan, 3.0])
+    assert same(scores, scores.copy()) and not same(scores, np.array([1.0, 2.0, 3.0]))
+    assert same(np.array([1, 2]), np.array([1, 2])) and not same(np.array([1, 2]), np.array([1, 3]))
+    rows = [[1, 2], [3]]
+    assert same(Ragged.of(rows, np.int32), Ragged.of(rows, np.int32))
+    assert not same(Ragged.of(rows, np.int32), Ragged.of([[1], [2, 3]], np.int32)), "the same values in other rows"
