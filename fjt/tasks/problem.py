@@ -471,11 +471,11 @@ class Problem(abc.ABC):
         self, chosen: Bool[np.ndarray, "N C"], probabilities: Float[np.ndarray, "N C"], task: Task
     ) -> Predictions:
         """The Predictions of chosen classes, of a kind that has `classes`."""
-        raise NotImplementedError(f"{self.name} has no classes of rows")
+        raise NotImplementedError(f"{self.name} has no classes of rows")  # asked only where `classes` has some
 
     def prediction_columns(self, predicted: Predictions, task: Task) -> Mapping[str, Sequence[Any] | np.ndarray]:
         """As `columns`, of Predictions, of a kind that has `classes`."""
-        raise NotImplementedError(f"{self.name} has no classes of rows")
+        raise NotImplementedError(f"{self.name} has no classes of rows")  # asked only where `classes` has some
 
     def agree(self, one: Rows, other: Rows) -> Bool[np.ndarray, " N"] | None:
         """Whether two decoded values or labels of each row are equal, None for scores."""
