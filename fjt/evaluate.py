@@ -13,19 +13,22 @@ that each stored of its own fold are pooled: every row of the table counts once,
 trained on it.  The page then has the scores of each fold, too, and the command checks that the runs differ in their
 fold alone.
 
-With --against, another run is compared on the same rows: churn, McNemar's exact test, paired differences of the scores,
-and the examples that one has right and the other wrong.  Exit codes: 0 success, 2 a mistake in the arguments or files,
-130 Ctrl-C.
+With --calibrated, the scores are those of the calibrated probabilities and of the thresholds that fjt.calibrate stored;
+abstention leaves no row out.  With --against, another run is compared on the same rows: churn, McNemar's exact test,
+paired differences of the scores, and the examples that one has right and the other wrong.
+
+Exit codes: 0 success, 2 a mistake in the arguments or files, 130 Ctrl-C.
 """
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fjt import flags
-from fjt.core import files
+from fjt.core import console, files
 from fjt.core.errors import UserError
 from fjt.core.options import ExecutionConfig
 
@@ -58,6 +61,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--no-header", action="store_true", help="columns of a .csv or .tsv are numbers from 0")
     parser.add_argument("--slice", default="", metavar="COLUMN", help="a column whose values have scores of their own")
     parser.add_argument("--base", default="", metavar="DIR", help="the run's base model, if it has moved")
+    parser.add_argument("--calibrated", action="store_true", help="apply what fjt.calibrate fitted for each run")
     parser.add_argument(
         "--output",
         metavar="DIR",
@@ -97,7 +101,7 @@ def _pool(options: argparse.Namespace) -> int:
     from fjt.experiment.finished import read_run
     from fjt.reports import evaluation, evaluation_page
 
-    for name in ("against", "split", "data", "base"):
+    for name in ("against", "split", "data", "base", "calibrated"):
         if getattr(options, name):
             raise UserError(
                 f"--{name} is for one run; the {len(options.run)} runs of --run are pooled, each on the rows of its "
@@ -113,14 +117,19 @@ def _pool(options: argparse.Namespace) -> int:
 
 def _rows(run: "Run", options: argparse.Namespace, group: str) -> "Labelled":
     """The labelled rows of a run that the options name.  group: the column of the slices, or ""."""
-    from fjt.experiment import labelled
+    from fjt.experiment import calibration, labelled
     from fjt.experiment.new_texts import Source
 
-    if not options.data:
-        return labelled.stored(run, options.split or "dev", group)
-    path = files.local_path(options.data, "--data")
-    source = Source(path, options.text or "", options.text_pair or "", options.id or "", not options.no_header)
-    return labelled.predicted(run, source, options.label or "", group)
+    fitted = calibration.read(run.path, run.result["params_sha256"]) if options.calibrated else None
+    if options.data:
+        path = files.local_path(options.data, "--data")
+        source = Source(path, options.text or "", options.text_pair or "", options.id or "", not options.no_header)
+        rows = labelled.predicted(run, source, options.label or "", group)
+    else:
+        rows = labelled.stored(run, options.split or "dev", group)
+        if fitted and rows.name == calibration.fitted_on(run.path):
+            console.warn(f"{run.path} was calibrated on its rows of {rows.name}: these scores are too good")
+    return dataclasses.replace(rows, calibration=fitted)
 
 
 def _output(options: argparse.Namespace, run: "Run") -> str:

@@ -6,7 +6,7 @@ configs/quickstart_search.py).  Each trial is an ordinary run in the folder's tr
   --trials N       number of trials, default 20; a larger number later adds trials
   --sampler NAME   tpe (tree-structured Parzen estimator, the default), random, grid or cmaes (CMA-ES, of ranges alone)
   --seed S         seed of the sampler, default 0; the runs have config.seed
-  --prune          end trials whose score at an evaluation is below the median of the trials before them
+  --prune          end trials whose best score so far is below the median of earlier trials at the same evaluation
   --lanes K        propose K trials at once, which share compiled programs and, on an accelerator, run as lanes
   --storage URL    keep the trials in a database of Optuna's, such as sqlite:///FILE, instead of the folder's trials.log
   --help           print this text and every config key with its default

@@ -1,7 +1,9 @@
 """Changed copies of training texts: words dropped, swapped, inserted or replaced, and noise in their letters.
 
 The changes are those of Wei & Zou 2019 (section 2), and letters as in Belinkov & Bisk 2018 (section 4.2).  A copy is a
-pure function of (seed, row, number of the copy): the rows around it change nothing, and a run goes on with the same.
+pure function of the row's texts and (seed, place of the row among the training rows, number of the copy).  So a run
+goes on with the same copies, and they do not depend on what other rows say; rows that config.data.clean, .fold or
+.limit take away before it change its place, and with it the copy.
 """
 
 import dataclasses

@@ -50,6 +50,7 @@ def fit(rows: Labelled, method: str, target: str, risk: float | None) -> dict[st
     calibration.check_options(method, target, truth[fitting], task, exclusive)
     whole = _fit(rows.scores[fitting], truth[fitting], method, target, exclusive)
     fold = calibration.parts(int(fitting.sum()), FOLDS, None if rows.cluster is None else rows.cluster[fitting])
+    _check_folds(truth[fitting], fold, rows.name, target, exclusive)
     own, shown = rows.take(fitting), {}
     crossed = [
         (_fit(own.scores[fold != one], truth[fitting][fold != one], method, target, exclusive), fold == one)
@@ -69,6 +70,18 @@ def fit(rows: Labelled, method: str, target: str, risk: float | None) -> dict[st
         whole = dataclasses.replace(whole, confidence=chosen.confidence)
         abstention = {"abstention": dataclasses.asdict(chosen)}
     return record | dataclasses.asdict(whole) | shown | abstention
+
+
+def _check_folds(truth: calibration.Classes, fold: np.ndarray, name: str, target: str, exclusive: bool) -> None:
+    """Raises UserError if the rows outside a fold lack a class or, for thresholds, have nothing else."""
+    for one in range(FOLDS):
+        count = truth[fold != one].sum(axis=0)
+        lacking = (count > 0).sum() < 2 if exclusive else bool(target) and (count == 0) | (count == (fold != one).sum())
+        if np.any(lacking):
+            raise UserError(
+                f"--split={name}: nearly all rows of a label share a few sources, so that none is left when the scores "
+                "after the calibration are measured on these sources. Give a larger split."
+            )
 
 
 def _check_risk(rows: Labelled) -> None:

@@ -37,6 +37,11 @@ def read(folder: str, params_sha256: str) -> Calibration:
     return Calibration.read(found)
 
 
+def fitted_on(folder: str) -> str:
+    """The split on whose rows the calibration of a run was fitted.  folder: the run's work directory."""
+    return str(records.read_json(os.path.join(folder, RECORD)).get("split", ""))
+
+
 def columns(fitted: Calibration, logits: Scores, problem: Problem, task: Task) -> dict[str, Any]:
     """{column: values} of a table of predictions, as `Problem.columns`; where a run abstains, the prediction is ""."""
     predicted = fitted.decode(logits, problem, task)

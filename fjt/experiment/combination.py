@@ -76,11 +76,16 @@ def average(parts: Sequence[Predictor]) -> Predictor:
     """The Predictor with the mean of the weights of several.
 
     Raises:
-        UserError: their models differ in shape.
+        UserError: their models differ in shape, or in how they read texts.
     """
     shapes = [jax.tree.map(np.shape, part.params) for part in parts]
     if any(shape != shapes[0] for shape in shapes):
         raise UserError("The runs have models of different shapes, whose weights have no mean. Give --how=ensemble.")
+    if any(part.form != parts[0].form for part in parts):
+        raise UserError(
+            "The runs' models read texts in different ways (tokenizer, config.model.max_length, prompt) or compute "
+            "otherwise, so that the mean of their weights is no model. Give --how=ensemble."
+        )
 
     def mean(*leaves: Any) -> np.ndarray:
         return np.mean([np.asarray(leaf, np.float64) for leaf in leaves], axis=0).astype(np.float32)

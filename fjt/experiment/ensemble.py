@@ -21,7 +21,6 @@ from fjt.core.ragged import flat
 from fjt.core.records import ANY, Form
 from fjt.data.batches import Examples
 from fjt.data.glue import Split, Task
-from fjt.data.tokenization import tokenizer_sha256
 from fjt.experiment import loaded_run
 from fjt.experiment.labelled import Labelled
 from fjt.experiment.loaded_run import Run
@@ -63,14 +62,7 @@ class Members:
     @functools.cached_property
     def together(self) -> bool:
         """Whether one program serves all models: they have one shape, and read texts alike."""
-
-        def about(part: Predictor) -> tuple[Any, ...]:
-            shapes = jax.tree.map(np.shape, (part.params, partition.traced_values(part.methods)))
-            options = [part.options[name] for name in ("max_length", "doc_stride", "matmul_precision")]
-            prompt = partition.prompt_length(part.methods)
-            return part.model, shapes, options, prompt, tokenizer_sha256(part.tokenizer)
-
-        return all(about(part) == about(self.parts[0]) for part in self.parts[1:])
+        return all(part.form == self.parts[0].form for part in self.parts[1:])
 
     @functools.cached_property
     def _placed(self) -> tuple[tree.Tree, tree.Tree, tree.Tree]:

@@ -18,8 +18,9 @@ from fjt.experiment import new_texts, run_records
 from fjt.experiment.loaded_run import Run
 from fjt.experiment.new_texts import Source
 from fjt.tasks import own_metrics
+from fjt.tasks.calibration import Calibration
 from fjt.tasks.measures import Measures
-from fjt.tasks.problem import Problem, Rows, Scores
+from fjt.tasks.problem import Predictions, Problem, Rows, Scores
 
 if TYPE_CHECKING:
     from jaxtyping import Int
@@ -43,6 +44,7 @@ class Labelled:
         cluster: the number of each row's source, or None.
         group: the value of each row in the column by which rows are grouped, or None.
         fold: the number of the fold whose run predicts each row, or None where one run predicts all.
+        calibration: by which the scores are decoded, or None.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Labelled:
     cluster: "Int[np.ndarray, ' N'] | None" = None
     group: tuple[str, ...] | None = None
     fold: "Int[np.ndarray, ' N'] | None" = None
+    calibration: Calibration | None = None
 
     def __len__(self) -> int:
         return len(self.id)
@@ -76,18 +79,22 @@ class Labelled:
         """The numbers of the rows of each fold, [] where one run predicts all rows."""
         return [] if self.fold is None else [np.flatnonzero(self.fold == one) for one in np.unique(self.fold)]
 
+    def decoded(self) -> Predictions:
+        """The predictions of the rows."""
+        if self.calibration is None:
+            return self.problem.decode(self.scores, self.task)
+        return self.calibration.decode(self.scores, self.problem, self.task)
+
     def measures(self, own: bool = True) -> Measures:
         """The Measures of the rows, of several folds as `Measures.over_folds`.  own: with the user's own metrics."""
-        found, metrics = self.problem.measures(self.scores, self.label, self.task), self.task.own_metrics
+        predicted, metrics = self.decoded(), self.task.own_metrics
+        found = self.problem.measures(predicted, self.label, self.task)
         if self.folds and found.ranked:
-            found = found.over_folds(
-                [(rows, self.problem.measures(self.scores[rows], self.label[rows], self.task)) for rows in self.folds]
-            )
+            parts = [(rows, dataclasses.replace(self.take(rows), fold=None)) for rows in self.folds]
+            found = found.over_folds([(rows, part.measures(own=False)) for rows, part in parts])
         if not own or not metrics:
             return found
-        return found.joined(
-            own_metrics.measures(metrics, self.problem.decode(self.scores, self.task).values, self.label)
-        )
+        return found.joined(own_metrics.measures(metrics, predicted.values, self.label))
 
 
 def stored(run: Run, split: str, group: str = "") -> Labelled:

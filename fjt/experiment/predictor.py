@@ -13,6 +13,7 @@ from fjt.core import tree
 from fjt.data import batches, tokenization
 from fjt.data.batches import Examples
 from fjt.data.glue import Split, Task
+from fjt.data.tokenization import tokenizer_sha256
 from fjt.experiment.layout import row_grid
 from fjt.interop.adapter import Adapter
 from fjt.models import pretrained
@@ -45,6 +46,14 @@ class Predictor:
     methods: dict[str, dict[str, Any]]
     options: Mapping[str, Any]
     problem: Problem
+
+    @functools.cached_property
+    def form(self) -> tuple[Any, ...]:
+        """All but the values of the parameters: equal for models that compute alike and read texts alike."""
+        shapes = jax.tree.map(np.shape, (self.params, partition.traced_values(self.methods)))
+        options = [self.options[name] for name in ("max_length", "doc_stride", "matmul_precision")]
+        prompt = partition.prompt_length(self.methods)
+        return self.model, shapes, options, prompt, tokenizer_sha256(self.tokenizer)
 
     def read(self, split: Split) -> Examples:
         """The Examples of a split."""

@@ -144,8 +144,9 @@ def _groups(rows: Labelled, column: str) -> Iterator[tuple[str, str, np.ndarray]
 def find_wrong(rows: Labelled) -> list[Wrong]:
     """The wrong rows, the most confident first; of scores, those with the greatest error; [] where rows are neither."""
     problem, task = rows.problem, rows.task
-    found = problem.decode(rows.scores, task)
-    names = problem.columns(rows.scores, task).get("predicted")
+    found = rows.decoded()
+    columns = problem.columns(rows.scores, task)
+    names = (columns if rows.calibration is None else problem.prediction_columns(found, task)).get("predicted")
     if names is None or problem.documents:  # of several tasks, whose predictions are not one column; of masked tokens
         return []
     right, confidence = problem.right(found.values, rows.label), np.full(len(rows), math.nan)
@@ -180,6 +181,7 @@ def record(run: Run, evaluation: Evaluation, other: Run | None, pair: Pair | Non
         "split": rows.name,
         "examples": len(rows),
         "unit": rows.problem.unit,
+        "calibrated": rows.calibration is not None,
         "confidence": resampling.CONFIDENCE,
         "resamples": resampling.RESAMPLES,
         "metrics": _plain(evaluation.estimates),

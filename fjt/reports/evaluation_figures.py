@@ -27,7 +27,7 @@ assert drawing
 def draw(rows: Labelled) -> list[Picture]:
     """The Pictures of labelled rows, [] for kinds without classes or scores."""
     problem, task = rows.problem, rows.task
-    found = problem.decode(rows.scores, task)
+    found = rows.decoded()
     truth, chosen = problem.classes(rows.label, task), problem.classes(found.values, task)
     if truth is None or chosen is None:
         if problem.several or not isinstance(found.values, np.ndarray) or found.values.dtype.kind != "f":

@@ -45,6 +45,13 @@ def build(run: Run, evaluation: Evaluation, other: Run | None, pair: Pair | None
     blocks: list[Block] = [Heading(1, escape(title)), _facts(run, evaluation)]
     if rows.name == "dev" or evaluation.folds:
         blocks.append(Text("Dev also chose the best step and perhaps options: its scores are slightly too good."))
+    if rows.calibration is not None:
+        blocks.append(
+            Text(
+                "Probabilities and decisions are those of the stored calibration. On the rows that it was fitted on, "
+                "its scores are too good."
+            )
+        )
     blocks += [Heading(2, "Scores"), score_table(evaluation.estimates, rows)]
     if evaluation.folds:
         blocks += [Text(_averaged(evaluation)), Heading(2, "Folds"), Table(*_fold_table(evaluation))]
@@ -120,7 +127,7 @@ def _class_table(evaluation: Evaluation) -> Table | None:
     """The Table of each class's scores, None for kinds without classes."""
     rows, notes, lines = evaluation.rows, Footnotes(), []
     problem, task = rows.problem, rows.task
-    found = problem.per_class(problem.decode(rows.scores, task).values, rows.label, task)
+    found = problem.per_class(rows.decoded().values, rows.label, task)
     for row in found:
         cells = []
         for key in EACH:

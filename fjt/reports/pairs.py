@@ -49,7 +49,7 @@ def compare(one: Labelled, other: Labelled) -> Pair:
     """
     _check(one, other)
     problem = one.problem
-    first, second = (problem.decode(rows.scores, rows.task).values for rows in (one, other))
+    first, second = (rows.decoded().values for rows in (one, other))
     same = problem.agree(first, second)
     changed = len(one) if same is None else int((~same).sum())
     differences = resampling.compare(one.measures(), other.measures(), changed, one.cluster)

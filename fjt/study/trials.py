@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import fcntl
 import os
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import optuna
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import TrialState, create_trial
 
+from fjt.core import files
 from fjt.core.errors import UserError
 from fjt.core.options import flatten
 from fjt.experiment.workdir import InUse, lock
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 JOURNAL = "trials.log"
 CLAIMS = "claims"  # folder of the locks: one of the proposals, one per trial
+MARK = "folder"  # in it: a file that tells this folder from others of its name
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -81,6 +84,7 @@ class Trials:
         os.makedirs(os.path.join(folder, CLAIMS), exist_ok=True)
         with lock(os.path.join(folder, CLAIMS), wait=True, kind=""):
             self._study = self._open(storage)
+            self._check_folder(storage)
             self._check(about)
 
     def _open(self, storage: str) -> optuna.Study:
@@ -108,6 +112,22 @@ class Trials:
                 f"--storage={storage} cannot be opened: {reason}. Give an address such as sqlite:///FILE, or leave it "
                 "out."
             ) from None
+
+    def _check_folder(self, storage: str) -> None:
+        """Raises UserError where a database has the search of another folder of this name."""
+        path = os.path.join(self._folder, CLAIMS, MARK)
+        if not os.path.exists(path):
+            files.write(path, secrets.token_hex(8).encode())
+        with open(path, encoding="ascii") as file:
+            mark = file.read()
+        if "folder" not in self._study.user_attrs:
+            self._study.set_user_attr("folder", mark)
+        if self._study.user_attrs["folder"] != mark:
+            name = os.path.basename(os.path.abspath(self._folder))
+            raise UserError(
+                f"--storage={storage} has the search of another folder that is called {name}, too. Give --workdir "
+                "another name, or another storage."
+            )
 
     def _check(self, about: Mapping[str, Any]) -> None:
         """Raises UserError where the storage has a search with another `about`."""

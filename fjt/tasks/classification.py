@@ -212,10 +212,10 @@ class Classification(Problem):
         ids = np.argmax(chosen, axis=-1)
         return Predictions(ids, [task.label_names[i] for i in ids], probabilities)
 
-    def measures(self, scores: Logits, label: Labels, task: Task) -> Measures:
-        found = of_classes(self, scores, label, task)
+    def measures(self, predicted: Predictions, label: Labels, task: Task) -> Measures:
+        found = of_classes(self, predicted, label, task)
         others = [name for name in task.metrics if name in self.metrics and name not in found.cases]
-        return found.joined(self.of_metrics(others, self.decode(scores, task).values, label))
+        return found.joined(self.of_metrics(others, predicted.values, label))
 
     def dev_loss(self, logits: Logits, examples: Examples, task: Task) -> float:
         labelled = self.is_labelled(examples.label)
@@ -242,19 +242,18 @@ class Classification(Problem):
         return ["" if i < 0 else task.label_names[i] for i in label]
 
 
-def of_classes(problem: Problem, scores: Logits, label: Labels, task: Task) -> Measures:
-    """The Measures of the classes and probabilities that scores lead to.
+def of_classes(problem: Problem, predicted: Predictions, label: Labels, task: Task) -> Measures:
+    """The Measures of predicted classes and probabilities.
 
     Args:
         problem: the kind, which has `classes`.
-        scores: of the rows.
+        predicted: of the rows.
         label: of the rows, none missing.
         task: the task.
     """
-    found = problem.decode(scores, task)
-    chosen, truth = problem.classes(found.values, task), problem.classes(label, task)
+    chosen, truth = problem.classes(predicted.values, task), problem.classes(label, task)
     assert chosen is not None and truth is not None, "the kind has classes"
-    return measures.of_classes(chosen, np.asarray(found.probabilities), truth, task.label_names, problem.exclusive)
+    return measures.of_classes(chosen, np.asarray(predicted.probabilities), truth, task.label_names, problem.exclusive)
 
 
 def sort_labels(cells: Iterable[Cell], names: Callable[[Cell], Iterable[str]]) -> dict[str, str]:

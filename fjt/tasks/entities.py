@@ -62,6 +62,7 @@ class Entities(Tagging):
     """
 
     name = "entities"
+    decode_options = ("constrained",)
     schemes = spans.SCHEMES
     metrics = {
         "entity_f1": f1,

@@ -104,8 +104,8 @@ class MultiRegression(Problem):
         runs = np.stack([*predicted])
         return np.mean([jackknife.of_scores(metric, runs[..., c], label[:, c]) for c in range(label.shape[1])], axis=0)
 
-    def measures(self, scores: Logits, label: Labels, task: Task) -> Measures:
-        return measures.of_scores(scores, label)
+    def measures(self, predicted: Predictions, label: Labels, task: Task) -> Measures:
+        return measures.of_scores(predicted.values, label)
 
     def constant(self, label: Labels) -> Labels:
         return np.broadcast_to(label.mean(axis=0), label.shape)

@@ -77,6 +77,7 @@ class MultiLabel(Problem):
     """
 
     name = "multi_label"
+    decode_options = ("threshold",)
     loss_options = ("label_smoothing", "class_weights", "focal", "r_drop", "mixup")
     distill_options = ("weight", "temperature", "hidden")
     metrics = {f.__name__: f for f in (micro_f1, macro_f1, subset_accuracy)}
@@ -202,8 +203,8 @@ class MultiLabel(Problem):
         labels = [tuple(task.label_names[i] for i in np.flatnonzero(row)) for row in chosen]
         return Predictions(chosen.astype(np.int8), labels, probabilities)
 
-    def measures(self, scores: Logits, label: Labels, task: Task) -> Measures:
-        return of_classes(self, scores, label, task)
+    def measures(self, predicted: Predictions, label: Labels, task: Task) -> Measures:
+        return of_classes(self, predicted, label, task)
 
     def dev_loss(self, logits: Logits, examples: Examples, task: Task) -> float:
         labelled = self.is_labelled(examples.label)

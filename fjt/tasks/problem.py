@@ -78,6 +78,7 @@ class Problem(abc.ABC):
         contexts: whether the second text of a pair is a context in which answers are found, with a slot at each token.
         several: whether rows are of several tasks, each with outputs of its own.
         loss_options: the options of config.loss that `loss` reads.
+        decode_options: the options of config.eval that `decode` reads.
         distill_options: the options of config.distill that `distilled_loss` reads; () for a kind that has none.
         exclusive: whether a row has exactly one class, where it has `classes`.
         schemes: the ways to write predicted tags of spans (`fjt.tasks.spans`), () where there are none.
@@ -102,6 +103,7 @@ class Problem(abc.ABC):
     exclusive: ClassVar[bool] = False
     contexts: ClassVar[bool] = False
     loss_options: ClassVar[tuple[str, ...]] = ()
+    decode_options: ClassVar[tuple[str, ...]] = ()
     distill_options: ClassVar[tuple[str, ...]] = ()
     schemes: ClassVar[tuple[str, ...]] = ()
     head: ClassVar[str] = "sequence"
@@ -123,7 +125,19 @@ class Problem(abc.ABC):
         return task.label_names
 
     def configured(self, task: Task, given: EvalConfig) -> Task:
-        """The task with the way to decode that the options of a run give."""
+        """The task with the way to decode that the options of a run give.
+
+        Raises:
+            UserError: an option is given that the problem does not decode with.
+        """
+        for name in ("threshold", "constrained", "null_threshold", "answer_length"):
+            if (value := getattr(given, name)) is not None and name not in self.decode_options:
+                kind = "several tasks" if self.several else self.name
+                raise UserError(
+                    f"config.eval.{name}={value}: {task.name} ({kind}) has no {name}. Leave the option out."
+                    + " (fjt.calibrate --threshold tunes that of two classes.)"
+                    * (self.exclusive and name == "threshold")
+                )
         threshold = 0.5 if given.threshold is None else given.threshold
         constrained, length = bool(given.constrained), given.answer_length or task.answer_length
         return dataclasses.replace(task, threshold=threshold, constrained=constrained, answer_length=length)
@@ -442,15 +456,15 @@ class Problem(abc.ABC):
         """
         return lambda rows: self.metrics[metric](predicted[rows], label[rows])
 
-    def measures(self, scores: Scores, label: Rows, task: Task) -> Measures:
+    def measures(self, predicted: Predictions, label: Rows, task: Task) -> Measures:
         """The Measures that an evaluation reports: by default, the metrics of the kind.
 
         Args:
-            scores: of the rows.
+            predicted: of the rows.
             label: of the rows, none missing.
             task: the task.
         """
-        return self.of_metrics(self.metrics, self.decode(scores, task).values, label)
+        return self.of_metrics(self.metrics, predicted.values, label)
 
     def of_metrics(self, names: Collection[str], predicted: Rows, label: Rows) -> Measures:
         """The Measures of some of the metrics.  For the other arguments see `scorer`."""

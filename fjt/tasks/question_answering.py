@@ -45,6 +45,7 @@ class QuestionAnswering(Problem):
     """
 
     name = "question_answering"
+    decode_options = ("null_threshold", "answer_length")
     unit = "question"
     one_slot = False
     contexts = True

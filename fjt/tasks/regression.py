@@ -138,8 +138,8 @@ class Regression(Problem):
     def pseudo_values(self, metric: str, predicted: Collection[Labels], label: Labels) -> Float[np.ndarray, "n M"]:
         return jackknife.of_scores(metric, np.stack([*predicted]), label)
 
-    def measures(self, scores: Logits, label: Labels, task: Task) -> Measures:
-        return measures.of_scores(scores, label[:, None])
+    def measures(self, predicted: Predictions, label: Labels, task: Task) -> Measures:
+        return measures.of_scores(predicted.values[:, None], label[:, None])
 
     def constant(self, label: Labels) -> Labels:
         return np.full(len(label), label.mean())

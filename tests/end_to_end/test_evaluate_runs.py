@@ -162,6 +162,18 @@ def test_a_calibration_is_stored_read_and_applied(run, tmp_path, capsys):
     chosen = np.where(share[:, 1] >= record["thresholds"][0], "unacceptable", "acceptable")
     assert all(row["predicted"] == one for row, one, skip in zip(rows, chosen, near, strict=True) if not skip)
 
+    label = np.load(run / "predictions/dev.npz")["label"]
+    assert command(evaluate, "--run", run, "--calibrated", "--output", tmp_path / "page") == 0
+    assert "was calibrated on its rows of dev" in capsys.readouterr().out
+    judged = json.loads((tmp_path / "page/evaluation.json").read_text())
+    right = (share[:, 1] >= record["thresholds"][0]) == label
+    assert judged["calibrated"] and judged["metrics"]["accuracy"]["value"] == pytest.approx(right.mean())
+    loss = -np.log(share[np.arange(len(label)), label]).mean()
+    assert judged["metrics"]["log_loss"]["value"] == pytest.approx(loss)
+    shown = {row["id"]: row["predicted"] for row in judged["wrong"]}
+    wrong = {f"dev-{row}": str(chosen[row]) for row in np.flatnonzero(~right)}
+    assert shown and shown.items() <= wrong.items()
+
     record["confidence"] = float(np.median(share.max(axis=1)))
     (run / calibrated.RECORD).write_text(json.dumps(record | {"thresholds": []}))
     output = tmp_path / "some.jsonl"

@@ -5,8 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 import small
+from transformers import BertTokenizer
 
 from fjt.core.errors import UserError
+from fjt.data import synthetic
 from fjt.data.glue import TASKS, Split
 from fjt.experiment import combination
 from fjt.experiment.finished import Run
@@ -19,8 +21,14 @@ MODEL = small.Model(small.CONFIG, 2)
 DEV = Split.unlabelled(["0"], ["a text"])
 
 
-def own(value, shape=(2, 2)):
-    return Predictor(MODEL, {"head": {"kernel": np.full(shape, value, np.float32)}}, None, {}, {}, CLASSIFICATION)
+TOKENIZER = BertTokenizer(vocab=synthetic.VOCAB)
+
+
+def own(value, shape=(2, 2), tokenizer=TOKENIZER, max_length=16):
+    options = {"max_length": max_length, "doc_stride": None, "matmul_precision": None}
+    return Predictor(
+        MODEL, {"head": {"kernel": np.full(shape, value, np.float32)}}, tokenizer, {}, options, CLASSIFICATION
+    )
 
 
 def test_the_mean_of_weights():
@@ -31,6 +39,10 @@ def test_the_mean_of_weights():
     np.testing.assert_array_equal(same, third.params["head"]["kernel"])  # to the bit
     with pytest.raises(UserError, match="different shapes"):
         combination.average([own(1.0), own(1.0, (2, 3))])
+    cased = BertTokenizer(vocab=synthetic.VOCAB, do_lower_case=False)
+    for other in (own(1.0, max_length=24), own(1.0, tokenizer=cased)):
+        with pytest.raises(UserError, match="read texts in different ways"):
+            combination.average([own(1.0), other])
 
 
 def rows(task, label, scores, names=None):

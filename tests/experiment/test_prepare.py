@@ -53,12 +53,31 @@ def test_any_metric_chooses_the_best_step(tmp_path, monkeypatch, select, metric,
 
 def test_runs_of_a_study_that_share_their_data_decode_each_in_its_own_way():
     """Inputs are read once for runs whose options of data are equal, so that their task knows of no threshold."""
-    tasks = []
-    for given in (EvalConfig(threshold=0.3), EvalConfig(threshold=0.7, constrained=True), EvalConfig()):
-        experiment = ExperimentConfig(eval=given)
-        tasks.append(prepare._complete(experiment, TASK))
-    assert [task.threshold for task in tasks] == [0.3, 0.7, 0.5]
-    assert [task.constrained for task in tasks] == [False, True, False]
+
+    def decoded(kind, *options):
+        task = Task("table", kind, ("a", "b"), ("micro_f1",))
+        return [prepare._complete(ExperimentConfig(eval=EvalConfig(**given)), task) for given in options]
+
+    sets = decoded("multi_label", {"threshold": 0.3}, {"threshold": 0.7}, {})
+    assert [task.threshold for task in sets] == [0.3, 0.7, 0.5]
+    assert [task.constrained for task in decoded("entities", {"constrained": True}, {})] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("classification", {"threshold": 0.3}),
+        ("regression", {"constrained": True}),
+        ("tagging", {"constrained": True}),
+        ("entities", {"threshold": 0.3}),
+        ("multi_label", {"null_threshold": 0.0}),
+        ("classification", {"answer_length": 30}),
+    ],
+)
+def test_a_way_to_decode_that_the_problem_has_not_is_refused(kind, options):
+    (name,) = options
+    with pytest.raises(UserError, match=rf"config.eval.{name}=.*table \({kind}\) has no {name}"):
+        prepare._complete(ExperimentConfig(eval=EvalConfig(**options)), Task("table", kind, ("a", "b"), ("accuracy",)))
 
 
 @pytest.mark.parametrize(

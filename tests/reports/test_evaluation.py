@@ -280,6 +280,7 @@ def test_a_calibration_of_a_half_and_its_bound_of_the_other_half():
         (dataclasses.replace(made, cluster=np.arange(600)), 0.2, "share 600 sources"),
         (rows("multi_label", size=600), 0.2, "sets of labels"),
         (rows("regression"), None, "nothing to calibrate"),
+        (dataclasses.replace(made, cluster=made.label), None, "share a few sources"),
     ):
         with pytest.raises(UserError, match=message):
             calibrated.fit(other, "temperature", "", risk)

@@ -46,6 +46,17 @@ def test_trials_are_proposed_in_lanes_and_told(tmp_path):
     assert run_all(more) == [[5], [6]], "the lanes that the first command would have proposed"
 
 
+def test_another_folder_of_the_same_name_has_no_part_in_a_database(tmp_path):
+    storage = f"sqlite:///{tmp_path}/db"
+    for folder in ("one/search", "other/search"):
+        (tmp_path / folder).mkdir(parents=True)
+    assert len(run_all(open_(tmp_path / "one/search", storage=storage))) == len(
+        open_(tmp_path / "one/search", storage=storage).all()
+    )
+    with pytest.raises(UserError, match="another folder that is called search"):
+        open_(tmp_path / "other/search", storage=storage)
+
+
 def test_a_trial_whose_process_was_killed_keeps_its_parameters(tmp_path):
     trials, whole = open_(tmp_path / "one"), open_(tmp_path / "two")
     with trials.claimed() as (first,):
