@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.inspections --model DIR --data DIR --output results/toolbox
 
-The data: GLUE's CoLA, SST-2, MRPC, RTE, STS-B and WNLI, a sample of AG News, SQuAD 1.1, WNUT-17, and the validation
-and test texts of WikiText-2 as documents.  Each is inspected by the command in a process of its own, without a cache.
-The work directory keeps finished inspections: the same command goes on from there.
+The data: GLUE's CoLA, SST-2, MRPC, RTE, STS-B and WNLI, a sample of AG News, SQuAD 1.1, the dev questions of SQuAD 2.0
+(a fifth of them held out as dev), WNUT-17, and the validation and test texts of WikiText-2 as documents.  Each is
+inspected by the command in a process of its own, without a cache.  The work directory keeps finished inspections: the
+same command goes on from there.
 """
 
 import argparse
@@ -28,6 +29,7 @@ def commands(data, work):
     found["ag_news"] = ["--config", "configs/ag_news.py", f"--config.data.dir={data / 'ag_news'}"]
     for name, config, files in (
         ("squad", "squad", {"train": "squad/train-v1.1.json", "dev": "squad/dev-v1.1.json"}),
+        ("squad2", "squad", {"train": "squad/dev-v2.0.json"}),
         ("wnut17", "ner", {split: f"wnut17/{file}" for split, file in FILES.items()}),
         ("wikitext2", "pretrain", {"train": "wikitext2/valid.txt", "dev": "wikitext2/test.txt"}),
     ):
@@ -38,6 +40,7 @@ def commands(data, work):
             if not link.exists():
                 link.symlink_to(data / file)
             found[name].append(f"--config.data.files.{split}={link}")
+    found["squad2"].append("--config.data.holdout=0.2")
     return found
 
 

@@ -226,19 +226,27 @@ def measure_folds(name, size, arguments, samples, rng):
     return rows
 
 
-def shares(rows):
-    """[(row, share of the intervals that held)] of the rows that count."""
+def shares(rows, rare=False):
+    """[(row, share of the intervals that held)] of the rows that count; rare: of those given in too few samples."""
     found = []
     for row in rows:
         held, given, samples = map(int, row["held"].split("/"))
-        if row["of"] in GIVEN and given >= MOST_SHOWN * samples:
+        if row["of"] in GIVEN and (given < MOST_SHOWN * samples) == rare:
             found.append((row, held / given))
     return found
+
+
+def misses(rows):
+    """The shares of all samples in which an interval was given and did not hold."""
+    counts = [map(int, row["held"].split("/")) for row in rows if row["of"] in GIVEN]
+    return [(given - held) / samples for held, given, samples in counts]
 
 
 def table(record):
     """intervals.md."""
     low, high = ends(record)
+    rare = sorted(share for _, share in shares(record["rows"], rare=True))
+    missed = max(misses(record["rows"]))
     errors = ", ".join(f"{row['held']} ({row['shape']})" for row in record["rows"] if row["of"] == "percentile")
     cells = []
     for row in record["rows"]:
@@ -250,7 +258,12 @@ def table(record):
             "",
             f"{len(shares(record['rows']))} intervals at 95 % hold in {low:.3f} to {high:.3f} of the samples (from "
             f"{BAND[0]} to {BAND[1]}: {'passed' if passed(record) else 'FAILED'}). Of these, each was given in at "
-            f"least {MOST_SHOWN:.0%} of the samples; the others are a selection of samples.",
+            f"least {MOST_SHOWN:.0%} of the samples.",
+            "",
+            f"The other {len(rare)} were given in fewer samples, because too few rows decide a score, or two runs "
+            "differ in too few. These samples are a selection by what came out: their intervals hold in "
+            f"{rare[0]:.3f} to {rare[-1]:.3f} of them. Of all samples, at most {missed:.3f} had any one interval that "
+            "does not hold.",
             "",
             "The percentile bootstrap of the calibration error, which is not given because of this, held in these of "
             f"the samples (held/given/samples): {errors}.",
