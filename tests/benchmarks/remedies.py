@@ -9,10 +9,10 @@ has other rows, for thresholds, temperatures and greedy soups.  Scores are of on
 nothing about other data.  Groups:
 
   rare      SST-2 with 5 % positive rows: 2,000 to train, 1,000 of dev, 3,000 to judge; head on cached features
-  few       SST-2: 200 rows to train, 200 of dev, 1,000 to judge; LoRA
+  few       SST-2: 200 rows to train, 200 of dev, 1,000 to judge; LoRA, 10 epochs, or 5 of rows and their copies
   averages  MRPC: 500 rows to train, 300 of dev, GLUE's dev set to judge; full tuning
   cola      CoLA: 2,000 rows to train, 500 of dev, GLUE's dev set to judge; full tuning
-  student   the rows of cola, and the model of --student
+  student   the rows of cola, and the model of --student; seconds are without those of the teachers
 
 Runs that have ended are in --output/remedies.json: the same command goes on from there.
 """
@@ -227,7 +227,11 @@ def table(record):
     about, groups = __doc__.split("\n\n")[2:4]
     about, groups = " ".join(about.split()), dict(line.split(None, 1) for line in groups.splitlines())
     lines = ["# What the tools changed", "", about.removesuffix(" Groups:"), ""]
-    lines += [f"Command: `{record['command']}`. {record['device']}, jax {record['versions']['jax']}.", ""]
+    lines += [
+        f"Encoder: {record['weights']}. Command of the last part: `{record['command']}`. {record['device']}, jax "
+        f"{record['versions']['jax']}.",
+        "",
+    ]
     for name, group in GROUPS.items():
         runs = record["runs"].get(name, {})
         plain = runs.get(WITHOUT, {})
@@ -258,14 +262,16 @@ def table(record):
     if record.get("combined"):
         lines += ["## The runs of cola as one", "", COMBINED, ""]
         lines += [
-            "| how | mcc | mean of its parts | best part | difference from the best part | ece | models per text |"
+            "| how | mcc | mean of its parts | best part | difference from the best part | ece | models per text "
+            "| seconds of training |"
         ]
-        lines += ["|---|--:|--:|--:|--:|--:|--:|"]
+        lines += ["|---|--:|--:|--:|--:|--:|--:|--:|"]
         for how, one in record["combined"].items():
             apart, parts = one["difference"], one["parts"]
             cells = [f"{one['mcc']:.4f}", f"{np.mean(parts):.4f}", f"{parts[one['best_on_dev']]:.4f}"]
             cells += [f"{apart['value']:+.4f} ({apart['low']:+.4f} to {apart['high']:+.4f})", f"{one['ece']:.4f}"]
-            lines.append(f"| {how} of {len(one['used'])} | {' | '.join(cells)} | {one['models_per_prediction']} |")
+            cells += [str(one["models_per_prediction"]), f"{one['train_seconds']:.0f}"]
+            lines.append(f"| {how} of {len(one['used'])} | {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
 
