@@ -49,6 +49,15 @@ def _calibrate(options: argparse.Namespace) -> int:
     record = calibrated.fit(rows, options.method, options.threshold, options.risk)
     paths = calibrated.write(run, record)
     _show(record, rows.task.label_names)
+    metric = f"f1({rows.task.label_names[1]})" if options.threshold == "f1" else options.threshold
+    before, after = (record[when].get(metric) for when in ("before", "after"))
+    if before is not None and after < before:
+        console.warn(
+            f"the tuned threshold makes {metric} worse on rows that it was not tuned on ({before:.4f} to {after:.4f}); "
+            "without --threshold, the more probable label is predicted"
+        )
+    if rows.problem.collapsed(rows.decoded().values, rows.label):
+        console.warn(f"the run predicts (nearly) the same for all rows of {rows.name}: its probabilities say little")
     console.say(f"stored: {', '.join(paths)}; applied by python -m fjt.predict --calibrated")
     return 0
 

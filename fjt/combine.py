@@ -4,9 +4,10 @@
   greedy    the same of the runs with which the mean scores no worse on dev, tried from the best run on
   ensemble  the mean of their probabilities or scores, at the cost of all of them
 
-A soup needs runs with whole models of one shape that started from the same weights, such as the seeds of a study with
-exports, or the same run with other options.  DIR/model has it as a Hugging Face model, DIR/run evaluates it as a run
-without steps, which fjt.predict, fjt.evaluate and fjt.export read like any other.
+A soup needs runs with whole models of one shape that started from the same weights, such as seeds or other options of
+one run.  A head that the checkpoint lacks is drawn by seeds.init: give all runs the same, or start them from a model
+that has the head, else the mean of their weights is often worse than each.  DIR/model has it as a Hugging Face model,
+DIR/run evaluates it as a run without steps, which fjt.predict, fjt.evaluate and fjt.export read like any other.
 
 An ensemble is scored from the predictions that the runs have stored, without their models.  With their models,
 `fjt.predict --run DIR` and `fjt.evaluate --run DIR --data FILE` predict with all of them: in one pass where models and
@@ -71,6 +72,8 @@ def _combine(options: argparse.Namespace) -> int:
         shutil.rmtree(output, ignore_errors=True)  # it was not there before
         raise
     _show(record)
+    made = output if options.how == "ensemble" else os.path.join(output, "run")
+    console.say(f"to use it: python -m fjt.predict --run {made}")
     return 0
 
 
@@ -120,10 +123,24 @@ def _show(record: dict[str, Any]) -> None:
     if found := record["difference"]:
         ends = f"{found['low']:+.4f} to {found['high']:+.4f}" if not found["reason"] else found["reason"]
         console.say(f"against the best part: {found['value']:+.4f} ({ends}); dev chose that part, too")
+    if record["how"] != "ensemble" and _is_below(record):
+        console.warn(
+            "the mean of the weights is worse than each of its parts. Runs that drew new weights with other "
+            "seeds.init, such as a head, started apart: give all runs one config.seeds.init, or combine by "
+            "--how=ensemble"
+        )
+    number = record["models_per_prediction"]
     console.say(
-        f"training of all parts {record['train_seconds']:.0f} s; a prediction needs {record['models_per_prediction']} "
-        "model(s)"
+        f"training of all parts {record['train_seconds']:.1f} s; a prediction needs {number} model{'s' * (number > 1)}"
     )
+
+
+def _is_below(record: dict[str, Any]) -> bool:
+    """Whether the combination scores worse than all its parts."""
+    from fjt.tasks.kinds import lower_is_better
+
+    sign = -1 if lower_is_better(record["metric"]) else 1
+    return all(sign * record["score"] < sign * part["score"] for part in record["parts"] if part["used"])
 
 
 if __name__ == "__main__":

@@ -182,6 +182,9 @@ def _check_config_file(argv: Sequence[str]) -> str:
                 known = sorted(f"configs/{file.name}" for file in (ROOT / "configs").glob("*.py"))
                 raise UserError(f"--config={path}: there is no such file.{suggest(path, known)}")
             return path
+    for argument in argv[1:]:
+        if argument.startswith(("--config.", "-config.")):
+            raise UserError(f"{argument}: --config FILE is missing, such as --config configs/glue.py.")
     return ""
 
 

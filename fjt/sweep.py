@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from fjt.study.spec import Run
     from fjt.training.protocols import Events
 
+MOST_PATTERNS = 4  # cross-validations whose command is printed
 FLAGS = absl_flags.FlagValues()
 CONFIG = config_flags.DEFINE_config_file("config", None, "The config file of a study.", flag_values=FLAGS)
 WORKDIR = absl_flags.DEFINE_string("workdir", None, "The folder to which this study is written.", flag_values=FLAGS)
@@ -228,6 +229,11 @@ def execute(
             run = shlex.quote(os.path.join(workdir, name))
             console.say(f"model of the best run on {task}: python -m fjt.reproduce {run} --workdir DIR makes it again")
     publication.show(*made)
+    patterns = choosing.fold_patterns(runs)
+    for pattern in patterns[:MOST_PATTERNS]:
+        console.say(f"all folds together: python -m fjt.evaluate --run {shlex.quote(workdir)}/{pattern}")
+    if len(patterns) > MOST_PATTERNS:
+        console.say(f"and likewise {len(patterns) - MOST_PATTERNS} more cross-validations")
 
 
 def encoder_settings(name: str, base: Mapping[str, Any]) -> "Settings":

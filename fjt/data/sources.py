@@ -220,7 +220,8 @@ def _fold(splits: dict[str, Split], data: DataConfig, seed: int) -> dict[str, Sp
     train, folds, fold = splits["train"], data.folds, data.fold
     if folds is None or fold is None or fold >= folds:
         raise UserError(
-            f"config.data.folds={folds} and config.data.fold={fold}: give both, the second from 0 to the first - 1."
+            f"config.data.folds={folds} and config.data.fold={fold}: give both, the second from 0 to the first - 1; "
+            "a study with data.folds alone runs all."
         )
     if data.holdout:
         raise UserError("config.data.holdout and config.data.folds both keep rows aside for dev; give one.")

@@ -108,14 +108,27 @@ def _fit(logits: Scores, truth: calibration.Classes, method: str, target: str, e
 
 
 def _scores(rows: Labelled, truth: calibration.Classes, fits: Sequence[tuple[Calibration, Any]]) -> dict[str, float]:
-    """{name: score} of rows, each decoded by the fit of its part.  fits: (fit, which rows are decoded by it)."""
+    """{name: score} of rows, each decoded by the fit of its part.
+
+    The calibration error is that of the probabilities of the most probable labels, whatever thresholds decide.
+
+    Args:
+        rows: the rows.
+        truth: their classes.
+        fits: (fit, which rows are decoded by it).
+    """
     problem, task = rows.problem, rows.task
-    shares, chosen = np.zeros(truth.shape), np.zeros(truth.shape, bool)
+    shares, chosen, likely = np.zeros(truth.shape), np.zeros(truth.shape, bool), np.zeros(truth.shape, bool)
     for one, part in fits:
         found = one.decode(rows.scores[part], problem, task)
+        plain = dataclasses.replace(one, thresholds=()).decode(rows.scores[part], problem, task)
         shares[part] = np.asarray(found.probabilities)
-        chosen[part] = problem.classes(found.values, task)
-    values = measures.of_classes(chosen, shares, truth, task.label_names, problem.exclusive).values()
+        chosen[part], likely[part] = (problem.classes(decoded.values, task) for decoded in (found, plain))
+    values, of_likely = (
+        measures.of_classes(decided, shares, truth, task.label_names, problem.exclusive).values()
+        for decided in (chosen, likely)
+    )
+    values["ece"] = of_likely["ece"]
     second = f"f1({task.label_names[1]})" if truth.shape[1] == 2 else ""
     return {name: values[name] for name in (*SHOWN, second) if name in values}
 

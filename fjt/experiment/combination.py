@@ -32,7 +32,7 @@ def check(runs: Sequence[Run]) -> None:
     """
     folders = [os.path.realpath(run.path) for run in runs]
     if len(set(folders)) < max(2, len(runs)):
-        raise UserError(f"--runs: {len(set(folders))} different runs of {len(runs)}; give two or more, each once.")
+        raise UserError(f"There are {len(set(folders))} different runs among {len(runs)}; give two or more, each once.")
     for run in runs:
         if isinstance(run, Ensemble):
             raise UserError(f"{run.path} is an ensemble. Give the runs that it combines in its place.")

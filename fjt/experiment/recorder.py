@@ -99,9 +99,11 @@ class FileRecorder:
         self._shown = self._dev_at(row.step, row.metrics)
         self._evaluations.write(flat)
         epoch = row.step / self._experiment.schedule.steps_per_epoch
-        best = f"best {self._experiment.choice} so far  " if row.best else ""
+        notes = f"best {self._experiment.choice} so far  " if row.best else ""
+        if row.metrics.get("collapsed"):  # such a step has no score that counts
+            notes += "collapsed: (nearly) one prediction for all of dev  "
         factor = f"learning rates times {row.rate_factor:.3g}" if row.rate_factor != 1.0 else ""
-        self._view.say(f"step {row.step} (epoch {epoch:.1f})  {self._scores(row.metrics)}{best}{factor}".rstrip())
+        self._view.say(f"step {row.step} (epoch {epoch:.1f})  {self._scores(row.metrics)}{notes}{factor}".rstrip())
         self._undrawn = self._experiment.settings.execution.output.curve
         if self._undrawn and row.train_seconds - self._drawn >= CURVE_SECONDS:
             self._draw()

@@ -95,7 +95,9 @@ def read_result(workdir: str) -> dict[str, Any]:
 def read_finished(workdir: str) -> dict[str, Any]:
     """The contents of the result.json of a run that has finished.  Raises UserError for another."""
     if not os.path.exists(os.path.join(workdir, "config.json")):
-        raise UserError(f"{workdir} is not a run: it has no config.json. Give the --workdir of a finished run.")
+        inside = os.path.join(workdir, "run")  # where fjt.combine puts one
+        remedy = inside if os.path.exists(os.path.join(inside, "config.json")) else "the --workdir of a finished run"
+        raise UserError(f"{workdir} is not a run: it has no config.json. Give {remedy}.")
     if not is_done(workdir):
         if ended(workdir):
             failed = read_result(workdir)["failed"]

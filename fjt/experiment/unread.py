@@ -33,8 +33,13 @@ def check(experiment: Experiment) -> None:
                 f"config.optim.{name}={value} has no effect with config.optim.{other}={now}: {' or '.join(readers)} "
                 "alone reads it. Leave the option out."
             )
-    factors = given.model.dropout.layers
     lowest = min(stage.model.noisy_from for stage in experiment.stages)
+    if given.loss.r_drop and lowest >= experiment.model.config.layers and not given.model.dropout.classifier:
+        raise UserError(
+            f"config.loss.r_drop={given.loss.r_drop} compares two dropout masks, and this run has no dropout: nothing "
+            "of the encoder trains, and config.model.dropout.classifier=0. Leave the option out, or give a rate."
+        )
+    factors = given.model.dropout.layers
     if idle := [layer for layer, factor in enumerate(factors) if factor != 1 and layer < lowest]:
         raise UserError(
             f"config.model.dropout.layers={factors} has no effect in layers {', '.join(map(str, idle))}: nothing "

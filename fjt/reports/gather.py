@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import shlex
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -126,7 +126,8 @@ def _read_run(
             held_out.append((number, _evaluations(path, metric)))
             return found
         curve = _training(path, found["planned_steps"])
-        found["dev"] = _add_predictions(path, _scored(path, row["phase"]), row | found, number, dev)
+        scored = _scored(path, row["phase"], found["options"])
+        found["dev"] = _add_predictions(path, scored, row | found, number, dev)
         train.append((number, curve))
         return found
     except Damaged as damaged:
@@ -225,10 +226,13 @@ def without_paths(command: str) -> str:
     return shlex.join(shortened)
 
 
-def _scored(path: str, phase: str) -> str:
-    """The split that a finished run is scored on: the published dev set, if held-out rows serve for choosing."""
+def _scored(path: str, phase: str, config: Mapping[str, Any]) -> str:
+    """The split that a finished run is scored on.
+
+    It is the published dev set if held-out rows serve for choosing; of a fold, the rows of the fold.
+    """
     official = os.path.exists(os.path.join(path, "predictions", "official_dev.npz"))
-    return "official_dev" if phase == "runs" and official else "dev"
+    return "official_dev" if phase == "runs" and official and config.get("data.fold") is None else "dev"
 
 
 def _about(path: str, state: str, phase: str) -> Row:
@@ -252,7 +256,7 @@ def _about(path: str, state: str, phase: str) -> Row:
     if os.path.exists(environment):
         facts = flatten(run_records.read_environment(path))
         row |= {key: value for key, value in facts.items() if key in ENVIRONMENT or key.startswith("versions.")}
-    scored = _scored(path, phase)
+    scored = _scored(path, phase, config)
     if state in (FINISHED, DIVERGED):
         result = run_records.read_result(path)
         row |= {key: result.get(key) for key in (*RESULT, "selection", "train_examples") if key != "looks"}
@@ -262,7 +266,7 @@ def _about(path: str, state: str, phase: str) -> Row:
         row |= {f"splits.{key}": value for key, value in flatten(splits).items()}
     if state == DIVERGED:
         constant = result.get("constant", {})
-        constant = constant.get("official_dev", constant.get("dev", {}))
+        constant = constant.get(scored, constant.get("dev", {}))
         row |= {f"constant.{name}": value for name, value in constant.items()}
     if state == FINISHED:
         row["looks"] = 1 if scored == "official_dev" else max(1, len(_evaluations(path)))

@@ -3,6 +3,7 @@
 import collections
 import math
 import os
+import re
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from fjt.experiment import run_records
 from fjt.study.spec import Run
 from fjt.tasks.kinds import lower_is_better
 
+FOLD = "data.fold"  # the key of the axis that a study makes of config.data.folds
 Chosen = dict[str, dict[str, Any]]  # {cell: {key: value}}
 
 
@@ -51,6 +53,12 @@ def best_runs(folder: str, runs: Mapping[str, Run], metric: str = "") -> dict[st
         if result["task"] not in best or rank > best[result["task"]][0]:
             best[result["task"]] = rank, name
     return {task: name for task, (_, name) in best.items()}
+
+
+def fold_patterns(runs: Mapping[str, Run]) -> list[str]:
+    """For each cross-validation of a study, the pattern of the names of its runs, as a shell reads it."""
+    folds = (re.subn(rf"{FOLD}=\d+", f"{FOLD}=*", name) for name, run in runs.items() if run.phase == "runs")
+    return list(dict.fromkeys(name for name, found in folds if found))
 
 
 def _rank(folder: str, trial: Sequence[Run], metric: str) -> tuple[int, float, float]:

@@ -22,7 +22,7 @@ METHODS = ("temperature", "vector")
 LEAST_ROWS = 50  # rows of a fit
 LEAST_POSITIVE = 10  # rows of each side of a threshold
 FOLDS = 5
-COOLEST = 0.01  # least scale of a temperature: below 0, it would turn predictions around
+COOLEST = 0.01  # least scale: below 0, it would turn predictions around
 LEAST_LOSS = 1e-3  # of a fit; rows that are told apart without error have 0 as the limit of ever larger scales
 GRID = 1 - np.geomspace(0.5, 0.005, 20)  # confidences at which abstention is tried: fixed before any row is seen
 LEVEL = 0.95  # chance that the promise of an abstention holds
@@ -146,7 +146,7 @@ def fit(method: str, logits: Logits, truth: Classes, exclusive: bool) -> Calibra
         return float((total - (scaled * truth).sum()) / len(truth)), gradient
 
     start = np.ones(1) if size == 1 else np.concatenate([np.ones(classes), np.zeros(classes)])
-    bounds = [(COOLEST, None)] if size == 1 else None
+    bounds = [(COOLEST, None)] * size + [(None, None)] * (len(start) - size)
     found = scipy.optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 1000})
     if not np.isfinite(found.x).all() or found.fun < LEAST_LOSS:
         raise UserError(

@@ -278,7 +278,7 @@ def table(record):
 
 COMBINED = (
     "The best part has the highest mcc on dev, and greedy keeps what raises accuracy there.  The interval is over "
-    "examples, for these runs."
+    "examples, for these runs.  Each seed drew its own head, so the mean of weights is of runs that started apart."
 )
 
 

@@ -4,7 +4,7 @@ import pytest
 import small
 
 from fjt.core.errors import UserError
-from fjt.core.options import DropoutConfig, ExperimentConfig, ModelConfig, OptimConfig, Settings
+from fjt.core.options import DropoutConfig, ExperimentConfig, LossConfig, ModelConfig, OptimConfig, Settings
 from fjt.experiment import prepare, unread
 from fjt.experiment.prepared import Experiment, Stage
 
@@ -12,11 +12,12 @@ MODEL = small.Model(small.CONFIG, 2)  # of two layers
 HEAD, TOP, ALL = {"head/kernel"}, {"head/kernel", "encoder/layer_1/attention/query/kernel"}, {"encoder/embeddings/word"}
 
 
-def run_of(*stages, optim=None, model=None):
+def run_of(*stages, optim=None, model=None, loss=None):
     """An Experiment of stages that train these names."""
-    options = ExperimentConfig(optim=optim or OptimConfig(), model=model or ModelConfig())
+    options = ExperimentConfig(optim=optim or OptimConfig(), model=model or ModelConfig(), loss=loss or LossConfig())
     made = [small.double(Stage, model=prepare.quiet_below(options, MODEL, names)) for names in stages]
-    return small.double(Experiment, settings=small.double(Settings, experiment=options), stages=tuple(made))
+    settings = small.double(Settings, experiment=options)
+    return small.double(Experiment, settings=settings, stages=tuple(made), model=MODEL)
 
 
 @pytest.mark.parametrize(
@@ -73,3 +74,11 @@ def test_dropout_of_a_layer_below_all_that_trains_is_refused(stages, layers, idl
         return
     with pytest.raises(UserError, match=f"has no effect in layers {idle}.*frozen_dropout=True"):
         unread.check(run_of(*stages, model=dropout(*layers)))
+
+
+def test_r_drop_without_dropout_is_refused():
+    loss = LossConfig(r_drop=1.0)
+    for stage, rate in ((HEAD, 0.1), (ALL, 0.0)):
+        unread.check(run_of(stage, loss=loss, model=ModelConfig(dropout=DropoutConfig(classifier=rate))))
+    with pytest.raises(UserError, match=r"config\.loss\.r_drop=1\.0 compares two dropout masks"):
+        unread.check(run_of(HEAD, loss=loss, model=ModelConfig(dropout=DropoutConfig(classifier=0.0))))

@@ -17,7 +17,7 @@ from made_study import (
 from scores import METRICS
 
 from configs import seed_sweep
-from fjt.reports import document, failures, inference
+from fjt.reports import document, failures, gather, inference
 from fjt.reports.cells import CROSSED, summarize, variance_parts
 from fjt.reports.figures import draw_best, styles
 from fjt.reports.score_tables import parts_table
@@ -103,6 +103,9 @@ def test_what_held_out_rows_chose_is_scored_on_the_published_dev_set(tmp_path):
     found, cells = cells_of(folder, tmp_path)
     wanted = [np.mean(one == truth("choices")) for one in official]
     np.testing.assert_allclose(cells["choices/full"].scores("accuracy"), wanted)
+    path = str(folder / "runs/choices/full/seed=0")
+    scored = [gather._scored(path, "runs", {"data.fold": fold}) for fold in (None, 0)]
+    assert scored == ["official_dev", "dev"], "a fold is scored on its own rows"
     assert {row["looks"] for row in found.rows} == {1}
     assert found.rows[0]["splits.dev.accuracy"] == pytest.approx(
         np.mean(predictions("choices", 0.95, 0) == truth("choices"))

@@ -286,6 +286,12 @@ def test_a_calibration_of_a_half_and_its_bound_of_the_other_half():
             calibrated.fit(other, "temperature", "", risk)
 
 
+def test_a_threshold_leaves_the_calibration_error_as_it_is():
+    made = rows(size=300)
+    found = [calibrated.fit(made, "temperature", target, None)["after"] for target in ("", "f1")]
+    assert found[0]["ece"] == found[1]["ece"] and found[0]["macro_f1"] != found[1]["macro_f1"]
+
+
 def test_the_scores_after_a_calibration_are_of_rows_outside_their_fit():
     made = rows(size=100, scores=np.random.default_rng(5).normal(size=(100, 2)))  # nothing to learn
     found = calibrated.fit(made, "vector", "f1", None)

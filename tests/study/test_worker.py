@@ -313,3 +313,9 @@ def test_a_damaged_run_is_moved_away_to_be_made_again(tmp_path, monkeypatch):
     assert len(warned) == 1 and "seed=1/result.json is damaged" in warned[0]
     assert (cell / "seed=1-damaged-2" / "result.json").read_text() == "{"
     assert [name for name in bundles if (study / "groups" / name / "checkpoints").exists()] == ["whole", "held"]
+
+
+def test_the_runs_of_a_cross_validation_by_one_pattern():
+    names = [f"runs/t/head/data.folds=2/data.fold={fold}/seed={seed}" for seed in (0, 1) for fold in (0, 1)]
+    runs = {name: Run(name, "runs", name[5:].rsplit("/", 1)[0], ()) for name in [*names, "runs/t/head/seed=0"]}
+    assert choosing.fold_patterns(runs) == [f"runs/t/head/data.folds=2/data.fold=*/seed={seed}" for seed in (0, 1)]

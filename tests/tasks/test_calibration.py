@@ -175,3 +175,13 @@ def test_a_threshold_decides_and_the_probability_is_of_the_decision():
     columns = CLASSIFICATION.prediction_columns(found, TWO)
     assert columns["probability"] == pytest.approx([1 - share[0], share[1]])
     assert Calibration.read({"scale": [2], "bias": [0], "thresholds": [0.9], "confidence": None}) == fitted
+
+
+def test_no_scale_of_a_vector_turns_its_label_around():
+    """Of two labels whose logits are nearly opposite, the scales are hardly told apart."""
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 2, 400)
+    margin = 2.0 * label - 1.0 + rng.normal(size=400)
+    logits = np.stack([-margin, margin + 0.05 * rng.normal(size=400)], axis=1)
+    found = calibration.fit("vector", logits, np.eye(2, dtype=bool)[label], True)
+    assert min(found.scale) >= calibration.COOLEST
