@@ -12,6 +12,7 @@ nothing about other data.  Groups:
   few       SST-2: 200 rows to train, 200 of dev, 1,000 to judge; LoRA, 10 epochs, or 5 of rows and their copies
   averages  MRPC: 500 rows to train, 300 of dev, GLUE's dev set to judge; full tuning
   cola      CoLA: 2,000 rows to train, 500 of dev, GLUE's dev set to judge; full tuning
+  one_head  the rows and model of cola; all seeds have the same new head (seeds.init), as a soup needs
   student   the rows of cola, and the model of --student; seconds are without those of the teachers
 
 Runs that have ended are in --output/remedies.json: the same command goes on from there.
@@ -40,6 +41,7 @@ HEAD = dict(tune__method="head", train__epochs=20, cache__hidden=True)
 LORA = dict(tune__method="lora", train__epochs=10)
 FULL = dict(tune__method="full", train__epochs=3)
 WITHOUT = "without"
+JOINED = {"cola", "one_head"}  # groups whose runs are combined
 
 
 def threshold(dev, test):
@@ -116,6 +118,7 @@ GROUPS = {
         {"temperature from dev": (CALIBRATED, temperature)},
     ),
     "cola": Group(FULL, ("mcc", "ece"), {}, {"temperature from dev": (CALIBRATED, temperature)}),
+    "one_head": Group(FULL | dict(seeds__init=0), ("mcc", "ece"), {}, {}),
     "student": Group(
         FULL | dict(train__epochs=10),
         ("mcc", "ece"),
@@ -259,14 +262,14 @@ def table(record):
                     cells.append(f"{apart:+.4f}" if np.isnan(low) else f"{apart:+.4f} ({low:+.4f} to {high:+.4f})")
                 lines.append(f"| {tool} | {meant} | {' | '.join(cells)} | {seconds(own)} | {len(seeds)} |")
         lines.append("")
-    if record.get("combined"):
-        lines += ["## The runs of cola as one", "", COMBINED, ""]
+    for name in sorted(record.get("combined", {})):
+        lines += [f"## The runs of {name} as one", "", COMBINED, ""]
         lines += [
             "| how | mcc | mean of its parts | best part | difference from the best part | ece | models per text "
             "| seconds of training |"
         ]
         lines += ["|---|--:|--:|--:|--:|--:|--:|--:|"]
-        for how, one in record["combined"].items():
+        for how, one in record["combined"][name].items():
             apart, parts = one["difference"], one["parts"]
             cells = [f"{one['mcc']:.4f}", f"{np.mean(parts):.4f}", f"{parts[one['best_on_dev']]:.4f}"]
             cells += [f"{apart['value']:+.4f} ({apart['low']:+.4f} to {apart['high']:+.4f})", f"{one['ece']:.4f}"]
@@ -278,7 +281,7 @@ def table(record):
 
 COMBINED = (
     "The best part has the highest mcc on dev, and greedy keeps what raises accuracy there.  The interval is over "
-    "examples, for these runs.  Each seed drew its own head, so the mean of weights is of runs that started apart."
+    "examples, for these runs.  In cola each seed drew its own head, so that the runs of a soup started apart."
 )
 
 
@@ -314,7 +317,7 @@ def main(argv=None):
                 if str(seed) in runs.setdefault(tool, {}):
                     continue
                 with tempfile.TemporaryDirectory() as folder:
-                    kept = args.workdir / f"{name}-{seed}" if name == "cola" else folder
+                    kept = args.workdir / f"{name}-{seed}" if name in JOINED else folder
                     run = train(args, name, made, group.options | options, seed, kept)
                     runs[tool][str(seed)] = scores(run, group.scores)
                     dev, test = (labelled.stored(run, split) for split in ("dev", "test"))
@@ -324,12 +327,14 @@ def main(argv=None):
                         runs.setdefault(other, {})[str(seed)] = own
                 keep()
                 print(name, tool, seed, json.dumps(runs[tool][str(seed)]), flush=True)
-    folders = [args.workdir / f"cola-{seed}" for seed in range(args.seeds)]
-    for how in ("average", "greedy", "ensemble") if "cola" in args.only else ():
-        if how not in record.setdefault("combined", {}):
-            with tempfile.TemporaryDirectory() as folder:
-                record["combined"][how] = combined(folders, how, Path(folder))
-            keep()
+    for name in sorted(JOINED & set(args.only)):
+        made = record.setdefault("combined", {}).setdefault(name, {})
+        folders = [args.workdir / f"{name}-{seed}" for seed in range(args.seeds)]
+        for how in ("average", "greedy", "ensemble"):
+            if how not in made:
+                with tempfile.TemporaryDirectory() as folder:
+                    made[how] = combined(folders, how, Path(folder))
+                keep()
 
 
 if __name__ == "__main__":
