@@ -201,7 +201,9 @@ def show(search: Search, best: FrozenTrial | None, output: str) -> None:
     columns = (">trial", f">{unit(search.metric)}", "ended", *(f">{key}" for key in keys_of(search)))
     console.table("Trials", columns, _cells(search))
     if best is None:
-        console.warn("no trial has a score: all of them were pruned, collapsed or diverged")
+        console.warn(
+            "no trial has a score: all were pruned, collapsed or diverged; try more steps or other learning rates"
+        )
     else:
         seen = uses(search)
         where = "held-out training rows" if seen["held_out_training_rows"] else "dev"

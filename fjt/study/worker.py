@@ -344,4 +344,5 @@ def show_end(name: str, result: Mapping[str, Any], duration: str, progress: Prog
         progress.end(name, f"failed: {result['failed']}")
         return
     scores = "  ".join(f"{metric} {value:.4f}" for metric, value in result["metrics"].items())
-    progress.end(name, f"{scores}  ({duration})")
+    collapsed = "  collapsed: (nearly) one prediction for all" * bool(result["collapsed"])
+    progress.end(name, f"{scores}{collapsed}  ({duration})")
