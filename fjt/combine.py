@@ -6,8 +6,9 @@
 
 A soup needs runs with whole models of one shape that started from the same weights, such as seeds or other options of
 one run.  A head that the checkpoint lacks is drawn by seeds.init: give all runs the same, or start them from a model
-that has the head, else the mean of their weights is often worse than each.  DIR/model has it as a Hugging Face model,
-DIR/run evaluates it as a run without steps, which fjt.predict, fjt.evaluate and fjt.export read like any other.
+that has the head.  Even so the mean may be worse than each run; the score on dev tells.  DIR/model has it as a Hugging
+Face model, DIR/run evaluates it as a run without steps, which fjt.predict, fjt.evaluate and fjt.export read like any
+other.
 
 An ensemble is scored from the predictions that the runs have stored, without their models.  With their models,
 `fjt.predict --run DIR` and `fjt.evaluate --run DIR --data FILE` predict with all of them: in one pass where models and
@@ -125,9 +126,8 @@ def _show(record: dict[str, Any]) -> None:
         console.say(f"against the best part: {found['value']:+.4f} ({ends}); dev chose that part, too")
     if record["how"] != "ensemble" and _is_below(record):
         console.warn(
-            "the mean of the weights is worse than each of its parts. Runs that drew new weights with other "
-            "seeds.init, such as a head, started apart: give all runs one config.seeds.init, or combine by "
-            "--how=ensemble"
+            "the mean of the weights is worse than each of its parts: they are too far apart, as are runs that drew "
+            "other heads (config.seeds.init). Combine by --how=ensemble"
         )
     number = record["models_per_prediction"]
     console.say(
