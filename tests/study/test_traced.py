@@ -15,6 +15,7 @@ from fjt.experiment.inputs import Inputs
 from fjt.experiment.prepare import prepare
 from fjt.study import spec
 from fjt.study.spec import choose, settings_of
+from fjt.tasks.classification import CLASSIFICATION
 
 # The method under which an option acts, where full tuning does not read it.
 METHOD = {
@@ -117,6 +118,15 @@ TINY = {
 # Of each pair the first value; steps, not epochs, and too few for a plateau.
 APART = ("train.", "eval.", "optim.plateau", "distill.")
 FIRST = {key: one for key, (one, _) in TRACED.items() if key not in METHOD and not key.startswith(APART)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def every_way_to_decode():
+    """The tiny table is a classification, which is refused options of decoding that it does not read."""
+    names = tuple(key.removeprefix("eval.") for key in TRACED if key.startswith("eval."))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(CLASSIFICATION), "decode_options", names)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -148,7 +148,7 @@ def test_layout_does_not_matter_to_focal_loss_r_drop_l1_pulls_to_the_start_avera
         )
         np.testing.assert_allclose(losses, others, rtol=1e-12)
         for leaves in zip(*map(jax.tree.leaves, (state.result, other.result)), strict=True):
-            np.testing.assert_allclose(*leaves, rtol=1e-9, atol=1e-12)
+            np.testing.assert_allclose(*leaves, rtol=1e-9, atol=1e-10)  # biases of keys have no gradient but rounding
     apart = jax.tree.map(lambda one, two: float(np.abs(one - two).max()), state.result, state.trainable)
     assert max(jax.tree.leaves(apart)) > 1e-4, "the average over steps is what is compared"
     assert abs(losses[0] / sound(np.float64)[0] - 1) > 0.01
