@@ -5,6 +5,7 @@ import ast
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -103,6 +104,11 @@ def parse(
         raise UserError(_readable(error, argv)) from None
     except OSError as error:
         raise UserError(f"--config cannot be read: {' '.join(str(error).split())}") from None
+    except Exception as error:
+        text = "".join(traceback.format_exception(error))
+        if not file or os.path.basename(file) not in text:
+            raise
+        raise UserError(_of_config_file(text)) from None
     finally:
         sys.argv = before
     if len(rest) > 1:
@@ -198,6 +204,8 @@ def _readable(error: Exception, argv: Sequence[str]) -> str:
             "config.study.products, config.study.without and config.search.space are tuples of dicts, "
             "({config key: values},)."
         )
+    if "Traceback" in text:
+        return _of_config_file(str(error))
     value = re.search(
         r"(?:literal for int\(\) with base 10: |to boolean flag', |could not convert string to float: )'(.*?)'", text
     )
@@ -207,6 +215,15 @@ def _readable(error: Exception, argv: Sequence[str]) -> str:
             if argument.endswith(f"={value.group(1)}"):
                 return f"{argument} should be {kind}."
     return text
+
+
+def _of_config_file(text: str) -> str:
+    """The message about an exception in a config file.  text: its traceback."""
+    places = re.findall(r'File "(.+?)", line (\d+)', text)
+    own = [place for place in places if not re.search(r"site-packages|[/\\]lib[/\\]python|<frozen", place[0])]
+    where = ":".join(own[-1]) if own else "--config"
+    reason = text.rstrip().splitlines()[-1].removeprefix("fjt.core.errors.UserError: ")
+    return f"{where}: {reason.rstrip('.')}. Correct the config file."
 
 
 def _check_names(argv: Sequence[str], values: FlagValues, valid: Mapping[str, Option]) -> None:

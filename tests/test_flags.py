@@ -8,17 +8,18 @@ from ml_collections import config_flags
 
 from configs import base
 from fjt import flags
+from fjt.core.errors import UserError
 from fjt.core.options import OPTIONS, flatten
 
 FILE = base.__file__
 
 
-def parsed(monkeypatch, *arguments):
+def parsed(monkeypatch, *arguments, file=FILE):
     """{key: value} of a command line."""
     monkeypatch.setattr(sys, "argv", [])  # `parse` sets it
     values = FlagValues()
     holder = config_flags.DEFINE_config_file("config", flag_values=values)
-    return flatten(flags.parse(["main", "--config", FILE, *arguments], values, holder))
+    return flatten(flags.parse(["main", "--config", file, *arguments], values, holder))
 
 
 TUPLES = {
@@ -49,3 +50,20 @@ def test_every_tuple_of_the_options_takes_commas(monkeypatch):
     keys = [key for key, one in OPTIONS.items() if one.kind is tuple]
     found = parsed(monkeypatch, *(f"--config.{key}=a,b" for key in keys))
     assert keys and all(found[key] == ("a", "b") for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('config.tune.method = "head"', "TypeError: Could not override field 'method'"),
+        ("return nothing", "NameError: name 'nothing' is not defined"),
+        ("x = = 1", "SyntaxError: invalid syntax"),
+    ],
+)
+def test_an_exception_in_a_config_file_is_its_line_and_the_reason(tmp_path, monkeypatch, line, reason):
+    path = tmp_path / "own.py"
+    lines = ["from configs import classify", "", "", "def get_config():", "    config = classify.get_config()"]
+    path.write_text("\n".join([*lines, f"    {line}", "    return config", ""]))
+    with pytest.raises(UserError) as refused:
+        parsed(monkeypatch, file=str(path))
+    assert str(refused.value).startswith(f"{path}:6: {reason}") and "\n" not in str(refused.value)
