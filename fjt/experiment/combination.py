@@ -83,8 +83,8 @@ def average(parts: Sequence[Predictor]) -> Predictor:
         raise UserError("The runs have models of different shapes, whose weights have no mean. Give --how=ensemble.")
     if any(part.form != parts[0].form for part in parts):
         raise UserError(
-            "The runs' models read texts in different ways (tokenizer, config.model.max_length, prompt) or compute "
-            "otherwise, so that the mean of their weights is no model. Give --how=ensemble."
+            "The runs' models read texts in different ways (tokenizer, config.model.max_length, prompt) or differ in "
+            "their options, so their weights cannot be averaged. Give --how=ensemble."
         )
 
     def mean(*leaves: Any) -> np.ndarray:
@@ -105,7 +105,7 @@ def soup(runs: Sequence[Run], greedy: bool, folder: str) -> tuple[Settings, list
         folder: a new folder, for the model.
 
     Raises:
-        UserError: a run has no whole model, or shapes differ.
+        UserError: a run has no whole model, or their models differ in more than their weights.
     """
     for run in runs:
         if not run.model_directory():

@@ -1,4 +1,4 @@
-"""A study over which run to learn from, in two processes of which one is killed: its runs are those undisturbed."""
+"""A study whose axis is the run to learn from: two processes share it, one is killed, and its runs keep their bits."""
 
 import json
 
