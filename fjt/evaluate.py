@@ -15,7 +15,8 @@ fold alone.
 
 With --calibrated, the scores are those of the calibrated probabilities and of the thresholds that fjt.calibrate stored;
 abstention leaves no row out.  With --against, another run is compared on the same rows: churn, McNemar's exact test,
-paired differences of the scores, and the examples that one has right and the other wrong.
+paired differences of the scores, and the examples that one has right and the other wrong, or both wrong in different
+ways; evaluation.json names every example whose prediction differs.
 
 Exit codes: 0 success, 2 a mistake in the arguments or files, 130 Ctrl-C.
 """

@@ -6,6 +6,8 @@ files that a study commits, runs.csv and predictions.npz.  Both lead to the same
   report.md, report.html                 the report to read; the page needs no other file
   figures/<task>-<name>.svg and .png     its figures
   cells.csv, comparisons.csv             its main tables with all digits
+  consistency/<dev set>.csv              for each example and method: share of pairs of seeds that predict the same, and
+                                         share of runs that are right
   runs.csv, predictions.npz              the records of every run and its predictions
 
 The report is written to DIR/report, or to DIR itself if DIR contains the two files.  Exit codes: 0 success, 2 a

@@ -171,7 +171,7 @@ def _value(key: str, cell: str) -> str | int | float | None:
 def _check_names(path: str, rows: Sequence[Row]) -> None:
     """Raises UserError for names that no study writes: they become paths of figures and parts of the page."""
     for row in rows:
-        for key in ("run", "phase", "cell", "task", "method"):
+        for key in ("run", "phase", "cell", "task", "method", *["dev"] * (row["dev"] is not None)):
             parts = str(row[key]).split("/")[: None if key in ("run", "cell") else 1]
             if "/".join(parts) != row[key] or not all(re.fullmatch(r"[\w+,=-][\w.+,=-]*", part) for part in parts):
                 raise UserError(

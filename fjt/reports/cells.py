@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -39,6 +39,7 @@ class Cell:
         rows: all its runs.
         scored: its n runs with a score, in the order of the arrays.
         dev: name of the dev set in Records, "" without one.
+        ids: of the rows of dev.
         facts: its Task, with kind and label names.
         truth: labels of the rows of dev, in the form of the Problem.
         predicted: predictions of each run for dev, likewise; of scores that differ by rounding alone, the mean.
@@ -56,6 +57,7 @@ class Cell:
     rows: tuple[Row, ...]
     scored: tuple[Row, ...]
     dev: str
+    ids: np.ndarray
     facts: Task
     truth: Any
     predicted: tuple[Any, ...]
@@ -191,6 +193,7 @@ def _make_cell(study: Records, name: str, members: list[tuple[int, Row]], devs: 
         rows=tuple(row for _, row in members),
         scored=tuple(scored),
         dev=dev,
+        ids=study.dev[dev]["id"] if dev else np.zeros(0, str),
         facts=facts,
         truth=truth,
         predicted=tuple(predicted),
@@ -306,20 +309,6 @@ def costs(cell: Cell, full: Cell | None) -> dict[str, Any]:
         "lanes": max(row.get("lanes") or 1 for row in rows),
         "looks": sorted({row["looks"] for row in rows}),
     }
-
-
-def agreement(problem: Problem, runs: Sequence[Any]) -> tuple[float, float] | None:
-    """(mean share of examples for which two runs differ, share for which all agree), None for scores or for one run.
-
-    Args:
-        problem: the kind.
-        runs: decoded predictions of each run, for the same examples.
-    """
-    pairs = [problem.agree(one, two) for i, one in enumerate(runs) for two in runs[:i]]
-    same = [pair for pair in pairs if pair is not None]
-    if not same:
-        return None
-    return 1 - float(np.mean(same)), float(np.all(same, axis=0).mean())
 
 
 def last_loss(cell: Cell, study: Records) -> float | None:

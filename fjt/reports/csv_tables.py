@@ -1,4 +1,4 @@
-"""The main tables of a report as CSV, with all digits."""
+"""The main tables of a report as CSV, with all digits: of cells, of comparisons, of examples."""
 
 import csv
 import dataclasses
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fjt.reports import cells
+from fjt.reports.agreement import agreement_of
 from fjt.reports.cells import Cell, counts, summarize
 from fjt.reports.comparisons import Comparison
 from fjt.reports.inference import Interval
@@ -46,6 +47,25 @@ def of_comparisons(comparisons: Iterable[Comparison]) -> str:
             row |= _ends(key, getattr(one, key))
         rows.append(row)
     return _csv(rows)
+
+
+def of_examples(study_cells: Iterable[Cell]) -> dict[str, str]:
+    """{name of a dev set: CSV of how far the seeds of each of its cells agree on each example, and how many are right}.
+
+    See `agreement.Agreement`.  A dev set has none without a cell of which two runs have finished, or of scores.
+    """
+    rows_of: dict[str, list[dict[str, Any]]] = {}
+    for cell in study_cells:
+        if not (found := agreement_of(cell)):
+            continue
+        if cell.dev not in rows_of:
+            labels = cell.problem.label_column(cell.truth, cell.facts)
+            rows_of[cell.dev] = [
+                {"id": name, "label": label} for name, label in zip(cell.ids.tolist(), labels, strict=True)
+            ]
+        for row, same, right in zip(rows_of[cell.dev], found.consistency.tolist(), found.right.tolist(), strict=True):
+            row |= {f"{cell.name} consistency": same, f"{cell.name} right": right}
+    return {dev: _csv(rows) for dev, rows in rows_of.items()}
 
 
 def _ends(name: str, interval: Interval | str) -> dict[str, Any]:

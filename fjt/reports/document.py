@@ -7,6 +7,7 @@ from typing import Any
 from fjt.core.errors import UserError, suggest
 from fjt.core.markdown import code, escape
 from fjt.reports import failures, figures, reading, verdict
+from fjt.reports.agreement import agreement_table, least_table
 from fjt.reports.archive import BEGUN, DAMAGED, DIVERGED, FILES, FINISHED, MISSING, Records, Row
 from fjt.reports.cells import Cell, counts
 from fjt.reports.comparisons import Comparison
@@ -15,7 +16,6 @@ from fjt.reports.figures import Styles, fewer, styles
 from fjt.reports.formatting import Name, names_of, title
 from fjt.reports.pages import Block, Fold, Heading, Items, Text
 from fjt.reports.score_tables import (
-    agreement_table,
     class_table,
     comparison_table,
     overview,
@@ -283,9 +283,11 @@ def _score_blocks(task: str, cells: Sequence[Cell], style: Styles, name: Name) -
     )
     for metric in others:
         blocks += [Heading(3, f"Scores: {metric}"), score_table(cells, metric, name)]
-    agreement = agreement_table(cells, name)
-    if agreement:
+    if agreement := agreement_table(cells, name):
         blocks += [Heading(3, "Agreement of seeds"), agreement]
+    if least := least_table(cells):
+        summary = "The examples on which seeds agree least, over all methods"
+        blocks.append(Fold(summary, (least, Text("`consistency/` has these shares for each method and example."))))
     classes = class_table(cells, name)
     if classes:
         blocks.append(Fold("Each class: precision, recall, F1, support and predicted counts", (classes,)))

@@ -220,7 +220,11 @@ def _about(run: Run, keys: Sequence[str] = ABOUT) -> dict[str, Any]:
 def _pair(rows: Labelled, pair: Pair) -> dict[str, Any]:
     ids: dict[str, Sequence[str]] = {
         name: [rows.id[row] for row in found]
-        for name, found in (("only_first_right", pair.only_first), ("only_second_right", pair.only_second))
+        for name, found in (
+            ("changed", pair.changed),
+            ("only_first_right", pair.only_first),
+            ("only_second_right", pair.only_second),
+        )
     }
     return {
         "churn": _plain({"churn": pair.churn})["churn"] if pair.churn else None,

@@ -198,7 +198,12 @@ def _pair_blocks(other: Run, rows: Labelled, pair: Pair) -> list[Block]:
     blocks: list[Block] = [Heading(2, escape(f"Against {about}")), *_disagreement(rows, pair)]
     columns = ("score", ">difference", ">95 %")
     blocks += [Heading(3, "This run's scores minus the other's"), Table(columns, lines, tuple(notes.reasons))]
-    for title, found in (("Only this run is right", pair.only_first), ("Only the other is right", pair.only_second)):
+    lists = {
+        "Only this run is right": pair.only_first,
+        "Only the other is right": pair.only_second,
+        "Both are wrong, in different ways": np.setdiff1d(pair.changed, [*pair.only_first, *pair.only_second]),
+    }
+    for title, found in lists.items():
         if len(found):
             labels = rows.problem.label_column(rows.label[found[:MOST_WRONG]], rows.task)
             shown = [

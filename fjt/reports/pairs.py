@@ -24,6 +24,7 @@ class Pair:
             for scores.
         p: two-sided p of McNemar's exact test (1947) that both are right equally often, NaN where it is withheld.
         reason: why it is withheld.
+        changed: numbers of the rows for which their predictions differ; a row of two wrong ones may be among them.
         only_first: numbers of the rows that only the first run has right.
         only_second: likewise.
         both: number of rows that both have right.
@@ -34,6 +35,7 @@ class Pair:
     churn: Estimate | None
     p: float
     reason: str
+    changed: np.ndarray
     only_first: np.ndarray
     only_second: np.ndarray
     both: int
@@ -51,18 +53,19 @@ def compare(one: Labelled, other: Labelled) -> Pair:
     problem = one.problem
     first, second = (rows.decoded().values for rows in (one, other))
     same = problem.agree(first, second)
-    changed = len(one) if same is None else int((~same).sum())
-    differences = resampling.compare(one.measures(), other.measures(), changed, one.cluster)
+    changed = np.arange(len(one)) if same is None else np.flatnonzero(~same)
+    differences = resampling.compare(one.measures(), other.measures(), len(changed), one.cluster)
     right = [problem.right(values, one.label) for values in (first, second)]
     if same is None or right[0] is None or right[1] is None:
         none = np.zeros(0, np.int64)
-        return Pair(None, math.nan, "Scores are neither right nor wrong.", none, none, 0, 0, differences)
+        return Pair(None, math.nan, "Scores are neither right nor wrong.", none, none, none, 0, 0, differences)
     first_alone, second_alone = np.flatnonzero(right[0] & ~right[1]), np.flatnonzero(right[1] & ~right[0])
     shared = SHARED if one.cluster is not None else ""
     return Pair(
-        _share(changed, len(one), shared),
+        _share(len(changed), len(one), shared),
         math.nan if shared else mcnemar(len(first_alone), len(second_alone)),
         shared,
+        changed,
         first_alone,
         second_alone,
         int((right[0] & right[1]).sum()),

@@ -11,6 +11,7 @@ from fjt.reports.comparisons import make_comparisons
 from fjt.reports.formatting import ended_of_started, names_of, spread, unit
 
 MARKDOWN, PAGE = "report.md", "report.html"
+FIGURES, EXAMPLES = "figures", "consistency"  # folders
 MARKER = (".fjt", b"the report of a study of fjt\n")  # in a folder to which reports are written
 
 
@@ -50,14 +51,17 @@ def report(folder: str | os.PathLike[str], output: str | None = None) -> tuple[s
     document.check_baseline(baseline, list(dict.fromkeys(cell.method for cell in study_cells)))
     comparisons, unpaired = make_comparisons(study_cells, study.facts) if baseline else ([], [])
     title, blocks = document.build(study, study_cells, comparisons, unpaired)
-    os.makedirs(os.path.join(output, "figures"), exist_ok=True)
+    os.makedirs(os.path.join(output, FIGURES), exist_ok=True)
     for block in blocks:
         if isinstance(block, pages.Picture):
-            _write(output, f"figures/{block.name}.svg", block.svg)
-            files.write(os.path.join(output, "figures", f"{block.name}.png"), block.png)
+            _write(output, f"{FIGURES}/{block.name}.svg", block.svg)
+            files.write(os.path.join(output, FIGURES, f"{block.name}.png"), block.png)
     _write(output, "cells.csv", csv_tables.of_cells(study_cells))
     if comparisons:
         _write(output, "comparisons.csv", csv_tables.of_comparisons(comparisons))
+    for dev, table in csv_tables.of_examples(study_cells).items():
+        os.makedirs(os.path.join(output, EXAMPLES), exist_ok=True)
+        _write(output, f"{EXAMPLES}/{dev}.csv", table)
     _write(output, MARKDOWN, pages.markdown(blocks))
     _write(output, PAGE, pages.page(title, blocks))
     return output, study_cells
@@ -97,8 +101,9 @@ def check_output(output: str, study: archive.Records | None = None) -> None:
             f"--output={output} has the report of another study: {len(lost):,} of its finished runs, such as "
             f"{min(lost)}, are not in this study. Give a new folder, or delete that report first."
         )
-    if os.path.islink(os.path.join(output, "figures")):
-        raise UserError(f"--output={output}: figures in it is a symbolic link, which leads out of it. Remove the link.")
+    for name in (FIGURES, EXAMPLES):
+        if os.path.islink(os.path.join(output, name)):
+            raise UserError(f"--output={output}: {name} in it is a symbolic link, which leads out of it. Remove it.")
 
 
 def _has_marker(folder: str) -> bool:

@@ -95,18 +95,6 @@ def class_table(cells: Sequence[Cell], name: Name) -> Table | None:
     return Table(columns, tuple(rows), tuple(notes.reasons)) if rows else None
 
 
-def agreement_table(cells: Sequence[Cell], name: Name) -> Table | None:
-    """The Table of how often the runs of a cell predict the same; None for scores, or without two finished runs."""
-    rows = []
-    for cell in cells:
-        runs = [run for run, constant in zip(cell.predicted, cell.constant, strict=True) if not constant]
-        if found := values.agreement(cell.problem, runs):
-            churn, same = found
-            rows.append((name(cell), str(len(runs)), f"{100 * churn:.2f}", f"{100 * same:.2f}"))
-    columns = ("method", ">n", ">predictions that differ between two seeds, %", ">predictions that all seeds share, %")
-    return Table(columns, tuple(rows)) if rows else None
-
-
 def _class_score(scores: np.ndarray, cell: Cell, notes: Footnotes) -> str:
     """ "84.1 (82.0 to 86.2)": the mean of a class's scores over all runs, with the 95 % interval for new seeds."""
     mean = f"{100 * scores.mean():.1f}"

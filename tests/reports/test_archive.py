@@ -50,8 +50,10 @@ def test_files_that_do_not_belong_together_are_refused(folder, written, tmp_path
 
 def test_names_that_no_study_writes_are_refused():
     """They would be paths of figures and parts of the page, and files of studies are given away."""
-    names = dict.fromkeys(("run", "phase", "cell", "task", "method"), "a")
-    archive._check_names("runs.csv", [names, names | {"run": "runs/a/é+0.1,b/seed=3", "cell": "a/b=1e-05"}])
+    names = dict.fromkeys(("run", "phase", "cell", "task", "method", "dev"), "a")
+    archive._check_names(
+        "runs.csv", [names, names | {"dev": None}, names | {"run": "runs/a/é+0.1,b/seed=3", "cell": "a/b=1e-05"}]
+    )
     for key in names:
         for name in ('x"><img src=q>', "a|b", "`a`", r"\g<0>", "$a$", "../../a", "/a", "a b", "..", "", "a\n"):
             with pytest.raises(UserError, match=f"runs.csv: the {key}"):

@@ -20,7 +20,7 @@ from fjt.data.glue import Task
 from fjt.experiment import calibrated
 from fjt.experiment.finished import Run
 from fjt.experiment.labelled import Labelled
-from fjt.reports import cells, evaluation, evaluation_page, pairs, resampling
+from fjt.reports import evaluation, evaluation_page, pairs, resampling
 from fjt.reports.inference import LEAST_EXAMPLES
 from fjt.tasks import calibration, measures
 from fjt.tasks.kinds import find_problem
@@ -184,6 +184,7 @@ def test_a_pair_counts_churn_and_who_is_right():
     assert accuracy.value == pytest.approx(10 / 150) and accuracy.high - accuracy.low == pytest.approx(
         2 * scipy.stats.t.ppf(0.975, 19) * error, rel=0.1
     )
+    assert found.changed.tolist() == [*range(30)]
     again = pairs.compare(one, one)
     assert again.churn.value == 0 and again.p == 1 and "0 rows" in again.differences["accuracy"].reason
     shared = pairs.compare(
@@ -251,22 +252,29 @@ def test_the_page_and_the_record_are_whole_and_need_no_other_file(kind, tmp_path
 
 
 @pytest.mark.usefixtures("quick")
+def test_two_runs_may_be_wrong_in_different_ways(tmp_path):
+    """Three choices, 200 rows: of the last two, the runs choose different wrong ones."""
+    label = np.zeros(200, np.int32)
+    chosen = np.zeros((2, 200), np.int32)
+    chosen[:, -2:] = [[1, 2], [2, 1]]
+    one, other = (
+        rows("multiple_choice", 200, label=label, scores=Ragged(np.eye(3)[each].reshape(-1, 1), 3 * np.arange(201)))
+        for each in chosen
+    )
+    pair = pairs.compare(one, other)
+    assert pair.changed.tolist() == [198, 199] and not len(pair.only_first) and pair.neither == 2
+    evaluation_page.write(str(tmp_path), run(), evaluation.evaluate(one), run(), pair)
+    assert json.loads((tmp_path / evaluation_page.RECORD).read_text())["against"]["changed"] == [*one.id[-2:]]
+    page = (tmp_path / evaluation_page.PAGE).read_text()
+    assert "Both are wrong, in different ways: 2" in page and "Only this run is right:" not in page
+
+
+@pytest.mark.usefixtures("quick")
 def test_texts_and_labels_of_users_are_shown_as_they_are(tmp_path):
     texts = ("<script>alert(1)</script> **x**",) * 150
     evaluation_page.write(str(tmp_path), run(task="<b>"), evaluation.evaluate(rows(texts=texts)), None, None)
     page = (tmp_path / evaluation_page.PAGE).read_text()
     assert "<script" not in page and "&lt;script&gt;" in page and "<b>" not in page
-
-
-def test_agreement_of_runs_by_hand():
-    problem = find_problem("classification")
-    runs = [np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), np.array([0, 0, 1, 0])]
-    churn, same = cells.agreement(problem, runs)
-    assert churn == pytest.approx((1 + 1 + 2) / 12) and same == 0.5
-    assert cells.agreement(problem, runs[:1]) is None
-    assert cells.agreement(find_problem("regression"), [np.zeros(3), np.ones(3)]) is None
-    tags = [Ragged(np.array(values), np.array([0, 2, 2, 3])) for values in ([0, 1, 1], [0, 0, 1])]
-    assert cells.agreement(find_problem("tagging"), tags) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
 
 
 def test_a_calibration_of_a_half_and_its_bound_of_the_other_half():

@@ -62,9 +62,11 @@ def test_a_report_is_written_over_a_report_alone(folder, tmp_path):
         publication.own(str(new))
     archive.save(gather.read(folder), str(new))
     publication.own(str(new))  # as a committed one, which has no marker
-    (new / "figures").symlink_to(tmp_path)
-    with pytest.raises(UserError, match="figures in it is a symbolic link"):
-        publication.own(str(new))
+    for name in ("figures", "consistency"):
+        (new / name).symlink_to(tmp_path)
+        with pytest.raises(UserError, match=f"{name} in it is a symbolic link"):
+            publication.own(str(new))
+        (new / name).unlink()
     (tmp_path / "of a stranger").mkdir()
     for name in archive.FILES:  # the names alone do not make a report
         (tmp_path / "of a stranger" / name).write_text("theirs")

@@ -83,15 +83,3 @@ def test_comparisons_by_hand(written):
     assert row["95 %: new seeds, this dev set"].startswith(
         f"{100 * (sound.mean() - 2.4469 * sound.std(ddof=1) / 7**0.5):+.2f}"
     )
-
-
-def test_agreement_of_seeds_by_hand(written):
-    """A run that diverged counts in no pair; one that collapsed does."""
-    table = rows_of(written[1], "Agreement of seeds")
-    runs = np.stack([predictions("choices", 0.85, "lora", 4, s) for s in SEEDS if s != 5])
-    ones = runs.sum(axis=0)
-    churn = np.mean(ones * (7 - ones) / (7 * 6 / 2))  # pairs that differ, of all pairs
-    row = table["lora, rank=4"]
-    assert row["n"] == "7" and table["head"]["n"] == "8"
-    assert row["predictions that differ between two seeds, %"] == f"{100 * churn:.2f}"
-    assert row["predictions that all seeds share, %"] == f"{100 * np.mean((ones == 0) | (ones == 7)):.2f}"
