@@ -11,23 +11,18 @@ mistake in the arguments or files, 130 Ctrl-C, 143 SIGTERM.
 
 import argparse
 import contextlib
-import dataclasses
 import logging
 import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fjt import flags
 from fjt.core import console, files, records
 from fjt.core.errors import Ended, UserError
 from fjt.core.options import flatten
-from fjt.core.settings import from_record
 from fjt.experiment.process import undisturbed
-
-if TYPE_CHECKING:
-    from fjt.experiment.prepared import Experiment
 
 STEPS, TOLERANCE = 20, 2e-6  # losses to compare, and their relative difference if only the order of sums differs
 
@@ -74,6 +69,7 @@ def reproduce(folder: str, workdir: str, keep: bool = False) -> int:
         UserError: the run has not ended, or its files, data or base model have changed.
     """
     from fjt.experiment import run_records, summary
+    from fjt.experiment.again import prepare_again
     from fjt.experiment.execute import run
     from fjt.experiment.workdir import REPETITION, check_own, lock
     from fjt.training.checkpoint import NotFinite
@@ -90,7 +86,7 @@ def reproduce(folder: str, workdir: str, keep: bool = False) -> int:
         raise UserError(f"--workdir={workdir} has a repetition that has ended. Give a new folder.")
     before = run_records.read_result(folder), losses(folder)  # first: training is lost if one cannot be read
     environment = _environment(folder)
-    experiment = _prepare(folder, keep)
+    experiment = prepare_again(folder, keep)
     with lock(workdir, kind=REPETITION), contextlib.suppress(NotFinite):  # result.json records the failure
         run(experiment, workdir)
     now = run_records.read_result(workdir)
@@ -100,32 +96,6 @@ def reproduce(folder: str, workdir: str, keep: bool = False) -> int:
     if keep and not now["failed"]:
         summary.show_result(workdir)
     return code
-
-
-def _prepare(folder: str, keep: bool) -> "Experiment":
-    """The Experiment of a run's config.json, with its model and tables if it is kept, and without other outputs."""
-    from fjt.data.packing import Shape
-    from fjt.experiment import run_records
-    from fjt.experiment.prepare import prepare
-    from fjt.experiment.program_cache import configure_jax
-
-    recorded = run_records.read_config(folder)
-    settings = from_record(recorded["config"])
-    execution = settings.execution
-    output = dataclasses.replace(execution.output, export=keep, tables=keep, curve=False, checkpoints=False)
-    execution = dataclasses.replace(execution, output=output, log=dataclasses.replace(execution.log, tensorboard=False))
-    configure_jax(settings)
-    with records.reading(os.path.join(folder, "config.json"), "Restore the file."):
-        shapes = tuple(Shape(*shape) for shape in recorded["shapes"])
-    experiment = prepare(dataclasses.replace(settings, execution=execution), shapes=shapes)
-    if experiment.fingerprint != recorded["fingerprint"]:
-        changed = [key for key in experiment.contents if experiment.contents[key] != recorded["contents"].get(key)]
-        if changed:
-            reason = f"the contents of its {' and '.join(changed)} have changed. Restore the files that it read"
-        else:
-            reason = "its config was changed, or this version of fjt interprets it differently (see env.json)"
-        raise UserError(f"{folder} cannot be reproduced: {reason}.")
-    return experiment
 
 
 def _environment(folder: str) -> dict[str, Any]:

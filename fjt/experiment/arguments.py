@@ -1,6 +1,7 @@
 """The arguments of a run's programs: its first state, its batches, the chunks of an evaluation, and their shapes."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -92,6 +93,18 @@ def abstract_run(experiment: Blueprint, stage: Stage) -> tuple[TrainState, tree.
     state = jax.eval_shape(functools.partial(first_state, experiment, stage, experiment.hyper), experiment.params)
     frozen = jax.eval_shape(lambda params: tree.split(params, stage.trainable)[1], experiment.params)
     return state, above(stage, frozen)
+
+
+def abstract_state(experiment: Experiment, step: int, ends: Sequence[int]) -> TrainState:
+    """The shapes of the TrainState after a step, with shardings: on a boundary, of the stage that ends there.
+
+    Args:
+        experiment: the run.
+        step: number of steps taken.
+        ends: the steps at which stages have ended under `tune.stage_patience`.
+    """
+    stage = next(stage for stage in experiment.ending(ends).stages if step <= stage.last)
+    return experiment.sharding.shapes(abstract_run(experiment, stage)[0])
 
 
 def abstract_lanes(experiment: Experiment, stage: Stage, size: int) -> tuple[Lanes, tree.Tree]:

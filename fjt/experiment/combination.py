@@ -1,8 +1,9 @@
-"""Several finished runs of one task as one: the mean of their weights (a soup) or of their predictions."""
+"""Several models of one task as one: the mean of their weights (a soup) or of their predictions."""
 
 import dataclasses
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,14 +14,30 @@ from fjt.core.options import ExperimentConfig, Settings, TrainConfig
 from fjt.core.ragged import same
 from fjt.core.settings import from_record
 from fjt.data.glue import Split
-from fjt.experiment import predictor, run_records
+from fjt.experiment import labelled, predictor, run_records
 from fjt.experiment.ensemble import Ensemble
 from fjt.experiment.inputs import Inputs
 from fjt.experiment.labelled import Labelled
 from fjt.experiment.loaded_run import Run
 from fjt.experiment.predictor import Predictor
+from fjt.experiment.prepared import draw
 from fjt.interop import hf
 from fjt.tasks.kinds import lower_is_better
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One of several models that are combined.
+
+    Attributes:
+        name: the name of its run's folder, or its step.
+        rows: the rows of dev as it predicts them.
+        read: returns its Predictor.  Raises UserError where it is not a whole model.
+    """
+
+    name: str
+    rows: Labelled
+    read: Callable[[], Predictor]
 
 
 def check(runs: Sequence[Run]) -> None:
@@ -43,6 +60,29 @@ def check(runs: Sequence[Run]) -> None:
             raise UserError(
                 f"{run.path} and {first.path} have different {what}: {other} and {one}. Combine runs of one task."
             )
+
+
+def of_runs(runs: Sequence[Run]) -> list[Part]:
+    """The Part of each run, from its stored predictions.
+
+    Args:
+        runs: of one task.
+
+    Raises:
+        UserError: their dev rows differ.
+    """
+    parts = [
+        Part(os.path.basename(os.path.normpath(run.path)), labelled.stored(run, "dev"), functools.partial(_read, run))
+        for run in runs
+    ]
+    check_rows([part.rows for part in parts])
+    return parts
+
+
+def _read(run: Run) -> Predictor:
+    if not run.model_directory():
+        raise UserError(f"{run.path} has no whole model, since its method cannot be merged. Give --how=ensemble.")
+    return predictor.read(run.model_directory(), run.task, run.config["model"])
 
 
 def check_rows(parts: Sequence[Labelled]) -> None:
@@ -72,16 +112,16 @@ def ensemble(parts: Sequence[Labelled]) -> Labelled:
     return dataclasses.replace(first, scores=problem.mean_logits([part.scores for part in parts]))
 
 
-def average(parts: Sequence[Predictor]) -> Predictor:
+def average(models: Sequence[Predictor]) -> Predictor:
     """The Predictor with the mean of the weights of several.
 
     Raises:
         UserError: their models differ in shape, or in how they read texts.
     """
-    shapes = [jax.tree.map(np.shape, part.params) for part in parts]
+    shapes = [jax.tree.map(np.shape, model.params) for model in models]
     if any(shape != shapes[0] for shape in shapes):
         raise UserError("The runs have models of different shapes, whose weights have no mean. Give --how=ensemble.")
-    if any(part.form != parts[0].form for part in parts):
+    if any(model.form != models[0].form for model in models):
         raise UserError(
             "The runs' models read texts in different ways (tokenizer, config.model.max_length, prompt) or differ in "
             "their options, so their weights cannot be averaged. Give --how=ensemble."
@@ -90,56 +130,98 @@ def average(parts: Sequence[Predictor]) -> Predictor:
     def mean(*leaves: Any) -> np.ndarray:
         return np.mean([np.asarray(leaf, np.float64) for leaf in leaves], axis=0).astype(np.float32)
 
-    return dataclasses.replace(parts[0], params=jax.tree.map(mean, *(part.params for part in parts)))
+    return dataclasses.replace(models[0], params=jax.tree.map(mean, *(model.params for model in models)))
 
 
-def soup(runs: Sequence[Run], greedy: bool, folder: str) -> tuple[Settings, list[int]]:
-    """(the settings of a run without steps that evaluates and exports the soup, the numbers of the runs in it).
+def soup(run: Run, parts: Sequence[Part], greedy: bool, folder: str) -> tuple[Settings, list[int]]:
+    """(the settings of a run without steps that evaluates and exports the soup, the numbers of the parts in it).
 
-    A greedy soup takes the runs in the order of their scores on dev, and keeps each with which the mean scores no worse
-    there (Wortsman et al. 2022, recipe 1).
+    A greedy soup takes the parts in the order of their scores on dev, and keeps each with which the mean scores no
+    worse there (Wortsman et al. 2022, recipe 1).
 
     Args:
-        runs: finished runs with whole models.
-        greedy: whether runs are left out.
+        run: the first of the runs, or the one whose checkpoints are the parts.
+        parts: the models.
+        greedy: whether parts are left out.
         folder: a new folder, for the model.
 
     Raises:
-        UserError: a run has no whole model, or their models differ in more than their weights.
+        UserError: a part has no whole model, or the models differ in more than their weights.
     """
-    for run in runs:
-        if not run.model_directory():
-            raise UserError(f"{run.path} has no whole model, since its method cannot be merged. Give --how=ensemble.")
-    parts = [predictor.read(run.model_directory(), run.task, run.config["model"]) for run in runs]
-    settings = from_record(run_records.read_config(runs[0].path)["config"])
-    chosen, made = list(range(len(runs))), average(parts)
+    models = [part.read() for part in parts]
+    chosen, made = list(range(len(parts))), average(models)
+    settings, metric = settings_of(run), run.result["selection"]
     if greedy:
-        chosen, made = _greedy(runs, parts, Inputs(settings).data[1]["dev"])
-    task = dataclasses.replace(runs[0].task, metrics=tuple(runs[0].result["metrics"]))
+        dev = Dev(run, settings, Inputs(settings).data[1]["dev"])
+        scores = [score(part.rows, metric) for part in parts]
+        chosen, made = _greedy(models, scores, lambda own: score(dev.predicted(own), metric), lower_is_better(metric))
+    task = dataclasses.replace(run.task, metrics=tuple(run.result["metrics"]))
     os.makedirs(os.path.dirname(folder))
     hf.export(folder, made.params, made.model.config, task, made.tokenizer, made.options["max_length"])
     return _evaluation(settings, folder), chosen
 
 
-def _greedy(runs: Sequence[Run], parts: Sequence[Predictor], dev: Split) -> tuple[list[int], Predictor]:
-    metric = runs[0].result["selection"]
-    sign = -1 if lower_is_better(metric) else 1
-    order = sorted(range(len(runs)), key=lambda i: -sign * runs[i].metrics[metric])
-    chosen, made = order[:1], parts[order[0]]
-    best = sign * _score(made, dev, runs[0], metric)
+def _greedy(
+    models: Sequence[Predictor], scores: Sequence[float], judge: Callable[[Predictor], float], lower: bool
+) -> tuple[list[int], Predictor]:
+    """(the numbers of the models in a greedy soup, in the order in which they were taken, the soup).
+
+    Args:
+        models: the parts.
+        scores: their scores on dev.
+        judge: returns the score of a model on dev.
+        lower: whether lower scores are better.
+    """
+    sign = -1 if lower else 1
+    order = sorted(range(len(models)), key=lambda i: -sign * scores[i])
+    chosen, made = order[:1], models[order[0]]
+    best = sign * judge(made)
     for i in order[1:]:
-        tried = average([parts[j] for j in (*chosen, i)])
-        score = sign * _score(tried, dev, runs[0], metric)
-        if score >= best:
-            chosen, made, best = [*chosen, i], tried, score
+        tried = average([models[j] for j in (*chosen, i)])
+        found = sign * judge(tried)
+        if found >= best:
+            chosen, made, best = [*chosen, i], tried, found
     return chosen, made
 
 
-def _score(own: Predictor, split: Split, run: Run, metric: str) -> float:
-    """A metric of a split."""
-    examples, logits = own.predict(split)
-    rows = own.problem.by_row(logits, examples, split, run.task)
-    return own.problem.score(rows, split.label, run.task, [metric])[metric]
+@dataclasses.dataclass(frozen=True)
+class Dev:
+    """The dev split of a run, for other models to predict.
+
+    Attributes:
+        run: the run.
+        settings: its settings, without open values.
+        split: the split.
+    """
+
+    run: Run
+    settings: Settings
+    split: Split
+
+    def predicted(self, own: Predictor) -> Labelled:
+        """The Labelled rows, as a model predicts and decodes them."""
+        problem, options = own.problem, self.settings.experiment
+        texts = problem.targets(self.split, own.read(self.split), self.run.task)
+        examples = draw(options, problem, "dev", texts, own.tokenizer)
+        rows = problem.by_row(own.logits(examples), examples, self.split, self.run.task)
+        label = problem.label_rows(self.split, examples).label
+        task = problem.chosen(self._stored.task, options.eval, rows, label)
+        scores = rows[np.flatnonzero(problem.is_labelled(label))]
+        return dataclasses.replace(self._stored, task=task, scores=scores)
+
+    @functools.cached_property
+    def _stored(self) -> Labelled:
+        return labelled.stored(self.run, "dev")
+
+
+def score(rows: Labelled, metric: str) -> float:
+    """The value of a metric of Labelled rows."""
+    return rows.problem.score(rows.scores, rows.label, rows.task, [metric])[metric]
+
+
+def settings_of(run: Run) -> Settings:
+    """The settings of a run, without open values."""
+    return from_record(run_records.read_config(run.path)["config"])
 
 
 def _evaluation(settings: Settings, model: str) -> Settings:

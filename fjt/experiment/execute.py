@@ -2,18 +2,16 @@
 
 import contextlib
 import dataclasses
-import functools
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
 from fjt.core import console, tree
 from fjt.experiment import outcome, recipes
-from fjt.experiment.arguments import above, first_state
+from fjt.experiment.arguments import above, abstract_state, first_state
 from fjt.experiment.distillation import taught
 from fjt.experiment.prepared import Experiment, Stage
 from fjt.experiment.programs import Compiled
@@ -257,11 +255,7 @@ class _Session:
             raise
 
     def _abstract_state(self, step: int, hosts: Sequence[HostState]) -> TrainState:
-        """The shapes of the TrainState after a step: on a boundary, of the stage that ends there."""
-        stages = self.experiment.ending(hosts[0].stage_ends).stages
-        stage = next(stage for stage in stages if step <= stage.last)
-        first = functools.partial(first_state, self.experiment, stage, self.hyper)
-        return self.experiment.sharding.shapes(jax.eval_shape(first, self.experiment.params))
+        return abstract_state(self.experiment, step, hosts[0].stage_ends)
 
 
 def course(experiment: Experiment, last: int, recorder: Recorder | None) -> Course:

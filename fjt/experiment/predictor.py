@@ -153,7 +153,22 @@ def read(folder: str, task: Task, options: Mapping[str, Any]) -> Predictor:
     checkpoint = pretrained.read_checkpoint(folder)
     model = _make_model(checkpoint.config, task, {}, options)
     params = pretrained.take(checkpoint, abstract_params(model), folder, model.head).params
-    tokenizer = _read_tokenizer(folder, checkpoint.config)
+    return of_params(params, checkpoint.config, task, _read_tokenizer(folder, checkpoint.config), options)
+
+
+def of_params(
+    params: tree.Tree, config: EncoderConfig, task: Task, tokenizer: Any, options: Mapping[str, Any]
+) -> Predictor:
+    """The Predictor of a whole model.
+
+    Args:
+        params: its parameters {encoder, head}, numpy arrays.
+        config: of the encoder.
+        task: the task.
+        tokenizer: of its texts.
+        options: see `Predictor`.
+    """
+    model = _make_model(config, task, {}, options)
     return Predictor(model, params, tokenizer, {}, options, find_problem(task.kind))
 
 

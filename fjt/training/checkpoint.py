@@ -215,7 +215,10 @@ class Checkpoints:
         processes.fail_together(failed)
 
     def restore(
-        self, abstract: Callable[[int, Hosts], Any], step: int | None = None
+        self,
+        abstract: Callable[[int, Hosts], Any],
+        step: int | None = None,
+        remedy: str = "It holds what was to be the result; train again in another --workdir.",
     ) -> tuple[int, Any, list[HostState]] | None:
         """(step, state, host states) of a checkpoint, None if there is none.
 
@@ -225,6 +228,7 @@ class Checkpoints:
         Args:
             abstract: (step, host states) -> the tree of shapes, with shardings, that was saved after that step.
             step: which checkpoint; by default the newest one that can be read.
+            remedy: where the given step cannot be read, for the message.
 
         Raises:
             Unresumable: the given step, or every checkpoint, cannot be read: a run does not start over silently.
@@ -245,8 +249,8 @@ class Checkpoints:
             if reason:
                 if step is not None:
                     raise records.Unresumable(
-                        f"the checkpoint of step {step} in {self._manager.directory} cannot be read ({reason}). It "
-                        "holds what was to be the result; train again in another --workdir."
+                        f"the checkpoint of step {step} in {self._manager.directory} cannot be read ({reason}). "
+                        f"{remedy}"
                     ) from None
                 if processes.count() > 1 and not whole:  # the others may wait inside Orbax: this one ends
                     self._put_aside(candidate)

@@ -204,7 +204,8 @@ def combined(folders, how, folder):
     if how == "ensemble":
         rows = combination.ensemble(parts)
     else:
-        settings, chosen = combination.soup(runs, how == "greedy", str(folder / "made" / "model"))
+        made = combination.of_runs(runs)
+        settings, chosen = combination.soup(runs[0], made, how == "greedy", str(folder / "made" / "model"))
         execute(settings, str(folder / "run"), {})
         rows = labelled.stored(read_run(folder / "run"), "test")
     each = [part.measures().values()["mcc"] for part in parts]

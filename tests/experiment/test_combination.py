@@ -9,7 +9,7 @@ from transformers import BertTokenizer
 
 from fjt.core.errors import UserError
 from fjt.data import synthetic
-from fjt.data.glue import TASKS, Split
+from fjt.data.glue import TASKS
 from fjt.experiment import combination
 from fjt.experiment.finished import Run
 from fjt.experiment.labelled import Labelled
@@ -18,9 +18,6 @@ from fjt.tasks.classification import CLASSIFICATION
 from fjt.tasks.kinds import find_problem
 
 MODEL = small.Model(small.CONFIG, 2)
-DEV = Split.unlabelled(["0"], ["a text"])
-
-
 TOKENIZER = BertTokenizer(vocab=synthetic.VOCAB)
 
 
@@ -68,26 +65,21 @@ def test_the_mean_of_probabilities():
     combination.check_rows([rows("cola", [1], first), rows("cola", [1], second)])
 
 
-def runs(*scores, metric="mcc"):
-    return [
-        Run(f"run-{i}", {"selection": metric, "metrics": {metric: score}}, {}, TASKS["cola"], False)
-        for i, score in enumerate(scores)
-    ]
+def value(made):
+    return made.params["head"]["kernel"][0, 0]
 
 
-def test_a_greedy_soup_starts_from_the_best_run_and_keeps_what_does_not_hurt(monkeypatch):
-    """Means of run numbers 1 (best) and 2, then with 0: the made-up score likes means of at least 1.25."""
-    monkeypatch.setattr(combination, "_score", lambda made, *_: float(made.params["head"]["kernel"][0, 0] >= 1.25))
-    chosen, made = combination._greedy(runs(0.1, 0.5, 0.3), [own(0.0), own(1.5), own(2.0)], DEV)
-    assert chosen == [1, 2] and made.params["head"]["kernel"][0, 0] == 1.75
-    order = []
-    monkeypatch.setattr(combination, "_score", lambda made, *_: order.append(made) or 0.0)
-    chosen, _ = combination._greedy(runs(0.1, 0.5, 0.3, metric="loss"), [own(0.0), own(1.0), own(2.0)], DEV)
+def test_a_greedy_soup_starts_from_the_best_part_and_keeps_what_does_not_hurt():
+    """Means of part numbers 1 (best) and 2, then with 0: the made-up score likes means of at least 1.25."""
+    models, scores = [own(0.0), own(1.5), own(2.0)], [0.1, 0.5, 0.3]
+    chosen, made = combination._greedy(models, scores, lambda made: float(value(made) >= 1.25), lower=False)
+    assert chosen == [1, 2] and value(made) == 1.75
+    chosen, _ = combination._greedy(models, scores, lambda made: 0.0, lower=True)
     assert chosen == [0, 2, 1]  # lower is better, and none hurts
 
 
 def test_runs_that_cannot_be_combined():
-    first, second = runs(0.1, 0.2)
+    first, second = (Run(name, {}, {}, TASKS["cola"], False) for name in ("run-0", "run-1"))
     with pytest.raises(UserError, match="give two or more"):
         combination.check([first])
     with pytest.raises(UserError, match="give two or more"):
