@@ -13,6 +13,7 @@ from fjt.experiment.ensemble import Ensemble
 from fjt.experiment.loaded_run import Run
 from fjt.experiment.predictor import Predictor
 from fjt.experiment.prepared import Experiment
+from fjt.experiment.process import undisturbed
 from fjt.experiment.solo import frozen_of
 from fjt.training import placement
 from fjt.training.checkpoint import Checkpoints, HostState
@@ -22,6 +23,7 @@ from fjt.tuning import partition
 REMEDY = "Restore it; or move its folder away, and the checkpoints that are left are combined."
 
 
+@undisturbed()
 def of_run(run: Run) -> list[Part]:
     """The Part of each checkpoint that a run kept, in the order of their steps.
 

@@ -218,6 +218,26 @@ def predicts_as_it_was(workdir, texts):
         np.testing.assert_allclose(load_run(workdir).predict(texts)["logits"], arrays["logits"], atol=2e-5)
 
 
+def keeps_what_it_evaluated(workdir):
+    """The steps of a run's checkpoints, as parts of a soup: against its log, and the last one against its export."""
+    from fjt.core import tree
+    from fjt.experiment import combination, kept_checkpoints
+    from fjt.experiment.finished import load_run
+
+    run = load_run(workdir)
+    metric, logged = run.result["selection"], {row["step"]: row for row in run.records["eval"]}
+    parts = {int(part.name.removeprefix("step=")): part for part in kept_checkpoints.of_run(run)}
+    for step in parts.keys() & logged.keys():
+        assert combination.score(parts[step].rows, metric) == logged[step][metric], step
+    selected = run.result["selected_step"]
+    assert len(parts.keys() & logged.keys()) > 1 and selected in parts
+    found, exported = (tree.flatten(model.params) for model in (parts[selected].read(), run._predictor))
+    assert found.keys() == exported.keys()
+    for name, leaf in exported.items():
+        np.testing.assert_array_equal(found[name], leaf, name)
+    return list(parts)
+
+
 def read_rows(path):
     """The rows of a file of JSON lines, those of one being written included as far as they are whole."""
     with contextlib.suppress(FileNotFoundError):

@@ -1,18 +1,24 @@
-"""fjt.combine on two runs of one model: what is written is their mean, and can be used like a run."""
+"""fjt.combine on two runs, and on the checkpoints of one: what is written is their mean, and can be used like a run."""
 
 import dataclasses
 import json
 import shutil
 
+import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import scipy.special
-from process import run
+from process import keeps_what_it_evaluated, run
 
+from fjt.core import tree
 from fjt.core.errors import UserError
+from fjt.core.options import TuneConfig
 from fjt.data.glue import Split
-from fjt.experiment import combination, ensemble, labelled
-from fjt.experiment.finished import load_run
+from fjt.experiment import combination, ensemble, kept_checkpoints, labelled, predictor
+from fjt.experiment.finished import load_run, read_run
+from fjt.experiment.inputs import Inputs
+from fjt.models.torch_names import to_torch, torch_name
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +105,82 @@ def test_an_ensemble_needs_no_models_and_mistakes_leave_no_folder(pair, together
     assert done.code == 2 and "give two or more" in done.text and not (tmp_path / "soup").exists(), done.text
     done = launch(*pair, "--output", together, program="fjt.combine")
     assert done.code == 2 and "already exists" in done.text
+
+
+def trained(workdir, step):
+    """{name: array} of what a checkpoint has of the parameters, as Orbax alone reads it."""
+    folder = workdir / "checkpoints" / str(step) / "state"
+    with ocp.PyTreeCheckpointer() as reader:
+        leaves = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), reader.metadata(folder).item_metadata)
+        state = reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=leaves))
+    return tree.flatten(state["trainable"])
+
+
+def test_the_mean_of_the_checkpoints_of_one_run(finished, launch, tmp_path):
+    workdir, _ = finished
+    before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+    done = launch(workdir, "--checkpoints", "--how", "average", "--output", tmp_path / "soup", program="fjt.combine")
+    assert done.code == 0 and "step=12 " in done.text and "against the best part" in done.text, done.text
+    assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == before
+    steps = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+    found, parts = weights(tmp_path / "soup" / "model"), [trained(workdir, step) for step in steps]
+    assert len(steps) > 1 and len(found) == len(parts[0])
+    for name in parts[0]:
+        mean = np.mean([part[name].astype(np.float64) for part in parts], axis=0)
+        expected = to_torch(name, mean.astype(np.float32))
+        np.testing.assert_allclose(found[torch_name(name, "bert")], expected, rtol=1e-6, atol=1e-9)
+    scored, result = (json.loads((one / "result.json").read_text()) for one in (tmp_path / "soup" / "run", workdir))
+    record = json.loads((tmp_path / "soup" / "combination.json").read_text())
+    assert [part["name"] for part in record["parts"]] == [f"step={step}" for step in steps]
+    assert record["train_seconds"] == result["train_seconds"] and record["models_per_prediction"] == 1
+    assert scored["metrics"][record["metric"]] == record["score"] and record["of"] == "checkpoints"
+
+
+def test_a_greedy_soup_of_checkpoints_is_no_worse_than_the_best_of_them(pair, tmp_path):
+    """Of a method that is merged; the first part, the checkpoint with the best score on dev, is always in it."""
+    assert keeps_what_it_evaluated(pair[0])[-2:] == [8, 12]
+    found, parts = read_run(pair[0]), kept_checkpoints.of_run(read_run(pair[0]))
+    settings, chosen = combination.soup(found, parts, True, str(tmp_path / "soup" / "model"))
+    metric = found.result["selection"]
+    scores = [combination.score(part.rows, metric) for part in parts]
+    assert scores[chosen[0]] == max(scores) and settings.experiment.train.steps == 0
+    given = combination.settings_of(found)
+    dev = combination.Dev(found, given, Inputs(given).data[1]["dev"])
+    soup = predictor.read(str(tmp_path / "soup" / "model"), found.task, found.config["model"])
+    assert combination.score(dev.predicted(soup), metric) >= max(scores)
+
+
+def test_checkpoints_that_cannot_be_combined(finished, pair, together, launch, tmp_path):
+    for arguments in ([*pair, "--how", "average"], [pair[0], "--how", "ensemble"]):
+        done = launch(*arguments, "--checkpoints", "--output", tmp_path / "soup", program="fjt.combine")
+        assert done.code == 2 and "--checkpoints combines those of one RUN" in done.text, done.text
+    with pytest.raises(UserError, match="is an ensemble, which has no checkpoints"):
+        kept_checkpoints.of_run(read_run(together))
+    one = tmp_path / "one"
+    shutil.copytree(pair[0], one)
+    for step in sorted((one / "checkpoints").iterdir())[1:]:
+        shutil.rmtree(step)
+    with pytest.raises(UserError, match=r"has 1 checkpoints.*config\.checkpoint\.keep=5"):
+        kept_checkpoints.of_run(read_run(one))
+    shutil.rmtree(one / "checkpoints")
+    with pytest.raises(UserError, match=r"has 0 checkpoints.*config\.output\.checkpoints=True"):
+        kept_checkpoints.of_run(read_run(one))
+    config = json.loads((one / "config.json").read_text())
+    config["config"]["tune"] = dataclasses.asdict(TuneConfig(method=("prompt",)))
+    (one / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="since prompt cannot be merged"):
+        kept_checkpoints.of_run(read_run(one))
+
+
+def test_a_damaged_checkpoint_is_named_and_stays_where_it_is(finished, launch, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints" / "12"
+    (largest,) = sorted(folder.rglob("d/*"), key=lambda path: path.stat().st_size)[-1:]
+    contents = bytearray(largest.read_bytes())
+    contents[len(contents) // 2] ^= 1
+    largest.write_bytes(contents)
+    done = launch(tmp_path / "run", "--checkpoints", "--output", tmp_path / "soup", program="fjt.combine")
+    assert done.code == 2 and "the checkpoint of step 12 in" in done.text and "move its folder away" in done.text
+    assert folder.is_dir() and largest.read_bytes() == contents and not (tmp_path / "soup").exists()
+    shutil.rmtree(folder)
+    assert "12" not in {part.name for part in kept_checkpoints.of_run(read_run(tmp_path / "run"))}
