@@ -216,7 +216,8 @@ class Dev:
 
 def score(rows: Labelled, metric: str) -> float:
     """The value of a metric of Labelled rows."""
-    return rows.problem.score(rows.scores, rows.label, rows.task, [metric])[metric]
+    task = dataclasses.replace(rows.task, metrics=(metric,))
+    return rows.problem.score(rows.scores, rows.label, task)[metric]
 
 
 def settings_of(run: Run) -> Settings:

@@ -7,7 +7,7 @@ import signal
 
 import numpy as np
 import pytest
-from process import SignalInStep, finish, keeps_what_it_evaluated, outcome, predicts_as_it_was, read_rows, start, tiny
+from process import SignalInStep, finish, keeps_its_model, outcome, predicts_as_it_was, read_rows, start, tiny
 
 OPTIONS = dict(
     loss__focal=1.5,
@@ -67,7 +67,7 @@ def test_what_is_exported_is_what_was_evaluated(whole, tables):
     with open(tables / "dev.csv", encoding="utf-8", newline="") as file:
         texts = [row["text"] for row in csv.DictReader(file)]
     predicts_as_it_was(whole, texts)
-    keeps_what_it_evaluated(whole)
+    keeps_its_model(whole)
 
 
 @pytest.mark.slow

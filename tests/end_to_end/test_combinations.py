@@ -9,7 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import scipy.special
-from process import keeps_what_it_evaluated, run
+from process import keeps_its_model, run
 
 from fjt.core import tree
 from fjt.core.errors import UserError
@@ -138,7 +138,7 @@ def test_the_mean_of_the_checkpoints_of_one_run(finished, launch, tmp_path):
 
 def test_a_greedy_soup_of_checkpoints_is_no_worse_than_the_best_of_them(pair, tmp_path):
     """Of a method that is merged; the first part, the checkpoint with the best score on dev, is always in it."""
-    assert keeps_what_it_evaluated(pair[0])[-2:] == [8, 12]
+    assert list(keeps_its_model(pair[0]))[-2:] == [8, 12]
     found, parts = read_run(pair[0]), kept_checkpoints.of_run(read_run(pair[0]))
     settings, chosen = combination.soup(found, parts, True, str(tmp_path / "soup" / "model"))
     metric = found.result["selection"]

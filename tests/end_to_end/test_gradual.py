@@ -8,7 +8,7 @@ import signal
 
 import numpy as np
 import pytest
-from process import SignalInStep, keeps_what_it_evaluated, outcome, predicts_as_it_was, read_rows, run, tiny
+from process import SignalInStep, keeps_its_model, outcome, predicts_as_it_was, read_rows, run, tiny
 
 from fjt.core import tree
 from fjt.training import placement
@@ -36,7 +36,7 @@ def test_across_its_stages(finished, even, launch, tmp_path):
     last = run(launch, even, base, tmp_path / "parts", "gradual")
     assert "resuming after step 6 " in last.text
     assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
-    assert keeps_what_it_evaluated(tmp_path / "whole")[-2:] == [8, 12]  # of two stages
+    assert list(keeps_its_model(tmp_path / "whole"))[-2:] == [8, 12]  # of two stages
     results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("parts", "whole")]
     assert results[0]["flops_per_step"] == results[1]["flops_per_step"]
     full = json.loads((base / "result.json").read_text())
@@ -128,7 +128,7 @@ def test_phases_that_end_by_their_scores(finished, even, launch, tmp_path):
     last = launch(*arguments, "--workdir", tmp_path / "parts")
     assert last.code == 0 and f"resuming after step {third + 1} " in last.text, (firsts, last.text)
     assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
-    keeps_what_it_evaluated(tmp_path / "whole")
+    keeps_its_model(tmp_path / "whole")
 
 
 @dataclasses.dataclass

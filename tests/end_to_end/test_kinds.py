@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import small
 import squad_files
-from process import StopAfterEvaluation, outcome
+from process import StopAfterEvaluation, checkpoints_of, outcome
 
 from configs import base, choice, multitask, ner, pretrain, squad
 from fjt.core import settings
@@ -115,3 +115,4 @@ def test_a_run_that_is_stopped_ends_with_the_same_bits(kind, tmp_path):
     run(experiment, str(tmp_path / "stopped"), compiled=compiled)
     found, expected = outcome(tmp_path / "stopped"), outcome(tmp_path / "whole")
     assert found == expected and len(expected["evaluations"]) == 2
+    assert len(checkpoints_of(tmp_path / "whole")) == 2
