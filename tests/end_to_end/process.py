@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import functools
 import gc
 import itertools
 import json
@@ -219,19 +220,22 @@ def predicts_as_it_was(workdir, texts):
 
 
 def checkpoints_of(workdir):
-    """{step: part of a soup} of a run's checkpoints, each of which scores as the run has logged it."""
+    """{step: part of a soup} of a run's checkpoints, which score as its log and, of the selected step, its result."""
     from fjt.experiment import combination, kept_checkpoints
     from fjt.experiment.finished import read_run
 
     run = read_run(workdir)
-    metric, logged = run.result["selection"], {row["step"]: row for row in run.records["eval"]}
+    metric, logged = run.result["selection"], {row["step"]: row[run.result["selection"]] for row in run.records["eval"]}
     parts = {int(part.name.removeprefix("step=")): part for part in kept_checkpoints.of_run(run)}
-    both = parts.keys() & logged.keys()
-    assert len(both) > 1 and run.result["selected_step"] in both
+    both, selected = parts.keys() & logged.keys(), run.result["selected_step"]
+    assert len(both) > 1 and selected in both
+    # Another program rounds otherwise, which a correlation of nearly constant predictions enlarges.
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-3)
+    close(combination.score(parts[selected].rows, metric), run.metrics[metric])
     for step in both:
-        score = combination.score(parts[step].rows, metric)
-        # Another program rounds otherwise, which a correlation of nearly constant predictions enlarges.
-        np.testing.assert_allclose(score, logged[step][metric], rtol=1e-3, err_msg=str(step))
+        rows = parts[step].rows  # the log's scores are without the threshold that dev chooses in the end
+        task = rows.problem.configured(rows.task, combination.settings_of(run).experiment.eval)
+        close(combination.score(dataclasses.replace(rows, task=task), metric), logged[step], err_msg=str(step))
     return parts
 
 
