@@ -155,11 +155,12 @@ def _show(record: dict[str, Any]) -> None:
 
 
 def _is_below(record: dict[str, Any]) -> bool:
-    """Whether the combination scores worse than all its parts."""
+    """Whether the mean of several parts scores worse than each of them."""
     from fjt.tasks.kinds import lower_is_better
 
     sign = -1 if lower_is_better(record["metric"]) else 1
-    return all(sign * record["score"] < sign * part["score"] for part in record["parts"] if part["used"])
+    used = [part["score"] for part in record["parts"] if part["used"]]
+    return len(used) > 1 and all(sign * record["score"] < sign * score for score in used)
 
 
 if __name__ == "__main__":

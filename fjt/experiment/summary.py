@@ -60,9 +60,9 @@ def _classes(experiment: Experiment) -> str:
     if experiment.problem.documents:
         examples = experiment.examples["train"]
         return f"{len(examples):,} blocks, {len(label.values):,} of {len(examples.token_ids):,} tokens are predicted"
-    if not task.label_names:
-        return f"scores: {np.nanmin(label):g} to {np.nanmax(label):g}"
     counts = experiment.problem.count_labels(label, task)
+    if not len(counts):
+        return f"scores: {np.nanmin(label):g} to {np.nanmax(label):g}"
     listed = labels.some([f"{name} {count:,}" for name, count in zip(task.label_names, counts, strict=True)])
     if len(counts) <= labels.LABELS_IN_MESSAGES:
         return f"{'rows' if experiment.problem.several else 'classes'}: {listed}"

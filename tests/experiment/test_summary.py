@@ -54,6 +54,15 @@ def test_full_tuning_beside_a_method_has_no_prompt(tune):
     np.testing.assert_allclose(summary._full_flops(made, base), summary.step_flops(full), rtol=1e-6)
 
 
+def test_scores_with_names_are_not_classes():
+    """Their range is shown: no label of a row is one of the names."""
+    label = np.array([[0.5, 2.0], [np.nan, -1.0]], np.float32)
+    task = small.double(Task, kind="multi_regression", label_names=("a", "b"))
+    split, problem = small.double(Split, label=label), find_problem("multi_regression")
+    made = small.double(Experiment, task=task, splits={"train": split}, problem=problem)
+    assert summary._classes(made) == "scores: -1 to 2"
+
+
 def row(label, support, predicted, f1=0.5):
     return {"label": label, "precision": 0.25, "recall": 0.75, "f1": f1, "support": support, "predicted": predicted}
 
