@@ -9,7 +9,7 @@ import pytest
 from fjt import predict, reproduce
 from fjt.core.errors import UserError
 from fjt.data.glue import Task
-from fjt.experiment import finished, new_texts, workdir
+from fjt.experiment import again, finished, new_texts, workdir
 from fjt.experiment.finished import Run
 
 TASK = Task("choices", "classification", ("no", "yes"), ())
@@ -103,7 +103,7 @@ def test_a_repetition_takes_over_nothing(folder, monkeypatch, place):
     (folder / "theirs").mkdir()
     (folder / "theirs" / "notes.txt").write_text("precious")
     made_study.make_pairs(folder / "study", 1).finish()
-    monkeypatch.setattr(reproduce, "_prepare", pytest.fail)
+    monkeypatch.setattr(again, "prepare_again", pytest.fail)
     before = tree(folder)
     with pytest.raises(UserError, match="Give a new folder"):
         reproduce.reproduce(str(folder / "run"), str(folder / place))
@@ -117,7 +117,7 @@ def test_a_repetition_may_start_in_a_new_folder_and_go_on(folder, monkeypatch):
     def reach(folder, keep):
         raise Reached
 
-    monkeypatch.setattr(reproduce, "_prepare", reach)
+    monkeypatch.setattr(again, "prepare_again", reach)
     (folder / "empty").mkdir()
     workdir.own(str(folder / "stopped"), workdir.REPETITION)
     (folder / "stopped" / "config.json").write_text(json.dumps({}))

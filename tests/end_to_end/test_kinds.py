@@ -115,5 +115,5 @@ def test_a_run_that_is_stopped_ends_with_the_same_bits(kind, tmp_path):
     run(experiment, str(tmp_path / "stopped"), compiled=compiled)
     found, expected = outcome(tmp_path / "stopped"), outcome(tmp_path / "whole")
     assert found == expected and len(expected["evaluations"]) == 2
-    if kind != "entities":
+    if kind != "entities":  # to save time
         assert len(checkpoints_of(tmp_path / "whole")) == 2
