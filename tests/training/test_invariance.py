@@ -15,12 +15,16 @@ import small
 
 import fjt.training.step
 from fjt.core import seeds
-from fjt.data import batches, packing
+from fjt.core.options import ExperimentConfig, TrainConfig
+from fjt.data import augmentation, batches, packing
+from fjt.data.glue import Split
+from fjt.experiment.layout import make_schedule
 from fjt.models import blocks, encoder, heads, layers
 from fjt.tasks import segments
 from fjt.tasks.classification import CLASSIFICATION
 from fjt.training import placement
 from fjt.training.optim import make_optimizer
+from fjt.training.schedules import average_rates
 from fjt.training.step import init_state, train_step
 
 BATCH = 32
@@ -62,14 +66,30 @@ def train(*arguments, **options):
     return run(*arguments, **options)[0]
 
 
-def run(layout, dtype, steps, update=True, kind="classification", teacher=None, optim=small.ADAMW, **changes):
+def run(
+    layout,
+    dtype,
+    steps,
+    update=True,
+    kind="classification",
+    teacher=None,
+    optim=small.ADAMW,
+    examples=None,
+    schedule=None,
+    averages=None,
+    **changes,
+):
     """(losses f64[steps], last TrainState) of a run. One shape for all batches, so one compilation.
 
-    teacher: {name in a batch: values of the slots that are learned}.  changes: other hyper-parameters.
+    teacher: {name in a batch: values of the slots that are learned}.  examples: others than those of the kind.
+    schedule: the Schedule of their batches.  averages: the average_rate of each step.  changes: other hyper-parameters.
 
     Without update the weights stay as they were drawn: XLA then drops the backward pass, and compiles soon.
     """
-    model, examples = small.KINDS[kind].make_model(small.CONFIG, dtype=np.dtype(dtype).name), EXAMPLES[kind]
+    model = small.KINDS[kind].make_model(small.CONFIG, dtype=np.dtype(dtype).name)
+    examples = EXAMPLES[kind] if examples is None else examples
+    if averages is not None:
+        changes |= {"average_rate": averages[0]}
     made = dataclasses.replace(hyper(dtype, kind), **{name: dtype(value) for name, value in changes.items()})
     optimizer = make_optimizer(optim)
     state = init_state(jax.tree.map(lambda x: jnp.asarray(x, dtype), initial(kind)), made, optimizer)
@@ -95,7 +115,8 @@ def run(layout, dtype, steps, update=True, kind="classification", teacher=None, 
             loss = loss_of(state, *others)
             return dataclasses.replace(state, step=state.step + jnp.uint32(1)), {"loss": loss}
 
-    indices = batches.Schedule(len(examples), layout.batch_size, 0).batches(0, steps)
+    schedule = batches.Schedule(len(examples), layout.batch_size, 0) if schedule is None else schedule
+    indices = schedule.batches(0, steps)
     (shape,) = packing.plan(
         batches.lengths_of(examples, indices),
         slots=batches.slots_of(examples, indices),
@@ -109,6 +130,8 @@ def run(layout, dtype, steps, update=True, kind="classification", teacher=None, 
     for k in range(steps):
         batch, _ = batches.build(examples, indices[k], shape, layout.one_a_row, **taught)
         batch["weight"] = batch["weight"].astype(dtype)
+        if averages is not None:
+            made = dataclasses.replace(made, average_rate=dtype(averages[k]))
         state, metrics = compiled(state, {}, jax.tree.map(put, batch), made)
         seen.append(metrics["loss"])
     return np.asarray(jax.device_get(seen), np.float64), jax.device_get(state)
@@ -158,6 +181,57 @@ def test_layout_does_not_matter_to_mixup():
     with jax.enable_x64(True):
         losses = [train(layout, np.float64, 6, mixup=1.0) for layout in (LAYOUTS["devices"], REFERENCE)]
         np.testing.assert_allclose(*losses, rtol=1e-12)
+    assert abs(losses[0][0] / sound(np.float64)[0] - 1) > 0.01
+
+
+def test_layout_does_not_matter_to_the_mean_of_the_last_steps():
+    """train.swa: the average over steps begins after step 3 of 6, and is not the last step's weights."""
+    averages = average_rates(TrainConfig(swa=0.5), 6)
+    with jax.enable_x64(True):
+        (losses, state), (others, other) = (
+            run(layout, np.float64, 6, averages=averages) for layout in (LAYOUTS["accumulation"], REFERENCE)
+        )
+    np.testing.assert_allclose(losses, others, rtol=1e-12)
+    for leaves in zip(*map(jax.tree.leaves, (state.result, other.result)), strict=True):
+        np.testing.assert_allclose(*leaves, rtol=1e-9, atol=1e-10)
+    apart = jax.tree.map(lambda one, two: float(np.abs(one - two).max()), state.result, state.trainable)
+    assert max(jax.tree.leaves(apart)) > 1e-4, "the average over steps is what is compared"
+    np.testing.assert_allclose(losses, sound(np.float64)[:6], rtol=1e-12)  # training does not read the average
+
+
+def rebalanced():
+    """(Examples, Schedule): a class of 140 examples has 75 places in an epoch, one of ten has 75 as well."""
+    examples = EXAMPLES["classification"]
+    examples = dataclasses.replace(examples, label=(np.arange(150) % 15 == 0).astype(np.int32))
+    given = ExperimentConfig(train=TrainConfig(batch_size=BATCH, class_shares=("balanced",)))
+    schedule = make_schedule(given, CLASSIFICATION, examples, 0)
+    first = schedule.batches(0, 1)[0]
+    assert len(set(first)) < BATCH, "a batch has an example several times"
+    assert len(set(schedule.order(0))) < 140, "an epoch lacks some of the frequent ones"
+    return examples, schedule
+
+
+def augmented():
+    """(Examples, None): 75 examples and a changed copy of each, whose words are the ids of tokens."""
+    rng = np.random.default_rng(0)
+    texts = tuple(" ".join(map(str, rng.integers(5, 100, rng.integers(3, 25)))) for _ in range(75))
+    train = Split(tuple(map(str, range(75))), texts, None, rng.integers(0, 2, 75).astype(np.int32))
+    made = augmentation.augment(train, (("delete", 0.3), ("swap", 0.2), ("insert", 0.1)), 1, 0, {})
+    assert any(len(one.split()) != len(two.split()) for one, two in zip(made.text[:75], made.text[75:], strict=True))
+    ids = [np.array(text.split(), np.int32) for text in made.text]
+    offsets, token_ids = np.cumsum([0, *map(len, ids)]), np.concatenate(ids)
+    return batches.Examples(token_ids, np.zeros(len(token_ids), np.int8), offsets, made.label, 0), None
+
+
+@pytest.mark.parametrize("make", [rebalanced, augmented])
+def test_layout_does_not_matter_to_class_shares_and_augmentation(make):
+    examples, schedule = make()
+    with jax.enable_x64(True):
+        losses = [
+            train(layout, np.float64, 8, examples=examples, schedule=schedule)
+            for layout in (LAYOUTS["devices"], REFERENCE)
+        ]
+    np.testing.assert_allclose(*losses, rtol=1e-12)
     assert abs(losses[0][0] / sound(np.float64)[0] - 1) > 0.01
 
 
