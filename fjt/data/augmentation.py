@@ -113,18 +113,19 @@ def read_synonyms(path: str) -> dict[str, tuple[str, ...]]:
 def check(given: tuple) -> tuple[tuple[str, float], ...]:
     """The value of config.data.augment.  Raises UserError for what is not pairs of a change and its rate."""
     for pair in given:
-        if (
-            not isinstance(pair, tuple)
-            or len(pair) != 2
-            or not isinstance(pair[1], int | float)
-            or not 0 < pair[1] <= 1
-        ):
+        if not isinstance(pair, tuple) or len(pair) != 2:
             raise UserError(
-                f"config.data.augment={given} should be pairs of a change and the share of words that it changes, such "
-                "as (('delete', 0.1), ('swap', 0.1))."
+                f"config.data.augment={given}: {pair!r} is not a pair of a change and its share of the words. Give "
+                "pairs, such as (('delete', 0.1), ('swap', 0.1)), or (('delete', 0.1),) for one."
             )
-        if pair[0] not in CHANGES:
-            raise UserError(f"config.data.augment={given}: {pair[0]!r} is unknown.{suggest(str(pair[0]), CHANGES)}")
+        change, share = pair
+        if change not in CHANGES:
+            raise UserError(f"config.data.augment={given}: {change!r} is unknown.{suggest(str(change), CHANGES)}")
+        if not isinstance(share, int | float) or not 0 < share <= 1:
+            raise UserError(
+                f"config.data.augment={given}: the share of the words that {change} changes, {share!r}, should be a "
+                f"number above 0 and at most 1, such as ({change!r}, 0.1)."
+            )
     return given
 
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from fjt.core.errors import UserError
+from fjt.core.errors import UserError, suggest
 from fjt.core.options import ExperimentConfig, TrainConfig
 from fjt.data import batches, packing, sampling
 from fjt.experiment import recipes
@@ -124,9 +124,10 @@ def _mix_classes(given: tuple[Any, ...], problem: Problem, label: np.ndarray, ro
     numbers = balanced or all(isinstance(x, int | float) and x >= 0 for x in given)
     shares = (sizes > 0).astype(float) if balanced or not numbers else np.array(given, np.float64)
     if len(shares) != len(sizes) or not numbers or not shares.any():
+        hint = suggest(given[0], ("balanced",)) if isinstance(given[0], str) and not balanced else ""
         raise UserError(
             f"config.train.class_shares={given} should be {len(sizes)} numbers of at least 0, one per label and not "
-            "all 0, or ('balanced',)."
+            f"all 0, or ('balanced',).{hint}"
         )
     if np.count_nonzero(sizes) == 1:
         raise UserError(f"config.train.class_shares={given}: all training rows are of one class. Leave the option out.")

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.special
 from jaxtyping import Bool, Float, Int
 
-from fjt.core.errors import UserError, read_rows
+from fjt.core.errors import UserError, read_rows, suggest
 from fjt.core.options import LossConfig
 from fjt.core.prng import Array
 from fjt.data.batches import Examples
@@ -280,6 +280,9 @@ def sort_labels(cells: Iterable[Cell], names: Callable[[Cell], Iterable[str]]) -
     return {name: place_of[name] for name in sorted(place_of, key=lambda name: (values[name], name))}
 
 
+RULES = ("balanced", "effective")  # of config.loss.class_weights
+
+
 def weigh(given: tuple[Any, ...], counts: Int[np.ndarray, " C"]) -> Float[np.ndarray, " C"]:
     """The class weights of config.loss.class_weights, ones where it is empty.
 
@@ -301,6 +304,12 @@ def weigh(given: tuple[Any, ...], counts: Int[np.ndarray, " C"]) -> Float[np.nda
     if given[0] == "effective" and len(given) == 2 and isinstance(given[1], float) and 0 < given[1] < 1:
         weights = (1 - given[1]) / (1 - given[1] ** np.maximum(counts, 1))
         return weights / weights[counts > 0].mean() if counts.any() else np.ones(size)
+    if isinstance(given[0], str):
+        hint = "" if given[0] in RULES else suggest(given[0], RULES)
+        raise UserError(
+            f"config.loss.class_weights={given} should be one number per label, ('balanced',), or ('effective', beta) "
+            f"with a beta between 0 and 1.{hint}"
+        )
     if len(given) != size or not all(isinstance(x, int | float) and x >= 0 for x in given) or not any(given):
         raise UserError(
             f"config.loss.class_weights={given} should be {size} numbers, one per label and not all 0, ('balanced',), "

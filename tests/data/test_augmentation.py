@@ -86,8 +86,12 @@ def test_an_empty_text_stays():
 
 @pytest.mark.parametrize(
     ("given", "words"),
-    [((("drop", 0.1),), "'drop' is unknown"), (("delete",), "pairs of a change"), ((("delete", 0.0),), "pairs"),
-     ((("delete", "0.1"),), "pairs"), ((("noize", 0.1),), "noise")],
+    [((("drop", 0.1),), "'drop' is unknown"), (("delete",), "'delete' is not a pair of a change"),
+     (("delete=1.5",), "'delete=1.5' is not a pair.*Give pairs, such as"), (("delete", 0.1), "'delete' is not a pair"),
+     ((("delete", 0.1), ("swap", 0.0)), "that swap changes, 0.0, should be a number above 0 and at most 1"),
+     ((("delete", 1.5),), "1.5, should be a number above 0"), ((("delete", -0.1),), "-0.1, should be a number above 0"),
+     ((("delete", float("nan")),), "nan, should be a number above 0"),
+     ((("delete", "0.1"),), "'0.1', should be a number above 0"), ((("noize", 0.1),), "Did you mean noise")],
 )  # fmt: skip
 def test_changes_that_are_none(given, words):
     with pytest.raises(UserError, match=words):

@@ -127,6 +127,9 @@ def test_class_weights_by_rule_by_hand():
     for wrong in (("effective",), ("effective", 1.0), ("effective", 0.0), ("even",)):
         with pytest.raises(UserError, match="'effective', beta"):
             classification.weigh(wrong, counts)
+    for wrong, right in (("balance", "balanced"), ("efective", "effective")):
+        with pytest.raises(UserError, match=f"{wrong}.*Did you mean {right}"):
+            classification.weigh((wrong,), counts)
 
 
 def test_focal_loss_by_hand():
