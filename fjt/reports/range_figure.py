@@ -19,14 +19,16 @@ def draw(points: Sequence[Point], suggestion: float | None) -> Figure:
 
     Args:
         points: of the test.
-        suggestion: a learning rate, or None.
+        suggestion: a learning rate, or None, which the legend says.
     """
     figure = Figure(figsize=(WIDTH, 3.2), layout=ConstrainedLayoutEngine(h_pad=0.08))
     axes = figure.subplots()
     rates, smoothed = [point.learning_rate for point in points], [point.smoothed for point in points]
     axes.plot(rates, [point.loss for point in points], color="#bbbbbb", linewidth=0.8, label="loss of the batch")
     axes.plot(rates, smoothed, color=COLOURS[0], linewidth=1.6, label="smoothed")
-    if suggestion is not None:
+    if suggestion is None:
+        axes.plot([], [], " ", label="no suggestion: the loss never falls")
+    else:
         axes.axvline(suggestion, color=COLOURS[1], linestyle="--", linewidth=1.2, label=f"suggestion, {suggestion:g}")
     lowest, highest = min(smoothed), max(smoothed[: len(smoothed) // 2])
     axes.set_ylim(min(lowest, *(point.loss for point in points)) * 0.95, 2 * highest - lowest)

@@ -14,6 +14,7 @@ from fjt.core.errors import UserError
 from fjt.core.settings import from_config
 from fjt.experiment import range_test
 from fjt.experiment.range_test import Point
+from fjt.reports import range_figure
 from fjt.study.planner import Shared
 
 COMMAND = ("find_lr", "--config", "configs/quickstart.py", "--steps=30", "--lowest=1e-6", "--highest=1")
@@ -146,6 +147,13 @@ def test_the_command_leaves_its_record_also_without_a_suggestion(experiment, tmp
     with pytest.raises(UserError, match="never falls between --lowest=1e-06"):
         find_lr.find(settings_of(tmp_path), str(output), 1e-6, 1.0, 30)
     assert json.loads((output / "find_lr.json").read_text())["suggestion"] is None
+    assert f"suggestion, {record['suggestion']:g}" in legend(curve(losses), record["suggestion"])
+    assert "no suggestion: the loss never falls" in legend(curve(losses), None)
+
+
+def legend(points, suggestion):
+    (drawn,) = range_figure.draw(points, suggestion).legends
+    return [text.get_text() for text in drawn.get_texts()]
 
 
 @pytest.mark.parametrize(
