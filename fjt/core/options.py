@@ -376,14 +376,16 @@ class TrainConfig:
     )
     ema: float | None = option(
         None,
-        "decay of an exponential average of the weights, which is evaluated and exported in their place; None: none",
+        "decay of an exponential average of the weights, which is evaluated and exported in their place; start with "
+        "0.999 (Seo et al. 2017), or less in a short run: about the last 1 / (1 - decay) steps count; None: none",
         low=0.0,
         high=0.999999,
         traced=True,
     )
     swa: float | None = option(
         None,
-        "share of the steps, the last ones, whose weights' mean is evaluated and exported in their place; None: none",
+        "share of the steps, the last ones, whose weights' mean is evaluated and exported in their place; start with "
+        "0.25 (Izmailov et al. 2018); None: none",
         **SHARE,
         traced=True,
     )
@@ -391,7 +393,12 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    label_smoothing: float = option(0.0, "share of each label's weight spread over all classes", **RATE, traced=True)
+    label_smoothing: float = option(
+        0.0,
+        "share of each label's weight spread over all classes; start with 0.1 (Szegedy et al. 2016)",
+        **RATE,
+        traced=True,
+    )
     class_weights: tuple = option(
         (),
         'loss weights, one number per class, ("balanced",), or ("effective", 0.999), by the effective number of '
@@ -400,21 +407,22 @@ class LossConfig:
     )
     focal: float | None = option(
         None,
-        "exponent of the focal loss: confident examples count less; None: cross-entropy",
+        "exponent of the focal loss: confident examples count less; start with 2 (Lin et al. 2017); None: "
+        "cross-entropy",
         low=0.0,
         traced=True,
     )
     r_drop: float | None = option(
         None,
-        "strength of R-Drop: two passes under other dropout should agree, which doubles the work of a step; None: one "
-        "pass",
+        "strength of R-Drop: two passes under other dropout should agree, which doubles the work of a step; start with "
+        "1 (Liang et al. 2021 have 0.1 to 1 for GLUE); None: one pass",
         low=0.0,
         traced=True,
     )
     mixup: float | None = option(
         None,
         "one label or score per text: examples are mixed with others of their batch, in hidden vectors before the head "
-        "and in losses, by shares from Beta(mixup, mixup); None: none",
+        "and in losses, by shares from Beta(mixup, mixup); start with 0.1 to 0.4 (Zhang et al. 2018); None: none",
         low=0.0,
         traced=True,
     )
@@ -438,7 +446,7 @@ class DistillConfig:
     temperature: float | None = option(
         None,
         "number by which the logits of the run and of its teachers are divided in the loss against their predictions, "
-        "which is multiplied by its square; None: 2.0",
+        "which is multiplied by its square; start with 2 to 4 (Hinton et al. 2015); None: 2.0",
         low=0.01,
         traced=True,
     )

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import typing
 
 import ml_collections
@@ -159,6 +160,15 @@ def test_a_number_that_float32_does_not_hold_is_refused(value):
     for key, whole in (("optim__multipliers", (("head/", value),)), ("loss__class_weights", (1.0, value))):
         with pytest.raises(UserError, match="should be finite"):
             build(**{key: whole})
+
+
+def test_a_strength_without_a_default_names_a_published_value_to_start_from():
+    keys = (
+        *("loss.focal", "loss.r_drop", "loss.mixup", "loss.label_smoothing"),
+        *("train.ema", "train.swa", "distill.temperature"),
+    )
+    for key in keys:
+        assert re.search(r"; start with [0-9.]+.* \([A-Z]\w+ et al\. [0-9]{4}", options.OPTIONS[key].doc), key
 
 
 def test_durations_are_given_once():
