@@ -263,6 +263,7 @@ def identity(experiment: Experiment, done: int) -> dict[str, Any]:
         "epochs": done / experiment.schedule.steps_per_epoch,
         "train_examples": len(experiment.splits["train"]),
         "dropped_examples": dict(experiment.splits["train"].dropped),
+        **({"synthetic_examples": experiment.synthetic} if options.train.smote else {}),
         "data_sha256": experiment.contents["data"],
         "constant": _constant_scores(experiment),
         "versions": records.versions(),

@@ -179,6 +179,15 @@ class Experiment(Blueprint):
     adopted: frozenset[str]
     teachers: Teachers | None = None
 
+    @property
+    def synthetic(self) -> dict[str, int]:
+        """{label: number of its synthetic training examples}, without labels that have none; {} without train.smote."""
+        if not self.settings.experiment.train.smote:
+            return {}
+        made = self.trained.label[len(self.examples["train"]) :]
+        counts = np.bincount(made, minlength=len(self.task.label_names)).tolist()
+        return {name: count for name, count in zip(self.task.label_names, counts, strict=True) if count}
+
     def of_step(self, step: int) -> batches.Examples:
         """The training examples of a step, as the problem draws them in its epoch."""
         chosen = self.schedule.batches(step, step + 1)[0]

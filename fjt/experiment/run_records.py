@@ -21,7 +21,7 @@ CONFIG: Form = {"config": dict, "contents": dict, "fingerprint": str, "changes":
 ENVIRONMENT: Form = {"versions": {ANY: str}, "platform?": str, "device?": str, "devices?": int}
 RESULT: Form = {
     "task": str, "method": list, "steps": int, "epochs?": NUMBER, "train_examples?": int, "data_sha256?": str,
-    "dropped_examples?": {ANY: int},
+    "dropped_examples?": {ANY: int}, "synthetic_examples?": {ANY: int},
     "constant?": {ANY: {ANY: NO_NUMBER}}, "failed": (str, type(None)),
 }  # fmt: skip
 FINISHED: Form = {  # besides, unless it failed

@@ -52,6 +52,9 @@ def show_data(experiment: Experiment) -> None:
     if dropped := experiment.splits["train"].dropped:
         counts = ", ".join(f"{name} {count:,}" for name, count in dropped)
         console.say(f"  dropped from train by config.data.clean: {counts}")
+    if made := experiment.synthetic:
+        counts = ", ".join(f"{name} {count:,}" for name, count in made.items())
+        console.say(f"  synthetic training examples by config.train.smote: {counts}")
 
 
 def _classes(experiment: Experiment) -> str:

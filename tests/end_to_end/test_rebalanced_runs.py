@@ -1,5 +1,7 @@
 """Runs on a rebalanced training set: classes drawn by shares, and synthetic examples of cached features."""
 
+import json
+import re
 import signal
 
 import pytest
@@ -37,6 +39,12 @@ def test_a_stopped_run_goes_on_to_the_same_bits(options, skewed, finished, cache
     done = launch(*arguments)
     assert done.code == 0 and "resuming after step 5" in done.text, done.text
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+    made = json.loads((tmp_path / "run" / "result.json").read_text()).get("synthetic_examples")
+    assert bool(made) == ("train__smote" in options) == ("synthetic training examples" in done.text)
+    if made:
+        (common, rare) = re.search(r"classes: acceptable (\d+), unacceptable (\d+)", done.text).groups()
+        assert made == {"unacceptable": int(common) - int(rare)}  # the classes are equally frequent then
+        assert f"by config.train.smote: unacceptable {made['unacceptable']}" in done.text
 
 
 def test_synthetic_features_need_cached_ones(skewed, finished, launch, tmp_path):
