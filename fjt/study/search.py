@@ -90,7 +90,9 @@ def search(
     plan = dataclasses.replace(plan, total=proposals.count(plan.sampler, plan.spaces, plan.total))
     about = _about(plan, base, metric, inputs.sha256)
     trials = Trials(folder, plan, lower, about, storage)
-    if not trials.all():
+    if known := trials.all():
+        shared.view.say(_progress([trial.state.is_finished() for trial in known], plan.total))
+    else:
         _try(plan.spaces, base, shared)
     mode = mode or ("vmap" if plan.lanes > 1 and jax.default_backend() != "cpu" else "loop")
     runner = _Runner(folder, base, trials, metric, plan, mode, shared, events)
@@ -107,6 +109,17 @@ def search(
             announced = True
         time.sleep(SECONDS)
     return Search(metric, lower, plan, base, trials.all(), [trials.values(trial) for trial in trials.all()])
+
+
+def _progress(ended: Sequence[bool], total: int) -> str:
+    """The line about a search that was begun before.
+
+    Args:
+        ended: of each of its trials, whether it has ended.
+        total: number of trials that are asked for.
+    """
+    count, every = sum(ended), max(len(ended), total)
+    return f"{'nothing left to do' if count == every else 'continuing'}: {count} of {every} trials have ended"
 
 
 def _try(spaces: Sequence[Space], base: Mapping[str, Any], shared: planner.Shared) -> None:

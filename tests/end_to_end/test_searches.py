@@ -134,6 +134,7 @@ def test_a_trial_is_the_run_alone_and_a_finished_one_is_not_repeated(done, launc
     assert outcome(tmp_path / "alone") == outcome(folder / "trials/0001")
     again = launch(*arguments("--trials=5"), "--workdir", folder, program="fjt.search")
     assert again.code == 0 and "trial 0: " not in again.text, again.text
+    assert "nothing left to do: 5 of 5 trials have ended\n" in again.text
     assert {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/result.json")} == before
 
 
@@ -146,6 +147,7 @@ def killed_in_a_trial(trial, options, folder, cache, tmp_path):
     again = start(options, tmp_path / "again", cache=cache, program="fjt.search")
     ended = finish(again, tmp_path / "again")
     assert ended.code == 0 and f"trial {trial - 1}: " not in ended.text and f"trial {trial}: " in ended.text, ended.text
+    assert f"continuing: {trial} of " in ended.text
 
 
 def test_a_killed_search_has_the_same_trials(done, arguments, cache, tmp_path):
