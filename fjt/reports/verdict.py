@@ -1,6 +1,9 @@
 """The verdict that opens a report, in sentences: who is ahead, how sure that is, what would decide the rest."""
 
+import dataclasses
 import math
+import re
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +16,7 @@ from fjt.reports.formatting import Name, p_value, points, unit
 from fjt.reports.inference import Interval
 from fjt.reports.pages import Block, Footnotes, Heading, Items, Text
 from fjt.reports.score_tables import data_text
+from fjt.study.choosing import FOLD
 
 
 def build(study: Records, cells: Sequence[Cell], comparisons: Sequence[Comparison], name: Name) -> list[Block]:
@@ -26,11 +30,20 @@ def build(study: Records, cells: Sequence[Cell], comparisons: Sequence[Compariso
     """
     blocks: list[Block] = [Text(conditions.text(study, cells)), Heading(2, "Verdict")]
     for task in dict.fromkeys(cell.task for cell in cells):
-        members = [cell for cell in cells if cell.task == task]
+        members = [cell for cell in cells if cell.task == task and FOLD not in cell.axes]
+        folds = [cell for cell in cells if cell.task == task and FOLD in cell.axes]
         of_task = [one for one in comparisons if one.cell.task == task]
         family = len(comparisons if study.facts["study"]["family"] == "study" else of_task)
-        blocks += [Text(_headline(members, study, name)), Items(tuple(_task(members, of_task, family, study, name)))]
-    if comparisons:
+        of_task = [one for one in of_task if one.cell in members]
+        if members:
+            blocks.append(Text(_headline(members, study, name)))
+            blocks.append(Items(tuple(_task(members, of_task, family, study, name))))
+        if folds:
+            blocks += [
+                Text(f"**{formatting.title(folds, study)}**, in folds:"),
+                Items(tuple(_folds(folds, study, name))),
+            ]
+    if any(FOLD not in one.cell.axes for one in comparisons):
         shown = " ".join(text for block in blocks if isinstance(block, Items) for text in block.texts)
         blocks.append(Text(_how_to_read(comparisons, study, shown)))
     return blocks
@@ -83,6 +96,37 @@ def _task(
     if not comparisons:
         texts.append(_untested(cells, study.facts["study"]["baseline"], name))
     texts += [*_other_metrics(scored, name), *_fitted_less(scored, study, name), *_no_better(cells, name)]
+    failed = failures.of_cells(cells, name)
+    return [*failed, *texts] if failed else [*texts, "No run collapsed or diverged."]
+
+
+def _folds(cells: Sequence[Cell], study: Records, name: Name) -> list[str]:
+    """The sentences about the folds of a task: the mean of each method over its folds, and the command that pools them.
+
+    Folds of a method are parts of one cross-validation, so that no fold is ahead of another one.
+    """
+    scored = [cell for cell in cells if len(cell.scored)]
+    if not cells[0].metrics or not scored:
+        return ["No run has a score."]
+    folds_of: dict[str, list[Cell]] = {}
+    for cell in scored:
+        rest = {key: value for key, value in cell.axes.items() if key != FOLD}
+        folds_of.setdefault(name(dataclasses.replace(cell, axes=rest)), []).append(cell)
+    count, texts = len({cell.axes[FOLD] for cell in cells}), []
+    for metric in cells[0].metrics:
+        means = {one: statistics.fmean(cell.scores(metric).mean() for cell in folds) for one, folds in folds_of.items()}
+        shown = [
+            f"{one} {points(metric, means[one])}"
+            + (f" ({len(folds_of[one])} of {count} folds)" if len(folds_of[one]) < count else "")
+            for one in sorted(means, key=lambda one: -values.sign_of(metric) * means[one])
+        ]
+        texts.append(f"Means over {count} fold{'s' * (count > 1)} ({unit(metric)}), in order: {', '.join(shown)}.")
+    runs = re.sub(rf"{FOLD}=\d+", f"{FOLD}=*", str(scored[0].scored[0]["run"]))
+    texts.append(
+        "**The folds of a method are one cross-validation, and no difference is tested.** "
+        f"`python -m fjt.evaluate --run STUDY/{runs}` pools the predictions of all folds of one method and seed."
+    )
+    texts += [*_fitted_less(scored, study, name), *_no_better(cells, name)]
     failed = failures.of_cells(cells, name)
     return [*failed, *texts] if failed else [*texts, "No run collapsed or diverged."]
 

@@ -167,6 +167,41 @@ def test_folds_are_not_seeds(pairs):
     assert told in verdict_of(found, folds)[0][0]
 
 
+def test_folds_of_a_method_are_not_ranked(tmp_path):
+    """The means are over folds; lora lacks a score of one; no fold is called the best, ahead or undecided."""
+    made = MadeStudy(tmp_path / "study")
+    for fold in range(3):
+        for method, skill in (("full", 0.9 - 0.1 * fold), ("lora", 0.95)):
+            ended = fold < 2 or method == "full"
+            outcomes = {s: predictions("topics", skill, method, fold, s) if ended else "missing" for s in SEEDS}
+            made.cell("topics", method, outcomes, axes={"data.fold": fold})
+    found, cells = cells_of(made.finish(), tmp_path)
+    texts, comparisons = verdict_of(found, cells)
+    assert comparisons and texts[1] == "**topics**, in folds:" and texts[-1] == "No run collapsed or diverged."
+    for metric, text in zip(("accuracy", "macro_f1"), texts[2:4], strict=True):
+        full, lora = (
+            np.mean(
+                [run[f"metrics.{metric}"] for cell in cells.values() if cell.method == method for run in cell.scored]
+            )
+            for method in ("full", "lora")
+        )
+        means = f"lora {100 * lora:.2f} (2 of 3 folds), full {100 * full:.2f}"
+        assert text == f"Means over 3 folds ({metric}, points), in order: {means}."
+    assert "fjt.evaluate --run STUDY/runs/topics/full/data.fold=*/seed=0`" in texts[4]
+    shown = " ".join(texts[1:])
+    assert not any(word in shown for word in ("best mean", "ahead", "undecided", "against", "fold=0", "80 % power"))
+
+
+def test_a_task_without_folds_keeps_its_comparisons_in_a_study_with_folds(pairs, tmp_path):
+    found, cells = pairs
+    alone, _ = verdict_of(found, cells)
+    folds = {f"{name}/data.fold=0": dataclasses.replace(cell, axes={"data.fold": "0"}) for name, cell in cells.items()}
+    texts, _ = verdict_of(found, cells | folds)
+    (first, *_), told = alone[2:], [text for text in texts if text.startswith("**head ")]
+    assert len(told) == 1 and told[0].split("(")[0] == first.split("(")[0]  # p is adjusted over more comparisons
+    assert texts[-1].startswith("After a method's name")
+
+
 def test_what_is_no_better_than_a_constant_is_told(tmp_path):
     made = MadeStudy(tmp_path / "study")
     for method, skill in (("full", 0.9), ("head", 0.45)):
