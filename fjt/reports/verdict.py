@@ -109,26 +109,35 @@ def _folds(cells: Sequence[Cell], study: Records, name: Name) -> list[str]:
     if not cells[0].metrics or not scored:
         return ["No run has a score."]
     folds_of: dict[str, list[Cell]] = {}
-    for cell in scored:
+    for cell in cells:
         rest = {key: value for key, value in cell.axes.items() if key != FOLD}
         folds_of.setdefault(name(dataclasses.replace(cell, axes=rest)), []).append(cell)
-    count, texts = len({cell.axes[FOLD] for cell in cells}), []
-    for metric in cells[0].metrics:
-        means = {one: statistics.fmean(cell.scores(metric).mean() for cell in folds) for one, folds in folds_of.items()}
-        shown = [
-            f"{one} {points(metric, means[one])}"
-            + (f" ({len(folds_of[one])} of {count} folds)" if len(folds_of[one]) < count else "")
-            for one in sorted(means, key=lambda one: -values.sign_of(metric) * means[one])
-        ]
-        texts.append(f"Means over {count} fold{'s' * (count > 1)} ({unit(metric)}), in order: {', '.join(shown)}.")
+    texts = [f"Means over folds ({unit(metric)}): {_over_folds(folds_of, metric)}." for metric in cells[0].metrics]
     runs = re.sub(rf"{FOLD}=\d+", f"{FOLD}=*", str(scored[0].scored[0]["run"]))
     texts.append(
-        "**The folds of a method are one cross-validation, and no difference is tested.** "
+        "**The folds of a method are one cross-validation, and no difference is tested here.** "
         f"`python -m fjt.evaluate --run STUDY/{runs}` pools the predictions of all folds of one method and seed."
     )
     texts += [*_fitted_less(scored, study, name), *_no_better(cells, name)]
     failed = failures.of_cells(cells, name)
     return [*failed, *texts] if failed else [*texts, "No run collapsed or diverged."]
+
+
+def _over_folds(folds_of: Mapping[str, Sequence[Cell]], metric: str) -> str:
+    """The mean of each method over its folds, the best first; at the end methods that lack the score of a fold.
+
+    Args:
+        folds_of: {name of a method: its folds}.
+        metric: the metric.
+    """
+    rows = []
+    for one, folds in folds_of.items():
+        means = [float(cell.scores(metric).mean()) for cell in folds if len(cell.scored)]
+        if means:
+            mean, lacking = statistics.fmean(means), len(means) < len(folds)
+            text = f"{one} {points(metric, mean)}" + f" ({len(means)} of {len(folds)} folds)" * lacking
+            rows.append((lacking, -values.sign_of(metric) * mean, text))
+    return "; ".join(text for *_, text in sorted(rows))
 
 
 _KINDS = {  # in the order of their lines
