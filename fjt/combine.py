@@ -15,7 +15,8 @@ other.
 
 With --checkpoints, the parts of a soup are the checkpoints that one finished run kept: the latest ones, as many as its
 config.checkpoint.keep, and its best one.  Each has the weights that the run evaluated after that step, also under
-train.ema, train.swa and stages of training.  The run's data and base model must be where they were, and unchanged.
+train.ema, train.swa and stages of training.  The run's data, base model and teachers must be where they were, and
+unchanged.
 
 An ensemble is scored from the predictions that the runs have stored, without their models.  With their models,
 `fjt.predict --run DIR` and `fjt.evaluate --run DIR --data FILE` predict with all of them: in one pass where models and

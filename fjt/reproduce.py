@@ -86,7 +86,7 @@ def reproduce(folder: str, workdir: str, keep: bool = False) -> int:
         raise UserError(f"--workdir={workdir} has a repetition that has ended. Give a new folder.")
     before = run_records.read_result(folder), losses(folder)  # first: training is lost if one cannot be read
     environment = _environment(folder)
-    experiment = prepare_again(folder, keep)
+    experiment = prepare_again(folder, keep=keep)
     with lock(workdir, kind=REPETITION), contextlib.suppress(NotFinite):  # result.json records the failure
         run(experiment, workdir)
     now = run_records.read_result(workdir)

@@ -246,7 +246,8 @@ def write_run(
         for i in range(count_looks)
     ]
     (path / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    values, arrays = values_of(outcome), {"id": np.array([f"row-{i}" for i in range(count)])}
+    fold = f"fold-{values['data.fold']}-" if "data.fold" in values else ""  # each has rows of its own
+    values, arrays = values_of(outcome), {"id": np.array([f"{fold}row-{i}" for i in range(count)])}
     arrays |= {"label_names": np.array(names, str)}
     if task == "questions":
         arrays |= {"kind": np.array("question_answering")}

@@ -446,7 +446,8 @@ class DistillConfig:
     temperature: float | None = option(
         None,
         "number by which the logits of the run and of its teachers are divided in the loss against their predictions, "
-        "which is multiplied by its square; start with 2 to 4 (Hinton et al. 2015); None: 2.0",
+        "which is multiplied by its square; start with 2 to 4 (Hinton et al. 2015 have 2.5 to 4 for "
+        "small students); None: 2.0",
         low=0.01,
         traced=True,
     )

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from fjt.core.errors import UserError
-from fjt.core.options import ExperimentConfig, Settings, TrainConfig
+from fjt.core.options import ExperimentConfig, MeshConfig, Settings, TrainConfig
 from fjt.core.ragged import same
 from fjt.core.settings import from_record
 from fjt.data.glue import Split
@@ -243,7 +243,7 @@ def _evaluation(settings: Settings, model: str) -> Settings:
     )
     output = dataclasses.replace(execution.output, export=True, checkpoints=False, curve=False)
     cache = dataclasses.replace(execution.cache, hidden=None)  # nothing is frozen
-    return Settings(experiment, dataclasses.replace(execution, output=output, cache=cache))
+    return Settings(experiment, dataclasses.replace(execution, output=output, cache=cache, mesh=MeshConfig()))
 
 
 def cost(runs: Sequence[Run]) -> dict[str, float]:

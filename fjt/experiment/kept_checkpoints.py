@@ -52,7 +52,7 @@ def of_run(run: Run) -> list[Part]:
         steps = sorted(checkpoints.steps())
         if len(steps) < 2:
             raise _too_few(folder, len(steps))
-        experiment = prepare_again(run.path, keep=False)
+        experiment = prepare_again(run.path, layout=False)
         models = {step: _read(experiment, checkpoints, step) for step in steps}
     dev = Dev(run, experiment.settings, experiment.splits["dev"])
     return [Part(f"step={step}", dev.predicted(own), lambda own=own: own) for step, own in models.items()]

@@ -52,7 +52,9 @@ def agreement(problem: Problem, runs: Sequence[Any], truth: Any) -> Agreement | 
 
 @functools.cache
 def agreement_of(cell: Cell) -> Agreement | None:
-    """The Agreement of a cell's finished runs; those that diverged have predicted nothing."""
+    """The Agreement of a cell's finished runs; those that diverged have predicted nothing.  See `agreement`."""
+    if not cell.dev:
+        return None
     runs = [run for run, constant in zip(cell.predicted, cell.constant, strict=True) if not constant]
     return agreement(cell.problem, runs, cell.truth)
 

@@ -14,6 +14,7 @@ from fjt.data.glue import Task
 from fjt.reports import inference
 from fjt.reports.archive import DIVERGED, FINISHED, MISSING, Records, Row
 from fjt.reports.inference import Interval
+from fjt.study.choosing import FOLD
 from fjt.study.spec import SEEDS
 from fjt.tasks.kinds import bounds_of, find_problem, lower_is_better, task_of_record
 from fjt.tasks.problem import Problem
@@ -119,6 +120,8 @@ class Cell:
 
 @functools.cache
 def _scores(cell: Cell, metric: str) -> Float[np.ndarray, " n"]:
+    if not cell.scored:  # its task may be unknown
+        return np.zeros(0)
     if metric not in cell.problem.metrics:  # a user's own, which a report does not call
         names = [f"{'constant' if constant else 'metrics'}.{metric}" for constant in cell.constant]
         return np.array([row[name] for row, name in zip(cell.scored, names, strict=True)], np.float64)
@@ -324,6 +327,16 @@ def _flops(rows: Iterable[Row]) -> float:
     """The median over runs of the operations of all steps."""
     flops = [row["flops_per_step"] * row["steps"] for row in rows]
     return float(np.median(flops)) if flops else math.nan
+
+
+def cross_validated(cells: Iterable[Cell]) -> list[Cell]:
+    """The cells that are folds of a cross-validation: another one differs in its fold alone."""
+    folds_of: dict[Any, list[Cell]] = {}
+    for cell in cells:
+        if FOLD in cell.axes:
+            rest = frozenset(cell.axes.items() - {(FOLD, cell.axes[FOLD])})
+            folds_of.setdefault((cell.task, cell.method, rest), []).append(cell)
+    return [cell for folds in folds_of.values() if len(folds) > 1 for cell in folds]
 
 
 def partner(cell: Cell, cells: Iterable[Cell], method: str) -> Cell | None:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 
 from fjt.reports import inference
 from fjt.reports.archive import DIVERGED, FINISHED
-from fjt.reports.cells import CROSSED, Cell, attempt, partner, sign_of
+from fjt.reports.cells import CROSSED, Cell, attempt, cross_validated, partner, sign_of
 from fjt.study import plans
 from fjt.tasks.kinds import bounds_of
 
@@ -66,13 +66,15 @@ class Comparison:
 def make_comparisons(cells: Sequence[Cell], facts: Mapping[str, Any]) -> tuple[list[Comparison], list[Cell]]:
     """(comparisons of cells with the cells of config.study.baseline, cells without a baseline cell of the same axes).
 
+    Folds of a cross-validation are in neither: each is a part of one experiment.
+
     Args:
         cells: all cells of the study.
         facts: of its Records.
     """
-    comparisons, unpaired = [], []
+    comparisons, unpaired, folds = [], [], cross_validated(cells)
     for cell in cells:
-        if cell.method == facts["study"]["baseline"] or not cell.metrics:
+        if cell in folds or cell.method == facts["study"]["baseline"] or not cell.metrics:
             continue
         base = partner(cell, cells, facts["study"]["baseline"])
         if base is None:

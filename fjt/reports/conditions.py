@@ -5,7 +5,7 @@ from typing import Any
 
 from fjt.reports import tuning_trials
 from fjt.reports.archive import FINISHED, Records
-from fjt.reports.cells import Cell, counts
+from fjt.reports.cells import Cell, counts, cross_validated
 
 RATE = "optim.learning_rate"
 
@@ -52,12 +52,12 @@ def _training(reported: Sequence[Mapping[str, Any]], study: Records) -> str:
 
 def _folds(cells: Sequence[Cell]) -> list[str]:
     """The sentence about cells that are folds of a cross-validation."""
-    if not any("data.fold" in cell.axes for cell in cells):
+    if not cross_validated(cells):
         return []
     return [
-        "**Each fold is a cell of its own**, and the training rows of folds overlap: no interval and no p here is of "
-        "the cross-validation. `python -m fjt.evaluate --run RUN RUN ...`, with the runs of all folds of one seed, "
-        "pools the predictions of their own dev rows."
+        "**Each fold of a cross-validation is a cell of its own**: no interval here is of the cross-validation, and no "
+        "difference between its methods is tested. `python -m fjt.evaluate --run RUN RUN ...`, with the runs of all "
+        "folds of one seed, pools the predictions of their own dev rows."
     ]
 
 

@@ -201,7 +201,7 @@ def _pair_blocks(other: Run, rows: Labelled, pair: Pair) -> list[Block]:
     lists = {
         "Only this run is right": pair.only_first,
         "Only the other is right": pair.only_second,
-        "Both are wrong, in different ways": np.setdiff1d(pair.changed, [*pair.only_first, *pair.only_second]),
+        "Both are wrong, in different ways": pair.both_wrong,
     }
     for title, found in lists.items():
         if len(found):

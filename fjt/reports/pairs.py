@@ -24,7 +24,8 @@ class Pair:
             for scores.
         p: two-sided p of McNemar's exact test (1947) that both are right equally often, NaN where it is withheld.
         reason: why it is withheld.
-        changed: numbers of the rows for which their predictions differ; a row of two wrong ones may be among them.
+        changed: numbers of the rows for which their predictions differ.
+        both_wrong: numbers of those that both have wrong.
         only_first: numbers of the rows that only the first run has right.
         only_second: likewise.
         both: number of rows that both have right.
@@ -36,6 +37,7 @@ class Pair:
     p: float
     reason: str
     changed: np.ndarray
+    both_wrong: np.ndarray
     only_first: np.ndarray
     only_second: np.ndarray
     both: int
@@ -58,7 +60,7 @@ def compare(one: Labelled, other: Labelled) -> Pair:
     right = [problem.right(values, one.label) for values in (first, second)]
     if same is None or right[0] is None or right[1] is None:
         none = np.zeros(0, np.int64)
-        return Pair(None, math.nan, "Scores are neither right nor wrong.", none, none, none, 0, 0, differences)
+        return Pair(None, math.nan, "Scores are neither right nor wrong.", none, none, none, none, 0, 0, differences)
     first_alone, second_alone = np.flatnonzero(right[0] & ~right[1]), np.flatnonzero(right[1] & ~right[0])
     shared = SHARED if one.cluster is not None else ""
     return Pair(
@@ -66,6 +68,7 @@ def compare(one: Labelled, other: Labelled) -> Pair:
         math.nan if shared else mcnemar(len(first_alone), len(second_alone)),
         shared,
         changed,
+        np.flatnonzero(~same & ~right[0] & ~right[1]),
         first_alone,
         second_alone,
         int((right[0] & right[1]).sum()),

@@ -29,12 +29,11 @@ def build(study: Records, cells: Sequence[Cell], comparisons: Sequence[Compariso
         name: returns the name of a cell.
     """
     blocks: list[Block] = [Text(conditions.text(study, cells)), Heading(2, "Verdict")]
+    crossed = values.cross_validated(cells)
     for task in dict.fromkeys(cell.task for cell in cells):
-        members = [cell for cell in cells if cell.task == task and FOLD not in cell.axes]
-        folds = [cell for cell in cells if cell.task == task and FOLD in cell.axes]
+        members, folds = ([c for c in cells if c.task == task and (c in crossed) == wanted] for wanted in (False, True))
         of_task = [one for one in comparisons if one.cell.task == task]
         family = len(comparisons if study.facts["study"]["family"] == "study" else of_task)
-        of_task = [one for one in of_task if one.cell in members]
         if members:
             blocks.append(Text(_headline(members, study, name)))
             blocks.append(Items(tuple(_task(members, of_task, family, study, name))))
@@ -43,7 +42,7 @@ def build(study: Records, cells: Sequence[Cell], comparisons: Sequence[Compariso
                 Text(f"**{formatting.title(folds, study)}**, in folds:"),
                 Items(tuple(_folds(folds, study, name))),
             ]
-    if any(FOLD not in one.cell.axes for one in comparisons):
+    if comparisons:
         shown = " ".join(text for block in blocks if isinstance(block, Items) for text in block.texts)
         blocks.append(Text(_how_to_read(comparisons, study, shown)))
     return blocks

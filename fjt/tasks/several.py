@@ -259,6 +259,16 @@ class SeveralTasks(Problem):
             if self._collapsed(member, predicted, label):
                 yield member.name, member.problem, member.task(task), member.own(predicted)
 
+    def agree(self, one: Labels, other: Labels) -> Bool[np.ndarray, " N"] | None:
+        """Whether two values of each row are equal; None where those of a task are scores."""
+        found = np.zeros(len(one), bool)
+        for member in self._members_of(one):
+            same = member.problem.agree(member.own(one), member.own(other))
+            if same is None:
+                return None
+            found[member.of(one)] = same
+        return found
+
     def per_class(self, predicted: Labels, label: Labels, task: Task) -> list[dict[str, Any]]:
         rows = []
         for member in self._members_of(label):

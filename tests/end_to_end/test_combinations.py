@@ -16,6 +16,7 @@ from fjt.core.errors import UserError
 from fjt.core.options import TuneConfig
 from fjt.data.glue import Split
 from fjt.experiment import combination, ensemble, kept_checkpoints, labelled, predictor
+from fjt.experiment.again import prepare_again
 from fjt.experiment.finished import load_run, read_run
 from fjt.experiment.inputs import Inputs
 from fjt.models.torch_names import to_torch, torch_name
@@ -172,6 +173,23 @@ def test_checkpoints_that_cannot_be_combined(finished, pair, together, launch, t
         kept_checkpoints.of_run(read_run(one))
 
 
+def test_checkpoints_of_a_run_on_more_devices_are_combined(pair, tmp_path):
+    """Its layout is that of 64 devices; a soup takes those that are here."""
+    shutil.copytree(pair[0], tmp_path / "many")
+    path = tmp_path / "many" / "config.json"
+    config = json.loads(path.read_text())
+    config["config"]["mesh"]["data"] = 64
+    config["shapes"] = [[64, *shape[1:]] for shape in config["shapes"]]
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"config\.mesh\.data"):
+        prepare_again(str(tmp_path / "many"))
+    many, one = (kept_checkpoints.of_run(read_run(folder)) for folder in (tmp_path / "many", pair[0]))
+    assert [part.name for part in many] == [part.name for part in one]
+    np.testing.assert_array_equal(many[0].rows.scores, one[0].rows.scores)
+    settings, _ = combination.soup(read_run(tmp_path / "many"), many, False, str(tmp_path / "soup" / "model"))
+    assert settings.execution.mesh.data == 0
+
+
 def test_a_damaged_checkpoint_is_named_and_stays_where_it_is(finished, launch, tmp_path):
     shutil.copytree(finished[0], tmp_path / "run")
     folder = tmp_path / "run" / "checkpoints" / "12"
@@ -183,4 +201,4 @@ def test_a_damaged_checkpoint_is_named_and_stays_where_it_is(finished, launch, t
     assert done.code == 2 and "the checkpoint of step 12 in" in done.text and "move its folder away" in done.text
     assert folder.is_dir() and largest.read_bytes() == contents and not (tmp_path / "soup").exists()
     shutil.rmtree(folder)
-    assert "12" not in {part.name for part in kept_checkpoints.of_run(read_run(tmp_path / "run"))}
+    assert "step=12" not in {part.name for part in kept_checkpoints.of_run(read_run(tmp_path / "run"))}

@@ -198,7 +198,7 @@ def test_a_run_that_was_tampered_with_is_not_reproduced(done, launch, tmp_path):
     config["config"]["optim"]["learning_rate"] *= 1.01
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     ended = launch(tmp_path / "run", program="fjt.reproduce")
-    assert ended.code == 2 and "cannot be reproduced" in ended.text, ended.text
+    assert ended.code == 2 and "cannot be prepared once more" in ended.text, ended.text
     rows = read_rows(tmp_path / "run" / "train.jsonl")
     shutil.copytree(done[0] / name, tmp_path / "other")
     rows[3]["loss"] *= 1.001

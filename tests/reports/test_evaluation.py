@@ -269,6 +269,18 @@ def test_two_runs_may_be_wrong_in_different_ways(tmp_path):
     assert "Both are wrong, in different ways: 2" in page and "Only this run is right:" not in page
 
 
+def test_answers_that_differ_may_both_be_right():
+    """Articles do not count in an answer: of three rows that differ, one is wrong twice, one once, one never."""
+    label = squad.labels_of([[["cat"]]] * 120)
+    firsts = ("cat", "cat", "cow"), ("the cat", "dog", "a dog")
+    answers = (squad.labels_of([[text]] for text in (*each, *["cat"] * 117)) for each in firsts)
+    scores = (np.array([made_study.candidates(one) for one in each], np.dtypes.StringDType()) for each in answers)
+    one, other = (rows("question_answering", 120, label=label, scores=each) for each in scores)
+    pair = pairs.compare(one, other)
+    assert pair.changed.tolist() == [0, 1, 2] and pair.both_wrong.tolist() == [2]
+    assert pair.only_first.tolist() == [1] and not len(pair.only_second) and (pair.both, pair.neither) == (118, 1)
+
+
 @pytest.mark.usefixtures("quick")
 def test_texts_and_labels_of_users_are_shown_as_they_are(tmp_path):
     texts = ("<script>alert(1)</script> **x**",) * 150

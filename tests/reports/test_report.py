@@ -1,12 +1,14 @@
 """A report as a whole: the same bytes from either source, of which runs it is, which folders it is written to."""
 
+import itertools
 import json
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from made_study import BEGUN, MISSING, make_pairs
+from made_study import BEGUN, DIVERGED, MISSING, make_pairs, predictions
 from read_report import rows_of
 
 from fjt import report
@@ -50,6 +52,21 @@ def test_a_study_in_progress(tmp_path):
     assert table["head"]["finished/ started"] == "6/7" and table["lora"]["finished/ started"] == "0/0"
     assert "None of 0 runs has a score" in text and "10 runs of these comparisons have not ended" in text
     assert output.endswith("report") and len(cells) == 3
+
+
+@pytest.mark.parametrize("outcome", [MISSING, DIVERGED])
+def test_a_cell_without_any_scored_run_has_no_dev_set(tmp_path, outcome):
+    """Of a task without one, and of a fold, whose rows no other cell has."""
+    made = make_pairs(tmp_path / "study", 6)
+    made.cell("topics", "full", {seed: outcome for seed in range(6)})
+    for method, fold in itertools.product(("full", "head"), range(2)):
+        ended = method == "full" or fold == 0
+        outcomes = {s: predictions("marks", 0.8, method, fold, s) if ended else outcome for s in range(6)}
+        made.cell("marks", method, outcomes, axes={"data.fold": fold})
+    folder, _ = publication.report(made.finish())
+    text = Path(folder, "report.md").read_text()
+    assert "(1 of 2 folds)" in text and "**topics**: no run has a score." in text
+    assert len(list(Path(folder, "consistency").iterdir())) == 1
 
 
 def test_a_report_is_written_over_a_report_alone(folder, tmp_path):

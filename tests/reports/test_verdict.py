@@ -161,10 +161,24 @@ def test_the_first_lines_say_the_limits(pairs, others, told, not_told):
 
 def test_folds_are_not_seeds(pairs):
     found, cells = pairs
-    told = "**Each fold is a cell of its own**"
-    assert told not in verdict_of(found, cells)[0][0]
-    folds = {name: dataclasses.replace(cell, axes={"data.fold": "0"}) for name, cell in cells.items()}
-    assert told in verdict_of(found, folds)[0][0]
+    told = "**Each fold of a cross-validation is a cell of its own**"
+    assert told not in verdict_of(found, in_folds(cells, 1))[0][0]
+    assert told in verdict_of(found, in_folds(cells, 2))[0][0]
+
+
+def in_folds(cells, count):
+    """The cells, each as several folds."""
+    return {
+        f"{name}/data.fold={fold}": dataclasses.replace(cell, axes={"data.fold": str(fold)})
+        for name, cell in cells.items()
+        for fold in range(count)
+    }
+
+
+def test_one_fold_alone_is_compared_as_any_other_cell(pairs):
+    found, cells = pairs
+    (_, said, *rest), (_, alone, *others) = (verdict_of(found, some)[0] for some in (in_folds(cells, 1), cells))
+    assert [line.replace(", fold=0", "") for line in (said, *rest)] == [alone, *others]
 
 
 def test_folds_of_a_method_are_not_ranked(tmp_path):
@@ -177,7 +191,7 @@ def test_folds_of_a_method_are_not_ranked(tmp_path):
             made.cell("topics", method, outcomes, axes={"data.fold": fold})
     found, cells = cells_of(made.finish(), tmp_path)
     texts, comparisons = verdict_of(found, cells)
-    assert comparisons and texts[1] == "**topics**, in folds:" and texts[-1] == "No run collapsed or diverged."
+    assert not comparisons and texts[1] == "**topics**, in folds:" and texts[-1] == "No run collapsed or diverged."
     for metric, text in zip(("accuracy", "macro_f1"), texts[2:4], strict=True):
         full, lora = (
             np.mean(
@@ -195,11 +209,9 @@ def test_folds_of_a_method_are_not_ranked(tmp_path):
 def test_a_task_without_folds_keeps_its_comparisons_in_a_study_with_folds(pairs, tmp_path):
     found, cells = pairs
     alone, _ = verdict_of(found, cells)
-    folds = {f"{name}/data.fold=0": dataclasses.replace(cell, axes={"data.fold": "0"}) for name, cell in cells.items()}
-    texts, _ = verdict_of(found, cells | folds)
+    texts, _ = verdict_of(found, cells | in_folds(cells, 2))
     (first, *_), told = alone[2:], [text for text in texts if text.startswith("**head ")]
-    assert len(told) == 1 and told[0].split("(")[0] == first.split("(")[0]  # p is adjusted over more comparisons
-    assert texts[-1].startswith("After a method's name")
+    assert told == [first] and texts[-1].startswith("After a method's name")
 
 
 def test_what_is_no_better_than_a_constant_is_told(tmp_path):

@@ -158,6 +158,17 @@ def test_new_texts_are_predicted_in_all_tasks():
     assert columns.keys() == PROBLEM.columns(logits, TASK).keys()
 
 
+def test_rows_agree_by_their_own_tasks():
+    """Where one of the tasks has scores, there is no share of rows that agree."""
+    _, label = made()
+    changed = label.copy()
+    changed[[0, 5], 1] += 1  # of rte and of mnli
+    assert PROBLEM.agree(label, changed) is None and PROBLEM.right(changed, label) is None
+    classes = find_problem(several.join({name: TASKS[name] for name in ("rte", "mnli")}).kind)
+    one, other = (rows[label[:, 0] != 1] / np.float32([2, 1]) for rows in (label, changed))  # mnli is the second task
+    assert np.flatnonzero(~classes.agree(one, other)).tolist() == [0, 3]
+
+
 def test_constants_collapse_and_classes_are_told_task_by_task():
     logits, label = made()
     constant = PROBLEM.constant(label)
