@@ -12,7 +12,7 @@ the flag to copy, and writes to DIR:
   --highest RATE   learning rate of the last step, default 1
   --help           print this text and every config key with its default
 
-The test trains nothing that is kept, and computes no score on dev.  Where the loss never falls there is no
+The test trains nothing that is kept, and computes no score on dev.  Where the smoothed loss never falls there is no
 suggestion.  Exit codes: 0 success, 2 a mistake or no suggestion, 130 Ctrl-C.
 """
 
@@ -101,9 +101,9 @@ def find(settings: "Settings", output: str, lowest: float, highest: float, steps
     console.say(f"{len(points)} steps, up to a learning rate of {points[-1].learning_rate:.1e}; written to {output}")
     if suggestion is None:
         raise UserError(
-            f"the loss never falls between --lowest={lowest:g} and --highest={highest:g}, so no learning rate is "
-            f"suggested; {os.path.join(output, 'find_lr.png')} shows it. Give a higher --highest if the loss is flat, "
-            "a lower --lowest if it rises from the start, or more --steps; labels without any relation to the texts "
+            f"the smoothed loss never falls between --lowest={lowest:g} and --highest={highest:g}, so no learning rate "
+            f"is suggested; {os.path.join(output, 'find_lr.png')} shows it. Give a higher --highest if the loss is "
+            "flat, a lower --lowest if it rises from the start, or more --steps; labels without any relation to the texts "
             "look so as well."
         )
     console.say(f"suggestion, {range_test.RULE}:")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -49,7 +50,10 @@ def check(runs: Sequence[Run]) -> None:
     """
     folders = [os.path.realpath(run.path) for run in runs]
     if len(set(folders)) < max(2, len(runs)):
-        raise UserError(f"There are {len(set(folders))} different runs among {len(runs)}; give two or more, each once.")
+        raise UserError(
+            f"There are {len(set(folders))} different runs among {len(runs)}; give two or more, each once. "
+            "(--checkpoints combines those of one run.)"
+        )
     for run in runs:
         if isinstance(run, Ensemble):
             raise UserError(f"{run.path} is an ensemble. Give the runs that it combines in its place.")
@@ -153,8 +157,8 @@ def soup(run: Run, parts: Sequence[Part], greedy: bool, folder: str) -> tuple[Se
     settings, metric = settings_of(run), run.result["selection"]
     if greedy:
         dev = Dev(run, settings, Inputs(settings).data[1]["dev"])
-        scores = [score(part.rows, metric) for part in parts]
-        chosen, made = _greedy(models, scores, lambda own: score(dev.predicted(own), metric), lower_is_better(metric))
+        ranks = [rank(part.rows, metric) for part in parts]
+        chosen, made = _greedy(models, ranks, lambda own: rank(dev.predicted(own), metric))
     task = dataclasses.replace(run.task, metrics=tuple(run.result["metrics"]))
     os.makedirs(os.path.dirname(folder))
     hf.export(folder, made.params, made.model.config, task, made.tokenizer, made.options["max_length"])
@@ -162,23 +166,21 @@ def soup(run: Run, parts: Sequence[Part], greedy: bool, folder: str) -> tuple[Se
 
 
 def _greedy(
-    models: Sequence[Predictor], scores: Sequence[float], judge: Callable[[Predictor], float], lower: bool
+    models: Sequence[Predictor], ranks: Sequence[float], judge: Callable[[Predictor], float]
 ) -> tuple[list[int], Predictor]:
     """(the numbers of the models in a greedy soup, in the order in which they were taken, the soup).
 
     Args:
         models: the parts.
-        scores: their scores on dev.
-        judge: returns the score of a model on dev.
-        lower: whether lower scores are better.
+        ranks: of their rows of dev, see `rank`.
+        judge: returns the rank of a model.
     """
-    sign = -1 if lower else 1
-    order = sorted(range(len(models)), key=lambda i: -sign * scores[i])
+    order = sorted(range(len(models)), key=lambda i: -ranks[i])
     chosen, made = order[:1], models[order[0]]
-    best = sign * judge(made)
+    best = judge(made)
     for i in order[1:]:
         tried = average([models[j] for j in (*chosen, i)])
-        found = sign * judge(tried)
+        found = judge(tried)
         if found >= best:
             chosen, made, best = [*chosen, i], tried, found
     return chosen, made
@@ -218,6 +220,20 @@ def score(rows: Labelled, metric: str) -> float:
     """The value of a metric of Labelled rows."""
     task = dataclasses.replace(rows.task, metrics=(metric,))
     return rows.problem.score(rows.scores, rows.label, task)[metric]
+
+
+def collapsed(rows: Labelled) -> bool:
+    """Whether (nearly) all Labelled rows are predicted alike, where their labels are not."""
+    return rows.problem.collapsed(rows.decoded().values, rows.label)
+
+
+def rank(rows: Labelled, metric: str) -> float:
+    """A number that is higher for better Labelled rows.
+
+    It is minus infinity where they have collapsed, as no such step of a run is ever better than another.
+    """
+    value = score(rows, metric)
+    return -math.inf if collapsed(rows) else -value if lower_is_better(metric) else value
 
 
 def settings_of(run: Run) -> Settings:

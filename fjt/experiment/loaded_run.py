@@ -244,7 +244,7 @@ class Run:
             if not os.path.exists(os.path.join(folder, file)):
                 raise UserError(
                     f"{os.path.join(folder, file)} does not exist: the run's model is needed, which is written with "
-                    "config.output.export=True."
+                    f"config.output.export=True. `python -m fjt.reproduce {self.path} --workdir DIR` makes it anew."
                 )
 
     def base_directory(self) -> str:

@@ -111,8 +111,8 @@ def _check_features(experiment: ExperimentConfig, stages: Sequence[Stage], confi
     """Raises UserError for options about vectors of the encoder that do not fit the layers which train."""
     if experiment.train.smote and any(stage.model.start < config.layers for stage in stages):
         raise UserError(
-            f"config.train.smote={experiment.train.smote} makes features, not texts: it needs config.tune.method=head "
-            "and the cache of features, which runs of fewer than two epochs have with config.cache.hidden=True alone."
+            f"config.train.smote={experiment.train.smote} makes features, not texts: it needs config.tune.method=head, "
+            "and in runs of fewer than two epochs config.cache.hidden=True."
         )
     lowest = partition.lowest_layer(stages[-1].trainable, config.layers)
     if experiment.distill.hidden is not None and lowest >= config.layers:

@@ -97,6 +97,8 @@ def read_finished(workdir: str) -> dict[str, Any]:
     if not os.path.exists(os.path.join(workdir, "config.json")):
         inside = os.path.join(workdir, "run")  # where fjt.combine puts one
         remedy = inside if os.path.exists(os.path.join(inside, "config.json")) else "the --workdir of a finished run"
+        if os.path.exists(os.path.join(workdir, "plan.json")):
+            remedy = f"one of the study's runs, which are below {os.path.join(workdir, 'runs')}"
         raise UserError(f"{workdir} is not a run: it has no config.json. Give {remedy}.")
     if not is_done(workdir):
         if ended(workdir):

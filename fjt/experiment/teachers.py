@@ -88,9 +88,12 @@ def find(
             raise UserError(f"config.distill.runs: {path} is an ensemble. Give the runs that it combines.")
     runs = {path: run_records.read_finished(path) for path in paths}
     for path, result in runs.items():
-        if not result.get("export_sha256", True):
-            raise UserError(f"config.distill.runs: {path} has left no model, which config.output.export=True writes.")
         _check(path, result, task, splits["dev"])
+        if not result.get("export_sha256", True):
+            raise UserError(
+                f"config.distill.runs: {path} has left no model, which config.output.export=True writes. "
+                f"`python -m fjt.reproduce {path} --workdir DIR` makes it anew, in DIR."
+            )
     return Teachers(runs, splits["train"], view)
 
 

@@ -11,10 +11,11 @@ from jaxtyping import Float
 from fjt.core.markdown import code
 from fjt.reports.cells import Cell
 from fjt.reports.formatting import Name
-from fjt.reports.pages import Table
+from fjt.reports.pages import Footnotes, Table
 from fjt.tasks.problem import Problem
 
 MOST_EXAMPLES = 20  # that a page lists
+ALIKE = "Of these runs, {} collapsed: they agree because each gives (nearly) one answer to every example."
 LONGEST = 60  # characters of a label that a page shows
 
 
@@ -61,29 +62,25 @@ def agreement_of(cell: Cell) -> Agreement | None:
 
 def agreement_table(cells: Sequence[Cell], name: Name) -> Table | None:
     """The Table of how often the runs of a cell predict the same; None for scores, or without two finished runs."""
-    rows = [
-        (
-            name(cell),
-            str(found.runs),
-            f"{100 * (1 - found.consistency.mean()):.2f}",
-            f"{100 * (found.consistency == 1).mean():.2f}",
-        )
-        for cell in cells
-        if (found := agreement_of(cell))
-    ]
+    rows, notes = [], Footnotes()
+    for cell in cells:
+        if found := agreement_of(cell):
+            mark = notes.mark(ALIKE.format(cell.collapsed.sum())) if cell.collapsed.any() else ""
+            churn, same = 1 - found.consistency.mean(), (found.consistency == 1).mean()
+            rows.append((name(cell), f"{found.runs}{mark}", f"{100 * churn:.2f}", f"{100 * same:.2f}"))
     columns = ("method", ">n", ">predictions that differ between two seeds, %", ">predictions that all seeds share, %")
-    return Table(columns, tuple(rows)) if rows else None
+    return Table(columns, tuple(rows), tuple(notes.reasons)) if rows else None
 
 
 def least_table(cells: Sequence[Cell]) -> Table | None:
     """The Table of the examples on which the seeds of a task's cells agree least; None where all agree.
 
-    Shares are means over the cells, each of which counts once.
+    Shares are means over the cells, each of which counts once; without those all of whose runs collapsed or diverged.
     """
     rows = []
     for dev in dict.fromkeys(cell.dev for cell in cells):
         members = [cell for cell in cells if cell.dev == dev]
-        found = [each for cell in members if (each := agreement_of(cell))]
+        found = [each for cell in members if not cell.failed.all() and (each := agreement_of(cell))]
         if not found:
             continue
         consistency, right = (

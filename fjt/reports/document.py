@@ -286,7 +286,7 @@ def _score_blocks(task: str, cells: Sequence[Cell], style: Styles, name: Name) -
     if agreement := agreement_table(cells, name):
         blocks += [Heading(3, "Agreement of seeds"), agreement]
     if least := least_table(cells):
-        summary = "The examples on which seeds agree least, over all methods"
+        summary = f"The {len(least.rows)} examples on which seeds agree least, over all methods"
         blocks.append(Fold(summary, (least, Text("`consistency/` has these shares for each method and example."))))
     classes = class_table(cells, name)
     if classes:

@@ -27,7 +27,7 @@ def draw(points: Sequence[Point], suggestion: float | None) -> Figure:
     axes.plot(rates, [point.loss for point in points], color="#bbbbbb", linewidth=0.8, label="loss of the batch")
     axes.plot(rates, smoothed, color=COLOURS[0], linewidth=1.6, label="smoothed")
     if suggestion is None:
-        axes.plot([], [], " ", label="no suggestion: the loss never falls")
+        axes.plot([], [], " ", label="no suggestion: the smoothed loss never falls")
     else:
         axes.axvline(suggestion, color=COLOURS[1], linestyle="--", linewidth=1.2, label=f"suggestion, {suggestion:g}")
     lowest, highest = min(smoothed), max(smoothed[: len(smoothed) // 2])

@@ -57,7 +57,8 @@ def _headline(cells: Sequence[Cell], study: Records, name: Name) -> str:
     metric = cells[0].metrics[0]
     best = _best(scored, metric)
     about = "; ".join([unit(metric), data_text(cells)])
-    return f"**{title}** ({about}): the best mean is {_mean(best, metric)}, of {name(best)}."
+    failed = ", whose runs all collapsed or diverged" * bool(best.failed.all())
+    return f"**{title}** ({about}): the best mean is {_mean(best, metric)}, of {name(best)}{failed}."
 
 
 def _best(cells: Iterable[Cell], metric: str) -> Cell:
@@ -147,7 +148,7 @@ _KINDS = {  # in the order of their lines
     "behind untested": "behind {} for new seeds on this dev set; for new examples there is an interval and no p",
     "behind here": "behind {} for new seeds on this dev set; undecided for new examples",
     "behind": "behind {} for new seeds and new examples",
-    "failed": "not tested against {}, because runs collapsed or diverged (the interval is without these runs)",
+    "failed": "not tested against {}, because runs collapsed or diverged",
 }
 
 
@@ -175,7 +176,8 @@ def _comparison(one: Comparison, kind: str, study: Mapping[str, Any], family: in
     """
     facts = []
     if isinstance(one.new_examples, Interval):
-        facts.append(f"95 % {formatting.limits(one.metric, one.new_examples, Footnotes(), signed=True)}")
+        ends = formatting.limits(one.metric, one.new_examples, Footnotes(), signed=True)
+        facts.append("without these runs, " * (kind == "failed") + f"95 % {ends}")
     shown = [p for p in (one.p, one.p_examples) if isinstance(p, float)]
     if shown:
         lowest = len(shown) == 1 and math.isclose(shown[0], family * 2.0 ** (1 - one.n))

@@ -152,9 +152,12 @@ def test_a_greedy_soup_of_checkpoints_is_no_worse_than_the_best_of_them(pair, tm
 
 
 def test_checkpoints_that_cannot_be_combined(finished, pair, together, launch, tmp_path):
-    for arguments in ([*pair, "--how", "average"], [pair[0], "--how", "ensemble"]):
+    for arguments, told in (
+        ([*pair, "--how", "average"], "--checkpoints combines those of one RUN"),
+        ([pair[0], "--how", "ensemble"], "--checkpoints combines by --how=average or greedy"),
+    ):
         done = launch(*arguments, "--checkpoints", "--output", tmp_path / "soup", program="fjt.combine")
-        assert done.code == 2 and "--checkpoints combines those of one RUN" in done.text, done.text
+        assert done.code == 2 and told in done.text, done.text
     with pytest.raises(UserError, match="is an ensemble, which has no checkpoints"):
         kept_checkpoints.of_run(read_run(together))
     one = tmp_path / "one"

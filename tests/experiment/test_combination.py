@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import small
+from small import double
 from transformers import BertTokenizer
 
 from fjt.core.errors import UserError
@@ -14,6 +15,7 @@ from fjt.experiment import combination
 from fjt.experiment.finished import Run
 from fjt.experiment.labelled import Labelled
 from fjt.experiment.predictor import Predictor
+from fjt.reports import combination_report
 from fjt.tasks.classification import CLASSIFICATION
 from fjt.tasks.kinds import find_problem
 
@@ -71,11 +73,31 @@ def value(made):
 
 def test_a_greedy_soup_starts_from_the_best_part_and_keeps_what_does_not_hurt():
     """Means of part numbers 1 (best) and 2, then with 0: the made-up score likes means of at least 1.25."""
-    models, scores = [own(0.0), own(1.5), own(2.0)], [0.1, 0.5, 0.3]
-    chosen, made = combination._greedy(models, scores, lambda made: float(value(made) >= 1.25), lower=False)
+    models, ranks = [own(0.0), own(1.5), own(2.0)], [0.1, 0.5, 0.3]
+    chosen, made = combination._greedy(models, ranks, lambda made: float(value(made) >= 1.25))
     assert chosen == [1, 2] and value(made) == 1.75
-    chosen, _ = combination._greedy(models, scores, lambda made: 0.0, lower=True)
-    assert chosen == [0, 2, 1]  # lower is better, and none hurts
+    chosen, _ = combination._greedy(models, [-0.1, -0.5, -0.3], lambda made: 0.0)
+    assert chosen == [0, 2, 1]  # none hurts
+
+
+def test_a_part_that_has_collapsed_is_not_the_best(tmp_path):
+    """Ten rows, of which one part predicts all alike, with an accuracy that the other one does not reach."""
+    label = [0] * 7 + [1] * 3
+    alike, mixed = (np.eye(2)[x].astype(np.float32) for x in ([0] * 10, [1, 1, 1, 0, 0, 0, 1, 1, 1, 1]))
+    alike, mixed = (rows("rte", label, x) for x in (alike, mixed))
+    assert combination.score(alike, "accuracy") == 0.7 > combination.score(mixed, "accuracy") == 0.6
+    assert combination.rank(alike, "accuracy") == -np.inf < combination.rank(mixed, "accuracy") == 0.6
+    parts = [combination.Part(name, one, pytest.fail) for name, one in (("alike", alike), ("mixed", mixed))]
+    runs = [
+        double(Run, path=name, result={"selection": "accuracy", "train_seconds": 1.0, "total_params": 5})
+        for name in "ab"
+    ]
+    found = combination_report.record(runs, parts, alike, "greedy", [1, 0])
+    assert found["best_part"] == 1 and [part["collapsed"] for part in found["parts"]] == [True, False]
+    assert found["collapsed"] and not found["below_its_parts"] and found["difference"]["value"] == pytest.approx(0.1)
+    combination_report.write(found, str(tmp_path / "made"))
+    page = (tmp_path / "made" / combination_report.PAGE).read_text()
+    assert "0.7000 collapsed" in page and "the combination has collapsed" in page and "2.0 s" in page
 
 
 def test_runs_that_cannot_be_combined():

@@ -148,7 +148,7 @@ def test_the_command_leaves_its_record_also_without_a_suggestion(experiment, tmp
         find_lr.find(settings_of(tmp_path), str(output), 1e-6, 1.0, 30)
     assert json.loads((output / "find_lr.json").read_text())["suggestion"] is None
     assert f"suggestion, {record['suggestion']:g}" in legend(curve(losses), record["suggestion"])
-    assert "no suggestion: the loss never falls" in legend(curve(losses), None)
+    assert "no suggestion: the smoothed loss never falls" in legend(curve(losses), None)
 
 
 def legend(points, suggestion):
