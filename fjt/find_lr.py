@@ -103,8 +103,8 @@ def find(settings: "Settings", output: str, lowest: float, highest: float, steps
         raise UserError(
             f"the smoothed loss never falls between --lowest={lowest:g} and --highest={highest:g}, so no learning rate "
             f"is suggested; {os.path.join(output, 'find_lr.png')} shows it. Give a higher --highest if the loss is "
-            "flat, a lower --lowest if it rises from the start, or more --steps; labels without any relation to the texts "
-            "look so as well."
+            "flat, a lower --lowest if it rises from the start, or more --steps; labels without any relation to the "
+            "texts look so as well."
         )
     console.say(f"suggestion, {range_test.RULE}:")
     console.say(f"  --config.optim.learning_rate={suggestion:g}")
