@@ -6,11 +6,12 @@
 Each row has the mean difference of a score between runs with a tool and runs without it, of the same seeds, and its
 95 % interval, Student's t over the seeds.  Models are judged on rows that neither trained them nor chose anything; dev
 has other rows, for thresholds, temperatures and greedy soups.  Scores are of one draw of rows and one encoder: they say
-nothing about other data.  Groups:
+nothing about other data.  Parts were run at different times, beside whatever else the machine did: runs that were
+repeated had the same scores to the bit, and other seconds.  Groups:
 
   rare      SST-2 with 5 % positive rows: 2,000 to train, 1,000 of dev, 3,000 to judge; head on cached features
   few       SST-2: 200 rows to train, 200 of dev, 1,000 to judge; LoRA, 10 epochs, or 5 of rows and their copies
-  averages  MRPC: 500 rows to train, 300 of dev, GLUE's dev set to judge; full tuning
+  averages  MRPC: 500 rows to train, 300 of dev, GLUE's dev set to judge; full tuning; plain runs keep checkpoints
   cola      CoLA: 2,000 rows to train, 500 of dev, GLUE's dev set to judge; full tuning
   one_head  the rows and model of cola; all seeds have the same new head (seeds.init), as a soup needs
   student   the rows of cola, and the model of --student; seconds are without those of the teachers
@@ -26,16 +27,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import scipy.stats
 
 import fjt
 from fjt.api import execute
-from fjt.experiment import calibrated, combination, labelled
+from fjt.core.errors import UserError
+from fjt.experiment import calibrated, combination, kept_checkpoints, labelled
 from fjt.experiment.finished import load_run, read_run
 from fjt.reports import pairs
 from fjt.tasks import measures
 from fjt.tasks.calibration import Calibration
 from tests.benchmarks import common
+from tests.benchmarks.remedies_table import table
 
 HEAD = dict(tune__method="head", train__epochs=20, cache__hidden=True)
 LORA = dict(tune__method="lora", train__epochs=10)
@@ -44,22 +46,33 @@ WITHOUT = "without"
 JOINED = {"cola", "one_head"}  # groups whose runs are combined
 
 
-def threshold(dev, test):
-    """Scores on test of a threshold that dev chose for macro-F1."""
-    return decided(test, calibrated.fit(dev, "temperature", "macro_f1", None))
+def calibrate(method="temperature", target="", risk=None):
+    """A function of a run: its scores on test under what was fitted on dev, see `calibrated.fit`."""
+
+    def scored(run):
+        dev, test = (labelled.stored(run, split) for split in ("dev", "test"))
+        fitted = Calibration.read(calibrated.fit(dev, method, target, risk))
+        found = fitted.decode(test.scores, test.problem, test.task)
+        given = fitted.answered(found, test.problem, test.task)
+        chosen, truth = (test.problem.classes(values, test.task) for values in (found.values, test.label))
+        shares = np.asarray(found.probabilities)
+        values = measures.of_classes(
+            chosen[given], shares[given], truth[given], test.task.label_names, test.problem.exclusive
+        ).values()
+        return values | {"answered": float(given.mean())}
+
+    return scored
 
 
-def temperature(dev, test):
-    """Scores on test of a temperature that dev chose."""
-    return decided(test, calibrated.fit(dev, "temperature", "", None))
+def of_checkpoints(how):
+    """A function of a run: the scores on test of the soup of the checkpoints that it kept."""
 
+    def scored(run):
+        with tempfile.TemporaryDirectory() as folder:
+            rows, _ = soup(run, kept_checkpoints.of_run(run), how, Path(folder))
+            return rows.measures().values() | {"zeros": zeros(Path(folder) / "run")}
 
-def decided(rows, record):
-    """{score: value} of rows under the calibration of a record."""
-    found = Calibration.read(record).decode(rows.scores, rows.problem, rows.task)
-    chosen, truth = (rows.problem.classes(values, rows.task) for values in (found.values, rows.label))
-    probabilities = np.asarray(found.probabilities)
-    return measures.of_classes(chosen, probabilities, truth, rows.task.label_names, rows.problem.exclusive).values()
+    return scored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +83,7 @@ class Group:
         options: of all runs.
         scores: the scores that are compared.
         tools: {name: (what it was meant to change, its options)}.
-        derived: {name: (what it was meant to change, (dev, test) -> scores)} of the runs without a tool.
+        derived: {name: (what it was meant to change, run -> scores)} of the runs without a tool.
     """
 
     options: dict
@@ -80,10 +93,14 @@ class Group:
 
 
 RARE, MORE, CALIBRATED = "more of the rare class found", "a higher score on new rows", "a lower calibration error"
+SCALED = {
+    "temperature from dev": (CALIBRATED, calibrate()),
+    "vector scaling from dev": (CALIBRATED, calibrate("vector")),
+}
 GROUPS = {
     "rare": Group(
         HEAD,
-        ("macro_f1", "recall(1)", "precision(1)"),
+        ("macro_f1", "recall(1)", "precision(1)", "accuracy", "answered"),
         {
             "balanced weights": (RARE, dict(loss__class_weights=("balanced",))),
             "effective-number weights": (RARE, dict(loss__class_weights=("effective", 0.999))),
@@ -92,7 +109,10 @@ GROUPS = {
             "SMOTE": (RARE, dict(train__smote="smote")),
             "borderline SMOTE": (RARE, dict(train__smote="borderline")),
         },
-        {"threshold from dev": (RARE, threshold)},
+        {
+            "threshold from dev": (RARE, calibrate(target="macro_f1")),
+            "abstention at a risk of 0.05": ("at most 5 % errors in what it answers", calibrate(risk=0.05)),
+        },
     ),
     "few": Group(
         LORA,
@@ -104,10 +124,10 @@ GROUPS = {
             "mixup, 0.4": (MORE, dict(loss__mixup=0.4)),
             "label smoothing, 0.1": (MORE, dict(loss__label_smoothing=0.1)),
         },
-        {"temperature from dev": (CALIBRATED, temperature)},
+        SCALED,
     ),
     "averages": Group(
-        FULL,
+        FULL | dict(output__checkpoints=True, checkpoint__every_steps=8, checkpoint__keep=5),
         ("accuracy", "f1(1)", "ece", "zeros"),
         {
             "EMA, 0.95": (MORE, dict(train__ema=0.95)),
@@ -115,9 +135,13 @@ GROUPS = {
             "decay 1 to the start": (MORE, dict(optim__decay_toward="start", optim__weight_decay=1.0)),
             "L1, 5": ("more weights that are 0", dict(optim__l1=5.0)),
         },
-        {"temperature from dev": (CALIBRATED, temperature)},
+        {
+            "average of 5 checkpoints": (MORE, of_checkpoints("average")),
+            "greedy soup of 5 checkpoints": (MORE, of_checkpoints("greedy")),
+            **SCALED,
+        },
     ),
-    "cola": Group(FULL, ("mcc", "ece"), {}, {"temperature from dev": (CALIBRATED, temperature)}),
+    "cola": Group(FULL, ("mcc", "ece"), {}, SCALED),
     "one_head": Group(FULL | dict(seeds__init=0), ("mcc", "ece"), {}, {}),
     "student": Group(
         FULL | dict(train__epochs=10),
@@ -125,6 +149,7 @@ GROUPS = {
         {
             "predictions of one run": (MORE, dict(distill__runs="cola-0")),
             "predictions of all runs": (MORE, dict(distill__runs="cola-*")),
+            "predictions and hidden vectors of one run": (MORE, dict(distill__runs="cola-0", distill__hidden=1.0)),
         },
     ),
 }
@@ -181,7 +206,7 @@ def train(args, name, made, options, seed, folder):
 
 def scores(run, names):
     """{score: value} of the rows that judge a run."""
-    found = labelled.stored(run, "test").measures().values()
+    found = labelled.stored(run, "test").measures().values() | {"answered": 1.0}
     if "zeros" in names:
         found["zeros"] = zeros(run.path)
     return {name: found[name] for name in names} | {"train_seconds": run.result["train_seconds"]}
@@ -196,6 +221,13 @@ def zeros(folder):
     return float(sum((leaf < 1e-6).sum() for leaf in kernels) / sum(leaf.size for leaf in kernels))
 
 
+def soup(run, parts, how, folder):
+    """(the rows of test as the soup of parts predicts them, the numbers of the parts in it).  run: the first part's."""
+    settings, chosen = combination.soup(run, parts, how == "greedy", str(folder / "made" / "model"))
+    execute(settings, str(folder / "run"), {})
+    return labelled.stored(read_run(folder / "run"), "test"), chosen
+
+
 def combined(folders, how, folder):
     """{what: value} of several runs that predict together: scores on test, those of each run, and the cost."""
     runs = [load_run(one) for one in folders]
@@ -204,10 +236,7 @@ def combined(folders, how, folder):
     if how == "ensemble":
         rows = combination.ensemble(parts)
     else:
-        made = combination.of_runs(runs)
-        settings, chosen = combination.soup(runs[0], made, how == "greedy", str(folder / "made" / "model"))
-        execute(settings, str(folder / "run"), {})
-        rows = labelled.stored(read_run(folder / "run"), "test")
+        rows, chosen = soup(runs[0], combination.of_runs(runs), how, folder)
     each = [part.measures().values()["mcc"] for part in parts]
     best = int(np.argmax([labelled.stored(run, "dev").measures().values()["mcc"] for run in runs]))
     difference = pairs.compare(rows, parts[best]).differences["mcc"]
@@ -217,79 +246,6 @@ def combined(folders, how, folder):
         "difference": dataclasses.asdict(difference), "models_per_prediction": len(runs) if how == "ensemble" else 1,
         "train_seconds": sum(run.result["train_seconds"] for run in runs),
     }  # fmt: skip
-
-
-def difference(with_tool, without):
-    """(mean, low, high) of paired differences over seeds."""
-    each = np.array(with_tool) - np.array(without)
-    half = scipy.stats.t.ppf(0.975, len(each) - 1) * each.std(ddof=1) / np.sqrt(len(each)) if len(each) > 1 else np.nan
-    return float(each.mean()), float(each.mean() - half), float(each.mean() + half)
-
-
-def table(record):
-    """The table of a record, in Markdown."""
-    about, groups = __doc__.split("\n\n")[2:4]
-    about, groups = " ".join(about.split()), dict(line.split(None, 1) for line in groups.splitlines())
-    lines = ["# What the tools changed", "", about.removesuffix(" Groups:"), ""]
-    lines += [
-        f"Encoder: {record['weights']}. Command of the last part: `{record['command']}`. {record['device']}, jax "
-        f"{record['versions']['jax']}.",
-        "",
-    ]
-    for name, group in GROUPS.items():
-        runs = record["runs"].get(name, {})
-        plain = runs.get(WITHOUT, {})
-        if not plain:
-            continue
-        lines += [
-            f"## {name}",
-            "",
-            f"{groups[name]}.",
-            "",
-            "| tool | meant to change | " + " | ".join(group.scores) + " | seconds | seeds |",
-        ]
-        lines += ["|---|---|" + "--:|" * (len(group.scores) + 2)]
-        means = [f"{np.mean([run[score] for run in plain.values()]):.4f}" for score in group.scores]
-        lines.append(f"| without | - | {' | '.join(means)} | {seconds(plain)} | {len(plain)} |")
-        for tool, (meant, _) in (group.tools | group.derived).items():
-            own = runs.get(tool, {})
-            if seeds := sorted(own.keys() & plain.keys()):
-                cells = []
-                for score in group.scores:
-                    if score not in own[seeds[0]]:
-                        cells.append("-")
-                        continue
-                    apart, low, high = difference([own[s][score] for s in seeds], [plain[s][score] for s in seeds])
-                    cells.append(f"{apart:+.4f}" if np.isnan(low) else f"{apart:+.4f} ({low:+.4f} to {high:+.4f})")
-                lines.append(f"| {tool} | {meant} | {' | '.join(cells)} | {seconds(own)} | {len(seeds)} |")
-        lines.append("")
-    for name in sorted(record.get("combined", {})):
-        lines += [f"## The runs of {name} as one", "", COMBINED, ""]
-        lines += [
-            "| how | mcc | mean of its parts | best part | difference from the best part | ece | models per text "
-            "| seconds of training |"
-        ]
-        lines += ["|---|--:|--:|--:|--:|--:|--:|--:|"]
-        for how, one in record["combined"][name].items():
-            apart, parts = one["difference"], one["parts"]
-            cells = [f"{one['mcc']:.4f}", f"{np.mean(parts):.4f}", f"{parts[one['best_on_dev']]:.4f}"]
-            cells += [f"{apart['value']:+.4f} ({apart['low']:+.4f} to {apart['high']:+.4f})", f"{one['ece']:.4f}"]
-            cells += [str(one["models_per_prediction"]), f"{one['train_seconds']:.0f}"]
-            lines.append(f"| {how} of {len(one['used'])} | {' | '.join(cells)} |")
-        lines.append("")
-    return "\n".join(lines)
-
-
-COMBINED = (
-    "The best part has the highest mcc on dev, and greedy keeps what raises accuracy there.  The interval is over "
-    "examples, for these runs.  In cola each seed drew its own head, so that the runs of a soup started apart."
-)
-
-
-def seconds(runs):
-    """The mean training time of runs, "-" for what was derived from others."""
-    found = [run["train_seconds"] for run in runs.values() if "train_seconds" in run]
-    return f"{np.mean(found):.0f}" if found else "-"
 
 
 def main(argv=None):
@@ -308,7 +264,7 @@ def main(argv=None):
 
     def keep():
         common.write_json(path, record)
-        (args.output / "remedies.md").write_text(table(record))
+        (args.output / "remedies.md").write_text(table(record, __doc__, GROUPS))
 
     for name in args.only:
         group, made = GROUPS[name], tables(args.data, name)
@@ -321,10 +277,12 @@ def main(argv=None):
                     kept = args.workdir / f"{name}-{seed}" if name in JOINED else folder
                     run = train(args, name, made, group.options | options, seed, kept)
                     runs[tool][str(seed)] = scores(run, group.scores)
-                    dev, test = (labelled.stored(run, split) for split in ("dev", "test"))
                     for other, (_, function) in group.derived.items() if tool == WITHOUT else ():
-                        found = function(dev, test)
-                        own = {score: found[score] for score in group.scores if score in found}
+                        try:
+                            found = function(run)
+                        except UserError as error:  # such as a risk that no confidence bounds
+                            found = {"refused": str(error)}
+                        own = {key: found[key] for key in (*group.scores, "refused") if key in found}
                         runs.setdefault(other, {})[str(seed)] = own
                 keep()
                 print(name, tool, seed, json.dumps(runs[tool][str(seed)]), flush=True)
