@@ -49,6 +49,9 @@ def show_data(experiment: Experiment) -> None:
         f"{experiment.task.name}: {sizes}; {path or 'random weights'} ({model.layers} layers, width {model.width})"
     )
     console.say(f"  {_classes(experiment)}")
+    if (data := experiment.settings.experiment.data).augment:
+        rows, copies = len(experiment.splits["train"]), data.augment_copies or 1
+        console.say(f"  changed copies in train by config.data.augment: {rows * copies // (1 + copies):,}")
     if dropped := experiment.splits["train"].dropped:
         counts = ", ".join(f"{name} {count:,}" for name, count in dropped)
         console.say(f"  dropped from train by config.data.clean: {counts}")

@@ -41,6 +41,8 @@ def test_a_stopped_run_goes_on_to_the_same_bits(options, skewed, finished, cache
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
     made = json.loads((tmp_path / "run" / "result.json").read_text()).get("synthetic_examples")
     assert bool(made) == ("train__smote" in options) == ("synthetic training examples" in done.text)
+    told = re.search(r"(\d+) train.*\n(?:.*\n)?.*changed copies in train by config.data.augment: (\d+)", done.text)
+    assert bool(told) == ("data__augment" in options) and (not told or int(told[1]) == 2 * int(told[2]))
     if made:
         (common, rare) = re.search(r"classes: acceptable (\d+), unacceptable (\d+)", done.text).groups()
         assert made == {"unacceptable": int(common) - int(rare)}  # the classes are equally frequent then

@@ -6,7 +6,7 @@ import pytest
 import small
 
 from fjt.core import console, seeds, tree
-from fjt.core.options import ExperimentConfig, ModelConfig, Settings
+from fjt.core.options import DataConfig, ExperimentConfig, ModelConfig, Settings
 from fjt.data import batches, packing
 from fjt.data.glue import Split, Task
 from fjt.experiment import summary
@@ -119,7 +119,7 @@ def first_lines(kind, label, names, monkeypatch):
     task = Task("table", kind, names, ("accuracy",))
     label = np.array(label)
     split = Split(("",) * len(label), ("",) * len(label), None, label)
-    experiment = small.double(ExperimentConfig, model=small.double(ModelConfig, path=""))
+    experiment = small.double(ExperimentConfig, model=small.double(ModelConfig, path=""), data=DataConfig())
     made = small.double(
         Experiment, task=task, problem=find_problem(kind), splits={"train": split, "dev": split},
         model=Model(small.CONFIG, 2), settings=small.double(Settings, experiment=experiment),
