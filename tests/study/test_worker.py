@@ -12,7 +12,7 @@ import pytest
 from fjt import reproduce
 from fjt.core import console
 from fjt.core.errors import UserError
-from fjt.experiment import workdir
+from fjt.experiment import again, workdir
 from fjt.study import choosing, planner, plans, worker
 from fjt.study.spec import Run
 
@@ -249,12 +249,12 @@ def test_an_environment_that_cannot_be_read_is_told_before_training_and_not_comp
     class Prepared(Exception):
         pass
 
-    def prepare(folder, keep):
+    def prepare(folder, *, keep):
         raise Prepared
 
     folder = tmp_path / "run"
     made_study.write_run(folder, "runs", "choices", "full", made_study.predictions("choices", 0.9, 0), {})
-    monkeypatch.setattr(reproduce, "_prepare", prepare)
+    monkeypatch.setattr(again, "prepare_again", prepare)
     environment = (folder / "env.json").read_text()
     (folder / "env.json").unlink() if content is None else (folder / "env.json").write_text(content)
     with pytest.raises(Prepared):
