@@ -66,11 +66,12 @@ class Stop:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
-        if self._pipe is not None:
+        if self._pipe is not None and self._watcher is not None:
             signal.set_wakeup_fd(self._wakeup)
             os.close(self._pipe[1])  # ends the thread
             for number, handler in self._before.items():
                 signal.signal(number, handler)
+            self._watcher.join()  # a program that trains in Python sees no thread of a run afterwards
         if kind is None or issubclass(kind, Ended):  # the run has ended or failed: a study would go on to the next
             self.check()
 

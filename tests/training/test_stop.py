@@ -43,6 +43,20 @@ def test_a_signal_is_noted_and_its_handler_put_back(number):
         signal.signal(number, outside)
 
 
+def test_a_run_leaves_no_thread(monkeypatch):
+    """However late its own one ends."""
+    watch, before = Stop._watch, threading.enumerate()
+
+    def watch_long(self, pipe):
+        watch(self, pipe)
+        time.sleep(0.2)
+
+    monkeypatch.setattr(Stop, "_watch", watch_long)
+    with Stop():
+        assert threading.enumerate() != before
+    assert threading.enumerate() == before
+
+
 def test_nohup_stays_in_force():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
