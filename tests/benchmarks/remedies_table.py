@@ -74,9 +74,9 @@ def table(record, about, groups):
 
 
 COMBINED = (
-    "The best part has the highest mcc on dev.  Greedy keeps what raises accuracy there, from the best part on, those that "
-    "have collapsed last.  The interval is over examples, for these runs.  In cola each seed drew its own head, so that "
-    "the runs of a soup started apart."
+    "The best part has the highest mcc on dev.  Greedy keeps what raises accuracy there, from the best part on, those "
+    "that have collapsed last.  The interval is over examples, for these runs.  In cola each seed drew its own head, "
+    "so that the runs of a soup started apart."
 )
 
 
