@@ -52,7 +52,7 @@ def of_comparisons(comparisons: Iterable[Comparison]) -> str:
 def of_examples(study_cells: Iterable[Cell]) -> dict[str, str]:
     """{name of a dev set: CSV of how far the seeds of each of its cells agree on each example, and how many are right}.
 
-    See `agreement.Agreement`.  A dev set has none without a cell of which two runs have finished, or of scores.
+    See `agreement.Agreement`.  A dev set has a CSV if some cell has two finished runs that predict no scores.
     """
     rows_of: dict[str, list[dict[str, Any]]] = {}
     for cell in study_cells:

@@ -3,8 +3,8 @@
     python -m tests.benchmarks.remedies --model DIR --student DIR --data GLUE --output results/toolbox \\
         [--workdir runs/remedies] [--only GROUP ...] [--seeds 5]
 
-Each row has the mean difference of a score between runs with a tool and runs without it, of the same seeds, and its
-95 % interval, Student's t over the seeds.  Models are judged on rows that neither trained them nor chose anything; dev
+Each row has the mean difference of a score between runs with a tool and runs of the same seeds without it, and its 95 %
+interval, Student's t over the seeds.  Models are judged on rows that neither trained them nor chose anything; dev
 has other rows, for thresholds, temperatures and greedy soups.  Scores are of one draw of rows and one encoder: they say
 nothing about other data.  Parts were run at different times, beside whatever else the machine did: runs that were
 repeated had the same scores to the bit, and other seconds.  Groups:
