@@ -75,7 +75,7 @@ def agreement_table(cells: Sequence[Cell], name: Name) -> Table | None:
 def least_table(cells: Sequence[Cell]) -> Table | None:
     """The Table of the examples on which the seeds of a task's cells agree least; None where all agree.
 
-    Shares are means over the cells, each of which counts once.  A cell whose runs all collapsed or diverged is left out.
+    Shares are means over the cells, each of which counts once; a cell whose runs all collapsed or diverged is left out.
     """
     rows = []
     for dev in dict.fromkeys(cell.dev for cell in cells):
