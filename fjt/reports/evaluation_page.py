@@ -28,6 +28,11 @@ OF_FOLDS = (
     "new examples for these models (Bayle et al. 2020). Areas and correlations are means over folds (Forman and "
     "Scholz 2010)."
 )
+EXPLAINED = {  # by the start of a score's name
+    "macro_": "`macro_` is the mean over classes.",
+    "ece": "`ece` is the expected calibration error: the mean distance between confidence and the share of right "
+    "predictions.",
+}
 
 
 def write(folder: str, run: Run, evaluation: Evaluation, other: Run | None, pair: Pair | None) -> None:
@@ -242,15 +247,14 @@ def _meaning(evaluation: Evaluation, unit: str) -> str:
 def _reading(evaluation: Evaluation) -> list[str]:
     """How intervals and slices are meant."""
     rows = evaluation.rows
-    unit = "sources, which examples share" if rows.cluster is not None else f"{rows.problem.unit}s"
+    unit = "sources, which examples share," if rows.cluster is not None else f"{rows.problem.unit}s"
     names = ", ".join(code(metric.name) for metric in rows.task.own_metrics)
     own = [f"{names}: functions of your own, called on each resample. How often such intervals hold is not measured."]
     return [
         f"Intervals are {_meaning(evaluation, unit)}. They "
         f"come from {resampling.RESAMPLES:,} resamples. Fewer than {LEAST_EXAMPLES} {unit} give none.",
         "Slices are many looks at the same rows: a slice that stands out is a question for new data.",
-        "`macro_` is the mean over classes. `ece` is the expected calibration error: the mean distance between "
-        "confidence and the share of right predictions.",
+        *(text for start, text in EXPLAINED.items() if any(name.startswith(start) for name in evaluation.estimates)),
         *(own if names else []),
         *([OF_FOLDS] if evaluation.folds else []),
     ]

@@ -45,8 +45,7 @@ def show(record: Record) -> None:
 
 
 def _verdict(record: Record) -> str:
-    serious, warnings, notices = count(record)
-    return f"{serious} serious findings, {warnings} warnings, {notices} notices"
+    return f"Findings: {_counts(dict(zip(SEVERITIES, count(record), strict=True)))}"
 
 
 def _plan_line(plan: Record) -> str:

@@ -19,7 +19,7 @@ table { display: block; overflow-x: auto; margin: .6rem 0; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #e4e4e4; vertical-align: top; text-align: left; }
 td { white-space: nowrap; }
-td:last-child:not([style]) { white-space: normal; min-width: 14rem; }
+td:last-child[style$=left] { white-space: normal; min-width: 14rem; }
 th { text-wrap: balance; vertical-align: bottom; border-bottom: 2px solid #999; }
 th:first-child, td:first-child { position: sticky; left: 0; background: #fff; }
 @media (max-width: 40rem) {

@@ -53,8 +53,9 @@ def score_table(cells: Sequence[Cell], metric: str, name: Name) -> Table:
         row += [limits(metric, summary[key], notes) for key in ("new_examples", "new_seeds")]
         row += [points(metric, summary[key]) for key in ("median", "best", "worst")]
         rows.append((*row, *[str(cell.collapsed.sum()), str(cell.constant.sum())] * any_failed))
-    for dev in {cell.dev: cell for cell in cells if cell.dev}.values():
-        rows.append((always(dev), "", _constant(dev, metric), *[""] * (5 + 3 * any_failed)))
+    devs = {cell.dev: cell for cell in cells if cell.dev}.values()
+    constants = {(always(dev), _constant(dev, metric)): None for dev in devs}
+    rows += [(name, "", score, *[""] * (5 + 3 * any_failed)) for name, score in constants]
     columns = (
         "method",
         ">finished/ started",

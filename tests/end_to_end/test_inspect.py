@@ -22,14 +22,14 @@ def test_the_command(inspect, tmp_path):
     rows["dev"][0] = rows["train"][0]
     made_faults.settings(tmp_path, rows)
     done = inspect("--output", tmp_path / "seen", "--strict")
-    assert done.code == 1 and "1 serious findings, 0 warnings, 0 notices" in done.text, done.text
+    assert done.code == 1 and "Findings: serious 1, warning 0, notice 0" in done.text, done.text
     assert "plan: 2 steps" in done.text
     assert sorted(path.name for path in (tmp_path / "seen").iterdir()) == ["inspection.html", "inspection.json"]
     record = (tmp_path / "seen" / "inspection.json").read_text()
     assert json.loads(record)["tasks"]["table"]["findings"][0]["split"] == "dev" and str(tmp_path) not in record
     assert str(tmp_path) not in (tmp_path / "seen" / "inspection.html").read_text()
     done = inspect("--output", tmp_path / "seen", "--strict", "--config.data.clean=leaks")
-    assert done.code == 0 and "0 serious findings" in done.text, done.text
+    assert done.code == 0 and "Findings: serious 0" in done.text, done.text
     assert "dropped from train by config.data.clean: leaks 1" in done.text
 
 

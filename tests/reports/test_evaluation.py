@@ -241,6 +241,8 @@ def test_the_page_and_the_record_are_whole_and_need_no_other_file(kind, tmp_path
     assert page.count("<svg") == {"classification": 4, "multi_label": 3, "regression": 1, "multi_regression": 1}.get(
         kind, 0
     )
+    assert ("<code>ece</code> is" in page) == ("ece" in found.estimates)
+    assert ("<code>macro_</code> is" in page) == any(name.startswith("macro_") for name in found.estimates)
     record = json.loads((tmp_path / evaluation_page.RECORD).read_text())
     assert record["examples"] == 150 and record["metrics"].keys() == found.estimates.keys()
     assert record["model"] == "minilm" and "private" not in json.dumps(record) and "private" not in page

@@ -44,5 +44,5 @@ def test_a_missing_plan_is_said(record, capsys):
     assert "There is no plan: MODEL has no model.safetensors" in pages.page(*inspection_page.build(without))
     inspection_page.show(without)
     printed = capsys.readouterr().out
-    assert "no plan of the run: MODEL has no model.safetensors" in printed and "1 serious findings" in printed
+    assert "no plan of the run: MODEL has no model.safetensors" in printed and "Findings: serious 1" in printed
     assert re.search(r"serious +text is also in train +dev +1 +1\.0%", printed)

@@ -33,6 +33,14 @@ def test_the_page_shows_what_the_markdown_says():
         assert part in text
 
 
+def test_a_last_column_of_words_wraps():
+    """The rule of the style sheet names the attribute that the cells have."""
+    table = pages.Table(("name", ">p", "what to do"), (("a", "1", "Look at the rows."),))
+    text = pages.page("", [table])
+    assert '<td style="text-align:left">Look at the rows.</td>\n</tr>' in text
+    assert "td:last-child[style$=left] { white-space: normal;" in text
+
+
 def test_a_footnote_stands_where_its_mark_is_seen():
     """Of a folded column in the fold, once where both have its mark, and nowhere without a mark."""
     rows = (("a ¹", "1 ²", "2 ¹ ³"),)

@@ -67,6 +67,7 @@ def test_a_cell_without_any_scored_run_has_no_dev_set(tmp_path, outcome):
     text = Path(folder, "report.md").read_text()
     assert "(1 of 2 folds)" in text and "**topics**: no run has a score." in text
     assert len(list(Path(folder, "consistency").iterdir())) == 1
+    assert text.count("| always the mean |  | 0.00 |") == 2  # of two scores: folds with equal ones share a row
 
 
 def test_a_report_is_written_over_a_report_alone(folder, tmp_path):
