@@ -217,7 +217,7 @@ def table(record):
         parts.append(common.markdown(header, rows))
         parts.append(
             f"{lanes['same_bits']} of {lanes['trials']} trials have the weights and scores of the run alone. "
-            "The machine did other work during both measurements."
+            "Other work of the machine counts in the wall times."
         )
     return "\n\n".join(parts)
 
