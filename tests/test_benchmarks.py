@@ -1,6 +1,8 @@
 """The tables and scores of benchmarks, by hand."""
 
+import argparse
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,3 +78,13 @@ def test_rules_of_the_range_test_by_hand():
 def test_the_best_score_so_far_counts_a_trial_without_one_as_nothing():
     assert search.best_so_far([0.2, None, 0.5, 0.1]) == [0.2, 0.2, 0.5, 0.5]
     assert search.best_so_far([None, 0.1]) == [0.0, 0.1]
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_recorded_command_has_no_paths_of_a_machine(tmp_path, kind):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    args = argparse.Namespace(
+        model=str(tmp_path), data=kind(tmp_path), output=kind(tmp_path / "out"), workdir=kind("runs/x")
+    )
+    command = common.provenance("tests.benchmarks.some", args)["command"]
+    assert command == "python -m tests.benchmarks.some --model $MODEL --data $DATA --output out --workdir runs/x"

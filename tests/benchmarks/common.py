@@ -168,7 +168,7 @@ def provenance(module, args):
             value = f"${key.upper()}"
         elif isinstance(value, list):
             value = " ".join(shlex.quote(str(v)) for v in value)
-        elif isinstance(value, str) and os.path.isabs(value):
+        elif isinstance(value, (str, Path)) and os.path.isabs(value):
             value = Path(value).name
         words.append(f"--{key} {value}")
     return {

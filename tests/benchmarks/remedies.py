@@ -6,8 +6,7 @@
 Each row has the mean difference of a score between runs with a tool and runs of the same seeds without it, and its 95 %
 interval, Student's t over the seeds.  Models are judged on rows that neither trained them nor chose anything; dev
 has other rows, for thresholds, temperatures and greedy soups.  Scores are of one draw of rows and one encoder: they say
-nothing about other data.  Parts were run at different times, beside whatever else the machine did: runs that were
-repeated had the same scores to the bit, and other seconds.  Groups:
+nothing about other data.  Seconds are those of a machine that does other work as well.  Groups:
 
   rare      SST-2 with 5 % positive rows: 2,000 to train, 1,000 of dev, 3,000 to judge; head on cached features
   few       SST-2: 200 rows to train, 200 of dev, 1,000 to judge; LoRA, 10 epochs, or 5 of rows and their copies

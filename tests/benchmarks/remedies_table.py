@@ -23,7 +23,7 @@ def table(record, about, groups):
     about, described = " ".join(about.split()), dict(line.split(None, 1) for line in described.splitlines())
     lines = ["# What the tools changed", "", about.removesuffix(" Groups:"), ""]
     lines += [
-        f"Encoder: {record['weights']}. Command of the last part: `{record['command']}`. {record['device']}, jax "
+        f"Encoder: {record['weights']}. Last command: `{record['command']}`. {record['device']}, jax "
         f"{record['versions']['jax']}.",
         "",
     ]
