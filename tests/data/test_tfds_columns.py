@@ -111,7 +111,7 @@ def test_a_format_that_needs_tensorflow_is_refused(folder, monkeypatch):
     from tensorflow_datasets.core import dataset_builder
 
     def refuse(*args, **kwargs):
-        raise NotImplementedError
+        raise NotImplementedError  # what TFDS raises for files without random access, such as tfrecord
 
     monkeypatch.setattr(dataset_builder.DatasetBuilder, "as_data_source", refuse)
     path = "tfds:made_words/train"
